@@ -1,0 +1,108 @@
+"""A denoiser maps (x_t, t) to a law over clean sequences; it knows its process and is counted."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from fewjump.law.base import Law
+from fewjump.law.product import ProductLaw
+from fewjump.process import Absorbing, Process
+from fewjump.schedule import Time, as_time
+
+
+class Denoiser(nn.Module, ABC):
+    """Base of everything that samplers and objectives call.
+
+    Subclasses implement :meth:`law`; calling the denoiser counts the evaluation.
+
+    Attributes:
+        process: the forward process the denoiser inverts.
+        length: sequence length L it generates by default, or None where any will do.
+        clean_vocab_size: tokens a clean sequence may hold: {0..clean_vocab_size−1}. Smaller than
+            ``process.vocab_size`` when the last state is a mask.
+        time_conditioned: whether the law depends on t given x_t.
+        evaluations: number of calls so far, one per batch (the NFE counter).
+    """
+
+    process: Process
+    length: int | None
+    clean_vocab_size: int
+    time_conditioned: bool = True
+
+    def __init__(
+        self, process: Process, length: int | None = None, clean_vocab_size: int | None = None
+    ) -> None:
+        super().__init__()
+        self.process = process
+        self.length = length
+        if clean_vocab_size is None:
+            last_is_mask = isinstance(process, Absorbing) and process.mask == process.vocab_size - 1
+            clean_vocab_size = process.vocab_size - last_is_mask
+        self.clean_vocab_size = clean_vocab_size
+        self.evaluations = 0
+
+    @abstractmethod
+    def law(self, x_t: Tensor, t: Tensor) -> Law:
+        """p(x₀|x_t) for x_t (B, L) int64 and t (B,) float64 on the same device."""
+
+    def forward(self, x_t: Tensor, t: Time) -> Law:
+        """p(x₀|x_t) for x_t (B, L) int64 and t a float or a (B,) tensor."""
+        self.evaluations += 1
+        return self.law(x_t, as_time(t, x_t.device).double().expand(x_t.shape[0]))
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the parameters (CPU when there are none)."""
+        return next((p.device for p in self.parameters()), torch.device("cpu"))
+
+
+class LogitDenoiser(Denoiser):
+    """A network that returns (B, L, V) logits of p(x₀ⁱ|x_t), as a denoiser.
+
+    Args:
+        network: callable (x_t (B, L) int64, t (B,) float64) → (B, L, V) logits. An ``nn.Module``
+            is registered, so that its parameters train.
+        process: the forward process. For an absorbing one the mask logit is removed and visible
+            positions are certain (the SUBS parameterisation), whatever the network says there.
+        length: default sequence length.
+    """
+
+    def __init__(
+        self,
+        network: Callable[[Tensor, Tensor], Tensor],
+        process: Process,
+        length: int | None = None,
+        time_conditioned: bool = True,
+    ) -> None:
+        super().__init__(process, length)
+        self.network = network
+        self.time_conditioned = time_conditioned
+
+    def law(self, x_t: Tensor, t: Tensor) -> ProductLaw:
+        return ProductLaw(constrain_logits(self.network(x_t, t), x_t, self.process))
+
+
+def constrain_logits(logits: Tensor, x_t: Tensor, process: Process) -> Tensor:
+    """Impose what the process makes certain on (B, L, V) logits.
+
+    Absorbing: a clean token is never the mask, and a visible position is its own clean token.
+    Other processes: unchanged. In place when no gradient is recorded, so that nothing of size
+    (B, L, V) is allocated.
+    """
+    if not isinstance(process, Absorbing):
+        return logits
+    visible = (x_t != process.mask)[..., None]
+    if torch.is_grad_enabled() and logits.requires_grad:
+        column = torch.arange(process.vocab_size, device=logits.device)
+        logits = logits.masked_fill(visible | (column == process.mask), -torch.inf)
+    else:
+        logits = logits.masked_fill_(visible, -torch.inf)
+        logits[..., process.mask] = -torch.inf
+    at = torch.where(visible, 0.0, logits.gather(-1, x_t[..., None]))
+    if torch.is_grad_enabled() and logits.requires_grad:
+        return logits.scatter(-1, x_t[..., None], at)
+    return logits.scatter_(-1, x_t[..., None], at)

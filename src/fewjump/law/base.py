@@ -1,0 +1,134 @@
+"""What a law is: a distribution p(x₀ | x_t) over whole clean sequences, as an object."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from fewjump.random import Generator
+
+ENUMERATION_LIMIT = 1_000_000
+
+
+class Law(ABC):
+    """A batch of distributions over sequences of L tokens, one for each x_t of a batch.
+
+    Shapes: ``batch_size`` B, ``length`` L, ``vocab_size`` V. In the style of
+    ``torch.distributions``, but with an explicit generator and without a sample shape.
+    """
+
+    batch_size: int
+    length: int
+    vocab_size: int
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where the law's parameters live."""
+
+    @abstractmethod
+    def sample(self, generator: Generator = None) -> Tensor:
+        """One exact draw of x₀ for each batch row: (B, L) int64."""
+
+    @abstractmethod
+    def log_prob(self, x0: Tensor) -> Tensor:
+        """Joint log-probability of (B, L) sequences, in nats: (B,)."""
+
+    @abstractmethod
+    def marginals(self) -> Tensor:
+        """Per-position probabilities p(x₀ⁱ = · | x_t): (B, L, V), rows sum to 1."""
+
+    @abstractmethod
+    def tempered(self, temperature: float = 1.0, top_p: float = 1.0) -> Law:
+        """The law with every conditional draw sharpened and truncated to its nucleus.
+
+        Each categorical that :meth:`sample` draws from has its log-probabilities divided by
+        ``temperature`` and is then restricted to the smallest set of tokens of total
+        probability ≥ ``top_p``. For a product law these are the positions; joint laws say in
+        their own docstring which categoricals they draw.
+        """
+
+    @abstractmethod
+    def select(self, rows: Tensor) -> Law:
+        """The law of the given batch rows: ``rows`` is an index or boolean tensor over B."""
+
+    @abstractmethod
+    def given(self, x0: Tensor, known: Tensor) -> Law:
+        """Condition exactly on known positions.
+
+        Args:
+            x0: (B, L) int64; read only where ``known`` holds.
+            known: (B, L) boolean.
+        """
+
+    def cross_entropy(self, target: Law, generator: Generator = None) -> Tensor:
+        """−E_{x₀~target}[log p(x₀)] in nats: (B,). One draw unless a subclass has a closed form."""
+        return -self.log_prob(target.sample(generator))
+
+    def enumerate(self) -> Tensor:
+        """Log-probability of every sequence, (B, V^L), the last position varying fastest.
+
+        Raises:
+            ValueError: if V^L exceeds 1e6.
+        """
+        states = enumerate_states(self.vocab_size, self.length, self.device)
+        columns = [self.log_prob(x.expand(self.batch_size, -1)) for x in states]
+        return torch.stack(columns, -1)
+
+
+def enumerate_states(
+    vocab_size: int, length: int, device: torch.device | str | None = None
+) -> Tensor:
+    """All V^L sequences, (V^L, L) int64, the last position varying fastest."""
+    count = vocab_size**length
+    if count > ENUMERATION_LIMIT:
+        raise ValueError(
+            f"{vocab_size}^{length} = {count:.3g} states are too many to enumerate "
+            f"(limit {ENUMERATION_LIMIT}); use a smaller problem"
+        )
+    return unravel(torch.arange(count, device=device), vocab_size, length)
+
+
+def unravel(index: Tensor, vocab_size: int, length: int) -> Tensor:
+    """State numbers (N,) → sequences (N, L); inverse of :func:`ravel`."""
+    powers = vocab_size ** torch.arange(length - 1, -1, -1, device=index.device)
+    return (index[:, None] // powers) % vocab_size
+
+
+def ravel(x: Tensor, vocab_size: int) -> Tensor:
+    """Sequences (..., L) → state numbers (...), the last position varying fastest."""
+    powers = vocab_size ** torch.arange(x.shape[-1] - 1, -1, -1, device=x.device)
+    return (x * powers).sum(-1)
+
+
+def nucleus(logits: Tensor, temperature: float, top_p: float) -> Tensor:
+    """Log-weights after temperature and nucleus truncation, (..., V) → (..., V).
+
+    ``temperature`` 0 keeps the (first) most likely token only.
+    """
+    if temperature < 0 or not 0 < top_p <= 1:
+        raise ValueError(
+            f"temperature must be ≥ 0 and top_p in (0, 1]; got {temperature} and {top_p}"
+        )
+    if temperature == 0:
+        best = logits.argmax(-1, keepdim=True)
+        return torch.full_like(logits, -torch.inf).scatter(-1, best, 0.0)
+    if temperature != 1:
+        logits = logits / temperature
+    if top_p == 1:
+        return logits
+    ordered, index = logits.sort(-1, descending=True)
+    probabilities = ordered.softmax(-1)
+    before = probabilities.cumsum(-1) - probabilities
+    ordered = ordered.masked_fill(before >= top_p, -torch.inf)
+    return torch.empty_like(logits).scatter_(-1, index, ordered)
+
+
+def row_chunks(rows: int, width: int, elements: int = 1 << 22) -> Iterator[slice]:
+    """Slices over ``rows`` such that each covers about ``elements`` entries of a (rows, width)."""
+    step = max(1, elements // max(1, width))
+    for start in range(0, rows, step):
+        yield slice(start, min(rows, start + step))

@@ -1,0 +1,207 @@
+"""What a forward process is: pure mathematics, no networks.
+
+Conventions (shared by the whole library):
+
+* a state ``x`` is a (B, L) int64 tensor of tokens in {0..V−1}; (B,) and deeper shapes work too;
+* times are floats or (B,) tensors in [0, 1]; 0 is clean data, 1 is noise; s ≤ t throughout;
+* ``kernel(s, t)[a, b] = Pr(x_t = b | x_s = a)``: rows are the earlier state and sum to 1;
+* a rate matrix has ``Q[a, b]`` = rate a → b, and rows that sum to 0;
+* tensors over the vocabulary have it as last axis: posteriors, ratios, marginals are (B, L, V);
+* ``ratios[..., y] = p_t(x with xⁱ→y) / p_t(x)``, so 1 at y = xⁱ (the *concrete score*).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewjump.process.recovery import Recovery, RecoveryMethod, recover
+from fewjump.random import Generator, categorical
+from fewjump.schedule import Schedule, Time, as_time
+
+
+def expand_time(value: Tensor, x: Tensor) -> Tensor:
+    """Reshape a () or (B,) coefficient so that it broadcasts over a state ``x`` of shape (B, ...)."""
+    value = value.to(x.device)
+    return value.reshape(value.shape + (1,) * (x.dim() - value.dim())) if value.dim() else value
+
+
+class Process(ABC):
+    """A position-wise continuous-time Markov chain that turns data into noise.
+
+    The methods of this class are written through the dense :meth:`kernel` and therefore cost
+    O(V²); structured processes override them with O(V) forms.
+
+    Attributes:
+        vocab_size: number of states V, the mask included where there is one.
+        schedule: the noise schedule.
+    """
+
+    vocab_size: int
+    schedule: Schedule
+
+    # -- the forward chain ------------------------------------------------------------------
+
+    @abstractmethod
+    def base_rate(self) -> Tensor:
+        """The time-independent generator Q, (V, V) float64, rows summing to 0. Small V only."""
+
+    @abstractmethod
+    def kernel(self, s: Time, t: Time) -> Tensor:
+        """P_{t|s}: (V, V) float64 for scalar times, (B, V, V) for batched ones."""
+
+    @abstractmethod
+    def prior(self) -> Tensor:
+        """The law of a position as t → ∞: (V,) float64, summing to 1."""
+
+    @abstractmethod
+    def config(self) -> dict[str, Any]:
+        """Plain data from which :func:`fewjump.process.process_from_config` rebuilds this."""
+
+    def rate(self, t: Time) -> Tensor:
+        """Q_t = σ(t)·Q: (V, V), or (B, V, V) for batched times."""
+        return self.schedule.sigma(t).double()[..., None, None] * self.base_rate()
+
+    def corrupt(self, x: Tensor, s: Time, t: Time, generator: Generator = None) -> Tensor:
+        """Draw x_t ~ P_{t|s}(·|x): same shape as ``x``."""
+        return categorical(self._rows(s, t, x), generator)
+
+    def prior_sample(
+        self,
+        shape: Sequence[int],
+        generator: Generator = None,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        """Draw states of ``shape`` from the limit law, each position independently."""
+        weights = self.prior().to(device)
+        return categorical(weights.expand(*shape, self.vocab_size), generator)
+
+    def likelihood(self, x_t: Tensor, t: Time) -> Tensor:
+        """P_{t|0}[a, x_t] for every clean token a: (B, L, V)."""
+        return self._columns(0.0, t, x_t)
+
+    # -- the backward chain -----------------------------------------------------------------
+
+    def bridge_marginals(self, x_t: Tensor, x0: Tensor, s: Time, t: Time) -> Tensor:
+        """q(x_s | x_t, x₀) = P_{s|0}[x₀, x_s]·P_{t|s}[x_s, x_t] / P_{t|0}[x₀, x_t]: (B, L, V)."""
+        joint = self._rows(0.0, s, x0) * self._columns(s, t, x_t)
+        return joint / joint.sum(-1, keepdim=True)
+
+    def bridge(
+        self, x_t: Tensor, x0: Tensor, s: Time, t: Time, generator: Generator = None
+    ) -> Tensor:
+        """Draw x_s ~ q(x_s | x_t, x₀), the time-reversed step with known clean tokens: (B, L)."""
+        return categorical(self.bridge_marginals(x_t, x0, s, t), generator)
+
+    def reverse_marginals(self, posterior: Tensor, x_t: Tensor, s: Time, t: Time) -> Tensor:
+        """p(x_s | x_t) per position from p(x₀ | x_t): Σ_a posterior(a)·q(x_s | x_t, a).
+
+        METHOD section 2.3; equals SEDD's analytic step. (B, L, V) → (B, L, V), rows sum to 1.
+        """
+        weights = self.posterior_weights(posterior, x_t, t)
+        pushed = self._multiply(weights, self.kernel(0.0, s), x_t)
+        return pushed * self._columns(s, t, x_t).to(posterior.dtype)
+
+    def reverse_rates(self, ratios: Tensor, x_t: Tensor, t: Time) -> Tensor:
+        """Rates of the time-reversed chain, σ(t)·Q[y, x]·r_y for y ≠ x: (B, L, V).
+
+        The entry at y = x is minus the sum of the others, so that rows sum to 0.
+        """
+        column = self.base_rate().to(ratios.device).T[x_t].to(ratios.dtype)
+        rates = expand_time(self.schedule.sigma(t), x_t)[..., None].to(ratios.dtype)
+        rates = rates * column * ratios
+        return close_rates(rates, x_t)
+
+    # -- ratios and posteriors (paper Eq. 8) ------------------------------------------------
+
+    def posterior_weights(self, posterior: Tensor, x_t: Tensor, t: Time) -> Tensor:
+        """w(a) = p(x₀=a|x_t) / P_{t|0}[a, x_t], and 0 where the likelihood is 0: (B, L, V)."""
+        likelihood = self.likelihood(x_t, t).to(posterior.dtype)
+        possible = likelihood > 0
+        return torch.where(possible, posterior / torch.where(possible, likelihood, 1), 0)
+
+    def ratios_from_posterior(self, posterior: Tensor, x_t: Tensor, t: Time) -> Tensor:
+        """Concrete scores r = P_{t|0}ᵀ w from the posterior: (B, L, V) → (B, L, V).
+
+        Where a clean token has zero likelihood (a visible position of an absorbing process) the
+        ratios to other visible tokens are not determined by the posterior and come out as 0; no
+        reverse step uses them.
+        """
+        weights = self.posterior_weights(posterior, x_t, t)
+        return self._multiply(weights, self.kernel(0.0, t), x_t)
+
+    def weights_from_ratios(self, ratios: Tensor, t: Time) -> Tensor:
+        """w = P_{t|0}⁻ᵀ r, in float64: (B, L, V)."""
+        kernel = self.kernel(0.0, t).to(ratios.device)
+        if kernel.dim() == 3:
+            kernel = kernel[:, None]
+        return torch.linalg.solve(kernel.mT, ratios.double()[..., None])[..., 0]
+
+    def push_weights(self, weights: Tensor, t: Time) -> Tensor:
+        """P_{t|0}ᵀ w, the inverse of :meth:`weights_from_ratios`: (B, L, V)."""
+        return self._multiply(weights, self.kernel(0.0, t), weights[..., 0])
+
+    def pull_weights(self, ratios: Tensor, t: Time) -> Tensor:
+        """P_{t|0} r, the adjoint of :meth:`push_weights`: (B, L, V)."""
+        return self._multiply(ratios, self.kernel(0.0, t).mT, ratios[..., 0])
+
+    def recover(
+        self, ratios: Tensor, x_t: Tensor, t: Time, method: RecoveryMethod = "exact"
+    ) -> Recovery:
+        """p(x₀|x_t) from concrete scores, with the mass that had to be clipped (paper Eq. 8)."""
+        return recover(self, ratios, x_t, t, method)
+
+    def posterior_from_ratios(
+        self, ratios: Tensor, x_t: Tensor, t: Time, method: RecoveryMethod = "exact"
+    ) -> Tensor:
+        """p(x₀|x_t) from concrete scores: (B, L, V) → (B, L, V). See :meth:`recover`."""
+        return self.recover(ratios, x_t, t, method).posterior
+
+    def condition_number(self, t: Time) -> Tensor:
+        """2-norm condition number of P_{t|0}: by how much recovery may amplify a score error."""
+        return torch.linalg.cond(self.kernel(0.0, t))
+
+    # -- dense helpers ----------------------------------------------------------------------
+
+    def _rows(self, s: Time, t: Time, x: Tensor) -> Tensor:
+        """P_{t|s}[x, ·]: (..., V)."""
+        return self._gather(self.kernel(s, t).to(x.device), x)
+
+    def _columns(self, s: Time, t: Time, x: Tensor) -> Tensor:
+        """P_{t|s}[·, x]: (..., V)."""
+        return self._gather(self.kernel(s, t).to(x.device).mT, x)
+
+    @staticmethod
+    def _gather(table: Tensor, x: Tensor) -> Tensor:
+        if table.dim() == 2:
+            return table[x]
+        batch = torch.arange(x.shape[0], device=x.device)
+        return table[batch.reshape(-1, *(1,) * (x.dim() - 1)), x]
+
+    @staticmethod
+    def _multiply(rows: Tensor, kernel: Tensor, x: Tensor) -> Tensor:
+        """rows @ kernel with an optional batch axis in ``kernel``."""
+        kernel = kernel.to(rows.device, rows.dtype)
+        if kernel.dim() == 3:
+            flat = rows.reshape(rows.shape[0], -1, rows.shape[-1])
+            return torch.bmm(flat, kernel).reshape(rows.shape)
+        return rows @ kernel
+
+
+def close_rates(rates: Tensor, x: Tensor) -> Tensor:
+    """Set the entry at the current state so that each row of (B, L, V) ``rates`` sums to 0."""
+    index = x[..., None]
+    rates = rates.scatter(-1, index, 0.0)
+    return rates.scatter(-1, index, -rates.sum(-1, keepdim=True))
+
+
+def times_between(s: Time, t: Time, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Both times as tensors on ``device``; raises ValueError when some s > t."""
+    s, t = as_time(s, device), as_time(t, device)
+    if bool((s > t).any()):
+        raise ValueError(f"the earlier time must not exceed the later one, got s={s}, t={t}")
+    return s, t

@@ -1,0 +1,269 @@
+"""Every random draw of the library goes through this file.
+
+Two kinds of ``generator`` are accepted wherever one is asked for:
+
+* a ``torch.Generator`` (or ``None`` for torch's global one): the usual sequential stream;
+* :class:`SampleStreams`: one independent counter-based stream **per sample**, so that what sample
+  *i* draws depends on the seed and on *i* only, never on which batch it was computed in, on the
+  device, or on how many other samples were asked for.
+
+Uniform draws are float64 and lie in the open interval (0, 1). Categorical draws invert the
+cumulative distribution in float64: Gumbel noise in float32 lowers the effective temperature of
+a flat distribution (arXiv 2409.02908), inversion does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+_MASK32 = 0xFFFFFFFF
+# Philox 4x32 multipliers and Weyl increments: Salmon et al., "Parallel random numbers: as easy
+# as 1, 2, 3" (SC11), table 2.
+_PHILOX_M0, _PHILOX_M1 = 0xD2511F53, 0xCD9E8D57
+_PHILOX_W0, _PHILOX_W1 = 0x9E3779B9, 0xBB67AE85
+
+_ROWS_PER_CHUNK_ELEMENTS = 1 << 22
+_BLOCK = 256
+
+
+def philox4x32(counter: Sequence[Tensor], key: tuple[int, int], rounds: int = 10) -> list[Tensor]:
+    """Philox-4x32 counter-based generator (Salmon et al. 2011), on int64 tensors of 32-bit words.
+
+    Args:
+        counter: four broadcastable int64 tensors holding words in [0, 2^32).
+        key: two 32-bit words.
+        rounds: number of rounds; 10 is the published safe default.
+
+    Returns:
+        Four int64 tensors with words in [0, 2^32), of the broadcast shape of ``counter``.
+    """
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(rounds):
+        # int64 products wrap modulo 2^64, which leaves every bit of the 64-bit product right.
+        p0, p1 = c0 * _PHILOX_M0, c2 * _PHILOX_M1
+        hi0, lo0 = (p0 >> 32) & _MASK32, p0 & _MASK32
+        hi1, lo1 = (p1 >> 32) & _MASK32, p1 & _MASK32
+        c0, c1, c2, c3 = hi1 ^ c1 ^ k0, lo1, hi0 ^ c3 ^ k1, lo0
+        k0, k1 = (k0 + _PHILOX_W0) & _MASK32, (k1 + _PHILOX_W1) & _MASK32
+    return [c0, c1, c2, c3]
+
+
+class SampleStreams:
+    """One reproducible random stream per sample of a batch.
+
+    The stream of sample ``i`` is a pure function of ``(seed, i)`` and of how many draws were made
+    before: results do not depend on the batch split or on the device.
+
+    Args:
+        seed: any integer in [0, 2^64).
+        indices: (B,) int64, the global index of each sample in the batch.
+    """
+
+    def __init__(self, seed: int, indices: Tensor) -> None:
+        if not 0 <= seed < 1 << 64:
+            raise ValueError(f"seed must lie in [0, 2^64), got {seed}")
+        self.seed = seed
+        self.indices = indices.to(torch.int64)
+        self.calls = 0
+
+    @property
+    def batch_size(self) -> int:
+        return self.indices.shape[0]
+
+    def uniform(self, shape: Sequence[int], device: torch.device | str | None = None) -> Tensor:
+        """Float64 uniforms in (0, 1) of ``shape``, whose first axis must be the batch."""
+        if not shape or shape[0] != self.batch_size:
+            raise ValueError(
+                f"per-sample streams were made for a batch of {self.batch_size}, "
+                f"but a draw of shape {tuple(shape)} was asked for"
+            )
+        width = 1
+        for size in shape[1:]:
+            width *= size
+        element = torch.arange(width, device=device).expand(self.batch_size, width)
+        rows = torch.arange(self.batch_size, device=device)[:, None]
+        return self._draw(rows, element).reshape(tuple(shape))
+
+    def uniform_where(self, where: Tensor) -> Tensor:
+        """Float64 uniforms for the True entries of ``where`` (B, ...), in row-major order."""
+        width = where[0].numel() if where.shape[0] else 0
+        flat = where.reshape(where.shape[0], width).nonzero()
+        return self._draw(flat[:, 0], flat[:, 1])
+
+    def _draw(self, rows: Tensor, element: Tensor) -> Tensor:
+        index = self.indices.to(rows.device)[rows]
+        call = torch.full_like(element, self.calls)
+        self.calls += 1
+        words = philox4x32(
+            (element, call, index & _MASK32, (index >> 32) & _MASK32),
+            (self.seed & _MASK32, self.seed >> 32),
+        )
+        return _to_unit_interval(words[0], words[1])
+
+
+def _to_unit_interval(high: Tensor, low: Tensor) -> Tensor:
+    """Two 32-bit words → float64 in (0, 1), 52 random bits and never an end point."""
+    bits = (high << 20) | (low >> 12)
+    return (bits.double() + 0.5) * 2.0**-52
+
+
+Generator: TypeAlias = torch.Generator | SampleStreams | None
+
+
+def uniform(
+    shape: Sequence[int], generator: Generator = None, device: torch.device | str | None = None
+) -> Tensor:
+    """Float64 uniforms in (0, 1) of ``shape`` (first axis the batch, for per-sample streams)."""
+    if isinstance(generator, SampleStreams):
+        return generator.uniform(shape, device)
+    # Drawn on the generator's own device so that a CPU generator reproduces on any device.
+    source = generator.device if generator is not None else device
+    value = torch.rand(tuple(shape), generator=generator, dtype=torch.float64, device=source)
+    return value.clamp_(min=2.0**-54).to(device=device)
+
+
+def uniform_where(where: Tensor, generator: Generator = None) -> Tensor:
+    """Float64 uniforms for the True entries of ``where`` (B, ...), in row-major order: (N,)."""
+    if isinstance(generator, SampleStreams):
+        return generator.uniform_where(where)
+    return uniform((int(where.sum()),), generator, where.device)
+
+
+def bernoulli(probability: Tensor, generator: Generator = None) -> Tensor:
+    """Boolean draws with the given probabilities (B, ...), compared in float64."""
+    return uniform(probability.shape, generator, probability.device) < probability.double()
+
+
+def integers(
+    high: int, shape: Sequence[int], generator: Generator = None, device: torch.device | None = None
+) -> Tensor:
+    """Integers uniform on {0, …, high−1} of ``shape`` (first axis the batch)."""
+    draw = uniform(shape, generator, device)
+    return (draw * high).long().clamp_(max=high - 1)
+
+
+def invert_cdf(weights: Tensor, u: Tensor) -> Tensor:
+    """Index k with Σ_{j<k} w_j ≤ u·Σw < Σ_{j≤k} w_j, for each row.
+
+    Args:
+        weights: (N, V) non-negative, need not be normalised.
+        u: (N,) float64 in (0, 1).
+
+    Returns:
+        (N,) int64. An index of zero weight is never returned.
+
+    Sums run in float64 over blocks, so no float64 copy of ``weights`` is made and a token of
+    probability 1e-12 keeps its probability.
+    """
+    n, v = weights.shape
+    if v <= 2 * _BLOCK:
+        return _invert_small(weights, u)
+    out = torch.empty(n, dtype=torch.int64, device=weights.device)
+    rows = max(1, _ROWS_PER_CHUNK_ELEMENTS // v)
+    for start in range(0, n, rows):
+        out[start : start + rows] = _invert_blocks(
+            weights[start : start + rows], u[start : start + rows]
+        )
+    return out
+
+
+def _invert_small(weights: Tensor, u: Tensor) -> Tensor:
+    cumulative = weights.cumsum(-1, dtype=torch.float64)
+    target = u[:, None] * cumulative[:, -1:]
+    index = torch.searchsorted(cumulative, target, right=True)[:, 0]
+    # Rounding can put the target on the last edge; the last index of positive weight is the answer.
+    last = torch.searchsorted(cumulative, cumulative[:, -1:].contiguous(), right=False)[:, 0]
+    return torch.minimum(index, last)
+
+
+def _invert_blocks(weights: Tensor, u: Tensor) -> Tensor:
+    n, v = weights.shape
+    full = v // _BLOCK * _BLOCK
+    sums = weights[:, :full].reshape(n, -1, _BLOCK).sum(-1, dtype=torch.float64)
+    if full < v:
+        sums = torch.cat([sums, weights[:, full:].sum(-1, dtype=torch.float64)[:, None]], -1)
+    cumulative = sums.cumsum(-1)
+    target = u[:, None] * cumulative[:, -1:]
+    block = torch.searchsorted(cumulative, target, right=True)
+    last = torch.searchsorted(cumulative, cumulative[:, -1:].contiguous(), right=False)
+    block = torch.minimum(block, last)
+    before = torch.where(block > 0, cumulative.gather(1, (block - 1).clamp(min=0)), 0.0)
+    columns = block * _BLOCK + torch.arange(_BLOCK, device=weights.device)
+    inside = torch.where(columns < v, weights.gather(1, columns.clamp(max=v - 1)), 0.0)
+    share = (target - before)[:, 0] / sums.gather(1, block)[:, 0]
+    return block[:, 0] * _BLOCK + _invert_small(inside, share.clamp(0.0, 1.0))
+
+
+def categorical(weights: Tensor, generator: Generator = None) -> Tensor:
+    """Exact categorical draws by inversion in float64.
+
+    Args:
+        weights: (B, ..., V) non-negative, need not be normalised.
+        generator: see the module docstring.
+
+    Returns:
+        (B, ...) int64.
+    """
+    shape = weights.shape[:-1]
+    u = uniform(shape, generator, weights.device)
+    return invert_cdf(weights.reshape(-1, weights.shape[-1]), u.reshape(-1)).reshape(shape)
+
+
+def categorical_from_logits(
+    logits: Tensor, generator: Generator = None, where: Tensor | None = None
+) -> Tensor:
+    """Categorical draws from unnormalised log-probabilities, chunked over rows for large V.
+
+    Args:
+        logits: (B, ..., V) float; −inf marks impossible tokens.
+        generator: see the module docstring.
+        where: optional (B, ...) boolean; only those rows are drawn.
+
+    Returns:
+        (B, ...) int64, or (N,) for the N True rows of ``where`` in row-major order.
+    """
+    flat = logits.reshape(-1, logits.shape[-1])
+    if where is None:
+        u = uniform(logits.shape[:-1], generator, logits.device).reshape(-1)
+        rows = None
+    else:
+        u = uniform_where(where, generator)
+        rows = where.reshape(-1).nonzero()[:, 0]
+    out = torch.empty(u.shape[0], dtype=torch.int64, device=logits.device)
+    chunk = max(1, _ROWS_PER_CHUNK_ELEMENTS // flat.shape[-1])
+    for start in range(0, u.shape[0], chunk):
+        part = slice(start, start + chunk)
+        piece = flat[part] if rows is None else flat[rows[part]]
+        weights = (piece.float() if piece.dtype in (torch.bfloat16, torch.float16) else piece)
+        weights = (weights - weights.amax(-1, keepdim=True)).exp_()
+        out[part] = invert_cdf(weights, u[part])
+    return out.reshape(logits.shape[:-1]) if where is None else out
+
+
+def permutation_keys(shape: Sequence[int], generator: Generator, device: torch.device) -> Tensor:
+    """Float64 keys whose order is a uniformly random permutation of each row."""
+    return uniform(shape, generator, device)
+
+
+def fold_seed(*parts: int) -> int:
+    """A 63-bit seed that depends on every integer of ``parts`` (Philox, not Python's hash)."""
+    state = [0, 0]
+    for part in parts:
+        value = part & 0xFFFFFFFFFFFFFFFF
+        counter = [
+            torch.tensor(w)
+            for w in (value & _MASK32, value >> 32, state[0] & _MASK32, state[1] & _MASK32)
+        ]
+        words = philox4x32(counter, (0x66657775, 0x6D70_2121 & _MASK32))
+        state = [int(words[0]), int(words[1])]
+    return ((state[0] << 32) | state[1]) & ((1 << 63) - 1)
+
+
+def generator_for(*parts: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A torch generator seeded by all of ``parts``: for example (seed, rank, step)."""
+    return torch.Generator(device=device).manual_seed(fold_seed(*parts))

@@ -1,0 +1,1 @@
+"""Samplers: walk a time grid from noise to data."""
