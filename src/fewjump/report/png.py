@@ -1,0 +1,78 @@
+"""PNG files from arrays with nothing but zlib: sample sheets without an imaging library."""
+
+from __future__ import annotations
+
+import math
+import struct
+import zlib
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8]
+
+
+def as_pixels(images: Any) -> Pixels:
+    """Images as (N, H, W) or (N, H, W, 3) uint8; floats in [0, 1] are scaled to 0…255.
+
+    Raises:
+        ValueError: for another shape, or values out of range.
+    """
+    array = np.asarray(images)
+    if array.ndim not in (3, 4) or (array.ndim == 4 and array.shape[-1] != 3):
+        raise ValueError(f"images must be (N, H, W) or (N, H, W, 3), got {array.shape}")
+    if array.dtype == np.uint8:
+        return array
+    if array.size and (array.min() < 0 or array.max() > 1):
+        raise ValueError("images that are not uint8 must lie in [0, 1]")
+    return (array * 255).round().astype(np.uint8)
+
+
+def contact_sheet(
+    images: Any, columns: int | None = None, scale: int = 1, gap: int = 1, paper: int = 255
+) -> Pixels:
+    """Lay images out in a grid: (H', W') or (H', W', 3) uint8.
+
+    Args:
+        images: see :func:`as_pixels`; at least one.
+        columns: images per row; about √N when None.
+        scale: each pixel becomes a square of this side.
+        gap: pixels between images, before scaling.
+        paper: grey level of the gaps.
+    """
+    pixels = as_pixels(images)
+    n, height, width = pixels.shape[:3]
+    if n == 0:
+        raise ValueError("there are no images to show")
+    columns = min(n, columns or math.ceil(math.sqrt(n)))
+    rows = math.ceil(n / columns)
+    shape = (rows * (height + gap) - gap, columns * (width + gap) - gap, *pixels.shape[3:])
+    sheet = np.full(shape, paper, dtype=np.uint8)
+    for index, image in enumerate(pixels):
+        top, left = index // columns * (height + gap), index % columns * (width + gap)
+        sheet[top : top + height, left : left + width] = image
+    return sheet.repeat(scale, 0).repeat(scale, 1)
+
+
+def encode_png(pixels: Pixels) -> bytes:
+    """A PNG file from (H, W) grey or (H, W, 3) colour uint8 pixels (RFC 2083, filter 0)."""
+    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3):
+        raise ValueError(f"pixels must be (H, W) or (H, W, 3) uint8, got {pixels.shape}")
+    height, width = pixels.shape[:2]
+    colour_type = 0 if pixels.ndim == 2 else 2
+    lines = pixels.reshape(height, -1)
+    raw = np.concatenate([np.zeros((height, 1), np.uint8), lines], axis=1).tobytes()
+    header = struct.pack(">IIBBBBB", width, height, 8, colour_type, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + _chunk(b"IHDR", header)
+        + _chunk(b"IDAT", zlib.compress(raw, 9))
+        + _chunk(b"IEND", b"")
+    )
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    )
