@@ -1,0 +1,23 @@
+"""Objectives: what training minimises, for students (from a teacher) and teachers (from data)."""
+
+from fewjump.objective.base import Metrics, Objective, freeze
+from fewjump.objective.conditional import ConditionalMatching
+from fewjump.objective.elbo import CrossEntropyELBO, nelbo
+from fewjump.objective.score_entropy import ScoreEntropy
+
+OBJECTIVES: dict[str, type[Objective]] = {
+    "conditional-matching": ConditionalMatching,
+    "cross-entropy": CrossEntropyELBO,
+    "score-entropy": ScoreEntropy,
+}
+
+__all__ = [
+    "OBJECTIVES",
+    "ConditionalMatching",
+    "CrossEntropyELBO",
+    "Metrics",
+    "Objective",
+    "ScoreEntropy",
+    "freeze",
+    "nelbo",
+]

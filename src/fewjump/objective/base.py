@@ -1,0 +1,81 @@
+"""What an objective is: something that compares two laws and says how far apart they are."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from torch import Tensor
+
+from fewjump.denoiser.base import Denoiser
+from fewjump.random import Generator
+
+Metrics = dict[str, Tensor]
+
+
+class Objective(ABC):
+    """A training loss for a student denoiser.
+
+    Losses are means over the batch, in nats per position (a sum over positions divided by L), so
+    that a batch split in equal parts has the mean of the parts' losses.
+
+    Attributes:
+        needs_teacher: whether ``teacher`` must be given.
+        needs_data: whether the *contents* of ``batch`` are read; its shape always is.
+    """
+
+    needs_teacher: ClassVar[bool] = True
+    needs_data: bool = True
+
+    @abstractmethod
+    def __call__(
+        self, student: Denoiser, teacher: Denoiser | None, batch: Tensor, generator: Generator
+    ) -> tuple[Tensor, Metrics]:
+        """Loss and metrics of one batch.
+
+        Args:
+            student: the denoiser that is trained.
+            teacher: the denoiser it learns from, frozen (see :func:`freeze`); None for objectives
+                that learn from data.
+            batch: (B, L) int64 clean tokens on the student's device.
+            generator: source of every random draw (see :mod:`fewjump.random`).
+
+        Returns:
+            The () loss, with gradients to the student's parameters only, and detached () metrics.
+        """
+
+    def check(self, student: Denoiser, teacher: Denoiser | None) -> None:
+        """Raise ValueError, naming the remedy, if these two cannot be trained together."""
+        if not self.needs_teacher:
+            return
+        teacher = require_frozen(teacher, student)
+        if teacher.process is student.process:
+            return
+        if teacher.process.config() != student.process.config():
+            raise ValueError(
+                f"teacher and student have different processes ({teacher.process!r} and "
+                f"{student.process!r}); build the student with process=teacher.process"
+            )
+
+
+def freeze(denoiser: Denoiser) -> Denoiser:
+    """Put a teacher in eval mode and stop its gradients, in place; returns it."""
+    return denoiser.eval().requires_grad_(False)
+
+
+def require_frozen(teacher: Denoiser | None, student: Denoiser) -> Denoiser:
+    """The teacher, if it is one that training cannot change.
+
+    Raises:
+        ValueError: if it is missing, is the student itself, trains, or records gradients.
+    """
+    if teacher is None:
+        raise ValueError("this objective needs a teacher, got None")
+    if teacher is student:
+        raise ValueError("teacher and student are the same object; copy.deepcopy the teacher first")
+    if teacher.training or any(p.requires_grad for p in teacher.parameters()):
+        raise ValueError(
+            "the teacher must be in eval mode and without gradients; "
+            "call fewjump.objective.freeze(teacher) first"
+        )
+    return teacher

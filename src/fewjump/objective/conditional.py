@@ -1,0 +1,187 @@
+"""Exact conditional distribution matching (arXiv 2512.12889, Algorithm 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from fewjump.denoiser.base import Denoiser
+from fewjump.law.base import Law
+from fewjump.law.product import ProductLaw
+from fewjump.objective.base import Metrics, Objective, require_frozen
+from fewjump.objective.cross_entropy import soft_cross_entropy
+from fewjump.objective.intermediate import ancestral_draw, euler_draw, roll_down
+from fewjump.objective.times import (
+    Weighting,
+    check_grid,
+    check_weighting,
+    draw_time_pair,
+    time_weight,
+)
+from fewjump.process import Absorbing
+from fewjump.random import Generator
+
+Intermediate = Literal["student-euler", "student-exact", "forward", "teacher-rollout"]
+
+
+class ConditionalMatching(Objective):
+    """E w(t)·Σᵢ CE(p^θ_{0|s}(·ⁱ|x_s), p^φ_{0|t}(·ⁱ|x_t)): teacher θ at s, student φ at t > s.
+
+    By p_{0|t}(x₀|x_t) = E_{x_s|x_t} p_{0|s}(x₀|x_s) the minimiser over per-position students is
+    the teacher's own p^θ_{0|t}, **if** x_s|x_t follows the true reverse conditional. How far each
+    ``intermediate`` is from that:
+
+    * ``student-euler`` (the paper's): x_s by one Euler step of the student. Biased by the size of
+      the step, and by drawing positions independently.
+    * ``student-exact``: x_s by the student's exact reverse step. No Euler error; positions are
+      still drawn independently, so for L > 1 a bias remains (none if positions are independent).
+    * ``forward``: x₀ from the data, x_s ~ P_{s|0}, x_t ~ P_{t|s}. Exact, and costs nothing.
+    * ``teacher-rollout``: x_T from the prior, run down to t and on to s by the teacher's ancestral
+      steps. Needs no data; exact as ``rollout_steps`` grows; 2·rollout_steps teacher evaluations.
+
+    At a masked process only positions that are masked in x_t carry loss: the others are known to
+    both. A student whose law is not a product is scored on a draw of x₀ from the teacher's law
+    (the joint form of the objective).
+
+    Args:
+        intermediate: see above.
+        steps: few-step form on this many equal intervals of [0, 1]; 1 is the one-step form
+            (t = 1 only, s uniform). None with no ``grid``: t and t − s uniform (Algorithm 1).
+        grid: few-step form on these decreasing times; t is one of them and s lies between it
+            and the next.
+        weighting: w(t): ``uniform``, ``elbo``, ``sigma`` (see
+            :func:`fewjump.objective.times.time_weight`) or a function of a (B,) float64 tensor.
+        min_time: smallest s, above 0.
+        max_gap: largest t − s.
+        rollout_steps: teacher steps from 1 to t, and again from t to s, for ``teacher-rollout``.
+
+    Raises:
+        ValueError: for options outside their range; at call, for a teacher that is not frozen.
+    """
+
+    def __init__(
+        self,
+        intermediate: Intermediate = "student-euler",
+        *,
+        steps: int | None = None,
+        grid: Sequence[float] | None = None,
+        weighting: Weighting = "uniform",
+        min_time: float = 1e-3,
+        max_gap: float = 1.0,
+        rollout_steps: int = 8,
+    ) -> None:
+        if intermediate not in get_args(Intermediate):
+            known = ", ".join(get_args(Intermediate))
+            raise ValueError(f"unknown intermediate {intermediate!r}; known: {known}")
+        if not 0 < min_time < 1:
+            raise ValueError(f"min_time must lie in (0, 1), got {min_time}")
+        if not 0 < max_gap <= 1:
+            raise ValueError(f"max_gap must lie in (0, 1], got {max_gap}")
+        if rollout_steps < 1:
+            raise ValueError(f"rollout_steps must be at least 1, got {rollout_steps}")
+        check_weighting(weighting)
+        self.intermediate: Intermediate = intermediate
+        self.grid: tuple[float, ...] | None = check_grid(grid, steps)
+        if self.grid is not None and self.grid[-2] <= min_time:
+            raise ValueError(
+                f"the last positive grid time {self.grid[-2]} must exceed min_time={min_time}"
+            )
+        self.weighting: Weighting = weighting
+        self.min_time = min_time
+        self.max_gap = max_gap
+        self.rollout_steps = rollout_steps
+        self.needs_data = intermediate != "teacher-rollout"
+
+    def __call__(
+        self, student: Denoiser, teacher: Denoiser | None, batch: Tensor, generator: Generator
+    ) -> tuple[Tensor, Metrics]:
+        teacher = require_frozen(teacher, student)
+        process = student.process
+        s, t = draw_time_pair(
+            batch.shape[0], generator, batch.device, self.grid, self.min_time, self.max_gap
+        )
+        clipped = torch.zeros((), dtype=torch.float64, device=batch.device)
+        with torch.no_grad():
+            if self.intermediate == "forward":
+                x_s = process.corrupt(batch, 0.0, s, generator)
+                x_t = process.corrupt(x_s, s, t, generator)
+            elif self.intermediate == "teacher-rollout":
+                start = torch.ones_like(t)
+                x_t = process.prior_sample(batch.shape, generator, batch.device)
+                # In the one-step form every t is 1 and there is nothing to run.
+                if self.grid is None or len(self.grid) > 2 or self.grid[0] < 1:
+                    x_t = roll_down(teacher, x_t, start, t, self.rollout_steps, generator)
+                x_s = roll_down(teacher, x_t, t, s, self.rollout_steps, generator)
+            else:
+                x_t = process.corrupt(batch, 0.0, t, generator)
+                x_s = x_t
+        law = student(x_t, t)
+        with torch.no_grad():
+            if self.intermediate == "student-euler":
+                x_s, excess = euler_draw(process, _detached(law), x_t, s, t, generator)
+                clipped = excess.mean()
+            elif self.intermediate == "student-exact":
+                x_s = ancestral_draw(process, _detached(law), x_t, s, t, generator)
+            target = teacher(x_s, s)
+        weight = time_weight(self.weighting, process, t)
+        loss, metrics = compare(law, target, x_t, weight, process, generator)
+        return loss, metrics | {"clipped_mass": clipped}
+
+
+def compare(
+    law: Law,
+    target: Law,
+    x_t: Tensor,
+    weight: Tensor,
+    process: object,
+    generator: Generator = None,
+) -> tuple[Tensor, Metrics]:
+    """Weighted cross-entropy of a student's law against a target law, in nats per position.
+
+    Args:
+        law: the student's law at x_t, with gradients.
+        target: the teacher's law, without.
+        x_t: (B, L) int64, the student's input.
+        weight: (B,) w(t).
+        process: for an absorbing one, positions visible in ``x_t`` are left out.
+        generator: used where a joint law must be scored on a draw.
+
+    Returns:
+        The loss and the metrics ``kl_to_teacher``, ``student_entropy``, ``teacher_entropy``
+        (unweighted; means over the positions that carry loss) and ``loss_positions`` (their
+        share). Joint students report ``cross_entropy`` and ``teacher_entropy`` only.
+    """
+    if not isinstance(target, ProductLaw) and isinstance(law, ProductLaw):
+        target = ProductLaw(target.marginals().log())
+    if not isinstance(law, ProductLaw):
+        bits = law.cross_entropy(target, generator)
+        metrics = {"cross_entropy": bits.detach().mean() / x_t.shape[1]}
+        if isinstance(target, ProductLaw):
+            metrics["teacher_entropy"] = target.entropy().mean()
+        return (weight.to(bits.dtype) * bits).mean() / x_t.shape[1], metrics
+    assert isinstance(target, ProductLaw)
+    if isinstance(process, Absorbing):
+        rows = (x_t == process.mask).reshape(-1).nonzero()[:, 0]
+    else:
+        rows = torch.arange(x_t.numel(), device=x_t.device)
+    width = law.vocab_size
+    entropies = soft_cross_entropy(
+        law.logits.reshape(-1, width), target.logits.reshape(-1, width), rows
+    )
+    ce = entropies.cross_entropy
+    row_weight = weight.to(ce.dtype)[rows // x_t.shape[1]]
+    loss = (row_weight * ce).sum() / x_t.numel()
+    count = max(1, rows.shape[0])
+    return loss, {
+        "kl_to_teacher": (ce.detach() - entropies.target_entropy).sum() / count,
+        "student_entropy": entropies.entropy.sum() / count,
+        "teacher_entropy": entropies.target_entropy.sum() / count,
+        "loss_positions": torch.tensor(rows.shape[0] / x_t.numel(), device=x_t.device),
+    }
+
+
+def _detached(law: Law) -> Law:
+    return ProductLaw(law.logits.detach()) if isinstance(law, ProductLaw) else law

@@ -1,0 +1,213 @@
+"""Training from data: denoising cross-entropy, and the exact likelihood bound."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from fewjump.denoiser.base import Denoiser
+from fewjump.law.base import row_chunks
+from fewjump.law.product import ProductLaw
+from fewjump.objective.base import Metrics, Objective
+from fewjump.objective.cross_entropy import token_cross_entropy
+from fewjump.objective.times import spread_uniform
+from fewjump.process import Absorbing, Process, ResetToPrior
+from fewjump.random import Generator, bernoulli
+
+ElboWeighting = Literal["uniform", "elbo"]
+
+
+class CrossEntropyELBO(Objective):
+    """Teach a denoiser from clean data: E_t E_{x_t|x₀} w(t)·(−log p(x₀|x_t)).
+
+    Times are uniform and evenly spread over the batch. ``weighting``:
+
+    * ``uniform``: plain cross-entropy, w = 1. Its minimiser is the exact posterior, and it trains
+      faster than the bound because no time dominates the variance.
+    * ``elbo``: the negative ELBO. For an absorbing process it is cross-entropy with
+      w = σ·α/(1−α) = −α'/(1−α) (MDLM, arXiv 2406.07524). For any other process it is the
+      rate-matching bound of :func:`rate_divergence`, which costs several (B, L, V) tensors.
+
+    At an absorbing process visible positions carry no loss.
+
+    Args:
+        weighting: see above.
+        min_time: smallest t.
+    """
+
+    needs_teacher = False
+
+    def __init__(self, weighting: ElboWeighting = "uniform", *, min_time: float = 1e-3) -> None:
+        if weighting not in get_args(ElboWeighting):
+            known = ", ".join(get_args(ElboWeighting))
+            raise ValueError(f"unknown weighting {weighting!r}; known: {known}")
+        if not 0 < min_time < 1:
+            raise ValueError(f"min_time must lie in (0, 1), got {min_time}")
+        self.weighting = weighting
+        self.min_time = min_time
+
+    def __call__(
+        self, student: Denoiser, teacher: Denoiser | None, batch: Tensor, generator: Generator
+    ) -> tuple[Tensor, Metrics]:
+        process = student.process
+        t = spread_uniform(batch.shape[0], generator, batch.device)
+        t = self.min_time + (1 - self.min_time) * t
+        x_t = process.corrupt(batch, 0.0, t, generator)
+        law = student(x_t, t)
+        if self.weighting == "elbo" and not isinstance(process, Absorbing):
+            density = rate_divergence(process, law.marginals(), x_t, batch, t)
+            loss = (1 - self.min_time) * density.sum() / batch.numel()
+            return loss, {"nelbo": loss.detach()}
+        if not isinstance(law, ProductLaw):
+            ce = -law.log_prob(batch)
+            return self._weighted(ce, process, t, batch), {"cross_entropy": _per_token(ce, batch)}
+        if isinstance(process, Absorbing):
+            rows = (x_t == process.mask).reshape(-1).nonzero()[:, 0]
+        else:
+            rows = torch.arange(x_t.numel(), device=x_t.device)
+        flat = law.logits.reshape(-1, law.vocab_size)
+        ce = token_cross_entropy(flat, batch.reshape(-1), rows)
+        per_row = torch.zeros(batch.shape[0], dtype=ce.dtype, device=ce.device)
+        per_row = per_row.index_add(0, rows // batch.shape[1], ce)
+        mean = ce.detach().sum() / max(1, rows.shape[0])
+        return self._weighted(per_row, process, t, batch), {"cross_entropy": mean}
+
+    def _weighted(self, ce: Tensor, process: Process, t: Tensor, batch: Tensor) -> Tensor:
+        if self.weighting == "elbo":
+            schedule = process.schedule
+            weight = schedule.sigma(t) * schedule.alpha(t) / schedule.one_minus_alpha(t)
+            ce = ce * weight.to(ce.dtype) * (1 - self.min_time)
+        return ce.sum() / batch.numel()
+
+
+def _per_token(value: Tensor, batch: Tensor) -> Tensor:
+    return value.detach().sum() / batch.numel()
+
+
+def rate_divergence(
+    process: Process,
+    posterior: Tensor,
+    x_t: Tensor,
+    x0: Tensor,
+    t: Tensor,
+    ratios: Tensor | None = None,
+) -> Tensor:
+    """Density over t of the path KL between the true and the model's reverse chain: (B, L).
+
+    Σ_{y≠x} Q_t[y,x]·(r_y − r⁰_y·log r_y + r⁰_y·log r⁰_y − r⁰_y) with r⁰ the ratios given x₀ and r
+    the model's (Campbell et al. 2022; SEDD's score-entropy ELBO, arXiv 2310.16834, Eq. 4).
+    Integrated over t it is the bound's main term. Rows are taken in chunks of the batch, and
+    recomputed in the backward pass, so that temporaries stay bounded.
+
+    Args:
+        process: any.
+        posterior: (B, L, V) the model's p(x₀ⁱ|x_t); ignored (but for its dtype) with ``ratios``.
+        x_t, x0: (B, L) int64, where x_t can be reached from x₀.
+        t: (B,).
+        ratios: (B, L, V) the model's concrete scores, if it has them directly.
+    """
+    model = posterior if ratios is None else ratios
+    direct = ratios is not None
+    parts = []
+    width = x_t.shape[1] * process.vocab_size
+    for part in row_chunks(x_t.shape[0], width):
+        inputs = (process, model[part], direct, x_t[part], x0[part], t[part])
+        if model.requires_grad and torch.is_grad_enabled():
+            parts.append(checkpoint(_rate_divergence, *inputs, use_reentrant=False))
+        else:
+            parts.append(_rate_divergence(*inputs))
+    return torch.cat(parts)
+
+
+def _rate_divergence(
+    process: Process, model: Tensor, direct: bool, x_t: Tensor, x0: Tensor, t: Tensor
+) -> Tensor:
+    index = x_t[..., None]
+    certain = torch.zeros_like(model, requires_grad=False).scatter_(-1, x0[..., None], 1.0)
+    true = process.ratios_from_posterior(certain, x_t, t)
+    true = process.reverse_rates(true, x_t, t).scatter(-1, index, 0.0)
+    ratios = model if direct else process.ratios_from_posterior(model, x_t, t)
+    rates = process.reverse_rates(ratios, x_t, t).scatter(-1, index, 0.0)
+    # 0·log 0 = 0, and no gradient through a logarithm that is not used.
+    used = true > 0
+    log_true = torch.where(used, true, 1.0).log()
+    log_rates = torch.where(used, rates, 1.0).log()
+    return (rates - true + true * (log_true - log_rates)).sum(-1)
+
+
+def prior_divergence(process: Process, x0: Tensor) -> Tensor:
+    """KL(P_{1|0}(·|x₀) ‖ π) summed over positions, in nats: (B,)."""
+    prior = process.prior().to(x0.device)
+    if not isinstance(process, ResetToPrior):
+        rows = process.kernel(0.0, 1.0).to(x0.device)
+        table = torch.xlogy(rows, rows / prior.clamp(min=1e-300)).sum(-1)
+        return table[x0].sum(-1)
+    # A reset chain's row differs from π only at x₀ itself.
+    keep, forget = process.schedule.alpha(1.0), process.schedule.one_minus_alpha(1.0)
+    at = prior[x0]
+    moved = keep + forget * at
+    return (moved * (moved / at).log() + forget * (1 - at) * forget.log()).sum(-1)
+
+
+@torch.no_grad()
+def nelbo(
+    denoiser: Denoiser,
+    x0: Tensor,
+    *,
+    num_times: int = 16,
+    min_time: float = 1e-4,
+    generator: Generator = None,
+) -> Tensor:
+    """Upper bound on −log p(x₀) of the continuous-time model, an unbiased estimate: (B,) nats.
+
+    Absorbing: ∫₀¹ du/u · E[Σ_masked −log p(x₀ⁱ|x_u)] over the masked fraction u = 1 − α (MDLM),
+    which needs no prior term: it is the bound of the chain that starts fully masked. Times beyond
+    the schedule's end are evaluated at t = 1. Other processes: E −log p(x₀|x_{min_time}) +
+    ∫ rate divergence dt from ``min_time`` to 1 + KL(p_{1|0}‖π).
+
+    Args:
+        denoiser: the model; evaluated ``num_times`` times on the whole batch.
+        x0: (B, L) int64 clean tokens.
+        num_times: draws of t per sequence, stratified.
+        min_time: where the reconstruction term takes over (processes other than absorbing).
+        generator: see :mod:`fewjump.random`.
+    """
+    if num_times < 1:
+        raise ValueError(f"num_times must be at least 1, got {num_times}")
+    process = denoiser.process
+    total = torch.zeros(x0.shape[0], dtype=torch.float64, device=x0.device)
+    for k in range(num_times):
+        u = (spread_uniform(x0.shape[0], generator, x0.device) + k) / num_times
+        if isinstance(process, Absorbing):
+            where = bernoulli(u[:, None].expand(x0.shape), generator)
+            total += masked_density(denoiser, x0, where, u)
+            continue
+        t = min_time + (1 - min_time) * u
+        x_t = process.corrupt(x0, 0.0, t, generator)
+        density = rate_divergence(process, denoiser(x_t, t).marginals(), x_t, x0, t)
+        total += (1 - min_time) * density.sum(-1)
+    total /= num_times
+    if isinstance(process, Absorbing):
+        return total
+    first = torch.full((x0.shape[0],), min_time, dtype=torch.float64, device=x0.device)
+    x_first = process.corrupt(x0, 0.0, first, generator)
+    reconstruction = -denoiser(x_first, first).log_prob(x0)
+    return total + reconstruction + prior_divergence(process, x0)
+
+
+def masked_density(denoiser: Denoiser, x0: Tensor, where: Tensor, u: Tensor) -> Tensor:
+    """(1/u)·Σ_{masked} −log p(x₀ⁱ|x_u) for given masks ``where`` (B, L) and u (B,): (B,)."""
+    process = denoiser.process
+    if not isinstance(process, Absorbing):
+        raise ValueError(f"masked_density needs an Absorbing process, got {process!r}")
+    x_t = torch.where(where, process.mask, x0)
+    # α = 1 − u; the schedule's own end caps the time a network is asked about.
+    law = denoiser(x_t, process.schedule.time_of_alpha((1 - u).clamp(min=1e-300)))
+    if isinstance(law, ProductLaw):
+        nll = -law.token_log_prob(x0)
+    else:
+        nll = -law.marginals().gather(-1, x0[..., None])[..., 0].log()
+    return torch.where(where, nll, 0.0).double().sum(-1) / u

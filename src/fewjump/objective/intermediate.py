@@ -1,0 +1,130 @@
+"""Ways to draw the intermediate state x_s of conditional matching, given x_t or before it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fewjump.denoiser.base import Denoiser
+from fewjump.law.base import Law, row_chunks
+from fewjump.law.product import ProductLaw
+from fewjump.process import Process, ResetToPrior
+from fewjump.process.base import expand_time
+from fewjump.random import Generator, categorical, invert_cdf, uniform, uniform_where
+
+
+class EulerDraw(NamedTuple):
+    """A state (B, L) int64, and the probability above 1 that each position's step had (B, L)."""
+
+    x_s: Tensor
+    clipped_mass: Tensor
+
+
+def euler_draw(
+    process: Process, law: Law, x_t: Tensor, s: Tensor, t: Tensor, generator: Generator = None
+) -> EulerDraw:
+    """One Euler step of the reverse chain (paper Eq. 11): Pr(x → y) = (t−s)·σ(t)·Q[y, x]·r_y.
+
+    Where these sum to more than 1 they are scaled down to 1 and the position always moves, as the
+    originals do; the excess is reported. A reset process costs one pass over the vocabulary for
+    the positions that take a token from the law, and nothing for the others.
+
+    Args:
+        process: the forward process.
+        law: p(x₀|x_t); its marginals are used.
+        x_t: (B, L) int64.
+        s, t: (B,) float64, s ≤ t.
+        generator: see :mod:`fewjump.random`.
+    """
+    if isinstance(process, ResetToPrior):
+        product = law if isinstance(law, ProductLaw) else ProductLaw(law.marginals().log())
+        return _euler_reset(process, product, x_t, s, t, generator)
+    marginals, clipped = euler_marginals(process, law.marginals(), x_t, s, t)
+    return EulerDraw(categorical(marginals, generator), clipped)
+
+
+def euler_marginals(
+    process: Process, posterior: Tensor, x_t: Tensor, s: Tensor, t: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The table that :func:`euler_draw` draws from, (B, L, V), and the clipped mass (B, L)."""
+    ratios = process.ratios_from_posterior(posterior, x_t, t)
+    gap = expand_time(t - s, x_t)[..., None].to(ratios.dtype)
+    index = x_t[..., None]
+    leaving = (process.reverse_rates(ratios, x_t, t) * gap).scatter(-1, index, 0.0)
+    total = leaving.sum(-1, keepdim=True)
+    table = leaving / total.clamp(min=1.0)
+    table = table.scatter(-1, index, (1 - total).clamp(min=0.0))
+    return table, (total[..., 0] - 1).clamp(min=0.0)
+
+
+def _euler_reset(
+    process: ResetToPrior, law: ProductLaw, x_t: Tensor, s: Tensor, t: Tensor, generator: Generator
+) -> EulerDraw:
+    # With w = p/P[·, x] and r = α·w + (1−α)·π·Σw the step is a mixture: for y ≠ x,
+    # Pr(x → y) = data·p(y) + other·π_y, with data = Δσ·α/(1−α) and
+    # other = Δσ·((1−p_x) + p_x·(1−α)·π_x/(α+(1−α)·π_x)).
+    schedule, prior = process.schedule, process.prior().to(x_t.device)
+    alpha = expand_time(schedule.alpha(t), x_t)
+    forget = expand_time(schedule.one_minus_alpha(t), x_t)
+    scale = expand_time((t - s) * schedule.sigma(t), x_t)
+    prior_x = prior[x_t]
+    p_x = law.token_log_prob(x_t).double().exp()
+    data = scale * alpha / forget
+    other = scale * ((1 - p_x) + p_x * forget * prior_x / (alpha + forget * prior_x))
+    # A token the prior cannot produce has never been redrawn.
+    visible = prior_x == 0
+    toward_data = (data * (1 - p_x)).masked_fill(visible, 0.0)
+    toward_prior = (other * (1 - prior_x)).masked_fill(visible, 0.0)
+    total = toward_data + toward_prior
+    u = uniform(x_t.shape, generator, x_t.device) * total.clamp(min=1.0)
+    to_data = u < toward_data
+    to_prior = (u < total) & ~to_data
+    x_s = torch.where(to_prior, _draw_prior_except(prior, x_t, generator), x_t)
+    x_s[to_data] = _draw_law_except(law, x_t, to_data, generator)
+    return EulerDraw(x_s, (total - 1).clamp(min=0.0))
+
+
+def _draw_prior_except(prior: Tensor, x: Tensor, generator: Generator) -> Tensor:
+    """Draws from π restricted to tokens other than ``x``: same shape as ``x``."""
+    cumulative = prior.cumsum(0)
+    at = prior[x]
+    u = uniform(x.shape, generator, x.device) * (1 - at)
+    u = u + torch.where(u >= cumulative[x] - at, at, 0.0)
+    return torch.searchsorted(cumulative, u, right=True).clamp_(max=prior.shape[0] - 1)
+
+
+def _draw_law_except(law: ProductLaw, x: Tensor, where: Tensor, generator: Generator) -> Tensor:
+    """Draws from the law restricted to tokens other than ``x``, at the True positions: (N,)."""
+    u = uniform_where(where, generator)
+    rows = where.reshape(-1).nonzero()[:, 0]
+    flat, tokens = law.logits.reshape(-1, law.vocab_size), x.reshape(-1)
+    out = torch.empty(rows.shape[0], dtype=torch.int64, device=x.device)
+    for part in row_chunks(rows.shape[0], law.vocab_size):
+        piece = flat[rows[part]]
+        piece = piece.to(torch.promote_types(piece.dtype, torch.float32))
+        piece = piece.scatter(-1, tokens[rows[part], None], -torch.inf)
+        out[part] = invert_cdf((piece - piece.amax(-1, keepdim=True)).exp_(), u[part])
+    return out
+
+
+def ancestral_draw(
+    process: Process, law: Law, x_t: Tensor, s: Tensor, t: Tensor, generator: Generator = None
+) -> Tensor:
+    """The law's own exact reverse step: x₀ ~ law, then x_s ~ q(x_s|x_t, x₀). (B, L) int64.
+
+    For a product law each position follows ``reverse_marginals``, independently of the others.
+    """
+    return process.bridge(x_t, law.sample(generator), s, t, generator)
+
+
+def roll_down(
+    denoiser: Denoiser, x: Tensor, start: Tensor, end: Tensor, steps: int, generator: Generator
+) -> Tensor:
+    """Run a denoiser from times ``start`` to ``end`` (B,) in equal ancestral steps: (B, L)."""
+    for k in range(steps):
+        later = start + (end - start) * (k / steps)
+        earlier = start + (end - start) * ((k + 1) / steps)
+        x = ancestral_draw(denoiser.process, denoiser(x, later), x, earlier, later, generator)
+    return x

@@ -1,0 +1,110 @@
+"""How training draws its times: evenly spread over the batch, and the same for any batch split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from fewjump.process import Process
+from fewjump.random import Generator, SampleStreams, fold_seed, uniform
+
+WeightingName = Literal["uniform", "elbo", "sigma"]
+Weighting = WeightingName | Callable[[Tensor], Tensor]
+
+_GOLDEN = 0.6180339887498949
+
+
+def spread_uniform(
+    batch_size: int, generator: Generator, device: torch.device | str | None = None
+) -> Tensor:
+    """Float64 uniforms (B,) that cover (0, 1) evenly: frac(u + i·golden ratio), one shared u.
+
+    Each is uniform on its own; together they have low discrepancy, which lowers the variance of
+    an average over times (the purpose of antithetic times). With per-sample streams ``i`` is the
+    sample's global index, so the draw does not depend on how a batch is split.
+    """
+    if isinstance(generator, SampleStreams):
+        shared = SampleStreams(fold_seed(generator.seed, generator.calls), torch.zeros(1))
+        generator.calls += 1
+        start, index = shared.uniform((1,), device), generator.indices.to(device)
+    else:
+        start = uniform((1,), generator, device)
+        index = torch.arange(batch_size, device=device)
+    return ((start + index.double() * _GOLDEN) % 1.0).clamp_(min=2.0**-54)
+
+
+def check_grid(grid: Sequence[float] | None, steps: int | None) -> tuple[float, ...] | None:
+    """The decreasing times of a few-step form: ``grid`` itself, or ``steps`` equal intervals.
+
+    Raises:
+        ValueError: if both are given, or the grid is not a decreasing list within [0, 1].
+    """
+    if grid is not None and steps is not None:
+        raise ValueError("give either grid or steps, not both")
+    if steps is not None:
+        if steps < 1:
+            raise ValueError(f"steps must be at least 1, got {steps}")
+        return (*(1 - k / steps for k in range(steps)), 0.0)
+    if grid is None:
+        return None
+    values = tuple(float(v) for v in grid)
+    if len(values) < 2 or not 0 <= values[-1] < values[0] <= 1:
+        raise ValueError(f"grid must run from a time ≤ 1 down to a time ≥ 0, got {values}")
+    if any(a <= b for a, b in pairwise(values)):
+        raise ValueError(f"grid must be strictly decreasing, got {values}")
+    return values
+
+
+def draw_time_pair(
+    batch_size: int,
+    generator: Generator,
+    device: torch.device | str | None,
+    grid: tuple[float, ...] | None,
+    min_time: float,
+    max_gap: float,
+) -> tuple[Tensor, Tensor]:
+    """Times (s, t), each (B,) float64, with min_time ≤ s < t ≤ 1.
+
+    Without a grid: t uniform on (min_time, 1) and the gap t − s uniform (Algorithm 1). With one:
+    t is a grid time other than the last, chosen uniformly, and s lies uniformly between the next
+    grid time and t. Gaps never exceed ``max_gap``.
+    """
+    first = spread_uniform(batch_size, generator, device)
+    second = uniform((batch_size,), generator, device)
+    if grid is None:
+        t = min_time + (1 - min_time) * first
+        lowest = torch.full_like(t, min_time)
+    else:
+        times = torch.tensor(grid, dtype=torch.float64, device=device)
+        interval = (first * (len(grid) - 1)).long().clamp_(max=len(grid) - 2)
+        t = times[interval]
+        lowest = torch.minimum(times[interval + 1].clamp(min=min_time), t)
+    lowest = torch.maximum(lowest, t - max_gap)
+    return t - (t - lowest) * second, t
+
+
+def check_weighting(weighting: Weighting) -> None:
+    """Raise ValueError for an unknown name."""
+    if not callable(weighting) and weighting not in get_args(WeightingName):
+        known = ", ".join(get_args(WeightingName))
+        raise ValueError(f"unknown weighting {weighting!r}; known: {known}, or a function of t")
+
+
+def time_weight(weighting: Weighting, process: Process, t: Tensor) -> Tensor:
+    """w(t), float64, in the shape of ``t``.
+
+    ``uniform``: 1. ``elbo``: σ·α/(1−α), the rate at which the reverse chain puts data in place;
+    for an absorbing process it turns cross-entropy into the ELBO (MDLM). ``sigma``: σ(t).
+    """
+    if callable(weighting):
+        return weighting(t)
+    if weighting == "uniform":
+        return torch.ones_like(t)
+    rate = process.schedule.sigma(t)
+    if weighting == "sigma":
+        return rate
+    return rate * process.schedule.alpha(t) / process.schedule.one_minus_alpha(t)

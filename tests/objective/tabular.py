@@ -1,0 +1,62 @@
+"""Enumerated worlds for the tests: an exact teacher and a student that is a free table."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from fewjump.denoiser.base import Denoiser
+from fewjump.law.base import enumerate_states, ravel
+from fewjump.law.product import ProductLaw
+from fewjump.process import Process
+
+
+def random_joint(vocab_size: int, length: int, seed: int = 0) -> Tensor:
+    """A joint law over V^L states, (V^L,) float64, far from a product."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = torch.rand(vocab_size**length, generator=generator, dtype=torch.float64) ** 3
+    return weights / weights.sum()
+
+
+class BruteForceDenoiser(Denoiser):
+    """Exact posterior marginals by summing over every x₀ of the joint ``probs`` (V₀^L,)."""
+
+    def __init__(self, probs: Tensor, length: int, process: Process, clean: int) -> None:
+        super().__init__(process, length)
+        self.probs, self.clean = probs, clean
+        self.states = enumerate_states(clean, length)
+
+    def joint(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """p(x₀ | x_t) for every x₀: (B, V₀^L)."""
+        likelihood = self.process.likelihood(x_t, t)
+        picked = likelihood[:, None].expand(-1, len(self.states), -1, -1)
+        index = self.states[None, :, :, None].expand(x_t.shape[0], -1, -1, 1)
+        weights = picked.gather(-1, index)[..., 0].prod(-1) * self.probs
+        return weights / weights.sum(-1, keepdim=True)
+
+    def law(self, x_t: Tensor, t: Tensor) -> ProductLaw:
+        joint = self.joint(x_t, t)
+        one_hot = nn.functional.one_hot(self.states, self.process.vocab_size).double()
+        return ProductLaw(torch.einsum("bn,nlv->blv", joint, one_hot).log())
+
+
+class TabularStudent(Denoiser):
+    """A free logit for every (grid time, x_t, position, token); ``start`` makes it float64."""
+
+    def __init__(self, process: Process, length: int, times: list[float]) -> None:
+        super().__init__(process, length)
+        size = process.vocab_size**length
+        self.register_buffer("times", torch.tensor(times, dtype=torch.float64))
+        shape = (len(times), size, length, process.vocab_size)
+        self.table = nn.Parameter(torch.zeros(shape, dtype=torch.float64))
+
+    def law(self, x_t: Tensor, t: Tensor) -> ProductLaw:
+        index = (t[:, None] - self.times).abs().argmin(-1)
+        return ProductLaw(self.table[index, ravel(x_t, self.process.vocab_size)])
+
+    @torch.no_grad()
+    def copy_from(self, teacher: Denoiser, floor: float = -60.0) -> None:
+        """Set every entry to the teacher's log-probabilities."""
+        states = enumerate_states(self.process.vocab_size, teacher.length or 0)
+        for k, time in enumerate(self.times.tolist()):
+            self.table[k] = teacher(states, time).log_probs().clamp(min=floor)
