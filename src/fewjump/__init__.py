@@ -1,3 +1,88 @@
-"""fewjump: few-step samplers for discrete diffusion models, checked against exact ground truth."""
+"""fewjump: few-step samplers for discrete diffusion models, checked against exact ground truth.
+
+Names are imported when first used, so ``import fewjump`` is quick and needs no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from fewjump.citations import citation
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from fewjump import (
+        checkpoint,
+        data,
+        denoiser,
+        evaluate,
+        law,
+        objective,
+        problem,
+        process,
+        report,
+        sampler,
+        schedule,
+        train,
+    )
+    from fewjump.api import distill, train_teacher
+    from fewjump.checkpoint import load, save
+    from fewjump.sampler import exact_output_law, sample
+    from fewjump.schedule import Cosine, Geometric, Linear, LogLinear
+
+__all__ = [
+    "Cosine",
+    "Geometric",
+    "Linear",
+    "LogLinear",
+    "__version__",
+    "checkpoint",
+    "citation",
+    "data",
+    "denoiser",
+    "distill",
+    "evaluate",
+    "exact_output_law",
+    "law",
+    "load",
+    "objective",
+    "problem",
+    "process",
+    "report",
+    "sample",
+    "sampler",
+    "save",
+    "schedule",
+    "train",
+    "train_teacher",
+]
+
+_HOME = {
+    "Cosine": "fewjump.schedule",
+    "Geometric": "fewjump.schedule",
+    "Linear": "fewjump.schedule",
+    "LogLinear": "fewjump.schedule",
+    "distill": "fewjump.api",
+    "train_teacher": "fewjump.api",
+    "exact_output_law": "fewjump.sampler",
+    "sample": "fewjump.sampler",
+    "load": "fewjump.checkpoint",
+    "save": "fewjump.checkpoint",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        value = getattr(importlib.import_module(_HOME[name]), name)
+    elif name in __all__:
+        value = importlib.import_module(f"fewjump.{name}")
+    else:
+        raise AttributeError(f"module 'fewjump' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

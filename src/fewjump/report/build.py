@@ -130,18 +130,23 @@ def quality_chart(rows: Sequence[Row], metric: str, caption: str | None = None) 
 
 
 def wall_clock_table(rows: Sequence[Row]) -> Table | None:
-    """Sampling seconds of every model, sampler and number of evaluations; None without times."""
-    seen = {}
+    """Sampling seconds: a line per model and sampler, a column per number of evaluations.
+
+    None if no row has seconds.
+    """
+    seen: dict[tuple[str, str], dict[float, float]] = {}
     for row in rows:
-        if row.seconds is not None and not row.is_reference:
-            seen[row.model, row.sampler, row.steps, row.nfe] = row.seconds
+        if row.seconds is not None and row.nfe:
+            seen.setdefault((row.model, row.sampler), {})[row.nfe] = row.seconds
     if not seen:
         return None
+    budgets = sorted({nfe for times in seen.values() for nfe in times})
     return Table(
-        title="Wall-clock time",
-        columns=("model", "sampler", "steps", "evaluations", "seconds"),
-        rows=[(*key, seconds) for key, seconds in seen.items()],
-        caption="Seconds to draw the samples that were judged, on the machine named below.",
+        title="Wall-clock seconds",
+        columns=("model", "sampler", *(f"NFE {short(nfe)}" for nfe in budgets)),
+        rows=[(*key, *(times.get(nfe) for nfe in budgets)) for key, times in seen.items()],
+        caption="Seconds to draw the samples that were judged, on the machine named below. NFE is "
+        "the number of network evaluations per sample, as counted.",
     )
 
 

@@ -37,7 +37,7 @@ def render(report: Report) -> str:
         _section("Training", _charts(report.training, hero=False)),
         _section("This run", _facts(report.facts) + _all_rows(report.rows)),
         "</main>",
-        '<footer>Written by <b>fewjump</b>. This page holds everything it shows: '
+        "<footer>Written by <b>fewjump</b>. This page holds everything it shows: "
         "it can be mailed, archived and opened offline.</footer>",
     ]
     style = style_sheet("page.css") + style_sheet("marks.css")
@@ -121,7 +121,9 @@ def _group(group: SampleGroup) -> str:
     texts = any(isinstance(panel, TextSamples) for panel in group.panels)
     panels = "".join(map(_panel, group.panels))
     heading = f'<h3 class="group">{inline(group.heading)}</h3>' if group.heading else ""
-    return f'<div{" class=texts" if texts else ""}>{heading}<div class="panels">{panels}</div></div>'
+    return (
+        f'<div{" class=texts" if texts else ""}>{heading}<div class="panels">{panels}</div></div>'
+    )
 
 
 def _panel(panel: ImageSamples | TextSamples) -> str:
@@ -130,15 +132,13 @@ def _panel(panel: ImageSamples | TextSamples) -> str:
     else:
         content = _sheet(panel)
     caption = f"<figcaption>{inline(panel.caption)}</figcaption>" if panel.caption else ""
-    return (
-        f'<figure class="card {panel.role}"><h3>{inline(panel.title)}</h3>{content}{caption}</figure>'
-    )
+    return f'<figure class="card {panel.role}"><h3>{inline(panel.title)}</h3>{content}{caption}</figure>'
 
 
 def _sheet(panel: ImageSamples) -> str:
     images = as_pixels(panel.images)
-    # Mid-grey gaps look right on light and on dark paper, and between dark and light images.
-    sheet = contact_sheet(images, panel.columns, scale=2, paper=128)
+    # Transparent gaps: the page's own paper shows between the images, light or dark.
+    sheet = contact_sheet(images, panel.columns, scale=2, paper=None)
     data = base64.b64encode(encode_png(sheet)).decode("ascii")
     alt = f"{len(images)} images: {_plain(panel.title)}"
     return (
@@ -168,9 +168,7 @@ def _grid(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
         for i in range(len(columns))
     ]
     kind = [' class="num"' if number else "" for number in numeric]
-    head = "".join(
-        f'<th scope="col"{k}>{escape(name)}</th>' for k, name in zip(kind, columns)
-    )
+    head = "".join(f'<th scope="col"{k}>{escape(name)}</th>' for k, name in zip(kind, columns))
     lines = [
         "<tr>" + "".join(f"<td{k}>{_cell(cell)}</td>" for k, cell in zip(kind, row)) + "</tr>"
         for row in rows

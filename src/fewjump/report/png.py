@@ -30,25 +30,34 @@ def as_pixels(images: Any) -> Pixels:
 
 
 def contact_sheet(
-    images: Any, columns: int | None = None, scale: int = 1, gap: int = 1, paper: int = 255
+    images: Any,
+    columns: int | None = None,
+    scale: int = 1,
+    gap: int = 1,
+    paper: int | None = 255,
 ) -> Pixels:
-    """Lay images out in a grid: (H', W') or (H', W', 3) uint8.
+    """Lay images out in a grid: (H', W') or (H', W', 3) uint8, with one more channel for alpha.
 
     Args:
         images: see :func:`as_pixels`; at least one.
         columns: images per row; about √N when None.
         scale: each pixel becomes a square of this side.
         gap: pixels between images, before scaling.
-        paper: grey level of the gaps.
+        paper: grey level of the gaps; None makes them transparent, which adds an alpha channel:
+            (H', W', 2) or (H', W', 4).
     """
     pixels = as_pixels(images)
-    n, height, width = pixels.shape[:3]
-    if n == 0:
+    if len(pixels) == 0:
         raise ValueError("there are no images to show")
+    if paper is None:
+        colours = pixels[..., None] if pixels.ndim == 3 else pixels
+        opaque = np.full((*colours.shape[:3], 1), 255, dtype=np.uint8)
+        pixels = np.concatenate([colours, opaque], axis=-1)
+    n, height, width = pixels.shape[:3]
     columns = min(n, columns or math.ceil(math.sqrt(n)))
     rows = math.ceil(n / columns)
     shape = (rows * (height + gap) - gap, columns * (width + gap) - gap, *pixels.shape[3:])
-    sheet = np.full(shape, paper, dtype=np.uint8)
+    sheet = np.full(shape, paper or 0, dtype=np.uint8)
     for index, image in enumerate(pixels):
         top, left = index // columns * (height + gap), index % columns * (width + gap)
         sheet[top : top + height, left : left + width] = image
@@ -56,11 +65,15 @@ def contact_sheet(
 
 
 def encode_png(pixels: Pixels) -> bytes:
-    """A PNG file from (H, W) grey or (H, W, 3) colour uint8 pixels (RFC 2083, filter 0)."""
-    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3):
-        raise ValueError(f"pixels must be (H, W) or (H, W, 3) uint8, got {pixels.shape}")
+    """A PNG file (RFC 2083, filter 0) from uint8 pixels.
+
+    Shapes: (H, W) grey, (H, W, 2) grey and alpha, (H, W, 3) colour, (H, W, 4) colour and alpha.
+    """
+    channels = 1 if pixels.ndim == 2 else pixels.shape[-1]
+    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or not 1 <= channels <= 4:
+        raise ValueError(f"pixels must be (H, W) or (H, W, 1…4) uint8, got {pixels.shape}")
     height, width = pixels.shape[:2]
-    colour_type = 0 if pixels.ndim == 2 else 2
+    colour_type = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
     lines = pixels.reshape(height, -1)
     raw = np.concatenate([np.zeros((height, 1), np.uint8), lines], axis=1).tobytes()
     header = struct.pack(">IIBBBBB", width, height, 8, colour_type, 0, 0, 0)
@@ -73,6 +86,4 @@ def encode_png(pixels: Pixels) -> bytes:
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:
-    return (
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-    )
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

@@ -34,9 +34,7 @@ class _Frame:
     y: Callable[[float], float]
 
 
-def line_chart(
-    chart: Chart, width: int = 420, height: int = 290, labels: bool = False
-) -> str:
+def line_chart(chart: Chart, width: int = 380, height: int = 280, labels: bool = False) -> str:
     """The chart as an ``<svg>`` element.
 
     Args:

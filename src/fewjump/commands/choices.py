@@ -1,0 +1,12 @@
+"""What the user may type where a name is asked for. Tests compare these with the library's own."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+SamplerName = Literal[
+    "ancestral", "euler", "tau-leaping", "first-hitting", "theta-trapezoidal", "theta-rk2"
+]
+GridName = Literal["uniform", "cosine", "log-linear"]
+ProcessName = Literal["masked", "uniform"]
+ScheduleName = Literal["log-linear", "cosine", "geometric", "linear"]

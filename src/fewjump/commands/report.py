@@ -1,0 +1,109 @@
+"""``fewjump report``: results of finished runs as one page."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+if TYPE_CHECKING:
+    from fewjump.report import Chart, Row, SampleGroup
+
+
+@dataclass
+class Options:
+    """Turn the results of one or more runs into a single HTML page that opens offline.
+
+    Each folder must hold a results.json, as `fewjump evaluate` and `fewjump demo` write it. With
+    several folders their curves share the charts. Saved samples and training records in the
+    folders are shown too.
+    """
+
+    runs: Annotated[list[Path], tyro.conf.Positional]
+    """Run folders, or results.json files."""
+
+    out: Path | None = None
+    """Where to write. Default: report.html in the first folder."""
+
+    title: str | None = None
+    """Headline of the page."""
+
+    headline: str | None = None
+    """Metric of the large first chart. Default: the first one measured."""
+
+
+def run(options: Options) -> int:
+    from dataclasses import replace
+
+    from fewjump.report import from_results, read_results, write
+
+    if not options.runs:
+        raise ValueError("name at least one run folder")
+    rows: list[Row] = []
+    facts: dict[str, Any] = {}
+    samples: list[SampleGroup] = []
+    training: list[Chart] = []
+    for path in options.runs:
+        own_rows, own_facts = read_results(path)
+        folder = path if path.is_dir() else path.parent
+        name = folder.resolve().name
+        if len(options.runs) > 1:
+            own_rows = [replace(row, model=_within(name, row)) for row in own_rows]
+            own_facts = {name: own_facts}
+        rows += own_rows
+        facts |= own_facts
+        samples += _saved_samples(folder, name if len(options.runs) > 1 else "")
+        training += _training(folder, name)
+    page = from_results(
+        list(dict.fromkeys(rows)),
+        title=options.title,
+        samples=samples,
+        training=training,
+        facts=facts,
+        headline=options.headline,
+    )
+    first = options.runs[0]
+    print(f"report: {write(page, options.out or (first if first.is_dir() else first.parent))}")
+    return 0
+
+
+def _within(run: str, row: Row) -> str:
+    """A model's name on a page of several runs; references are shared between them."""
+    return row.model if row.is_reference else f"{row.model} ({run})"
+
+
+def _training(folder: Path, name: str) -> list[Chart]:
+    """Training curves of the folder itself and of the models inside it."""
+    from fewjump.report import role_of, training_charts
+
+    charts = []
+    for record in sorted(folder.glob("**/metrics.jsonl")):
+        inner = record.parent.relative_to(folder)
+        label = name if str(inner) == "." else str(inner)
+        charts += training_charts(record, label, role_of(label))
+    return charts
+
+
+def _saved_samples(folder: Path, run: str) -> list[SampleGroup]:
+    """What ``samples.json`` of an evaluation holds: texts or images by model and evaluations."""
+    path = folder / "samples.json"
+    if not path.is_file():
+        return []
+    from fewjump.report import ImageSamples, SampleGroup, TextSamples, role_of
+
+    groups: dict[str, list[ImageSamples | TextSamples]] = {}
+    for entry in json.loads(path.read_text(encoding="utf-8")):
+        role = role_of(entry["model"])
+        title = f"{entry['model']} ({run})" if run else entry["model"]
+        panel = (
+            TextSamples(title, entry["texts"], role)
+            if "texts" in entry
+            else ImageSamples(title, entry["images"], role)
+        )
+        count = entry["nfe"]
+        heading = f"{count} evaluation{'' if count == 1 else 's'}" if count else "Reference"
+        groups.setdefault(heading, []).append(panel)
+    return [SampleGroup(heading, panels) for heading, panels in groups.items()]
