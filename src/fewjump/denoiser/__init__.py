@@ -1,5 +1,24 @@
 """Denoisers: (x_t, t) → a law over clean sequences."""
 
 from fewjump.denoiser.base import Denoiser, LogitDenoiser
+from fewjump.denoiser.heads import HEADS, Head, ProductHead, head_from_config, register_head
+from fewjump.denoiser.network import NetworkDenoiser, parameter_counts
+from fewjump.denoiser.score import RecoveryReport, ScoreDenoiser, ScoreNetwork
+from fewjump.denoiser.transformer import Transformer, TransformerConfig
 
-__all__ = ["Denoiser", "LogitDenoiser"]
+__all__ = [
+    "HEADS",
+    "Denoiser",
+    "Head",
+    "LogitDenoiser",
+    "NetworkDenoiser",
+    "ProductHead",
+    "RecoveryReport",
+    "ScoreDenoiser",
+    "ScoreNetwork",
+    "Transformer",
+    "TransformerConfig",
+    "head_from_config",
+    "parameter_counts",
+    "register_head",
+]

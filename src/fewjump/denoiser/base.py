@@ -86,23 +86,27 @@ class LogitDenoiser(Denoiser):
         return ProductLaw(constrain_logits(self.network(x_t, t), x_t, self.process))
 
 
-def constrain_logits(logits: Tensor, x_t: Tensor, process: Process) -> Tensor:
+def constrain_logits(
+    logits: Tensor, x_t: Tensor, process: Process, in_place: bool = False
+) -> Tensor:
     """Impose what the process makes certain on (B, L, V) logits.
 
     Absorbing: a clean token is never the mask, and a visible position is its own clean token.
-    Other processes: unchanged. In place when no gradient is recorded, so that nothing of size
-    (B, L, V) is allocated.
+    Other processes: unchanged.
+
+    Args:
+        logits: (B, L, V), overwritten when no gradient is recorded, so that nothing of that size
+            is allocated.
+        x_t: (B, L) int64.
+        process: the forward process.
+        in_place: overwrite them with gradients too. Only right where no backward pass reads
+            ``logits``, as for the output of a linear layer.
     """
     if not isinstance(process, Absorbing):
         return logits
     visible = (x_t != process.mask)[..., None]
-    if torch.is_grad_enabled() and logits.requires_grad:
-        column = torch.arange(process.vocab_size, device=logits.device)
-        logits = logits.masked_fill(visible | (column == process.mask), -torch.inf)
-    else:
-        logits = logits.masked_fill_(visible, -torch.inf)
-        logits[..., process.mask] = -torch.inf
-    at = torch.where(visible, 0.0, logits.gather(-1, x_t[..., None]))
-    if torch.is_grad_enabled() and logits.requires_grad:
-        return logits.scatter(-1, x_t[..., None], at)
-    return logits.scatter_(-1, x_t[..., None], at)
+    # At x_t: certainty where it is visible; where it is the mask, that is the impossible token.
+    at = torch.zeros_like(visible, dtype=logits.dtype).masked_fill_(~visible, -torch.inf)
+    if torch.is_grad_enabled() and logits.requires_grad and not in_place:
+        return logits.masked_fill(visible, -torch.inf).scatter(-1, x_t[..., None], at)
+    return logits.masked_fill_(visible, -torch.inf).scatter_(-1, x_t[..., None], at)

@@ -1,0 +1,102 @@
+"""Heads: features (B, L, D) → a law. What kind of student a network is, its head decides."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, TypeVar
+
+from torch import Tensor, nn
+
+from fewjump.denoiser.base import constrain_logits
+from fewjump.denoiser.transformer import zero_linear
+from fewjump.law.base import Law
+from fewjump.law.product import ProductLaw
+from fewjump.process import Process
+
+
+class Head(nn.Module, ABC):
+    """Base of every head.
+
+    Subclasses set :attr:`kind`, register themselves with :func:`register_head`, and take only
+    keyword arguments that :meth:`config` returns.
+
+    Args:
+        hidden: width D of the features.
+        vocab_size: number of states V of the process, a mask included.
+
+    Attributes:
+        kind: the student's name, as the user types it: ``product``, ...
+    """
+
+    kind: ClassVar[str]
+
+    def __init__(self, hidden: int, vocab_size: int) -> None:
+        super().__init__()
+        self.hidden = hidden
+        self.vocab_size = vocab_size
+
+    @abstractmethod
+    def forward(self, features: Tensor, x_t: Tensor, process: Process) -> Law:
+        """The law of x₀ given features (B, L, D) of x_t (B, L).
+
+        The law must already know what ``process`` makes certain (see
+        :func:`fewjump.denoiser.base.constrain_logits`).
+        """
+
+    @abstractmethod
+    def warm_start(self, product: ProductHead) -> None:
+        """Set the parameters so that this head's law equals that of ``product`` (same sizes)."""
+
+    def config(self) -> dict[str, Any]:
+        """Plain data from which :func:`head_from_config` rebuilds it; subclasses add to this."""
+        return {"kind": self.kind, "hidden": self.hidden, "vocab_size": self.vocab_size}
+
+
+HEADS: dict[str, type[Head]] = {}
+
+HeadType = TypeVar("HeadType", bound=type[Head])
+
+
+def register_head(cls: HeadType) -> HeadType:
+    """Class decorator: make a head known by its :attr:`~Head.kind`.
+
+    Raises:
+        ValueError: if another class has that name.
+    """
+    if HEADS.setdefault(cls.kind, cls) is not cls:
+        raise ValueError(f"a head of kind {cls.kind!r} exists already: {HEADS[cls.kind].__name__}")
+    return cls
+
+
+def head_from_config(config: dict[str, Any]) -> Head:
+    """Rebuild a head, with fresh parameters, from :meth:`Head.config`.
+
+    Raises:
+        ValueError: for an unknown kind, or options the head does not take.
+    """
+    options = dict(config)
+    kind = options.pop("kind", None)
+    if kind not in HEADS:
+        raise ValueError(f"unknown head {kind!r}; known: {', '.join(sorted(HEADS))}")
+    try:
+        return HEADS[kind](**options)
+    except TypeError as error:
+        raise ValueError(f"options {sorted(options)} do not fit the {kind} head: {error}") from None
+
+
+@register_head
+class ProductHead(Head):
+    """One categorical per position: a linear layer, zero (hence uniform) at initialisation."""
+
+    kind = "product"
+
+    def __init__(self, hidden: int, vocab_size: int) -> None:
+        super().__init__(hidden, vocab_size)
+        self.linear = zero_linear(hidden, vocab_size)
+
+    def forward(self, features: Tensor, x_t: Tensor, process: Process) -> ProductLaw:
+        # The backward pass of a linear layer does not read its output: it may be overwritten.
+        return ProductLaw(constrain_logits(self.linear(features), x_t, process, in_place=True))
+
+    def warm_start(self, product: ProductHead) -> None:
+        self.load_state_dict(product.state_dict())

@@ -1,0 +1,165 @@
+"""The denoiser that is trained: a trunk and a head."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from fewjump.denoiser.base import Denoiser
+from fewjump.denoiser.heads import Head, head_from_config
+from fewjump.denoiser.transformer import Transformer, TransformerConfig
+from fewjump.law.base import Law
+from fewjump.process import Process, process_from_config
+
+Autocast = Literal["bfloat16", "float16"] | None
+
+
+class NetworkDenoiser(Denoiser):
+    """law = head(trunk.features(x_t, σ̄(t)), x_t).
+
+    The trunk is given the noise level σ̄(t) of the schedule rather than t, as SEDD, UDLM and Duo do:
+    it means the same under any schedule.
+
+    Args:
+        trunk: the network.
+        head: what turns its features into a law.
+        process: the forward process.
+        length: sequence length to generate by default; None where the user must say.
+        autocast: ``bfloat16`` or ``float16``: compute in that precision where torch's autocast
+            deems it safe. Parameters and the residual stream stay in float32.
+
+    Raises:
+        ValueError: if the sizes of trunk, head, process and length do not agree.
+    """
+
+    def __init__(
+        self,
+        trunk: Transformer,
+        head: Head,
+        process: Process,
+        length: int | None = None,
+        autocast: str | None = None,
+    ) -> None:
+        super().__init__(process, length)
+        config = trunk.config
+        check_sizes(config, process, length)
+        if (head.hidden, head.vocab_size) != (config.hidden, process.vocab_size):
+            raise ValueError(
+                f"the head has hidden={head.hidden} and vocab_size={head.vocab_size}; the trunk "
+                f"has hidden={config.hidden} and the process vocab_size={process.vocab_size}"
+            )
+        self.trunk = trunk
+        self.head = head
+        self.autocast: Autocast = check_autocast(autocast)
+        self.time_conditioned = config.time_conditioned
+
+    @property
+    def kind(self) -> str:
+        """Name of the kind of student: its head's."""
+        return self.head.kind
+
+    def law(self, x_t: Tensor, t: Tensor) -> Law:
+        with autocast_context(x_t.device, self.autocast):
+            features = self.trunk.features(x_t, self.process.schedule.sigma_bar(t))
+            return self.head(features, x_t, self.process)
+
+    def config(self) -> dict[str, Any]:
+        """Plain data from which :meth:`from_config` rebuilds the denoiser, parameters excepted."""
+        return {
+            "kind": "network",
+            "process": self.process.config(),
+            "trunk": self.trunk.config.config(),
+            "head": self.head.config(),
+            "length": self.length,
+            "autocast": self.autocast,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> NetworkDenoiser:
+        """A denoiser with fresh parameters.
+
+        ``head`` may leave out ``hidden`` and ``vocab_size`` and ``trunk`` its ``vocab_size``: they
+        follow from the rest. Without ``head`` it is a product head.
+
+        Raises:
+            ValueError: for unknown options, or sizes that do not agree.
+        """
+        process = process_from_config(config["process"])
+        trunk = TransformerConfig.from_config(
+            {"vocab_size": process.vocab_size, **config.get("trunk", {})}
+        )
+        sizes = {"kind": "product", "hidden": trunk.hidden, "vocab_size": process.vocab_size}
+        head = head_from_config({**sizes, **config.get("head", {})})
+        length = config.get("length")
+        check_sizes(trunk, process, length)
+        return cls(Transformer(trunk), head, process, length, config.get("autocast"))
+
+    def warm_start(self, source: NetworkDenoiser) -> None:
+        """Start where ``source`` is: copy its trunk, and make the head's law equal to its law.
+
+        The two denoisers then return the same law for every (x_t, t) if their autocast agrees.
+
+        Raises:
+            ValueError: if the trunks differ in size, or the head cannot take over the source's.
+        """
+        mine, theirs = self.trunk.config, source.trunk.config
+        if mine != theirs:
+            differing = [k for k, v in mine.config().items() if theirs.config()[k] != v]
+            raise ValueError(
+                "a warm start needs trunks of the same configuration; these differ in "
+                f"{', '.join(differing)}. Build the student with the teacher's TransformerConfig"
+            )
+        if isinstance(source.head, type(self.head)) and source.head.config() == self.head.config():
+            self.head.load_state_dict(source.head.state_dict())
+        elif source.kind == "product":
+            self.head.warm_start(source.head)  # type: ignore[arg-type]
+        else:
+            raise ValueError(
+                f"a {self.kind} student starts from a product teacher or from its own kind and "
+                f"sizes; the source has a {source.kind} head"
+            )
+        self.trunk.load_state_dict(source.trunk.state_dict())
+
+
+def parameter_counts(module: nn.Module) -> dict[str, int]:
+    """Number of parameters of each direct child, and ``total`` (shared ones counted once)."""
+    counts = {
+        name: sum(p.numel() for p in child.parameters()) for name, child in module.named_children()
+    }
+    return {**counts, "total": sum(p.numel() for p in module.parameters())}
+
+
+def check_sizes(trunk: TransformerConfig, process: Process, length: int | None) -> None:
+    """Raise ValueError if a trunk does not fit its process and length."""
+    if trunk.vocab_size != process.vocab_size:
+        raise ValueError(
+            f"the trunk has vocab_size={trunk.vocab_size}, the process {process.vocab_size} (which "
+            "counts every state, a mask included); they must agree"
+        )
+    if length is None:
+        return
+    if length < 1:
+        raise ValueError(f"length must be ≥ 1, got {length}")
+    if trunk.grid is not None and length % trunk.grid[1]:
+        raise ValueError(
+            f"length {length} does not fill whole rows of a grid of {trunk.grid[1]} columns"
+        )
+
+
+def check_autocast(autocast: str | None) -> Autocast:
+    """``autocast`` itself; raises ValueError for a precision that is not offered."""
+    if autocast not in (None, "bfloat16", "float16"):
+        raise ValueError(f"autocast must be None, 'bfloat16' or 'float16', got {autocast!r}")
+    return cast(Autocast, autocast)
+
+
+def autocast_context(
+    device: torch.device, autocast: Autocast
+) -> contextlib.AbstractContextManager[object]:
+    """torch.autocast for the device; with None the surrounding setting is left as it is."""
+    if autocast is None:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=getattr(torch, autocast))

@@ -1,0 +1,163 @@
+"""Concrete-score networks as denoisers: (x_t, t) → ratios → the law of x₀ (paper Eq. 8).
+
+Recovery is a linear inversion that amplifies the score's error by about 1/α(t); how much was
+clipped, and the condition number, are kept after every call. See
+:mod:`fewjump.process.recovery` for where it is not to be trusted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fewjump.denoiser.base import Denoiser, constrain_logits
+from fewjump.denoiser.network import check_sizes
+from fewjump.denoiser.transformer import Transformer, TransformerConfig, zero_linear
+from fewjump.law.product import ProductLaw
+from fewjump.process import Absorbing, Process, process_from_config
+
+LawRecovery = Literal["clip", "project", "multiplicative"]
+
+
+class RecoveryReport(NamedTuple):
+    """What the last recovery had to repair.
+
+    Attributes:
+        clipped_mass: (B, L) probability that the closed form put below zero.
+        condition_number: () or (B,) condition number of P_{t|0}.
+    """
+
+    clipped_mass: Tensor
+    condition_number: Tensor
+
+
+class ScoreDenoiser(Denoiser):
+    """A concrete-score network as a denoiser with a product law.
+
+    Args:
+        network: callable (x_t (B, L) int64, t (B,) float64) → (B, L, V) concrete scores
+            p_t(x with xⁱ→y)/p_t(x), positive; V counts every state of the process. An
+            ``nn.Module`` is registered, so that its parameters train.
+        process: the forward process.
+        method: how posteriors are kept non-negative; the closed form itself (``exact``) is no law
+            when the scores are imperfect, and ``clip`` equals it when they are exact.
+        log: the network returns log-ratios.
+        length: default sequence length.
+
+    Attributes:
+        last_recovery: report of the latest call, None before the first.
+
+    Raises:
+        ValueError: for a method that does not give a law.
+    """
+
+    def __init__(
+        self,
+        network: Callable[[Tensor, Tensor], Tensor],
+        process: Process,
+        method: LawRecovery = "clip",
+        log: bool = False,
+        length: int | None = None,
+    ) -> None:
+        super().__init__(process, length)
+        if method not in ("clip", "project", "multiplicative"):
+            raise ValueError(
+                f"method must be clip, project or multiplicative, got {method!r}; the closed form "
+                "can be negative, which no law is: use process.recover(..., 'exact') to see it"
+            )
+        self.network = network
+        self.method: LawRecovery = method
+        self.log = log
+        self.last_recovery: RecoveryReport | None = None
+
+    def ratios(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """Concrete scores as the network has them, and 1 at the current token: (B, L, V).
+
+        For rate-based samplers and score-entropy training, which need no posterior. Not counted
+        as an evaluation: whoever calls it directly does that.
+        """
+        scores = self.network(x_t, t)
+        if self.log:
+            scores = scores.exp()
+        return scores.scatter(-1, x_t[..., None], 1.0)
+
+    def law(self, x_t: Tensor, t: Tensor) -> ProductLaw:
+        recovery = self.process.recover(self.ratios(x_t, t), x_t, t, self.method)
+        self.last_recovery = RecoveryReport(
+            recovery.clipped_mass.detach(), recovery.condition_number
+        )
+        posterior = recovery.posterior
+        if isinstance(self.process, Absorbing):
+            mask = self.process.mask
+            if bool(((x_t == mask) & (posterior[..., mask] >= 1)).any()):
+                raise ValueError(
+                    "the score network gave no positive ratio at a masked position, so no clean "
+                    "token is possible there; its scores must be positive"
+                )
+        # Not log(0): its infinite slope would turn the gradients of the other entries into NaN.
+        possible = posterior > 0
+        logits = torch.where(possible, torch.where(possible, posterior, 1).log(), -torch.inf)
+        return ProductLaw(constrain_logits(logits, x_t, self.process))
+
+    def config(self) -> dict[str, Any]:
+        """Plain data from which :meth:`from_config` rebuilds the denoiser.
+
+        Raises:
+            ValueError: if the network is not a :class:`ScoreNetwork`.
+        """
+        if not isinstance(self.network, ScoreNetwork):
+            raise ValueError(
+                f"only a ScoreDenoiser of a ScoreNetwork can be described by a configuration, this "
+                f"one wraps {type(self.network).__name__}"
+            )
+        return {
+            "kind": "score",
+            "process": self.process.config(),
+            "trunk": self.network.trunk.config.config(),
+            "method": self.method,
+            "length": self.length,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> ScoreDenoiser:
+        """A denoiser of a :class:`ScoreNetwork` with fresh parameters."""
+        process = process_from_config(config["process"])
+        trunk = TransformerConfig.from_config(
+            {"vocab_size": process.vocab_size, **config.get("trunk", {})}
+        )
+        check_sizes(trunk, process, config.get("length"))
+        network = ScoreNetwork(Transformer(trunk), process)
+        method = config.get("method", "clip")
+        return cls(network, process, method, log=True, length=config.get("length"))
+
+
+class ScoreNetwork(nn.Module):
+    """Log-ratios from a trunk and a linear layer, scaled as SEDD does (arXiv 2310.16834).
+
+    Absorbing: z − log(e^σ̄ − 1) − log(V − 1), so that z = 0 everywhere is the uniform posterior.
+    Other processes: z, so that z = 0 is the stationary law of uniform noise.
+
+    Args:
+        trunk: the network; its vocabulary is every state of the process.
+        process: the forward process.
+    """
+
+    def __init__(self, trunk: Transformer, process: Process) -> None:
+        super().__init__()
+        check_sizes(trunk.config, process, None)
+        self.trunk = trunk
+        self.linear = zero_linear(trunk.config.hidden, process.vocab_size)
+        self.process = process
+
+    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """Log-ratios (B, L, V) for x_t (B, L) and t (B,)."""
+        sigma_bar = self.process.schedule.sigma_bar(t)
+        scores = self.linear(self.trunk.features(x_t, sigma_bar))
+        if isinstance(self.process, Absorbing):
+            clean = self.process.vocab_size - 1
+            offset = torch.log(torch.expm1(sigma_bar) * clean)
+            scores = scores - offset[:, None, None].to(scores.dtype)
+        return scores

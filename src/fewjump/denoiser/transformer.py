@@ -1,0 +1,327 @@
+"""The reference network: a diffusion transformer (DiT, arXiv 2212.09748), top to bottom.
+
+    tokens ─ embedding ─▶ x ─▶ [ block ] × n ─▶ adaLN ─▶ features
+    noise level ─ cos/sin ─ MLP ─▶ c, which shifts, scales and gates every block (adaLN-zero)
+
+Each block is attention, then an MLP, each on a layer-normalised and modulated copy of x, each added
+back through a gate that is zero at initialisation: a fresh network is the identity followed by a
+norm. Attention sees relative positions only (rotary, arXiv 2104.09864), so any length works.
+
+A short depthwise convolution in front of attention (*local mixing*) makes neighbours visible from
+the first step, before attention has learned to look there. With ``conv_kernel=0`` and
+``embedding_std=None`` the network has the layout, and computes the function, of the one that
+SEDD, MDLM, UDLM and Duo share.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+ROTARY_BASE = 10_000.0
+TIME_FREQUENCIES = 128
+NORM_EPS = 1e-5
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Sizes and options of a :class:`Transformer`.
+
+    Attributes:
+        vocab_size: number of input tokens V, a mask included.
+        hidden: width D of the residual stream, a multiple of ``heads``.
+        blocks: number of transformer blocks.
+        heads: attention heads; hidden/heads must be even (a multiple of 4 for 2-D positions).
+        mlp_ratio: width of the MLP's inner layer over ``hidden``.
+        positions: ``1d`` for sequences; ``2d`` for images flattened row by row.
+        grid: (rows, columns) of the image, for ``2d`` only. More rows than this also work.
+        time_conditioned: whether the noise level is read. When not, the network is given level 0
+            throughout (as MDLM does), and the same x_t has the same features at any time.
+        condition_dim: width of the noise embedding c.
+        dropout: probability of dropping an entry of a branch while training; drawn from torch's
+            global random state, as every ``nn.Dropout`` is.
+        conv_kernel: width of the local mixing convolution (k, or k×k in 2-D), odd; 0 for none.
+
+    Raises:
+        ValueError: if the sizes do not fit together.
+    """
+
+    vocab_size: int
+    hidden: int = 128
+    blocks: int = 4
+    heads: int = 4
+    mlp_ratio: int = 4
+    positions: Literal["1d", "2d"] = "1d"
+    grid: tuple[int, int] | None = None
+    time_conditioned: bool = True
+    condition_dim: int = 128
+    dropout: float = 0.0
+    conv_kernel: int = 5
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "hidden", "blocks", "heads", "mlp_ratio", "condition_dim"):
+            _require(getattr(self, name) >= 1, f"{name} must be ≥ 1, got {getattr(self, name)}")
+        _require(
+            self.hidden % self.heads == 0,
+            f"hidden ({self.hidden}) must be a multiple of heads ({self.heads})",
+        )
+        _require(self.positions in ("1d", "2d"), f"positions: 1d or 2d, got {self.positions!r}")
+        part = 2 if self.positions == "1d" else 4
+        _require(
+            self.head_dim % part == 0,
+            f"{self.positions} rotary positions need hidden/heads to be a multiple of {part}, "
+            f"got {self.head_dim}",
+        )
+        _require(
+            (self.grid is not None) == (self.positions == "2d"),
+            "grid=(rows, columns) goes with positions='2d', and only with it",
+        )
+        if self.grid is not None:
+            object.__setattr__(self, "grid", (int(self.grid[0]), int(self.grid[1])))
+            _require(min(self.grid) >= 1, f"grid must be at least 1×1, got {self.grid}")
+        _require(0 <= self.dropout < 1, f"dropout must lie in [0, 1), got {self.dropout}")
+        _require(
+            self.conv_kernel == 0 or (self.conv_kernel > 0 and self.conv_kernel % 2 == 1),
+            f"conv_kernel must be 0 (none) or odd, got {self.conv_kernel}",
+        )
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden // self.heads
+
+    def config(self) -> dict[str, Any]:
+        """Plain data from which :meth:`from_config` rebuilds this."""
+        plain = asdict(self)
+        plain["grid"] = None if self.grid is None else list(self.grid)
+        return plain
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> TransformerConfig:
+        """Inverse of :meth:`config`.
+
+        Raises:
+            ValueError: for an option this version does not know.
+        """
+        unknown = sorted(set(config) - set(cls.__dataclass_fields__))
+        _require(not unknown, f"unknown transformer options: {', '.join(unknown)}")
+        return cls(**{**config, "grid": None if not config.get("grid") else tuple(config["grid"])})
+
+
+class Transformer(nn.Module):
+    """The trunk: (x_t, noise level) → features (B, L, D) that a head turns into a law.
+
+    Args:
+        config: sizes and options.
+    """
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.hidden)
+        self.noise = NoiseEmbedding(config.condition_dim)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
+        self.norm = ModulatedNorm(config.hidden)
+        self.modulation = zero_linear(config.condition_dim, 2 * config.hidden)
+        # Small, so that what the blocks add soon outweighs the raw token.
+        nn.init.normal_(self.embedding.weight, std=config.hidden**-0.5)
+
+    def features(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """Features of every position.
+
+        Args:
+            x_t: (B, L) int64 tokens.
+            t: (B,) noise level, whatever measure of it the network was trained with;
+                :class:`fewjump.denoiser.network.NetworkDenoiser` gives σ̄(t). Not read unless
+                ``time_conditioned``.
+
+        Returns:
+            (B, L, D).
+
+        Raises:
+            ValueError: if ``x_t`` is not (B, L), or L does not fill whole rows of the grid.
+        """
+        config = self.config
+        if x_t.dim() != 2:
+            raise ValueError(f"x_t must be (B, L), got shape {tuple(x_t.shape)}")
+        columns = None if config.grid is None else config.grid[1]
+        if columns is not None and x_t.shape[1] % columns:
+            raise ValueError(
+                f"a length of {x_t.shape[1]} does not fill whole rows of {columns} columns"
+            )
+        level = t.float() if config.time_conditioned else torch.zeros(1, device=x_t.device)
+        condition = F.silu(self.noise(level))
+        x = self.embedding(x_t)
+        rotation = rotary_table(x_t.shape[1], config.head_dim, columns, x.device)
+        for block in self.blocks:
+            x = block(x, condition, rotation)
+        shift, scale = self.modulation(condition)[:, None].chunk(2, -1)
+        return self.norm(x, shift, scale)
+
+    forward = features
+
+
+class NoiseEmbedding(nn.Module):
+    """Noise level (B,) → (B, dim): [cos, sin] at 128 frequencies from 1 to 1e-4, then an MLP."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(2 * TIME_FREQUENCIES, dim), nn.SiLU(), nn.Linear(dim, dim)
+        )
+
+    def forward(self, level: Tensor) -> Tensor:
+        index = torch.arange(TIME_FREQUENCIES, dtype=torch.float32, device=level.device)
+        angle = level[:, None] * torch.exp(-math.log(ROTARY_BASE) * index / TIME_FREQUENCIES)
+        return self.mlp(torch.cat([angle.cos(), angle.sin()], -1))
+
+
+class Block(nn.Module):
+    """x + gate·attention(…), then x + gate·MLP(…); shift, scale and gate come from c."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.dropout = config.dropout
+        self.norm1, self.norm2 = ModulatedNorm(config.hidden), ModulatedNorm(config.hidden)
+        self.local = LocalMixing(config) if config.conv_kernel else None
+        self.attention = Attention(config)
+        self.mlp = nn.Sequential(
+            nn.Linear(config.hidden, config.mlp_ratio * config.hidden),
+            nn.GELU(approximate="tanh"),
+            nn.Linear(config.mlp_ratio * config.hidden, config.hidden),
+        )
+        self.modulation = zero_linear(config.condition_dim, 6 * config.hidden)
+
+    def forward(self, x: Tensor, condition: Tensor, rotation: Tensor) -> Tensor:
+        modulation = self.modulation(condition)[:, None].chunk(6, -1)
+        shift, scale, gate = modulation[:3]
+        h = self.norm1(x, shift, scale)
+        if self.local is not None:
+            h = self.local(h)
+        x = torch.addcmul(x, gate, self._drop(self.attention(h, rotation)))
+        shift, scale, gate = modulation[3:]
+        return torch.addcmul(x, gate, self._drop(self.mlp(self.norm2(x, shift, scale))))
+
+    def _drop(self, branch: Tensor) -> Tensor:
+        return F.dropout(branch, self.dropout, self.training) if self.dropout else branch
+
+
+class Attention(nn.Module):
+    """Full (not causal) multi-head attention with rotary positions on queries and keys."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.qkv = nn.Linear(config.hidden, 3 * config.hidden, bias=False)
+        self.out = nn.Linear(config.hidden, config.hidden, bias=False)
+
+    def forward(self, h: Tensor, rotation: Tensor) -> Tensor:
+        batch, length, hidden = h.shape
+        qkv = self.qkv(h).view(batch, length, 3, self.heads, hidden // self.heads)
+        qk, v = qkv.split((2, 1), dim=2)
+        q, k = rotate(qk, rotation).transpose(1, 3).unbind(2)
+        mixed = F.scaled_dot_product_attention(q, k, v.squeeze(2).transpose(1, 2))
+        return self.out(mixed.transpose(1, 2).reshape(batch, length, hidden))
+
+
+class LocalMixing(nn.Module):
+    """h + depthwise convolution of h over its neighbours in the sequence or the image.
+
+    Starts as the identity (zero weights): the network without it is the same function.
+    """
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        k = config.conv_kernel
+        self.columns = None if config.grid is None else config.grid[1]
+        shape = (1, k) if self.columns is None else (k, k)
+        self.weight = nn.Parameter(torch.zeros(config.hidden, 1, *shape))
+        self.padding = (shape[0] // 2, shape[1] // 2)
+
+    def forward(self, h: Tensor) -> Tensor:
+        batch, length, hidden = h.shape
+        # (B, L, D) seen as an image is already in channels-last order: nothing is copied.
+        image = h.view(batch, -1, self.columns or length, hidden).permute(0, 3, 1, 2)
+        mixed = F.conv2d(image, self.weight, padding=self.padding, groups=hidden)
+        return h + mixed.permute(0, 2, 3, 1).reshape(h.shape)
+
+
+class ModulatedNorm(nn.Module):
+    """LayerNorm(x)·weight·(1 + scale) + shift, normalised in float32."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(hidden))
+
+    def forward(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        normal = F.layer_norm(x.float(), (x.shape[-1],), eps=NORM_EPS)
+        return torch.addcmul(shift, normal, self.weight * (1 + scale)).to(x.dtype)
+
+
+@lru_cache(maxsize=16)
+def rotary_table(length: int, head_dim: int, columns: int | None, device: torch.device) -> Tensor:
+    """Rotation angles' (cos, sin) of each position: (2, L, 1, 1, head_dim/2).
+
+    Frequencies base^(−2i/d). In 2-D the first half of them turns with the row, the second half
+    with the column (axial rotary), each half with the full range of frequencies.
+    """
+    position = torch.arange(length, dtype=torch.float32, device=device)
+    axes = [position] if columns is None else [position // columns, position % columns]
+    count = head_dim // (2 * len(axes))
+    step = torch.arange(count, dtype=torch.float32, device=device) / count
+    angle = torch.cat([axis[:, None] * ROTARY_BASE**-step for axis in axes], -1)
+    return torch.stack([angle.cos(), angle.sin()])[:, :, None, None]
+
+
+def rotate(vectors: Tensor, rotation: Tensor) -> Tensor:
+    """Turn each pair (i, i + d/2) of (B, L, ..., d) vectors by its position's angle."""
+    cos, sin = rotation
+    if torch.compiler.is_compiling():
+        first, second = vectors.chunk(2, -1)
+        turned = [first * cos - second * sin, second * cos + first * sin]
+        return torch.cat(turned, -1).to(vectors.dtype)
+    return _Rotation.apply(vectors, cos, sin)
+
+
+class _Rotation(torch.autograd.Function):
+    """:func:`rotate` in two passes each way; what autograd records by itself takes twice as long.
+
+    The gradient of a rotation is the rotation by the opposite angle.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, vectors: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _turn(vectors, cos, sin)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        return _turn(grads[0], cos, -sin), None, None
+
+
+def _turn(vectors: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    out = torch.empty_like(vectors)
+    first, second = vectors.chunk(2, -1)
+    out_first, out_second = out.chunk(2, -1)
+    torch.mul(first, cos, out=out_first).addcmul_(second, sin, value=-1)
+    torch.mul(second, cos, out=out_second).addcmul_(first, sin)
+    return out
+
+
+def zero_linear(inputs: int, outputs: int) -> nn.Linear:
+    """A linear layer that returns 0 until it is trained."""
+    layer = nn.Linear(inputs, outputs)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
