@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 T = TypeVar("T")
 
@@ -72,12 +72,9 @@ def positional_names(options: type) -> set[str]:
     """Names of the options given by position."""
     import tyro
 
+    marker = get_args(tyro.conf.Positional[int])[1]
     hints = get_type_hints(options, include_extras=True)
-    return {
-        name
-        for name, hint in hints.items()
-        if tyro.conf.Positional[int].__metadata__[0] in getattr(hint, "__metadata__", ())
-    }
+    return {name for name, hint in hints.items() if marker in get_args(hint)[1:]}
 
 
 def as_mapping(options: Any, without: Sequence[str] = ()) -> dict[str, Any]:

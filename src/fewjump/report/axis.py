@@ -92,4 +92,4 @@ def short(value: float) -> str:
 
 def _round_step(raw: float) -> float:
     magnitude = 10.0 ** math.floor(math.log10(raw))
-    return next((m * magnitude for m in (1, 2, 2.5, 5, 10) if m * magnitude >= raw * 0.999))
+    return next(m * magnitude for m in (1, 2, 2.5, 5, 10) if m * magnitude >= raw * 0.999)

@@ -40,7 +40,7 @@ def render(report: Report) -> str:
         "<footer>Written by <b>fewjump</b>. This page holds everything it shows: "
         "it can be mailed, archived and opened offline.</footer>",
     ]
-    style = style_sheet("page.css") + style_sheet("marks.css")
+    style = "".join(map(style_sheet, ("palette.css", "page.css", "marks.css")))
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -132,7 +132,10 @@ def _panel(panel: ImageSamples | TextSamples) -> str:
     else:
         content = _sheet(panel)
     caption = f"<figcaption>{inline(panel.caption)}</figcaption>" if panel.caption else ""
-    return f'<figure class="card {panel.role}"><h3>{inline(panel.title)}</h3>{content}{caption}</figure>'
+    return (
+        f'<figure class="card {panel.role}"><h3>{inline(panel.title)}</h3>'
+        f"{content}{caption}</figure>"
+    )
 
 
 def _sheet(panel: ImageSamples) -> str:
@@ -149,7 +152,8 @@ def _sheet(panel: ImageSamples) -> str:
 
 def _notes(notes: Sequence[Note]) -> str:
     cards = "".join(
-        f'<article class="card"><h3>{inline(note.title)}</h3>{_paragraphs(note.paragraphs)}</article>'
+        f'<article class="card"><h3>{inline(note.title)}</h3>'
+        f"{_paragraphs(note.paragraphs)}</article>"
         for note in notes
     )
     return f'<div class="notes">{cards}</div>' if cards else ""
@@ -174,8 +178,8 @@ def _grid(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
         for row in rows
     ]
     return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="table"><table><thead><tr>{head}'
-        f"</tr></thead>\n<tbody>{''.join(lines)}</tbody></table></div>"
+        '<div class="scroll" tabindex="0" role="region" aria-label="table"><table>'
+        f"<thead><tr>{head}</tr></thead>\n<tbody>{''.join(lines)}</tbody></table></div>"
     )
 
 

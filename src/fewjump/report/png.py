@@ -54,12 +54,12 @@ def contact_sheet(
         opaque = np.full((*colours.shape[:3], 1), 255, dtype=np.uint8)
         pixels = np.concatenate([colours, opaque], axis=-1)
     n, height, width = pixels.shape[:3]
-    columns = min(n, columns or math.ceil(math.sqrt(n)))
-    rows = math.ceil(n / columns)
-    shape = (rows * (height + gap) - gap, columns * (width + gap) - gap, *pixels.shape[3:])
+    across = min(n, columns or math.ceil(math.sqrt(n)))
+    down = math.ceil(n / across)
+    shape = (down * (height + gap) - gap, across * (width + gap) - gap, *pixels.shape[3:])
     sheet = np.full(shape, paper or 0, dtype=np.uint8)
     for index, image in enumerate(pixels):
-        top, left = index // columns * (height + gap), index % columns * (width + gap)
+        top, left = index // across * (height + gap), index % across * (width + gap)
         sheet[top : top + height, left : left + width] = image
     return sheet.repeat(scale, 0).repeat(scale, 1)
 

@@ -55,7 +55,7 @@ def as_row(row: Row | Mapping[str, Any] | Any) -> Row:
     missing = [name for name in required if source.get(name) is None]
     if missing:
         raise ValueError(f"a results row lacks {', '.join(missing)}: {dict(source)}")
-    values = {f.name: source.get(f.name) for f in fields(Row)}
+    values: dict[str, Any] = {f.name: source.get(f.name) for f in fields(Row)}
     values["sampler"] = values["sampler"] or ""
     return Row(**values)
 

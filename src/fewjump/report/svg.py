@@ -227,7 +227,7 @@ def _marker(x: float, y: float, series: Series, style: str, tip: str = "") -> st
     """A point whose shape, not only its colour, tells the role."""
     title = f"<title>{escape(tip)}</title>" if tip else ""
     if series.role == "student":
-        shape = f"M{x - 4.2:.1f} {y:.1f}L{x:.1f} {y - 4.8:.1f}L{x + 4.2:.1f} {y:.1f}L{x:.1f} {y + 4.8:.1f}Z"
+        shape = f"M{x - 4.2:.1f} {y:.1f}l4.2 -4.8l4.2 4.8l-4.2 4.8Z"
         return f'<path class="dot {style}" d="{shape}">{title}</path>'
     return f'<circle class="dot {style}" cx="{x:.1f}" cy="{y:.1f}" r="3.6">{title}</circle>'
 
