@@ -41,7 +41,7 @@ ROWS = [
     Row("student", "ancestral", 1, 1, "entropy", 1.2),
 ]
 
-VOID = {"meta", "img", "br", "hr", "link", "path", "circle", "rect"}
+VOID = {"meta", "img"}
 
 
 class Structure(HTMLParser):
@@ -55,9 +55,8 @@ class Structure(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
-        if tag not in VOID or not self.get_starttag_text().endswith("/>"):  # type: ignore[union-attr]
-            if tag not in ("meta", "img"):
-                self.open.append(tag)
+        if tag not in VOID:
+            self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))

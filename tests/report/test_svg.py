@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
@@ -53,7 +54,7 @@ def test_chart_is_well_formed_and_named(labels: bool, log_y: bool) -> None:
 def test_budgets_are_spaced_by_ratio_and_values_by_difference() -> None:
     points = dots(line_chart(chart()), "teacher")
     xs, ys = zip(*points)
-    gaps = [b - a for a, b in zip(xs, xs[1:])]
+    gaps = [b - a for a, b in pairwise(xs)]
     assert gaps == pytest.approx([gaps[0]] * 3, abs=0.11)
     # 0.4 → 0.2 falls twice as far as 0.2 → 0.1.
     assert (ys[1] - ys[0]) / (ys[2] - ys[1]) == pytest.approx(2, rel=0.01)
@@ -61,7 +62,7 @@ def test_budgets_are_spaced_by_ratio_and_values_by_difference() -> None:
 
 def test_log_axis_spaces_values_by_ratio() -> None:
     _, ys = zip(*dots(line_chart(chart(log_y=True)), "teacher"))
-    gaps = [b - a for a, b in zip(ys, ys[1:])]
+    gaps = [b - a for a, b in pairwise(ys)]
     assert gaps == pytest.approx([gaps[0]] * 3, abs=0.11)
 
 
