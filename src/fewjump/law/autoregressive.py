@@ -1,0 +1,241 @@
+"""A law with an exact left-to-right factorisation, and what it can and cannot be asked."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fewjump.law.base import Law, nucleus
+from fewjump.law.product import ProductLaw, pin_logits
+from fewjump.law.tokens import token_log_prob
+from fewjump.random import Generator, categorical, categorical_from_logits, generator_for
+
+_EXACT_MARGINAL_STATES = 4096
+
+
+class Conditionals(ABC):
+    """The conditionals p(x₀ⁱ | x₀^{<i}, x_t) of an autoregressive law, as logits."""
+
+    batch_size: int
+    length: int
+    vocab_size: int
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where the parameters live."""
+
+    @abstractmethod
+    def logits(self, x0: Tensor) -> Tensor:
+        """All positions at once: (B, L) → (B, L, V); position i reads only ``x0[:, :i]``."""
+
+    @abstractmethod
+    def begin(self) -> Walk:
+        """A fresh left-to-right walk, which caches what earlier positions computed."""
+
+    @abstractmethod
+    def select(self, rows: Tensor) -> Conditionals:
+        """The conditionals of the given batch rows."""
+
+
+class Walk(ABC):
+    """One pass from left to right over the positions."""
+
+    @abstractmethod
+    def next_logits(self, position: int, x0: Tensor) -> Tensor:
+        """Logits (B, V) of ``position``, reading ``x0[:, :position]`` of (B, L) only.
+
+        Called once for each position, in order.
+        """
+
+
+class WeightedSamples(NamedTuple):
+    """Result of :meth:`AutoregressiveLaw.sample_given`.
+
+    Attributes:
+        samples: (B, L) int64, one resampled sequence for each row.
+        effective_sample_size: (B,), in [1, particles]: near 1 the draw is not to be trusted.
+    """
+
+    samples: Tensor
+    effective_sample_size: Tensor
+
+
+class AutoregressiveLaw(Law):
+    """p(x₀|x_t) = Πᵢ p(x₀ⁱ | x₀^{<i}, x_t).
+
+    Log-probabilities are exact, in one parallel pass; sampling is sequential in L.
+    :meth:`marginals` has no closed form: exact by enumeration up to 4096 sequences, otherwise an
+    unbiased average of conditionals over ``marginal_samples`` own draws (from a fixed seed).
+    :meth:`tempered` sharpens each conditional as it is drawn. Positions that x_t shows are certain
+    in the conditionals themselves and may stand anywhere; see :meth:`given` for others.
+
+    Args:
+        conditionals: the factors.
+        marginal_samples: draws that :meth:`marginals` averages over.
+        temperature, top_p: applied to every conditional.
+        x0, known: (B, L) a known left prefix, pinned.
+    """
+
+    def __init__(
+        self,
+        conditionals: Conditionals,
+        marginal_samples: int = 64,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        x0: Tensor | None = None,
+        known: Tensor | None = None,
+    ) -> None:
+        self.conditionals = conditionals
+        self.batch_size, self.length = conditionals.batch_size, conditionals.length
+        self.vocab_size = conditionals.vocab_size
+        self.marginal_samples = marginal_samples
+        self.temperature, self.top_p = temperature, top_p
+        shape = (self.batch_size, self.length)
+        device = conditionals.device
+        self.x0 = torch.zeros(shape, dtype=torch.int64, device=device) if x0 is None else x0
+        self.known = torch.zeros(shape, dtype=torch.bool, device=device) if known is None else known
+        self._pins = known is not None
+
+    @property
+    def device(self) -> torch.device:
+        return self.conditionals.device
+
+    def _shape(self, logits: Tensor) -> Tensor:
+        if self.temperature == 1 and self.top_p == 1:
+            return logits
+        return nucleus(logits, self.temperature, self.top_p)
+
+    def logits(self, x0: Tensor) -> Tensor:
+        """Logits of every conditional along ``x0`` (B, L): (B, L, V)."""
+        logits = self._shape(self.conditionals.logits(x0))
+        return pin_logits(logits, self.x0, self.known) if self._pins else logits
+
+    def log_prob(self, x0: Tensor) -> Tensor:
+        return token_log_prob(self.logits(x0), x0).sum(-1)
+
+    @torch.no_grad()
+    def sample(self, generator: Generator = None) -> Tensor:
+        walk = self.conditionals.begin()
+        x0 = self.x0.clone()
+        for i in range(self.length):
+            drawn = categorical_from_logits(self._shape(walk.next_logits(i, x0)), generator)
+            x0[:, i] = torch.where(self.known[:, i], self.x0[:, i], drawn)
+        return x0
+
+    def cross_entropy(self, target: Law, generator: Generator = None) -> Tensor:
+        """One draw of the prefix; each position's own token is summed out for a product target.
+
+        Unbiased, and never of higher variance than −log p of the same draw (Rao–Blackwell).
+        """
+        if not isinstance(target, ProductLaw):
+            return super().cross_entropy(target, generator)
+        predicted = ProductLaw(self.logits(target.sample(generator)))
+        return predicted.cross_entropy(target)
+
+    def marginals(self) -> Tensor:
+        if self.vocab_size**self.length <= _EXACT_MARGINAL_STATES:
+            return self._enumerated_marginals()
+        total = 0.0
+        for draw in range(self.marginal_samples):
+            sample = self.sample(generator_for(draw, device=self.device))
+            total = total + ProductLaw(self.logits(sample)).marginals()
+        return torch.as_tensor(total) / self.marginal_samples
+
+    def _enumerated_marginals(self) -> Tensor:
+        probability = self.enumerate().exp()
+        grid = (self.batch_size,) + (self.vocab_size,) * self.length
+        joint = probability.reshape(grid)
+        axes = range(1, self.length + 1)
+        each = [joint.sum([a for a in axes if a != i]) if self.length > 1 else joint for i in axes]
+        return torch.stack(each, 1)
+
+    def tempered(self, temperature: float = 1.0, top_p: float = 1.0) -> AutoregressiveLaw:
+        nucleus(torch.zeros(1), temperature, top_p)  # refuses bad values before any sampling
+        if temperature == 1 and top_p == 1:
+            return self
+        if (self.temperature, self.top_p) != (1, 1):
+            raise ValueError("this law is already tempered; temper the original law instead")
+        return AutoregressiveLaw(
+            self.conditionals, self.marginal_samples, temperature, top_p, *self._pinned()
+        )
+
+    def select(self, rows: Tensor) -> AutoregressiveLaw:
+        x0, known = self._pinned()
+        return AutoregressiveLaw(
+            self.conditionals.select(rows),
+            self.marginal_samples,
+            self.temperature,
+            self.top_p,
+            None if x0 is None else x0[rows],
+            None if known is None else known[rows],
+        )
+
+    def _pinned(self) -> tuple[Tensor | None, Tensor | None]:
+        return (self.x0, self.known) if self._pins else (None, None)
+
+    def given(self, x0: Tensor, known: Tensor) -> AutoregressiveLaw:
+        """Exact where the known positions are a left prefix of the positions still uncertain.
+
+        A known position to the right of an unknown one needs the probability of everything in
+        between, which an autoregressive law does not have in closed form; pinning the token while
+        sampling from left to right would *not* be the conditional.
+
+        Raises:
+            ValueError: for known positions that are neither a prefix nor certain already.
+        """
+        known = known | self.known
+        x0 = torch.where(self.known, self.x0, torch.where(known, x0, 0))
+        prefix = known.long().cumprod(-1).bool()
+        loose = known & ~prefix
+        if bool(loose.any()) and not bool(self._certain(x0)[loose].all()):
+            raise ValueError(
+                "an autoregressive law conditions exactly on a left prefix only. Show the known "
+                "tokens in x_t (a prompt of a masked process), or draw from "
+                "sample_given(x0, known, particles=...), which weights by importance"
+            )
+        return AutoregressiveLaw(
+            self.conditionals, self.marginal_samples, self.temperature, self.top_p, x0, known
+        )
+
+    def _certain(self, x0: Tensor) -> Tensor:
+        """Whether each position can hold no token but ``x0``'s, whatever stands before it."""
+        # Certainty comes from x_t and therefore shows on any prefix.
+        logits = self.logits(x0)
+        at = logits.gather(-1, x0[..., None])[..., 0]
+        return (at > -torch.inf) & ((logits > -torch.inf).sum(-1) == 1)
+
+    @torch.no_grad()
+    def sample_given(
+        self, x0: Tensor, known: Tensor, particles: int = 64, generator: Generator = None
+    ) -> WeightedSamples:
+        """Draw given arbitrary known positions by importance resampling; approximate.
+
+        Each particle is drawn from left to right with the known tokens filled in and weighted by
+        their conditional probabilities; one is then drawn in proportion. Exact as ``particles``
+        → ∞; the effective sample size says how far from it one is.
+        """
+        repeat = torch.arange(self.batch_size, device=self.device).repeat(particles)
+        # Known tokens are pinned for the draw only; weights come from the unpinned conditionals.
+        pinned = AutoregressiveLaw(
+            self.conditionals,
+            self.marginal_samples,
+            self.temperature,
+            self.top_p,
+            torch.where(known, x0, self.x0),
+            known | self.known,
+        )
+        draws = torch.stack([pinned.sample(generator) for _ in range(particles)], 1)
+        rows = self.select(repeat)
+        flat = draws.transpose(0, 1).reshape(-1, self.length)
+        token = token_log_prob(rows.logits(flat), flat)
+        weight = token.masked_fill(~known[repeat], 0.0).sum(-1)
+        weight = weight.reshape(particles, self.batch_size).T
+        weight = torch.where((weight == -torch.inf).all(1, keepdim=True), 0.0, weight).softmax(-1)
+        chosen = categorical(weight, generator)
+        index = chosen[:, None, None].expand(-1, 1, self.length)
+        size = 1 / weight.square().sum(-1)
+        return WeightedSamples(draws.gather(1, index)[:, 0], size)

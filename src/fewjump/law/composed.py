@@ -1,0 +1,169 @@
+"""Laws made of laws: a mixture of any laws, and several laws side by side in one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fewjump.law.base import Law, nucleus
+from fewjump.law.tokens import at_least_float32, safe_logsumexp
+from fewjump.random import Generator, SampleStreams, categorical_from_logits, fold_seed
+
+
+class MixtureOf(Law):
+    """p(x₀) = Σ_k π_k p_k(x₀), for components that are laws of any kind.
+
+    Exact wherever the components are: log-probabilities, marginals, conditioning, sampling.
+    :meth:`tempered` sharpens the weights and, in the components' own sense, the components.
+
+    Args:
+        components: either a list of K laws of the same (B, L, V), or one law with B·K rows whose
+            row b·K + k is component k of batch row b (much faster when they are of one kind).
+        weight_logits: (B, K) unnormalised log-weights.
+    """
+
+    def __init__(self, components: Law | Sequence[Law], weight_logits: Tensor) -> None:
+        if not isinstance(components, Law):
+            components = JoinedLaw.interleaved(components)
+        self.weight_logits = at_least_float32(weight_logits)
+        self.batch_size, self.components_count = weight_logits.shape
+        if components.batch_size != weight_logits.numel():
+            raise ValueError(
+                f"the components have {components.batch_size} rows, but weight_logits of shape "
+                f"{tuple(weight_logits.shape)} need B*K = {weight_logits.numel()}"
+            )
+        self.components = components
+        self.length, self.vocab_size = components.length, components.vocab_size
+
+    @property
+    def device(self) -> torch.device:
+        return self.weight_logits.device
+
+    def _repeat(self, value: Tensor) -> Tensor:
+        return value.repeat_interleave(self.components_count, 0)
+
+    def component_log_prob(self, x0: Tensor) -> Tensor:
+        """log p_k(x₀) of each component: (B, L) → (B, K)."""
+        each = self.components.log_prob(self._repeat(x0))
+        return each.reshape(self.batch_size, self.components_count)
+
+    def log_prob(self, x0: Tensor) -> Tensor:
+        return safe_logsumexp(self.weight_logits.log_softmax(-1) + self.component_log_prob(x0))
+
+    def sample(self, generator: Generator = None) -> Tensor:
+        index = categorical_from_logits(self.weight_logits, generator)
+        first = torch.arange(self.batch_size, device=self.device) * self.components_count
+        return self.components.select(first + index).sample(generator)
+
+    def marginals(self) -> Tensor:
+        each = self.components.marginals()
+        each = each.reshape(self.batch_size, self.components_count, *each.shape[1:])
+        return torch.einsum("bk,bklv->blv", self.weight_logits.softmax(-1).to(each.dtype), each)
+
+    def tempered(self, temperature: float = 1.0, top_p: float = 1.0) -> MixtureOf:
+        if temperature == 1 and top_p == 1:
+            return self
+        weights = nucleus(self.weight_logits, temperature, top_p)
+        return MixtureOf(self.components.tempered(temperature, top_p), weights)
+
+    def select(self, rows: Tensor) -> MixtureOf:
+        index = torch.arange(self.batch_size, device=self.device)[rows]
+        each = torch.arange(self.components_count, device=self.device)
+        inner = (index[:, None] * self.components_count + each).reshape(-1)
+        return MixtureOf(self.components.select(inner), self.weight_logits[index])
+
+    def given(self, x0: Tensor, known: Tensor) -> MixtureOf:
+        """Exact: components conditioned, weights multiplied by each one's evidence.
+
+        The evidence p_k(known tokens) is the ratio p_k(y)/p_k(y|known) at any sequence y that the
+        conditioned component allows, so no marginalisation is written twice.
+        """
+        x0, known = self._repeat(x0), self._repeat(known)
+        conditioned = self.components.given(x0, known)
+        with torch.no_grad():
+            # A likely completion keeps the ratio well conditioned; any completion is exact.
+            witness = conditioned.sample(torch.Generator(device=self.device).manual_seed(0))
+        evidence = self.components.log_prob(witness) - conditioned.log_prob(witness)
+        evidence = evidence.nan_to_num(nan=-torch.inf).reshape(self.weight_logits.shape)
+        weights = self.weight_logits + evidence
+        impossible = (weights == -torch.inf).all(-1, keepdim=True)
+        return MixtureOf(conditioned, torch.where(impossible, self.weight_logits, weights))
+
+
+class JoinedLaw(Law):
+    """The rows of several laws as one batch, in any order.
+
+    Args:
+        laws: laws of one length and vocabulary.
+        order: (N,) int64; row j is row ``order[j]`` of the laws laid end to end.
+    """
+
+    def __init__(self, laws: Sequence[Law], order: Tensor) -> None:
+        if not laws or len({(law.length, law.vocab_size) for law in laws}) != 1:
+            raise ValueError(
+                "JoinedLaw needs at least one law, all of the same length and vocabulary"
+            )
+        self.laws = list(laws)
+        self.order = order
+        self.batch_size = order.shape[0]
+        self.length, self.vocab_size = laws[0].length, laws[0].vocab_size
+
+    @classmethod
+    def interleaved(cls, laws: Sequence[Law]) -> JoinedLaw:
+        """Row b·K + k is row b of law k; all laws must have the same batch size."""
+        if not laws or len({law.batch_size for law in laws}) != 1:
+            raise ValueError("the laws of a mixture must be at least one, and of one batch size")
+        batch = laws[0].batch_size
+        order = torch.arange(len(laws) * batch, device=laws[0].device)
+        return cls(laws, order.reshape(len(laws), batch).T.reshape(-1))
+
+    @property
+    def device(self) -> torch.device:
+        return self.order.device
+
+    def _parts(self) -> list[tuple[Tensor, Law]]:
+        """For each law in use: the rows here, and the law of just those rows in that order."""
+        parts, offset = [], 0
+        for law in self.laws:
+            inside = (self.order >= offset) & (self.order < offset + law.batch_size)
+            rows = inside.nonzero()[:, 0]
+            if rows.numel():
+                parts.append((rows, law.select(self.order[rows] - offset)))
+            offset += law.batch_size
+        return parts
+
+    def _gather(self, values: list[tuple[Tensor, Tensor]]) -> Tensor:
+        rows = torch.cat([rows for rows, _ in values])
+        return torch.cat([value for _, value in values])[rows.argsort()]
+
+    def log_prob(self, x0: Tensor) -> Tensor:
+        return self._gather([(rows, law.log_prob(x0[rows])) for rows, law in self._parts()])
+
+    def sample(self, generator: Generator = None) -> Tensor:
+        values = []
+        for rows, law in self._parts():
+            inner = generator
+            if isinstance(generator, SampleStreams):
+                # A sub-batch draws from streams of its own samples, whatever else is drawn.
+                seed = fold_seed(generator.seed, generator.calls)
+                inner = SampleStreams(seed, generator.indices.to(self.device)[rows])
+            values.append((rows, law.sample(inner)))
+        if isinstance(generator, SampleStreams):
+            generator.calls += 1
+        return self._gather(values)
+
+    def marginals(self) -> Tensor:
+        return self._gather([(rows, law.marginals()) for rows, law in self._parts()])
+
+    def tempered(self, temperature: float = 1.0, top_p: float = 1.0) -> JoinedLaw:
+        return JoinedLaw([law.tempered(temperature, top_p) for law in self.laws], self.order)
+
+    def select(self, rows: Tensor) -> JoinedLaw:
+        return JoinedLaw(self.laws, self.order[rows])
+
+    def given(self, x0: Tensor, known: Tensor) -> JoinedLaw:
+        parts = self._parts()
+        laws = [law.given(x0[rows], known[rows]) for rows, law in parts]
+        return JoinedLaw(laws, torch.cat([rows for rows, _ in parts]).argsort())

@@ -1,0 +1,322 @@
+"""Emissions for large vocabularies: r categoricals per position without r·V numbers per position."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewjump.law.base import nucleus, row_chunks
+from fewjump.law.emission import Emission, draw_rows
+from fewjump.law.tokens import at_least_float32, token_log_prob
+from fewjump.random import Generator
+
+# Entries of a temporary: small enough to stay in a CPU's cache hierarchy, large enough for matmuls.
+_CHUNK = 1 << 20
+
+
+class FactoredEmission(Emission):
+    """Base of emissions e_i(z, x) ∝ exp(u_i(x) + s_i(z, x)) whose s is given by small factors.
+
+    Args:
+        base: (B, L, V) logits u, shared by the states; −inf marks impossible tokens.
+        states: number of states r.
+        temperature, top_p: applied to every e_i(·|z) when :meth:`tempered`.
+    """
+
+    def __init__(
+        self, base: Tensor, states: int, temperature: float = 1.0, top_p: float = 1.0
+    ) -> None:
+        if base.dim() != 3:
+            raise ValueError(f"base must be (B, L, V), got shape {tuple(base.shape)}")
+        self.base = base
+        self.batch_size, self.length, self.vocab_size = base.shape
+        self.states = states
+        self.temperature, self.top_p = temperature, top_p
+
+    @property
+    def device(self) -> torch.device:
+        return self.base.device
+
+    @property
+    def _plain(self) -> bool:
+        return self.temperature == 1 and self.top_p == 1
+
+    @abstractmethod
+    def _state_logits(self, rows: slice, state: Tensor) -> Tensor:
+        """Logits of rows of the flattened (B·L) positions, one state each: (n, V)."""
+
+    @abstractmethod
+    def _log_likelihood(self, x0: Tensor) -> Tensor:
+        """:meth:`log_likelihood` of the emissions as they were given, not tempered."""
+
+    def _shaped(self, rows: slice, state: Tensor) -> Tensor:
+        return nucleus(self._state_logits(rows, state), self.temperature, self.top_p)
+
+    def _rows(self) -> Iterator[slice]:
+        return row_chunks(self.batch_size * self.length, self.vocab_size, _CHUNK)
+
+    def sample(self, state: Tensor, generator: Generator = None) -> Tensor:
+        flat = state.reshape(-1)
+        shape = (self.batch_size, self.length)
+        return draw_rows(
+            lambda rows: self._shaped(rows, flat[rows]),
+            shape,
+            self.vocab_size,
+            self.device,
+            generator,
+        )
+
+    def log_likelihood(self, x0: Tensor) -> Tensor:
+        if not self._plain:
+            return self._state_by_state(x0)
+        return self._log_likelihood(x0)
+
+    def _state_by_state(self, x0: Tensor) -> Tensor:
+        flat = x0.reshape(-1)
+        columns = []
+        for z in range(self.states):
+            parts = []
+            for rows in self._rows():
+                token = flat[rows]
+                parts.append(token_log_prob(self._shaped(rows, torch.full_like(token, z)), token))
+            columns.append(torch.cat(parts))
+        return torch.stack(columns, -1).reshape(*x0.shape, self.states)
+
+    def marginals(self, weights: Tensor) -> Tensor:
+        flat = weights.reshape(-1, self.states)
+        out = []
+        for rows in self._rows():
+            total = torch.zeros((), dtype=flat.dtype, device=self.device)
+            for z in range(self.states):
+                state = torch.full((len(flat[rows]),), z, device=self.device)
+                each = at_least_float32(self._shaped(rows, state)).softmax(-1)
+                total = total + flat[rows, z, None] * each
+            out.append(total)
+        return torch.cat(out).reshape(self.base.shape)
+
+    def _flat_base(self) -> Tensor:
+        return self.base.reshape(-1, self.vocab_size)
+
+
+class SharedFactorEmission(FactoredEmission):
+    """e_i(z, x) ∝ exp(u_i(x))·B[z, x], B a non-negative r×V matrix shared by all positions.
+
+    Normalisers are one matrix product exp(u)·Bᵀ (METHOD section 4), taken a few rows at a time.
+
+    Args:
+        base: (B, L, V) logits u.
+        log_factor: (r, V), the logarithm of B; −inf where B is 0.
+    """
+
+    def __init__(
+        self, base: Tensor, log_factor: Tensor, temperature: float = 1.0, top_p: float = 1.0
+    ) -> None:
+        if log_factor.dim() != 2 or log_factor.shape[1] != base.shape[-1]:
+            raise ValueError(
+                f"log_factor must be (r, V) with V = {base.shape[-1]}, "
+                f"got shape {tuple(log_factor.shape)}"
+            )
+        super().__init__(base, log_factor.shape[0], temperature, top_p)
+        self.log_factor = at_least_float32(log_factor)
+
+    def _log_likelihood(self, x0: Tensor) -> Tensor:
+        normaliser = log_matmul_exp(self._flat_base(), self.log_factor)
+        chosen = at_least_float32(self.base.gather(-1, x0[..., None]))
+        chosen = chosen + self.log_factor.T[x0]
+        return chosen - normaliser.reshape(chosen.shape)
+
+    def _state_logits(self, rows: slice, state: Tensor) -> Tensor:
+        return self._flat_base()[rows] + self.log_factor[state]
+
+    def marginals(self, weights: Tensor) -> Tensor:
+        if not self._plain:
+            return super().marginals(weights)
+        # Σ_z w(z)·e(z, x) = exp(u(x))·Σ_z (w(z)/normaliser(z))·B[z, x]: a second matrix product.
+        flat = weights.reshape(-1, self.states)
+        peak = self.log_factor.amax(-1, keepdim=True)
+        factor = (self.log_factor - peak).exp()
+        out = []
+        for rows in self._rows():
+            base = at_least_float32(self._flat_base()[rows])
+            share = (base - base.amax(-1, keepdim=True)).exp()
+            total = share @ factor.T.to(share.dtype)
+            out.append(share * ((flat[rows] / total).to(share.dtype) @ factor.to(share.dtype)))
+        return torch.cat(out).reshape(self.base.shape)
+
+    def tempered(self, temperature: float, top_p: float) -> SharedFactorEmission:
+        _refuse_twice(self._plain)
+        return SharedFactorEmission(self.base, self.log_factor, temperature, top_p)
+
+    def select(self, rows: Tensor) -> SharedFactorEmission:
+        return SharedFactorEmission(
+            self.base[rows], self.log_factor, self.temperature, self.top_p
+        )
+
+
+class LowRankEmission(FactoredEmission):
+    """e_i(z, x) ∝ exp(u_i(x) + a_i(z)·W(x)), with per-position, per-state features a of rank d.
+
+    Normalisers over V are computed over chunks of the vocabulary and again in the backward pass:
+    what is kept is the target's logit and r normalisers per position.
+
+    Args:
+        base: (B, L, V) logits u.
+        features: (B, L, r, d), the a.
+        tokens: (V, d), the W.
+    """
+
+    def __init__(
+        self,
+        base: Tensor,
+        features: Tensor,
+        tokens: Tensor,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+    ) -> None:
+        if features.dim() != 4 or features.shape[:2] != base.shape[:2]:
+            raise ValueError(
+                f"features must be (B, L, r, d) with (B, L) = {tuple(base.shape[:2])}, "
+                f"got shape {tuple(features.shape)}"
+            )
+        if tokens.shape != (base.shape[-1], features.shape[-1]):
+            raise ValueError(
+                f"tokens must be (V, d) = ({base.shape[-1]}, {features.shape[-1]}), "
+                f"got shape {tuple(tokens.shape)}"
+            )
+        super().__init__(base, features.shape[2], temperature, top_p)
+        self.features, self.tokens = features, tokens
+
+    def _log_likelihood(self, x0: Tensor) -> Tensor:
+        features = self.features.flatten(0, 1)
+        normaliser = low_rank_normaliser(self._flat_base(), features, self.tokens)
+        chosen = at_least_float32(self.base.gather(-1, x0[..., None]))
+        chosen = chosen + (self.features @ self.tokens[x0][..., None])[..., 0]
+        return chosen - normaliser.reshape(chosen.shape)
+
+    def _state_logits(self, rows: slice, state: Tensor) -> Tensor:
+        features = self.features.flatten(0, 1)[rows]
+        index = torch.arange(features.shape[0], device=self.device)
+        return torch.addmm(self._flat_base()[rows], features[index, state], self.tokens.T)
+
+    def tempered(self, temperature: float, top_p: float) -> LowRankEmission:
+        _refuse_twice(self._plain)
+        return LowRankEmission(self.base, self.features, self.tokens, temperature, top_p)
+
+    def select(self, rows: Tensor) -> LowRankEmission:
+        return LowRankEmission(
+            self.base[rows], self.features[rows], self.tokens, self.temperature, self.top_p
+        )
+
+
+def _refuse_twice(plain: bool) -> None:
+    if not plain:
+        raise ValueError("these emissions are already tempered; temper the original law instead")
+
+
+def log_matmul_exp(base: Tensor, log_factor: Tensor) -> Tensor:
+    """log Σ_x exp(base[n, x] + log_factor[z, x]): (N, V), (r, V) → (N, r), chunked over N.
+
+    Entries whose products all underflow are computed again in log space, without a gradient; an
+    empty sum becomes 0.
+    """
+    return _LogMatmulExp.apply(base, log_factor)  # type: ignore[no-any-return]
+
+
+class _LogMatmulExp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, base: Tensor, log_factor: Tensor) -> Tensor:
+        factor, peak = _exponentiated(log_factor)
+        out = base.new_empty(base.shape[0], factor.shape[0], dtype=factor.dtype)
+        for rows in row_chunks(*base.shape, _CHUNK):
+            share, top = _exponentiated(base[rows].to(factor.dtype))
+            out[rows] = (share @ factor.T).log() + top + peak.T
+        _recompute_lost(out, base, log_factor)
+        ctx.save_for_backward(base, log_factor, out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        base, log_factor, out = ctx.saved_tensors
+        factor, peak = _exponentiated(log_factor)
+        grad_base, grad_factor = torch.empty_like(base), torch.zeros_like(factor)
+        for rows in row_chunks(*base.shape, _CHUNK):
+            share, top = _exponentiated(base[rows].to(factor.dtype))
+            total = (out[rows] - top - peak.T).exp()
+            weight = torch.where(total > 0, grads[0][rows] / total, 0.0)
+            grad_factor.addmm_(weight.T, share)
+            grad_base[rows] = share.mul_(weight @ factor)
+        return grad_base, grad_factor.mul_(factor)
+
+
+def _recompute_lost(out: Tensor, base: Tensor, log_factor: Tensor) -> None:
+    row, state = (out == -torch.inf).nonzero(as_tuple=True)
+    for part in row_chunks(row.shape[0], base.shape[1], _CHUNK):
+        logits = base[row[part]].to(out.dtype) + log_factor[state[part]]
+        value = logits.logsumexp(-1)
+        out[row[part], state[part]] = value.masked_fill(value == -torch.inf, 0.0)
+
+
+def _exponentiated(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """exp(logits − row maximum) and the maximum (..., 1); a row of −inf gives zeros."""
+    peak = logits.amax(-1, keepdim=True)
+    peak = torch.where(peak.isfinite(), peak, 0.0)
+    return (logits - peak).exp_(), peak
+
+
+def low_rank_normaliser(base: Tensor, features: Tensor, tokens: Tensor) -> Tensor:
+    """log Σ_x exp(base[n, x] + features[n, z]·tokens[x]): → (N, r).
+
+    Args:
+        base: (N, V); features: (N, r, d); tokens: (V, d).
+
+    Nothing larger than the inputs and one chunk of about a million entries is allocated.
+    """
+    return _LowRankNormaliser.apply(base, features, tokens)  # type: ignore[no-any-return]
+
+
+class _LowRankNormaliser(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, base: Tensor, features: Tensor, tokens: Tensor) -> Tensor:
+        dtype = torch.promote_types(features.dtype, torch.float32)
+        out = base.new_empty(features.shape[:2], dtype=dtype)
+        for rows, columns in _tiles(base, features.shape[1]):
+            part = _tile(base, features, tokens, rows, columns).logsumexp(-1)
+            out[rows] = part if columns.start == 0 else torch.logaddexp(out[rows], part)
+        ctx.save_for_backward(base, features, tokens, out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        base, features, tokens, out = ctx.saved_tensors
+        grad_base = torch.empty_like(base)
+        grad_features = torch.zeros_like(features, dtype=out.dtype)
+        grad_tokens = torch.zeros_like(tokens, dtype=out.dtype)
+        for rows, columns in _tiles(base, features.shape[1]):
+            weight = _tile(base, features, tokens, rows, columns)
+            weight = weight.sub_(out[rows, :, None]).exp_().mul_(grads[0][rows, :, None])
+            grad_base[rows, columns] = weight.sum(1).to(base.dtype)
+            flat = weight.flatten(0, 1)
+            inner = features[rows].flatten(0, 1).to(out.dtype)
+            grad_features[rows] += (flat @ tokens[columns].to(out.dtype)).reshape(
+                -1, *features.shape[1:]
+            )
+            grad_tokens[columns] += flat.T @ inner
+        return grad_base, grad_features.to(features.dtype), grad_tokens.to(tokens.dtype)
+
+
+def _tiles(base: Tensor, states: int) -> Iterator[tuple[slice, slice]]:
+    """Rows × vocabulary tiles of about ``_CHUNK`` entries once multiplied by the states."""
+    width = min(base.shape[1], max(1, _CHUNK // (8 * states)))
+    for rows in row_chunks(base.shape[0], states * width, _CHUNK):
+        for start in range(0, base.shape[1], width):
+            yield rows, slice(start, min(base.shape[1], start + width))
+
+
+def _tile(base: Tensor, features: Tensor, tokens: Tensor, rows: slice, columns: slice) -> Tensor:
+    part = features[rows]
+    scores = (part.flatten(0, 1) @ tokens[columns].T).reshape(*part.shape[:2], -1)
+    return at_least_float32(scores).add_(base[rows, None, columns])

@@ -1,0 +1,91 @@
+"""A finite mixture of product laws: the cheapest law that is not a product."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fewjump.law.base import Law, nucleus
+from fewjump.law.product import ProductLaw, pin_logits
+from fewjump.law.tokens import at_least_float32, safe_logsumexp, token_log_prob
+from fewjump.random import Generator, categorical_from_logits
+
+
+class MixtureLaw(Law):
+    """p(x₀|x_t) = Σ_k π_k Πᵢ softmax(logits[k, i])(x₀ⁱ) (METHOD section 4; Di4C, arXiv 2410.08709).
+
+    There is no closed form for the cross-entropy against a product target (a log of a sum under
+    an expectation), so :meth:`cross_entropy` is the unbiased one-draw estimate of the base class.
+    :meth:`sample` draws the component, then that component's positions; :meth:`tempered` sharpens
+    both, component weights included.
+
+    Args:
+        logits: (B, K, L, V) floating point, unnormalised; −inf marks impossible tokens. Kept, not
+            copied.
+        weight_logits: (B, K), unnormalised log-weights of the components.
+    """
+
+    def __init__(self, logits: Tensor, weight_logits: Tensor) -> None:
+        if logits.dim() != 4:
+            raise ValueError(f"logits must be (B, K, L, V), got shape {tuple(logits.shape)}")
+        if weight_logits.shape != logits.shape[:2]:
+            raise ValueError(
+                f"weight_logits must be (B, K) = {tuple(logits.shape[:2])}, "
+                f"got shape {tuple(weight_logits.shape)}"
+            )
+        self.logits = logits
+        self.weight_logits = at_least_float32(weight_logits)
+        self.batch_size, self.components, self.length, self.vocab_size = logits.shape
+
+    @property
+    def device(self) -> torch.device:
+        return self.logits.device
+
+    def component_log_prob(self, x0: Tensor) -> Tensor:
+        """log Πᵢ p(x₀ⁱ|k) for each component: (B, L) → (B, K)."""
+        return token_log_prob(self.logits, x0[:, None]).sum(-1)
+
+    def log_prob(self, x0: Tensor) -> Tensor:
+        return safe_logsumexp(self.weight_logits.log_softmax(-1) + self.component_log_prob(x0))
+
+    def component(self, index: Tensor) -> ProductLaw:
+        """The product law of component ``index`` (B,) of each row."""
+        return ProductLaw(self.logits[torch.arange(self.batch_size, device=self.device), index])
+
+    def sample(self, generator: Generator = None) -> Tensor:
+        index = categorical_from_logits(self.weight_logits, generator)
+        return self.component(index).sample(generator)
+
+    def marginals(self) -> Tensor:
+        weights = self.weight_logits.softmax(-1)
+        total = torch.zeros((), dtype=weights.dtype, device=self.device)
+        for k in range(self.components):
+            total = total + weights[:, k, None, None] * ProductLaw(self.logits[:, k]).marginals()
+        return total
+
+    def responsibilities(self, x0: Tensor) -> Tensor:
+        """Posterior probability of each component given a sequence: (B, K)."""
+        return (self.weight_logits + self.component_log_prob(x0)).softmax(-1)
+
+    def tempered(self, temperature: float = 1.0, top_p: float = 1.0) -> MixtureLaw:
+        if temperature == 1 and top_p == 1:
+            return self
+        weights = nucleus(self.weight_logits, temperature, top_p)
+        return MixtureLaw(nucleus(self.logits, temperature, top_p), weights)
+
+    def select(self, rows: Tensor) -> MixtureLaw:
+        return MixtureLaw(self.logits[rows], self.weight_logits[rows])
+
+    def given(self, x0: Tensor, known: Tensor) -> MixtureLaw:
+        """Exact: components are re-weighted by what they say of the known tokens.
+
+        Tokens that no component allows leave the weights as they are.
+        """
+        evidence = token_log_prob(self.logits, x0[:, None])
+        evidence = evidence.masked_fill(~known[:, None], 0.0).sum(-1)
+        weights = self.weight_logits + evidence
+        impossible = (weights == -torch.inf).all(-1, keepdim=True)
+        weights = torch.where(impossible, self.weight_logits, weights)
+        shape = self.logits.shape[:3]
+        pinned = pin_logits(self.logits, x0[:, None].expand(shape), known[:, None].expand(shape))
+        return MixtureLaw(pinned, weights)

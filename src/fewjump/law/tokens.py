@@ -1,0 +1,70 @@
+"""Log-probabilities of given tokens under a softmax, without a normalised copy of the logits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewjump.law.base import row_chunks
+
+
+def token_log_prob(logits: Tensor, tokens: Tensor) -> Tensor:
+    """log softmax(logits)[token], reading the logits once and keeping only them.
+
+    The forward pass makes nothing of the size of ``logits``; the backward pass makes the gradient
+    itself and nothing else.
+
+    Args:
+        logits: (..., V) floating point; −inf marks impossible tokens.
+        tokens: int64, broadcastable to the leading shape of ``logits``.
+
+    Returns:
+        (...) in at least float32; −inf for an impossible token (whose gradient is finite).
+    """
+    return _TokenLogProb.apply(logits, tokens.expand(logits.shape[:-1]))  # type: ignore[no-any-return]
+
+
+def safe_logsumexp(values: Tensor, dim: int = -1) -> Tensor:
+    """logsumexp whose gradient is 0, not NaN, where every term is −inf."""
+    peak = values.detach().amax(dim, keepdim=True)
+    peak = torch.where(peak.isfinite(), peak, 0.0)
+    total = (values - peak).exp().sum(dim)
+    empty = total == 0
+    finite = torch.where(empty, 1.0, total).log() + peak.squeeze(dim)
+    return finite.masked_fill(empty, -torch.inf)
+
+
+def at_least_float32(value: Tensor) -> Tensor:
+    """Half-precision tensors as float32; others as they are."""
+    return value.float() if value.dtype in (torch.bfloat16, torch.float16) else value
+
+
+class _TokenLogProb(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, tokens: Tensor) -> Tensor:
+        flat = logits.reshape(-1, logits.shape[-1])
+        index = tokens.reshape(-1, 1)
+        parts = [
+            at_least_float32(flat[rows]).logsumexp(-1)
+            for rows in row_chunks(flat.shape[0], flat.shape[1])
+        ]
+        normaliser = torch.cat(parts)
+        chosen = at_least_float32(flat.gather(1, index)[:, 0])
+        # −inf − (−inf) would be NaN on a row with no possible token at all.
+        normaliser = normaliser.masked_fill(normaliser == -torch.inf, 0.0)
+        ctx.save_for_backward(logits, tokens, normaliser)
+        return (chosen - normaliser).reshape(tokens.shape)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        logits, tokens, normaliser = ctx.saved_tensors
+        flat = logits.reshape(-1, logits.shape[-1])
+        index, gradient = tokens.reshape(-1, 1), grads[0].reshape(-1, 1)
+        out = torch.empty_like(flat)
+        for rows in row_chunks(flat.shape[0], flat.shape[1]):
+            piece = at_least_float32(flat[rows]) - normaliser[rows, None]
+            piece = piece.exp_().mul_(-gradient[rows])
+            out[rows] = piece.scatter_add_(1, index[rows], gradient[rows])
+        return out.reshape(logits.shape), None

@@ -1,0 +1,175 @@
+"""Small float64 instances of every law, for the tests that hold for all of them.
+
+``make(seed)`` returns a law with B = 3, L = 3, V = 3; token 2 of the first row's first position is
+impossible in it wherever the law can express that.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parent))
+from registry import Registry
+
+from fewjump.law.autoregressive import AutoregressiveLaw, Conditionals, Walk
+from fewjump.law.base import Law
+from fewjump.law.chain import ChainLaw
+from fewjump.law.composed import JoinedLaw, MixtureOf
+from fewjump.law.emission import DenseEmission
+from fewjump.law.emission_factored import LowRankEmission, SharedFactorEmission
+from fewjump.law.enumerated import EnumeratedLaw
+from fewjump.law.latent import DiscreteLatent, LatentLaw
+from fewjump.law.markov import MarkovLaw
+from fewjump.law.mixture import MixtureLaw
+from fewjump.law.product import ProductLaw
+
+B, L, V, STATES = 3, 3, 3, 4
+
+
+def normal(seed: int, *shape: int, scale: float = 1.5) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return scale * torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def forbid(logits: Tensor) -> Tensor:
+    """−inf at token 2 of position 0 of row 0, for (B, ..., V) logits with L as axis 1."""
+    logits = logits.clone()
+    logits[0, 0, ..., 2] = -torch.inf
+    return logits
+
+
+class TabularConditionals(Conditionals):
+    """One free row of logits for every prefix of tokens: (B, L, V^(L−1), V)."""
+
+    def __init__(self, table: Tensor) -> None:
+        self.table = table
+        self.batch_size, self.length, _, self.vocab_size = table.shape
+
+    @property
+    def device(self) -> torch.device:
+        return self.table.device
+
+    def row(self, position: int, x0: Tensor) -> Tensor:
+        index = torch.zeros(self.batch_size, dtype=torch.int64)
+        for i in range(position):
+            index = index * self.vocab_size + x0[:, i]
+        return self.table[torch.arange(self.batch_size), position, index]
+
+    def logits(self, x0: Tensor) -> Tensor:
+        return torch.stack([self.row(i, x0) for i in range(self.length)], 1)
+
+    def begin(self) -> Walk:
+        return _TabularWalk(self)
+
+    def select(self, rows: Tensor) -> TabularConditionals:
+        return TabularConditionals(self.table[rows])
+
+
+class _TabularWalk(Walk):
+    def __init__(self, conditionals: TabularConditionals) -> None:
+        self.conditionals = conditionals
+
+    def next_logits(self, position: int, x0: Tensor) -> Tensor:
+        return self.conditionals.row(position, x0)
+
+
+def product(seed: int = 0) -> ProductLaw:
+    return ProductLaw(forbid(normal(seed, B, L, V)))
+
+
+def mixture(seed: int = 0) -> MixtureLaw:
+    logits = forbid(normal(seed, B, L, STATES, V)).transpose(1, 2)
+    return MixtureLaw(logits, normal(seed + 1, B, STATES))
+
+
+def chain_with(emission, seed: int, method="sequential") -> ChainLaw:
+    transition = normal(seed + 1, B, L - 1, STATES, STATES)
+    transition[0, 0, 1, 2] = -torch.inf
+    return ChainLaw(normal(seed, B, STATES), transition, emission, method)
+
+
+def chain(seed: int = 0, method="sequential") -> ChainLaw:
+    return chain_with(DenseEmission(forbid(normal(seed + 2, B, L, STATES, V))), seed, method)
+
+
+def chain_scan(seed: int = 0) -> ChainLaw:
+    return chain(seed, "scan")
+
+
+def chain_shared(seed: int = 0) -> ChainLaw:
+    base = forbid(normal(seed + 2, B, L, V))
+    return chain_with(SharedFactorEmission(base, normal(seed + 3, STATES, V)), seed)
+
+
+def chain_low_rank(seed: int = 0) -> ChainLaw:
+    base = forbid(normal(seed + 2, B, L, V))
+    emission = LowRankEmission(base, normal(seed + 3, B, L, STATES, 2), normal(seed + 4, V, 2))
+    return chain_with(emission, seed)
+
+
+def chain_pinned(seed: int = 0) -> ChainLaw:
+    known = torch.tensor([[True, False, False], [False, True, False], [False, False, False]])
+    inner = DenseEmission(normal(seed + 2, B, L, STATES, V))
+    return chain_with(inner.pinned(torch.ones(B, L, dtype=torch.int64), known), seed)
+
+
+def autoregressive(seed: int = 0) -> AutoregressiveLaw:
+    return AutoregressiveLaw(TabularConditionals(forbid(normal(seed, B, L, V ** (L - 1), V))))
+
+
+def mixture_of_chains(seed: int = 0) -> MixtureOf:
+    big = ChainLaw(
+        normal(seed, 2 * B, STATES),
+        normal(seed + 1, 2 * B, L - 1, STATES, STATES),
+        normal(seed + 2, 2 * B, L, STATES, V),
+    )
+    return MixtureOf(big, normal(seed + 3, B, 2))
+
+
+def mixture_of_kinds(seed: int = 0) -> MixtureOf:
+    laws = [product(seed), chain(seed + 10), mixture(seed + 20)]
+    return MixtureOf(laws, normal(seed + 3, B, 3))
+
+
+def joined(seed: int = 0) -> JoinedLaw:
+    return JoinedLaw([chain(seed), product(seed + 5)], torch.tensor([0, 4, 2]))
+
+
+def latent(seed: int = 0) -> LatentLaw:
+    table = forbid(normal(seed, B, L, STATES, V)).transpose(1, 2)
+    prior = DiscreteLatent(normal(seed + 1, B, STATES))
+    return LatentLaw(prior, lambda z, rows: ProductLaw(table[rows, z]), L, V)
+
+
+def enumerated(seed: int = 0) -> EnumeratedLaw:
+    return EnumeratedLaw(normal(seed, 1, V**L).exp(), normal(seed + 1, B, L, V).exp())
+
+
+def markov(seed: int = 0) -> MarkovLaw:
+    return MarkovLaw(
+        normal(seed, 1, STATES).softmax(-1),
+        normal(seed + 1, 1, 1, STATES, STATES).softmax(-1),
+        normal(seed + 2, B, L, V).exp(),
+        normal(seed + 3, 1, 1, STATES, V).softmax(-1),
+    )
+
+
+LAWS: Registry[Law] = Registry(Law, "fewjump")
+LAWS.add(ProductLaw, product)
+LAWS.add(MixtureLaw, mixture)
+LAWS.add(ChainLaw, chain)
+LAWS.add(ChainLaw, chain_scan, "ChainLaw-scan")
+LAWS.add(ChainLaw, chain_shared, "ChainLaw-shared-factor")
+LAWS.add(ChainLaw, chain_low_rank, "ChainLaw-low-rank")
+LAWS.add(ChainLaw, chain_pinned, "ChainLaw-pinned")
+LAWS.add(AutoregressiveLaw, autoregressive)
+LAWS.add(MixtureOf, mixture_of_chains, "MixtureOf-chains")
+LAWS.add(MixtureOf, mixture_of_kinds, "MixtureOf-kinds")
+LAWS.add(JoinedLaw, joined)
+LAWS.add(LatentLaw, latent, "LatentLaw-discrete")
+LAWS.add(EnumeratedLaw, enumerated)
+LAWS.add(MarkovLaw, markov)

@@ -1,0 +1,193 @@
+"""What holds for every law: it is a distribution, and each of its methods describes the same one."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parent))
+from registry_laws import LAWS, B, L, V, product
+
+from fewjump.law.autoregressive import AutoregressiveLaw
+from fewjump.law.base import Law, enumerate_states, ravel
+from fewjump.random import SampleStreams
+
+stats = pytest.importorskip("scipy.stats")
+
+Make = Callable[..., Law]
+every_law = pytest.mark.parametrize("make", LAWS.params())
+STATES = enumerate_states(V, L)
+
+
+def counts_of(draw: Callable[[], Tensor], draws: int) -> Tensor:
+    """Histogram over the enumerated space of ``draws`` calls: (B, V^L)."""
+    index = torch.stack([ravel(draw(), V) for _ in range(draws)])
+    return torch.stack([torch.bincount(index[:, b], minlength=V**L) for b in range(B)])
+
+
+def p_value(counts: Tensor, probability: Tensor) -> float:
+    """χ² p-value of one histogram, with rare states pooled; impossible states must be empty."""
+    assert int(counts[probability == 0].sum()) == 0
+    expected = probability * counts.sum()
+    rare = expected < 8
+    pooled = (rare & (probability > 0)).any()
+    observed = torch.cat([counts[~rare], counts[rare].sum()[None]] if pooled else [counts[~rare]])
+    wanted = torch.cat([expected[~rare], expected[rare].sum()[None]] if pooled else [expected[~rare]])
+    if len(observed) == 1:
+        return 1.0
+    return float(stats.chisquare(observed.numpy(), (wanted / wanted.sum() * observed.sum()).numpy()).pvalue)
+
+
+def wide(law: Law, copies: int) -> Law:
+    """The law with every row repeated, so that one call makes many draws."""
+    return law.select(torch.arange(B).repeat(copies))
+
+
+def histogram(law: Law, copies: int, generator: torch.Generator) -> Tensor:
+    x = wide(law, copies).sample(generator)
+    index = ravel(x, V).reshape(copies, B)
+    return torch.stack([torch.bincount(index[:, b], minlength=V**L) for b in range(B)])
+
+
+def test_every_law_is_registered() -> None:
+    assert LAWS.missing() == set()
+
+
+@every_law
+def test_log_probs_sum_to_one(make: Make) -> None:
+    law = make()
+    total = law.enumerate().logsumexp(-1)
+    torch.testing.assert_close(total, torch.zeros(B, dtype=total.dtype), atol=1e-10, rtol=0)
+
+
+@every_law
+def test_enumerate_agrees_with_log_prob(make: Make) -> None:
+    law = make()
+    x = STATES[torch.tensor([5, 11, 20])]
+    got = law.enumerate()[torch.arange(B), ravel(x, V)]
+    torch.testing.assert_close(got, law.log_prob(x), atol=1e-12, rtol=1e-12)
+
+
+@every_law
+def test_marginals_agree_with_log_probs(make: Make) -> None:
+    law = make()
+    probability = law.enumerate().exp()
+    expected = torch.zeros(B, L, V, dtype=torch.float64)
+    for i in range(L):
+        for a in range(V):
+            expected[:, i, a] = probability[:, STATES[:, i] == a].sum(-1)
+    torch.testing.assert_close(law.marginals().double(), expected, atol=1e-10, rtol=0)
+
+
+@every_law
+def test_samples_follow_log_prob(make: Make, generator: torch.Generator) -> None:
+    law = make()
+    counts = histogram(law, 20_000, generator)
+    probability = law.enumerate().exp()
+    for b in range(B):
+        assert p_value(counts[b], probability[b]) > 1e-4
+
+
+@every_law
+def test_given_is_the_enumerated_conditional(make: Make) -> None:
+    law = make()
+    x0 = torch.tensor([[0, 1, 2], [1, 1, 0], [2, 0, 1]])
+    known = torch.tensor([[True, False, True], [False, True, False], [False, False, False]])
+    if isinstance(law, AutoregressiveLaw):
+        known = torch.tensor([[True, False, False], [True, True, False], [False, False, False]])
+    probability = law.enumerate().exp()
+    agrees = ((STATES[None] == x0[:, None]) | ~known[:, None]).all(-1)
+    expected = probability * agrees
+    if bool((expected.sum(-1) == 0).any()):
+        x0 = torch.where(known, 1, x0)  # what the pinned case allows
+        agrees = ((STATES[None] == x0[:, None]) | ~known[:, None]).all(-1)
+        expected = probability * agrees
+    expected = expected / expected.sum(-1, keepdim=True)
+    conditioned = law.given(x0, known)
+    torch.testing.assert_close(conditioned.enumerate().exp(), expected, atol=1e-10, rtol=0)
+    again = conditioned.given(x0, known)
+    torch.testing.assert_close(again.enumerate().exp(), expected, atol=1e-10, rtol=0)
+
+
+@every_law
+def test_samples_of_the_conditional_hold_the_known_tokens(
+    make: Make, generator: torch.Generator
+) -> None:
+    x0 = torch.ones(B, L, dtype=torch.int64)
+    known = torch.tensor([[True, False, False], [True, True, False], [False, False, False]])
+    law = make().given(x0, known)
+    counts = histogram(law, 5_000, generator)
+    probability = law.enumerate().exp()
+    for b in range(B):
+        assert p_value(counts[b], probability[b]) > 1e-4
+
+
+@every_law
+def test_cross_entropy_is_unbiased(make: Make, generator: torch.Generator) -> None:
+    law, target = make(), product(7)
+    allowed = target.enumerate().exp()
+    log_prob = law.enumerate()
+    reachable = ~((log_prob == -torch.inf) & (allowed > 0)).any(-1)
+    exact = -(allowed * log_prob.masked_fill(allowed == 0, 0.0)).sum(-1)
+    copies = 20_000
+    draws = wide(law, copies).cross_entropy(wide(target, copies), generator).reshape(copies, B)
+    mean, error = draws.mean(0), draws.std(0) / copies**0.5
+    assert bool(reachable.any())
+    off = ((mean - exact).abs() / error.clamp(min=1e-12))[reachable]
+    close = torch.isclose(mean, exact, atol=1e-10)[reachable]
+    assert bool((close | (off < 4.5)).all())
+
+
+@every_law
+def test_select_takes_rows(make: Make) -> None:
+    law = make()
+    joint = law.enumerate()
+    for rows in (torch.tensor([2, 0]), torch.tensor([1]), torch.tensor([True, False, True])):
+        part = law.select(rows)
+        assert part.batch_size == len(joint[rows])
+        torch.testing.assert_close(part.enumerate(), joint[rows], atol=1e-12, rtol=1e-12)
+
+
+@every_law
+def test_temperature_one_is_the_law_itself(make: Make) -> None:
+    law = make()
+    same = law.tempered(1.0, 1.0).enumerate()
+    torch.testing.assert_close(same, law.enumerate(), atol=0, rtol=0)
+
+
+@every_law
+@pytest.mark.parametrize(("temperature", "top_p"), [(0.5, 1.0), (1.0, 0.7), (1.6, 0.9)])
+def test_tempered_law_is_a_law_and_is_what_it_samples(
+    make: Make, temperature: float, top_p: float, generator: torch.Generator
+) -> None:
+    law = make().tempered(temperature, top_p)
+    probability = law.enumerate().exp()
+    torch.testing.assert_close(
+        probability.sum(-1), torch.ones(B, dtype=torch.float64), atol=1e-10, rtol=0
+    )
+    counts = histogram(law, 5_000, generator)
+    for b in range(B):
+        assert p_value(counts[b], probability[b]) > 1e-4
+
+
+@every_law
+def test_temperature_refuses_nonsense(make: Make) -> None:
+    with pytest.raises(ValueError, match="temperature"):
+        make().tempered(-1.0)
+    with pytest.raises(ValueError, match="top_p"):
+        make().tempered(1.0, 0.0)
+
+
+@every_law
+def test_samples_do_not_depend_on_the_batch_split(make: Make) -> None:
+    law = make()
+    together = law.sample(SampleStreams(3, torch.arange(B)))
+    apart = [
+        law.select(torch.tensor([b])).sample(SampleStreams(3, torch.tensor([b]))) for b in range(B)
+    ]
+    assert torch.equal(together, torch.cat(apart))
