@@ -1,0 +1,8 @@
+"""Problems: laws of data whose truth is known exactly."""
+
+from fewjump.problem.base import Estimate, Problem
+from fewjump.problem.enumerable import EnumeratedJoint
+from fewjump.problem.hidden_markov import HiddenMarkovChain
+from fewjump.problem.markov import MarkovChain
+
+__all__ = ["EnumeratedJoint", "Estimate", "HiddenMarkovChain", "MarkovChain", "Problem"]

@@ -1,0 +1,204 @@
+"""What a problem is: a law of the data whose truth is known, for any position-wise noise."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fewjump.denoiser.exact import ExactDenoiser
+from fewjump.law.contraction import padded, position_entropy
+from fewjump.law.enumerated import EnumeratedLaw
+from fewjump.law.markov import MarkovLaw
+from fewjump.process import Process
+from fewjump.random import Generator, uniform
+from fewjump.schedule import Time, as_time
+
+PosteriorLaw = EnumeratedLaw | MarkovLaw
+
+
+class Estimate(NamedTuple):
+    """A number in nats with its 95% confidence interval; all three agree if it is exact."""
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def exact(cls, value: float) -> Estimate:
+        return cls(value, value, value)
+
+    @classmethod
+    def from_draws(cls, draws: Tensor) -> Estimate:
+        """Mean of independent draws (N,), N ≥ 2, with its normal interval."""
+        if draws.numel() < 2:
+            raise ValueError(f"a confidence interval needs at least 2 draws, got {draws.numel()}")
+        mean = float(draws.mean())
+        error = 1.96 * float(draws.std()) / draws.numel() ** 0.5
+        return cls(mean, mean - error, mean + error)
+
+
+class Problem(ABC):
+    """A law over sequences of ``length`` tokens in {0..vocab_size−1}, known exactly.
+
+    Subclasses give the law and its conditionals; the posteriors and scores of every process
+    follow, because noise acts on each position alone: p(x₀|x_t) ∝ p(x₀)·Πᵢ P_{t|0}[x₀ⁱ, x_tⁱ].
+    All numbers are float64 and all entropies are in nats.
+    """
+
+    vocab_size: int
+    length: int
+
+    @abstractmethod
+    def sample(self, n: int, generator: Generator = None) -> Tensor:
+        """``n`` exact draws: (n, L) int64."""
+
+    @abstractmethod
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log-probability of sequences (n, L): (n,) float64.
+
+        Raises:
+            ValueError: for a wrong length, or tokens outside the vocabulary.
+        """
+
+    @abstractmethod
+    def entropy(self) -> float:
+        """Entropy of a whole sequence in nats."""
+
+    @abstractmethod
+    def posterior_law(
+        self,
+        factors: Tensor,
+        vocab_size: int | None = None,
+        fallback: Callable[[], Tensor] | None = None,
+    ) -> PosteriorLaw:
+        """The law ∝ p(x₀)·Πᵢ factorsᵢ(x₀ⁱ).
+
+        Args:
+            factors: (B, L, vocab_size of the problem) non-negative.
+            vocab_size: tokens of the law; the extra ones have probability 0.
+            fallback: see :class:`~fewjump.law.enumerated.EnumeratedLaw`.
+        """
+
+    def marginals(self) -> Tensor:
+        """Law of each position: (L, V)."""
+        ones = torch.ones(1, self.length, self.vocab_size, dtype=torch.float64)
+        return self.posterior_law(ones).marginals()[0]
+
+    def one_step_floor(self) -> float:
+        """Total correlation of the data, Σᵢ H(xⁱ) − H(x), in nats.
+
+        The smallest KL from the data that a product of marginals reaches in one step from pure
+        noise (METHOD section 3).
+        """
+        return float(position_entropy(self.marginals()[None])) - self.entropy()
+
+    def denoiser(self, process: Process, joint: bool = False) -> ExactDenoiser:
+        """The perfect network: a product of the exact posterior marginals, or the joint law.
+
+        Args:
+            process: over the same tokens; an :class:`~fewjump.process.Absorbing` one may have a
+                mask as one extra, last state.
+            joint: whether to return the exact joint posterior instead of its marginals.
+
+        Raises:
+            ValueError: if the vocabularies do not fit.
+        """
+        return ExactDenoiser(self, process, joint)
+
+    def ratios(self, x_t: Tensor, t: Time, process: Process) -> Tensor:
+        """Exact concrete scores p_t(x with xⁱ→y)/p_t(x): (B, L, V of the process) float64.
+
+        Where p_t(x_t) = 0 they are undefined; those of the denoiser's fallback law are returned
+        (independent positions), or 0 and a 1 at the current token if that fails too.
+
+        Args:
+            x_t: (B, L) int64.
+            t: float or (B,).
+            process: see :meth:`denoiser`.
+        """
+        denoiser = ExactDenoiser(self, process, joint=True)
+        time = as_time(t, x_t.device).double().expand(x_t.shape[0])
+        law = denoiser.posterior(process.likelihood(x_t, time), x_t)
+        weights = padded(law.cavity(), process.vocab_size)
+        impossible = law.log_evidence == -torch.inf
+        if bool(impossible.any()):
+            independent = process.posterior_weights(law.marginals(), x_t, time)
+            weights = torch.where(impossible[:, None, None], independent, weights)
+        noised = process.push_weights(weights, time)
+        here = noised.gather(-1, x_t[..., None])
+        tokens = torch.arange(process.vocab_size, device=x_t.device)
+        certain = (tokens == x_t[..., None]).double()
+        return torch.where(here > 0, noised / torch.where(here > 0, here, 1.0), certain)
+
+    def score_network(self, process: Process) -> Callable[[Tensor, Tensor], Tensor]:
+        """:meth:`ratios` as a network (x_t, t) → (B, L, V), for ``ScoreDenoiser``."""
+        ExactDenoiser(self, process)  # checks that the vocabularies fit
+
+        def network(x_t: Tensor, t: Tensor) -> Tensor:
+            return self.ratios(x_t, t, process)
+
+        return network
+
+    def noised_log_prob(self, x_t: Tensor, t: Time, process: Process) -> Tensor:
+        """log p_t(x_t), the law of the noised data, (B,); −inf where it is 0."""
+        denoiser = ExactDenoiser(self, process, joint=True)
+        likelihood = process.likelihood(x_t, t)
+        silent = (likelihood[..., : self.vocab_size].amax(-1) <= 0).any(-1)
+        value = denoiser.posterior(likelihood, x_t).log_evidence
+        return torch.where(silent, -torch.inf, value)
+
+    def product_floor(
+        self, process: Process, t: Time, samples: int = 256, generator: Generator = None
+    ) -> Estimate:
+        """E over x_t of the total correlation TC(x₀|x_t), in nats, for a scalar time.
+
+        What the exact product of marginals loses in KL when it draws x₀ at time t. An average of
+        exact values over ``samples`` draws of x_t, unless a subclass has it in closed form.
+        """
+        x0 = self.sample(samples, generator)
+        x_t = process.corrupt(x0, 0.0, t, generator)
+        law = ExactDenoiser(self, process, joint=True)(x_t, t)
+        assert isinstance(law, EnumeratedLaw | MarkovLaw)
+        return Estimate.from_draws(law.total_correlation())
+
+    def check_tokens(self, x: Tensor) -> None:
+        """Raise ValueError unless ``x`` is (n, L) and holds tokens of this problem."""
+        if x.dim() != 2 or x.shape[1] != self.length:
+            raise ValueError(f"expected (n, {self.length}) tokens, got shape {tuple(x.shape)}")
+        if x.numel() and not 0 <= int(x.min()) <= int(x.max()) < self.vocab_size:
+            raise ValueError(f"tokens must lie in 0..{self.vocab_size - 1}")
+
+
+def probability_table(value: Tensor, name: str) -> Tensor:
+    """``value`` as float64 on the CPU with its last axis normalised exactly.
+
+    Raises:
+        ValueError: if it has negative entries, or the last axis does not sum to 1 within 1e-6.
+    """
+    table = torch.as_tensor(value).detach().cpu().double()
+    total = table.sum(-1, keepdim=True)
+    if bool((table < 0).any()) or not bool(((total - 1).abs() < 1e-6).all()):
+        raise ValueError(
+            f"{name} must be non-negative with sums of 1; found entries down to "
+            f"{float(table.min()):.3g} and sums in [{float(total.min()):.8g}, "
+            f"{float(total.max()):.8g}]; divide by the sum first"
+        )
+    return table / total
+
+
+def random_rows(
+    rows: int, size: int, concentration: float, generator: torch.Generator | None = None
+) -> Tensor:
+    """Random probability vectors: (rows, size) float64.
+
+    Entries are E^(1/concentration), E exponential, normalised: uniform on the simplex (the flat
+    Dirichlet law) at concentration 1, nearly one-hot below, nearly equal above.
+    """
+    if concentration <= 0:
+        raise ValueError(f"concentration must be positive, got {concentration}")
+    log_weights = (-uniform((rows, size), generator).log()).log() / concentration
+    return log_weights.softmax(-1)

@@ -1,0 +1,153 @@
+"""What Markov chains and hidden Markov chains share; see their own files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from fewjump.law.markov import MarkovLaw
+from fewjump.problem.base import Estimate, Problem, probability_table
+from fewjump.random import Generator, invert_cdf, uniform
+
+
+class ChainProblem(Problem):
+    """A time-homogeneous chain over hidden states that emit tokens (or are the tokens).
+
+    Attributes:
+        initial: (S,) law of the first state.
+        transition: (S, S), rows sum to 1.
+        emission: (S, V), rows sum to 1; None if the states are the tokens.
+    """
+
+    def __init__(
+        self, initial: Tensor, transition: Tensor, emission: Tensor | None, length: int
+    ) -> None:
+        if length < 1:
+            raise ValueError(f"length must be at least 1, got {length}")
+        self.initial = probability_table(initial, "initial")
+        self.transition = probability_table(transition, "transition")
+        self.emission = None if emission is None else probability_table(emission, "emission")
+        states = self.initial.numel()
+        if self.initial.dim() != 1 or self.transition.shape != (states, states):
+            raise ValueError(
+                f"initial must be (S,) and transition (S, S), got {tuple(self.initial.shape)} "
+                f"and {tuple(self.transition.shape)}"
+            )
+        if self.emission is not None and (
+            self.emission.dim() != 2 or self.emission.shape[0] != states
+        ):
+            raise ValueError(f"emission must be ({states}, V), got {tuple(self.emission.shape)}")
+        self.length = length
+        self.vocab_size = states if self.emission is None else self.emission.shape[1]
+
+    # -- the hidden chain -------------------------------------------------------------------
+
+    def stationary(self) -> Tensor:
+        """The stationary law of the states: (S,).
+
+        Raises:
+            ValueError: if the chain has more than one.
+        """
+        return stationary_law(self.transition)
+
+    def state_marginals(self) -> Tensor:
+        """Law of the state at each position: (L, S)."""
+        rows = [self.initial]
+        for _ in range(self.length - 1):
+            rows.append(rows[-1] @ self.transition)
+        return torch.stack(rows)
+
+    def _emit(self, states: Tensor, u: Tensor) -> Tensor:
+        """Tokens for (...) states from uniforms of the same shape."""
+        if self.emission is None:
+            return states
+        emission = self.emission.to(states.device)
+        return invert_cdf(emission[states.flatten()], u.flatten()).reshape(states.shape)
+
+    # -- Problem ----------------------------------------------------------------------------
+
+    def sample(self, n: int, generator: Generator = None) -> Tensor:
+        u = uniform((n, self.length, 2), generator)
+        states = [invert_cdf(self.initial.expand(n, -1), u[:, 0, 0])]
+        for i in range(1, self.length):
+            states.append(invert_cdf(self.transition[states[-1]], u[:, i, 0]))
+        return self._emit(torch.stack(states, 1), u[..., 1])
+
+    def posterior_law(
+        self,
+        factors: Tensor,
+        vocab_size: int | None = None,
+        fallback: Callable[[], Tensor] | None = None,
+    ) -> MarkovLaw:
+        device = factors.device
+        emission = None if self.emission is None else self.emission.to(device)[None, None]
+        return MarkovLaw(
+            self.initial.to(device)[None],
+            self.transition.to(device)[None, None],
+            factors,
+            emission,
+            vocab_size,
+            fallback=fallback,
+        )
+
+    def marginals(self) -> Tensor:
+        states = self.state_marginals()
+        return states if self.emission is None else states @ self.emission
+
+    # -- bigrams ----------------------------------------------------------------------------
+
+    def bigram_law(self) -> Tensor:
+        """p(xⁱ = a, xⁱ⁺¹ = b) averaged over the positions i < L−1: (V, V), sums to 1.
+
+        For a stationary chain this is the stationary bigram law.
+
+        Raises:
+            ValueError: for sequences of one token.
+        """
+        if self.length < 2:
+            raise ValueError("a sequence of one token has no bigrams")
+        pairs = self.state_marginals()[:-1].mean(0)[:, None] * self.transition
+        return pairs if self.emission is None else self.emission.mT @ pairs @ self.emission
+
+    def bigram_tv(self, samples: Tensor) -> float:
+        """Total variation between the bigram law and its frequencies in ``samples`` (n, L).
+
+        Frequencies are averaged over samples and positions. Finite samples bias it upwards even
+        when they come from the true law: compare with :meth:`bigram_tv_floor`.
+        """
+        self.check_tokens(samples)
+        frequencies = bigram_frequencies(samples, self.vocab_size).cpu()
+        return 0.5 * float((frequencies - self.bigram_law()).abs().sum())
+
+    def bigram_tv_floor(
+        self, n: int, repeats: int = 8, generator: torch.Generator | None = None
+    ) -> Estimate:
+        """The :meth:`bigram_tv` that ``n`` exact samples have, on average of ``repeats`` sets."""
+        values = [self.bigram_tv(self.sample(n, generator)) for _ in range(repeats)]
+        return Estimate.from_draws(torch.tensor(values, dtype=torch.float64))
+
+
+def bigram_frequencies(samples: Tensor, vocab_size: int) -> Tensor:
+    """Frequencies of neighbouring tokens over samples and positions: (n, L) → (V, V) float64."""
+    pairs = samples[:, :-1] * vocab_size + samples[:, 1:]
+    counts = torch.bincount(pairs.flatten(), minlength=vocab_size**2).double()
+    return (counts / counts.sum()).reshape(vocab_size, vocab_size)
+
+
+def stationary_law(transition: Tensor) -> Tensor:
+    """The stationary law π = πP of a stochastic matrix (S, S): (S,) float64.
+
+    Raises:
+        ValueError: if there is more than one.
+    """
+    states = transition.shape[0]
+    singular = transition.double().mT - torch.eye(states, dtype=torch.float64)
+    if int((torch.linalg.svdvals(singular) < 1e-10).sum()) > 1:
+        raise ValueError("the chain has several stationary laws (it is reducible): give an initial")
+    system = torch.cat([singular, torch.ones(1, states, dtype=torch.float64)])
+    target = torch.zeros(states + 1, 1, dtype=torch.float64)
+    target[-1] = 1
+    law = torch.linalg.lstsq(system, target).solution[:, 0].clamp(min=0)
+    return law / law.sum()

@@ -1,0 +1,182 @@
+"""Joint laws small enough to hold as a table: the truth with no Monte Carlo."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from fewjump.denoiser.exact import check_vocabularies
+from fewjump.law.base import ENUMERATION_LIMIT, ravel, unravel
+from fewjump.law.contraction import padded
+from fewjump.law.enumerated import EnumeratedLaw
+from fewjump.problem.base import Estimate, Problem, probability_table
+from fewjump.process import Process
+from fewjump.random import Generator, uniform
+from fewjump.schedule import Time
+
+#: A noised table may be larger than the data's, by the mask: (V+1)^L entries.
+NOISED_LIMIT = 50_000_000
+
+
+class EnumeratedJoint(Problem):
+    """A law given by the probability of every sequence.
+
+    Args:
+        probs: L axes of size V: ``probs[x1, …, xL]``. Non-negative, sums to 1 within 1e-6
+            (normalised in float64), V^L ≤ 1e6.
+
+    Raises:
+        ValueError: for unequal axes, a table that is too large, or no probabilities.
+    """
+
+    def __init__(self, probs: Tensor) -> None:
+        probs = torch.as_tensor(probs)
+        if probs.dim() < 1 or len(set(probs.shape)) != 1:
+            raise ValueError(
+                f"probs needs one axis of the same size V per position, got {tuple(probs.shape)}"
+            )
+        if probs.numel() > ENUMERATION_LIMIT:
+            raise ValueError(
+                f"{probs.shape[0]}^{probs.dim()} = {probs.numel():.3g} states are too many "
+                f"(limit {ENUMERATION_LIMIT}); use a smaller problem, or a MarkovChain"
+            )
+        self.vocab_size, self.length = probs.shape[0], probs.dim()
+        #: L axes of size V, float64.
+        self.probs = probability_table(probs.flatten(), "probs").reshape(probs.shape)
+
+    @classmethod
+    def random(
+        cls,
+        vocab_size: int,
+        length: int,
+        roughness: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> EnumeratedJoint:
+        """Probabilities ∝ exp(roughness·N(0, 1)), independently for every sequence."""
+        count = vocab_size**length
+        if count > ENUMERATION_LIMIT:
+            raise ValueError(f"{vocab_size}^{length} states exceed the limit {ENUMERATION_LIMIT}")
+        normal = math.sqrt(2) * torch.erfinv(2 * uniform((count,), generator) - 1)
+        return cls((roughness * normal).softmax(0).reshape((vocab_size,) * length))
+
+    def __repr__(self) -> str:
+        return f"EnumeratedJoint(vocab_size={self.vocab_size}, length={self.length})"
+
+    # -- the data ---------------------------------------------------------------------------
+
+    def sample(self, n: int, generator: Generator = None) -> Tensor:
+        cumulative = self.probs.flatten().cumsum(0)
+        u = uniform((n,), generator) * cumulative[-1]
+        index = torch.searchsorted(cumulative, u, right=True)
+        # Rounding can put u on the last edge, past which states have no probability.
+        last = torch.searchsorted(cumulative, cumulative[-1])
+        return unravel(torch.minimum(index, last), self.vocab_size, self.length)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        self.check_tokens(x)
+        return self.probs.to(x.device).flatten()[ravel(x, self.vocab_size)].log()
+
+    def entropy(self) -> float:
+        return _entropy(self.probs)
+
+    def posterior_law(
+        self,
+        factors: Tensor,
+        vocab_size: int | None = None,
+        fallback: Callable[[], Tensor] | None = None,
+    ) -> EnumeratedLaw:
+        table = self.probs.to(factors.device).reshape(1, -1)
+        return EnumeratedLaw(table, factors, vocab_size, fallback=fallback)
+
+    # -- noised -----------------------------------------------------------------------------
+
+    def noised(self, process: Process, t: Time) -> Tensor:
+        """p_t as a table of L axes of size ``process.vocab_size``, for a scalar time.
+
+        Costs O(L·V^{L+1}): the kernel is applied along each axis.
+
+        Raises:
+            ValueError: if the vocabularies do not fit or the table would be too large.
+        """
+        kernel = self._kernel(process, t)
+        table = self.probs
+        for axis in range(self.length):
+            table = _along(table, kernel, axis)
+        return table
+
+    def _kernel(self, process: Process, t: Time) -> Tensor:
+        """Rows of P_{t|0} of the problem's tokens: (v, V)."""
+        check_vocabularies(self, process)
+        count = process.vocab_size**self.length
+        if count > NOISED_LIMIT:
+            raise ValueError(
+                f"the noised law has {process.vocab_size}^{self.length} = {count:.3g} states "
+                f"(limit {NOISED_LIMIT:.3g}); use a smaller problem"
+            )
+        kernel = process.kernel(0.0, t)
+        if kernel.dim() != 2:
+            raise ValueError("one scalar time is needed here, not a batch of times")
+        return kernel.cpu()[: self.vocab_size]
+
+    def posterior(self, x_t: Tensor, t: Time, process: Process) -> EnumeratedLaw:
+        """p_{0|t}(x₀|x_t) as a law; ``.enumerate()`` gives all its log-probabilities."""
+        law = self.denoiser(process, joint=True)(x_t, t)
+        assert isinstance(law, EnumeratedLaw)
+        return law
+
+    def reverse_conditional(
+        self, x_t: Tensor, s: float, t: float, process: Process
+    ) -> EnumeratedLaw:
+        """p_{s|t}(x_s|x_t) ∝ p_s(x_s)·Πᵢ P_{t|s}[x_sⁱ, x_tⁱ], the joint reverse step.
+
+        Where p_t(x_t) = 0: the product of the noised marginals at s and the kernel's column.
+
+        Args:
+            x_t: (B, L) int64.
+            s, t: the earlier and the later time.
+            process: the forward process.
+        """
+        table = self.noised(process, s)
+        columns = process.kernel(s, t).mT.to(x_t.device)[x_t]
+        factors = torch.where(columns.amax(-1, keepdim=True) > 0, columns, 1.0)
+
+        def independent() -> Tensor:
+            marginals = padded(self.marginals(), process.vocab_size) @ process.kernel(0.0, s)
+            weights = factors * marginals.to(x_t.device)
+            return torch.where(weights.sum(-1, keepdim=True) > 0, weights, factors)
+
+        flat = table.to(x_t.device).reshape(1, -1)
+        return EnumeratedLaw(flat, factors, process.vocab_size, fallback=independent)
+
+    def product_floor(
+        self, process: Process, t: Time, samples: int = 0, generator: Generator = None
+    ) -> Estimate:
+        """E over x_t of TC(x₀|x_t) in nats, exact; ``samples`` and ``generator`` are not needed.
+
+        Uses H(a|x_t) = H(a, x_t) − H(x_t), and that x_tⁱ depends on x₀ⁱ alone, so that the tables
+        of (x₀ⁱ, x_t without position i) suffice: O(L²·V^{L+1}).
+        """
+        kernel = self._kernel(process, t)
+        row_entropy = -torch.xlogy(kernel, kernel).sum(-1)
+        marginals = self.marginals()
+        position_noise = (marginals * row_entropy).sum(-1)
+        noised = _entropy(self.noised(process, t))
+        floor = -(self.entropy() + float(position_noise.sum()) - noised)
+        for i in range(self.length):
+            table = self.probs
+            for axis in range(self.length):
+                table = table if axis == i else _along(table, kernel, axis)
+            floor += _entropy(table) + float(position_noise[i]) - noised
+        return Estimate.exact(floor)
+
+
+def _along(table: Tensor, kernel: Tensor, axis: int) -> Tensor:
+    """Apply ``kernel`` (v, V) to one axis of a table."""
+    return torch.movedim(torch.movedim(table, axis, -1) @ kernel, -1, axis)
+
+
+def _entropy(probs: Tensor) -> float:
+    return -float(torch.xlogy(probs, probs).sum())
