@@ -10,7 +10,10 @@ law that is sampled.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from collections.abc import Generator as Coroutine
+from functools import partial
+from itertools import pairwise
 from typing import ClassVar
 
 from torch import Tensor
@@ -20,7 +23,15 @@ from fewjump.random import Generator
 
 
 class Move(ABC):
-    """A distribution over the next state, one for each row of the batch."""
+    """A distribution over the next state, one for each row of the batch.
+
+    Attributes:
+        clamped: () float64 probability that the method's formula asked for and could not have
+            (a negative rate, a total above 1), averaged over positions; set by :meth:`sample`,
+            None where nothing can be clamped.
+    """
+
+    clamped: Tensor | None = None
 
     @abstractmethod
     def sample(self, generator: Generator = None) -> Tensor:
@@ -32,6 +43,7 @@ class Move(ABC):
 
 
 Moves = Coroutine[Move, Tensor, None]
+Step = Callable[[Tensor], Moves]
 
 
 class Sampler(ABC):
@@ -42,12 +54,15 @@ class Sampler(ABC):
         order: global order of convergence of the output law as the grid is refined.
         evaluations: network evaluations of one step.
         reference: where it comes from.
+        uses_grid: whether the times between the first and the last mean anything to it, and the
+            final draw of x₀ is left to the runner.
     """
 
     name: ClassVar[str]
     order: ClassVar[int]
     evaluations: ClassVar[int]
     reference: ClassVar[str]
+    uses_grid: ClassVar[bool] = True
 
     @abstractmethod
     def moves(self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor) -> Moves:
@@ -59,15 +74,48 @@ class Sampler(ABC):
             t, s: () float64 tensors with s < t.
         """
 
-    def check(self, denoiser: Denoiser) -> None:
+    def steps(self, denoiser: Denoiser, x: Tensor, times: Tensor) -> list[Step]:
+        """The steps of one trajectory, each a function x_t → moves; one per interval of the grid.
+
+        Args:
+            denoiser: as for :meth:`moves`.
+            x: (B, L) int64, the state that the trajectory starts from.
+            times: (K + 1,) float64, strictly decreasing.
+        """
+        return [
+            partial(_interval, self, denoiser, t, s)
+            for t, s in pairwise(times)
+        ]
+
+    def check(self, denoiser: Denoiser) -> None:  # noqa: B027 (most samplers accept everything)
         """Raise ValueError, naming the remedy, if the sampler does not apply to this process."""
 
 
-def draw_step(moves: Moves, generator: Generator = None) -> Tensor:
-    """Run a step's moves with random draws and return the state it ends in."""
+def _interval(sampler: Sampler, denoiser: Denoiser, t: Tensor, s: Tensor, x: Tensor) -> Moves:
+    return sampler.moves(denoiser, x, t, s)
+
+
+def draw_step(
+    moves: Moves,
+    generator: Generator = None,
+    pin: Callable[[Tensor], Tensor] | None = None,
+    seen: Callable[[Move], None] | None = None,
+) -> Tensor:
+    """Run a step's moves with random draws and return the state it ends in.
+
+    Args:
+        moves: the step.
+        generator: source of randomness.
+        pin: applied to every state that is drawn, intermediate ones included (infilling).
+        seen: called with every move after it was drawn (diagnostics).
+    """
     move = next(moves)
     while True:
         x = move.sample(generator)
+        if pin is not None:
+            x = pin(x)
+        if seen is not None:
+            seen(move)
         try:
             move = moves.send(x)
         except StopIteration:

@@ -1,0 +1,127 @@
+"""The exact output law of a sampler, by composing its transition probabilities.
+
+No Monte Carlo: the coroutine that the runner draws from is replayed for every outcome of every
+move, and the law of the state is pushed through.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fewjump.denoiser.base import Denoiser
+from fewjump.law.base import ENUMERATION_LIMIT, row_chunks, unravel
+from fewjump.sampler.base import Move, Sampler, Step
+from fewjump.sampler.grid import GridSpec, time_grid
+from fewjump.sampler.moves import product_table
+from fewjump.sampler.registry import get_sampler
+from fewjump.sampler.trajectory import check_options, trajectory
+
+COST_LIMIT = 1e11
+_CHUNK_ELEMENTS = 1 << 21
+
+
+@torch.no_grad()
+def exact_output_law(
+    denoiser: Denoiser,
+    steps: int | None,
+    sampler: str | Sampler = "ancestral",
+    grid: GridSpec | None = None,
+    denoise: bool = True,
+) -> Tensor:
+    """The law of what ``sample`` returns, started from the process's prior.
+
+    Args:
+        denoiser: with a ``length``; V^L states must be few (see Raises).
+        steps, sampler, grid, denoise: as for :func:`fewjump.sample`.
+
+    Returns:
+        Probabilities, float64, with L axes of size ``denoiser.clean_vocab_size``. With
+        ``denoise=False`` the state may still be noisy, and the axes have size
+        ``denoiser.process.vocab_size``.
+
+    Raises:
+        ValueError: if the denoiser has no length, the sampler does not apply, its times are random
+            and the denoiser depends on them, or the cost, steps·(V^L)^(1 + evaluations), exceeds
+            1e11.
+    """
+    method = get_sampler(sampler)
+    times = time_grid(grid, steps, denoiser.process.schedule)
+    check_options(method, denoiser, grid, denoise)
+    vocab, length = denoiser.process.vocab_size, _length(denoiser, method, times)
+    if not method.uses_grid and denoiser.time_conditioned:
+        raise ValueError(
+            f"{method.name} evaluates the network at random times, so its output law can be "
+            "enumerated only for a denoiser that ignores time (time_conditioned=False); use "
+            "sampler='ancestral', or estimate the law from samples"
+        )
+    device, counted = denoiser.device, denoiser.evaluations
+    prior = denoiser.process.prior().to(device)
+    law = product_table(prior.expand(1, length, vocab))[0]
+    start = denoiser.process.prior_sample((1, length), None, device)
+    for step in trajectory(method, denoiser, start, times.to(device), denoise):
+        law = _push(step, law, vocab, length)
+    denoiser.evaluations = counted
+    law = law.reshape((vocab,) * length)
+    if not denoise:
+        return law
+    return law[(slice(0, denoiser.clean_vocab_size),) * length].contiguous()
+
+
+def _length(denoiser: Denoiser, method: Sampler, times: Tensor) -> int:
+    if denoiser.length is None:
+        raise ValueError("the output law needs a sequence length: give the denoiser a length")
+    states = float(denoiser.process.vocab_size) ** denoiser.length
+    cost = (times.shape[0] - 1) * states ** (1 + method.evaluations)
+    if states > ENUMERATION_LIMIT or cost > COST_LIMIT:
+        raise ValueError(
+            f"{denoiser.process.vocab_size}^{denoiser.length} = {states:.3g} states cost about "
+            f"{cost:.1g} operations with {method.name} (limit {COST_LIMIT:.0g}); use a smaller "
+            "problem, fewer steps, or frequencies of samples"
+        )
+    return denoiser.length
+
+
+def _push(step: Step, law: Tensor, vocab: int, length: int) -> Tensor:
+    """The law after one step: (S,) → (S,)."""
+    out = torch.zeros_like(law)
+    occupied = law.nonzero()[:, 0]
+    rows = max(1, _CHUNK_ELEMENTS // law.shape[0])
+    depth = _count_moves(step, occupied[:1], vocab, length)
+    # Paths yet to extend: state numbers (N, moves so far + 1) from x_t on, and their probability.
+    pending = [(occupied[:, None], law[occupied])]
+    while pending:
+        paths, mass = pending.pop()
+        if paths.shape[0] > rows:
+            pending += [(paths[part], mass[part]) for part in row_chunks(paths.shape[0], 1, rows)]
+            continue
+        move = _replay(step, paths, vocab, length)
+        assert move is not None
+        reached = mass[:, None] * move.table().to(law)
+        if paths.shape[1] == depth:
+            out += reached.sum(0)
+        else:
+            row, state = reached.nonzero(as_tuple=True)
+            pending.append((torch.cat([paths[row], state[:, None]], -1), reached[row, state]))
+    return out
+
+
+def _replay(step: Step, paths: Tensor, vocab: int, length: int) -> Move | None:
+    """The move that follows the given history, or None where the step has ended."""
+    states = [unravel(paths[:, i], vocab, length) for i in range(paths.shape[1])]
+    moves = step(states[0])
+    try:
+        move = next(moves)
+        for state in states[1:]:
+            move = moves.send(state)
+    except StopIteration:
+        return None
+    return move
+
+
+def _count_moves(step: Step, start: Tensor, vocab: int, length: int) -> int:
+    """How many moves the step has: the same for every state and outcome."""
+    path = start[:, None]
+    while _replay(step, path, vocab, length) is not None:
+        path = torch.cat([path, start[:, None]], -1)
+    return path.shape[1] - 1

@@ -1,0 +1,170 @@
+"""First hitting: simulate the unmasking events themselves, not a grid."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from fewjump.denoiser.base import Denoiser
+from fewjump.law import Law, ProductLaw
+from fewjump.process import Absorbing
+from fewjump.random import Generator, permutation_keys, uniform
+from fewjump.sampler.base import Move, Moves, Sampler, Step
+from fewjump.sampler.moves import law_table, one_hot, product_table
+from fewjump.sampler.rates import posterior
+
+
+class FirstHitting(Sampler):
+    """Jump from one unmasking event to the next.
+
+    With n masked positions at time t the next event is at τ, 1 − α(τ) = (1 − α(t))·u^{1/n}, and
+    unmasks one position chosen uniformly, from the law at τ. With as many steps as masked
+    positions (or more) this is exact, and an exact denoiser gives exactly the data law. With
+    fewer, each round unmasks ⌈n / rounds left⌉ positions from one evaluation, at the time of
+    the first of their events.
+
+    Evaluations: min(steps, masked positions), and no final step. The grid only sets the number of
+    steps and the start.
+    """
+
+    name: ClassVar[str] = "first-hitting"
+    order: ClassVar[int] = 1
+    evaluations: ClassVar[int] = 1
+    reference: ClassVar[str] = "Zheng et al. 2024, arXiv 2409.02908"
+    uses_grid: ClassVar[bool] = False
+
+    def check(self, denoiser: Denoiser) -> None:
+        if not isinstance(denoiser.process, Absorbing):
+            raise ValueError(
+                f"first-hitting simulates unmasking events, which {denoiser.process} does not "
+                "have; use sampler='ancestral', or an Absorbing process"
+            )
+
+    def moves(self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor) -> Moves:
+        """One round: all masked positions are unmasked at the first event after t."""
+        yield RevealMove(denoiser, x_t, t.expand(x_t.shape[0]), 1)
+
+    def steps(self, denoiser: Denoiser, x: Tensor, times: Tensor) -> list[Step]:
+        process = denoiser.process
+        assert isinstance(process, Absorbing)
+        rounds = min(times.shape[0] - 1, int((x == process.mask).sum(-1).max()))
+        clock = _Clock(times[0])
+        return [clock.step(denoiser, rounds - done) for done in range(rounds)]
+
+
+class _Clock:
+    """The time each sample of one trajectory has reached."""
+
+    def __init__(self, start: Tensor) -> None:
+        self.start = start
+        self.time: Tensor | None = None
+
+    def step(self, denoiser: Denoiser, rounds_left: int) -> Step:
+        def moves(x: Tensor) -> Moves:
+            time = self.start.expand(x.shape[0]) if self.time is None else self.time
+            move = RevealMove(denoiser, x, time, rounds_left)
+            yield move
+            self.time = move.time
+
+        return moves
+
+
+class RevealMove(Move):
+    """Unmask ⌈n / rounds left⌉ of the n masked positions of each row.
+
+    The evaluation time is itself random, so the denoiser is called when the move is drawn.
+
+    Args:
+        denoiser: of an absorbing process.
+        x: (B, L) int64.
+        time: (B,) float64, the time reached.
+        rounds_left: rounds left, this one included.
+
+    Attributes:
+        time: after :meth:`sample`, the time of the last event of the round.
+    """
+
+    def __init__(self, denoiser: Denoiser, x: Tensor, time: Tensor, rounds_left: int) -> None:
+        process = denoiser.process
+        assert isinstance(process, Absorbing)
+        self.denoiser, self.process, self.x = denoiser, process, x
+        self.masked = x == process.mask
+        self.number = self.masked.sum(-1)
+        self.count = -(-self.number // rounds_left)
+        self.start = time
+        self.time: Tensor | None = None
+
+    def sample(self, generator: Generator = None) -> Tensor:
+        keys = permutation_keys(self.x.shape, generator, self.x.device)
+        keys = keys.masked_fill(~self.masked, 2.0)
+        reveal = keys.argsort(-1).argsort(-1) < self.count[:, None]
+        first = self._event_times(generator)
+        law = self.denoiser(self.x, first)
+        if isinstance(law, ProductLaw):
+            return self.x.masked_scatter(reveal, law.sample_where(reveal, generator))
+        return torch.where(reveal, law.sample(generator), self.x)
+
+    def _event_times(self, generator: Generator) -> Tensor:
+        """Set ``time`` to that of the round's last event; return that of its first: (B,)."""
+        schedule = self.process.schedule
+        u = uniform(self.x.shape, generator, self.x.device)
+        event = torch.arange(u.shape[1], device=u.device)
+        left = (self.number[:, None] - event).clamp(min=1)
+        shrink = torch.where(event < self.count[:, None], u.log() / left, 0.0)
+        forget = schedule.one_minus_alpha(self.start)
+
+        def time_of(log_factor: Tensor) -> Tensor:
+            return schedule.time_of_sigma_bar(-torch.log1p(-forget * log_factor.exp()))
+
+        self.time = time_of(shrink.sum(-1))
+        return time_of(shrink[:, 0])
+
+    def table(self) -> Tensor:
+        """As the class says; the law is taken at the start of the round.
+
+        Raises:
+            ValueError: if the law depends on the time, which is random here.
+        """
+        if self.denoiser.time_conditioned:
+            raise ValueError(
+                "first-hitting evaluates the network at random times, so its transition table "
+                "exists only for a denoiser that ignores time (time_conditioned=False); "
+                "use sampler='ancestral', or estimate the output law from samples"
+            )
+        vocab, (batch, length) = self.process.vocab_size, self.x.shape
+        joint = self._joint(self.denoiser(self.x, self.start))
+        joint = joint.reshape(batch, *(vocab,) * length)
+        here = one_hot(self.x, vocab)
+        out = torch.zeros_like(joint)
+        for chosen in itertools.product((False, True), repeat=length):
+            weight = self._weight(chosen)
+            if bool((weight > 0).any()):
+                shaped = weight.reshape(-1, *(1,) * length)
+                out += shaped * _keep_only(joint, here, chosen)
+        return out.reshape(batch, -1)
+
+    def _joint(self, law: Law) -> Tensor:
+        if isinstance(law, ProductLaw):
+            return product_table(posterior(law, self.process))
+        return law_table(law, self.process.vocab_size)
+
+    def _weight(self, chosen: tuple[bool, ...]) -> Tensor:
+        """Probability that exactly these positions are revealed: (B,) float64."""
+        subset = torch.tensor(chosen, device=self.x.device)
+        fits = (subset <= self.masked).all(-1) & (self.count == sum(chosen))
+        ways = [math.comb(int(n), int(k)) for n, k in zip(self.number, self.count, strict=True)]
+        return fits.double() / torch.tensor(ways, device=self.x.device)
+
+
+def _keep_only(joint: Tensor, here: Tensor, chosen: tuple[bool, ...]) -> Tensor:
+    """Sum out the positions not chosen and put them back at their current token."""
+    for i, is_chosen in enumerate(chosen):
+        if not is_chosen:
+            shape = [joint.shape[0], *(1,) * len(chosen)]
+            shape[i + 1] = joint.shape[i + 1]
+            joint = joint.sum(i + 1, keepdim=True) * here[:, i].reshape(shape)
+    return joint

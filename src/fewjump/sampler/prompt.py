@@ -1,0 +1,80 @@
+"""Clean tokens that are given: prompts and infilling."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Known clean tokens of a batch.
+
+    Attributes:
+        x0: (B, L) int64, read where ``fixed`` holds.
+        fixed: (B, L) boolean.
+    """
+
+    x0: Tensor
+    fixed: Tensor
+
+    def pin(self, x: Tensor) -> Tensor:
+        """``x`` with the known positions set to their clean tokens."""
+        return torch.where(self.fixed, self.x0, x)
+
+    def rows(self, index: Tensor) -> Prompt:
+        """The prompt of some samples."""
+        return Prompt(self.x0[index], self.fixed[index])
+
+
+def make_prompt(
+    prompt: Tensor | None,
+    fixed: Tensor | None,
+    num_samples: int,
+    length: int,
+    clean_vocab_size: int,
+    device: torch.device,
+) -> Prompt | None:
+    """Validate and spread a prompt over all samples; None where there is none.
+
+    Raises:
+        ValueError: for shapes that do not fit, a prompt that leaves nothing to draw without saying
+            so through ``fixed``, or tokens that are not clean ones.
+    """
+    if prompt is None:
+        if fixed is not None:
+            raise ValueError("fixed= says which tokens of a prompt are given; pass prompt= too")
+        return None
+    x0 = torch.as_tensor(prompt, device=device).long()
+    if x0.dim() not in (1, 2) or (x0.dim() == 2 and x0.shape[0] != num_samples):
+        raise ValueError(
+            f"prompt must be (L,) or ({num_samples}, L), one row a sample; got {tuple(x0.shape)}"
+        )
+    given = x0.shape[-1]
+    if fixed is None:
+        if given >= length:
+            raise ValueError(
+                f"a prompt of {given} tokens leaves none of the {length} to draw; pass fixed= to "
+                "say which are given, or a shorter prefix"
+            )
+        known = torch.arange(length, device=device) < given
+        x0 = torch.nn.functional.pad(x0, (0, length - given))
+    else:
+        known = torch.as_tensor(fixed, device=device)
+        if known.dtype != torch.bool:
+            raise ValueError(f"fixed must be boolean, got {known.dtype}")
+        if given != length or known.shape not in ((length,), (num_samples, length)):
+            raise ValueError(
+                f"with fixed=, prompt and fixed must have {length} columns (and 1 or {num_samples} "
+                f"rows); got {tuple(x0.shape)} and {tuple(known.shape)}"
+            )
+    x0, known = x0.expand(num_samples, length), known.expand(num_samples, length)
+    tokens = x0[known]
+    if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < clean_vocab_size:
+        raise ValueError(
+            f"prompt tokens must lie in [0, {clean_vocab_size}) where they are fixed; got "
+            f"{int(tokens.min())} to {int(tokens.max())}"
+        )
+    return Prompt(torch.where(known, x0, 0), known)

@@ -1,0 +1,274 @@
+"""Draw samples: the loop that every sampler shares."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from fewjump.denoiser.base import Denoiser
+from fewjump.law import Law
+from fewjump.random import SampleStreams
+from fewjump.sampler.base import Move, Sampler, draw_step
+from fewjump.sampler.grid import GridSpec, time_grid
+from fewjump.sampler.prompt import Prompt, make_prompt
+from fewjump.sampler.registry import get_sampler
+from fewjump.sampler.trajectory import check_options, trajectory
+
+_BATCH_LIMIT = 256
+_LOGIT_LIMIT = 1 << 26
+
+
+@dataclass(frozen=True)
+class SamplerRun:
+    """What :func:`run` returns.
+
+    Attributes:
+        samples: (N, L) int64, on the denoiser's device.
+        nfe: network evaluations of a batch, counted (the largest over batches).
+        seconds: wall-clock time of all batches.
+        network_seconds: the part of it inside the denoiser's call; what remains is drawing,
+            which for a joint law includes drawing from its head.
+        clamped_mass: probability per position that the sampler's formula asked for and could not
+            have, summed over the trajectory (see :class:`fewjump.sampler.base.Move`).
+        seed: all that is needed to draw the same samples again.
+        times: (K + 1,) float64, the grid.
+        sampler: the sampler's name.
+    """
+
+    samples: Tensor
+    nfe: int
+    seconds: float
+    network_seconds: float
+    clamped_mass: float
+    seed: int
+    times: Tensor
+    sampler: str
+
+
+def sample(
+    denoiser: Denoiser,
+    num_samples: int,
+    steps: int | None,
+    sampler: str | Sampler = "ancestral",
+    grid: GridSpec | None = None,
+    generator: torch.Generator | int | None = None,
+    *,
+    length: int | None = None,
+    batch_size: int | None = None,
+    prompt: Tensor | None = None,
+    fixed: Tensor | None = None,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    denoise: bool = True,
+    progress: bool = False,
+) -> Tensor:
+    """Draw samples: (N, L) int64. Arguments and errors are those of :func:`run`."""
+    return run(
+        denoiser,
+        num_samples,
+        steps,
+        sampler,
+        grid,
+        generator,
+        length=length,
+        batch_size=batch_size,
+        prompt=prompt,
+        fixed=fixed,
+        temperature=temperature,
+        top_p=top_p,
+        denoise=denoise,
+        progress=progress,
+    ).samples
+
+
+@torch.no_grad()
+def run(
+    denoiser: Denoiser,
+    num_samples: int,
+    steps: int | None,
+    sampler: str | Sampler = "ancestral",
+    grid: GridSpec | None = None,
+    generator: torch.Generator | int | None = None,
+    *,
+    length: int | None = None,
+    batch_size: int | None = None,
+    prompt: Tensor | None = None,
+    fixed: Tensor | None = None,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    denoise: bool = True,
+    progress: bool = False,
+) -> SamplerRun:
+    """Draw samples and say what they cost.
+
+    Sample i depends on the seed and on i only: not on ``batch_size`` nor on ``num_samples`` (as
+    far as the network's own arithmetic is independent of the batch).
+
+    Args:
+        denoiser: put in eval mode meanwhile.
+        num_samples: N ≥ 1.
+        steps: intervals of the grid; None when ``grid`` holds the times.
+        sampler: a name of :data:`fewjump.sampler.SAMPLERS`, or a sampler.
+        grid: ``uniform`` (default), ``cosine``, ``log-linear``, or times from noise to data.
+        generator: a seed, a generator that one seed is drawn from, or None for torch's global one.
+        length: L; the denoiser's by default.
+        batch_size: samples per batch; by default at most 256, fewer for large vocabularies.
+        prompt: clean tokens, (L,) or (N, L) int64. Without ``fixed``, (P,) or (N, P) with P < L
+            is a prefix.
+        fixed: (L,) or (N, L) boolean: the positions of ``prompt`` that are given. They are shown
+            clean to the network at every step, and the law is conditioned on them; what a
+            product law says of the other positions is up to the network, while a joint law is
+            conditioned exactly.
+        temperature, top_p: as in :meth:`fewjump.law.Law.tempered`, at every step.
+        denoise: draw x₀ at the last positive time (see :mod:`fewjump.sampler.trajectory`).
+            Without it an absorbing process may leave masks.
+        progress: show a bar.
+
+    Raises:
+        ValueError, TypeError: for arguments that make no sense, before anything is computed.
+    """
+    method = get_sampler(sampler)
+    length = _check_sizes(denoiser, num_samples, length, batch_size)
+    times = time_grid(grid, steps, denoiser.process.schedule)
+    check_options(method, denoiser, grid, denoise)
+    _check_temperature(temperature, top_p)
+    device = denoiser.device
+    given = make_prompt(prompt, fixed, num_samples, length, denoiser.clean_vocab_size, device)
+    seed = _seed(generator)
+    if batch_size is None:
+        fits = _LOGIT_LIMIT // (length * denoiser.process.vocab_size)
+        batch_size = max(1, min(_BATCH_LIMIT, fits))
+    on_device = times.to(device)
+    shown = _Shown(denoiser, temperature, top_p)
+    meter = _Meter()
+    samples: list[Tensor] = []
+    nfe, started = 0, time.perf_counter()
+    starts = range(0, num_samples, batch_size)
+    with _eval_mode(denoiser), tqdm(total=None, disable=not progress, unit="step") as bar:
+        for begin in starts:
+            indices = torch.arange(begin, min(begin + batch_size, num_samples), device=device)
+            streams = SampleStreams(seed, indices)
+            here = given.rows(indices) if given is not None else None
+            shown.prompt = here
+            before = denoiser.evaluations
+            x = denoiser.process.prior_sample((len(indices), length), streams, device)
+            x = x if here is None else here.pin(x)
+            path = trajectory(method, shown, x, on_device, denoise)
+            bar.total = len(path) * len(starts)
+            for step in path:
+                pin = None if here is None else here.pin
+                x = draw_step(step(x), streams, pin, meter)
+                bar.update()
+            samples.append(x)
+            nfe = max(nfe, denoiser.evaluations - before)
+            meter.end_batch(len(indices))
+        _synchronise(device)
+        seconds = time.perf_counter() - started
+    return SamplerRun(
+        samples=torch.cat(samples),
+        nfe=nfe,
+        seconds=seconds,
+        network_seconds=shown.seconds,
+        clamped_mass=meter.total / num_samples,
+        seed=seed,
+        times=times,
+        sampler=method.name,
+    )
+
+
+class _Shown(Denoiser):
+    """The denoiser as the sampler sees it: timed, conditioned on the prompt, tempered."""
+
+    def __init__(self, inner: Denoiser, temperature: float, top_p: float) -> None:
+        super().__init__(inner.process, inner.length, inner.clean_vocab_size)
+        self.inner = inner
+        self.time_conditioned = inner.time_conditioned
+        self.temperature, self.top_p = temperature, top_p
+        self.prompt: Prompt | None = None
+        self.seconds = 0.0
+
+    def law(self, x_t: Tensor, t: Tensor) -> Law:
+        _synchronise(x_t.device)
+        started = time.perf_counter()
+        law = self.inner(x_t, t)
+        _synchronise(x_t.device)
+        self.seconds += time.perf_counter() - started
+        if self.prompt is not None:
+            law = law.given(self.prompt.x0, self.prompt.fixed)
+        if (self.temperature, self.top_p) != (1, 1):
+            law = law.tempered(self.temperature, self.top_p)
+        return law
+
+
+class _Meter:
+    """Adds up the clamped mass of the moves, weighted by batch size."""
+
+    def __init__(self) -> None:
+        self.total = 0.0
+        self._batch: list[Tensor] = []
+
+    def __call__(self, move: Move) -> None:
+        if move.clamped is not None:
+            self._batch.append(move.clamped)
+
+    def end_batch(self, size: int) -> None:
+        if self._batch:
+            self.total += size * float(torch.stack(self._batch).sum())
+        self._batch = []
+
+
+@contextmanager
+def _eval_mode(denoiser: Denoiser) -> Iterator[None]:
+    """Eval mode inside; afterwards every submodule is as it was."""
+    modes = [(module, module.training) for module in denoiser.modules()]
+    denoiser.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _seed(generator: torch.Generator | int | None) -> int:
+    if isinstance(generator, bool) or not isinstance(generator, torch.Generator | int | None):
+        raise TypeError(
+            f"generator must be a torch.Generator, an integer seed or None, got {generator!r}"
+        )
+    if isinstance(generator, int):
+        if not 0 <= generator < 1 << 64:
+            raise ValueError(f"a seed must lie in [0, 2^64), got {generator}")
+        return generator
+    device = "cpu" if generator is None else generator.device
+    return int(torch.randint(0, 1 << 62, (), generator=generator, device=device))
+
+
+def _check_sizes(
+    denoiser: Denoiser, num_samples: int, length: int | None, batch_size: int | None
+) -> int:
+    length = denoiser.length if length is None else length
+    if length is None:
+        raise ValueError("this denoiser has no length of its own; pass length=")
+    for name, value in (("num_samples", num_samples), ("length", length)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1 (or None), got {batch_size}")
+    return length
+
+
+def _check_temperature(temperature: float, top_p: float) -> None:
+    if temperature < 0 or not 0 < top_p <= 1:
+        raise ValueError(
+            f"temperature must be ≥ 0 and top_p in (0, 1]; got {temperature} and {top_p}"
+        )
