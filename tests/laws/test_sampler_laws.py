@@ -1,0 +1,91 @@
+"""What every sampler must satisfy: it draws its exact output law, and converges as it says."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fewjump.process import Absorbing, FixedRate, Process, ResetToPrior, Uniform
+from fewjump.sampler import SAMPLERS, exact_output_law, run
+from fewjump.schedule import Cosine, LogLinear
+from laws.registry import PROCESSES, random_rate
+from laws.registry_samplers import SAMPLER_CASES
+from sampler.oracle import (
+    chi_square_p,
+    problem_for,
+    random_joint,
+    slope,
+    total_variation,
+)
+
+# Some registered chains keep some of the data at t = 1; nothing here depends on it.
+pytestmark = pytest.mark.filterwarnings("ignore:at t = 1 the slowest mode")
+
+SMOOTH = Cosine(eps=1e-4)
+PROCESS_CASES = {
+    "uniform": Uniform(3, SMOOTH),
+    "absorbing": Absorbing(4, SMOOTH),
+    "random prior": ResetToPrior(torch.tensor([0.2, 0.3, 0.5]), SMOOTH),
+    "random rate": FixedRate(random_rate(3), SMOOTH),
+}
+
+
+def test_every_sampler_is_tested_and_registered() -> None:
+    assert SAMPLER_CASES.missing() == set()
+    assert set(SAMPLERS.values()) == SAMPLER_CASES.concrete()
+    assert {sampler.name for sampler in SAMPLERS.values()} == set(SAMPLERS)
+
+
+@pytest.mark.parametrize("make", SAMPLER_CASES.params())
+def test_states_what_it_is(make) -> None:
+    sampler = make()
+    assert sampler.order in (1, 2)
+    assert sampler.evaluations in (1, 2)
+    assert "arXiv" in sampler.reference
+
+
+@pytest.mark.parametrize("denoise", [True, False])
+@pytest.mark.parametrize("process_name", PROCESSES.names())
+@pytest.mark.parametrize("make", SAMPLER_CASES.params())
+def test_draws_its_exact_output_law(make, process_name: str, denoise: bool) -> None:
+    process = PROCESSES.make(process_name, LogLinear(eps=0.05))
+    sampler = make()
+    denoiser = problem_for(process, 2).denoiser(process)
+    if not sampler.uses_grid and (not denoise or not isinstance(process, Absorbing)):
+        pytest.skip("does not apply")
+    grid = None if denoise else [1.0, 0.5, 0.1]
+    steps = 2
+    law = exact_output_law(denoiser, steps, sampler, grid, denoise)
+    assert float(law.sum()) == pytest.approx(1, abs=1e-9)
+    assert bool((law >= 0).all())
+    result = run(denoiser, 6000, steps, sampler, grid, 11, batch_size=6000, denoise=denoise)
+    assert chi_square_p(result.samples, law, law.shape[0]) > 1e-4
+
+
+def errors(sampler, process: Process, roughness: float, counts: tuple[int, ...]) -> list[float]:
+    problem = random_joint(3, 3, roughness)
+    denoiser = problem.denoiser(process)
+    return [
+        total_variation(exact_output_law(denoiser, k, sampler), problem.probs) for k in counts
+    ]
+
+
+@pytest.mark.parametrize("process_name", PROCESS_CASES)
+@pytest.mark.parametrize("name", [n for n in SAMPLERS if n != "first-hitting"])
+def test_converges_at_its_order(name: str, process_name: str) -> None:
+    """On a mild joint: a rough one makes theta-trapezoidal clamp (measured below)."""
+    sampler = SAMPLERS[name]()
+    counts = (32, 64, 128) if sampler.order == 2 else (16, 32, 64)
+    found = errors(sampler, PROCESS_CASES[process_name], 0.1, counts)
+    assert abs(slope(counts, found) - sampler.order) < 0.25, found
+
+
+def test_clamping_costs_the_second_order_and_is_reported() -> None:
+    process = PROCESS_CASES["uniform"]
+    sampler = SAMPLERS["theta-trapezoidal"]()
+    counts = (32, 64, 128)
+    assert slope(counts, errors(sampler, process, 1.0, counts)) < 1.75
+    rough = random_joint(3, 3, 1.0).denoiser(process)
+    mild = random_joint(3, 3, 0.1).denoiser(process)
+    assert run(rough, 500, 32, sampler, generator=1).clamped_mass > 1e-4
+    assert run(mild, 500, 32, sampler, generator=1).clamped_mass == 0
