@@ -67,8 +67,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(verb, rest)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else OK if stop.code is None else FAILED
-    except KeyboardInterrupt:
-        return _complain("interrupted", INTERRUPTED)
+    except KeyboardInterrupt as stop:
+        # A training run says here how to go on.
+        return _complain(str(stop) or "interrupted", INTERRUPTED)
     except BrokenPipeError:
         # The reader (head, less) has gone: not worth a word, and stdout must not be flushed again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,251 @@
+"""The command line: quick help, one-line errors, exit codes, YAML with overrides."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal, get_args
+
+import pytest
+import tyro
+
+from fewjump import __version__, cli
+from fewjump.commands import choices
+from fewjump.commands.arguments import as_mapping, parse, save_options
+from fewjump.report import Row, write_results
+
+
+def command(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command in its own process, as a user runs it."""
+    return subprocess.run(
+        [sys.executable, "-m", "fewjump", *words],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, **environment},
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("words", [["--help"], *([verb, "--help"] for verb in cli.VERBS)])
+def test_help_answers_within_a_second_without_torch(words: list[str]) -> None:
+    # The best of a few: another process on the same core is not the command's fault.
+    best = float("inf")
+    for _ in range(3):
+        started = time.perf_counter()
+        result = command(*words)
+        best = min(best, time.perf_counter() - started)
+        if best < 1:
+            break
+    assert result.returncode == 0, result.stderr
+    assert "usage: fewjump" in result.stdout
+    assert best < 1
+    names = command_modules(*words)
+    assert not {"torch", "numpy", "fewjump.schedule"} & names
+
+
+def command_modules(*words: str) -> set[str]:
+    """Modules loaded by the time the command has answered."""
+    code = (
+        "import sys, contextlib, io\nfrom fewjump.cli import main\n"
+        "with contextlib.redirect_stdout(io.StringIO()): main(sys.argv[1:])\n"
+        "print('\\n'.join(sys.modules))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=True
+    )
+    return set(result.stdout.split())
+
+
+def test_version_and_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == cli.OK
+    assert capsys.readouterr().out == f"fewjump {__version__}\n"
+    assert cli.main([]) == cli.USAGE
+    assert "usage: fewjump VERB" in capsys.readouterr().out
+    assert cli.main(["--help"]) == cli.OK
+    out = capsys.readouterr().out
+    assert all(f"  {verb} " in out for verb in cli.VERBS)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["smaple"], "did you mean 'sample'?"),
+        (["xyzzy"], "verbs: demo, train"),
+        (["verify", "--vocab-size", "many"], "many"),
+        (["verify", "--no-such-flag"], "--no-such-flag"),
+        (["verify", "--vocab-size", "1"], "must be at least 2"),
+        (["verify", "--vocab-size", "40", "--length", "9"], "choose a smaller"),
+        (["demo", "mnist"], "mnist"),
+        (["demo", "digits", "--data", "x.txt"], "fewjump demo text"),
+        (["demo", "text", "--data", "no/such.txt"], "no/such.txt"),
+        (["report"], "at least one run folder"),
+        (["report", "no/such/run"], "no results at no/such/run"),
+        (["report", "x", "--config"], "--config needs"),
+        (["report", "x", "--config", "no/such.yaml"], "No such file or directory: no/such.yaml"),
+    ],
+)
+def test_bad_usage_is_one_clear_message_and_code_2(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(words) == cli.USAGE
+    err = capsys.readouterr().err
+    assert said in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (ValueError("wrong\nsize"), cli.USAGE, "fewjump: wrong size\n"),
+        (ModuleNotFoundError("pip install 'fewjump[eval]'"), cli.USAGE, "fewjump[eval]"),
+        (FileNotFoundError(2, "No such file or directory", "a.npy"), cli.USAGE, ": a.npy\n"),
+        (RuntimeError("the loss is nan"), cli.FAILED, "the loss is nan (--debug shows where)"),
+        (KeyError("gone"), cli.FAILED, "KeyError: 'gone'"),
+        (AssertionError(), cli.FAILED, "AssertionError"),
+        (KeyboardInterrupt(), cli.INTERRUPTED, "fewjump: interrupted\n"),
+        (SystemExit(2), cli.USAGE, ""),
+        (SystemExit(), cli.OK, ""),
+    ],
+)
+def test_failures_become_exit_codes(
+    error: BaseException,
+    code: int,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(verb: str, words: list[str]) -> int:
+        raise error
+
+    monkeypatch.setattr(cli, "_run", fail)
+    monkeypatch.delenv("FEWJUMP_DEBUG", raising=False)
+    assert cli.main(["verify"]) == code
+    err = capsys.readouterr().err
+    assert said in err
+    assert err.count("\n") <= 1
+
+
+@pytest.mark.parametrize("how", ["flag", "variable"])
+def test_debug_shows_the_traceback(
+    how: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(verb: str, words: list[str]) -> int:
+        assert words == []
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(cli, "_run", fail)
+    monkeypatch.setenv("FEWJUMP_DEBUG", "1" if how == "variable" else "")
+    assert cli.main(["verify", *(["--debug"] if how == "flag" else [])]) == cli.FAILED
+    assert "Traceback" in capsys.readouterr().err
+
+
+@dataclass
+class Toy:
+    """Options of every kind the verbs use."""
+
+    path: Annotated[Path, tyro.conf.Positional]
+    """Where."""
+
+    steps: list[int] = field(default_factory=lambda: [1, 2])
+    """How many."""
+
+    rate: float = 0.1
+    fast: bool = False
+    kind: Literal["a", "b"] = "a"
+    limit: float | None = 1.0
+    learning_rate: float = 1.0
+
+
+def toy(tmp_path: Path, text: str, *words: str) -> Toy:
+    file = tmp_path / "options.yaml"
+    file.write_text(text)
+    return parse(Toy, ["here", "--config", str(file), *words], prog="toy")
+
+
+def test_file_then_flags(tmp_path: Path) -> None:
+    text = "steps: [4, 8]\nrate: 1e-3\nfast: true\nkind: b\nlimit: null\nlearning-rate: 2\n"
+    assert toy(tmp_path, text) == Toy(Path("here"), [4, 8], 1e-3, True, "b", None, 2.0)
+    changed = toy(tmp_path, text, "--steps", "16", "--no-fast", "--rate", "5")
+    assert changed == Toy(Path("here"), [16], 5.0, False, "b", None, 2.0)
+    assert toy(tmp_path, "") == Toy(Path("here"))
+
+
+def test_saved_options_are_read_back(tmp_path: Path) -> None:
+    options = Toy(Path("here"), [3], 0.25, True, "b", None)
+    path = save_options(options, tmp_path / "run")
+    assert parse(Toy, ["here", "--config", str(path)], prog="toy") == options
+    assert "path" not in as_mapping(options)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("stepz: 3", "did you mean 'steps'?"),
+        ("- 3", "name: value"),
+        ("a: [", "not valid YAML"),
+        ("path: x", "belongs on the command line"),
+    ],
+)
+def test_bad_files_are_explained(text: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError) as caught:
+        toy(tmp_path, text)
+    assert said in str(caught.value)
+
+
+def test_a_wrong_type_in_a_file_is_a_usage_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        toy(tmp_path, "rate: high")
+    assert caught.value.code == 2
+    assert "--rate" in capsys.readouterr().err
+
+
+def test_choices_are_the_librarys() -> None:
+    from fewjump.sampler import GRIDS, SAMPLERS
+
+    assert set(get_args(choices.SamplerName)) == set(SAMPLERS)
+    assert set(get_args(choices.GridName)) == set(GRIDS)
+
+
+def test_verify_passes_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["verify", "--vocab-size", "3", "--length", "2", "--verbose"]) == cli.OK
+    out = capsys.readouterr().out
+    assert "checks hold" in out
+    assert "Markov decomposition" in out
+
+
+def test_verify_fails_when_a_check_does(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from fewjump.experiment import verify
+
+    check = verify.Check("recovery", "uniform", 1.0, 1e-10, False, "it should hold")
+    monkeypatch.setattr(verify, "run_checks", lambda *sizes: [check])
+    assert cli.main(["verify"]) == cli.FAILED
+    out, err = capsys.readouterr()
+    assert "FAIL" in out
+    assert "it should hold" in out
+    assert "1 of 1 checks failed" in err
+
+
+def test_report_joins_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    noise = Row("sampling noise", "", None, None, "kl", 0.01)
+    for name, value in (("first", 0.5), ("second", 0.25)):
+        rows = [Row("student", "ancestral", k, k, "kl", value / k) for k in (1, 2)]
+        write_results(tmp_path / name, [*rows, noise], {"seed": 7})
+    folders = [str(tmp_path / "first"), str(tmp_path / "second")]
+    assert cli.main(["report", *folders, "--title", "Two runs"]) == cli.OK
+    path = tmp_path / "first" / "report.html"
+    assert str(path) in capsys.readouterr().out
+    page = path.read_text()
+    assert "<h1>Two runs</h1>" in page
+    assert "student (first)" in page
+    assert "student (second)" in page
+    # The shared reference is drawn once in each of the two drawings of the chart.
+    assert page.count(">sampling noise</text>") == 2
