@@ -85,9 +85,10 @@ class ConditionalMatching(Objective):
         check_weighting(weighting)
         self.intermediate: Intermediate = intermediate
         self.grid: tuple[float, ...] | None = check_grid(grid, steps)
-        if self.grid is not None and self.grid[-2] <= min_time:
+        lowest = 1.0 if self.grid is None else min(v for v in self.grid[:-1])
+        if lowest <= min_time:
             raise ValueError(
-                f"the last positive grid time {self.grid[-2]} must exceed min_time={min_time}"
+                f"the last positive grid time {lowest} must exceed min_time={min_time}"
             )
         self.weighting: Weighting = weighting
         self.min_time = min_time
@@ -112,7 +113,7 @@ class ConditionalMatching(Objective):
                 start = torch.ones_like(t)
                 x_t = process.prior_sample(batch.shape, generator, batch.device)
                 # In the one-step form every t is 1 and there is nothing to run.
-                if self.grid is None or len(self.grid) > 2 or self.grid[0] < 1:
+                if bool((t < 1).any()):
                     x_t = roll_down(teacher, x_t, start, t, self.rollout_steps, generator)
                 x_s = roll_down(teacher, x_t, t, s, self.rollout_steps, generator)
             else:
@@ -128,7 +129,13 @@ class ConditionalMatching(Objective):
             target = teacher(x_s, s)
         weight = time_weight(self.weighting, process, t)
         loss, metrics = compare(law, target, x_t, weight, process, generator)
-        return loss, metrics | {"clipped_mass": clipped}
+        metrics["clipped_mass"] = clipped
+        for name, model in (("student", student), ("teacher", teacher)):
+            # Score networks go through recovery, which may have had to clip as well.
+            report = getattr(model, "last_recovery", None)
+            if report is not None:
+                metrics[f"{name}_recovery_clipped"] = report.clipped_mass.mean()
+        return loss, metrics
 
 
 def compare(

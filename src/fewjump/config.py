@@ -1,0 +1,264 @@
+"""Typed configurations: strict YAML ↔ dataclass, overrides, and a resolved dump.
+
+A configuration is a (nested) dataclass. Loading refuses what it does not know: an unknown key is
+an error that lists the valid ones and the nearest match, and a wrong type is an error that names
+the path. What a run used is written back in full by :func:`dump_config`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+T = TypeVar("T")
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message names the key and the fix."""
+
+
+def load_config(
+    cls: type[T],
+    path: str | Path | None = None,
+    overrides: Mapping[str, Any] | Iterable[str] = (),
+) -> T:
+    """Build a ``cls`` from its defaults, a YAML file and overrides, in this order.
+
+    Args:
+        cls: a dataclass type.
+        path: YAML file holding a mapping; None for the defaults.
+        overrides: ``{"train.lr": 1e-3}``, or strings ``"train.lr=1e-3"`` whose values are YAML.
+
+    Raises:
+        ConfigError: unknown key, wrong type, missing value, or an unreadable file.
+    """
+    data: Any = {}
+    if path is not None:
+        try:
+            data = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+        except FileNotFoundError:
+            raise ConfigError(f"no such configuration file: {path}") from None
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{path} is not valid YAML: {error}") from None
+        if not isinstance(data, Mapping):
+            raise ConfigError(f"{path} must hold a mapping of keys to values")
+    merged = _copy(data)
+    for key, value in _parse_overrides(overrides):
+        _assign(merged, key, value)
+    return from_dict(cls, merged)
+
+
+def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:
+    """Build a dataclass from plain data, checking every key and type.
+
+    Raises:
+        ConfigError: as :func:`load_config`; ``where`` prefixes the path in the message.
+    """
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
+    for key in data:
+        if key not in fields:
+            raise ConfigError(_unknown_key(str(key), fields, where))
+    hints = get_type_hints(cls)
+    values = {
+        key: _convert(hints[key], value, f"{where}.{key}" if where else key)
+        for key, value in data.items()
+    }
+    missing = [
+        name
+        for name, f in fields.items()
+        if name not in values
+        and f.default is dataclasses.MISSING
+        and f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ConfigError(f"{where or cls.__name__}: missing value for {', '.join(missing)}")
+    try:
+        return cls(**values)
+    except ValueError as error:
+        if isinstance(error, ConfigError) or not where:
+            raise
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A dataclass as plain data: nested dicts, lists, strings, numbers, booleans and None."""
+    return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config) if f.init}
+
+
+def dump_config(config: Any, path: str | Path | None = None) -> str:
+    """The YAML of a configuration (dataclass or mapping), also written to ``path`` if given."""
+    data = to_dict(config) if dataclasses.is_dataclass(config) else _plain(config)
+    text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+    if path is not None:
+        Path(path).write_text(text, encoding="utf-8")
+    return text
+
+
+def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one level of dotted keys."""
+    out: dict[str, Any] = {}
+    for key, value in data.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            out |= flatten(value, name + ".")
+        else:
+            out[name] = value
+    return out
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Lines ``key: old → new`` for every leaf in which two plain configurations differ."""
+    before, after = flatten(old), flatten(new)
+    absent = "(absent)"
+    return [
+        f"{key}: {before.get(key, absent)!r} → {after.get(key, absent)!r}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key, absent) != after.get(key, absent)
+    ]
+
+
+# -- reading ------------------------------------------------------------------------------------
+
+
+def _copy(data: Any) -> Any:
+    if isinstance(data, Mapping):
+        return {key: _copy(value) for key, value in data.items()}
+    return data
+
+
+def _parse_overrides(overrides: Mapping[str, Any] | Iterable[str]) -> list[tuple[str, Any]]:
+    if isinstance(overrides, Mapping):
+        return list(overrides.items())
+    pairs = []
+    for item in overrides:
+        key, sign, value = item.partition("=")
+        if not sign or not key.strip():
+            raise ConfigError(f"override {item!r} must look like key=value, for example lr=3e-4")
+        pairs.append((key.strip(), yaml.safe_load(value)))
+    return pairs
+
+
+def _assign(data: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for part in parents:
+        child = data.get(part)
+        if child is None:
+            child = data[part] = {}
+        if not isinstance(child, dict):
+            raise ConfigError(f"override {key!r}: {part!r} is a value, not a group of keys")
+        data = child
+    data[last] = value
+
+
+def _unknown_key(key: str, fields: Iterable[str], where: str) -> str:
+    names = list(fields)
+    near = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    place = f" in {where!r}" if where else ""
+    return f"unknown key {key!r}{place}{hint} (valid keys: {', '.join(names)})"
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (Union, types.UnionType):
+        return _convert_union(arguments, value, where)
+    if origin is Literal:
+        if value not in arguments:
+            known = ", ".join(repr(a) for a in arguments)
+            raise ConfigError(f"{where}: must be one of {known}, got {value!r}")
+        return value
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        if isinstance(value, hint):
+            return value
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where}: must be a group of keys, got {value!r}")
+        return from_dict(hint, value, where)
+    if origin in (list, tuple):
+        return _convert_sequence(origin, arguments, value, where)
+    if origin is dict or hint is dict:
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where}: must be a group of keys, got {value!r}")
+        inner = arguments[1] if arguments else Any
+        return {str(k): _convert(inner, v, f"{where}.{k}") for k, v in value.items()}
+    return _convert_scalar(hint, value, where)
+
+
+def _convert_union(options: tuple[Any, ...], value: Any, where: str) -> Any:
+    if value is None and type(None) in options:
+        return None
+    problems = []
+    for option in options:
+        if option is type(None):
+            continue
+        try:
+            return _convert(option, value, where)
+        except ConfigError as error:
+            problems.append(str(error))
+    if len(problems) == 1:
+        raise ConfigError(problems[0])
+    raise ConfigError(f"{where}: {value!r} fits none of the allowed types ({'; '.join(problems)})")
+
+
+def _convert_sequence(origin: Any, arguments: tuple[Any, ...], value: Any, where: str) -> Any:
+    if isinstance(value, str) or not isinstance(value, Iterable) or isinstance(value, Mapping):
+        raise ConfigError(f"{where}: must be a list, got {value!r}")
+    items = list(value)
+    if origin is tuple and arguments and arguments[-1] is not Ellipsis:
+        if len(items) != len(arguments):
+            raise ConfigError(f"{where}: must hold {len(arguments)} values, got {len(items)}")
+        inner = list(arguments)
+    else:
+        inner = [arguments[0] if arguments else Any] * len(items)
+    out = [_convert(h, v, f"{where}[{i}]") for i, (h, v) in enumerate(zip(inner, items))]
+    return tuple(out) if origin is tuple else out
+
+
+def _convert_scalar(hint: Any, value: Any, where: str) -> Any:
+    if hint is float and not isinstance(value, bool):
+        # YAML 1.1 reads 1e-3 (without a point) as a string.
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            pass
+    elif hint is int and not isinstance(value, bool):
+        if isinstance(value, int):
+            return value
+        if isinstance(value, float | str) and _is_whole(value):
+            return int(float(value))
+    elif hint is Path and isinstance(value, str | Path):
+        return Path(value)
+    elif isinstance(hint, type) and isinstance(value, hint):
+        return value
+    name = getattr(hint, "__name__", str(hint))
+    raise ConfigError(f"{where}: must be {name}, got {value!r} ({type(value).__name__})")
+
+
+def _is_whole(value: float | str) -> bool:
+    try:
+        return float(value).is_integer()
+    except ValueError:
+        return False
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return to_dict(value)
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    if callable(value):
+        return f"{getattr(value, '__module__', '?')}.{getattr(value, '__qualname__', value)}"
+    return str(value)

@@ -1,0 +1,71 @@
+"""The processes of a torchrun launch: who am I, and how do we add up."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among ``size``; ``device`` is where it computes."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and talks to the user."""
+        return self.rank == 0
+
+    def mean(self, value: Tensor) -> Tensor:
+        """Average of a tensor over all processes."""
+        if self.size > 1:
+            value = value.clone()
+            dist.all_reduce(value)
+            value /= self.size
+        return value
+
+    def barrier(self) -> None:
+        """Wait for every process."""
+        if self.size > 1:
+            dist.barrier()
+
+
+@contextmanager
+def join_world(device: str | torch.device | None = None) -> Iterator[World]:
+    """Join the processes that torchrun started, or be alone without it.
+
+    torchrun sets RANK, LOCAL_RANK, WORLD_SIZE and the rendezvous address. The back end is nccl on
+    CUDA and gloo on the CPU. A process group that exists already is used and left in place.
+
+    Args:
+        device: ``cpu``, ``cuda``, …; by default CUDA where there is one. A bare ``cuda`` becomes
+            the process's own card.
+    """
+    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device 'cuda' was asked for, but torch sees none; use device='cpu'")
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if chosen.type == "cuda" and chosen.index is None:
+        chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    if size == 1:
+        yield World(0, 1, chosen)
+        return
+    owned = not dist.is_initialized()
+    if owned:
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    try:
+        yield World(dist.get_rank(), dist.get_world_size(), chosen)
+    finally:
+        if owned:
+            dist.destroy_process_group()

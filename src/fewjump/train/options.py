@@ -1,0 +1,102 @@
+"""Options of the training loop, and the learning rate that follows from them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+# Options that change what is printed or when files are written, never the weights.
+FREE_OPTIONS = ("device", "log_every", "save_every", "max_seconds", "progress")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to optimise.
+
+    Attributes:
+        steps: optimiser steps.
+        batch_size: sequences per optimiser step, over all processes and accumulation rounds: the
+            same configuration gives the same training on one process or on eight.
+        lr: peak learning rate of AdamW.
+        weight_decay: of AdamW, on tensors of two or more axes.
+        betas: of AdamW.
+        warmup: steps of linear warm-up.
+        decay: shape after the warm-up: ``cosine``, ``linear`` or ``constant``.
+        final_lr: where the decay ends, as a share of ``lr``.
+        clip: largest gradient norm; None to leave gradients alone.
+        accumulate: split each step's batch into this many parts, to save memory.
+        ema: decay of the weights' moving average, in [0, 1); None for no average.
+        precision: ``float32``, or ``bfloat16`` for the networks under autocast.
+        compile: compile the network with torch.compile.
+        seed: of every random draw and of the data's order.
+        device: where to compute; None takes CUDA if there is one.
+        log_every: steps between lines of metrics.
+        save_every: steps between checkpoints.
+        max_seconds: stop after this time. A run that stops by the clock is **not** reproducible.
+        progress: show progress.
+
+    Raises:
+        ValueError: for a value outside its range.
+    """
+
+    steps: int = 1000
+    batch_size: int = 128
+    lr: float = 3e-4
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.99)
+    warmup: int = 100
+    decay: Literal["cosine", "linear", "constant"] = "cosine"
+    final_lr: float = 0.0
+    clip: float | None = 1.0
+    accumulate: int = 1
+    ema: float | None = 0.999
+    precision: Literal["float32", "bfloat16"] = "float32"
+    compile: bool = False
+    seed: int = 0
+    device: str | None = None
+    log_every: int = 50
+    save_every: int = 500
+    max_seconds: float | None = None
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulate", "log_every", "save_every"):
+            _require(getattr(self, name) >= 1, f"{name} must be ≥ 1, got {getattr(self, name)}")
+        _require(self.lr > 0, f"lr must be positive, got {self.lr}")
+        _require(self.weight_decay >= 0, f"weight_decay must be ≥ 0, got {self.weight_decay}")
+        _require(self.warmup >= 0, f"warmup must be ≥ 0, got {self.warmup}")
+        _require(0 <= self.final_lr <= 1, f"final_lr is a share of lr in [0, 1]: {self.final_lr}")
+        _require(self.clip is None or self.clip > 0, f"clip must be positive, got {self.clip}")
+        _require(self.ema is None or 0 <= self.ema < 1, f"ema must be in [0, 1), got {self.ema}")
+        _require(0 <= self.seed < 1 << 63, f"seed must lie in [0, 2^63), got {self.seed}")
+        decays = ("cosine", "linear", "constant")
+        _require(self.decay in decays, f"decay must be one of {decays}, got {self.decay!r}")
+        precisions = ("float32", "bfloat16")
+        _require(
+            self.precision in precisions,
+            f"precision must be one of {precisions}, got {self.precision!r}",
+        )
+        _require(
+            self.max_seconds is None or self.max_seconds > 0,
+            f"max_seconds must be positive, got {self.max_seconds}",
+        )
+        _require(
+            self.batch_size % self.accumulate == 0,
+            f"batch_size ({self.batch_size}) must be a multiple of accumulate ({self.accumulate})",
+        )
+
+    def lr_at(self, step: int) -> float:
+        """Learning rate of step ``step``, counted from 0."""
+        if step < self.warmup:
+            return self.lr * (step + 1) / self.warmup
+        if self.decay == "constant":
+            return self.lr
+        progress = (step - self.warmup) / max(1, self.steps - self.warmup)
+        share = 1 - progress if self.decay == "linear" else (1 + math.cos(math.pi * progress)) / 2
+        return self.lr * (self.final_lr + (1 - self.final_lr) * share)
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)

@@ -1,0 +1,144 @@
+"""What a training run is put together from: data, identity, optimiser, precision."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from fewjump.denoiser.base import Denoiser
+from fewjump.objective.base import Objective
+from fewjump.random import fold_seed
+from fewjump.train.data import TokenData, Tokens
+from fewjump.train.distributed import World
+from fewjump.train.options import FREE_OPTIONS, TrainConfig
+from fewjump.train.state import weights_checksum
+
+# Purposes of a seed: two of them never share a stream.
+NOISE_STREAM, ORDER_STREAM, DROPOUT_STREAM = 1, 2, 3
+
+
+def open_data(
+    objective: Objective,
+    data: Tokens | None,
+    config: TrainConfig,
+    student: Denoiser,
+    length: int | None,
+) -> tuple[TokenData | None, list[int] | None, int]:
+    """The data as a stream with its fingerprint (None without data), and the sequence length."""
+    if data is None:
+        if objective.needs_data:
+            raise ValueError(
+                "this objective reads data, got data=None; for data-free distillation use "
+                "ConditionalMatching('teacher-rollout')"
+            )
+        width = length or student.length
+        if width is None:
+            raise ValueError("without data, give the sequence length: length=…")
+        return None, None, width
+    source = TokenData(data, student.clean_vocab_size, fold_seed(config.seed, ORDER_STREAM))
+    if student.length is not None and student.length != source.length:
+        raise ValueError(
+            f"data rows have {source.length} tokens, but the student was made for {student.length}"
+        )
+    return source, source.fingerprint(), source.length
+
+
+def run_identity(
+    config: TrainConfig,
+    run_config: Mapping[str, Any] | None,
+    source: TokenData | None,
+    rows: list[int] | None,
+    width: int,
+    objective: Objective,
+    student: Denoiser,
+    teacher: Denoiser | None,
+) -> dict[str, Any]:
+    """Plain data that must be equal for a run to go on."""
+    options = dataclasses.asdict(config)
+    return {
+        "run": dict(run_config or {}),
+        "train": {k: v for k, v in options.items() if k not in FREE_OPTIONS},
+        "objective": describe(objective),
+        "data": {"fingerprint": rows, "length": width},
+        "student": {"parameters": sum(p.numel() for p in student.parameters())},
+        "teacher": None if teacher is None else weights_checksum(teacher),
+    }
+
+
+def describe(objective: Objective) -> dict[str, Any]:
+    """An objective's name and options as plain data."""
+    options = {
+        k: v if isinstance(v, int | float | str | bool | None) else repr_of(v)
+        for k, v in sorted(vars(objective).items())
+    }
+    return {"name": type(objective).__name__, **options}
+
+
+def repr_of(value: Any) -> Any:
+    """Lists for tuples, qualified names for functions: the same text in every process."""
+    if isinstance(value, tuple | list):
+        return [repr_of(v) if isinstance(v, tuple | list) else v for v in value]
+    return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value))}"
+
+
+@contextmanager
+def networks_in_low_precision(
+    denoisers: tuple[Denoiser | None, ...], config: TrainConfig, world: World
+) -> Iterator[None]:
+    """Run the networks, and only them, in bfloat16: process arithmetic keeps its precision."""
+    handles = []
+    if config.precision == "bfloat16":
+        for denoiser in denoisers:
+            if denoiser is None or next(denoiser.parameters(), None) is None:
+                continue
+            contexts: list[ExitStack] = []
+
+            def enter(*_: Any, contexts: list[ExitStack] = contexts) -> None:
+                stack = ExitStack()
+                stack.enter_context(torch.autocast(world.device.type, torch.bfloat16))
+                contexts.append(stack)
+
+            def leave(*_: Any, contexts: list[ExitStack] = contexts) -> None:
+                contexts.pop().close()
+
+            handles.append(denoiser.register_forward_pre_hook(enter))
+            handles.append(denoiser.register_forward_hook(leave, always_call=True))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def build_optimiser(parameters: list[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW; weight decay on matrices only."""
+    groups = [
+        {
+            "params": [p for p in parameters if p.dim() >= 2],
+            "weight_decay": config.weight_decay,
+        },
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    groups = [g for g in groups if g["params"]]
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
+
+
+def compile_network(student: Denoiser) -> None:
+    """Compile the part of a denoiser that is a network, in place: its blocks, or the whole.
+
+    Raises:
+        ValueError: if there is nothing of the kind.
+    """
+    for name in ("trunk", "network"):
+        part = getattr(student, name, None)
+        if isinstance(part, nn.Module):
+            part = getattr(part, "trunk", part)
+            for module in getattr(part, "blocks", [part]):
+                module.compile()
+            return
+    raise ValueError("compile=True needs a student with a network (its .trunk or .network)")

@@ -1,0 +1,193 @@
+"""A run that was killed, or stopped, ends with the very weights of one that was not."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from toy import make_data, make_student
+
+from fewjump.objective import CrossEntropyELBO
+from fewjump.train import (
+    ResumeError,
+    TrainConfig,
+    TrainingInterrupted,
+    read_metrics,
+    train,
+)
+from fewjump.train.state import STATE_FILE
+
+TOY = str(Path(__file__).with_name("toy.py"))
+
+
+def launch(out: Path, *options: str) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, TOY, str(out), *options], stdout=subprocess.PIPE)
+
+
+def final_state(out: Path) -> dict:
+    return torch.load(out / STATE_FILE, weights_only=True)
+
+
+def assert_same_state(one: dict, two: dict) -> None:
+    assert one["step"] == two["step"]
+    for part in ("student", "ema"):
+        first, second = one[part], two[part]
+        if part == "ema":
+            assert first["updates"] == second["updates"]
+            first, second = first["shadow"], second["shadow"]
+        assert first.keys() == second.keys()
+        assert all(torch.equal(first[k], second[k]) for k in first)
+    for key, value in one["optimiser"]["state"].items():
+        for name, tensor in value.items():
+            assert torch.equal(tensor, two["optimiser"]["state"][key][name])
+
+
+def logged(out: Path) -> list[dict]:
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in read_metrics(out)]
+
+
+def wait_for_step(out: Path, step: int, process: subprocess.Popen) -> None:
+    """Until the metrics show ``step``: the place to strike, whatever the machine's speed."""
+    while process.poll() is None:
+        path = out / "metrics.jsonl"
+        if path.exists() and f'"step": {step},' in path.read_text():
+            return
+        time.sleep(0.002)
+
+
+@pytest.mark.parametrize("objective", ["elbo", "distill"])
+def test_killed_at_random_moments_then_restarted_is_bit_for_bit_the_same(tmp_path, objective):
+    options = ("--objective", objective, "--steps", "200")
+    assert launch(tmp_path / "whole", *options).wait(120) == 0
+    chance = random.Random(f"{objective}{os.getpid()}")
+    kills = 0
+    for _attempt in range(3):
+        victim = launch(tmp_path / "killed", *options)
+        assert victim.stdout is not None
+        victim.stdout.readline()
+        wait_for_step(tmp_path / "killed", chance.choice([1, 40, 80, 120, 160]), victim)
+        time.sleep(chance.uniform(0, 0.05))
+        victim.send_signal(signal.SIGKILL)
+        kills += victim.wait(60) == -signal.SIGKILL
+        victim.stdout.close()
+    assert kills >= 1
+    assert launch(tmp_path / "killed", *options).wait(120) == 0
+    assert_same_state(final_state(tmp_path / "whole"), final_state(tmp_path / "killed"))
+    assert logged(tmp_path / "whole") == logged(tmp_path / "killed")
+    steps = [line["step"] for line in read_metrics(tmp_path / "killed")]
+    assert steps == [1, *range(4, 201, 4)]
+
+
+def config(**changes) -> TrainConfig:
+    defaults = {
+        "steps": 12, "batch_size": 8, "lr": 1e-2, "warmup": 2, "save_every": 5, "log_every": 4,
+        "device": "cpu", "progress": False,
+    }
+    return TrainConfig(**{**defaults, **changes})
+
+
+class StopAt(CrossEntropyELBO):
+    """Sends this process a signal during one step, as Ctrl-C would."""
+
+    def __init__(self, at: int = -1) -> None:
+        super().__init__()
+        self._calls, self._at = 0, at
+
+    def __call__(self, student, teacher, batch, generator):
+        self._calls += 1
+        if self._calls == self._at:
+            os.kill(os.getpid(), signal.SIGINT)
+        return super().__call__(student, teacher, batch, generator)
+
+
+@pytest.fixture
+def no_private_options(monkeypatch):
+    """The stopping objective's counters are not part of the run's identity."""
+    from fewjump.train import setup
+
+    plain = setup.describe
+    monkeypatch.setattr(
+        setup,
+        "describe",
+        lambda o: {k: v for k, v in plain(o).items() if not k.startswith("_")},
+    )
+
+
+@pytest.mark.usefixtures("no_private_options")
+def test_ctrl_c_saves_and_says_how_to_resume(tmp_path):
+    whole = make_student()
+    train(whole, StopAt(), make_data(), config(), out=tmp_path / "whole")
+    student = make_student()
+    with pytest.raises(TrainingInterrupted, match="after step 7 of 12.*same command"):
+        train(student, StopAt(7), make_data(), config(), out=tmp_path / "run")
+    # The handler of the caller is back in place.
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    fresh = make_student()
+    result = train(fresh, StopAt(), make_data(), config(), out=tmp_path / "run")
+    assert result.step == 12
+    assert_same_state(final_state(tmp_path / "whole"), final_state(tmp_path / "run"))
+    assert not fresh.training
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path):
+    first = train(make_student(), CrossEntropyELBO(), make_data(), config(), out=tmp_path)
+    again = train(make_student(seed=5), CrossEntropyELBO(), make_data(), config(), out=tmp_path)
+    assert again.step == 12
+    for a, b in zip(first.student.parameters(), again.student.parameters()):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"lr": 0.5}, r"train\.lr: 0\.01 → 0\.5"),
+        ({"steps": 13}, r"train\.steps: 12 → 13"),
+        ({"seed": 1}, r"train\.seed"),
+    ],
+)
+def test_resuming_another_configuration_names_the_difference(tmp_path, changes, words):
+    train(make_student(), CrossEntropyELBO(), make_data(), config(), out=tmp_path)
+    with pytest.raises(ResumeError, match=words):
+        train(make_student(), CrossEntropyELBO(), make_data(), config(**changes), out=tmp_path)
+
+
+def test_resuming_with_other_data_or_objective_is_refused(tmp_path):
+    train(make_student(), CrossEntropyELBO(), make_data(), config(), out=tmp_path)
+    with pytest.raises(ResumeError, match=r"data\.fingerprint"):
+        train(make_student(), CrossEntropyELBO(), make_data(90), config(), out=tmp_path)
+    with pytest.raises(ResumeError, match=r"objective\.weighting: 'uniform' → 'elbo'"):
+        train(make_student(), CrossEntropyELBO("elbo"), make_data(), config(), out=tmp_path)
+    # What only steers printing and saving may change.
+    train(make_student(), CrossEntropyELBO(), make_data(), config(log_every=1), out=tmp_path)
+
+
+def test_a_run_folder_tells_everything(tmp_path):
+    train(
+        make_student(), CrossEntropyELBO(), make_data(), config(), out=tmp_path,
+        run_config={"process": "uniform"},
+    )
+    text = (tmp_path / "config.yaml").read_text()
+    assert "process: uniform" in text
+    assert "seed: 0" in text
+    versions = json.loads((tmp_path / "versions.json").read_text())
+    assert {"python", "torch", "fewjump", "threads"} <= versions.keys()
+    lines = read_metrics(tmp_path)
+    assert [line["step"] for line in lines] == [1, 4, 8, 12]
+    assert {"loss", "grad_norm", "lr", "cross_entropy", "seconds"} <= lines[0].keys()
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_stopping_by_the_clock_is_marked(tmp_path):
+    settings = config(max_seconds=1e-6)
+    result = train(make_student(), CrossEntropyELBO(), make_data(), settings, out=tmp_path)
+    assert result.stopped_by_time
+    assert result.step == 1
+    assert "not reproducible" in read_metrics(tmp_path)[-1]["event"]
