@@ -249,3 +249,88 @@ def test_report_joins_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "student (second)" in page
     # The shared reference is drawn once in each of the two drawings of the chart.
     assert page.count(">sampling noise</text>") == 2
+
+
+def saved_model(folder: Path, vocabulary, length: int) -> str:
+    """A fresh network over the vocabulary, saved; returns its folder."""
+    import torch
+
+    from fewjump.checkpoint import save
+    from fewjump.denoiser import NetworkDenoiser, ProductHead, Transformer, TransformerConfig
+    from fewjump.process import Absorbing
+    from fewjump.schedule import LogLinear
+
+    torch.manual_seed(0)
+    process = Absorbing(vocabulary.size + 1, LogLinear())
+    sizes = TransformerConfig(process.vocab_size, hidden=8, blocks=1, heads=2, condition_dim=8)
+    model = NetworkDenoiser(Transformer(sizes), ProductHead(8, process.vocab_size), process, length)
+    return str(save(model, folder / "model", vocabulary=vocabulary))
+
+
+def test_sample_writes_every_format_and_repeats(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import json
+
+    import numpy as np
+
+    from fewjump.data import Characters
+
+    model = saved_model(tmp_path, Characters("abc "), 6)
+    words = ["sample", model, "--num-samples", "3", "--steps", "2", "--seed", "5"]
+    assert cli.main([*words, "--prompt", "ab"]) == cli.OK
+    texts = capsys.readouterr().out.removesuffix("\n").split("\n\n")
+    assert len(texts) == 3
+    assert all(len(text) == 6 and text.startswith("ab") for text in texts)
+    tokens = {}
+    for name, batch_size in (("a.npy", "1"), ("b.npy", "3")):
+        file = tmp_path / name
+        assert cli.main([*words, "--batch-size", batch_size, "--out", str(file)]) == cli.OK
+        tokens[name] = np.load(file)
+    assert tokens["a.npy"].shape == (3, 6)
+    np.testing.assert_array_equal(tokens["a.npy"], tokens["b.npy"])
+    assert "2 network evaluations each" in capsys.readouterr().out
+    assert cli.main([*words, "--out", str(tmp_path / "c.jsonl")]) == cli.OK
+    lines = [json.loads(line) for line in (tmp_path / "c.jsonl").read_text().splitlines()]
+    assert [line["tokens"] for line in lines] == tokens["a.npy"].tolist()
+    assert cli.main([*words, "--out", str(tmp_path / "new" / "d.txt")]) == cli.OK
+    text = (tmp_path / "new" / "d.txt").read_text()
+    assert text.removesuffix("\n").split("\n\n") == [line["text"] for line in lines]
+
+
+def test_sample_draws_pictures(tmp_path: Path) -> None:
+    from fewjump.data import ImageLevels
+
+    model = saved_model(tmp_path, ImageLevels(4, 3, 3), 9)
+    file = tmp_path / "sheet.png"
+    assert cli.main(["sample", model, "--steps", "2", "--out", str(file)]) == cli.OK
+    header = file.read_bytes()[16:24]
+    # Eight images of 3 × 3 in three columns, a gap between, four pixels to one.
+    assert int.from_bytes(header[:4]) == int.from_bytes(header[4:]) == 4 * (3 * 3 + 2)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--out", "x.jpg"], "must end in one of"),
+        (["--out", "x.png"], ".png is for models of images"),
+        (["--prompt", "xyz"], "character 'x'"),
+        (["--steps", "0"], "steps"),
+        (["--num-samples", "0"], "num_samples must be at least 1"),
+        (["--sampler", "first-hitting", "--grid", "cosine"], "draws its own times"),
+        (["--sampler", "best"], "best"),
+    ],
+)
+def test_sample_refuses_what_makes_no_sense(
+    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from fewjump.data import Characters
+
+    model = saved_model(tmp_path, Characters("abc "), 6)
+    assert cli.main(["sample", model, *words]) == cli.USAGE
+    assert said in capsys.readouterr().err
+
+
+def test_sample_needs_a_saved_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["sample", str(tmp_path)]) == cli.USAGE
+    assert "saved model" in capsys.readouterr().err
