@@ -2,7 +2,7 @@
 
 On an enumerated joint (V=4, L=3) the output law of a sampler is computed by composing its
 transition probabilities, so the error has no Monte Carlo noise, and its slope against the number
-of steps is the order. Run as ``python -m fewjump.experiment.sampler_order``; about four minutes on
+of steps is the order. Run as ``python -m fewjump.experiment.sampler_order``; about five minutes on
 one core.
 
 A smooth schedule that ends in pure noise is used, and a joint law whose conditionals differ
@@ -23,10 +23,11 @@ from fewjump.problem import EnumeratedJoint
 from fewjump.process import Process, process_from_config
 from fewjump.sampler import SAMPLERS, get_sampler
 from fewjump.sampler.exact import exact_output_law
-from fewjump.schedule import Linear
+from fewjump.schedule import Cosine
 
-STEPS = (8, 16, 32, 64)
-SCHEDULE = Linear(sigma_max=12.0)
+STEPS = (16, 32, 64, 128)
+ROUGHNESS = (0.1, 1.0)
+SCHEDULE = Cosine(eps=1e-4)
 
 
 def total_variation_curve(
@@ -59,7 +60,7 @@ def with_schedule(process: Process) -> Process:
 def run(steps: tuple[int, ...] = STEPS, seed: int = 0) -> list[dict[str, Any]]:
     """One row per process, sampler and roughness: the errors and the fitted slope."""
     rows: list[dict[str, Any]] = []
-    for roughness in (0.3, 1.0):
+    for roughness in ROUGHNESS:
         for process_name, original in processes(4, seed).items():
             process = with_schedule(original)
             for name in SAMPLERS:
