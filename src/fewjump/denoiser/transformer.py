@@ -154,10 +154,11 @@ class Transformer(nn.Module):
             raise ValueError(
                 f"a length of {x_t.shape[1]} does not fill whole rows of {columns} columns"
             )
-        level = t.float() if config.time_conditioned else torch.zeros(1, device=x_t.device)
-        condition = F.silu(self.noise(level))
         x = self.embedding(x_t)
-        rotation = rotary_table(x_t.shape[1], config.head_dim, columns, x.device)
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        level = t.to(dtype) if config.time_conditioned else x.new_zeros(1, dtype=dtype)
+        condition = F.silu(self.noise(level))
+        rotation = rotary_table(x_t.shape[1], config.head_dim, columns, x.device, dtype)
         for block in self.blocks:
             x = block(x, condition, rotation)
         shift, scale = self.modulation(condition)[:, None].chunk(2, -1)
@@ -171,14 +172,13 @@ class NoiseEmbedding(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(
-            nn.Linear(2 * TIME_FREQUENCIES, dim), nn.SiLU(), nn.Linear(dim, dim)
-        )
+        first, second = nn.Linear(2 * TIME_FREQUENCIES, dim), nn.Linear(dim, dim)
+        self.mlp = nn.Sequential(first, nn.SiLU(), second)
 
     def forward(self, level: Tensor) -> Tensor:
-        index = torch.arange(TIME_FREQUENCIES, dtype=torch.float32, device=level.device)
+        index = torch.arange(TIME_FREQUENCIES, dtype=level.dtype, device=level.device)
         angle = level[:, None] * torch.exp(-math.log(ROTARY_BASE) * index / TIME_FREQUENCIES)
-        return self.mlp(torch.cat([angle.cos(), angle.sin()], -1))
+        return self.mlp(torch.cat([angle.cos(), angle.sin()], -1).to(next(self.parameters()).dtype))
 
 
 class Block(nn.Module):
@@ -252,28 +252,35 @@ class LocalMixing(nn.Module):
 
 
 class ModulatedNorm(nn.Module):
-    """LayerNorm(x)·weight·(1 + scale) + shift, normalised in float32."""
+    """LayerNorm(x)·weight·(1 + scale) + shift, normalised in at least float32."""
 
     def __init__(self, hidden: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(hidden))
 
     def forward(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-        normal = F.layer_norm(x.float(), (x.shape[-1],), eps=NORM_EPS)
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        normal = F.layer_norm(wide, (x.shape[-1],), eps=NORM_EPS)
         return torch.addcmul(shift, normal, self.weight * (1 + scale)).to(x.dtype)
 
 
 @lru_cache(maxsize=16)
-def rotary_table(length: int, head_dim: int, columns: int | None, device: torch.device) -> Tensor:
+def rotary_table(
+    length: int,
+    head_dim: int,
+    columns: int | None,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
     """Rotation angles' (cos, sin) of each position: (2, L, 1, 1, head_dim/2).
 
     Frequencies base^(−2i/d). In 2-D the first half of them turns with the row, the second half
     with the column (axial rotary), each half with the full range of frequencies.
     """
-    position = torch.arange(length, dtype=torch.float32, device=device)
+    position = torch.arange(length, dtype=dtype, device=device)
     axes = [position] if columns is None else [position // columns, position % columns]
     count = head_dim // (2 * len(axes))
-    step = torch.arange(count, dtype=torch.float32, device=device) / count
+    step = torch.arange(count, dtype=dtype, device=device) / count
     angle = torch.cat([axis[:, None] * ROTARY_BASE**-step for axis in axes], -1)
     return torch.stack([angle.cos(), angle.sin()])[:, :, None, None]
 

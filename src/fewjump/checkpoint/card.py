@@ -1,0 +1,102 @@
+"""The model card that is saved with a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fewjump.denoiser import Denoiser, parameter_counts
+
+
+def model_card(name: str, denoiser: Denoiser, config: Mapping[str, Any]) -> str:
+    """Markdown: what the model is, its sizes, how to sample from it, what was measured.
+
+    Args:
+        name: title of the card.
+        denoiser: the model.
+        config: what goes into its config.json (see :func:`fewjump.checkpoint.save`).
+    """
+    parts = [
+        "---\nlibrary_name: fewjump\ntags:\n- discrete-diffusion\n---",
+        f"# {name}",
+        _what(config),
+        _facts(denoiser, config),
+        _usage(name, denoiser),
+    ]
+    if config["metrics"]:
+        parts.append("## Measured\n\n" + _measured(config["metrics"]))
+    if config["training"]:
+        parts.append("## Training\n\n" + _pairs(config["training"]))
+    return "\n\n".join(parts) + "\n"
+
+
+def _what(config: Mapping[str, Any]) -> str:
+    described = config["denoiser"]
+    noise = described["process"]["name"]
+    if described["kind"] == "score":
+        kind = "A concrete-score network, read as a denoiser by linear recovery"
+    else:
+        kind = f"A denoiser with a {described['head']['kind']} head"
+    return (
+        f"{kind}, for discrete diffusion with {noise} noise. It maps a noised sequence and a time "
+        "to a law over clean sequences, and was saved by "
+        f"fewjump {config['fewjump_version']}."
+    )
+
+
+def _facts(denoiser: Denoiser, config: Mapping[str, Any]) -> str:
+    described = config["denoiser"]
+    trunk, process = described["trunk"], described["process"]
+    schedule = process.get("schedule", {})
+    facts = {
+        "process": process["name"],
+        "schedule": ", ".join(str(v) if k == "name" else f"{k}={v}" for k, v in schedule.items()),
+        "states per position": denoiser.process.vocab_size,
+        "clean tokens": denoiser.clean_vocab_size,
+        "length": denoiser.length or "any",
+        "positions": "×".join(map(str, trunk["grid"])) + " grid" if trunk["grid"] else "sequence",
+        "network": f"{trunk['blocks']} blocks, hidden {trunk['hidden']}, {trunk['heads']} heads",
+        "reads the noise level": "yes" if trunk["time_conditioned"] else "no",
+        "parameters": f"{parameter_counts(denoiser)['total']:,}",
+    }
+    return _table(["", ""], [[key, value] for key, value in facts.items()])
+
+
+def _usage(name: str, denoiser: Denoiser) -> str:
+    length = "" if denoiser.length else ", length=64"
+    return (
+        "## Use\n\n```python\nimport fewjump\n"
+        f'model = fewjump.load("{name}")\n'
+        f"tokens = fewjump.sample(model, num_samples=16, steps=8{length})\n```"
+    )
+
+
+def _measured(metrics: Any) -> str:
+    if isinstance(metrics, Mapping):
+        return _pairs(metrics)
+    if not isinstance(metrics, Sequence) or isinstance(metrics, str):
+        return str(metrics)
+    rows = [row for row in metrics if isinstance(row, Mapping)]
+    if len(rows) != len(metrics):
+        return "\n".join(f"- {entry}" for entry in metrics)
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    return _table(columns, [[row.get(column) for column in columns] for row in rows])
+
+
+def _pairs(values: Any) -> str:
+    if not isinstance(values, Mapping):
+        return str(values)
+    return "\n".join(f"- {key}: {_show(value)}" for key, value in values.items())
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
+    lines += ["| " + " | ".join(_show(value) for value in row) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def _show(value: Any) -> str:
+    if value is None:
+        return ""
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return text.replace("|", "\\|").replace("\n", " ")

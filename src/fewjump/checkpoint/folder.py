@@ -1,0 +1,245 @@
+"""Save a denoiser as a folder, and read it back as it was.
+
+    config.json          everything but the parameters: process, network, head, data, versions
+    model.safetensors    the parameters, under the names of ``state_dict``
+    README.md            a model card
+
+A folder is written beside its final place and renamed into it, so a reader finds a whole model or
+none.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import fewjump
+from fewjump.checkpoint.card import model_card
+from fewjump.checkpoint.plain import plain
+from fewjump.denoiser import Denoiser, NetworkDenoiser, ScoreDenoiser
+
+FORMAT_VERSION = 1
+CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
+DENOISERS: dict[str, type[NetworkDenoiser] | type[ScoreDenoiser]] = {
+    "network": NetworkDenoiser,
+    "score": ScoreDenoiser,
+}
+
+
+def save(
+    denoiser: Denoiser,
+    path: str | Path,
+    *,
+    vocabulary: Any = None,
+    metrics: Any = None,
+    training: Any = None,
+) -> Path:
+    """Write a denoiser's folder, replacing a model that is already there.
+
+    Args:
+        denoiser: a :class:`~fewjump.denoiser.NetworkDenoiser`, or a
+            :class:`~fewjump.denoiser.ScoreDenoiser` of a ``ScoreNetwork``.
+        path: the folder. Its parents are created.
+        vocabulary: how tokens become text or images again: an object with a ``config()`` method,
+            or plain data. Comes back as ``read_config(path)["data"]``.
+        metrics: measured numbers for the config and the card: plain data; a list of rows with
+            ``metric``, ``nfe`` and ``value`` becomes a table.
+        training: how the model was trained, plain data.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: if the denoiser has no configuration, if the given data is not plain, or if
+            ``path`` is something other than a saved model.
+    """
+    path = Path(path)
+    config = _describe(denoiser, vocabulary, metrics, training)
+    text = json.dumps(config, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    card = model_card(path.name, denoiser, config)
+    tensors = _tensors(denoiser)
+    _check_replaceable(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}")
+    temporary.mkdir()
+    try:
+        save_file(tensors, temporary / WEIGHTS_FILE, metadata={"format": "pt"})
+        (temporary / CONFIG_FILE).write_text(text, encoding="utf-8")
+        (temporary / CARD_FILE).write_text(card, encoding="utf-8")
+        for name in (WEIGHTS_FILE, CONFIG_FILE, CARD_FILE):
+            _flush(temporary / name)
+        _move_into_place(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return path
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """The configuration of a saved model, without its parameters.
+
+    Keys: ``denoiser``, ``data`` (the vocabulary's configuration, or None), ``metrics``,
+    ``training``, ``fewjump_version``, ``torch_version``, ``format_version``.
+
+    Raises:
+        FileNotFoundError: if ``path`` is not a saved model's folder.
+        ValueError: if its configuration cannot be read by this version.
+    """
+    folder = _resolve(Path(path))
+    file = folder / CONFIG_FILE
+    if not file.is_file():
+        raise FileNotFoundError(f"{folder} has no {CONFIG_FILE}; give the folder of a saved model")
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is not valid JSON: {error}; save the model again") from None
+    if not isinstance(config, dict) or config.get("format") != "fewjump":
+        raise ValueError(f"{file} was not written by fewjump.save")
+    version = config.get("format_version")
+    if version != FORMAT_VERSION:
+        raise ValueError(
+            f"{file} has format version {version!r}, this fewjump ({fewjump.__version__}) reads "
+            f"{FORMAT_VERSION}; use fewjump {config.get('fewjump_version', 'of another version')}"
+        )
+    return config
+
+
+def load(path: str | Path, device: torch.device | str = "cpu") -> NetworkDenoiser | ScoreDenoiser:
+    """Read a saved denoiser: same outputs as the one that was saved, in eval mode.
+
+    Torch's random state is left as it was.
+
+    Args:
+        path: the folder that :func:`save` wrote.
+        device: where to put the parameters.
+
+    Raises:
+        FileNotFoundError: if the folder or one of its files is missing.
+        ValueError: for an unknown format version or configuration, a damaged file, and for
+            tensors that are missing, not expected, or of the wrong shape.
+    """
+    folder = _resolve(Path(path))
+    config = read_config(folder)
+    weights = folder / WEIGHTS_FILE
+    if not weights.is_file():
+        raise FileNotFoundError(f"{folder} has no {WEIGHTS_FILE}; copy or save the whole folder")
+    try:
+        description = config["denoiser"]
+        build = DENOISERS[description["kind"]]
+        with torch.random.fork_rng(devices=[]):
+            denoiser = build.from_config(description)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{folder / CONFIG_FILE} describes no known denoiser: {error}") from error
+    try:
+        tensors = load_file(weights)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{weights} is damaged: {error}; copy or save it again") from None
+    _check_tensors(weights, tensors, denoiser.state_dict())
+    denoiser.load_state_dict(tensors, strict=True, assign=True)
+    return denoiser.to(device).eval()
+
+
+def _describe(denoiser: Denoiser, vocabulary: Any, metrics: Any, training: Any) -> dict[str, Any]:
+    if not isinstance(denoiser, NetworkDenoiser | ScoreDenoiser):
+        raise ValueError(
+            f"a {type(denoiser).__name__} cannot be saved; a NetworkDenoiser, or a ScoreDenoiser "
+            "of a ScoreNetwork, can"
+        )
+    if vocabulary is not None and not isinstance(vocabulary, Mapping):
+        vocabulary = vocabulary.config()
+    return {
+        "format": "fewjump",
+        "format_version": FORMAT_VERSION,
+        "fewjump_version": fewjump.__version__,
+        "torch_version": str(torch.__version__),
+        "denoiser": plain(denoiser.config(), "denoiser"),
+        "data": plain(vocabulary, "vocabulary"),
+        "metrics": plain(metrics, "metrics"),
+        "training": plain(training, "training"),
+    }
+
+
+def _tensors(denoiser: Denoiser) -> dict[str, Tensor]:
+    """The state as contiguous tensors on the CPU that share no memory (safetensors wants that)."""
+    tensors: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, value in denoiser.state_dict().items():
+        value = value.detach().cpu().contiguous()
+        memory = value.untyped_storage().data_ptr()
+        tensors[name] = value.clone() if memory in seen else value
+        seen.add(memory)
+    return tensors
+
+
+def _check_tensors(file: Path, found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    problems = [f"{name} is missing" for name in expected if name not in found]
+    problems += [f"{name} is not expected" for name in found if name not in expected]
+    problems += [
+        f"{name} has shape {tuple(found[name].shape)}, expected {tuple(value.shape)}"
+        for name, value in expected.items()
+        if name in found and found[name].shape != value.shape
+    ]
+    if problems:
+        more = f", and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise ValueError(
+            f"{file} does not fit its {CONFIG_FILE}: {'; '.join(problems[:5])}{more}. "
+            "Take both files from the same save"
+        )
+
+
+def _previous(path: Path) -> Path:
+    """Where the model that is being replaced waits while the new one moves in."""
+    return path.with_name(f".{path.name}.previous")
+
+
+def _resolve(path: Path) -> Path:
+    """The folder to read: the replaced model, if a save was killed between its two renames."""
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise FileNotFoundError(f"{path} is a file; give the folder of a saved model")
+    if _previous(path).is_dir():
+        return _previous(path)
+    raise FileNotFoundError(f"there is no folder {path}")
+
+
+def _check_replaceable(path: Path) -> None:
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise ValueError(f"{path} is a file; give a folder to save into")
+    known = {CONFIG_FILE, WEIGHTS_FILE, CARD_FILE}
+    others = sorted(entry.name for entry in path.iterdir() if entry.name not in known)
+    if others:
+        raise ValueError(
+            f"{path} holds other files ({', '.join(others[:3])}) that saving would delete; "
+            "give a folder of the model's own"
+        )
+
+
+def _move_into_place(temporary: Path, path: Path) -> None:
+    previous = _previous(path)
+    if path.exists():
+        shutil.rmtree(previous, ignore_errors=True)
+        path.rename(previous)
+    temporary.rename(path)
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def _flush(file: Path) -> None:
+    """Wait until the file is on the disk: a rename must not get there before its contents."""
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
