@@ -223,7 +223,7 @@ def test_bad_tables_are_refused(probs: Tensor, message: str) -> None:
 
 
 def test_bad_tokens_and_times_are_refused(problem: EnumeratedJoint) -> None:
-    with pytest.raises(ValueError, match="tokens must lie in 0..2"):
+    with pytest.raises(ValueError, match=r"tokens must lie in 0\.\.2"):
         problem.log_prob(torch.full((1, L), V))
     with pytest.raises(ValueError, match="expected"):
         problem.log_prob(torch.zeros(1, L + 1, dtype=torch.int64))
