@@ -222,17 +222,13 @@ def _convert_sequence(origin: Any, arguments: tuple[Any, ...], value: Any, where
 
 
 def _convert_scalar(hint: Any, value: Any, where: str) -> Any:
-    if hint is float and not isinstance(value, bool):
-        # YAML 1.1 reads 1e-3 (without a point) as a string.
-        try:
-            return float(value)
-        except (TypeError, ValueError):
-            pass
-    elif hint is int and not isinstance(value, bool):
-        if isinstance(value, int):
-            return value
-        if isinstance(value, float | str) and _is_whole(value):
-            return int(float(value))
+    if hint in (int, float):
+        # To Python True is a number; to the user it is not. And YAML 1.1 reads 1e-3 as text.
+        number = None if isinstance(value, bool) else _number(value)
+        if number is not None and hint is float:
+            return number
+        if number is not None and number.is_integer():
+            return value if isinstance(value, int) else int(number)
     elif hint is Path and isinstance(value, str | Path):
         return Path(value)
     elif isinstance(hint, type) and isinstance(value, hint):
@@ -241,11 +237,11 @@ def _convert_scalar(hint: Any, value: Any, where: str) -> Any:
     raise ConfigError(f"{where}: must be {name}, got {value!r} ({type(value).__name__})")
 
 
-def _is_whole(value: float | str) -> bool:
+def _number(value: Any) -> float | None:
     try:
-        return float(value).is_integer()
-    except ValueError:
-        return False
+        return float(value)
+    except (TypeError, ValueError):
+        return None
 
 
 def _plain(value: Any) -> Any:

@@ -1,0 +1,326 @@
+"""Two verbs in Python: train a teacher from data, distil a teacher into a student.
+
+Both run the loop of :func:`fewjump.train.train`, under torchrun on all its processes, and return
+the model with averaged weights. With ``out`` the run can be killed and repeated: it goes on where
+it was. The folder then holds
+
+    model/     the result, for fewjump.load
+    teacher/   the teacher (distill only)
+    config.yaml, versions.json, metrics.jsonl, training_state.pt
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+
+from fewjump.checkpoint import save
+from fewjump.config import ConfigError, from_dict
+from fewjump.data import Dataset
+from fewjump.denoiser import (
+    HEADS,
+    Denoiser,
+    NetworkDenoiser,
+    ScoreDenoiser,
+    ScoreNetwork,
+    TransformerConfig,
+)
+from fewjump.objective import ConditionalMatching, CrossEntropyELBO, Objective, ScoreEntropy, freeze
+from fewjump.objective.conditional import Intermediate
+from fewjump.process import Process
+from fewjump.random import fold_seed
+from fewjump.train import TrainConfig, TrainResult, train
+from fewjump.train.data import Tokens
+from fewjump.train.setup import describe
+
+Network = TransformerConfig | Mapping[str, Any]
+
+_INITIAL_WEIGHTS = 4
+
+
+def train_teacher(
+    data: Dataset | Tokens,
+    process: Process,
+    *,
+    network: Network | Denoiser | None = None,
+    objective: Objective | str = "cross-entropy",
+    steps: int = 2000,
+    batch_size: int = 128,
+    lr: float = 1e-3,
+    seed: int = 0,
+    out: str | Path | None = None,
+    **options: Any,
+) -> Denoiser:
+    """Train a denoiser from clean data.
+
+    Args:
+        data: a :class:`~fewjump.data.Dataset` (its training part is used), or (N, L) tokens.
+        process: the forward process; an absorbing one counts its mask on top of the data's tokens.
+        network: sizes of the transformer (a TransformerConfig, or its options without
+            ``vocab_size``), or a denoiser to train in place.
+        objective: ``cross-entropy`` (fast, the default), ``elbo`` (the likelihood bound),
+            ``score-entropy`` (trains a concrete-score network), or an objective.
+        steps, batch_size, lr, seed: of the training; see :class:`~fewjump.train.TrainConfig`.
+        out: run folder; None keeps nothing on disk.
+        **options: other fields of :class:`~fewjump.train.TrainConfig` (``ema``, ``warmup``, …).
+
+    Returns:
+        The teacher with averaged weights, in eval mode.
+
+    Raises:
+        ValueError: for options that are unknown or do not fit together; see also
+            :func:`fewjump.train.train`.
+    """
+    config = _train_config(steps=steps, batch_size=batch_size, lr=lr, seed=seed, **options)
+    tokens = data.train if isinstance(data, Dataset) else data
+    chosen = objective if isinstance(objective, Objective) else _data_objective(objective)
+    if chosen.needs_teacher:
+        raise ValueError(f"{type(chosen).__name__} needs a teacher; use fewjump.distill")
+    if isinstance(network, Denoiser):
+        model = network
+    else:
+        if len(tokens.shape) != 2:
+            raise ValueError(f"data must be (N, L) tokens, got shape {tuple(tokens.shape)}")
+        model = _build(process, network, int(tokens.shape[1]), seed, chosen)
+    run = {"verb": "train", "denoiser": _describe_model(model)}
+    result = train(model, chosen, tokens, config, out=out, run_config=run, label="teacher")
+    return _finish(result, out, data, chosen, config)
+
+
+def distill(
+    teacher: Denoiser,
+    data: Dataset | Tokens | None = None,
+    *,
+    student: str | Denoiser = "product",
+    objective: Objective | str | None = None,
+    network: Network | None = None,
+    head: Mapping[str, Any] | None = None,
+    warm_start: bool = True,
+    steps: int = 2000,
+    batch_size: int = 128,
+    lr: float = 3e-4,
+    ema: float | None = 0.999,
+    seed: int = 0,
+    out: str | Path | None = None,
+    **options: Any,
+) -> Denoiser:
+    """Distil a teacher into a student by exact conditional distribution matching.
+
+    Args:
+        teacher: any denoiser, an exact one of a problem included. It is frozen while this runs
+            and is not changed, but moves to the training's device.
+        data: clean data as for :func:`train_teacher`; None distils without data, from the
+            teacher's own rollouts.
+        student: kind of student (a head: ``product``, …), or a denoiser to train in place.
+        objective: an objective, or the name of how x_s is drawn (``forward``, ``student-euler``
+            for the paper's Algorithm 1, ``student-exact``, ``teacher-rollout``). By default
+            ``forward``, which is exact and free, or ``teacher-rollout`` without data.
+        network: the student's transformer; the teacher's by default. Needed for no teacher, but
+            an exact teacher has none, and then the default sizes are used.
+        head: further options of the student's head.
+        warm_start: start the student at the teacher's weights, where the teacher has some and
+            ``network`` does not ask for another network.
+        steps, batch_size, lr, ema, seed: see :class:`~fewjump.train.TrainConfig`.
+        out: run folder; None keeps nothing on disk.
+        **options: other fields of :class:`~fewjump.train.TrainConfig`.
+
+    Returns:
+        The student with averaged weights, in eval mode.
+
+    Raises:
+        ValueError: for options that are unknown or do not fit together; see also
+            :func:`fewjump.train.train`.
+    """
+    config = _train_config(steps=steps, batch_size=batch_size, lr=lr, ema=ema, seed=seed, **options)
+    tokens = data.train if isinstance(data, Dataset) else data
+    chosen = _matching(objective, data is not None)
+    length = teacher.length if tokens is None else int(tokens.shape[-1])
+    if isinstance(student, Denoiser):
+        model = student
+    else:
+        model = _build_student(teacher, student, network, head, warm_start, length, seed)
+    run = {
+        "verb": "distill",
+        "denoiser": _describe_model(model),
+        "warm_start": warm_start,
+    }
+    was_training = teacher.training
+    trained = [p for p in teacher.parameters() if p.requires_grad]
+    freeze(teacher)
+    try:
+        chosen.check(model, teacher)
+        if out is not None and _is_main() and _can_save(teacher):
+            Path(out).mkdir(parents=True, exist_ok=True)
+            if not (Path(out) / "teacher").exists():
+                save(teacher, Path(out) / "teacher", vocabulary=_vocabulary(data))
+        result = train(
+            model,
+            chosen,
+            tokens,
+            config,
+            teacher=teacher,
+            length=length,
+            out=out,
+            run_config=run,
+            label="distill",
+        )
+    finally:
+        teacher.train(was_training)
+        for parameter in trained:
+            parameter.requires_grad_(True)
+    return _finish(result, out, data, chosen, config)
+
+
+# -- putting together ---------------------------------------------------------------------------
+
+
+def _train_config(**options: Any) -> TrainConfig:
+    try:
+        return from_dict(TrainConfig, options)
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+
+
+def _data_objective(name: str) -> Objective:
+    known = {
+        "cross-entropy": lambda: CrossEntropyELBO("uniform"),
+        "elbo": lambda: CrossEntropyELBO("elbo"),
+        "score-entropy": ScoreEntropy,
+    }
+    if name not in known:
+        raise ValueError(f"unknown objective {name!r}; known: {', '.join(known)}, or an Objective")
+    return known[name]()
+
+
+def _matching(objective: Objective | str | None, with_data: bool) -> Objective:
+    if isinstance(objective, Objective):
+        return objective
+    name = objective or ("forward" if with_data else "teacher-rollout")
+    for known in get_args(Intermediate):
+        if name == known:
+            return ConditionalMatching(known)
+    raise ValueError(
+        f"unknown objective {name!r}; known: {', '.join(get_args(Intermediate))}, or an Objective"
+    )
+
+
+def _build(
+    process: Process, network: Network | None, length: int, seed: int, objective: Objective
+) -> Denoiser:
+    """A fresh denoiser; a concrete-score network where score entropy is to train it."""
+    config = {"process": process.config(), "trunk": _trunk(network), "length": length}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(fold_seed(seed, _INITIAL_WEIGHTS))
+        if isinstance(objective, ScoreEntropy):
+            model: Denoiser = ScoreDenoiser.from_config(config)
+        else:
+            model = NetworkDenoiser.from_config(config)
+    # The caller's own object, not an equal one.
+    model.process = process
+    return model
+
+
+def _build_student(
+    teacher: Denoiser,
+    kind: str,
+    network: Network | None,
+    head: Mapping[str, Any] | None,
+    warm_start: bool,
+    length: int | None,
+    seed: int,
+) -> Denoiser:
+    # Heads other than the product one register themselves when their module is imported.
+    if kind not in HEADS:
+        raise ValueError(f"unknown student {kind!r}; known: {', '.join(sorted(HEADS))}")
+    has_weights = next(teacher.parameters(), None) is not None
+    plain = kind == "product" and network is None and not head
+    if has_weights and not isinstance(teacher, NetworkDenoiser):
+        if plain and warm_start:
+            model = copy.deepcopy(teacher).requires_grad_(True)
+            model.evaluations = 0
+            return model
+        if network is None:
+            raise ValueError(
+                f"a {type(teacher).__name__} has no transformer to take over; give network=… for "
+                "a student that starts afresh, or use student='product' with warm_start=True"
+            )
+    source = teacher if isinstance(teacher, NetworkDenoiser) and network is None else None
+    config = {
+        "process": teacher.process.config(),
+        "trunk": _trunk(source.trunk.config if source is not None else network),
+        "head": {"kind": kind, **(head or {})},
+        "length": length,
+        "autocast": source.autocast if source is not None else None,
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(fold_seed(seed, _INITIAL_WEIGHTS))
+        student = NetworkDenoiser.from_config(config)
+    student.process = teacher.process
+    if warm_start and isinstance(teacher, NetworkDenoiser):
+        if student.trunk.config == teacher.trunk.config:
+            student.warm_start(teacher)
+        else:
+            raise ValueError(
+                "a warm start needs the teacher's own network sizes; leave out network=…, or "
+                "pass warm_start=False"
+            )
+    return student
+
+
+def _trunk(network: Network | None) -> dict[str, Any]:
+    if isinstance(network, TransformerConfig):
+        return network.config()
+    return dict(network or {})
+
+
+# -- writing down -------------------------------------------------------------------------------
+
+
+def _describe_model(model: Denoiser) -> Any:
+    """The denoiser's own configuration, or for foreign networks its class and process."""
+    if _can_save(model):
+        assert isinstance(model, NetworkDenoiser | ScoreDenoiser)
+        return model.config()
+    return {"class": type(model).__qualname__, "process": model.process.config()}
+
+
+def _can_save(model: Denoiser) -> bool:
+    if isinstance(model, ScoreDenoiser):
+        return isinstance(model.network, ScoreNetwork)
+    return isinstance(model, NetworkDenoiser)
+
+
+def _is_main() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _vocabulary(data: Dataset | Tokens | None) -> Any:
+    return data.vocabulary if isinstance(data, Dataset) else None
+
+
+def _finish(
+    result: TrainResult,
+    out: str | Path | None,
+    data: Dataset | Tokens | None,
+    objective: Objective,
+    config: TrainConfig,
+) -> Denoiser:
+    model = result.averaged()
+    if out is not None and _is_main() and _can_save(model):
+        training = {
+            "objective": describe(objective),
+            "steps": result.step,
+            "batch_size": config.batch_size,
+            "lr": config.lr,
+            "ema": config.ema,
+            "seed": config.seed,
+            "stopped_by_time": result.stopped_by_time,
+            "seconds": result.metrics.get("seconds"),
+        }
+        save(model, Path(out) / "model", vocabulary=_vocabulary(data), training=training)
+    return model

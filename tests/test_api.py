@@ -1,0 +1,147 @@
+"""The two verbs, from data to a saved model, at toy size."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import fewjump
+from fewjump.api import distill, train_teacher
+from fewjump.denoiser import LogitDenoiser, NetworkDenoiser, ScoreDenoiser, TransformerConfig
+from fewjump.objective import ConditionalMatching
+from fewjump.problem import EnumeratedJoint
+from fewjump.process import Absorbing, Uniform
+from fewjump.schedule import LogLinear
+
+V, L = 4, 3
+SMALL = {"hidden": 16, "blocks": 1, "heads": 2, "condition_dim": 8}
+QUICK = {"steps": 6, "batch_size": 16, "device": "cpu", "progress": False, "warmup": 2}
+
+
+@pytest.fixture(scope="module")
+def problem() -> EnumeratedJoint:
+    generator = torch.Generator().manual_seed(0)
+    probs = torch.rand(V, V, V, generator=generator, dtype=torch.float64)
+    return EnumeratedJoint(probs / probs.sum())
+
+
+@pytest.fixture(scope="module")
+def data(problem) -> torch.Tensor:
+    return problem.sample(200, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def teacher(data) -> NetworkDenoiser:
+    model = train_teacher(data, Uniform(V, LogLinear()), network=SMALL, lr=1e-2, **QUICK)
+    assert isinstance(model, NetworkDenoiser)
+    return model
+
+
+def weights(model) -> torch.Tensor:
+    return torch.cat([p.detach().reshape(-1) for p in model.parameters()])
+
+
+@pytest.mark.parametrize("objective", ["cross-entropy", "elbo", "score-entropy"])
+def test_a_teacher_is_trained_saved_and_loaded(data, tmp_path, objective):
+    process = Uniform(V, LogLinear())
+    model = train_teacher(
+        data, process, network=SMALL, objective=objective, out=tmp_path / "run", **QUICK
+    )
+    assert isinstance(model, ScoreDenoiser) == (objective == "score-entropy")
+    assert not model.training
+    loaded = fewjump.load(tmp_path / "run" / "model")
+    x = data[:8]
+    torch.testing.assert_close(loaded(x, 0.5).marginals(), model(x, 0.5).marginals())
+    again = train_teacher(
+        data, process, network=SMALL, objective=objective, out=tmp_path / "run", **QUICK
+    )
+    assert torch.equal(weights(again), weights(model))
+
+
+def test_training_moves_a_masked_teacher_towards_the_data(data):
+    process = Absorbing(V + 1, LogLinear())
+    settings = {**QUICK, "steps": 150, "batch_size": 128, "ema": 0.9}
+    model = train_teacher(data, process, network=SMALL, lr=1e-2, **settings)
+    masked = torch.full((1, L), process.mask)
+    share = torch.nn.functional.one_hot(data, V + 1).double().mean(0)
+    assert (model(masked, 1.0).marginals()[0] - share).abs().max() < 0.06
+
+
+def test_a_warm_started_student_starts_at_the_teacher_and_leaves_it_alone(teacher, data, tmp_path):
+    before = weights(teacher).clone()
+    options = {**QUICK, "steps": 1, "lr": 1e-12, "ema": None}
+    student = distill(teacher, data, **options)
+    torch.testing.assert_close(weights(student), before)
+    moved = distill(teacher, data, out=tmp_path, **QUICK)
+    assert not torch.equal(weights(moved), before)
+    assert torch.equal(weights(teacher), before)
+    assert all(p.requires_grad for p in teacher.parameters())
+    assert moved.process is not None
+    for name, model in (("teacher", teacher), ("model", moved)):
+        assert torch.equal(weights(fewjump.load(tmp_path / name)), weights(model))
+    cold = distill(teacher, data, warm_start=False, **options)
+    assert not torch.allclose(weights(cold), before)
+
+
+def test_an_exact_teacher_teaches_a_given_network(problem, data):
+    process = Uniform(V, LogLinear())
+    exact = problem.denoiser(process)
+    settings = {**QUICK, "steps": 200, "batch_size": 128, "lr": 1e-2, "ema": 0.9}
+    config = TransformerConfig(vocab_size=V, **SMALL)
+    student = distill(exact, data, network=config, **settings)
+    x = process.prior_sample((64, L), torch.Generator().manual_seed(3))
+
+    def error(model) -> float:
+        with torch.no_grad():
+            return float((model(x, 0.7).marginals() - exact(x, 0.7).marginals()).abs().mean())
+
+    assert error(student) < 0.5 * error(distill(exact, data, network=config, **QUICK))
+
+
+@pytest.mark.parametrize(
+    "objective", ["student-euler", "student-exact", "forward", ConditionalMatching(steps=1)]
+)
+def test_every_way_to_match_runs(teacher, data, objective):
+    student = distill(teacher, data, objective=objective, **QUICK)
+    assert student(data[:2], 1.0).marginals().isfinite().all()
+
+
+def test_without_data_the_teacher_is_rolled_out(teacher):
+    student = distill(teacher, **{**QUICK, "steps": 2})
+    assert student.length == L
+
+
+def test_a_foreign_network_is_distilled_into_its_copy(data):
+    network = torch.nn.Sequential(torch.nn.Embedding(V, 8), torch.nn.Linear(8, V))
+
+    class Foreign(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = network
+
+        def forward(self, x_t, t):
+            return self.inner(x_t)
+
+    foreign = LogitDenoiser(Foreign(), Uniform(V, LogLinear()), L)
+    student = distill(foreign, data, **QUICK)
+    assert isinstance(student, LogitDenoiser)
+    assert not torch.equal(weights(student), weights(foreign))
+    with pytest.raises(ValueError, match="network="):
+        distill(foreign, data, warm_start=False, **QUICK)
+
+
+def test_mistakes_are_named(teacher, data):
+    process = Uniform(V, LogLinear())
+    for action, words in (
+        (lambda: distill(teacher, data, student="produkt"), "known: .*product"),
+        (lambda: distill(teacher, data, objective="euler"), "student-euler"),
+        (lambda: distill(teacher, data, stpes=3), "steps"),
+        (lambda: distill(teacher, data, network={"hidden": 32}, **QUICK), "warm_start=False"),
+        (lambda: train_teacher(data, process, objective="mse"), "cross-entropy"),
+        (lambda: train_teacher(data, process, objective=ConditionalMatching()), "distill"),
+        (lambda: train_teacher(data, process, warm_up=3), "warmup"),
+        (lambda: train_teacher(data[0], process), "N, L"),
+        (lambda: train_teacher(data + 2, process, network=SMALL, **QUICK), "token 5"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            action()
