@@ -1,0 +1,28 @@
+"""Data: sequences of tokens, and what the tokens mean."""
+
+from fewjump.data.dataset import Dataset, as_tokens
+from fewjump.data.digits import digits
+from fewjump.data.load import BUILTIN, DataKind, load_data
+from fewjump.data.text import builtin_text, line_file, normalise_text, text_file, text_stream
+from fewjump.data.tokens import token_file
+from fewjump.data.vocabulary import Bytes, Characters, ImageLevels, Tokens, Vocabulary
+
+__all__ = [
+    "BUILTIN",
+    "Bytes",
+    "Characters",
+    "DataKind",
+    "Dataset",
+    "ImageLevels",
+    "Tokens",
+    "Vocabulary",
+    "as_tokens",
+    "builtin_text",
+    "digits",
+    "line_file",
+    "load_data",
+    "normalise_text",
+    "text_file",
+    "text_stream",
+    "token_file",
+]

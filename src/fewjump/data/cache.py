@@ -1,0 +1,70 @@
+"""Tokens of a large file, encoded once and memory-mapped afterwards."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def token_dtype(vocab_size: int) -> np.dtype:
+    """The smallest unsigned type that holds {0..vocab_size−1}."""
+    return np.min_scalar_type(vocab_size - 1)
+
+
+def encoded_file(
+    source: Path,
+    folder: Path,
+    key: Any,
+    vocab_size: int,
+    pieces: Callable[[], Iterable[np.ndarray]],
+) -> np.ndarray:
+    """A read-only memory map of a file's tokens (n,), made on the first call.
+
+    The cached file's name depends on the source's path, size and time of change and on ``key``,
+    so that a file that changed is encoded again. It appears in one move: an interrupted run
+    leaves no half of it behind under its name.
+
+    Args:
+        source: the file that is encoded.
+        folder: of the cache, made if need be.
+        key: JSON value of whatever else the tokens depend on.
+        vocab_size: V, from which the integer type follows.
+        pieces: returns the tokens in pieces, from the start, at each call.
+    """
+    state = source.stat()
+    identity = [str(source.resolve()), state.st_size, state.st_mtime_ns, key]
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    target = folder / f"{source.stem}-{digest}.npy"
+    if not target.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(target, token_dtype(vocab_size), pieces)
+    return np.load(target, mmap_mode="r", allow_pickle=False)
+
+
+def _write(target: Path, dtype: np.dtype, pieces: Callable[[], Iterable[np.ndarray]]) -> None:
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            # The header says how many tokens follow, which only the end of the file tells: it is
+            # written twice, in the same room (NumPy pads the shape to leave it).
+            header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False}
+            np.lib.format.write_array_header_1_0(file, {**header, "shape": (0,)})
+            start = file.tell()
+            for piece in pieces():
+                piece.astype(dtype).tofile(file)
+            count = (file.tell() - start) // dtype.itemsize
+            file.seek(0)
+            np.lib.format.write_array_header_1_0(file, {**header, "shape": (count,)})
+            if file.tell() != start:
+                raise RuntimeError("NumPy's header changed its length; please report this")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)

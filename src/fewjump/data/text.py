@@ -1,0 +1,272 @@
+"""Text as data: a stream cut into windows, or one sample a line."""
+
+from __future__ import annotations
+
+import codecs
+import io
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import numpy as np
+import torch
+
+from fewjump.data.cache import encoded_file
+from fewjump.data.dataset import Dataset, as_tokens, check_fractions, split_blocks, windows
+from fewjump.data.vocabulary import PADDING, Array, Bytes, Characters, Vocabulary
+from fewjump.random import SampleStreams, permutation_keys
+
+Unit: TypeAlias = Literal["characters", "bytes"]
+
+LETTERS_AND_SPACE = "abcdefghijklmnopqrstuvwxyz "
+MEMORY_LIMIT = 1 << 24
+_CHUNK_BYTES = 1 << 22
+
+
+def normalise_text(text: str) -> str:
+    """Lower-case letters a–z, every run of anything else one space; accents are dropped."""
+    if not text.isascii():
+        parts = unicodedata.normalize("NFKD", text)
+        text = "".join(c for c in parts if not unicodedata.combining(c))
+    return re.sub("[^a-z]+", " ", text.lower())
+
+
+def text_file(
+    path: str | Path,
+    length: int,
+    *,
+    unit: Unit = "characters",
+    alphabet: str | None = None,
+    normalise: bool = False,
+    valid_fraction: float = 0.05,
+    test_fraction: float = 0.05,
+    cache_folder: str | Path | None = None,
+    memory_limit: int = MEMORY_LIMIT,
+) -> Dataset:
+    """A text file as one stream, cut into windows of ``length``; parts are contiguous blocks.
+
+    Args:
+        path: the file; characters are read as UTF-8, and line ends become ``\\n``.
+        length: tokens in a window, L.
+        unit: ``characters`` or ``bytes``.
+        alphabet: the characters in token order; those found in the file, sorted, by default.
+        normalise: apply :func:`normalise_text`; the alphabet is then a–z and space.
+        valid_fraction, test_fraction: of the windows.
+        cache_folder: where the tokens of a large file are kept; a folder ``.fewjump-cache``
+            beside the file by default.
+        memory_limit: files of more bytes are encoded to the cache once, and memory-mapped.
+
+    Raises:
+        FileNotFoundError, ValueError: for a file that is missing, empty, too short, not UTF-8,
+            or holds characters outside the alphabet.
+    """
+    path = _checked(path, length)
+    check_fractions(valid_fraction, test_fraction)
+    _check_options(unit, alphabet, normalise)
+    vocabulary: Vocabulary
+    pieces: Callable[[], Iterable[np.ndarray]]
+    if unit == "bytes":
+        vocabulary, pieces = Bytes(), partial(_byte_pieces, path)
+    else:
+        read = partial(_characters, path, normalise)
+        characters = Characters(alphabet or (LETTERS_AND_SPACE if normalise else _alphabet(read())))
+        vocabulary, pieces = characters, partial(_token_pieces, read, characters)
+    stream: Array
+    if path.stat().st_size <= memory_limit:
+        stream = as_tokens(np.concatenate(list(pieces())))
+    else:
+        key = (vocabulary.config(), normalise)
+        folder = Path(cache_folder) if cache_folder is not None else path.parent / ".fewjump-cache"
+        stream = encoded_file(path, folder, key, vocabulary.size, pieces)
+    parts = split_blocks(
+        windows(stream, length, str(path)), valid_fraction, test_fraction, str(path)
+    )
+    described = f"{path.name}: {len(stream)} {unit} ({vocabulary.size} kinds), windows of {length}"
+    return Dataset(*parts, vocabulary, described)
+
+
+def text_stream(
+    text: str,
+    length: int,
+    *,
+    name: str = "text",
+    alphabet: str | None = None,
+    normalise: bool = False,
+    valid_fraction: float = 0.05,
+    test_fraction: float = 0.05,
+) -> Dataset:
+    """A string as :func:`text_file` treats a file's characters."""
+    text = normalise_text(text) if normalise else text
+    if not text:
+        raise ValueError(f"{name} is empty")
+    symbols = alphabet or (LETTERS_AND_SPACE if normalise else "".join(sorted(set(text))))
+    vocabulary = Characters(symbols)
+    rows = windows(vocabulary.encode(text), length, name)
+    parts = split_blocks(rows, valid_fraction, test_fraction, name)
+    described = f"{name}: {len(text)} characters ({vocabulary.size} kinds), windows of {length}"
+    return Dataset(*parts, vocabulary, described)
+
+
+def builtin_text(
+    length: int,
+    *,
+    normalise: bool = True,
+    valid_fraction: float = 0.05,
+    test_fraction: float = 0.05,
+) -> Dataset:
+    """The English text of Python's own bundled documentation (``pydoc_data.topics``).
+
+    Args:
+        length: tokens in a window, L.
+        normalise: reduce it to a–z and space (27 symbols).
+        valid_fraction, test_fraction: of the windows.
+
+    Raises:
+        RuntimeError: if this Python comes without it.
+    """
+    try:
+        from pydoc_data.topics import topics
+    except ImportError as error:
+        raise RuntimeError(
+            "this Python has no bundled documentation (module pydoc_data); give a text file instead"
+        ) from error
+    text = "\n".join(topics[name] for name in sorted(topics))
+    return text_stream(
+        text,
+        length,
+        name="Python documentation",
+        normalise=normalise,
+        valid_fraction=valid_fraction,
+        test_fraction=test_fraction,
+    )
+
+
+def line_file(
+    path: str | Path,
+    length: int | None = None,
+    *,
+    alphabet: str | None = None,
+    valid_fraction: float = 0.05,
+    test_fraction: float = 0.05,
+    seed: int = 0,
+) -> Dataset:
+    """One sample a line, for names and the like; short lines end in a padding symbol of its own.
+
+    Empty lines are skipped. Lines are shuffled before they are split, since such files are often
+    sorted.
+
+    Args:
+        path: a UTF-8 file.
+        length: L; the longest line by default.
+        alphabet: the characters in token order, without the padding, which comes last; those
+            found in the file by default.
+        valid_fraction, test_fraction: of the lines.
+        seed: of the shuffle.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`text_file`, and for a line longer than ``length``.
+    """
+    path = _checked(path, 1 if length is None else length)
+    text = "".join(_characters(path, normalise=False))
+    lines = [line for line in text.split("\n") if line]
+    if not lines:
+        raise ValueError(f"{path} holds empty lines only")
+    longest = max(map(len, lines))
+    length = longest if length is None else length
+    if longest > length:
+        number = sum(len(line) > length for line in lines)
+        raise ValueError(
+            f"{number} line(s) of {path} are longer than {length}; the longest has {longest} "
+            "characters: use that as length, or shorten them"
+        )
+    if alphabet is None:
+        vocabulary = Characters.found_in("".join(lines).replace(PADDING, ""), padded=True)
+    else:
+        vocabulary = Characters(alphabet + PADDING, PADDING)
+    filled = "".join(line.ljust(length, PADDING) for line in lines)
+    rows = vocabulary.encode(filled).reshape(-1, length)
+    streams = SampleStreams(seed, torch.arange(len(lines)))
+    rows = rows[permutation_keys((len(lines),), streams, rows.device).argsort()]
+    parts = split_blocks(rows, valid_fraction, test_fraction, str(path))
+    described = f"{path.name}: {len(lines)} lines of up to {length} characters"
+    return Dataset(*parts, vocabulary, described)
+
+
+def _checked(path: str | Path, length: int) -> Path:
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no text file at {path}")
+    if length < 1:
+        raise ValueError(f"length must be at least 1, got {length}")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path} is empty")
+    return path
+
+
+def _check_options(unit: str, alphabet: str | None, normalise: bool) -> None:
+    if unit not in ("characters", "bytes"):
+        raise ValueError(f"unit must be 'characters' or 'bytes', got {unit!r}")
+    if unit == "bytes" and (alphabet is not None or normalise):
+        raise ValueError("bytes have no alphabet and are not normalised; use unit='characters'")
+    if normalise and alphabet is not None:
+        raise ValueError("normalise fixes the alphabet to a–z and space; give one or the other")
+
+
+def _byte_pieces(path: Path) -> Iterator[np.ndarray]:
+    with path.open("rb") as file:
+        while raw := file.read(_CHUNK_BYTES):
+            yield np.frombuffer(raw, np.uint8)
+
+
+def _token_pieces(
+    read: Callable[[], Iterator[str]], vocabulary: Characters
+) -> Iterator[np.ndarray]:
+    for text in read():
+        yield vocabulary.encode_array(text)
+
+
+def _alphabet(pieces: Iterable[str]) -> str:
+    found: set[str] = set()
+    for text in pieces:
+        found |= set(text)
+    return "".join(sorted(found))
+
+
+def _characters(path: Path, normalise: bool) -> Iterator[str]:
+    """The file's text in pieces, with line ends translated; pieces join to the normalised whole."""
+    if not normalise:
+        yield from _decoded(path)
+        return
+    after_space = False
+    for text in _decoded(path):
+        piece = normalise_text(text)
+        # A run that is cut by the end of a piece is one space, not two.
+        piece = piece.removeprefix(" ") if after_space else piece
+        if piece:
+            after_space = piece.endswith(" ")
+            yield piece
+
+
+def _decoded(path: Path) -> Iterator[str]:
+    utf8 = codecs.getincrementaldecoder("utf-8")()
+    lines = io.IncrementalNewlineDecoder(utf8, translate=True)
+    read = 0
+    with path.open("rb") as file:
+        while True:
+            raw = file.read(_CHUNK_BYTES)
+            pending = len(utf8.getstate()[0])
+            try:
+                text = lines.decode(raw, final=not raw)
+            except UnicodeDecodeError as error:
+                raise ValueError(
+                    f"{path} is not UTF-8: byte 0x{error.object[error.start]:02x} at offset "
+                    f"{read - pending + error.start}; convert it, or read it as bytes"
+                ) from error
+            read += len(raw)
+            if text:
+                yield text
+            if not raw:
+                return
