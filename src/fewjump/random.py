@@ -26,7 +26,9 @@ _MASK32 = 0xFFFFFFFF
 _PHILOX_M0, _PHILOX_M1 = 0xD2511F53, 0xCD9E8D57
 _PHILOX_W0, _PHILOX_W1 = 0x9E3779B9, 0xBB67AE85
 
-_ROWS_PER_CHUNK_ELEMENTS = 1 << 22
+# Chunks that stay in a core's cache; on an accelerator fewer, larger launches are faster.
+_ROWS_PER_CHUNK_ELEMENTS = 1 << 18
+_ACCELERATOR_CHUNK_ELEMENTS = 1 << 25
 _BLOCK = 256
 
 
@@ -147,6 +149,13 @@ def integers(
     return (draw * high).long().clamp_(max=high - 1)
 
 
+def rows_per_chunk(width: int, device: torch.device) -> int:
+    """How many rows of ``width`` entries to handle at once, so that temporaries stay small."""
+    on_cpu = device.type == "cpu"
+    elements = _ROWS_PER_CHUNK_ELEMENTS if on_cpu else _ACCELERATOR_CHUNK_ELEMENTS
+    return max(1, elements // width)
+
+
 def invert_cdf(weights: Tensor, u: Tensor) -> Tensor:
     """Index k with Σ_{j<k} w_j ≤ u·Σw < Σ_{j≤k} w_j, for each row.
 
@@ -157,23 +166,43 @@ def invert_cdf(weights: Tensor, u: Tensor) -> Tensor:
     Returns:
         (N,) int64. An index of zero weight is never returned.
 
-    Sums run in float64 over blocks, so no float64 copy of ``weights`` is made and a token of
-    probability 1e-12 keeps its probability.
+    Raises:
+        ValueError: if a row's weights sum to zero, to NaN or to infinity, so that a network that
+            diverged is not sampled from in silence.
+
+    No float64 copy of ``weights`` is made: blocks of 256 are summed in float32 (or better), which
+    is as exact as the weights themselves, and accumulated in float64; inside the block chosen the
+    sums are float64. A token of probability 1e-12 keeps its probability.
     """
     n, v = weights.shape
-    if v <= 2 * _BLOCK:
-        return _invert_small(weights, u)
+    invert = _invert_small if v <= 2 * _BLOCK else _invert_blocks
     out = torch.empty(n, dtype=torch.int64, device=weights.device)
-    rows = max(1, _ROWS_PER_CHUNK_ELEMENTS // v)
+    rows = rows_per_chunk(v, weights.device)
     for start in range(0, n, rows):
-        out[start : start + rows] = _invert_blocks(
-            weights[start : start + rows], u[start : start + rows]
-        )
+        part = slice(start, start + rows)
+        out[part] = invert(weights[part], u[part])
     return out
+
+
+def invert_shared_cdf(weights: Tensor, u: Tensor) -> Tensor:
+    """:func:`invert_cdf` with one (V,) vector of weights for all ``u`` (...): O(V + N log V)."""
+    cumulative = weights.cumsum(0, dtype=torch.float64)
+    _check_total(cumulative[-1:])
+    last = torch.searchsorted(cumulative, cumulative[-1:], right=False)
+    return torch.searchsorted(cumulative, u * cumulative[-1], right=True).minimum(last)
+
+
+def _check_total(total: Tensor) -> None:
+    if not bool(((total > 0) & (total < torch.inf)).all()):
+        raise ValueError(
+            "cannot draw from weights whose sum is zero, NaN or infinite; check the network's "
+            "output for NaN, and that some token is possible at every position"
+        )
 
 
 def _invert_small(weights: Tensor, u: Tensor) -> Tensor:
     cumulative = weights.cumsum(-1, dtype=torch.float64)
+    _check_total(cumulative[:, -1])
     target = u[:, None] * cumulative[:, -1:]
     index = torch.searchsorted(cumulative, target, right=True)[:, 0]
     # Rounding can put the target on the last edge; the last index of positive weight is the answer.
@@ -184,10 +213,14 @@ def _invert_small(weights: Tensor, u: Tensor) -> Tensor:
 def _invert_blocks(weights: Tensor, u: Tensor) -> Tensor:
     n, v = weights.shape
     full = v // _BLOCK * _BLOCK
-    sums = weights[:, :full].reshape(n, -1, _BLOCK).sum(-1, dtype=torch.float64)
+    # Summing float32 straight into float64 costs ten times as much as summing it in float32.
+    dtype = torch.promote_types(weights.dtype, torch.float32)
+    sums = weights[:, :full].reshape(n, -1, _BLOCK).sum(-1, dtype=dtype)
     if full < v:
-        sums = torch.cat([sums, weights[:, full:].sum(-1, dtype=torch.float64)[:, None]], -1)
+        sums = torch.cat([sums, weights[:, full:].sum(-1, dtype=dtype)[:, None]], -1)
+    sums = sums.double()
     cumulative = sums.cumsum(-1)
+    _check_total(cumulative[:, -1])
     target = u[:, None] * cumulative[:, -1:]
     block = torch.searchsorted(cumulative, target, right=True)
     last = torch.searchsorted(cumulative, cumulative[:, -1:].contiguous(), right=False)
@@ -235,11 +268,11 @@ def categorical_from_logits(
         u = uniform_where(where, generator)
         rows = where.reshape(-1).nonzero()[:, 0]
     out = torch.empty(u.shape[0], dtype=torch.int64, device=logits.device)
-    chunk = max(1, _ROWS_PER_CHUNK_ELEMENTS // flat.shape[-1])
+    chunk = rows_per_chunk(flat.shape[-1], logits.device)
     for start in range(0, u.shape[0], chunk):
         part = slice(start, start + chunk)
-        piece = flat[part] if rows is None else flat[rows[part]]
-        weights = (piece.float() if piece.dtype in (torch.bfloat16, torch.float16) else piece)
+        piece = flat[part] if rows is None else flat.index_select(0, rows[part])
+        weights = piece.float() if piece.dtype in (torch.bfloat16, torch.float16) else piece
         weights = (weights - weights.amax(-1, keepdim=True)).exp_()
         out[part] = invert_cdf(weights, u[part])
     return out.reshape(logits.shape[:-1]) if where is None else out

@@ -5,8 +5,10 @@ A schedule gives σ̄(t) = ∫₀ᵗ σ(u) du (plus the original's offset at 0, 
 there, even for a schedule whose formula gives σ̄(0) > 0 (the geometric one).
 
 Times are floats or tensors of any shape; what comes back has the same shape, in float64 for a
-Python float and in the tensor's dtype otherwise. Differences near the ends use ``log1p`` and
-``expm1`` so that float32 keeps full relative precision.
+Python float and in the tensor's dtype otherwise. Formulas near the ends are arranged (``log1p``,
+``expm1``, 1 − (1−eps)t as (1−t) + eps·t) so that float32 keeps full relative precision. The
+originals evaluate 1 − (1−eps)·t as written: in float32 their rate at t = 1 is 999.0129 where
+the formula says 999.
 """
 
 from __future__ import annotations
@@ -80,23 +82,27 @@ class LogLinear(Schedule):
     def __post_init__(self) -> None:
         _require(0 < self.eps < 1, f"LogLinear needs 0 < eps < 1, got {self.eps}")
 
-    def sigma_bar(self, t: Time) -> Tensor:
-        return -torch.log1p(-(1 - self.eps) * as_time(t))
-
-    def sigma(self, t: Time) -> Tensor:
-        return (1 - self.eps) / (1 - (1 - self.eps) * as_time(t))
-
-    def time_of_sigma_bar(self, sigma_bar: Time) -> Tensor:
-        return (-torch.expm1(-as_time(sigma_bar)) / (1 - self.eps)).clamp(0, 1)
+    def alpha(self, t: Time) -> Tensor:
+        return _remaining(as_time(t), self.eps)
 
     def one_minus_alpha(self, t: Time) -> Tensor:
         return (1 - self.eps) * as_time(t)
 
+    def sigma_bar(self, t: Time) -> Tensor:
+        t = as_time(t)
+        near_data = -torch.log1p(-(1 - self.eps) * t)
+        return torch.where(t < 0.5, near_data, -torch.log(self.alpha(t)))
+
+    def sigma(self, t: Time) -> Tensor:
+        return (1 - self.eps) / self.alpha(t)
+
+    def time_of_sigma_bar(self, sigma_bar: Time) -> Tensor:
+        return (-torch.expm1(-as_time(sigma_bar)) / (1 - self.eps)).clamp(0, 1)
+
     def between(self, s: Time, t: Time) -> Tensor:
         s, t = as_time(s), as_time(t)
-        # log((1-cs)/(1-ct)) = log1p(c(t-s)/(1-ct)): no cancellation for close times.
-        c = 1 - self.eps
-        return torch.log1p(c * (t - s).clamp(min=0) / (1 - c * t))
+        # log(α_s/α_t) = log1p((α_s − α_t)/α_t): no cancellation for close times.
+        return torch.log1p((1 - self.eps) * (t - s).clamp(min=0) / self.alpha(t))
 
 
 @dataclass(frozen=True)
@@ -135,7 +141,10 @@ class Geometric(Schedule):
 
 @dataclass(frozen=True)
 class Cosine(Schedule):
-    """α(t) = 1 − cos(π/2·(1 − (1−eps)·t)) (Duo; eps = 1e-3)."""
+    """α(t) = 1 − cos(π/2·(1 − (1−eps)·t)) (Duo; eps = 1e-3).
+
+    :meth:`sigma` is the derivative of σ̄. Duo's own dα/dt leaves out the factor 1−eps.
+    """
 
     eps: float = 1e-3
 
@@ -143,13 +152,13 @@ class Cosine(Schedule):
         _require(0 < self.eps < 1, f"Cosine needs 0 < eps < 1, got {self.eps}")
 
     def _angle(self, t: Time) -> Tensor:
-        return math.pi / 2 * (1 - (1 - self.eps) * as_time(t))
+        return math.pi / 2 * _remaining(as_time(t), self.eps)
 
     def sigma_bar(self, t: Time) -> Tensor:
         # 1 − cos x = 2 sin²(x/2) keeps precision where α is small; where α is near 1,
         # log1p of the complement cos x = sin(π/2·(1−eps)·t) does.
         angle = self._angle(t)
-        complement = torch.sin(math.pi / 2 * (1 - self.eps) * as_time(t))
+        complement = self.one_minus_alpha(t)
         near_data = -torch.log1p(-complement.clamp(max=0.9))
         near_noise = -torch.log(2 * torch.sin(angle / 2) ** 2)
         return torch.where(complement < 0.5, near_data, near_noise)
@@ -168,6 +177,14 @@ class Cosine(Schedule):
 
     def one_minus_alpha(self, t: Time) -> Tensor:
         return torch.sin(math.pi / 2 * (1 - self.eps) * as_time(t))
+
+    def between(self, s: Time, t: Time) -> Tensor:
+        s, t = as_time(s), as_time(t)
+        # (α_s − α_t)/α_t by the product formula for a difference of cosines.
+        end = self._angle(t)
+        half_gap = math.pi / 4 * (1 - self.eps) * (t - s).clamp(min=0)
+        rise = torch.sin(end + half_gap) * torch.sin(half_gap) / torch.sin(end / 2) ** 2
+        return torch.log1p(rise)
 
 
 @dataclass(frozen=True)
@@ -190,9 +207,9 @@ class Linear(Schedule):
         return torch.full_like(as_time(t), self.sigma_max - self.sigma_min)
 
     def time_of_sigma_bar(self, sigma_bar: Time) -> Tensor:
-        return (
-            (as_time(sigma_bar) - self.sigma_min) / (self.sigma_max - self.sigma_min)
-        ).clamp(0, 1)
+        return ((as_time(sigma_bar) - self.sigma_min) / (self.sigma_max - self.sigma_min)).clamp(
+            0, 1
+        )
 
     def between(self, s: Time, t: Time) -> Tensor:
         s, t = as_time(s), as_time(t)
@@ -212,6 +229,11 @@ def schedule_from_config(config: dict[str, Any]) -> Schedule:
     if name not in SCHEDULES:
         raise ValueError(f"unknown schedule {name!r}; known: {sorted(SCHEDULES)}")
     return SCHEDULES[name](**options)
+
+
+def _remaining(t: Tensor, eps: float) -> Tensor:
+    """1 − (1−eps)·t as (1−t) + eps·t: the first difference is exact in floating point near 1."""
+    return (1 - t) + eps * t
 
 
 def _require(condition: bool, message: str) -> None:

@@ -1,7 +1,26 @@
 """Forward processes: how data is noised, and how to step back."""
 
 from fewjump.process.base import Process
+from fewjump.process.config import process_from_config
+from fewjump.process.general import FixedRate
+from fewjump.process.generators import (
+    birth_death_rate,
+    discretised_gaussian_rate,
+    rescale_to_gap,
+)
 from fewjump.process.recovery import Recovery, RecoveryMethod
 from fewjump.process.reset import Absorbing, ResetToPrior, Uniform
 
-__all__ = ["Absorbing", "Process", "Recovery", "RecoveryMethod", "ResetToPrior", "Uniform"]
+__all__ = [
+    "Absorbing",
+    "FixedRate",
+    "Process",
+    "Recovery",
+    "RecoveryMethod",
+    "ResetToPrior",
+    "Uniform",
+    "birth_death_rate",
+    "discretised_gaussian_rate",
+    "process_from_config",
+    "rescale_to_gap",
+]

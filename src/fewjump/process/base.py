@@ -20,12 +20,42 @@ import torch
 from torch import Tensor
 
 from fewjump.process.recovery import Recovery, RecoveryMethod, recover
-from fewjump.random import Generator, categorical
+from fewjump.random import Generator, categorical, invert_shared_cdf, uniform
 from fewjump.schedule import Schedule, Time, as_time
+
+# Entries of the largest dense (…, V, V) tensor that is allowed: 2 GiB in float64, V = 16,384.
+DENSE_LIMIT = 1 << 28
+
+
+def check_dense(vocab_size: int, batch: int = 1) -> None:
+    """Raise ValueError where a dense (batch, V, V) tensor would exceed :data:`DENSE_LIMIT`."""
+    if batch * vocab_size**2 > DENSE_LIMIT:
+        raise ValueError(
+            f"a dense kernel of {batch} x {vocab_size} x {vocab_size} entries is too large "
+            f"(limit {DENSE_LIMIT}); use the methods of Uniform, Absorbing or ResetToPrior that "
+            "never build it (corrupt, bridge, reverse_marginals, posterior_from_ratios, ...), "
+            "or a smaller vocabulary or batch"
+        )
+
+
+def check_times(s: Time, t: Time) -> None:
+    """Raise ValueError unless 0 ≤ s ≤ t ≤ 1, up to 1e-6.
+
+    Times that live on an accelerator are not read, since that would make it wait.
+    """
+    if any(isinstance(v, Tensor) and v.device.type != "cpu" for v in (s, t)):
+        return
+    ordered = s <= t + _SLACK
+    inside = (s >= -_SLACK, t <= 1 + _SLACK)
+    if not all(bool(v.all()) if isinstance(v, Tensor) else v for v in (ordered, *inside)):
+        raise ValueError(f"times must satisfy 0 <= s <= t <= 1, got s={s}, t={t}")
+
+
+_SLACK = 1e-6
 
 
 def expand_time(value: Tensor, x: Tensor) -> Tensor:
-    """Reshape a () or (B,) coefficient so that it broadcasts over a state ``x`` of shape (B, ...)."""
+    """Reshape a () or (B,) coefficient to broadcast over a state ``x`` of shape (B, ...)."""
     value = value.to(x.device)
     return value.reshape(value.shape + (1,) * (x.dim() - value.dim())) if value.dim() else value
 
@@ -34,7 +64,10 @@ class Process(ABC):
     """A position-wise continuous-time Markov chain that turns data into noise.
 
     The methods of this class are written through the dense :meth:`kernel` and therefore cost
-    O(V²); structured processes override them with O(V) forms.
+    O(V²) (times B for batched times); structured processes override them with O(V) forms. They
+    raise ValueError where a dense kernel would exceed :data:`DENSE_LIMIT` entries, and for times
+    that are not 0 ≤ s ≤ t ≤ 1. They compute in float64, and return the dtype of the posterior or
+    ratios they were given.
 
     Attributes:
         vocab_size: number of states V, the mask included where there is one.
@@ -64,7 +97,9 @@ class Process(ABC):
 
     def rate(self, t: Time) -> Tensor:
         """Q_t = σ(t)·Q: (V, V), or (B, V, V) for batched times."""
-        return self.schedule.sigma(t).double()[..., None, None] * self.base_rate()
+        sigma = self.schedule.sigma(t).double()[..., None, None]
+        check_dense(self.vocab_size, sigma.numel())
+        return sigma * self.base_rate().to(sigma.device)
 
     def corrupt(self, x: Tensor, s: Time, t: Time, generator: Generator = None) -> Tensor:
         """Draw x_t ~ P_{t|s}(·|x): same shape as ``x``."""
@@ -77,8 +112,8 @@ class Process(ABC):
         device: torch.device | str | None = None,
     ) -> Tensor:
         """Draw states of ``shape`` from the limit law, each position independently."""
-        weights = self.prior().to(device)
-        return categorical(weights.expand(*shape, self.vocab_size), generator)
+        u = uniform(shape, generator, device)
+        return invert_shared_cdf(self.prior().to(u.device), u)
 
     def likelihood(self, x_t: Tensor, t: Time) -> Tensor:
         """P_{t|0}[a, x_t] for every clean token a: (B, L, V)."""
@@ -87,9 +122,13 @@ class Process(ABC):
     # -- the backward chain -----------------------------------------------------------------
 
     def bridge_marginals(self, x_t: Tensor, x0: Tensor, s: Time, t: Time) -> Tensor:
-        """q(x_s | x_t, x₀) = P_{s|0}[x₀, x_s]·P_{t|s}[x_s, x_t] / P_{t|0}[x₀, x_t]: (B, L, V)."""
-        joint = self._rows(0.0, s, x0) * self._columns(s, t, x_t)
-        return joint / joint.sum(-1, keepdim=True)
+        """q(x_s | x_t, x₀) = P_{s|0}[x₀, x_s]·P_{t|s}[x_s, x_t] / P_{t|0}[x₀, x_t]: (B, L, V).
+
+        Float64. Where x_t cannot be reached from x₀ at all the law of x_s given x₀ alone is
+        returned.
+        """
+        forward = self._rows(0.0, s, x0)
+        return _normalised(forward * self._columns(s, t, x_t), forward)
 
     def bridge(
         self, x_t: Tensor, x0: Tensor, s: Time, t: Time, generator: Generator = None
@@ -100,21 +139,23 @@ class Process(ABC):
     def reverse_marginals(self, posterior: Tensor, x_t: Tensor, s: Time, t: Time) -> Tensor:
         """p(x_s | x_t) per position from p(x₀ | x_t): Σ_a posterior(a)·q(x_s | x_t, a).
 
-        METHOD section 2.3; equals SEDD's analytic step. (B, L, V) → (B, L, V), rows sum to 1.
+        The ancestral step; equals SEDD's analytic one (arXiv 2310.16834, theorem 4.1).
+        (B, L, V) → (B, L, V), rows sum to 1. Clean tokens from which x_t cannot be reached are
+        ignored, whatever probability the posterior gives them.
         """
-        weights = self.posterior_weights(posterior, x_t, t)
-        pushed = self._multiply(weights, self.kernel(0.0, s), x_t)
-        return pushed * self._columns(s, t, x_t).to(posterior.dtype)
+        weights = self.posterior_weights(posterior.double(), x_t, t)
+        pushed = self._multiply(weights, self.kernel(0.0, s))
+        stay = torch.zeros_like(pushed).scatter(-1, x_t[..., None], 1.0)
+        return _normalised(pushed * self._columns(s, t, x_t), stay).to(posterior.dtype)
 
     def reverse_rates(self, ratios: Tensor, x_t: Tensor, t: Time) -> Tensor:
         """Rates of the time-reversed chain, σ(t)·Q[y, x]·r_y for y ≠ x: (B, L, V).
 
         The entry at y = x is minus the sum of the others, so that rows sum to 0.
         """
-        column = self.base_rate().to(ratios.device).T[x_t].to(ratios.dtype)
-        rates = expand_time(self.schedule.sigma(t), x_t)[..., None].to(ratios.dtype)
-        rates = rates * column * ratios
-        return close_rates(rates, x_t)
+        column = self.base_rate().to(ratios.device).mT[x_t]
+        sigma = expand_time(self.schedule.sigma(as_time(t, x_t.device)).double(), x_t)
+        return close_rates(sigma[..., None] * column * ratios.double(), x_t).to(ratios.dtype)
 
     # -- ratios and posteriors (paper Eq. 8) ------------------------------------------------
 
@@ -127,27 +168,37 @@ class Process(ABC):
     def ratios_from_posterior(self, posterior: Tensor, x_t: Tensor, t: Time) -> Tensor:
         """Concrete scores r = P_{t|0}ᵀ w from the posterior: (B, L, V) → (B, L, V).
 
-        Where a clean token has zero likelihood (a visible position of an absorbing process) the
-        ratios to other visible tokens are not determined by the posterior and come out as 0; no
-        reverse step uses them.
+        At a token that some clean token cannot lead to (a visible position of an absorbing
+        process) the posterior does not determine the ratios to other tokens. What is returned
+        there takes the excluded clean tokens to have weight 0; the reverse rates away from such
+        a token are 0 for a reset process, so that no reverse step of one uses it.
         """
-        weights = self.posterior_weights(posterior, x_t, t)
-        return self._multiply(weights, self.kernel(0.0, t), x_t)
+        weights = self.posterior_weights(posterior.double(), x_t, t)
+        return self._multiply(weights, self.kernel(0.0, t)).to(posterior.dtype)
 
     def weights_from_ratios(self, ratios: Tensor, t: Time) -> Tensor:
-        """w = P_{t|0}⁻ᵀ r, in float64: (B, L, V)."""
+        """w = P_{t|0}⁻ᵀ r, in float64: (B, L, V).
+
+        Raises:
+            ValueError: if the kernel is singular in float64 (the noise left nothing of the data).
+        """
         kernel = self.kernel(0.0, t).to(ratios.device)
-        if kernel.dim() == 3:
-            kernel = kernel[:, None]
-        return torch.linalg.solve(kernel.mT, ratios.double()[..., None])[..., 0]
+        columns = ratios.double().reshape(*kernel.shape[:-2], -1, self.vocab_size).mT
+        solution, status = torch.linalg.solve_ex(kernel.mT, columns)
+        if bool((status != 0).any()):
+            raise ValueError(
+                f"the kernel at t = {t} is singular in float64, so ratios there do not determine a "
+                "posterior; use a smaller t, or a denoiser that gives posteriors"
+            )
+        return solution.mT.reshape(ratios.shape)
 
     def push_weights(self, weights: Tensor, t: Time) -> Tensor:
         """P_{t|0}ᵀ w, the inverse of :meth:`weights_from_ratios`: (B, L, V)."""
-        return self._multiply(weights, self.kernel(0.0, t), weights[..., 0])
+        return self._multiply(weights, self.kernel(0.0, t))
 
     def pull_weights(self, ratios: Tensor, t: Time) -> Tensor:
         """P_{t|0} r, the adjoint of :meth:`push_weights`: (B, L, V)."""
-        return self._multiply(ratios, self.kernel(0.0, t).mT, ratios[..., 0])
+        return self._multiply(ratios, self.kernel(0.0, t).mT)
 
     def recover(
         self, ratios: Tensor, x_t: Tensor, t: Time, method: RecoveryMethod = "exact"
@@ -183,7 +234,7 @@ class Process(ABC):
         return table[batch.reshape(-1, *(1,) * (x.dim() - 1)), x]
 
     @staticmethod
-    def _multiply(rows: Tensor, kernel: Tensor, x: Tensor) -> Tensor:
+    def _multiply(rows: Tensor, kernel: Tensor) -> Tensor:
         """rows @ kernel with an optional batch axis in ``kernel``."""
         kernel = kernel.to(rows.device, rows.dtype)
         if kernel.dim() == 3:
@@ -193,15 +244,17 @@ class Process(ABC):
 
 
 def close_rates(rates: Tensor, x: Tensor) -> Tensor:
-    """Set the entry at the current state so that each row of (B, L, V) ``rates`` sums to 0."""
+    """Set the entry at the current state so that each row of (B, L, V) ``rates`` sums to 0.
+
+    In place: ``rates`` must be a tensor that nobody else reads.
+    """
     index = x[..., None]
-    rates = rates.scatter(-1, index, 0.0)
-    return rates.scatter(-1, index, -rates.sum(-1, keepdim=True))
+    rates = rates.scatter_(-1, index, 0.0)
+    return rates.scatter_(-1, index, -rates.sum(-1, keepdim=True))
 
 
-def times_between(s: Time, t: Time, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Both times as tensors on ``device``; raises ValueError when some s > t."""
-    s, t = as_time(s, device), as_time(t, device)
-    if bool((s > t).any()):
-        raise ValueError(f"the earlier time must not exceed the later one, got s={s}, t={t}")
-    return s, t
+def _normalised(weights: Tensor, otherwise: Tensor) -> Tensor:
+    """Rows of ``weights`` divided by their sum; rows without mass become ``otherwise``."""
+    total = weights.sum(-1, keepdim=True)
+    possible = total > 0
+    return torch.where(possible, weights / torch.where(possible, total, 1.0), otherwise)

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fewjump.process.base import Process, close_rates, expand_time
-from fewjump.random import Generator, bernoulli, invert_cdf, uniform
+from fewjump.process.base import Process, check_dense, check_times, close_rates, expand_time
+from fewjump.random import Generator, bernoulli, invert_shared_cdf, uniform
 from fewjump.schedule import Schedule, Time, as_time
 
 
@@ -50,7 +50,9 @@ class ResetToPrior(Process):
             raise ValueError(f"prior must be non-negative and sum to 1; its sum is {total:.6g}")
         self.vocab_size = prior.numel()
         self.schedule = schedule
-        self._prior = prior / total
+        # A vector that is normalised already is kept to the last bit: config round trips.
+        self._prior = prior if abs(total - 1) < 1e-12 else prior / total
+        self._copies: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(vocab_size={self.vocab_size}, schedule={self.schedule})"
@@ -65,19 +67,31 @@ class ResetToPrior(Process):
     def prior(self) -> Tensor:
         return self._prior
 
+    def _prior_on(self, device: torch.device, dtype: torch.dtype = torch.float64) -> Tensor:
+        """The prior on a device, copied there once."""
+        if (device, dtype) not in self._copies:
+            # A copy made under inference mode could not take part in a later backward pass.
+            with torch.inference_mode(False):
+                self._copies[device, dtype] = self._prior.to(device, dtype)
+        return self._copies[device, dtype]
+
     def base_rate(self) -> Tensor:
+        check_dense(self.vocab_size)
         eye = torch.eye(self.vocab_size, dtype=torch.float64)
         return self._prior.expand(self.vocab_size, -1) - eye
 
     def kernel(self, s: Time, t: Time) -> Tensor:
+        check_times(s, t)
         gap = self.schedule.between(s, t).double()[..., None, None]
+        check_dense(self.vocab_size, gap.numel())
         eye = torch.eye(self.vocab_size, dtype=torch.float64, device=gap.device)
-        return torch.exp(-gap) * eye - torch.expm1(-gap) * self._prior.to(gap.device)
+        return torch.exp(-gap) * eye - torch.expm1(-gap) * self._prior_on(gap.device)
 
     # -- forward ----------------------------------------------------------------------------
 
     def _keep(self, s: Time, t: Time, x: Tensor) -> tuple[Tensor, Tensor]:
         """(α, 1−α) of P_{t|s} in float64, shaped to broadcast over ``x``."""
+        check_times(s, t)
         s, t = as_time(s, x.device).double(), as_time(t, x.device).double()
         gap = expand_time(self.schedule.between(s, t), x)
         return torch.exp(-gap), -torch.expm1(-gap)
@@ -94,21 +108,10 @@ class ResetToPrior(Process):
         device: torch.device | str | None = None,
     ) -> Tensor:
         u = uniform(shape, generator, device)
-        return self._invert_prior(u.reshape(-1)).reshape(tuple(shape))
-
-    def _invert_prior(self, u: Tensor) -> Tensor:
-        return invert_cdf(self._prior.to(u.device)[None], u[None]) if u.numel() == 1 else (
-            torch.searchsorted(self._cumulative(u.device), u, right=True).clamp(
-                max=self.vocab_size - 1
-            )
-        )
-
-    def _cumulative(self, device: torch.device) -> Tensor:
-        cumulative = self._prior.to(device).cumsum(0)
-        return cumulative / cumulative[-1]
+        return invert_shared_cdf(self._prior_on(u.device), u)
 
     def _prior_at(self, x: Tensor) -> Tensor:
-        return self._prior.to(x.device)[x]
+        return self._prior_on(x.device)[x]
 
     def likelihood(self, x_t: Tensor, t: Time) -> Tensor:
         keep, forget = self._keep(0.0, t, x_t)
@@ -129,7 +132,9 @@ class ResetToPrior(Process):
         return ReverseCoefficients(
             data=(forget_ts * keep_s / safe).expand(x_t.shape),
             prior=(forget_ts * forget_s / safe).expand(x_t.shape),
-            prior_self=forget_ts * forget_s * prior_x
+            prior_self=forget_ts
+            * forget_s
+            * prior_x
             / torch.where(self_likelihood > 0, self_likelihood, 1.0),
         )
 
@@ -145,7 +150,7 @@ class ResetToPrior(Process):
         out = posterior * data[..., None].to(posterior.dtype)
         out.addcmul_(
             toward_prior[..., None].to(posterior.dtype),
-            self._prior.to(posterior.device, posterior.dtype),
+            self._prior_on(posterior.device, posterior.dtype),
         )
         leave = data * (1 - p_x) + toward_prior * (1 - self._prior_at(x_t))
         return out.scatter_(-1, index, (1 - leave)[..., None].to(posterior.dtype))
@@ -180,29 +185,32 @@ class ResetToPrior(Process):
         """rows @ P_{t|0} in O(V): α·rows + (1−α)·π·Σrows."""
         keep, forget = self._keep(0.0, t, x)
         total = rows.sum(-1, keepdim=True) * forget.to(rows.dtype)[..., None]
-        return rows * keep.to(rows.dtype)[..., None] + total * self._prior.to(
+        return rows * keep.to(rows.dtype)[..., None] + total * self._prior_on(
             rows.device, rows.dtype
         )
 
     def ratios_from_posterior(self, posterior: Tensor, x_t: Tensor, t: Time) -> Tensor:
-        return self._times_kernel(self.posterior_weights(posterior, x_t, t), t, x_t)
+        # Weights reach V/(1−α), too much for float16.
+        wide = posterior.float() if posterior.dtype.itemsize < 4 else posterior
+        weights = self.posterior_weights(wide, x_t, t)
+        return self._times_kernel(weights, t, x_t).to(posterior.dtype)
 
     def push_weights(self, weights: Tensor, t: Time) -> Tensor:
         return self._times_kernel(weights, t, weights[..., 0])
 
     def pull_weights(self, ratios: Tensor, t: Time) -> Tensor:
         keep, forget = self._keep(0.0, t, ratios[..., 0])
-        average = (ratios * self._prior.to(ratios.device, ratios.dtype)).sum(-1, keepdim=True)
-        return ratios * keep.to(ratios.dtype)[..., None] + average * forget.to(ratios.dtype)[
-            ..., None
-        ]
+        average = (ratios * self._prior_on(ratios.device, ratios.dtype)).sum(-1, keepdim=True)
+        return (
+            ratios * keep.to(ratios.dtype)[..., None] + average * forget.to(ratios.dtype)[..., None]
+        )
 
     def weights_from_ratios(self, ratios: Tensor, t: Time) -> Tensor:
         # w = (r − (1−α)·π·Σr)/α, since Σr = Σw (METHOD section 2.2).
         ratios = ratios.double()
         keep, forget = self._keep(0.0, t, ratios[..., 0])
         total = ratios.sum(-1, keepdim=True) * forget[..., None]
-        return (ratios - total * self._prior.to(ratios.device)) / keep[..., None]
+        return (ratios - total * self._prior_on(ratios.device)) / keep[..., None]
 
     def condition_number(self, t: Time) -> Tensor:
         """σ_max/σ_min of α·I + (1−α)·1πᵀ, in O(V).
@@ -213,14 +221,12 @@ class ResetToPrior(Process):
         """
         alpha = self.schedule.alpha(t).double()
         forget = self.schedule.one_minus_alpha(t).double()
-        size = self.vocab_size
-        square = float((self._prior**2).sum())
-        frobenius = size * alpha**2 + 2 * alpha * forget + forget**2 * size * square
-        plane = frobenius - (size - 2) * alpha**2
-        spread = ((plane - 2 * alpha).clamp(min=0) * (plane + 2 * alpha)).sqrt()
-        largest = ((plane + spread) / 2).sqrt()
+        # a² + b² = 2α + c and a·b = α for the plane's two singular values, c = (1−α)²·V·Σπ².
+        excess = forget**2 * self.vocab_size * float((self._prior**2).sum())
+        spread = (excess * (excess + 4 * alpha)).sqrt()
+        largest = ((2 * alpha + excess + spread) / 2).sqrt()
         smallest = alpha / largest
-        if size > 2:
+        if self.vocab_size > 2:
             largest, smallest = torch.maximum(largest, alpha), torch.minimum(smallest, alpha)
         return largest / smallest
 

@@ -1,0 +1,170 @@
+"""Rate matrices: checks, their stationary law, and constructors for ordinal data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fewjump.process.base import check_dense
+
+
+def check_rate(rate_matrix: Tensor) -> Tensor:
+    """A generator in float64 on the CPU with rows that sum to 0 to the last bit.
+
+    Args:
+        rate_matrix: (V, V), ``[a, b]`` the rate a → b.
+
+    Raises:
+        ValueError: if it is not square, not finite, has a negative rate, has rows that do not
+            sum to 0 (to 1e-5 of the largest rate), or has no positive rate at all.
+    """
+    rate = torch.as_tensor(rate_matrix).detach().cpu().double().clone()
+    if rate.dim() != 2 or rate.shape[0] != rate.shape[1] or rate.shape[0] < 2:
+        raise ValueError(
+            f"a rate matrix is (V, V) with V at least 2, got shape {tuple(rate.shape)}"
+        )
+    check_dense(rate.shape[0])
+    if not bool(rate.isfinite().all()):
+        raise ValueError("the rate matrix holds NaN or infinite entries")
+    scale = float(rate.abs().max())
+    rows = rate.sum(-1)
+    worst = int(rows.abs().argmax())
+    rate.fill_diagonal_(0)
+    if bool((rate < 0).any()):
+        a, b = (int(i) for i in (rate < 0).nonzero()[0])
+        raise ValueError(
+            f"rates between different states must not be negative, but entry [{a}, {b}] is "
+            f"{float(rate[a, b]):.6g}; a rate matrix has Q[a, b] = rate from a to b"
+        )
+    if abs(float(rows[worst])) > 1e-5 * scale:
+        raise ValueError(
+            f"rows of a rate matrix sum to 0, but row {worst} sums to {float(rows[worst]):.6g}; "
+            "set each diagonal entry to minus the sum of the rest of its row "
+            "(if the columns sum to 0 instead, transpose the matrix)"
+        )
+    if not bool((rate > 0).any()):
+        raise ValueError("the rate matrix has no positive rate: nothing would ever be noised")
+    return close_rows(rate)
+
+
+def close_rows(rate: Tensor) -> Tensor:
+    """Set the diagonal of (V, V) rates to minus the sum of the rest of each row."""
+    rate = rate.clone().fill_diagonal_(0)
+    return rate - torch.diag(rate.sum(-1))
+
+
+def stationary_law(rate: Tensor) -> Tensor:
+    """The limit law of a generator: (V, V) float64 → (V,) float64, states left for good get 0.
+
+    By the elimination of Grassmann, Taksar and Heyman (1985), which never subtracts, so that
+    small probabilities keep their relative precision.
+
+    Raises:
+        ValueError: if there are two closed classes of states: where the chain ends then depends
+            on where it starts, and no law to start generation from exists.
+    """
+    reach = (rate > 0) | torch.eye(rate.shape[0], dtype=torch.bool)
+    for _ in range(max(1, (rate.shape[0] - 1).bit_length())):
+        step = reach.float()
+        reach = (step @ step) > 0
+    closed = (reach <= reach.mT).all(-1)
+    members = closed & reach[int(closed.nonzero()[0])]
+    if bool((closed & ~members).any()):
+        other = int((closed & ~members).nonzero()[0])
+        raise ValueError(
+            f"the rate matrix is reducible: states {int(members.nonzero()[0])} and {other} lie in "
+            "different closed classes, so the limit law depends on the start; add a rate that "
+            "connects them"
+        )
+    index = members.nonzero()[:, 0]
+    flow = rate[index][:, index].clone()
+    size = index.numel()
+    for n in range(size - 1, 0, -1):
+        flow[:n, n] /= flow[n, :n].sum()
+        flow[:n, :n] += flow[:n, n, None] * flow[n, :n]
+    weights = torch.zeros(size, dtype=torch.float64)
+    weights[0] = 1
+    for n in range(1, size):
+        weights[n] = weights[:n] @ flow[:n, n]
+    law = torch.zeros(rate.shape[0], dtype=torch.float64)
+    law[index] = weights / weights.sum()
+    return law
+
+
+def birth_death_rate(
+    vocab_size: int, up: float | Sequence[float] = 1.0, down: float | Sequence[float] = 1.0
+) -> Tensor:
+    """A walk on ordered levels that moves one level at a time: (V, V) float64.
+
+    Args:
+        vocab_size: number of levels V.
+        up: rate k → k+1, one number or V−1 of them (for k = 0 … V−2).
+        down: rate k+1 → k, likewise.
+
+    Its slowest mode decays at about (π/V)² for unit rates: such a walk needs σ̄(1) of several
+    times V²/π² to forget where it started. Use a schedule with a larger total, or
+    :func:`rescale_to_gap`.
+
+    Raises:
+        ValueError: for rates that are not positive, or a list of the wrong length.
+    """
+    if vocab_size < 2:
+        raise ValueError(f"vocab_size must be at least 2, got {vocab_size}")
+    check_dense(vocab_size)
+    rate = torch.zeros(vocab_size, vocab_size, dtype=torch.float64)
+    for name, value, offset in (("up", up, 1), ("down", down, -1)):
+        values = torch.as_tensor(value, dtype=torch.float64)
+        if values.dim() > 1 or (values.dim() == 1 and values.numel() != vocab_size - 1):
+            raise ValueError(f"{name} must be one number or {vocab_size - 1} of them")
+        if not bool((values > 0).all()):
+            raise ValueError(f"{name} must be positive, got {value}")
+        rate.diagonal(offset).copy_(values.expand(vocab_size - 1))
+    return close_rows(rate)
+
+
+def discretised_gaussian_rate(vocab_size: int, width: float = 1.0) -> Tensor:
+    """Jumps between ordered levels with Gaussian weights of their distance: (V, V) float64.
+
+    Q[a, b] = exp(−(a−b)²/(2·width²)) / Σ_{0<|n|<V} exp(−n²/(2·width²)), after D3PM's discretised
+    Gaussian (arXiv 2107.03006, appendix A.2.3; its β is 8·width²/(V−1)²). Symmetric, so the limit
+    law is uniform; a level far from the edges is left at rate about 1.
+
+    Args:
+        vocab_size: number of levels V.
+        width: standard deviation of a jump, in levels.
+
+    Raises:
+        ValueError: if ``width`` is not positive, or so small that neighbours get no rate.
+    """
+    if vocab_size < 2:
+        raise ValueError(f"vocab_size must be at least 2, got {vocab_size}")
+    if not width > 0:
+        raise ValueError(f"width must be positive, got {width}")
+    check_dense(vocab_size)
+    level = torch.arange(vocab_size, dtype=torch.float64)
+    # Relative to the nearest neighbour, so that a narrow width does not underflow.
+    exponent = (1 - (level[:, None] - level) ** 2) / (2 * width**2)
+    rate = torch.exp(exponent.clamp(max=0)).fill_diagonal_(0)
+    total = 2 * torch.exp((1 - level[1:] ** 2) / (2 * width**2)).sum()
+    return close_rows(rate / total)
+
+
+def rescale_to_gap(rate_matrix: Tensor, gap: float = 1.0) -> Tensor:
+    """The generator times the constant that makes its slowest mode decay as exp(−gap·σ̄).
+
+    With ``gap`` 1 a schedule forgets the start as fast as it does with uniform noise.
+
+    Raises:
+        ValueError: if the matrix is not a generator, or its limit law is not unique.
+    """
+    rate = check_rate(rate_matrix)
+    stationary_law(rate)
+    return close_rows(rate * (gap / spectral_gap(rate)))
+
+
+def spectral_gap(rate: Tensor) -> float:
+    """Decay rate of the slowest mode: the smallest −Re λ over the eigenvalues but the zero one."""
+    decay = -torch.linalg.eigvals(rate).real
+    return float(decay.sort().values[1])
