@@ -334,3 +334,87 @@ def test_sample_refuses_what_makes_no_sense(
 def test_sample_needs_a_saved_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["sample", str(tmp_path)]) == cli.USAGE
     assert "saved model" in capsys.readouterr().err
+
+
+def test_training_options_are_the_librarys() -> None:
+    from dataclasses import fields
+
+    from fewjump.commands import distill, train
+    from fewjump.commands.training import TrainingOptions
+    from fewjump.train import TrainConfig
+
+    names = {f.name for f in fields(TrainingOptions)}
+    assert names == {f.name for f in fields(TrainConfig)} - {"betas", "final_lr"}
+    for options in (TrainingOptions(), train.Options(), distill.Options()):
+        TrainConfig(**{name: getattr(options, name) for name in names})
+
+
+def test_more_choices_are_the_librarys() -> None:
+    import fewjump.denoiser.joint_heads  # noqa: F401 (registers its heads)
+    from fewjump import api
+    from fewjump.commands.train import build_schedule
+    from fewjump.data import DataKind
+    from fewjump.denoiser import HEADS
+    from fewjump.objective.conditional import Intermediate
+    from fewjump.schedule import SCHEDULES
+
+    assert set(get_args(choices.StudentName)) <= set(HEADS)
+    assert get_args(choices.DataKindName) == get_args(DataKind)
+    assert set(get_args(choices.MatchingName)) == set(get_args(Intermediate))
+    made = {type(build_schedule(name)).__name__ for name in get_args(choices.ScheduleName)}
+    assert made == set(SCHEDULES)
+    for name in get_args(choices.TeacherObjectiveName):
+        assert not api._data_objective(name).needs_teacher
+
+
+def run_small(*words: str) -> int:
+    """A verb of training, as small as it gets."""
+    sizes = ["--steps", "2", "--batch-size", "2", "--no-progress", "--device", "cpu"]
+    return cli.main([*words, *sizes])
+
+
+@pytest.mark.parametrize("process", ["masked", "uniform"])
+def test_train_distill_sample(
+    process: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from fewjump.checkpoint import load, read_config
+
+    text = tmp_path / "text.txt"
+    text.write_text("abc cab bac " * 40)
+    teacher, student, free = (str(tmp_path / name) for name in ("t", "s", "f"))
+    network = ["--hidden", "8", "--blocks", "1", "--heads", "2", "--length", "8"]
+    words = ["train", "--data", str(text), "--out", teacher, "--process", process, *network]
+    assert run_small(*words) == cli.OK
+    assert run_small("distill", "--teacher", teacher, "--data", str(text), "--out", student) == 0
+    assert run_small("distill", "--teacher", teacher, "--out", free, "--jumps", "2") == cli.OK
+    assert "student: " in capsys.readouterr().out
+    for folder in (teacher, student, free):
+        assert read_config(f"{folder}/model")["data"]["symbols"] == " abc"
+        assert load(f"{folder}/model").time_conditioned is (process == "uniform")
+        assert cli.main(["sample", folder, "--num-samples", "1", "--steps", "2"]) == cli.OK
+        assert len(capsys.readouterr().out) == 9
+    # The saved options give the same run again, and it has nothing left to do.
+    before = (Path(teacher) / "model" / "model.safetensors").read_bytes()
+    assert cli.main(["train", "--config", f"{teacher}/options.yaml"]) == cli.OK
+    assert (Path(teacher) / "model" / "model.safetensors").read_bytes() == before
+
+
+def test_distill_explains_what_it_lacks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from fewjump.data import Characters
+
+    model = saved_model(tmp_path, Characters("abc "), 6)
+    assert run_small("distill", "--teacher", str(tmp_path / "none")) == cli.USAGE
+    assert "no saved model" in capsys.readouterr().err
+    words = ["distill", "--teacher", model, "--out", str(tmp_path / "s")]
+    assert run_small(*words, "--matching", "forward") == cli.USAGE
+    assert "give --data" in capsys.readouterr().err
+    other = tmp_path / "other.txt"
+    other.write_text("xyz " * 20)
+    assert run_small(*words, "--data", str(other)) == cli.USAGE
+    assert "character 'x'" in capsys.readouterr().err
+    assert run_small(*words, "--data", "text") == cli.USAGE
+    assert "the data it was trained on" in capsys.readouterr().err
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "training_state.pt").write_bytes(b"")
+    assert run_small("distill", "--teacher", str(tmp_path / "half")) == cli.USAGE
+    assert "has not finished" in capsys.readouterr().err

@@ -10,3 +10,7 @@ SamplerName = Literal[
 GridName = Literal["uniform", "cosine", "log-linear"]
 ProcessName = Literal["masked", "uniform"]
 ScheduleName = Literal["log-linear", "cosine", "geometric", "linear"]
+DataKindName = Literal["auto", "characters", "bytes", "lines", "tokens"]
+TeacherObjectiveName = Literal["cross-entropy", "elbo", "score-entropy"]
+MatchingName = Literal["forward", "student-euler", "student-exact", "teacher-rollout"]
+StudentName = Literal["product", "mixture", "chain", "mixture-of-chains", "autoregressive"]

@@ -30,7 +30,7 @@ class Options:
     """
 
     path: Annotated[Path, tyro.conf.Positional]
-    """Folder of the saved model."""
+    """Folder of a run, or of a saved model."""
 
     num_samples: int = 8
     """How many samples."""
@@ -77,14 +77,10 @@ def run(options: Options) -> int:
         raise ValueError(f"--out must end in one of {', '.join(FORMATS)}, got {options.out}")
 
     import fewjump.sampler
-    from fewjump.checkpoint import load, read_config
-    from fewjump.data import ImageLevels, Tokens, Vocabulary
+    from fewjump.commands.models import open_model
+    from fewjump.data import ImageLevels
 
-    described = read_config(options.path)["data"]
-    denoiser = load(options.path, options.device)
-    vocabulary = (
-        Vocabulary.from_config(described) if described else Tokens(denoiser.clean_vocab_size)
-    )
+    denoiser, vocabulary, _ = open_model(options.path, options.device)
     if options.out is not None and options.out.suffix == ".png":
         if not isinstance(vocabulary, ImageLevels):
             raise ValueError(f".png is for models of images; this one makes {vocabulary.name}")

@@ -163,7 +163,8 @@ def training_charts(path: str | Path, title: str, role: Role = "other") -> list[
     steps, losses = [], []
     for line in path.read_text(encoding="utf-8").splitlines():
         record = json.loads(line)
-        if "loss" in record and "step" in record:
+        # A loss that was not finite is recorded as null.
+        if record.get("loss") is not None and "step" in record:
             steps.append(float(record["step"]))
             losses.append(float(record["loss"]))
     if not steps:
@@ -175,7 +176,7 @@ def training_charts(path: str | Path, title: str, role: Role = "other") -> list[
 def role_of(model: str) -> Role:
     """Which colour a model gets, from its name."""
     name = model.lower()
-    if "student" in name:
+    if "student" in name or "joint" in name:
         return "student"
     if "teacher" in name or "exact" in name:
         return "teacher"
