@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fewjump.denoiser.score import ScoreDenoiser
 from fewjump.law.enumerated import EnumeratedLaw
 from fewjump.law.markov import MarkovLaw
 from fewjump.law.product import ProductLaw
@@ -110,6 +111,8 @@ def test_states_of_probability_zero_get_independent_positions(
     assert log_p.isinf().tolist() == [True, True, False, False]
     ratios = problem.ratios(x_t, 0.5, process)
     assert bool(torch.isfinite(ratios).all())
+    independent = process.ratios_from_posterior(ours[:2], x_t[:2], 0.5)
+    torch.testing.assert_close(ratios[:2], independent, atol=1e-12, rtol=1e-12)
     torch.testing.assert_close(ratios.gather(-1, x_t[..., None])[..., 0], torch.ones(4, L).double())
 
 
@@ -143,6 +146,17 @@ def test_vocabularies_that_do_not_fit_are_refused(
             problem.denoiser(process)
         with pytest.raises(ValueError, match=message):
             problem.score_network(process)
+
+
+@pytest.mark.parametrize("absorbing", [True, False])
+def test_exact_scores_through_recovery_give_the_exact_posterior(absorbing: bool) -> None:
+    problem = MarkovChain.random(V, L, 0.7, generator_for(5))
+    process = Absorbing(V + 1, LogLinear()) if absorbing else Uniform(V, LogLinear())
+    x_t = process.corrupt(problem.sample(50, generator_for(6)), 0.0, 0.5, generator_for(7))
+    scores = ScoreDenoiser(problem.score_network(process), process)
+    for t in (0.2, torch.linspace(0.1, 0.9, 50)):
+        exact = problem.denoiser(process)(x_t, t).marginals()
+        torch.testing.assert_close(scores(x_t, t).marginals(), exact, atol=1e-10, rtol=0)
 
 
 def test_a_wrong_length_is_refused() -> None:

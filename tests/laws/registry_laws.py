@@ -158,6 +158,17 @@ def markov(seed: int = 0) -> MarkovLaw:
     )
 
 
+def enumerated_per_row(seed: int = 0) -> EnumeratedLaw:
+    factors = forbid(normal(seed + 1, B, L, V)).exp()
+    return EnumeratedLaw(normal(seed, B, V**L).exp(), factors)
+
+
+def markov_visible(seed: int = 0) -> MarkovLaw:
+    initial, transition = normal(seed, B, V), normal(seed + 1, B, L - 1, V, V)
+    factors = forbid(normal(seed + 2, B, L, V)).exp()
+    return MarkovLaw(initial.exp(), transition.exp(), factors)
+
+
 LAWS: Registry[Law] = Registry(Law, "fewjump")
 LAWS.add(ProductLaw, product)
 LAWS.add(MixtureLaw, mixture)
@@ -173,3 +184,5 @@ LAWS.add(JoinedLaw, joined)
 LAWS.add(LatentLaw, latent, "LatentLaw-discrete")
 LAWS.add(EnumeratedLaw, enumerated)
 LAWS.add(MarkovLaw, markov)
+LAWS.add(EnumeratedLaw, enumerated_per_row, "EnumeratedLaw-per-row")
+LAWS.add(MarkovLaw, markov_visible, "MarkovLaw-visible")
