@@ -229,3 +229,16 @@ def test_bad_tokens_and_times_are_refused(problem: EnumeratedJoint) -> None:
         problem.log_prob(torch.zeros(1, L + 1, dtype=torch.int64))
     with pytest.raises(ValueError, match="scalar time"):
         problem.noised(PROCESSES["uniform"], torch.tensor([0.1, 0.2]))
+
+
+def test_reverse_conditional_of_an_impossible_state_is_a_product() -> None:
+    problem, process = examples.xor(3), Absorbing(3, LogLinear())
+    s, t = 0.2, 0.6
+    odd = torch.tensor([[1, 0, 0], [1, 2, 0]])
+    law = problem.reverse_conditional(odd, s, t, process)
+    assert law.log_evidence.isinf().tolist() == [True, False]
+    torch.testing.assert_close(law.marginals()[0], torch.eye(3).double()[odd[0]])
+    # A masked position stays so at rate 1−α_s over 1−α_t; otherwise parity decides it.
+    stay = float(process.schedule.one_minus_alpha(s) / process.schedule.one_minus_alpha(t))
+    expected = torch.tensor([0.0, 1 - stay, stay], dtype=torch.float64)
+    torch.testing.assert_close(law.marginals()[1, 1], expected, atol=1e-12, rtol=0)
