@@ -58,3 +58,35 @@ def test_half_precision_is_computed_in_float32():
     exact = -(target.double().softmax(-1) * logits.double().log_softmax(-1)).sum(-1)
     assert got.dtype == torch.float32
     torch.testing.assert_close(got.double(), exact, rtol=1e-6, atol=1e-6)
+
+
+def test_only_the_gradient_has_the_size_of_the_logits():
+    """Every storage that loss and backward create is looked at: one is (B, L, V), the gradient."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_iter
+
+    width, rows = 64, 128
+    logits = torch.randn(rows, width, requires_grad=True)
+    target = torch.randn(rows, width)
+    known = {logits.untyped_storage().data_ptr(), target.untyped_storage().data_ptr()}
+    large: list[str] = []
+    alive = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            for value in tree_iter(out):
+                if isinstance(value, torch.Tensor) and value.numel() >= rows * width:
+                    pointer = value.untyped_storage().data_ptr()
+                    if pointer not in known:
+                        known.add(pointer)
+                        alive.append(value)
+                        large.append(str(func))
+            return out
+
+    with Watch():
+        loss = ce.soft_cross_entropy(logits, target, torch.arange(rows)).cross_entropy.sum()
+        loss = loss + ce.token_cross_entropy(logits.detach(), target.argmax(-1), torch.arange(9))[0]
+        loss.backward()
+    assert logits.grad is not None
+    assert len(large) == 1, large

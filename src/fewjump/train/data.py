@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fewjump.random import philox4x32
+from fewjump.random import fold_seed
 
 Tokens: TypeAlias = Tensor | np.ndarray
 
@@ -28,24 +29,34 @@ def permute(index: Tensor, size: int, seed: int, epoch: int) -> Tensor:
         size: number of items.
         seed, epoch: select the permutation.
     """
-    half = max(1, ((size - 1).bit_length() + 1) // 2)
-    low_bits = (1 << half) - 1
-    key = (seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF)
-    epoch_word = torch.tensor(epoch & 0xFFFFFFFF)
+    half = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
+    low_bits = np.uint64((1 << int(half)) - 1)
+    keys = _round_keys(seed, epoch)
 
-    def once(value: Tensor) -> Tensor:
+    def once(value: np.ndarray) -> np.ndarray:
         left, right = value >> half, value & low_bits
-        for k in range(_ROUNDS):
-            word = philox4x32((right, epoch_word, torch.tensor(k), torch.tensor(0)), key)[0]
-            left, right = right, left ^ (word & low_bits)
+        for key in keys:
+            left, right = right, left ^ (_mix(right + key) & low_bits)
         return (left << half) | right
 
-    out = once(index)
+    out = once(index.numpy().astype(np.uint64))
     outside = out >= size
-    while bool(outside.any()):
+    while outside.any():
         out[outside] = once(out[outside])
         outside = out >= size
-    return out
+    return torch.from_numpy(out.astype(np.int64))
+
+
+@lru_cache(maxsize=8)
+def _round_keys(seed: int, epoch: int) -> np.ndarray:
+    return np.array([fold_seed(seed, epoch, k) for k in range(_ROUNDS)], dtype=np.uint64)
+
+
+def _mix(value: np.ndarray) -> np.ndarray:
+    """The finaliser of splitmix64 (Steele et al. 2014): each output bit depends on every input."""
+    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return value ^ (value >> np.uint64(31))
 
 
 class TokenData:
