@@ -1,4 +1,4 @@
-"""What the sampler tests compare with: frequencies, slopes, and joints small enough to enumerate."""
+"""What the sampler tests compare with: frequencies, slopes, and joints that can be enumerated."""
 
 from __future__ import annotations
 

@@ -12,7 +12,8 @@ from fewjump.random import SampleStreams
 from fewjump.sampler.ancestral import reverse_move
 from fewjump.sampler.first_hitting import RevealMove
 from fewjump.sampler.moves import JointReverseMove, JumpMove, LawMove, PositionwiseMove
-from fewjump.sampler.rates import CombinedRates, reverse_rates, reverse_step
+from fewjump.sampler.rates import CombinedRates
+from fewjump.sampler.reverse import reverse_rates, reverse_step
 from fewjump.schedule import Linear, LogLinear
 from laws.registry import PROCESSES
 from sampler.oracle import chi_square_p, problem_for, random_joint, random_law
@@ -83,7 +84,7 @@ def test_rates_are_the_reverse_rates_of_the_process(name: str) -> None:
     expected = process.reverse_rates(ratios, x, T).scatter(-1, x[..., None], 0.0)
     index = torch.arange(12)
     assert torch.allclose(rates.values(index), expected.reshape(12, -1), atol=1e-12)
-    total = rates.rows(index).total.reshape(6, 2)
+    total = rates.open(index).total.reshape(6, 2)
     assert torch.allclose(total, expected.sum(-1), atol=1e-12)
     assert bool((rates.bound >= total - 1e-12).all())
 
@@ -97,11 +98,12 @@ def test_combined_rates_are_clamped_and_say_so() -> None:
     index = torch.arange(2)
     plain = 2 * second.values(index) - 1.5 * first.values(index)
     rates = CombinedRates(second, 2.0, first, -1.5, x)
-    weights, total, negative = rates.rows(index)
+    rows = rates.open(index)
+    negative = rows.negative
     assert bool((plain < 0).any())
     assert negative is not None
-    assert torch.allclose(weights, plain.clamp(min=0))
-    assert torch.allclose(total, plain.clamp(min=0).sum(-1))
+    assert torch.allclose(rates.values(index), plain.clamp(min=0))
+    assert torch.allclose(rows.total, plain.clamp(min=0).sum(-1))
     assert torch.allclose(negative, -plain.clamp(max=0).sum(-1))
 
     def build(n: int):
@@ -124,7 +126,7 @@ def test_euler_reports_the_excess_over_one() -> None:
     rates = reverse_rates(law, process, x, T)
     move = JumpMove(x, rates, 0.5, "linear")
     move.sample(torch.Generator().manual_seed(3))
-    excess = (rates.rows(torch.arange(8)).total * 0.5 - 1).clamp(min=0).mean()
+    excess = (rates.open(torch.arange(8)).total * 0.5 - 1).clamp(min=0).mean()
     assert excess > 0
     assert torch.allclose(move.clamped, excess)
 
@@ -209,8 +211,8 @@ def test_rows_that_cannot_jump_are_not_read(process) -> None:
     t, s = torch.tensor(0.5).double(), torch.tensor(0.49).double()
     rates = reverse_step(law, process, x, t, s)
     read: list[torch.Tensor] = []
-    original = rates.rows
-    rates.rows = lambda index: (read.append(index), original(index))[1]  # type: ignore[method-assign]
+    original = rates.open
+    rates.open = lambda index: (read.append(index), original(index))[1]  # type: ignore[method-assign]
     JumpMove(x, rates, 1.0, "linear").sample(torch.Generator().manual_seed(1))
     expected = float(rates.bound.sum())
     assert abs(sum(map(len, read)) - expected) < 5 * expected**0.5

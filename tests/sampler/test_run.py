@@ -1,4 +1,4 @@
-"""The runner: reproducible for any batch split, counted, conditioned, and careful with its input."""
+"""The runner: reproducible for any batch split, counted, conditioned, careful with its input."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from fewjump.law import Law, ProductLaw
 from fewjump.process import Process, ResetToPrior
 from fewjump.sampler.base import Move, Moves, Sampler
 from fewjump.sampler.moves import JointReverseMove, JumpMove, PositionwiseMove
-from fewjump.sampler.rates import posterior, reverse_step
+from fewjump.sampler.reverse import posterior, reverse_step
 
 
 class Ancestral(Sampler):

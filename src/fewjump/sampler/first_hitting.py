@@ -15,7 +15,7 @@ from fewjump.process import Absorbing
 from fewjump.random import Generator, permutation_keys, uniform
 from fewjump.sampler.base import Move, Moves, Sampler, Step
 from fewjump.sampler.moves import law_table, one_hot, product_table
-from fewjump.sampler.rates import posterior
+from fewjump.sampler.reverse import posterior
 
 
 class FirstHitting(Sampler):

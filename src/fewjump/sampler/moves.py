@@ -14,13 +14,18 @@ from torch import Tensor
 from fewjump.law import Law, ProductLaw
 from fewjump.law.base import row_chunks
 from fewjump.process import Absorbing, Process
-from fewjump.random import Generator, categorical, invert_cdf, uniform, uniform_where
+from fewjump.random import (
+    Generator,
+    categorical,
+    uniform,
+    uniform_where,
+)
 from fewjump.sampler.base import Move
-from fewjump.sampler.rates import Rates, posterior
+from fewjump.sampler.logit_rows import LogitRows
+from fewjump.sampler.rates import Rates
+from fewjump.sampler.reverse import posterior
 
 Rule = Literal["poisson", "linear"]
-
-_CHUNK_ELEMENTS = 1 << 20
 
 
 class PositionwiseMove(Move):
@@ -74,17 +79,16 @@ class JumpMove(Move):
         u, limit = u.reshape(-1)[index], limit.reshape(-1)[index]
         out = self.x.reshape(-1).clone()
         lost = torch.zeros((), dtype=torch.float64, device=out.device)
-        vocab = self.rates.vocab_size
-        for part in row_chunks(index.shape[0], vocab, _CHUNK_ELEMENTS):
-            weights, total, negative = self.rates.rows(index[part])
-            intensity = total * self.duration
+        for part in row_chunks(index.shape[0], 1, self.rates.rows_at_once()):
+            rows = self.rates.open(index[part])
+            intensity = rows.total * self.duration
             jump = (u[part] < self._leave(intensity)).nonzero()[:, 0]
-            out[index[part][jump]] = invert_cdf(weights[jump], choice[part][jump])
+            out[index[part][jump]] = rows.draw(jump, choice[part][jump])
             if self.rule == "linear":
                 lost += (intensity - 1).clamp(min=0).sum()
-            if negative is not None:
+            if rows.negative is not None:
                 # A row is read with probability ``limit``; dividing by it keeps the sum unbiased.
-                lost += (negative * self.duration / limit[part]).sum()
+                lost += (rows.negative * self.duration / limit[part]).sum()
         self.clamped = lost / max(1, out.numel())
         return out.reshape(shape)
 
@@ -115,9 +119,15 @@ class LawMove(Move):
         self.open = x == process.mask if isinstance(process, Absorbing) else None
 
     def sample(self, generator: Generator = None) -> Tensor:
-        if self.open is None or not isinstance(self.law, ProductLaw):
+        if not isinstance(self.law, ProductLaw):
             return self.law.sample(generator)
-        return self.x.masked_scatter(self.open, self.law.sample_where(self.open, generator))
+        logits = self.law.logits.flatten(0, 1)
+        if self.open is None:
+            u = uniform(self.x.shape, generator, self.x.device).reshape(-1)
+            return LogitRows(logits).draw(None, u).reshape(self.x.shape)
+        u = uniform_where(self.open, generator)
+        rows = LogitRows(logits, self.open.reshape(-1).nonzero()[:, 0])
+        return self.x.masked_scatter(self.open, rows.draw(None, u))
 
     def table(self) -> Tensor:
         if not isinstance(self.law, ProductLaw):

@@ -9,20 +9,24 @@ from torch import Tensor
 from fewjump.denoiser.base import Denoiser
 from fewjump.sampler.base import Moves, Sampler
 from fewjump.sampler.moves import JumpMove
-from fewjump.sampler.rates import CombinedRates, reverse_rates
+from fewjump.sampler.rates import CombinedRates
+from fewjump.sampler.reverse import reverse_rates
 
 
 class ThetaRK2(Sampler):
     """Tau-leap to x* at ρ = t − θΔ; leap from x_t over Δ with (1 − 1/2θ)·μ_t(x_t) + 1/2θ·μ_ρ(x*).
 
     **First order.** With A_x = Σ_ν μ(x, ν)(T_ν − 1), T_ν = "set position i to y", starting over
-    forgets which jumps stage 1 made. One step then lacks Δ²/2·Σ_ν μ(x, ν)(T_ν − 1)(A_{T_ν x} − A_x):
+    forgets which jumps stage 1 made. One step then lacks
+
+        Δ²/2·Σ_ν μ(x, ν)(T_ν − 1)(A_{T_ν x} − A_x),
+
     the correlation of a jump with the change of rates that it causes. Its local error is Δ², so
     the output law converges at first order, and so do its one-position marginals, since the error
-    of the joint law at one step reaches them in the next. Measured on exact output laws: slopes
-    0.8 to 1.05. Keeping the jumps of stage 1 and asking for second order again leaves exactly one
-    method of two stages, and that is :class:`~fewjump.sampler.trapezoidal.ThetaTrapezoidal`, which
-    is the one to use; this one is kept for comparison.
+    of the joint law at one step reaches them in the next. (Exact output laws show slopes of 0.8 to
+    1.05.) Among two-stage steps that combine the two rates linearly, keeping the jumps of stage 1
+    and asking for second order leaves one, and that is
+    :class:`~fewjump.sampler.trapezoidal.ThetaTrapezoidal`: use it. This one is here to compare.
 
     Args:
         theta: in (0, 1]. Below ½ the first weight is negative and rates may be clamped; the

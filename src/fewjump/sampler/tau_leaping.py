@@ -9,7 +9,7 @@ from torch import Tensor
 from fewjump.denoiser.base import Denoiser
 from fewjump.sampler.base import Moves, Sampler
 from fewjump.sampler.moves import JumpMove
-from fewjump.sampler.rates import reverse_rates
+from fewjump.sampler.reverse import reverse_rates
 
 
 class TauLeaping(Sampler):

@@ -9,7 +9,8 @@ from torch import Tensor
 from fewjump.denoiser.base import Denoiser
 from fewjump.sampler.base import Moves, Sampler
 from fewjump.sampler.moves import JumpMove
-from fewjump.sampler.rates import CombinedRates, reverse_rates
+from fewjump.sampler.rates import CombinedRates
+from fewjump.sampler.reverse import reverse_rates
 
 
 class ThetaTrapezoidal(Sampler):

@@ -1,0 +1,145 @@
+"""How much of sampling is not the network.
+
+Time outside the network's forward as a fraction of the total, in one run, on one CPU thread:
+drawing, reverse rates, the random streams, and also the masking of logits that the denoiser does
+after its last matrix product. Usage: python benchmarks/sampling_overhead.py [--quick]
+
+Takes about ten minutes, nearly all of it in the networks' forwards.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+
+from fewjump.denoiser import heads
+from fewjump.denoiser.heads import ProductHead
+from fewjump.denoiser.network import NetworkDenoiser
+from fewjump.denoiser.transformer import Transformer, TransformerConfig
+from fewjump.process import Absorbing, Process, Uniform
+from fewjump.sampler import run
+from fewjump.schedule import LogLinear
+
+MACHINE = "2-core CPU"
+TARGET = 0.10
+RESULT = Path(__file__).parent / "results" / "sampling_overhead.json"
+
+SIZES = {
+    "demo": {"batch": 64, "length": 64, "vocab": 18, "hidden": 96, "blocks": 4, "heads": 4},
+    "large": {"batch": 8, "length": 256, "vocab": 32_000, "hidden": 256, "blocks": 6, "heads": 4},
+}
+SAMPLER_STEPS = {
+    "ancestral": (4, 16, 64),
+    "euler": (16,),
+    "tau-leaping": (16,),
+    "theta-trapezoidal": (16,),
+    "first-hitting": (16,),
+}
+
+
+def make_denoiser(size: dict[str, int], process: Process) -> NetworkDenoiser:
+    """A randomly initialised network of the given size; its speed is that of a trained one."""
+    torch.manual_seed(0)
+    config = TransformerConfig(
+        vocab_size=size["vocab"], hidden=size["hidden"], blocks=size["blocks"], heads=size["heads"]
+    )
+    head = ProductHead(size["hidden"], size["vocab"])
+    # A trained head is not flat: give the posterior some shape.
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return NetworkDenoiser(Transformer(config), head, process, size["length"])
+
+
+def measure(
+    size: dict[str, int], process: Process, sampler: str, steps: int, repeats: int
+) -> dict[str, Any]:
+    """One row of the result: the median over ``repeats`` runs of one batch each."""
+    denoiser = make_denoiser(size, process)
+    constrain, spent = heads.constrain_logits, [0.0]
+
+    def timed(*arguments: Any, **options: Any) -> torch.Tensor:
+        started = time.perf_counter()
+        logits = constrain(*arguments, **options)
+        spent[0] += time.perf_counter() - started
+        return logits
+
+    rows = []
+    with patch.object(heads, "constrain_logits", timed):
+        run(denoiser, size["batch"], 1, generator=0, batch_size=size["batch"])
+        for seed in range(repeats):
+            spent[0] = 0.0
+            result = run(
+                denoiser, size["batch"], steps, sampler, generator=seed, batch_size=size["batch"]
+            )
+            forward = result.network_seconds - spent[0]
+            rows.append((1 - forward / result.seconds, result.seconds, forward, result.nfe))
+    overhead, seconds, forward, nfe = sorted(rows)[len(rows) // 2]
+    return {
+        "process": type(process).__name__,
+        "sampler": sampler,
+        "steps": steps,
+        "nfe": nfe,
+        "seconds": seconds,
+        "forward_seconds": forward,
+        "overhead": overhead,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="ancestral only, nothing written")
+    parser.add_argument("--size", choices=list(SIZES), help="one size only, nothing written")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = []
+    for name, size in SIZES.items():
+        if options.size not in (None, name):
+            continue
+        for make in (Uniform, Absorbing):
+            process = make(size["vocab"], LogLinear())
+            for sampler, counts in SAMPLER_STEPS.items():
+                if sampler == "first-hitting" and make is Uniform:
+                    continue
+                if options.quick and sampler != "ancestral":
+                    continue
+                for steps in counts:
+                    if options.quick and name == "large" and steps > 16:
+                        continue
+                    repeats = 3 if name == "demo" else 1
+                    row = {"size": name, **measure(size, process, sampler, steps, repeats)}
+                    rows.append(row)
+                    print(
+                        f"{name:6} {row['process']:10} {sampler:18} steps {steps:3} "
+                        f"nfe {row['nfe']:3} {row['seconds']:7.2f} s  "
+                        f"overhead {100 * row['overhead']:5.1f}%",
+                        flush=True,
+                    )
+    if options.quick or options.size:
+        return
+    RESULT.parent.mkdir(parents=True, exist_ok=True)
+    RESULT.write_text(
+        json.dumps(
+            {
+                "what": "fraction of sampling time outside the network's forward, one CPU thread",
+                "machine": MACHINE,
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+                "target": TARGET,
+                "sizes": SIZES,
+                "rows": rows,
+            },
+            indent=1,
+        )
+        + "\n"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""Categorical draws straight from rows of logits, in one pass over the vocabulary.
+
+The pass leaves one sum per block of 256 tokens; a draw inverts the block sums and then looks at
+one block. Nothing of the size of the logits is kept, and everything after the pass is small.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fewjump.random import invert_cdf, rows_per_chunk
+
+_BLOCK = 256
+
+
+class LogitRows:
+    """Chosen rows of logits, exponentiated relative to their maximum and summed by blocks.
+
+    Args:
+        logits: (M, V) floating point; −inf marks impossible tokens.
+        index: (N,) int64, the rows wanted; None for all of them.
+        exclude: (N,) int64, a token of each row that is not to be drawn.
+
+    Attributes:
+        total: (N,) float64, Σ exp(logit − top) without the excluded token.
+        at: (N,) float64, exp(logit − top) of the excluded token, 0 where there is none.
+
+    Raises:
+        ValueError: if a row holds NaN or +inf, or no possible token at all.
+
+    Blocks are summed in float32 (or better), which is as exact as the exponentials, and
+    accumulated in float64.
+    """
+
+    def __init__(
+        self, logits: Tensor, index: Tensor | None = None, exclude: Tensor | None = None
+    ) -> None:
+        self.logits, self.index, self.exclude = logits, index, exclude
+        count = logits.shape[0] if index is None else index.shape[0]
+        self.dtype = torch.promote_types(logits.dtype, torch.float32)
+        blocks = -(-logits.shape[1] // _BLOCK)
+        self.top = logits.new_empty(count, 1, dtype=self.dtype)
+        sums = logits.new_empty(count, blocks, dtype=self.dtype)
+        at = logits.new_zeros(count, 1, dtype=self.dtype)
+        rows = rows_per_chunk(logits.shape[1], logits.device)
+        for start in range(0, count, rows):
+            part = slice(start, start + rows)
+            piece = logits[part] if index is None else logits.index_select(0, index[part])
+            piece = piece.to(self.dtype)
+            top = self.top[part] = piece.amax(-1, keepdim=True)
+            weights = piece - top if index is None else piece.sub_(top)
+            weights.exp_()
+            if exclude is not None:
+                token = exclude[part, None]
+                at[part] = weights.gather(-1, token)
+                weights.scatter_(-1, token, 0.0)
+            _sum_blocks(weights, sums[part])
+        self.cumulative = sums.double().cumsum_(-1)
+        self.total, self.at = self.cumulative[:, -1], at[:, 0].double()
+        if not bool((self.total + self.at).isfinite().all()):
+            raise ValueError(
+                "cannot draw from logits that hold NaN or +inf, or −inf for every token of a "
+                "position; check the network's output"
+            )
+
+    def draw(self, which: Tensor | None, u: Tensor) -> Tensor:
+        """Invert the law of some rows.
+
+        Args:
+            which: (K,) int64, numbers in {0..N−1}, of rows with ``total`` > 0; None for all.
+            u: (K,) float64 in (0, 1).
+
+        Returns:
+            (K,) int64 tokens, never an excluded or impossible one.
+        """
+        if which is None:
+            which = torch.arange(u.shape[0], device=u.device)
+        cumulative = self.cumulative.index_select(0, which)
+        target = u[:, None] * cumulative[:, -1:]
+        block = torch.searchsorted(cumulative, target, right=True)
+        # Rounding can put the target on the last edge, past which blocks may be empty.
+        last = torch.searchsorted(cumulative, cumulative[:, -1:].contiguous(), right=False)
+        block = torch.minimum(block, last)
+        upper = cumulative.gather(1, block)
+        lower = torch.where(block > 0, cumulative.gather(1, (block - 1).clamp(min=0)), 0.0)
+        share = ((target - lower) / (upper - lower))[:, 0].clamp(0.0, 1.0)
+        vocab = self.logits.shape[1]
+        column = block * _BLOCK + torch.arange(min(_BLOCK, vocab), device=u.device)
+        row = which if self.index is None else self.index[which]
+        inside = self.logits[row[:, None], column.clamp(max=vocab - 1)].to(self.dtype)
+        inside = inside.sub_(self.top.index_select(0, which)).exp_()
+        impossible = column >= vocab
+        if self.exclude is not None:
+            impossible = impossible | (column == self.exclude[which, None])
+        return block[:, 0] * _BLOCK + invert_cdf(inside.masked_fill_(impossible, 0.0), share)
+
+
+def _sum_blocks(weights: Tensor, out: Tensor) -> None:
+    """Sums over blocks of columns, (n, V) → (n, ⌈V/256⌉), into ``out``."""
+    full = weights.shape[1] // _BLOCK
+    if full:
+        blocks = weights[:, : full * _BLOCK].unflatten(1, (full, _BLOCK))
+        torch.sum(blocks, -1, out=out[:, :full])
+    if full < out.shape[1]:
+        out[:, full] = weights[:, full * _BLOCK :].sum(-1)

@@ -1,0 +1,52 @@
+"""From a law of x₀ to the rates of the reverse chain, and to its exact step in their form."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from fewjump.law import Law, ProductLaw
+from fewjump.process import Process, ResetToPrior
+from fewjump.process.reset import ReverseCoefficients
+from fewjump.sampler.rates import DenseRates, Rates
+from fewjump.sampler.reset_rates import ResetRates
+
+
+def posterior_logits(law: Law, process: Process) -> Tensor:
+    """Logits of the law's one-position marginals over all states of the process: (B, L, V)."""
+    logits = law.logits if isinstance(law, ProductLaw) else law.marginals().log()
+    missing = process.vocab_size - law.vocab_size
+    return pad(logits, (0, missing), value=-torch.inf) if missing else logits
+
+
+def posterior(law: Law, process: Process) -> Tensor:
+    """The law's one-position marginals over all states of the process: (B, L, V) float64."""
+    return posterior_logits(law, process).double().softmax(-1)
+
+
+def reverse_rates(law: Law, process: Process, x: Tensor, t: Tensor) -> Rates:
+    """Rates of the reverse chain at time t, σ(t)·Q[y, x]·r_y (paper Eq. 11), from the law of x₀.
+
+    Rates involve one position at a time, so a joint law enters through its marginals only.
+    """
+    if not isinstance(process, ResetToPrior):
+        ratios = process.ratios_from_posterior(posterior(law, process), x, t)
+        return DenseRates(process.reverse_rates(ratios, x, t), x)
+    sigma = process.schedule.sigma(t)
+    keep, forget = process.schedule.alpha(t), process.schedule.one_minus_alpha(t)
+    prior = process.prior().to(x.device)
+    from_prior = forget * prior[x]
+    likelihood = keep + from_prior
+    coefficients = ReverseCoefficients(
+        data=(sigma * keep / forget).expand(x.shape),
+        prior=sigma.expand(x.shape),
+        prior_self=sigma * from_prior / torch.where(likelihood > 0, likelihood, 1.0),
+    )
+    return ResetRates(posterior_logits(law, process), x, coefficients, prior)
+
+
+def reverse_step(law: ProductLaw, process: ResetToPrior, x: Tensor, t: Tensor, s: Tensor) -> Rates:
+    """Transition probabilities of the exact reverse step t → s, in the form of rates."""
+    coefficients = process.reverse_coefficients(x, s, t)
+    return ResetRates(posterior_logits(law, process), x, coefficients, process.prior())
