@@ -184,12 +184,14 @@ class Process(ABC):
         """
         kernel = self.kernel(0.0, t).to(ratios.device)
         columns = ratios.double().reshape(*kernel.shape[:-2], -1, self.vocab_size).mT
-        solution, status = torch.linalg.solve_ex(kernel.mT, columns)
-        if bool((status != 0).any()):
+        factors, pivots, _ = torch.linalg.lu_factor_ex(kernel.mT)
+        diagonal = factors.diagonal(dim1=-2, dim2=-1).abs()
+        if bool((diagonal.amin(-1) <= 1e-15 * diagonal.amax(-1)).any()):
             raise ValueError(
                 f"the kernel at t = {t} is singular in float64, so ratios there do not determine a "
                 "posterior; use a smaller t, or a denoiser that gives posteriors"
             )
+        solution = torch.linalg.lu_solve(factors, pivots, columns)
         return solution.mT.reshape(ratios.shape)
 
     def push_weights(self, weights: Tensor, t: Time) -> Tensor:

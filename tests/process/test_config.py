@@ -1,0 +1,51 @@
+"""Processes as plain data."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from fewjump.process import process_from_config
+from fewjump.process.config import PROCESSES as BY_NAME
+from laws.registry import PROCESSES, SCHEDULES
+
+pytestmark = pytest.mark.filterwarnings("ignore:at t = 1 the slowest mode:UserWarning")
+
+
+@pytest.mark.parametrize("make", PROCESSES.params())
+@pytest.mark.parametrize("schedule", SCHEDULES.names())
+def test_round_trip_to_the_last_bit(make, schedule):
+    process = make(SCHEDULES.make(schedule))
+    text = json.dumps(process.config(), allow_nan=False)
+    again = process_from_config(json.loads(text))
+    assert type(again) is type(process)
+    assert again.schedule == process.schedule
+    assert again.vocab_size == process.vocab_size
+    assert torch.equal(again.prior(), process.prior())
+    assert torch.equal(again.base_rate(), process.base_rate())
+    assert json.dumps(again.config()) == text
+    assert getattr(again, "mask", None) == getattr(process, "mask", None)
+
+
+def test_every_process_can_be_rebuilt():
+    assert set(BY_NAME.values()) == PROCESSES.concrete()
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"name": "Tumbling"}, "unknown process 'Tumbling'; known: Absorbing"),
+        ({}, "unknown process None"),
+        ({"name": "Uniform", "vocab_size": 3}, "lacks its 'schedule'"),
+        ({"name": "Uniform", "schedule": {"name": "LogLinear"}}, "does not fit process Uniform"),
+        (
+            {"name": "Uniform", "vocab_size": 3, "mask": 1, "schedule": {"name": "LogLinear"}},
+            "does not fit process Uniform",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused(config, message):
+    with pytest.raises(ValueError, match=message):
+        process_from_config(config)
