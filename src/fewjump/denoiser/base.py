@@ -107,6 +107,11 @@ def constrain_logits(
     visible = (x_t != process.mask)[..., None]
     # At x_t: certainty where it is visible; where it is the mask, that is the impossible token.
     at = torch.zeros_like(visible, dtype=logits.dtype).masked_fill_(~visible, -torch.inf)
-    if torch.is_grad_enabled() and logits.requires_grad and not in_place:
+    recorded = torch.is_grad_enabled() and logits.requires_grad
+    if recorded and not in_place:
         return logits.masked_fill(visible, -torch.inf).scatter(-1, x_t[..., None], at)
+    if not recorded:
+        # Whole rows, and only the visible ones: half the cost of a masked fill, or less.
+        logits[visible[..., 0]] = -torch.inf
+        return logits.scatter_(-1, x_t[..., None], at)
     return logits.masked_fill_(visible, -torch.inf).scatter_(-1, x_t[..., None], at)
