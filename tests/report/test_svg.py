@@ -151,3 +151,13 @@ def test_value_axes_hold_every_value_with_few_ticks(low: float, span: float) -> 
 )
 def test_short_numbers(value: float, text: str) -> None:
     assert short(value) == text
+
+
+def test_a_reference_is_named_where_no_curve_is() -> None:
+    for ys, side in (([0.5, 0.3, 0.1], "left"), ([0.1, 0.3, 0.5], "right")):
+        curve = [Series("a", [1, 2, 4], ys)]
+        references = [Reference("about the level", 0.12)]
+        svg = line_chart(chart(series=curve, references=references))
+        label = re.search(r'class="note" x="([\d.]+)"', svg)
+        assert label is not None
+        assert (float(label[1]) < 190) is (side == "left"), side

@@ -69,7 +69,7 @@ def log_axis(values: Iterable[float]) -> Axis:
     if below >= above:
         below, above = below / 2, above * 2
     ticks = [v for v in fine if below * 0.999 <= v <= above * 1.001]
-    if len(ticks) > 7:
+    if len(ticks) > 9:
         ticks = [v for v in ticks if math.isclose(math.log10(v), round(math.log10(v)))]
     return Axis(below, above, ticks, log=True)
 

@@ -102,16 +102,19 @@ def _key(number: KeyNumber) -> str:
 
 
 def _charts(charts: Sequence[Chart], hero: bool) -> str:
+    """Figures in two columns; the first is full width if ``hero``, and so is one left over."""
     figures = []
     for index, chart in enumerate(charts):
         large = hero and index == 0
+        left_over = index == len(charts) - 1 and (len(charts) - hero) % 2 == 1
+        full = large or left_over
         drawing = f'<div class="narrow">{line_chart(chart)}</div>'
-        if large:
-            wide = line_chart(chart, 960, 400, labels=True)
+        if full:
+            wide = line_chart(chart, 960, 400 if large else 320, labels=True)
             drawing += f'<div class="wide">{wide}</div>'
         caption = f"<figcaption>{inline(chart.caption)}</figcaption>" if chart.caption else ""
         figures.append(
-            f'<figure class="card{" hero" if large else ""}"><h3>{inline(chart.title)}</h3>\n'
+            f'<figure class="card{" full" if full else ""}"><h3>{inline(chart.title)}</h3>\n'
             f"{legend(chart)}\n{drawing}\n{caption}</figure>"
         )
     return f'<div class="charts">{"".join(figures)}</div>' if figures else ""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
+from itertools import pairwise
 from zlib import crc32
 
 from fewjump.report.axis import Axis, budget_axis, linear_axis, log_axis, short
@@ -67,7 +68,7 @@ def line_chart(chart: Chart, width: int = 380, height: int = 280, labels: bool =
     ]
     for series, style in zip(drawn, styles):
         parts += _band(series, style, frame)
-    parts += _references(chart, frame, y_axis)
+    parts += _references(chart, drawn, frame, y_axis)
     for series, style in zip(drawn, styles):
         parts += _line(series, style, frame)
     if labels:
@@ -176,23 +177,49 @@ def _grid(chart: Chart, frame: _Frame, x_axis: Axis, y_axis: Axis) -> list[str]:
     return parts
 
 
-def _references(chart: Chart, frame: _Frame, y_axis: Axis) -> list[str]:
+def _references(chart: Chart, drawn: Sequence[Series], frame: _Frame, y_axis: Axis) -> list[str]:
+    """Horizontal lines, each named where the fewest curves and other names are in the way."""
     parts = []
-    taken: list[float] = []
+    busy = _points_along(drawn, frame)
     for line in chart.references:
         if y_axis.log and line.value <= 0:
             continue
         y = frame.y(line.value)
-        parts.append(f'<path class="reference" d="M{frame.left:.1f} {y:.1f}H{frame.right:.1f}"/>')
-        text_y = y - 6 if y - 20 > frame.top else y + 15
-        while any(abs(text_y - other) < _LABEL_STEP for other in taken):
-            text_y -= _LABEL_STEP
-        taken.append(text_y)
-        parts.append(
-            f'<text class="note" x="{frame.right - 4:.1f}" y="{text_y:.1f}" '
-            f'text-anchor="end">{escape(line.label)}</text>'
-        )
+        width = _CHARACTER * len(line.label)
+        places = [
+            (x, baseline)
+            for baseline in (y - 6, y + 15)
+            for x in (frame.right - 4 - width, frame.left + 6)
+            if frame.top + 8 < baseline < frame.bottom
+        ] or [(frame.right - 4 - width, y - 6)]
+        x, baseline = min(places, key=lambda place: _crowding(busy, *place, width))
+        busy += [(x + width * k / 8, baseline - 5) for k in range(9)]
+        parts += [
+            f'<path class="reference" d="M{frame.left:.1f} {y:.1f}H{frame.right:.1f}"/>',
+            f'<text class="note" x="{x:.1f}" y="{baseline:.1f}">{escape(line.label)}</text>',
+        ]
     return parts
+
+
+def _points_along(drawn: Sequence[Series], frame: _Frame) -> list[tuple[float, float]]:
+    """Pixels on the curves, close enough together that no label fits between two of them."""
+    points = []
+    for series in drawn:
+        corners = [(frame.x(x), frame.y(y)) for x, y in zip(series.x, series.y)]
+        points += corners
+        for (x0, y0), (x1, y1) in pairwise(corners):
+            pieces = 1 + int(max(abs(x1 - x0), abs(y1 - y0)) / 6)
+            points += [
+                (x0 + (x1 - x0) * k / pieces, y0 + (y1 - y0) * k / pieces) for k in range(1, pieces)
+            ]
+    return points
+
+
+def _crowding(busy: Sequence[tuple[float, float]], x: float, baseline: float, width: float) -> int:
+    """How many of the points lie where a text would be."""
+    return sum(
+        x - 4 <= px <= x + width + 4 and baseline - 14 <= py <= baseline + 5 for px, py in busy
+    )
 
 
 def _band(series: Series, style: str, frame: _Frame) -> list[str]:
