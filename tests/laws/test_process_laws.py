@@ -176,7 +176,7 @@ def test_batched_times_are_one_call_for_each(make):
     process = make(LogLinear())
     x_t = torch.tensor([[0, 1, 2], [3, 1, 0], [2, 2, 1], [0, 3, 3]])
     s = torch.tensor([0.0, 0.1, 0.5, 0.2], dtype=torch.float64)
-    t = torch.tensor([0.2, 0.9, 0.5, 1.0], dtype=torch.float64)
+    t = torch.tensor([0.2, 0.7, 0.5, 0.6], dtype=torch.float64)
     likelihood = torch.stack([process.likelihood(x, v) for x, v in zip(x_t, t.tolist())])
     posterior = random_posterior(likelihood)
     x0 = posterior.argmax(-1)
