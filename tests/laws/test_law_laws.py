@@ -1,4 +1,4 @@
-"""What holds for every law: it is a distribution, and each of its methods describes the same one."""
+"""What holds for every law: it is a distribution, and all its methods describe the same one."""
 
 from __future__ import annotations
 
@@ -36,11 +36,14 @@ def p_value(counts: Tensor, probability: Tensor) -> float:
     expected = probability * counts.sum()
     rare = expected < 8
     pooled = (rare & (probability > 0)).any()
-    observed = torch.cat([counts[~rare], counts[rare].sum()[None]] if pooled else [counts[~rare]])
-    wanted = torch.cat([expected[~rare], expected[rare].sum()[None]] if pooled else [expected[~rare]])
+    observed, wanted = counts[~rare], expected[~rare]
+    if pooled:
+        observed = torch.cat([observed, counts[rare].sum()[None]])
+        wanted = torch.cat([wanted, expected[rare].sum()[None]])
     if len(observed) == 1:
         return 1.0
-    return float(stats.chisquare(observed.numpy(), (wanted / wanted.sum() * observed.sum()).numpy()).pvalue)
+    wanted = wanted * (observed.sum() / wanted.sum())
+    return float(stats.chisquare(observed.numpy(), wanted.numpy()).pvalue)
 
 
 def wide(law: Law, copies: int) -> Law:

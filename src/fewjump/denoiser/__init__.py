@@ -2,15 +2,26 @@
 
 from fewjump.denoiser.base import Denoiser, LogitDenoiser
 from fewjump.denoiser.heads import HEADS, Head, ProductHead, head_from_config, register_head
+from fewjump.denoiser.joint_heads import (
+    AutoregressiveHead,
+    ChainHead,
+    MixtureHead,
+    MixtureOfChainsHead,
+    moved,
+)
 from fewjump.denoiser.network import NetworkDenoiser, parameter_counts
 from fewjump.denoiser.score import RecoveryReport, ScoreDenoiser, ScoreNetwork
 from fewjump.denoiser.transformer import Transformer, TransformerConfig
 
 __all__ = [
     "HEADS",
+    "AutoregressiveHead",
+    "ChainHead",
     "Denoiser",
     "Head",
     "LogitDenoiser",
+    "MixtureHead",
+    "MixtureOfChainsHead",
     "NetworkDenoiser",
     "ProductHead",
     "RecoveryReport",
@@ -19,6 +30,7 @@ __all__ = [
     "Transformer",
     "TransformerConfig",
     "head_from_config",
+    "moved",
     "parameter_counts",
     "register_head",
 ]

@@ -1,4 +1,4 @@
-"""Emissions for large vocabularies: r categoricals per position without r·V numbers per position."""
+"""Emissions for large vocabularies: r categoricals without r·V numbers at each position."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ class LowRankEmission(FactoredEmission):
                 f"got shape {tuple(tokens.shape)}"
             )
         super().__init__(base, features.shape[2], temperature, top_p)
-        self.features, self.tokens = features, tokens
+        self.features, self.tokens = at_least_float32(features), at_least_float32(tokens)
 
     def _log_likelihood(self, x0: Tensor) -> Tensor:
         features = self.features.flatten(0, 1)
@@ -200,7 +200,8 @@ class LowRankEmission(FactoredEmission):
     def _state_logits(self, rows: slice, state: Tensor) -> Tensor:
         features = self.features.flatten(0, 1)[rows]
         index = torch.arange(features.shape[0], device=self.device)
-        return torch.addmm(self._flat_base()[rows], features[index, state], self.tokens.T)
+        base = at_least_float32(self._flat_base()[rows])
+        return torch.addmm(base, features[index, state], self.tokens.T)
 
     def tempered(self, temperature: float, top_p: float) -> LowRankEmission:
         _refuse_twice(self._plain)
@@ -231,7 +232,7 @@ class _LogMatmulExp(torch.autograd.Function):
     def forward(ctx: Any, base: Tensor, log_factor: Tensor) -> Tensor:
         factor, peak = _exponentiated(log_factor)
         out = base.new_empty(base.shape[0], factor.shape[0], dtype=factor.dtype)
-        for rows in row_chunks(*base.shape, _CHUNK):
+        for rows in row_chunks(base.shape[0], base.shape[1], _CHUNK):
             share, top = _exponentiated(base[rows].to(factor.dtype))
             out[rows] = (share @ factor.T).log() + top + peak.T
         _recompute_lost(out, base, log_factor)
@@ -243,7 +244,7 @@ class _LogMatmulExp(torch.autograd.Function):
         base, log_factor, out = ctx.saved_tensors
         factor, peak = _exponentiated(log_factor)
         grad_base, grad_factor = torch.empty_like(base), torch.zeros_like(factor)
-        for rows in row_chunks(*base.shape, _CHUNK):
+        for rows in row_chunks(base.shape[0], base.shape[1], _CHUNK):
             share, top = _exponentiated(base[rows].to(factor.dtype))
             total = (out[rows] - top - peak.T).exp()
             weight = torch.where(total > 0, grads[0][rows] / total, 0.0)

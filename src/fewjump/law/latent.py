@@ -17,7 +17,7 @@ Decode = Callable[[Tensor, Tensor], Law]
 
 
 class Latent(ABC):
-    """A batch of distributions over z: the prior of a :class:`LatentLaw`, or its encoder's answer."""
+    """A batch of distributions over z: a :class:`LatentLaw`'s prior, or its encoder's answer."""
 
     batch_size: int
     device: torch.device

@@ -43,7 +43,14 @@ class MixtureLaw(Law):
 
     def component_log_prob(self, x0: Tensor) -> Tensor:
         """log Πᵢ p(x₀ⁱ|k) for each component: (B, L) → (B, K)."""
-        return token_log_prob(self.logits, x0[:, None]).sum(-1)
+        return self._token_log_prob(x0).sum(-1)
+
+    def _token_log_prob(self, x0: Tensor) -> Tensor:
+        """log p(x₀ⁱ|k), (B, K, L), read in the order in which the logits lie in memory."""
+        by_position = self.logits.transpose(1, 2)
+        if by_position.is_contiguous():
+            return token_log_prob(by_position, x0[..., None]).transpose(1, 2)
+        return token_log_prob(self.logits, x0[:, None])
 
     def log_prob(self, x0: Tensor) -> Tensor:
         return safe_logsumexp(self.weight_logits.log_softmax(-1) + self.component_log_prob(x0))
@@ -81,7 +88,7 @@ class MixtureLaw(Law):
 
         Tokens that no component allows leave the weights as they are.
         """
-        evidence = token_log_prob(self.logits, x0[:, None])
+        evidence = self._token_log_prob(x0)
         evidence = evidence.masked_fill(~known[:, None], 0.0).sum(-1)
         weights = self.weight_logits + evidence
         impossible = (weights == -torch.inf).all(-1, keepdim=True)

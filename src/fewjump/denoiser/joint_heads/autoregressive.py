@@ -1,0 +1,149 @@
+"""A head that reads the tokens to the left: a light causal layer over the trunk's features."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fewjump.denoiser.heads import Head, ProductHead, register_head
+from fewjump.denoiser.joint_heads.causal import CausalAttention, CausalGRU
+from fewjump.denoiser.joint_heads.states import TokenFactor, require_positive
+from fewjump.law.autoregressive import AutoregressiveLaw, Conditionals, Walk
+from fewjump.law.tokens import at_least_float32
+from fewjump.process import Process
+
+CausalKind = Literal["gru", "attention"]
+
+
+@register_head
+class AutoregressiveHead(Head):
+    """p(x₀ⁱ|x₀^{<i}, x_t) = softmax(product logits + f(causal state i, features i)·W).
+
+    One trunk evaluation gives the features; the causal layer then runs once over all positions to
+    score a sequence, and position by position to draw one.
+
+    Args:
+        hidden: width D of the features.
+        vocab_size: number of states V of the process.
+        width: of the causal layer.
+        causal: ``gru``, or ``attention`` (one block with a key–value cache).
+        neighbours: offsets back in the sequence whose tokens enter at each position. (1,) is the
+            token to the left; (1, W) adds the one above in an image of W columns.
+        heads: attention heads (``attention`` only).
+    """
+
+    kind = "autoregressive"
+
+    def __init__(
+        self,
+        hidden: int,
+        vocab_size: int,
+        width: int = 128,
+        causal: CausalKind = "gru",
+        neighbours: tuple[int, ...] = (1,),
+        heads: int = 4,
+    ) -> None:
+        super().__init__(hidden, vocab_size)
+        require_positive(width=width, heads=heads)
+        if causal not in get_args(CausalKind):
+            known = ", ".join(get_args(CausalKind))
+            raise ValueError(f"unknown causal layer {causal!r}; known: {known}")
+        if not neighbours or min(neighbours) < 1 or 1 not in neighbours:
+            raise ValueError(
+                f"neighbours are offsets back and must include 1, such as (1,) or (1, 8); "
+                f"got {tuple(neighbours)}"
+            )
+        self.width, self.causal, self.heads = width, causal, heads
+        self.neighbours = tuple(int(offset) for offset in neighbours)
+        self.base = ProductHead(hidden, vocab_size)
+        # One more row than tokens: what stands before the beginning.
+        self.embeddings = nn.ModuleList(
+            nn.Embedding(vocab_size + 1, width) for _ in self.neighbours
+        )
+        for embedding in self.embeddings:
+            nn.init.normal_(embedding.weight, std=1.0)  # type: ignore[arg-type]
+        self.condition = nn.Linear(hidden, width)
+        self.layer = CausalGRU(width) if causal == "gru" else CausalAttention(width, heads)
+        self.mix = nn.Linear(hidden, width)
+        self.read = nn.Linear(width, width)
+        self.tokens = TokenFactor(vocab_size, width)
+
+    def config(self) -> dict[str, Any]:
+        return {
+            **super().config(),
+            "width": self.width,
+            "causal": self.causal,
+            "neighbours": list(self.neighbours),
+            "heads": self.heads,
+        }
+
+    def forward(self, features: Tensor, x_t: Tensor, process: Process) -> AutoregressiveLaw:
+        base = self.base(features, x_t, process).logits
+        # The causal layer runs when the law is asked, outside any autocast the trunk ran in.
+        inputs = at_least_float32(self.condition(features))
+        mix = at_least_float32(self.mix(features))
+        return AutoregressiveLaw(HeadConditionals(self, base, inputs, mix))
+
+    def warm_start(self, product: ProductHead) -> None:
+        self.base.load_state_dict(product.state_dict())
+        self.tokens.weight.data.zero_()
+
+    def embed(self, x0: Tensor, positions: slice) -> Tensor:
+        """Sum of the neighbours' embeddings at ``positions``, from x0 (B, L): (B, n, width)."""
+        total: Tensor | None = None
+        for offset, embedding in zip(self.neighbours, self.embeddings):
+            # A row of padding tokens in front of the sequence, then plain slicing.
+            padded = functional.pad(x0[:, : positions.stop], (offset, 0), value=self.vocab_size)
+            value = embedding(padded[:, positions])
+            total = value if total is None else total + value
+        assert total is not None
+        return total
+
+    def correction(self, states: Tensor, mix: Tensor) -> Tensor:
+        """What the causal state adds to the product logits: (..., width) → (..., V)."""
+        return self.tokens(functional.gelu(self.read(states) + mix, approximate="tanh"))
+
+
+class HeadConditionals(Conditionals):
+    """The conditionals of an :class:`AutoregressiveHead` for one batch of features.
+
+    Args:
+        head: whose parameters are used.
+        base: (B, L, V) constrained product logits.
+        inputs, mix: (B, L, width), projections of the features.
+    """
+
+    def __init__(self, head: AutoregressiveHead, base: Tensor, inputs: Tensor, mix: Tensor) -> None:
+        self.head, self.base, self.inputs, self.mix = head, base, inputs, mix
+        self.batch_size, self.length, self.vocab_size = base.shape
+
+    @property
+    def device(self) -> torch.device:
+        return self.base.device
+
+    def logits(self, x0: Tensor) -> Tensor:
+        inputs = self.head.embed(x0, slice(0, self.length)) + self.inputs
+        return self.base + self.head.correction(self.head.layer(inputs), self.mix)
+
+    def begin(self) -> Walk:
+        return _HeadWalk(self)
+
+    def select(self, rows: Tensor) -> HeadConditionals:
+        return HeadConditionals(self.head, self.base[rows], self.inputs[rows], self.mix[rows])
+
+
+class _HeadWalk(Walk):
+    def __init__(self, conditionals: HeadConditionals) -> None:
+        self.conditionals = conditionals
+        layer = conditionals.head.layer
+        self.cache = layer.begin(conditionals.inputs)
+
+    def next_logits(self, position: int, x0: Tensor) -> Tensor:
+        given, head = self.conditionals, self.conditionals.head
+        at = slice(position, position + 1)
+        inputs = head.embed(x0, at) + given.inputs[:, at]
+        state = head.layer.step(inputs, position, self.cache)
+        return given.base[:, position] + head.correction(state, given.mix[:, at])[:, 0]

@@ -1,0 +1,88 @@
+"""Parameters that the joint heads share, and why they can leave the product law they start at.
+
+Every joint head adds to the product head's logits a correction a(z)·W, with W zero and a(z) random
+and different for every state (or component) z. With W = 0 all states agree, so the law *is* the
+product law. The first gradient reaches W alone, and through the random a(z) the states move apart
+as soon as W does; two states with equal parameters would have equal gradients for ever.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class StateFeatures(nn.Module):
+    """a_i(z) = C_z·g(features_i) + c_z: for each position and state a vector of ``rank`` numbers.
+
+    Args:
+        hidden: width D of the trunk's features.
+        states: number of states (or components) r.
+        rank: size of each vector.
+        length: if given, adds a free vector for each of ``length`` positions and each state:
+            templates. For data whose positions have a meaning of their own, such as images.
+    """
+
+    def __init__(self, hidden: int, states: int, rank: int, length: int | None = None) -> None:
+        super().__init__()
+        self.states, self.rank = states, rank
+        self.body = nn.Sequential(nn.Linear(hidden, hidden), nn.GELU(approximate="tanh"))
+        self.project = nn.Linear(hidden, states * rank)
+        nn.init.normal_(self.project.weight, std=hidden**-0.5)
+        self.project.bias.data.copy_(spread(states, rank).flatten())
+        self.template: nn.Parameter | None = None
+        if length is not None:
+            self.template = nn.Parameter(torch.randn(length, states * rank))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, L, D) → (B, L, r, rank)."""
+        out = self.project(self.body(features))
+        if self.template is not None:
+            if features.shape[1] != self.template.shape[0]:
+                raise ValueError(
+                    f"this head was built for length={self.template.shape[0]}, "
+                    f"got sequences of {features.shape[1]}; length=None takes any length"
+                )
+            out = out + self.template
+        return out.unflatten(-1, (self.states, self.rank))
+
+
+def spread(states: int, rank: int) -> Tensor:
+    """Random vectors (states, rank) of norm √rank, orthogonal as far as the rank allows."""
+    codes = torch.empty(states, rank)
+    nn.init.orthogonal_(codes)
+    return codes * (rank**0.5 / codes.norm(dim=-1, keepdim=True))
+
+
+class TokenFactor(nn.Module):
+    """The matrix W (V, rank) of a correction a·W: zero until trained."""
+
+    def __init__(self, vocab_size: int, rank: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(vocab_size, rank))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(..., rank) → (..., V)."""
+        return nn.functional.linear(features, self.weight)
+
+
+class ComponentWeights(nn.Module):
+    """Log-weights of K components from the mean over positions; equal until trained."""
+
+    def __init__(self, hidden: int, components: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(hidden, hidden), nn.GELU(approximate="tanh"))
+        self.out = nn.Linear(hidden, components)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, L, D) → (B, K)."""
+        return self.out(self.body(features).mean(1))
+
+
+def require_positive(**sizes: int) -> None:
+    """Raise ValueError naming the first size below 1."""
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name} must be at least 1, got {size}")

@@ -1,0 +1,277 @@
+"""Joint heads: equal to the teacher at the start, able to leave it, and honest under masking."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fewjump.denoiser.heads import Head, ProductHead, head_from_config
+from fewjump.denoiser.joint_heads import (
+    AutoregressiveHead,
+    ChainHead,
+    MixtureHead,
+    MixtureOfChainsHead,
+    moved,
+)
+from fewjump.denoiser.network import NetworkDenoiser
+from fewjump.denoiser.transformer import Transformer, TransformerConfig
+from fewjump.law.base import enumerate_states
+from fewjump.law.product import ProductLaw
+from fewjump.process import Absorbing, Process, Uniform
+from fewjump.random import generator_for
+from fewjump.schedule import LogLinear
+
+HIDDEN, V, L = 16, 4, 4
+
+CASES: list[Any] = [
+    pytest.param(lambda **k: MixtureHead(HIDDEN, V, components=5, rank=6, **k), id="mixture"),
+    pytest.param(
+        lambda **k: MixtureHead(HIDDEN, V, components=5, rank=6, length=L, **k), id="templates"
+    ),
+    *(
+        pytest.param(
+            lambda emission=emission, **k: ChainHead(HIDDEN, V, 32, emission, rank=32, **k),
+            id=f"chain-{emission}",
+        )
+        for emission in ("dense", "shared", "low-rank")
+    ),
+    pytest.param(
+        lambda **k: ChainHead(HIDDEN, V, 16, rank=16, length=L, method="scan", **k), id="chain-scan"
+    ),
+    pytest.param(
+        lambda **k: MixtureOfChainsHead(HIDDEN, V, components=3, states=4, **k),
+        id="mixture-of-chains",
+    ),
+    pytest.param(lambda **k: AutoregressiveHead(HIDDEN, V, width=16, **k), id="gru"),
+    pytest.param(
+        lambda **k: AutoregressiveHead(HIDDEN, V, width=16, neighbours=(1, 2), **k), id="gru-2d"
+    ),
+    pytest.param(
+        lambda **k: AutoregressiveHead(HIDDEN, V, width=16, causal="attention", heads=2, **k),
+        id="attention",
+    ),
+]
+every_head = pytest.mark.parametrize("make", CASES)
+every_process = pytest.mark.parametrize(
+    "process", [Uniform(V, LogLinear()), Absorbing(V, LogLinear())], ids=["uniform", "absorbing"]
+)
+
+
+def product_head() -> ProductHead:
+    head = ProductHead(HIDDEN, V)
+    torch.nn.init.normal_(head.linear.weight, std=0.5)
+    torch.nn.init.normal_(head.linear.bias, std=0.5)
+    return head
+
+
+def disturbed(head: Head) -> Head:
+    """The head with its zero matrices made random: as after training."""
+    for parameter in head.parameters():
+        if not bool(parameter.any()):
+            torch.nn.init.normal_(parameter, std=0.7)
+    return head
+
+
+def inputs(process: Process, batch: int = 3) -> tuple[Tensor, Tensor]:
+    x_t = torch.randint(V, (batch, L))
+    if isinstance(process, Absorbing):
+        x_t[:, 1:3] = process.mask
+    return torch.randn(batch, L, HIDDEN), x_t
+
+
+@every_head
+@every_process
+def test_warm_start_is_the_product_law(make: Any, process: Process) -> None:
+    torch.manual_seed(0)
+    product, head = product_head(), disturbed(make())
+    features, x_t = inputs(process)
+    head.warm_start(product)
+    expected = product(features, x_t, process)
+    law = head(features, x_t, process)
+    states = enumerate_states(V, L)
+    tokens = states[torch.arange(0, len(states), 7)]
+    for x0 in tokens:
+        x0 = x0.expand(len(x_t), -1)
+        torch.testing.assert_close(law.log_prob(x0), expected.log_prob(x0), atol=1e-5, rtol=1e-6)
+    torch.testing.assert_close(law.marginals(), expected.marginals(), atol=1e-5, rtol=0)
+    assert float(moved(law, expected, 3).abs().max()) < 1e-5
+
+
+@every_head
+def test_the_first_steps_pull_the_states_apart(make: Any) -> None:
+    """From an exact warm start, a joint no product can represent is learned: x¹ = x² = x³ = x⁴."""
+    torch.manual_seed(1)
+    process = Uniform(V, LogLinear())
+    head = make()
+    head.warm_start(ProductHead(HIDDEN, V))
+    optimiser = torch.optim.Adam(head.parameters(), lr=0.02)
+    features = torch.randn(1, L, HIDDEN).expand(64, -1, -1)
+    x_t = torch.zeros(64, L, dtype=torch.int64)
+    floor = (L - 1) * torch.tensor(float(V)).log()
+    loss = floor
+    for step in range(400):
+        token = torch.randint(V, (64, 1), generator=generator_for(3, step))
+        loss = -head(features, x_t, process).log_prob(token.expand(-1, L)).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    excess = float(loss.detach()) - float(torch.tensor(float(V)).log())
+    assert excess < 0.03 * float(floor)
+    law = head(features, x_t, process)
+    assert float(moved(law, ProductLaw(torch.zeros(64, L, V)), 4).mean()) > 0.9 * float(floor)
+
+
+@every_head
+@every_process
+def test_law_is_a_distribution_that_knows_what_is_visible(make: Any, process: Process) -> None:
+    torch.manual_seed(2)
+    head = disturbed(make()).double()
+    features, x_t = inputs(process)
+    law = head(features.double(), x_t, process)
+    probability = law.enumerate().exp()
+    torch.testing.assert_close(
+        probability.sum(-1), torch.ones(3, dtype=torch.float64), atol=1e-10, rtol=0
+    )
+    if isinstance(process, Absorbing):
+        visible = x_t != process.mask
+        states = enumerate_states(V, L)
+        wrong = ((states[None] != x_t[:, None]) & visible[:, None]).any(-1)
+        wrong |= (states == process.mask).any(-1)
+        assert float(probability.detach()[wrong].max()) == 0
+        x0 = law.sample(generator_for(0))
+        assert torch.equal(x0[visible], x_t[visible])
+        assert not bool((x0 == process.mask).any())
+        # Conditioning on what is visible already changes nothing.
+        torch.testing.assert_close(
+            law.given(x_t, visible).enumerate(), law.enumerate(), atol=1e-10, rtol=1e-10
+        )
+
+
+@every_head
+@every_process
+def test_samples_match_log_prob(make: Any, process: Process) -> None:
+    stats = pytest.importorskip("scipy.stats")
+    torch.manual_seed(3)
+    head = disturbed(make()).double()
+    features, x_t = inputs(process, batch=1)
+    law = head(features.double(), x_t, process)
+    probability = law.enumerate().exp()[0]
+    copies = law.select(torch.zeros(20_000, dtype=torch.int64))
+    x0 = copies.sample(generator_for(5))
+    index = (x0 * V ** torch.arange(L - 1, -1, -1)).sum(-1)
+    counts = torch.bincount(index, minlength=V**L)
+    assert int(counts[probability == 0].sum()) == 0
+    expected = probability * len(x0)
+    often = expected >= 8
+    observed, wanted = counts[often], expected[often]
+    if float(expected[~often].detach().sum()) > 0:
+        observed = torch.cat([observed, counts[~often].sum()[None]])
+        wanted = torch.cat([wanted, expected[~often].sum()[None]])
+    wanted = wanted * (observed.sum() / wanted.sum())
+    assert stats.chisquare(observed.numpy(), wanted.detach().numpy()).pvalue > 1e-4
+
+
+@every_head
+@every_process
+def test_gradients_are_finite_and_reach_every_parameter(make: Any, process: Process) -> None:
+    torch.manual_seed(4)
+    head = disturbed(make())
+    features, x_t = inputs(process)
+    x0 = torch.where(x_t == V - 1, 0, x_t) if isinstance(process, Absorbing) else x_t
+    head(features, x_t, process).log_prob(x0).sum().backward()
+    for name, parameter in head.named_parameters():
+        assert parameter.grad is not None, name
+        assert bool(parameter.grad.isfinite().all()), name
+        assert bool(parameter.grad.any()), name
+
+
+@every_head
+def test_config_rebuilds_the_head(make: Any) -> None:
+    head = make()
+    again = head_from_config(head.config())
+    assert type(again) is type(head)
+    assert again.config() == head.config()
+    again.load_state_dict(head.state_dict())
+
+
+@every_head
+@pytest.mark.parametrize("autocast", [None, "bfloat16"])
+def test_in_a_network_denoiser(make: Any, autocast: str | None) -> None:
+    torch.manual_seed(5)
+    process = Absorbing(V, LogLinear())
+    config = TransformerConfig(vocab_size=V, hidden=HIDDEN, blocks=1, heads=2)
+    teacher = NetworkDenoiser(Transformer(config), product_head(), process, L, autocast)
+    student = NetworkDenoiser(Transformer(config), disturbed(make()), process, L, autocast)
+    student.warm_start(teacher)
+    x_t = torch.full((2, L), process.mask)
+    x_t[:, 0] = 1
+    x0 = torch.tensor([[1, 0, 2, 1], [1, 2, 2, 0]])
+    tolerance = 1e-5 if autocast is None else 2e-2
+    torch.testing.assert_close(
+        student(x_t, 0.5).log_prob(x0),
+        teacher(x_t, 0.5).log_prob(x0),
+        atol=tolerance,
+        rtol=0,
+        check_dtype=False,
+    )
+    law = disturbed_student(student)(x_t, 0.5)
+    assert law.sample(generator_for(1)).shape == (2, L)
+    law.log_prob(x0).sum().backward()
+
+
+def disturbed_student(student: NetworkDenoiser) -> NetworkDenoiser:
+    disturbed(student.head)
+    return student
+
+
+def test_low_rank_chain_is_the_dense_chain() -> None:
+    torch.manual_seed(6)
+    process = Absorbing(V, LogLinear())
+    dense = disturbed(ChainHead(HIDDEN, V, 6, "dense", rank=5)).double()
+    low_rank = ChainHead(HIDDEN, V, 6, "low-rank", rank=5).double()
+    low_rank.load_state_dict(dense.state_dict())
+    features, x_t = inputs(process)
+    torch.testing.assert_close(
+        dense(features.double(), x_t, process).enumerate(),
+        low_rank(features.double(), x_t, process).enumerate(),
+        atol=1e-10,
+        rtol=1e-10,
+    )
+
+
+@pytest.mark.parametrize("make", [c for c in CASES if c.id in ("gru", "gru-2d", "attention")])
+def test_step_by_step_equals_all_at_once(make: Any) -> None:
+    torch.manual_seed(7)
+    head = disturbed(make()).double()
+    features, x_t = inputs(Uniform(V, LogLinear()))
+    given = head(features.double(), x_t, Uniform(V, LogLinear())).conditionals
+    x0 = torch.randint(V, (3, L))
+    walk = given.begin()
+    stepped = torch.stack([walk.next_logits(i, x0) for i in range(L)], 1)
+    torch.testing.assert_close(stepped, given.logits(x0), atol=1e-10, rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: MixtureHead(HIDDEN, V, components=0), "components"),
+        (lambda: ChainHead(HIDDEN, V, emission="sparse"), "emission"),  # type: ignore[arg-type]
+        (lambda: ChainHead(HIDDEN, V, emission="shared", length=L), "shared"),
+        (lambda: AutoregressiveHead(HIDDEN, V, causal="lstm"), "lstm"),  # type: ignore[arg-type]
+        (lambda: AutoregressiveHead(HIDDEN, V, neighbours=(8,)), "include 1"),
+        (lambda: AutoregressiveHead(HIDDEN, V, width=18, causal="attention"), "multiple"),
+    ],
+)
+def test_bad_options_are_refused(build: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+def test_templates_refuse_another_length() -> None:
+    head = MixtureHead(HIDDEN, V, length=L + 1)
+    features, x_t = inputs(Uniform(V, LogLinear()))
+    with pytest.raises(ValueError, match="length=5"):
+        head(features, x_t, Uniform(V, LogLinear()))
