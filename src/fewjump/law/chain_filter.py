@@ -89,6 +89,8 @@ class _Filter(torch.autograd.Function):
             message.div_(total.clamp_(min=torch.finfo(total.dtype).tiny))
         lost = (totals[..., 0] <= torch.finfo(totals.dtype).tiny).any(0)
         value = totals.log().sum((0, 2)) + peak.sum((1, 2))
+        # Lost rows get no gradient here; 1 keeps their unused numbers finite.
+        totals = totals.masked_fill(totals <= torch.finfo(totals.dtype).tiny, 1.0)
         ctx.save_for_backward(kernel, start, emission, messages, totals, lost)
         return value.masked_fill(lost, -torch.inf)
 

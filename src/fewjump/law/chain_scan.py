@@ -29,11 +29,10 @@ def scan_log_likelihood(initial: Tensor, transition: Tensor, log_emission: Tenso
             matrix, scale = _append_identity(matrix, scale)
         matrix, scale = _combine(matrix[:, ::2], scale[:, ::2], matrix[:, 1::2], scale[:, 1::2])
     value = peak.sum((1, 2))
+    path = _safe_log(first)
     if matrix.shape[1]:
-        last = matrix[:, 0].sum(-1)
-        first = first.log() + last.log() + scale[:, 0]
-        return value + safe_logsumexp(first)
-    return value + safe_logsumexp(first.log())
+        path = path + _safe_log(matrix[:, 0].sum(-1)) + scale[:, 0]
+    return value + safe_logsumexp(path)
 
 
 def scan_state_marginals(initial: Tensor, transition: Tensor) -> Tensor:
@@ -66,6 +65,12 @@ def scan_states(first: Tensor, following: Tensor) -> Tensor:
         shift *= 2
     index = first[:, None, None].expand(-1, following.shape[1], 1)
     return torch.cat([first[:, None], following.gather(-1, index)[..., 0]], 1)
+
+
+def _safe_log(values: Tensor) -> Tensor:
+    """log, with −inf and no gradient at 0."""
+    zero = values <= 0
+    return values.masked_fill(zero, 1.0).log().masked_fill(zero, -torch.inf)
 
 
 def _rescale(matrix: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
