@@ -8,8 +8,8 @@ back through a gate that is zero at initialisation: a fresh network is the ident
 norm. Attention sees relative positions only (rotary, arXiv 2104.09864), so any length works.
 
 A short depthwise convolution in front of attention (*local mixing*) makes neighbours visible from
-the first step, before attention has learned to look there. With ``conv_kernel=0`` and
-``embedding_std=None`` the network has the layout, and computes the function, of the one that
+the first step, before attention has learned to look there. With ``conv_kernel=0`` the
+network has the layout, and computes the function, of the one that
 SEDD, MDLM, UDLM and Duo share.
 """
 
@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from typing import Any, Literal
 
 import torch
@@ -128,8 +127,6 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
         self.norm = ModulatedNorm(config.hidden)
         self.modulation = zero_linear(config.condition_dim, 2 * config.hidden)
-        # Small, so that what the blocks add soon outweighs the raw token.
-        nn.init.normal_(self.embedding.weight, std=config.hidden**-0.5)
 
     def features(self, x_t: Tensor, t: Tensor) -> Tensor:
         """Features of every position.
@@ -264,7 +261,6 @@ class ModulatedNorm(nn.Module):
         return torch.addcmul(shift, normal, self.weight * (1 + scale)).to(x.dtype)
 
 
-@lru_cache(maxsize=16)
 def rotary_table(
     length: int,
     head_dim: int,
