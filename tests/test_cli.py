@@ -418,3 +418,50 @@ def test_distill_explains_what_it_lacks(tmp_path: Path, capsys: pytest.CaptureFi
     (tmp_path / "half" / "training_state.pt").write_bytes(b"")
     assert run_small("distill", "--teacher", str(tmp_path / "half")) == cli.USAGE
     assert "has not finished" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("pictures", [False, True])
+def test_evaluate_and_report(
+    pictures: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from fewjump.data import Characters
+    from fewjump.report import read_results
+
+    if pictures:
+        pytest.importorskip("sklearn")
+        from fewjump.data import load_data
+
+        model, data = saved_model(tmp_path, load_data("digits").vocabulary, 64), "digits"
+    else:
+        text = tmp_path / "text.txt"
+        text.write_text("abc cab bac " * 60)
+        model, data = saved_model(tmp_path, Characters(" abc"), 8), str(text)
+    words = ["evaluate", model, "--data", data, "--steps", "1", "2", "--num-samples", "20"]
+    assert cli.main([*words, "--out", str(tmp_path / "results")]) == cli.OK
+    rows, facts = read_results(tmp_path / "results")
+    assert facts["models"] == {"teacher": model}
+    headline = "frechet" if pictures else "nll"
+    measured = [r for r in rows if r.metric == headline]
+    assert [(r.model, r.steps, r.nfe) for r in measured] == [
+        ("teacher", 1, 1),
+        ("teacher", 2, 2),
+        ("test data", None, None),
+    ]
+    assert cli.main(["report", str(tmp_path / "results")]) == cli.OK
+    page = (tmp_path / "results" / "report.html").read_text()
+    assert "2 evaluations" in page
+    assert page.count("data:image/png") == (4 if pictures else 0)
+
+
+def test_results_never_go_into_a_saved_model(tmp_path: Path) -> None:
+    from fewjump.commands.evaluate import names_of, results_folder
+    from fewjump.commands.models import open_model
+    from fewjump.data import Characters
+
+    saved_model(tmp_path / "run", Characters("ab"), 4)
+    bare, run = open_model(tmp_path / "run" / "model"), open_model(tmp_path / "run")
+    assert results_folder(tmp_path / "run", run) == tmp_path / "run"
+    inside = results_folder(tmp_path / "run" / "model", bare)
+    assert inside == tmp_path / "run" / "model-results"
+    with pytest.raises(ValueError, match="different names"):
+        names_of([bare, run])

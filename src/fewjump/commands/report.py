@@ -92,18 +92,23 @@ def _saved_samples(folder: Path, run: str) -> list[SampleGroup]:
     path = folder / "samples.json"
     if not path.is_file():
         return []
+    import numpy as np
+
     from fewjump.report import ImageSamples, SampleGroup, TextSamples, role_of
 
-    groups: dict[str, list[ImageSamples | TextSamples]] = {}
+    groups: dict[int, list[ImageSamples | TextSamples]] = {}
+    references: list[ImageSamples | TextSamples] = []
     for entry in json.loads(path.read_text(encoding="utf-8")):
         role = role_of(entry["model"])
         title = f"{entry['model']} ({run})" if run else entry["model"]
         panel = (
             TextSamples(title, entry["texts"], role)
             if "texts" in entry
-            else ImageSamples(title, entry["images"], role)
+            else ImageSamples(title, np.array(entry["images"], dtype=np.uint8), role)
         )
         count = entry["nfe"]
-        heading = f"{count} evaluation{'' if count == 1 else 's'}" if count else "Reference"
-        groups.setdefault(heading, []).append(panel)
-    return [SampleGroup(heading, panels) for heading, panels in groups.items()]
+        (groups.setdefault(count, []) if count else references).append(panel)
+    return [
+        SampleGroup(f"{count} evaluation{'' if count == 1 else 's'}", [*panels, *references])
+        for count, panels in groups.items()
+    ]

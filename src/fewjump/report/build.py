@@ -186,6 +186,9 @@ def role_of(model: str) -> Role:
 def _series(label: str, line: Sequence[Row], role: Role) -> Series:
     banded = any(row.low is not None and row.high is not None for row in line)
     low = [row.value if row.low is None else row.low for row in line] if banded else None
+    if low is not None and all(row.value >= 0 for row in line):
+        # An interval by symmetric reflection can dip below what the metric can be.
+        low = [max(0.0, value) for value in low]
     high = [row.value if row.high is None else row.high for row in line] if banded else None
     xs = [float(row.nfe or 0) for row in line]
     return Series(label, xs, [row.value for row in line], low, high, role)

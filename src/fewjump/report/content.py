@@ -82,7 +82,7 @@ class ImageSamples:
         title: whose samples these are.
         images: (N, H, W) or (N, H, W, 3) array-like, uint8, or floats in [0, 1].
         role: fixes the colour of the frame.
-        columns: images per row; chosen from N when None.
+        columns: images per row; when None 8, or about √N for fewer than 16 images.
     """
 
     title: str

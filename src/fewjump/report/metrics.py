@@ -57,12 +57,62 @@ METRICS: dict[str, Metric] = {
         "Negative log-likelihood under the judge. Compare it with real data's own value, and only "
         "at equal entropy: lower than the data means too repetitive, not better.",
     ),
+    "nll_at_matched_entropy": Metric(
+        "How surprised a judge is, at the data's own variety",
+        "nats per token",
+        "lower",
+        False,
+        "Each sampler's temperature is set so that its samples are as varied as real data; only "
+        "then is a lower value better.",
+    ),
     "entropy": Metric(
         "How varied the samples are",
         "nats",
         None,
         False,
         "Entropy of the samples. It should match the data's: below it, variety is lost.",
+    ),
+    "entropy_unigram": Metric(
+        "Variety of single tokens",
+        "nats",
+        None,
+        False,
+        "Entropy of one token. It should match the data's.",
+    ),
+    "entropy_bigram": Metric(
+        "Variety of pairs of tokens",
+        "nats",
+        None,
+        False,
+        "Joint entropy of two neighbouring tokens. It should match the data's.",
+    ),
+    "trigram_tv": Metric(
+        "How far triples of neighbours are from the data",
+        "total variation",
+        "lower",
+        True,
+        "The share of triples of neighbouring tokens that would have to change.",
+    ),
+    "impossible": Metric(
+        "Share of samples that cannot occur",
+        "fraction",
+        "lower",
+        False,
+        "Fraction of samples to which the true law gives probability zero.",
+    ),
+    "density": Metric(
+        "How densely samples lie among real data",
+        "density",
+        "higher",
+        False,
+        "Like precision, but counts every real neighbour, so that single outliers matter less.",
+    ),
+    "coverage": Metric(
+        "Share of real data with a sample nearby",
+        "coverage",
+        "higher",
+        False,
+        "Fraction of real images whose neighbourhood holds at least one sample.",
     ),
     "frechet": Metric(
         "Fréchet distance to real images",

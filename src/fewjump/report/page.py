@@ -144,7 +144,8 @@ def _panel(panel: ImageSamples | TextSamples) -> str:
 def _sheet(panel: ImageSamples) -> str:
     images = as_pixels(panel.images)
     # Transparent gaps: the page's own paper shows between the images, light or dark.
-    sheet = contact_sheet(images, panel.columns, scale=2, paper=None)
+    columns = panel.columns or (8 if len(images) >= 16 else None)
+    sheet = contact_sheet(images, columns, scale=2, paper=None)
     data = base64.b64encode(encode_png(sheet)).decode("ascii")
     alt = f"{len(images)} images: {_plain(panel.title)}"
     return (

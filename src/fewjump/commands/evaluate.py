@@ -1,0 +1,197 @@
+"""``fewjump evaluate``: how good a model's samples are, at several numbers of evaluations."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from fewjump.commands.choices import DataKindName, GridName, SamplerName
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fewjump.commands.models import Model
+    from fewjump.data import Dataset
+    from fewjump.denoiser import Denoiser
+    from fewjump.report import Row
+
+SHOWN_IMAGES, SHOWN_TEXTS = 24, 3
+
+
+@dataclass
+class Options:
+    """Measure the samples of one or more models, and write results.json.
+
+    Images are judged in the features of a small classifier trained on the data (Fréchet distance,
+    precision, recall); texts and tokens by a judge of the data, with entropy, distinct n-grams and
+    dictionary words beside it. The data's own test part is the reference. Then `fewjump report`
+    makes a page of it.
+    """
+
+    paths: Annotated[list[Path], tyro.conf.Positional]
+    """Runs or saved models: for example a teacher and its student."""
+
+    data: str = "digits"
+    """The data the models learned from."""
+
+    kind: DataKindName = "auto"
+    """How to read a data file."""
+
+    steps: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16, 64])
+    """Numbers of steps to sample with."""
+
+    sampler: list[SamplerName] = field(default_factory=lambda: ["ancestral"])
+    """How to step; several are compared."""
+
+    grid: GridName | None = None
+    """How the steps are spread over time. Default: uniform."""
+
+    num_samples: int | None = None
+    """Samples of each measurement. Default: as many as the test part has."""
+
+    seeds: list[int] = field(default_factory=lambda: [0])
+    """Independent sets of samples; means are reported, with intervals over all."""
+
+    out: Path | None = None
+    """Folder for results.json. Default: the first run's folder."""
+
+    device: str = "cpu"
+    """Where to compute."""
+
+
+def run(options: Options) -> int:
+    from fewjump.commands.models import open_data_like, open_model
+    from fewjump.experiment.results import machine_facts
+    from fewjump.report import write_results
+
+    if not options.paths:
+        raise ValueError("name at least one run or saved model")
+    models = [open_model(path, options.device) for path in options.paths]
+    data = open_data_like(models[0], options.data, options.kind)
+    for model in models[1:]:
+        if model.vocabulary != data.vocabulary:
+            raise ValueError(f"{model.folder} and {models[0].folder} speak different vocabularies")
+    names = dict(zip(names_of(models), models))
+    out = options.out or results_folder(options.paths[0], models[0])
+    rows, shown = _measure(options, names, data)
+    facts: dict[str, Any] = {
+        "data": data.description,
+        "models": {name: str(model.folder) for name, model in names.items()},
+        "samples": options.num_samples or len(data.test),
+        "seeds": ", ".join(map(str, options.seeds)),
+        "machine": machine_facts(),
+    }
+    path = write_results(out, rows, facts)
+    (path.parent / "samples.json").write_text(
+        json.dumps(shown, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
+    print(f"results: {path}\nfor a page of it: fewjump report {path.parent}")
+    return 0
+
+
+def names_of(models: list[Model]) -> list[str]:
+    """``teacher`` or ``student``, by how a model was trained; with its folder where not unique."""
+    from fewjump.checkpoint import read_config
+
+    names = []
+    for model in models:
+        training = read_config(model.folder)["training"] or {}
+        distilled = "ConditionalMatching" in json.dumps(training.get("objective"))
+        names.append("student" if distilled else "teacher")
+    several = Counter(names)
+    full = [
+        f"{name} {run_name(model.folder)}" if several[name] > 1 else name
+        for name, model in zip(names, models)
+    ]
+    if len(set(full)) < len(full):
+        raise ValueError(f"the models need folders of different names, got {', '.join(full)}")
+    return full
+
+
+def run_name(folder: Path) -> str:
+    """The name of a run, given its ``model`` folder or itself."""
+    folder = folder.resolve()
+    return folder.parent.name if folder.name == "model" else folder.name
+
+
+def results_folder(path: Path, model: Model) -> Path:
+    """Where results go by default: the run, never a saved model's own folder."""
+    return path if model.folder != path else path.with_name(f"{path.resolve().name}-results")
+
+
+def _measure(
+    options: Options, names: dict[str, Model], data: Dataset
+) -> tuple[list[Row], list[dict[str, Any]]]:
+    evaluate, reference = _judges(options, data)
+    rows: list[Row] = []
+    shown: list[dict[str, Any]] = []
+    for name, model in names.items():
+        for sampler in options.sampler:
+            rows += evaluate(model.denoiser, sampler, name)
+        shown += _first_samples(options, name, model)
+    entry = _as_panel(data.vocabulary, data.all("test", SHOWN_IMAGES))
+    return [*rows, *reference()], [*shown, {"model": "test data", "nfe": None, **entry}]
+
+
+def _judges(
+    options: Options, data: Dataset
+) -> tuple[Callable[[Denoiser, SamplerName, str], list[Row]], Callable[[], list[Row]]]:
+    """How to measure a model with a sampler under a name, and what real data score."""
+    from fewjump import evaluate
+    from fewjump.data import ImageLevels
+
+    def tell(what: str) -> None:
+        print(what, file=sys.stderr, flush=True)
+
+    common: dict[str, Any] = {
+        "num_samples": options.num_samples,
+        "seeds": options.seeds,
+        "grid": options.grid,
+        "progress": tell,
+    }
+    # Without classes there is no classifier to train; pictures are then judged as tokens.
+    if isinstance(data.vocabulary, ImageLevels) and data.labels:
+        space = evaluate.classifier_for(data)
+        return (
+            lambda denoiser, sampler, name: evaluate.evaluate_images(
+                denoiser, data, options.steps, sampler, model=name, classifier=space, **common
+            ),
+            lambda: evaluate.image_reference(data, space),
+        )
+    meter = evaluate.TextMeter(data)
+    return (
+        lambda denoiser, sampler, name: evaluate.evaluate_text(
+            denoiser, data, options.steps, sampler, model=name, meter=meter, **common
+        ),
+        lambda: evaluate.text_reference(data, meter),
+    )
+
+
+def _first_samples(options: Options, name: str, model: Model) -> list[dict[str, Any]]:
+    """A few samples of each budget: the first of those that were judged, since sample i depends
+    on the seed and on i alone."""
+    from fewjump.sampler import run as draw
+
+    entries = []
+    for steps in options.steps:
+        result = draw(
+            model.denoiser, SHOWN_IMAGES, steps, options.sampler[0], options.grid, options.seeds[0]
+        )
+        panel = _as_panel(model.vocabulary, result.samples.cpu())
+        entries.append({"model": name, "nfe": result.nfe, **panel})
+    return entries
+
+
+def _as_panel(vocabulary: Any, tokens: Any) -> dict[str, Any]:
+    """Samples as ``samples.json`` holds them: grey levels 0…255, or texts."""
+    from fewjump.data import ImageLevels
+
+    if isinstance(vocabulary, ImageLevels):
+        return {"images": (vocabulary.images(tokens) * 255).round().int().tolist()}
+    return {"texts": vocabulary.decode(tokens[:SHOWN_TEXTS])}
