@@ -23,6 +23,7 @@ from fewjump.denoiser import heads
 from fewjump.denoiser.heads import ProductHead
 from fewjump.denoiser.network import NetworkDenoiser
 from fewjump.denoiser.transformer import Transformer, TransformerConfig
+from fewjump.law import ProductLaw
 from fewjump.process import Absorbing, Process, Uniform
 from fewjump.sampler import run
 from fewjump.schedule import LogLinear
@@ -62,16 +63,16 @@ def measure(
 ) -> dict[str, Any]:
     """One row of the result: the median over ``repeats`` runs of one batch each."""
     denoiser = make_denoiser(size, process)
-    constrain, spent = heads.constrain_logits, [0.0]
+    constrain, spent = heads.constrained_law, [0.0]
 
-    def timed(*arguments: Any, **options: Any) -> torch.Tensor:
+    def timed(*arguments: Any, **options: Any) -> ProductLaw:
         started = time.perf_counter()
-        logits = constrain(*arguments, **options)
+        law = constrain(*arguments, **options)
         spent[0] += time.perf_counter() - started
-        return logits
+        return law
 
     rows = []
-    with patch.object(heads, "constrain_logits", timed):
+    with patch.object(heads, "constrained_law", timed):
         run(denoiser, size["batch"], 1, generator=0, batch_size=size["batch"])
         for seed in range(repeats):
             spent[0] = 0.0

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor, nn
 
-from fewjump.denoiser.base import constrain_logits
+from fewjump.denoiser.masked_law import constrained_law
 from fewjump.denoiser.transformer import zero_linear
 from fewjump.law.base import Law
 from fewjump.law.product import ProductLaw
@@ -96,7 +96,7 @@ class ProductHead(Head):
 
     def forward(self, features: Tensor, x_t: Tensor, process: Process) -> ProductLaw:
         # The backward pass of a linear layer does not read its output: it may be overwritten.
-        return ProductLaw(constrain_logits(self.linear(features), x_t, process, in_place=True))
+        return constrained_law(self.linear(features), x_t, process)
 
     def warm_start(self, product: ProductHead) -> None:
         self.load_state_dict(product.state_dict())

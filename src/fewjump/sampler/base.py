@@ -82,10 +82,7 @@ class Sampler(ABC):
             x: (B, L) int64, the state that the trajectory starts from.
             times: (K + 1,) float64, strictly decreasing.
         """
-        return [
-            partial(_interval, self, denoiser, t, s)
-            for t, s in pairwise(times)
-        ]
+        return [partial(_interval, self, denoiser, t, s) for t, s in pairwise(times)]
 
     def check(self, denoiser: Denoiser) -> None:  # noqa: B027 (most samplers accept everything)
         """Raise ValueError, naming the remedy, if the sampler does not apply to this process."""

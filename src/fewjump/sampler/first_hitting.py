@@ -14,7 +14,7 @@ from fewjump.law import Law, ProductLaw
 from fewjump.process import Absorbing
 from fewjump.random import Generator, permutation_keys, uniform
 from fewjump.sampler.base import Move, Moves, Sampler, Step
-from fewjump.sampler.moves import law_table, one_hot, product_table
+from fewjump.sampler.moves import fill, law_table, one_hot, product_table
 from fewjump.sampler.reverse import posterior
 
 
@@ -105,7 +105,7 @@ class RevealMove(Move):
         first = self._event_times(generator)
         law = self.denoiser(self.x, first)
         if isinstance(law, ProductLaw):
-            return self.x.masked_scatter(reveal, law.sample_where(reveal, generator))
+            return fill(self.x, law, reveal, generator)
         return torch.where(reveal, law.sample(generator), self.x)
 
     def _event_times(self, generator: Generator) -> Tensor:

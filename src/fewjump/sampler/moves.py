@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from fewjump.denoiser.masked_law import open_logits
 from fewjump.law import Law, ProductLaw
 from fewjump.law.base import row_chunks
 from fewjump.process import Absorbing, Process
@@ -121,13 +122,10 @@ class LawMove(Move):
     def sample(self, generator: Generator = None) -> Tensor:
         if not isinstance(self.law, ProductLaw):
             return self.law.sample(generator)
-        logits = self.law.logits.flatten(0, 1)
-        if self.open is None:
-            u = uniform(self.x.shape, generator, self.x.device).reshape(-1)
-            return LogitRows(logits).draw(None, u).reshape(self.x.shape)
-        u = uniform_where(self.open, generator)
-        rows = LogitRows(logits, self.open.reshape(-1).nonzero()[:, 0])
-        return self.x.masked_scatter(self.open, rows.draw(None, u))
+        if self.open is not None:
+            return fill(self.x, self.law, self.open, generator)
+        u = uniform(self.x.shape, generator, self.x.device).reshape(-1)
+        return LogitRows(self.law.logits.flatten(0, 1)).draw(None, u).reshape(self.x.shape)
 
     def table(self) -> Tensor:
         if not isinstance(self.law, ProductLaw):
@@ -172,6 +170,13 @@ class JointReverseMove(Move):
             # The axis contracted is always the first; the one produced goes last.
             table = torch.einsum("ba...,bay->b...y", table, bridges[:, i])
         return table.reshape(self.x.shape[0], -1)
+
+
+def fill(x: Tensor, law: ProductLaw, where: Tensor, generator: Generator) -> Tensor:
+    """``x`` (B, L) with the masked positions ``where`` (B, L) drawn from the law."""
+    u = uniform_where(where, generator)
+    rows = LogitRows(open_logits(law).flatten(0, 1), where.reshape(-1).nonzero()[:, 0])
+    return x.masked_scatter(where, rows.draw(None, u))
 
 
 def product_table(rows: Tensor) -> Tensor:

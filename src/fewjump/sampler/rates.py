@@ -65,8 +65,8 @@ class Rates(ABC):
 class _TableRows(OpenRows):
     """Rates as a table (N, V)."""
 
-    def __init__(self, table: Tensor, negative: Tensor | None = None) -> None:
-        self.table, self.negative = table, negative
+    def __init__(self, table: Tensor) -> None:
+        self.table = table
         self.total = table.sum(-1).double()
 
     def draw(self, which: Tensor, u: Tensor) -> Tensor:
@@ -122,5 +122,7 @@ class CombinedRates(Rates):
 
     def open(self, index: Tensor) -> OpenRows:
         rates = self._signed(index)
-        negative = -rates.clamp(max=0).sum(-1).double()
-        return _TableRows(rates.clamp_(min=0), negative)
+        signed = rates.sum(-1).double()
+        rows = _TableRows(rates.clamp_(min=0))
+        rows.negative = rows.total - signed
+        return rows

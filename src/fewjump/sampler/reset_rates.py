@@ -37,6 +37,9 @@ class ResetRates(Rates):
         self.x = x.reshape(-1)
         self.prior = prior.to(logits.device)
         self.prior_x = self.prior[self.x]
+        # With a single token as prior (masking) no jump leads to it: it would be no jump.
+        self.spreads = bool((self.prior > 0).sum() > 1)
+        self.prior_row = self.prior.to(torch.promote_types(logits.dtype, torch.float32))
         # A token that the prior cannot produce was never redrawn: it is the clean one.
         movable = (self.prior_x > 0).reshape(x.shape)
         self.data, self.toward, self.toward_self = (
@@ -57,7 +60,8 @@ class ResetRates(Rates):
         at = p.gather(-1, here)[:, 0].double()
         toward = self.toward[index] * (1 - at) + self.toward_self[index] * at
         p.mul_(self.data[index][:, None].to(p.dtype))
-        p.addcmul_(toward[:, None].to(p.dtype), self.prior.to(p.dtype))
+        if self.spreads:
+            p.addcmul_(toward[:, None].to(p.dtype), self.prior_row)
         return p.scatter_(-1, here, 0.0)
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from fewjump.denoiser.masked_law import open_logits
 from fewjump.law import Law, ProductLaw
 from fewjump.process import Process, ResetToPrior
 from fewjump.process.reset import ReverseCoefficients
@@ -14,15 +15,23 @@ from fewjump.sampler.reset_rates import ResetRates
 
 
 def posterior_logits(law: Law, process: Process) -> Tensor:
-    """Logits of the law's one-position marginals over all states of the process: (B, L, V)."""
-    logits = law.logits if isinstance(law, ProductLaw) else law.marginals().log()
-    missing = process.vocab_size - law.vocab_size
-    return pad(logits, (0, missing), value=-torch.inf) if missing else logits
+    """Logits of the law's one-position marginals over all states of the process: (B, L, V).
+
+    Under an absorbing process they hold at masked positions only.
+    """
+    logits = open_logits(law) if isinstance(law, ProductLaw) else law.marginals().log()
+    return _over_all_states(logits, law, process)
 
 
 def posterior(law: Law, process: Process) -> Tensor:
     """The law's one-position marginals over all states of the process: (B, L, V) float64."""
-    return posterior_logits(law, process).double().softmax(-1)
+    logits = law.logits if isinstance(law, ProductLaw) else law.marginals().log()
+    return _over_all_states(logits, law, process).double().softmax(-1)
+
+
+def _over_all_states(logits: Tensor, law: Law, process: Process) -> Tensor:
+    missing = process.vocab_size - law.vocab_size
+    return pad(logits, (0, missing), value=-torch.inf) if missing else logits
 
 
 def reverse_rates(law: Law, process: Process, x: Tensor, t: Tensor) -> Rates:
