@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fewjump.api import distill, train_teacher
-from fewjump.checkpoint import load
 from fewjump.data import Dataset, load_data
 from fewjump.denoiser.base import Denoiser
+from fewjump.experiment.demo_parts import made_once
 from fewjump.process import Absorbing
 from fewjump.schedule import LogLinear
 
@@ -26,9 +26,11 @@ class Sizes:
     hidden: int = 96
     blocks: int = 4
     teacher_steps: int = 2500
-    student_steps: int = 800
+    product_steps: int = 800
+    joint_steps: int = 2000
+    components: int = 48
     batch_size: int = 64
-    samples: int = 2000
+    samples: int = 450
 
     def network(self) -> dict[str, object]:
         """Options of the transformer for 8×8 images."""
@@ -49,42 +51,70 @@ def process_for(data: Dataset) -> Absorbing:
 
 def teacher_for(data: Dataset, sizes: Sizes, seed: int, out: Path) -> Denoiser:
     """The teacher of one seed, trained or, if it is finished, loaded."""
-    if (out / "model").is_dir():
-        return load(out / "model")
-    return train_teacher(
-        data,
-        process_for(data),
-        network=sizes.network(),
-        steps=sizes.teacher_steps,
-        batch_size=sizes.batch_size,
-        lr=2e-3,
-        weight_decay=0.01,
-        ema=0.998,
-        seed=seed,
-        out=out,
-        save_every=200,
-    )
+
+    def make(folder: Path) -> Denoiser:
+        return train_teacher(
+            data,
+            process_for(data),
+            network=sizes.network(),
+            steps=sizes.teacher_steps,
+            batch_size=sizes.batch_size,
+            lr=2e-3,
+            weight_decay=0.01,
+            ema=0.998,
+            seed=seed,
+            out=folder,
+            save_every=200,
+        )
+
+    return made_once(out, make)
 
 
 def product_student_for(
     teacher: Denoiser, data: Dataset, sizes: Sizes, seed: int, out: Path
 ) -> Denoiser:
     """The paper's student: one table per position, Algorithm 1, warm-started from the teacher."""
-    if (out / "model").is_dir():
-        return load(out / "model")
-    return distill(
-        teacher,
-        data,
-        student="product",
-        objective="student-euler",
-        steps=sizes.student_steps,
-        batch_size=sizes.batch_size,
-        lr=5e-4,
-        ema=0.99,
-        seed=seed,
-        out=out,
-        save_every=200,
-    )
+
+    def make(folder: Path) -> Denoiser:
+        return distill(
+            teacher,
+            data,
+            student="product",
+            objective="student-euler",
+            steps=sizes.product_steps,
+            batch_size=sizes.batch_size,
+            lr=5e-4,
+            ema=0.99,
+            seed=seed,
+            out=folder,
+            save_every=200,
+        )
+
+    return made_once(out, make)
+
+
+def joint_student_for(
+    teacher: Denoiser, data: Dataset, sizes: Sizes, seed: int, out: Path
+) -> Denoiser:
+    """A mixture of product laws over whole pictures, matched to the teacher's joint conditional."""
+
+    def make(folder: Path) -> Denoiser:
+        return distill(
+            teacher,
+            data,
+            student="mixture",
+            objective="forward",
+            head={"components": sizes.components, "rank": 24, "length": data.length},
+            steps=sizes.joint_steps,
+            batch_size=sizes.batch_size,
+            lr=2e-3,
+            ema=0.99,
+            seed=seed,
+            out=folder,
+            save_every=200,
+        )
+
+    return made_once(out, make)
 
 
 def train_all(sizes: Sizes, seeds: tuple[int, ...], runs: Path) -> None:
@@ -93,3 +123,4 @@ def train_all(sizes: Sizes, seeds: tuple[int, ...], runs: Path) -> None:
     for seed in seeds:
         teacher = teacher_for(data, sizes, seed, runs / f"digits-teacher-{seed}")
         product_student_for(teacher, data, sizes, seed, runs / f"digits-product-{seed}")
+        joint_student_for(teacher, data, sizes, seed, runs / f"digits-joint-{seed}")

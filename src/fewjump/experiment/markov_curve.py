@@ -21,7 +21,6 @@ from fewjump.experiment.results import Experiment
 from fewjump.objective import ConditionalMatching, freeze
 from fewjump.objective.conditional import Intermediate
 from fewjump.problem import MarkovChain
-from fewjump.problem.chain import bigram_frequencies
 from fewjump.problem.examples import reference_markov_chain
 from fewjump.process import Process, Uniform
 from fewjump.random import generator_for
