@@ -130,6 +130,6 @@ def run_demo(out: Path, seed: int = 0, quick: bool = False) -> Path:
         samples=groups,
         headline="frechet",
         facts={"seed": seed, "data": data.description, "pictures judged": sizes.samples},
-        curves={name: path for name, path in folders.items()},
+        curves=folders,
         metrics=("frechet", "precision", "recall"),
     )

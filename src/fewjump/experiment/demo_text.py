@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -53,8 +54,8 @@ def train_models(
 ) -> dict[str, Denoiser]:
     """The teacher, the paper's student and the autoregressive-head student."""
     process = Absorbing(data.vocab_size + 1, LogLinear())
-    network = {"hidden": sizes.hidden, "blocks": sizes.blocks, "heads": 4}
-    common = {"batch_size": sizes.batch_size, "seed": seed, "save_every": 200}
+    network: dict[str, Any] = {"hidden": sizes.hidden, "blocks": sizes.blocks, "heads": 4}
+    common: dict[str, Any] = {"batch_size": sizes.batch_size, "seed": seed, "save_every": 200}
     with clock.part("training the teacher"):
         teacher = made_once(
             out / "teacher",
