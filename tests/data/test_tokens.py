@@ -17,7 +17,7 @@ def stream(tmp_path):
 
 def test_a_stream_becomes_windows(stream):
     data = token_file(stream, 10)
-    assert [len(data.train), len(data.valid), len(data.test)] == [90, 5, 5]
+    assert [len(data.train), len(data.valid), len(data.test)] == [85, 5, 10]
     assert data.vocab_size == 31
     assert data.batch([0, 1]).flatten().tolist() == [i * 7 % 31 for i in range(20)]
     assert data.train.dtype == torch.int64
@@ -36,8 +36,8 @@ def test_a_large_file_stays_on_disk(stream):
     batch = large.batch(torch.tensor([3, -1]))
     assert batch.dtype == torch.int64
     assert torch.equal(batch, small.batch([3, -1]))
-    with pytest.raises(IndexError, match=r"rows 0\.\.89"):
-        large.batch([90])
+    with pytest.raises(IndexError, match=r"rows 0\.\.84"):
+        large.batch([85])
 
 
 def test_rows_and_images(tmp_path):
@@ -57,7 +57,7 @@ def test_rows_and_images(tmp_path):
 
 def test_even_spread_of_a_limited_part(stream):
     data = token_file(stream, 10)
-    assert torch.equal(data.all("train", 9), data.train[::10])
+    assert torch.equal(data.all("train", 17), data.train[::5])
 
 
 def test_errors(tmp_path, stream):

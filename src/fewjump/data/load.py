@@ -31,7 +31,7 @@ def load_data(
     vocab_size: int | None = None,
     image_shape: tuple[int, int] | None = None,
     valid_fraction: float = 0.05,
-    test_fraction: float = 0.05,
+    test_fraction: float = 0.1,
     cache_folder: str | Path | None = None,
 ) -> Dataset:
     """Load ``digits`` or ``text`` (built in), a text file, or a ``.npy`` file of tokens.

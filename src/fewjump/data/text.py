@@ -42,7 +42,7 @@ def text_file(
     alphabet: str | None = None,
     normalise: bool = False,
     valid_fraction: float = 0.05,
-    test_fraction: float = 0.05,
+    test_fraction: float = 0.1,
     cache_folder: str | Path | None = None,
     memory_limit: int = MEMORY_LIMIT,
 ) -> Dataset:
@@ -96,7 +96,7 @@ def text_stream(
     alphabet: str | None = None,
     normalise: bool = False,
     valid_fraction: float = 0.05,
-    test_fraction: float = 0.05,
+    test_fraction: float = 0.1,
 ) -> Dataset:
     """A string as :func:`text_file` treats a file's characters."""
     text = normalise_text(text) if normalise else text
@@ -115,7 +115,7 @@ def builtin_text(
     *,
     normalise: bool = True,
     valid_fraction: float = 0.05,
-    test_fraction: float = 0.05,
+    test_fraction: float = 0.1,
 ) -> Dataset:
     """The English text of Python's own bundled documentation (``pydoc_data.topics``).
 
@@ -150,7 +150,7 @@ def line_file(
     *,
     alphabet: str | None = None,
     valid_fraction: float = 0.05,
-    test_fraction: float = 0.05,
+    test_fraction: float = 0.1,
     seed: int = 0,
 ) -> Dataset:
     """One sample a line, for names and the like; short lines end in a padding symbol of its own.

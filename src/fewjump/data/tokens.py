@@ -20,7 +20,7 @@ def token_file(
     vocab_size: int | None = None,
     image_shape: tuple[int, int] | None = None,
     valid_fraction: float = 0.05,
-    test_fraction: float = 0.05,
+    test_fraction: float = 0.1,
     memory_limit: int = MEMORY_LIMIT,
 ) -> Dataset:
     """Tokens from a ``.npy`` file: (n,), cut into windows; (N, L), a row each; (N, H, W), images.

@@ -1,0 +1,201 @@
+"""Comparisons that need no sampling: enumerated laws, and where a sampler's error comes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fewjump.law.base import enumerate_states
+
+if TYPE_CHECKING:
+    from fewjump.denoiser.base import Denoiser
+    from fewjump.problem.base import Problem
+    from fewjump.process import Process
+    from fewjump.sampler.base import Sampler
+    from fewjump.sampler.grid import GridSpec
+
+
+def entropy(p: Tensor) -> float:
+    """−Σ p log p in nats, of a law given as a tensor of any shape."""
+    p = _law(p, "p")
+    return -float(torch.xlogy(p, p).sum())
+
+
+def kl(p: Tensor, q: Tensor) -> float:
+    """KL(p‖q) = Σ p log(p/q) in nats; infinite where p > 0 and q = 0.
+
+    Args:
+        p, q: probabilities, of the same shape, each summing to 1.
+
+    Raises:
+        ValueError: for different shapes, negative entries or sums other than 1 (within 1e-6).
+    """
+    p, q = _pair(p, q)
+    if bool(((p > 0) & (q <= 0)).any()):
+        return float("inf")
+    here = p > 0
+    a, b = p[here], q[here]
+    # Each term a·log(a/b) − a + b is ≥ 0, so that two near-equal laws do not cancel to noise; the
+    # terms that were added sum to Σ_{p>0} b − 1, which is −Σ_{p=0} q.
+    terms = a * torch.log(a / b) - a + b
+    return float(terms.sum() + q[~here].sum() + (p.sum() - q.sum()))
+
+
+def tv(p: Tensor, q: Tensor) -> float:
+    """Total variation ½ Σ |p − q|; arguments as for :func:`kl`."""
+    p, q = _pair(p, q)
+    return 0.5 * float((p - q).abs().sum())
+
+
+class ChiSquare(NamedTuple):
+    """Result of :func:`chi_square_test`."""
+
+    statistic: float
+    degrees: int
+    p_value: float
+
+
+def chi_square_test(counts: Tensor, probabilities: Tensor, min_expected: float = 5.0) -> ChiSquare:
+    """Pearson's test that counts are draws from a law.
+
+    Cells that expect fewer than ``min_expected`` draws are pooled into one (and dropped into the
+    rarest other cell if the pool is still too small), where the χ² approximation fails.
+
+    Args:
+        counts: draws observed in each cell.
+        probabilities: of the cells, same shape.
+        min_expected: smallest expected count of a cell that stands alone.
+
+    Returns:
+        The statistic, its degrees of freedom, and P(χ² ≥ statistic). A draw in a cell of
+        probability 0 gives an infinite statistic and p = 0; with a single cell left, p = 1.
+
+    Raises:
+        ValueError: for shapes that differ, no draws, or probabilities that are none.
+    """
+    p = _law(probabilities, "probabilities").flatten()
+    n = counts.double().flatten().cpu()
+    if n.shape != p.shape:
+        raise ValueError(f"{n.numel()} counts do not fit {p.numel()} probabilities")
+    total = float(n.sum())
+    if total <= 0 or bool((n < 0).any()):
+        raise ValueError("counts must be ≥ 0 with at least one draw")
+    if bool(((p == 0) & (n > 0)).any()):
+        return ChiSquare(float("inf"), int((p > 0).sum()) - 1, 0.0)
+    expected = p * total
+    order = expected.argsort(descending=True)
+    n, expected = n[order], expected[order]
+    alone = int((expected >= min_expected).sum())
+    rest = float(expected[alone:].sum())
+    cells, seen = expected[:alone].tolist(), n[:alone].tolist()
+    if rest >= min_expected or (rest > 0 and not cells):
+        cells.append(rest)
+        seen.append(float(n[alone:].sum()))
+    elif rest > 0:
+        cells[-1] += rest
+        seen[-1] += float(n[alone:].sum())
+    if len(cells) < 2:
+        return ChiSquare(0.0, 0, 1.0)
+    e, o = torch.tensor(cells).double(), torch.tensor(seen).double()
+    statistic = ((o - e) ** 2 / e).sum()
+    half = torch.tensor((len(cells) - 1) / 2, dtype=torch.float64)
+    p_value = torch.special.gammaincc(half, statistic / 2)
+    return ChiSquare(float(statistic), len(cells) - 1, float(p_value))
+
+
+@dataclass(frozen=True)
+class ErrorDecomposition:
+    """KL of a sampler's output law from the data, in nats, as three numbers that add up.
+
+    Attributes:
+        factorization: what the product of exact marginals loses at this number of steps, with
+            exact steps.
+        euler: what the sampler's steps add to that (time discretisation); 0 for ``ancestral``,
+            and negative if the sampler happens to be better than the exact product step.
+        network: what the network adds to that.
+        total: KL(data ‖ output law of the sampler with the network), their sum.
+        total_variation: of the same two laws.
+
+    A law that misses part of the data's support has infinite KL: the first number that is
+    infinite says whose fault it is, and those after it are NaN.
+    """
+
+    factorization: float
+    euler: float
+    network: float
+    total: float
+    total_variation: float
+
+
+def data_law(problem: Problem) -> Tensor:
+    """The law of an enumerable problem: L axes of size V, float64.
+
+    Raises:
+        ValueError: if V^L exceeds 1e6.
+    """
+    states = enumerate_states(problem.vocab_size, problem.length)
+    return problem.log_prob(states).exp().reshape((problem.vocab_size,) * problem.length)
+
+
+def decompose_error(
+    problem: Problem,
+    process: Process,
+    denoiser: Denoiser,
+    sampler: str | Sampler,
+    steps: int,
+    grid: GridSpec | None = None,
+) -> ErrorDecomposition:
+    """Split a few-step sampler's error on an enumerable problem; no Monte Carlo.
+
+    With E the exact product denoiser, N the network, S the sampler and K steps on one grid:
+    factorization = KL(data ‖ ancestral, E); euler = KL(data ‖ S, E) − factorization;
+    network = KL(data ‖ S, N) − KL(data ‖ S, E).
+
+    Args:
+        problem: with few enough states (see :func:`fewjump.sampler.exact.exact_output_law`).
+        process: the forward process.
+        denoiser: N, over the same process.
+        sampler: S.
+        steps, grid: as for :func:`fewjump.sample`.
+
+    Raises:
+        ValueError: if the denoiser's tokens or length are not the problem's, and as
+            ``exact_output_law`` does.
+    """
+    from fewjump.sampler.exact import exact_output_law
+
+    if denoiser.clean_vocab_size != problem.vocab_size or denoiser.length != problem.length:
+        raise ValueError(
+            f"the denoiser makes {denoiser.length} tokens below {denoiser.clean_vocab_size}, the "
+            f"problem has {problem.length} below {problem.vocab_size}"
+        )
+    truth = data_law(problem)
+    exact = problem.denoiser(process)
+    with_network = exact_output_law(denoiser, steps, sampler, grid).cpu()
+    floor = kl(truth, exact_output_law(exact, steps, "ancestral", grid))
+    without_network = kl(truth, exact_output_law(exact, steps, sampler, grid))
+    total = kl(truth, with_network)
+    return ErrorDecomposition(
+        factorization=floor,
+        euler=without_network - floor,
+        network=total - without_network,
+        total=total,
+        total_variation=tv(truth, with_network),
+    )
+
+
+def _law(p: Tensor, name: str) -> Tensor:
+    p = p.detach().double().cpu()
+    total = float(p.sum())
+    if p.numel() == 0 or bool((p < 0).any()) or not abs(total - 1) < 1e-6:
+        raise ValueError(f"{name} must be probabilities ≥ 0 that sum to 1; the sum is {total:.8g}")
+    return p
+
+
+def _pair(p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
+    if p.shape != q.shape:
+        raise ValueError(f"laws of different shapes: {tuple(p.shape)} and {tuple(q.shape)}")
+    return _law(p, "p"), _law(q, "q")

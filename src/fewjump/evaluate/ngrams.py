@@ -1,0 +1,122 @@
+"""Statistics of short runs of tokens: frequencies, entropies, distances, variety.
+
+All are functionals of weighted sequences, ``(tokens, weights) → value``, so that their
+confidence intervals resample whole sequences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from fewjump.evaluate.bootstrap import REPLICATES, Interval, bootstrap
+from fewjump.random import Generator
+
+
+def ngram_keys(tokens: Tensor, n: int, vocab_size: int) -> Tensor:
+    """Each run of ``n`` tokens as one number: (N, L) → (N, L − n + 1) int64.
+
+    Raises:
+        ValueError: if sequences are shorter than ``n``, tokens are out of range, or vocab_size^n
+            does not fit 62 bits.
+    """
+    if tokens.dim() != 2 or not 1 <= n <= tokens.shape[1]:
+        raise ValueError(f"{n}-grams need (N, L) tokens with L ≥ {n}, got {tuple(tokens.shape)}")
+    if vocab_size**n > 1 << 62:
+        raise ValueError(f"{n}-grams of {vocab_size} tokens do not fit 62 bits; use a smaller n")
+    if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < vocab_size:
+        raise ValueError(f"tokens must lie in 0..{vocab_size - 1}; was a mask left in a sample?")
+    keys = torch.zeros_like(tokens[:, : tokens.shape[1] - n + 1])
+    for i in range(n):
+        keys = keys * vocab_size + tokens[:, i : tokens.shape[1] - n + 1 + i]
+    return keys
+
+
+def frequencies(cells: Tensor, count: int, weights: Tensor) -> Tensor:
+    """Frequencies of the cells (N, M) in {0..count−1} under weights (N,) of the rows: (count,)."""
+    runs = cells.shape[1]
+    spread = weights.repeat_interleave(runs)
+    return torch.bincount(cells.flatten(), weights=spread, minlength=count) / runs
+
+
+def _of_frequencies(
+    count: int, functional: Callable[[Tensor], Tensor]
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """A statistic for :func:`bootstrap` from a functional of the frequencies (count,) → ().
+
+    One resampled set at a time: tables of all of them together could be large.
+    """
+
+    def statistic(cells: Tensor, weights: Tensor) -> Tensor:
+        return torch.stack([functional(frequencies(cells, count, w)) for w in weights])
+
+    return statistic
+
+
+def ngram_entropy(
+    tokens: Tensor,
+    n: int,
+    vocab_size: int,
+    generator: Generator = None,
+    replicates: int = REPLICATES,
+) -> Interval:
+    """Joint entropy H(x₁…xₙ) of n neighbouring tokens, in nats, averaged over positions.
+
+    The plug-in estimate, biased downwards by about (cells − 1)/(2·N·L): compare sets of equal
+    size.
+    """
+    cells, count = _dense(ngram_keys(tokens, n, vocab_size))
+    statistic = _of_frequencies(count, lambda p: -torch.xlogy(p, p).sum())
+    return bootstrap(cells, statistic, generator, replicates)
+
+
+def ngram_tv(
+    tokens: Tensor,
+    reference: Tensor,
+    n: int,
+    vocab_size: int,
+    generator: Generator = None,
+    replicates: int = REPLICATES,
+) -> Interval:
+    """Total variation between the n-gram frequencies of (N, L) tokens and those of a reference.
+
+    Biased upwards by the finite number of both; compare with a test set of the samples' size.
+    The reference is held fixed in the interval.
+    """
+    keys, other = ngram_keys(tokens, n, vocab_size), ngram_keys(reference, n, vocab_size)
+    cells, count = _dense(torch.cat([keys.flatten(), other.flatten()]))
+    mine, theirs = cells[: keys.numel()].reshape(keys.shape), cells[keys.numel() :]
+    target = torch.bincount(theirs, minlength=count).double() / theirs.numel()
+    return tv_to_law(mine, target, generator, replicates)
+
+
+def tv_to_law(
+    cells: Tensor, law: Tensor, generator: Generator = None, replicates: int = REPLICATES
+) -> Interval:
+    """Total variation between the frequencies of cells (N, M) and a law (count,)."""
+    statistic = _of_frequencies(law.numel(), lambda p: 0.5 * (p - law).abs().sum())
+    return bootstrap(cells, statistic, generator, replicates)
+
+
+def distinct_ngrams(
+    tokens: Tensor,
+    n: int,
+    vocab_size: int,
+    generator: Generator = None,
+    replicates: int = REPLICATES,
+) -> Interval:
+    """Distinct n-grams divided by all n-grams, over the whole set (Li et al. 2016).
+
+    It falls as the set grows, so only sets of equal size compare.
+    """
+    cells, count = _dense(ngram_keys(tokens, n, vocab_size))
+    statistic = _of_frequencies(count, lambda p: (p > 0).sum().double() / cells.numel())
+    return bootstrap(cells, statistic, generator, replicates)
+
+
+def _dense(keys: Tensor) -> tuple[Tensor, int]:
+    """Keys renumbered 0..count−1, and count."""
+    found, cells = keys.unique(return_inverse=True)
+    return cells, found.numel()

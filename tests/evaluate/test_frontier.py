@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from fewjump.evaluate import (
+    Interval,
+    Row,
+    as_result,
+    quality_at_entropy,
+    read_results,
+    sweep,
+    write_results,
+)
+
+
+def interval(value: float, spread: float = 0.0) -> Interval:
+    return Interval.from_replicates(
+        value, value + spread * torch.linspace(-1, 1, 101, dtype=torch.float64)
+    )
+
+
+def test_quality_is_read_off_at_the_entropy_asked_for():
+    points = sweep(lambda t: (interval(2 * t), interval(t**2)), [0.5, 2.0, 1.0])
+    # Entropies 1, 4, 2; qualities 0.25, 4, 1.
+    assert quality_at_entropy(points, 1.5).value == pytest.approx((0.25 + 1) / 2)
+    assert quality_at_entropy(points, 3.0).value == pytest.approx(2.5)
+    assert quality_at_entropy(points, 1.0).value == pytest.approx(0.25)
+    assert quality_at_entropy(points, 4.0).value == pytest.approx(4.0)
+
+
+def test_the_interval_holds_the_uncertainty_of_entropy_too():
+    sharp = sweep(lambda t: (interval(t), interval(3 * t)), [1.0, 2.0])
+    assert quality_at_entropy(sharp, 1.4).high == pytest.approx(4.2)
+    # Entropies off by ±0.1 move a curve of slope 3 by ∓0.3 (95% of that range: 0.285).
+    vague = sweep(lambda t: (interval(t, 0.1), interval(3 * t)), [1.0, 2.0])
+    found = quality_at_entropy(vague, 1.4)
+    assert (found.high - found.low) / 2 == pytest.approx(0.285, abs=0.002)
+
+
+def test_two_points_of_one_entropy():
+    points = sweep(lambda t: (interval(1.0), interval(t)), [1.0, 2.0])
+    assert quality_at_entropy(points, 1.0).value == pytest.approx(1.5)
+
+
+def test_no_extrapolation():
+    points = sweep(lambda t: (interval(t), interval(t)), [1.0, 2.0])
+    with pytest.raises(ValueError, match=r"1\.\.2: add higher temperatures"):
+        quality_at_entropy(points, 2.1)
+    with pytest.raises(ValueError, match="lower temperatures"):
+        quality_at_entropy(points, 0.9)
+    with pytest.raises(ValueError, match="two temperatures"):
+        quality_at_entropy(points[:1], 1.0)
+
+
+def test_rows_survive_the_results_file(tmp_path):
+    rows = [
+        as_result(interval(1.5, 0.2), "frechet", "student", "ancestral", 4, 4, 0.25),
+        as_result(interval(0.1), "frechet", "test data"),
+    ]
+    path = write_results(tmp_path, rows, {"seed": 3})
+    content = json.loads(path.read_text())
+    keys = ["model", "sampler", "steps", "nfe", "metric", "value", "low", "high", "seconds"]
+    assert list(content["rows"][0]) == keys
+    again, facts = read_results(tmp_path)
+    assert again == rows
+    assert facts == {"seed": 3}
+    assert isinstance(again[0], Row)
+    assert again[1].is_reference

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from fewjump.evaluate import distinct_ngrams, ngram_entropy, ngram_tv
+from fewjump.evaluate.ngrams import ngram_keys
+from fewjump.evaluate.words import dictionary, dictionary_words, words_in
+from fewjump.problem import MarkovChain
+from fewjump.random import generator_for
+
+
+def test_keys_are_numbers_in_the_base_of_the_vocabulary():
+    tokens = torch.tensor([[1, 2, 0, 4]])
+    assert ngram_keys(tokens, 3, 5).tolist() == [[25 + 10 + 0, 50 + 0 + 4]]
+    with pytest.raises(ValueError, match="62 bits"):
+        ngram_keys(torch.zeros(1, 8, dtype=torch.int64), 5, 1 << 14)
+    with pytest.raises(ValueError, match="mask"):
+        ngram_keys(tokens, 2, 4)
+    with pytest.raises(ValueError, match="L ≥ 5"):
+        ngram_keys(tokens, 5, 5)
+
+
+def test_by_hand(generator):
+    tokens = torch.tensor([[0, 1, 0, 1], [0, 0, 0, 0]])
+    # Unigrams 6:2; bigrams 01 ×2, 10 ×1, 00 ×3.
+    p = [6 / 8, 2 / 8]
+    assert ngram_entropy(tokens, 1, 2, generator).value == pytest.approx(
+        -sum(q * math.log(q) for q in p)
+    )
+    p = [2 / 6, 1 / 6, 3 / 6]
+    assert ngram_entropy(tokens, 2, 2, generator).value == pytest.approx(
+        -sum(q * math.log(q) for q in p)
+    )
+    assert distinct_ngrams(tokens, 2, 2, generator).value == pytest.approx(3 / 6)
+    other = torch.tensor([[1, 1, 1]])
+    assert ngram_tv(tokens, other, 2, 2, generator).value == pytest.approx(1.0)
+    other = torch.tensor([[0, 0, 1]])
+    assert ngram_tv(tokens, other, 2, 2, generator).value == pytest.approx(1 / 6)
+    assert ngram_tv(tokens, tokens, 2, 2, generator).value == pytest.approx(0, abs=1e-15)
+
+
+def test_entropies_of_a_chain_approach_the_truth():
+    chain = MarkovChain.random(4, 16, generator=generator_for(3))
+    samples = chain.sample(4000, generator_for(4))
+    bigram = chain.bigram_law()
+    truth = -float(torch.xlogy(bigram, bigram).sum())
+    found = ngram_entropy(samples, 2, 4, generator_for(5))
+    assert found.low < truth < found.high
+    assert found.value == pytest.approx(truth, abs=0.01)
+    three = ngram_entropy(samples, 3, 4, generator_for(5))
+    assert three.value - found.value == pytest.approx(chain.entropy_rate(), abs=0.01)
+
+
+def test_resampling_respects_sequences():
+    # Two kinds of sequences: their shares vary as a binomial of N sequences, not of N·L tokens.
+    tokens = torch.zeros(100, 50, dtype=torch.int64)
+    tokens[:50] = 1
+    interval = ngram_tv(tokens, torch.zeros(1, 50, dtype=torch.int64), 1, 2, generator_for(1))
+    assert interval.value == pytest.approx(0.5)
+    assert interval.high - interval.low == pytest.approx(2 * 1.96 * 0.05, rel=0.25)
+
+
+def test_words_at_the_edges_are_cut_and_left_out():
+    assert words_in("he quick brown fo") == ["quick", "brown"]
+    assert words_in("Anna-Lena", whole=True) == ["anna", "lena"]
+    assert words_in("abc") == []
+
+
+def test_dictionary_words(generator):
+    known = dictionary([" the cat sat the ", " the dog x "], min_count=1)
+    assert known == {"the", "cat", "sat", "dog", "x"}
+    assert dictionary([" the cat sat the "], min_count=2) == {"the"}
+    texts = [" the xyz cat ", " a bb ", " dog qqq www "]
+    # Of length 3 and more: the✓ xyz cat✓ dog✓ qqq www.
+    assert dictionary_words(texts, known, generator=generator).value == pytest.approx(3 / 6)
+    assert dictionary_words(["   ", "x"], known, generator=generator).value == 0
