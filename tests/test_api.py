@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+import yaml
 
 import fewjump
-from fewjump.api import distill, train_teacher
+from fewjump.api import JOINT_NEAR, distill, train_teacher
 from fewjump.denoiser import LogitDenoiser, NetworkDenoiser, ScoreDenoiser, TransformerConfig
 from fewjump.objective import ConditionalMatching
 from fewjump.problem import EnumeratedJoint
@@ -145,3 +146,30 @@ def test_mistakes_are_named(teacher, data):
     ):
         with pytest.raises(ValueError, match=words):
             action()
+
+
+@pytest.mark.parametrize("student", ["mixture", "chain", "autoregressive"])
+@pytest.mark.parametrize("objective", [None, "student", "student-exact", "teacher-rollout"])
+def test_joint_students_match_the_joint_conditional(teacher, data, tmp_path, student, objective):
+    settings = {**QUICK, "steps": 2}
+    model = distill(
+        teacher, data, student=student, objective=objective, out=tmp_path / "run", **settings
+    )
+    assert isinstance(model, NetworkDenoiser)
+    assert model.kind == student
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert config["objective"]["name"] == "JointConditionalMatching"
+    assert config["objective"]["near"] == JOINT_NEAR
+    used = {None: "forward", "student-exact": "student"}.get(objective, objective)
+    assert config["objective"]["intermediate"] == used
+    loaded = fewjump.load(tmp_path / "run" / "model")
+    x = data[:4]
+    torch.testing.assert_close(loaded(x, 0.5).log_prob(x), model(x, 0.5).log_prob(x))
+
+
+def test_joint_students_take_head_options_and_name_their_mistakes(teacher, data):
+    model = distill(teacher, student="chain", head={"states": 3}, **{**QUICK, "steps": 1})
+    assert isinstance(model, NetworkDenoiser)
+    assert model.config()["head"]["states"] == 3
+    with pytest.raises(ValueError, match=r"joint student.*forward, teacher-rollout, student"):
+        distill(teacher, data, student="chain", objective="student-euler", **QUICK)

@@ -30,8 +30,16 @@ from fewjump.denoiser import (
     ScoreNetwork,
     TransformerConfig,
 )
-from fewjump.objective import ConditionalMatching, CrossEntropyELBO, Objective, ScoreEntropy, freeze
+from fewjump.objective import (
+    ConditionalMatching,
+    CrossEntropyELBO,
+    JointConditionalMatching,
+    Objective,
+    ScoreEntropy,
+    freeze,
+)
 from fewjump.objective.conditional import Intermediate
+from fewjump.objective.joint import JointIntermediate
 from fewjump.process import Process
 from fewjump.random import fold_seed
 from fewjump.train import TrainConfig, TrainResult, train
@@ -41,6 +49,9 @@ from fewjump.train.setup import describe
 Network = TransformerConfig | Mapping[str, Any]
 
 _INITIAL_WEIGHTS = 4
+
+#: s/t of the default objective of joint students.
+JOINT_NEAR = 0.1
 
 
 def train_teacher(
@@ -111,15 +122,24 @@ def distill(
 ) -> Denoiser:
     """Distil a teacher into a student by exact conditional distribution matching.
 
+    A product student (one table per position) matches per position, and can at best be the
+    teacher. A joint student (``mixture``, ``chain``, ``mixture-of-chains``, ``autoregressive``)
+    matches the joint conditional, and can draw dependent positions in one step.
+
     Args:
         teacher: any denoiser, an exact one of a problem included. It is frozen while this runs
             and is not changed, but moves to the training's device.
         data: clean data as for :func:`train_teacher`; None distils without data, from the
             teacher's own rollouts.
-        student: kind of student (a head: ``product``, …), or a denoiser to train in place.
-        objective: an objective, or the name of how x_s is drawn (``forward``, ``student-euler``
-            for the paper's Algorithm 1, ``student-exact``, ``teacher-rollout``). By default
-            ``forward``, which is exact and free, or ``teacher-rollout`` without data.
+        student: kind of student (a head: ``product``, ``chain``, …), or a denoiser to train in
+            place.
+        objective: an objective, or the name of how x_s is drawn. For a product student
+            ``forward``, ``student-euler`` (the paper's Algorithm 1), ``student-exact`` or
+            ``teacher-rollout`` of :class:`~fewjump.objective.ConditionalMatching`; for a joint one
+            ``forward``, ``student`` (or ``student-exact``, the same) or ``teacher-rollout`` of
+            :class:`~fewjump.objective.JointConditionalMatching`, with s at :data:`JOINT_NEAR` of
+            t. By default ``forward``, which is exact and free, or ``teacher-rollout`` without
+            data.
         network: the student's transformer; the teacher's by default. Needed for no teacher, but
             an exact teacher has none, and then the default sizes are used.
         head: further options of the student's head.
@@ -138,12 +158,12 @@ def distill(
     """
     config = _train_config(steps=steps, batch_size=batch_size, lr=lr, ema=ema, seed=seed, **options)
     tokens = data.train if isinstance(data, Dataset) else data
-    chosen = _matching(objective, data is not None)
     length = teacher.length if tokens is None else int(tokens.shape[-1])
     if isinstance(student, Denoiser):
         model = student
     else:
         model = _build_student(teacher, student, network, head, warm_start, length, seed)
+    chosen = _matching(objective, data is not None, is_joint(model))
     run = {
         "verb": "distill",
         "denoiser": _describe_model(model),
@@ -197,15 +217,30 @@ def _data_objective(name: str) -> Objective:
     return known[name]()
 
 
-def _matching(objective: Objective | str | None, with_data: bool) -> Objective:
+def is_joint(student: Denoiser) -> bool:
+    """Whether a denoiser is a network whose head says more than one table per position."""
+    return isinstance(student, NetworkDenoiser) and student.kind != "product"
+
+
+def _matching(objective: Objective | str | None, with_data: bool, joint: bool) -> Objective:
     if isinstance(objective, Objective):
         return objective
     name = objective or ("forward" if with_data else "teacher-rollout")
-    for known in get_args(Intermediate):
-        if name == known:
-            return ConditionalMatching(known)
+    if not joint:
+        for known in get_args(Intermediate):
+            if name == known:
+                return ConditionalMatching(known)
+        names = get_args(Intermediate)
+    else:
+        name = "student" if name == "student-exact" else name
+        for known in get_args(JointIntermediate):
+            if name == known:
+                return JointConditionalMatching(known, near=JOINT_NEAR)
+        names = get_args(JointIntermediate)
+    kind = "joint" if joint else "product"
     raise ValueError(
-        f"unknown objective {name!r}; known: {', '.join(get_args(Intermediate))}, or an Objective"
+        f"unknown objective {name!r} for a {kind} student; known: {', '.join(names)}, "
+        "or an Objective"
     )
 
 

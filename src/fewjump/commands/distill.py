@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from fewjump.commands.arguments import save_options
 from fewjump.commands.choices import DataKindName, MatchingName, StudentName
 from fewjump.commands.training import TrainingOptions, is_main, training_values
+
+if TYPE_CHECKING:
+    from fewjump.objective import Objective
+
+NearName = Literal["zero", "uniform", "adaptive"]
 
 
 @dataclass
@@ -35,6 +42,25 @@ class Subject:
     data and is exact; teacher-rollout needs no data. Default: forward, or teacher-rollout if there
     are no data."""
 
+    head: tuple[str, ...] = ()
+    """Sizes of the student's head as name=value, such as states=64 or components=32. The error for
+    an unknown name lists those that there are."""
+
+    near: NearName | float | None = None
+    """Joint students: where the teacher is asked. A share of the noise time in (0, 1); zero, next
+    to the data; uniform, anywhere below; or adaptive, as far as its own doubt allows.
+    Default: 0.1."""
+
+    draws: int = 1
+    """Joint students: sequences drawn from the teacher for each that is noised."""
+
+    consistency: float = 0.0
+    """Joint students: share in [0, 1] of the loss whose target is the student's own answer at a
+    cleaner state."""
+
+    data_weight: float = 0.0
+    """Joint students: weight of the data's own likelihood in the loss."""
+
     jumps: int | None = None
     """Train for exactly this many equal jumps from noise to data. Default: for any."""
 
@@ -48,7 +74,9 @@ class Options(TrainingOptions, Subject):
 
     The student sees a noisy sequence and learns to answer what the frozen teacher answers at a
     cleaner one (exact conditional distribution matching, arXiv 2512.12889). It starts as a copy of
-    the teacher. The same command on the same folder goes on where it was stopped.
+    the teacher. A joint student is taught whole sequences drawn from the teacher's answer, so that
+    it learns which tokens belong together. The same command on the same folder goes on where it
+    was stopped.
     """
 
     lr: float = 3e-4
@@ -59,7 +87,6 @@ def run(options: Options) -> int:
     from fewjump.api import distill
     from fewjump.checkpoint import read_config, save
     from fewjump.commands.models import open_data_like, open_model
-    from fewjump.objective import ConditionalMatching
 
     teacher = open_model(options.teacher)
     data = None
@@ -68,13 +95,15 @@ def run(options: Options) -> int:
     matching = options.matching or ("forward" if data is not None else "teacher-rollout")
     if data is None and matching != "teacher-rollout":
         raise ValueError(f"--matching {matching} starts from data: give --data")
+    objective = objective_of(options, matching)
     if is_main():
         save_options(options, options.out)
     student = distill(
         teacher.denoiser,
         data,
         student=options.student,
-        objective=ConditionalMatching(matching, steps=options.jumps),
+        objective=objective,
+        head=head_options(options.head),
         warm_start=options.warm_start,
         out=options.out,
         **training_values(options),
@@ -88,3 +117,60 @@ def run(options: Options) -> int:
         save(student, folder, vocabulary=teacher.vocabulary, training=config["training"])
     print(f"student: {folder}")
     return 0
+
+
+def objective_of(options: Options, matching: MatchingName) -> Objective:
+    """Matching per position for a product student, of the joint conditional for the others.
+
+    Raises:
+        ValueError: for options of the one given to the other.
+    """
+    from fewjump.api import JOINT_NEAR
+    from fewjump.objective import ConditionalMatching, JointConditionalMatching
+
+    joint = {
+        "near": options.near,
+        "draws": options.draws,
+        "consistency": options.consistency,
+        "data_weight": options.data_weight,
+    }
+    if options.student == "product":
+        defaults = Subject()
+        given = [name for name, value in joint.items() if value != getattr(defaults, name)]
+        if given:
+            flag = given[0].replace("_", "-")
+            raise ValueError(
+                f"--{flag} is for joint students; choose one, such as --student chain, or leave "
+                "it out"
+            )
+        return ConditionalMatching(matching, steps=options.jumps)
+    if matching == "student-euler":
+        raise ValueError(
+            "--matching student-euler draws every position on its own, which is the paper's form "
+            "for --student product; use forward, student-exact or teacher-rollout"
+        )
+    return JointConditionalMatching(
+        "student" if matching == "student-exact" else matching,
+        near=JOINT_NEAR if options.near is None else options.near,
+        draws=options.draws,
+        consistency=options.consistency,
+        data_weight=options.data_weight,
+        steps=options.jumps,
+    )
+
+
+def head_options(words: Sequence[str]) -> dict[str, Any]:
+    """``name=value`` words as a mapping; values as YAML reads them.
+
+    Raises:
+        ValueError: for a word of another form.
+    """
+    import yaml
+
+    out: dict[str, Any] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not name or not value:
+            raise ValueError(f"--head takes name=value, such as states=64; got {word!r}")
+        out[name.replace("-", "_")] = yaml.safe_load(value)
+    return out

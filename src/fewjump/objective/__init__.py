@@ -3,10 +3,12 @@
 from fewjump.objective.base import Metrics, Objective, freeze
 from fewjump.objective.conditional import ConditionalMatching
 from fewjump.objective.elbo import CrossEntropyELBO, nelbo
+from fewjump.objective.joint import JointConditionalMatching
 from fewjump.objective.score_entropy import ScoreEntropy
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "conditional-matching": ConditionalMatching,
+    "joint-conditional-matching": JointConditionalMatching,
     "cross-entropy": CrossEntropyELBO,
     "score-entropy": ScoreEntropy,
 }
@@ -15,6 +17,7 @@ __all__ = [
     "OBJECTIVES",
     "ConditionalMatching",
     "CrossEntropyELBO",
+    "JointConditionalMatching",
     "Metrics",
     "Objective",
     "ScoreEntropy",

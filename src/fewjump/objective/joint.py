@@ -1,0 +1,248 @@
+"""Joint conditional matching: the paper's decomposition read as a mixture over x_s."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from fewjump.denoiser.base import Denoiser
+from fewjump.law.base import Law
+from fewjump.law.product import ProductLaw
+from fewjump.objective.base import Metrics, Objective, require_frozen
+from fewjump.objective.intermediate import roll_down
+from fewjump.objective.nearness import Near, Target, candidate_times, check_near, choose_target
+from fewjump.objective.paths import bridge_path, forward_path, rollout_path
+from fewjump.objective.times import (
+    Weighting,
+    check_grid,
+    check_weighting,
+    spread_uniform,
+    time_weight,
+)
+from fewjump.random import Generator, uniform
+
+JointIntermediate = Literal["forward", "teacher-rollout", "student"]
+
+
+class JointConditionalMatching(Objective):
+    """E_{x_t} E_{x_s|x_t} E_{x₀~p^θ_{0|s}(·|x_s)} [−log p^φ_{0|t}(x₀|x_t)], for s < t.
+
+    p_{0|t}(x₀|x_t) is the mixture of p_{0|s}(x₀|x_s) over x_s|x_t (arXiv 2512.12889, the Markov
+    decomposition), and for small s each of those is nearly a product, which a per-position teacher
+    can say. So a student whose joint log-probability is tractable learns the joint conditional, up
+    to E[TC(x₀|x_s)] in KL, which s controls (see :mod:`fewjump.objective.nearness`); a teacher
+    whose own law is joint has no such bias. At a masked process the positions visible in x_t are
+    certain in both laws and carry no loss.
+
+    x₀ is drawn from the teacher's law and scored by ``law.cross_entropy``, so that laws with a form
+    of lower variance use it (an autoregressive law sums each position's own token out, a product
+    law has no variance at all).
+
+    Args:
+        intermediate: how x_s|x_t is drawn. ``forward``: data noised to s and on to t: exact, free.
+            With ``near="zero"`` this is maximum likelihood on the data, and the teacher adds
+            nothing. ``teacher-rollout``: the teacher's ancestral steps, from noise to t and on to
+            s; no data. The student then learns the law of the teacher *run with that many steps*.
+            ``student``: x₀ from the student's own joint law at x_t, then the bridge to s: exact
+            when the student is. An error of the student is then in its own target and is corrected
+            only through what the teacher says at x_s: use it with larger s.
+        near: where s lies. ``zero``: s = min_time. ``uniform``: uniform on (min_time, t). A
+            share c in (0, 1): s = c·t. ``adaptive``: for each sample the largest of a few shares
+            whose bias bound is within ``tolerance``, or min_time.
+        draws: draws of x₀ from the teacher's law; one trunk evaluation serves all of them.
+        consistency: share in [0, 1] of the loss whose target is the student itself (its current
+            weights, without gradient) at a time u between s and t, from the same path. In the
+            few-step form u is the next grid time, and rows that have none keep the teacher's
+            target.
+        data_weight: weight of the extra term −log p^φ(x₀|x_t) for the data x₀ of x_t.
+        steps: few-step form: t is one of the times of ``steps`` equal intervals of [0, 1].
+        grid: few-step form: t is one of these decreasing times, but not the last. Without either,
+            t is uniform on (min_time, 1).
+        weighting: w(t), see :func:`fewjump.objective.times.time_weight`.
+        min_time: smallest s, above 0.
+        tolerance: of ``adaptive``: largest bound on TC(x₀|x_s), in nats per position.
+        rollout_steps: of ``teacher-rollout``: teacher steps from 1 to t, and again from t to s.
+
+    Metrics: ``cross_entropy`` and ``teacher_entropy`` (nats per position; the latter of the
+    teacher's positions at s), ``bias_bound`` (nats per position, an upper bound of TC(x₀|x_s)),
+    ``source_time`` (mean s), ``gain_over_product`` (nats per *sequence*, on an eighth of the batch:
+    by how much the student beats the teacher's own product law at t on the same targets: 0 at a
+    warm start, on average TC(x₀|x_t) for a perfect joint student). With their terms switched on,
+    ``consistency_cross_entropy`` and ``data_nll``, per position.
+
+    Raises:
+        ValueError: for options outside their range or that exclude each other; at call, for a
+            teacher that is not frozen.
+    """
+
+    def __init__(
+        self,
+        intermediate: JointIntermediate = "forward",
+        *,
+        near: Near = "zero",
+        draws: int = 1,
+        consistency: float = 0.0,
+        data_weight: float = 0.0,
+        steps: int | None = None,
+        grid: Sequence[float] | None = None,
+        weighting: Weighting = "uniform",
+        min_time: float = 1e-3,
+        tolerance: float = 0.02,
+        rollout_steps: int = 16,
+    ) -> None:
+        if intermediate not in get_args(JointIntermediate):
+            known = ", ".join(get_args(JointIntermediate))
+            raise ValueError(f"unknown intermediate {intermediate!r}; known: {known}")
+        check_near(near)
+        check_weighting(weighting)
+        if not 0 < min_time < 1:
+            raise ValueError(f"min_time must lie in (0, 1), got {min_time}")
+        if draws < 1 or rollout_steps < 1:
+            raise ValueError(
+                f"draws and rollout_steps must be at least 1, got {draws} and {rollout_steps}"
+            )
+        if not 0 <= consistency <= 1 or data_weight < 0 or tolerance <= 0:
+            raise ValueError(
+                "consistency must lie in [0, 1], data_weight be ≥ 0 and tolerance > 0; got "
+                f"{consistency}, {data_weight} and {tolerance}"
+            )
+        if data_weight and intermediate == "teacher-rollout":
+            raise ValueError(
+                "teacher-rollout reads no data, so it has no data term: set data_weight=0, or "
+                "use intermediate='forward'"
+            )
+        self.grid: tuple[float, ...] | None = check_grid(grid, steps)
+        positive = () if self.grid is None else self.grid[:-1]
+        if positive and min(positive) <= min_time:
+            raise ValueError(
+                f"the last positive grid time {min(positive)} must exceed min_time={min_time}"
+            )
+        if consistency and len(positive) == 1:
+            raise ValueError(
+                "consistency needs a time between s and t, and a one-step form trains t alone: "
+                "set consistency=0, or use more steps"
+            )
+        self.intermediate: JointIntermediate = intermediate
+        self.near: Near = near
+        self.draws = draws
+        self.consistency, self.data_weight = consistency, data_weight
+        self.weighting: Weighting = weighting
+        self.min_time, self.tolerance = min_time, tolerance
+        self.rollout_steps = rollout_steps
+        self.needs_data = intermediate != "teacher-rollout"
+
+    def __call__(
+        self, student: Denoiser, teacher: Denoiser | None, batch: Tensor, generator: Generator
+    ) -> tuple[Tensor, Metrics]:
+        teacher = require_frozen(teacher, student)
+        length = batch.shape[1]
+        t, u, has_u = self._times(batch.shape[0], generator, batch.device)
+        times = candidate_times(self.near, t, self.min_time, generator)
+        if self.consistency:
+            times = torch.cat([times, u[None]])
+        law, x_t, states = self._draw(student, teacher, batch, t, times, generator)
+        own: Law | None = None
+        with torch.no_grad():
+            if self.consistency:
+                own = student(states[-1], u)
+                states, times = states[:-1], times[:-1]
+            target = choose_target(teacher, states, times, self.tolerance * length)
+        entropy = self._cross_entropy(law, target.law, generator)
+        metrics = self._metrics(law, entropy.detach(), target, teacher, x_t, t)
+        total = entropy
+        if own is not None:
+            itself = self._cross_entropy(law, own, generator)
+            share = self.consistency * has_u.to(itself.dtype)
+            total = (1 - share) * entropy + share * itself
+            metrics["consistency_cross_entropy"] = itself.detach().mean() / length
+        if self.data_weight:
+            nll = -law.log_prob(batch)
+            total = total + self.data_weight * nll
+            metrics["data_nll"] = nll.detach().mean() / length
+        weight = time_weight(self.weighting, student.process, t)
+        return (weight.to(total.dtype) * total).mean() / length, metrics
+
+    def _times(
+        self, batch_size: int, generator: Generator, device: torch.device
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """t, the student's own target time u, and whether there is one: (B,) each."""
+        first = spread_uniform(batch_size, generator, device)
+        if self.grid is None:
+            t = self.min_time + (1 - self.min_time) * first
+            u = t
+            if self.consistency:
+                share = uniform((batch_size,), generator, device)
+                u = self.min_time + (t - self.min_time) * share
+            return t, u, torch.ones_like(t, dtype=torch.bool)
+        times = torch.tensor(self.grid, dtype=torch.float64, device=device)
+        index = (first * (len(self.grid) - 1)).long().clamp_(max=len(self.grid) - 2)
+        has_u = index < len(self.grid) - 2
+        return times[index], times[index + 1].clamp(min=self.min_time), has_u
+
+    def _draw(
+        self,
+        student: Denoiser,
+        teacher: Denoiser,
+        batch: Tensor,
+        t: Tensor,
+        times: Tensor,
+        generator: Generator,
+    ) -> tuple[Law, Tensor, Tensor]:
+        """The student's law at x_t with gradients, x_t (B, L), and the path at ``times``."""
+        process = student.process
+        if self.intermediate == "forward":
+            with torch.no_grad():
+                path = forward_path(process, batch, torch.cat([t[None], times]), generator)
+            return student(path[0], t), path[0], path[1:]
+        with torch.no_grad():
+            if self.intermediate == "student":
+                x_t = process.corrupt(batch, 0.0, t, generator)
+            else:
+                x_t = process.prior_sample(batch.shape, generator, batch.device)
+                # In the one-step form every t is 1 and there is nothing to run.
+                if bool((t < 1).any()):
+                    start = torch.ones_like(t)
+                    x_t = roll_down(teacher, x_t, start, t, self.rollout_steps, generator)
+        law = student(x_t, t)
+        with torch.no_grad():
+            if self.intermediate == "student":
+                return law, x_t, bridge_path(process, law, x_t, t, times, generator)
+            each = -(-self.rollout_steps // len(times))
+            return law, x_t, rollout_path(teacher, x_t, t, times, each, generator)
+
+    def _cross_entropy(self, law: Law, target: Law, generator: Generator) -> Tensor:
+        """Average over the draws, in nats per sequence: (B,)."""
+        draws = 1 if isinstance(law, ProductLaw) else self.draws
+        total = law.cross_entropy(target, generator)
+        for _ in range(draws - 1):
+            total = total + law.cross_entropy(target, generator)
+        return total / draws
+
+    @torch.no_grad()
+    def _metrics(
+        self,
+        law: Law,
+        entropy: Tensor,
+        target: Target,
+        teacher: Denoiser,
+        x_t: Tensor,
+        t: Tensor,
+    ) -> Metrics:
+        length = x_t.shape[1]
+        metrics = {
+            "cross_entropy": entropy.mean() / length,
+            "source_time": target.s.mean(),
+            "bias_bound": target.bias_bound.mean() / length,
+        }
+        if target.entropy is None:
+            return metrics
+        metrics["teacher_entropy"] = target.entropy.mean()
+        rows = torch.arange(max(1, x_t.shape[0] // 8), device=x_t.device)
+        product = teacher(x_t[rows], t[rows])
+        if isinstance(product, ProductLaw):
+            theirs = product.cross_entropy(target.law.select(rows))
+            metrics["gain_over_product"] = (theirs - entropy[rows]).mean()
+        return metrics
