@@ -9,12 +9,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent))
 from registry import Registry
 
+from fewjump.denoiser.masked_law import MaskedLaw
 from fewjump.law.autoregressive import AutoregressiveLaw, Conditionals, Walk
 from fewjump.law.base import Law
 from fewjump.law.chain import ChainLaw
@@ -26,6 +28,8 @@ from fewjump.law.latent import DiscreteLatent, LatentLaw
 from fewjump.law.markov import MarkovLaw
 from fewjump.law.mixture import MixtureLaw
 from fewjump.law.product import ProductLaw
+from fewjump.process import Absorbing
+from fewjump.schedule import LogLinear
 
 B, L, V, STATES = 3, 3, 3, 4
 
@@ -77,8 +81,30 @@ class _TabularWalk(Walk):
         return self.conditionals.row(position, x0)
 
 
+def p_value(counts: Tensor, probability: Tensor) -> float:
+    """χ² p-value of one histogram, with rare states pooled; impossible states must be empty."""
+    stats = pytest.importorskip("scipy.stats")
+    assert int(counts[probability == 0].sum()) == 0
+    expected = probability * counts.sum()
+    rare = expected < 8
+    pooled = (rare & (probability > 0)).any()
+    observed, wanted = counts[~rare], expected[~rare]
+    if pooled:
+        observed = torch.cat([observed, counts[rare].sum()[None]])
+        wanted = torch.cat([wanted, expected[rare].sum()[None]])
+    if len(observed) == 1:
+        return 1.0
+    wanted = wanted * (observed.sum() / wanted.sum())
+    return float(stats.chisquare(observed.numpy(), wanted.numpy()).pvalue)
+
+
 def product(seed: int = 0) -> ProductLaw:
     return ProductLaw(forbid(normal(seed, B, L, V)))
+
+
+def masked(seed: int = 0) -> MaskedLaw:
+    x_t = torch.tensor([[1, 2, 2], [2, 1, 2], [2, 2, 2]])
+    return MaskedLaw(normal(seed, B, L, V), x_t, Absorbing(V, LogLinear()))
 
 
 def mixture(seed: int = 0) -> MixtureLaw:
@@ -171,6 +197,7 @@ def markov_visible(seed: int = 0) -> MarkovLaw:
 
 LAWS: Registry[Law] = Registry(Law, "fewjump")
 LAWS.add(ProductLaw, product)
+LAWS.add(MaskedLaw, masked)
 LAWS.add(MixtureLaw, mixture)
 LAWS.add(ChainLaw, chain)
 LAWS.add(ChainLaw, chain_scan, "ChainLaw-scan")

@@ -36,7 +36,7 @@ class ChainParameters(nn.Module):
     So give the chain several times as many states as it seems to need.
 
     Args:
-        hidden, vocab_size, states, rank, length: as for :class:`ChainHead`.
+        hidden, vocab_size, states, rank, width, length: as for :class:`ChainHead`.
         emission: as for :class:`ChainHead`.
         method: as for :class:`ChainHead`.
     """
@@ -48,11 +48,12 @@ class ChainParameters(nn.Module):
         states: int,
         emission: EmissionKind,
         rank: int,
+        width: int,
         length: int | None,
         method: ChainMethod,
     ) -> None:
         super().__init__()
-        require_positive(states=states, rank=rank)
+        require_positive(states=states, rank=rank, width=width)
         if emission not in get_args(EmissionKind):
             known = ", ".join(get_args(EmissionKind))
             raise ValueError(f"unknown emission {emission!r}; known: {known}")
@@ -60,9 +61,9 @@ class ChainParameters(nn.Module):
         self.emission: EmissionKind = emission
         self.method: ChainMethod = method
         self.initial = nn.Linear(hidden, states)
-        self.earlier = nn.Linear(hidden, hidden)
-        self.later = nn.Linear(hidden, hidden, bias=False)
-        self.transition = nn.Linear(hidden, states * states)
+        self.earlier = nn.Linear(hidden, width)
+        self.later = nn.Linear(hidden, width, bias=False)
+        self.transition = nn.Linear(width, states * states)
         self._start_sticky()
         # A state that starts rare dies before it has a use: begin with all of them alike.
         nn.init.zeros_(self.initial.bias)
@@ -71,7 +72,7 @@ class ChainParameters(nn.Module):
         if emission == "shared":
             self.codes = nn.Parameter(spread(states, rank))
         else:
-            self.states = StateFeatures(hidden, states, rank, length)
+            self.states = StateFeatures(hidden, states, rank, width, length)
 
     def _start_sticky(self) -> None:
         stay = math.log(max(1, self.count - 1)) + 1
@@ -89,10 +90,9 @@ class ChainParameters(nn.Module):
     def _emission(self, features: Tensor, base: Tensor) -> Emission:
         if self.emission == "shared":
             return SharedFactorEmission(base, self.tokens(self.codes))
-        states = self.states(features)
         if self.emission == "low-rank":
-            return LowRankEmission(base, states, self.tokens.weight)
-        return DenseEmission(self.tokens(states) + base[:, :, None])
+            return LowRankEmission(base, self.states(features), self.tokens.weight)
+        return DenseEmission(self.states.logits(features, self.tokens) + base[:, :, None])
 
 
 @register_head
@@ -107,6 +107,7 @@ class ChainHead(Head):
             normalisers are computed in chunks: nothing of size r·V per position) or ``shared``
             (one r×V factor for all positions: cheapest and weakest).
         rank: rank of the correction a state makes to the product logits.
+        width: of the hidden layers between features and factors.
         length: see :class:`~fewjump.denoiser.joint_heads.states.StateFeatures`; not for ``shared``.
         method: see :class:`~fewjump.law.chain.ChainLaw`.
     """
@@ -120,14 +121,17 @@ class ChainHead(Head):
         states: int = 32,
         emission: EmissionKind = "dense",
         rank: int = 32,
+        width: int = 64,
         length: int | None = None,
         method: ChainMethod = "sequential",
     ) -> None:
         super().__init__(hidden, vocab_size)
         _check_template(emission, length)
-        self.rank, self.length = rank, length
+        self.rank, self.width, self.length = rank, width, length
         self.base = ProductHead(hidden, vocab_size)
-        self.chain = ChainParameters(hidden, vocab_size, states, emission, rank, length, method)
+        self.chain = ChainParameters(
+            hidden, vocab_size, states, emission, rank, width, length, method
+        )
 
     def config(self) -> dict[str, Any]:
         return {
@@ -135,6 +139,7 @@ class ChainHead(Head):
             "states": self.chain.count,
             "emission": self.chain.emission,
             "rank": self.rank,
+            "width": self.width,
             "length": self.length,
             "method": self.chain.method,
         }
@@ -154,7 +159,8 @@ class MixtureOfChainsHead(Head):
     Costs K times the chain head. Component k sees the features plus an embedding of k.
 
     Args:
-        hidden, vocab_size, states, emission, rank, length, method: as for :class:`ChainHead`.
+        hidden, vocab_size, states, emission: as for :class:`ChainHead`.
+        rank, width, length, method: as for :class:`ChainHead`.
         components: K.
     """
 
@@ -168,16 +174,19 @@ class MixtureOfChainsHead(Head):
         states: int = 16,
         emission: EmissionKind = "dense",
         rank: int = 32,
+        width: int = 64,
         length: int | None = None,
         method: ChainMethod = "sequential",
     ) -> None:
         super().__init__(hidden, vocab_size)
         require_positive(components=components)
         _check_template(emission, length)
-        self.components, self.rank, self.length = components, rank, length
+        self.components, self.rank, self.width, self.length = components, rank, width, length
         self.base = ProductHead(hidden, vocab_size)
         self.embedding = nn.Parameter(torch.randn(components, hidden))
-        self.chain = ChainParameters(hidden, vocab_size, states, emission, rank, length, method)
+        self.chain = ChainParameters(
+            hidden, vocab_size, states, emission, rank, width, length, method
+        )
         self.weights = ComponentWeights(hidden, components)
 
     def config(self) -> dict[str, Any]:
@@ -187,6 +196,7 @@ class MixtureOfChainsHead(Head):
             "states": self.chain.count,
             "emission": self.chain.emission,
             "rank": self.rank,
+            "width": self.width,
             "length": self.length,
             "method": self.chain.method,
         }

@@ -28,6 +28,7 @@ class MixtureHead(Head):
         vocab_size: number of states V of the process.
         components: K.
         rank: size of a_i(k); V or more makes the corrections unrestricted.
+        width: of the hidden layer between features and a_i(k).
         length: see :class:`~fewjump.denoiser.joint_heads.states.StateFeatures`.
     """
 
@@ -39,23 +40,30 @@ class MixtureHead(Head):
         vocab_size: int,
         components: int = 16,
         rank: int = 32,
+        width: int = 64,
         length: int | None = None,
     ) -> None:
         super().__init__(hidden, vocab_size)
-        require_positive(components=components, rank=rank)
-        self.components, self.rank, self.length = components, rank, length
+        require_positive(components=components, rank=rank, width=width)
+        self.components, self.rank, self.width = components, rank, width
+        self.length = length
         self.base = ProductHead(hidden, vocab_size)
-        self.states = StateFeatures(hidden, components, rank, length)
+        self.states = StateFeatures(hidden, components, rank, width, length)
         self.tokens = TokenFactor(vocab_size, rank)
         self.weights = ComponentWeights(hidden, components)
 
     def config(self) -> dict[str, Any]:
-        sizes = {"components": self.components, "rank": self.rank, "length": self.length}
-        return {**super().config(), **sizes}
+        return {
+            **super().config(),
+            "components": self.components,
+            "rank": self.rank,
+            "width": self.width,
+            "length": self.length,
+        }
 
     def forward(self, features: Tensor, x_t: Tensor, process: Process) -> MixtureLaw:
         base = self.base(features, x_t, process).logits
-        logits = self.tokens(self.states(features)) + base[:, :, None]
+        logits = self.states.logits(features, self.tokens) + base[:, :, None]
         return MixtureLaw(logits.transpose(1, 2), self.weights(features))
 
     def warm_start(self, product: ProductHead) -> None:

@@ -19,16 +19,19 @@ class StateFeatures(nn.Module):
         hidden: width D of the trunk's features.
         states: number of states (or components) r.
         rank: size of each vector.
+        width: of the hidden layer g, which carries most of the head's cost.
         length: if given, adds a free vector for each of ``length`` positions and each state:
             templates. For data whose positions have a meaning of their own, such as images.
     """
 
-    def __init__(self, hidden: int, states: int, rank: int, length: int | None = None) -> None:
+    def __init__(
+        self, hidden: int, states: int, rank: int, width: int, length: int | None = None
+    ) -> None:
         super().__init__()
         self.states, self.rank = states, rank
-        self.body = nn.Sequential(nn.Linear(hidden, hidden), nn.GELU(approximate="tanh"))
-        self.project = nn.Linear(hidden, states * rank)
-        nn.init.normal_(self.project.weight, std=hidden**-0.5)
+        self.body = nn.Sequential(nn.Linear(hidden, width), nn.GELU(approximate="tanh"))
+        self.project = nn.Linear(width, states * rank)
+        nn.init.normal_(self.project.weight, std=width**-0.5)
         self.project.bias.data.copy_(spread(states, rank).flatten())
         self.template: nn.Parameter | None = None
         if length is not None:
@@ -38,13 +41,31 @@ class StateFeatures(nn.Module):
         """(B, L, D) → (B, L, r, rank)."""
         out = self.project(self.body(features))
         if self.template is not None:
-            if features.shape[1] != self.template.shape[0]:
-                raise ValueError(
-                    f"this head was built for length={self.template.shape[0]}, "
-                    f"got sequences of {features.shape[1]}; length=None takes any length"
-                )
-            out = out + self.template
+            out = out + self._checked_template(features)
         return out.unflatten(-1, (self.states, self.rank))
+
+    def logits(self, features: Tensor, tokens: TokenFactor) -> Tensor:
+        """``tokens(self(features))``, (B, L, r, V), by whichever order multiplies less."""
+        vocab_size, width = tokens.weight.shape[0], self.project.in_features
+        if vocab_size * width > self.rank * (width + vocab_size):
+            return tokens(self(features))
+        # (W·C)·g instead of W·(C·g): the product of the two small matrices comes first.
+        shape = (self.states, self.rank)
+        weight = tokens(self.project.weight.unflatten(0, shape).transpose(1, 2))
+        bias = tokens(self.project.bias.unflatten(0, shape))
+        if self.template is not None:
+            bias = bias + tokens(self._checked_template(features).unflatten(-1, shape))
+        out = self.body(features) @ weight.transpose(0, 1).flatten(1)
+        return (out + bias.flatten(-2)).unflatten(-1, (self.states, vocab_size))
+
+    def _checked_template(self, features: Tensor) -> Tensor:
+        assert self.template is not None
+        if features.shape[1] != self.template.shape[0]:
+            raise ValueError(
+                f"this head was built for length={self.template.shape[0]}, "
+                f"got sequences of {features.shape[1]}; length=None takes any length"
+            )
+        return self.template
 
 
 def spread(states: int, rank: int) -> Tensor:
