@@ -465,3 +465,12 @@ def test_results_never_go_into_a_saved_model(tmp_path: Path) -> None:
     assert inside == tmp_path / "run" / "model-results"
     with pytest.raises(ValueError, match="different names"):
         names_of([bare, run])
+
+
+@pytest.mark.parametrize("verb", ["train", "distill"])
+def test_every_option_of_a_run_is_read_back(verb: str, tmp_path: Path) -> None:
+    import importlib
+
+    options = importlib.import_module(f"fewjump.commands.{verb}").Options(seed=7, lr=2e-5)
+    path = save_options(options, tmp_path)
+    assert parse(type(options), ["--config", str(path)], prog=verb) == options

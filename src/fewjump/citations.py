@@ -118,6 +118,7 @@ _WORKS: dict[str, tuple[str, str, str, int, str]] = {
 _ALSO = {
     "paper": _PAPER,
     "ConditionalMatching": _PAPER,
+    "JointConditionalMatching": _PAPER,
     "recovery": _PAPER,
     "absorbing": "d3pm",
     "uniform": "d3pm",
