@@ -65,9 +65,7 @@ def test_draws_its_exact_output_law(make, process_name: str, denoise: bool) -> N
 def errors(sampler, process: Process, roughness: float, counts: tuple[int, ...]) -> list[float]:
     problem = random_joint(3, 3, roughness)
     denoiser = problem.denoiser(process)
-    return [
-        total_variation(exact_output_law(denoiser, k, sampler), problem.probs) for k in counts
-    ]
+    return [total_variation(exact_output_law(denoiser, k, sampler), problem.probs) for k in counts]
 
 
 @pytest.mark.parametrize("process_name", PROCESS_CASES)

@@ -143,7 +143,12 @@ def test_infilling_with_a_joint_law_is_exact(process) -> None:
     problem = random_joint(3, 3)
     prompt, fixed = torch.tensor([0, 2, 0]), torch.tensor([False, True, False])
     out = sample(
-        problem.denoiser(process, joint=True), 8000, 3, generator=2, prompt=prompt, fixed=fixed,
+        problem.denoiser(process, joint=True),
+        8000,
+        3,
+        generator=2,
+        prompt=prompt,
+        fixed=fixed,
         batch_size=8000,
     )
     conditional = problem.probs[:, 2]
