@@ -137,8 +137,11 @@ def test_lines(tmp_path):
     path.write_text("\n".join(names[:20]) + "\n\n" + "\n".join(names[20:]))
     data = line_file(path, valid_fraction=0.1, test_fraction=0.1)
     assert data.length == 4
-    rows = [line for part in (data.train, data.valid, data.test)
-            for line in data.vocabulary.decode(part)]
+    rows = [
+        line
+        for part in (data.train, data.valid, data.test)
+        for line in data.vocabulary.decode(part)
+    ]
     assert sorted(rows) == sorted(names)
     assert rows != names, "lines are shuffled"
     assert data.vocabulary.config()["padding"] == PADDING

@@ -72,9 +72,7 @@ def test_chi_square_of_the_impossible_and_the_certain():
 def test_chi_square_p_values_are_uniform_under_the_truth(generator):
     probs = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
     draws = categorical(probs.expand(400, 500, 4), generator)
-    p_values = [
-        chi_square_test(torch.bincount(row, minlength=4), probs).p_value for row in draws
-    ]
+    p_values = [chi_square_test(torch.bincount(row, minlength=4), probs).p_value for row in draws]
     below = torch.tensor([sum(p < q for p in p_values) / 400 for q in (0.1, 0.5, 0.9)])
     assert float((below - torch.tensor([0.1, 0.5, 0.9])).abs().max()) < 0.075
 

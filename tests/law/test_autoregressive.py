@@ -51,7 +51,7 @@ def test_a_position_that_is_certain_may_be_known_anywhere() -> None:
 def test_importance_samples_approach_the_conditional() -> None:
     law = AutoregressiveLaw(TabularConditionals(normal(0, 1, L, V ** (L - 1), V, scale=1.0)))
     states = enumerate_states(V, L)
-    exact = (law.enumerate().exp()[0] * (states[:, 2] == 1))
+    exact = law.enumerate().exp()[0] * (states[:, 2] == 1)
     exact = exact / exact.sum()
     copies = law.select(torch.zeros(2_000, dtype=torch.int64))
     x0 = torch.ones(2_000, L, dtype=torch.int64)

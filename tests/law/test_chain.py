@@ -164,7 +164,10 @@ def test_wrong_shapes_are_refused() -> None:
         ChainLaw(torch.zeros(2, 3), torch.zeros(2, 4, 3, 3), emission)
     with pytest.raises(ValueError, match="method"):
         ChainLaw(
-            torch.zeros(2, 3), torch.zeros(2, 3, 3, 3), emission, "tree"  # type: ignore[arg-type]
+            torch.zeros(2, 3),
+            torch.zeros(2, 3, 3, 3),
+            emission,
+            "tree",  # type: ignore[arg-type]
         )
     with pytest.raises(ValueError, match=r"\(B, L, r, V\)"):
         ChainLaw(torch.zeros(2, 3), torch.zeros(2, 3, 3, 3), torch.zeros(2, 4, 5))

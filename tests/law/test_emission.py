@@ -145,9 +145,7 @@ def test_nothing_of_size_states_times_vocabulary_at_50k(kind: str) -> None:
             emission = LowRankEmission(u, features, tokens)
         else:
             emission = DenseEmission(u[:, :, None].expand(-1, -1, states, -1))
-        law = ChainLaw(
-            torch.zeros(1, states), torch.zeros(1, length - 1, states, states), emission
-        )
+        law = ChainLaw(torch.zeros(1, states), torch.zeros(1, length - 1, states, states), emission)
         law.log_prob(torch.tensor([[5, 50_000]])).sum().backward()
         with torch.no_grad():
             law.sample(generator_for(0))

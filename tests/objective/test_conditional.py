@@ -50,9 +50,13 @@ def gradient_at_teacher(length: int, process, clean_size: int, how: str, gap: fl
             table, _ = euler_marginals(process, posterior, reachable, times - gap, times)
         else:
             table = process.reverse_marginals(posterior, reachable, s, t)
-        reverse = torch.stack([
-            table.gather(-1, x[None, :, None].expand(n, -1, 1))[..., 0].prod(-1) for x in reachable
-        ], -1)
+        reverse = torch.stack(
+            [
+                table.gather(-1, x[None, :, None].expand(n, -1, 1))[..., 0].prod(-1)
+                for x in reachable
+            ],
+            -1,
+        )
     weights = (p_t[:, None] * reverse).reshape(-1)
     used = weights > 0
     x_t = reachable.repeat_interleave(n, 0)[used]
@@ -93,9 +97,7 @@ def test_euler_equals_the_exact_step_when_masking_is_log_linear():
     assert gradient_at_teacher(1, Absorbing(V + 1, LogLinear()), V, "student-euler", 0.3) < 1e-15
 
 
-@pytest.mark.parametrize(
-    "how", ["student-euler", "student-exact", "forward", "teacher-rollout"]
-)
+@pytest.mark.parametrize("how", ["student-euler", "student-exact", "forward", "teacher-rollout"])
 def test_tabular_student_reaches_the_exact_posterior(how):
     """One position, so that every mode but Euler has the teacher as its exact fixed point."""
     process, grid = Uniform(V, Linear(3.0)), (1.0, 0.75, 0.5, 0.25)

@@ -59,9 +59,7 @@ def test_structured_euler_follows_equation_11(process, gap, generator):
     torch.testing.assert_close(dense, table)
     torch.testing.assert_close(clipped, (total - 1).clamp(min=0))
     many = ProductLaw(logits.expand(N, -1, -1))
-    draw = euler_draw(
-        process, many, x_t.expand(N, -1), s.expand(N), t.expand(N), generator
-    )
+    draw = euler_draw(process, many, x_t.expand(N, -1), s.expand(N), t.expand(N), generator)
     torch.testing.assert_close(draw.clipped_mass, clipped.expand(N, -1))
     for position in range(2):
         assert_same_law(draw.x_s[:, position], table[0, position])
@@ -102,7 +100,11 @@ def test_ancestral_draw_follows_the_reverse_marginals(process, generator):
     x_t = torch.tensor([[3]])
     t, s = torch.tensor([0.8], dtype=torch.float64), torch.tensor([0.3], dtype=torch.float64)
     draw = ancestral_draw(
-        process, ProductLaw(logits.expand(N, 1, 4)), x_t.expand(N, 1), s.expand(N), t.expand(N),
+        process,
+        ProductLaw(logits.expand(N, 1, 4)),
+        x_t.expand(N, 1),
+        s.expand(N),
+        t.expand(N),
         generator,
     )
     table = process.reverse_marginals(ProductLaw(logits).marginals(), x_t, s, t)
@@ -119,10 +121,12 @@ def test_rollout_reaches_the_true_marginal_of_x_s(generator):
     x = roll_down(teacher, x, start, 0.1 * start, 40, generator)
     states = enumerate_states(3, 2)
     kernel = process.kernel(0.0, 0.1)
-    p_s = torch.stack([
-        (kernel[:, y[0]][states[:, 0]] * kernel[:, y[1]][states[:, 1]] * probs).sum()
-        for y in states
-    ])
+    p_s = torch.stack(
+        [
+            (kernel[:, y[0]][states[:, 0]] * kernel[:, y[1]][states[:, 1]] * probs).sum()
+            for y in states
+        ]
+    )
     share = torch.bincount(ravel(x, 3), minlength=9).double() / n
     assert (share - p_s).abs().sum() / 2 < 0.02
     assert (share - 1 / 9).abs().sum() / 2 > 0.1

@@ -34,7 +34,12 @@ from fewjump.train.state import STATE_FILE
 
 def config(**changes) -> TrainConfig:
     defaults = {
-        "steps": 10, "batch_size": 16, "lr": 1e-2, "warmup": 2, "log_every": 5, "device": "cpu",
+        "steps": 10,
+        "batch_size": 16,
+        "lr": 1e-2,
+        "warmup": 2,
+        "log_every": 5,
+        "device": "cpu",
         "progress": False,
     }
     return TrainConfig(**{**defaults, **changes})
@@ -118,15 +123,20 @@ def test_two_processes_equal_one(tmp_path):
     port = str(free_port())
     worlds = [{}] + [
         {
-            "RANK": str(r), "LOCAL_RANK": str(r), "WORLD_SIZE": "2",
-            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
+            "RANK": str(r),
+            "LOCAL_RANK": str(r),
+            "WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
         }
         for r in range(2)
     ]
     processes = [
         subprocess.Popen(
             [sys.executable, toy, str(tmp_path / ("two" if world else "one")), *options],
-            env={**os.environ, **world}, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, **world},
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for world in worlds
     ]
@@ -171,9 +181,7 @@ class Poisoned(CrossEntropyELBO):
 )
 def test_a_non_finite_step_stops_and_keeps_the_last_good_checkpoint(tmp_path, kind, words):
     with pytest.raises(DivergenceError, match=words):
-        train(
-            make_student(), Poisoned(7, kind), make_data(), config(save_every=4), out=tmp_path
-        )
+        train(make_student(), Poisoned(7, kind), make_data(), config(save_every=4), out=tmp_path)
     state = torch.load(tmp_path / STATE_FILE, weights_only=True)
     assert state["step"] == 4
     assert all(v.isfinite().all() for v in state["student"].values())
@@ -183,8 +191,11 @@ def test_overflowing_weights_are_never_saved(tmp_path):
     student = make_student()
     with pytest.raises(DivergenceError, match="weights"):
         train(
-            student, CrossEntropyELBO(), make_data(),
-            config(lr=3e37, warmup=0, clip=None, save_every=1, weight_decay=10.0), out=tmp_path,
+            student,
+            CrossEntropyELBO(),
+            make_data(),
+            config(lr=3e37, warmup=0, clip=None, save_every=1, weight_decay=10.0),
+            out=tmp_path,
         )
     state = torch.load(tmp_path / STATE_FILE, weights_only=True)
     assert all(v.isfinite().all() for v in state["student"].values())
@@ -236,8 +247,16 @@ def test_bad_data_are_refused_before_training(data, words):
 @pytest.mark.parametrize(
     "options",
     [
-        {"steps": 0}, {"lr": 0.0}, {"ema": 1.0}, {"accumulate": 3}, {"decay": "step"},
-        {"precision": "fp8"}, {"clip": 0.0}, {"final_lr": 2.0}, {"max_seconds": 0.0}, {"seed": -1},
+        {"steps": 0},
+        {"lr": 0.0},
+        {"ema": 1.0},
+        {"accumulate": 3},
+        {"decay": "step"},
+        {"precision": "fp8"},
+        {"clip": 0.0},
+        {"final_lr": 2.0},
+        {"max_seconds": 0.0},
+        {"seed": -1},
     ],
 )
 def test_bad_options_are_refused(options):
@@ -249,8 +268,12 @@ def test_distillation_logs_its_metrics_and_leaves_the_teacher_alone(tmp_path):
     teacher = freeze(make_student(seed=9))
     before = weights(teacher).clone()
     result = train(
-        make_student(), ConditionalMatching("forward"), make_data(), config(steps=60),
-        teacher=teacher, out=tmp_path,
+        make_student(),
+        ConditionalMatching("forward"),
+        make_data(),
+        config(steps=60),
+        teacher=teacher,
+        out=tmp_path,
     )
     assert torch.equal(before, weights(teacher))
     lines = read_metrics(tmp_path)
@@ -262,7 +285,10 @@ def test_distillation_logs_its_metrics_and_leaves_the_teacher_alone(tmp_path):
 def test_distillation_without_data_needs_only_a_length():
     student, teacher = make_student(), freeze(make_student(seed=9))
     result = train(
-        student, ConditionalMatching("teacher-rollout", rollout_steps=2), None, config(steps=3),
+        student,
+        ConditionalMatching("teacher-rollout", rollout_steps=2),
+        None,
+        config(steps=3),
         teacher=teacher,
     )
     assert result.step == 3
@@ -279,7 +305,8 @@ def test_monitor_warns_once_for_each_kind():
         assert monitor({**fine, "student_entropy": 0.3}) == ["collapse"]
     with pytest.warns(TrainingWarning, match="overshoot") as record:
         assert monitor({**fine, "student_entropy": 0.3, "clipped_mass": 0.2}) == [
-            "clipping", "collapse",
+            "clipping",
+            "collapse",
         ]
     assert len(record) == 1
 

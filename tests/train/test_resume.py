@@ -88,8 +88,14 @@ def test_killed_at_random_moments_then_restarted_is_bit_for_bit_the_same(tmp_pat
 
 def config(**changes) -> TrainConfig:
     defaults = {
-        "steps": 12, "batch_size": 8, "lr": 1e-2, "warmup": 2, "save_every": 5, "log_every": 4,
-        "device": "cpu", "progress": False,
+        "steps": 12,
+        "batch_size": 8,
+        "lr": 1e-2,
+        "warmup": 2,
+        "save_every": 5,
+        "log_every": 4,
+        "device": "cpu",
+        "progress": False,
     }
     return TrainConfig(**{**defaults, **changes})
 
@@ -172,7 +178,11 @@ def test_resuming_with_other_data_or_objective_is_refused(tmp_path):
 
 def test_a_run_folder_tells_everything(tmp_path):
     train(
-        make_student(), CrossEntropyELBO(), make_data(), config(), out=tmp_path,
+        make_student(),
+        CrossEntropyELBO(),
+        make_data(),
+        config(),
+        out=tmp_path,
         run_config={"process": "uniform"},
     )
     text = (tmp_path / "config.yaml").read_text()

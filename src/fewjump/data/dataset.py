@@ -55,9 +55,7 @@ class Dataset:
             raise ValueError(f"unknown split {name!r}; known: {', '.join(parts)}")
         return parts[name]
 
-    def batch(
-        self, indices: Tensor | Sequence[int] | slice, split: SplitName = "train"
-    ) -> Tensor:
+    def batch(self, indices: Tensor | Sequence[int] | slice, split: SplitName = "train") -> Tensor:
         """The given rows of a part: (B, L) int64 on the CPU.
 
         Raises:

@@ -70,9 +70,7 @@ def load_data(
     if kind == "auto":
         kind = "tokens" if path.suffix == ".npy" else "characters"
     if kind == "tokens":
-        return token_file(
-            path, length, vocab_size=vocab_size, image_shape=image_shape, **fractions
-        )
+        return token_file(path, length, vocab_size=vocab_size, image_shape=image_shape, **fractions)
     if vocab_size is not None or image_shape is not None:
         raise ValueError("vocab_size and image_shape belong to .npy files; text brings its own")
     if kind == "lines":
@@ -80,9 +78,7 @@ def load_data(
             raise ValueError("lines are not normalised; give an alphabet or prepare the file")
         return line_file(path, length, alphabet=alphabet, **fractions)
     if kind not in ("characters", "bytes"):
-        raise ValueError(
-            f"unknown kind {kind!r}; known: auto, characters, bytes, lines, tokens"
-        )
+        raise ValueError(f"unknown kind {kind!r}; known: auto, characters, bytes, lines, tokens")
     return text_file(
         path,
         DEFAULT_LENGTH if length is None else length,

@@ -173,9 +173,7 @@ class Tokens(Vocabulary):
         try:
             out = torch.tensor([int(word) for word in value.split()], dtype=torch.int64)
         except ValueError:
-            raise ValueError(
-                f"expected integers separated by spaces, got {value[:40]!r}"
-            ) from None
+            raise ValueError(f"expected integers separated by spaces, got {value[:40]!r}") from None
         if out.numel() and not 0 <= int(out.min()) <= int(out.max()) < self.size:
             raise ValueError(f"tokens must lie in 0..{self.size - 1}")
         return out

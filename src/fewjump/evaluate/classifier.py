@@ -109,9 +109,7 @@ def train_classifier(
         )
     labels = dataset.labels["train"]
     classes = max(int(part.max()) for part in dataset.labels.values()) + 1
-    model = ImageClassifier(
-        vocabulary.levels, vocabulary.height, vocabulary.width, classes, seed
-    )
+    model = ImageClassifier(vocabulary.levels, vocabulary.height, vocabulary.width, classes, seed)
     optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=1e-2)
     generator = generator_for(seed, 1)
     for step in range(steps):

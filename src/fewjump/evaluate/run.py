@@ -185,9 +185,7 @@ def text_frontier(
     cost: list[tuple[int, float, str]] = []
 
     def measure(temperature: float) -> tuple[Interval, Interval]:
-        result = run(
-            denoiser, num_samples, steps, sampler, grid, seed, temperature=temperature
-        )
+        result = run(denoiser, num_samples, steps, sampler, grid, seed, temperature=temperature)
         cost.append((result.nfe, result.seconds, result.sampler))
         scores = meter.measure(result.samples, seed)
         return scores["entropy"], scores["nll"]

@@ -23,11 +23,11 @@ STEPS = (1, 2, 4, 8, 16, 64)
 class Sizes:
     """Budget of one seed; the defaults are those of the committed result."""
 
-    hidden: int = 96
+    hidden: int = 64
     blocks: int = 4
-    teacher_steps: int = 2500
-    product_steps: int = 800
-    joint_steps: int = 2000
+    teacher_steps: int = 2000
+    product_steps: int = 400
+    joint_steps: int = 1200
     components: int = 48
     batch_size: int = 64
     samples: int = 450

@@ -8,6 +8,7 @@ the sampler's formula adds, and what the network adds. Run as
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -41,7 +42,9 @@ def network_for(problem: EnumeratedJoint, process: Process, steps: int, seed: in
     return train(network, CrossEntropyELBO(), data, config, label="network").averaged()
 
 
-def run(seed: int = 0, training_steps: int = 800) -> list[dict[str, Any]]:
+def run(
+    seed: int = 0, training_steps: int = 800, steps_list: Sequence[int] = STEPS
+) -> list[dict[str, Any]]:
     """A row per process, sampler and number of steps, each with its three errors in nats."""
     rows: list[dict[str, Any]] = []
     problem = EnumeratedJoint(random_joint(4, 3, seed))
@@ -49,7 +52,7 @@ def run(seed: int = 0, training_steps: int = 800) -> list[dict[str, Any]]:
     for name, process in processes.items():
         network = network_for(problem, process, training_steps, seed)
         for sampler in SAMPLERS:
-            for steps in STEPS:
+            for steps in steps_list:
                 terms = decompose_error(problem, process, network, sampler, steps)
                 rows.append({"process": name, "sampler": sampler, "steps": steps, **asdict(terms)})
     return rows

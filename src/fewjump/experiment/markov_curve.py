@@ -40,8 +40,8 @@ STUDENTS: dict[str, Intermediate] = {
 class Sizes:
     """How large the experiment is; the defaults are what the committed result used."""
 
-    samples: int = 8192
-    training_steps: int = 3000
+    samples: int = 4096
+    training_steps: int = 2000
     batch_size: int = 128
     hidden: int = 64
     blocks: int = 3

@@ -76,9 +76,7 @@ class ChainLaw(Law):
         log_emission = self.emission.log_likelihood(x0)
         dtype = torch.promote_types(log_emission.dtype, self.transition.dtype)
         forward = scan_log_likelihood if self.method == "scan" else chain_log_likelihood
-        return forward(
-            self.initial.to(dtype), self.transition.to(dtype), log_emission.to(dtype)
-        )
+        return forward(self.initial.to(dtype), self.transition.to(dtype), log_emission.to(dtype))
 
     def state_marginals(self) -> Tensor:
         """Pr(zⁱ = ·|x_t): (B, L, r)."""

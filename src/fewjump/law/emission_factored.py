@@ -152,9 +152,7 @@ class SharedFactorEmission(FactoredEmission):
         return SharedFactorEmission(self.base, self.log_factor, temperature, top_p)
 
     def select(self, rows: Tensor) -> SharedFactorEmission:
-        return SharedFactorEmission(
-            self.base[rows], self.log_factor, self.temperature, self.top_p
-        )
+        return SharedFactorEmission(self.base[rows], self.log_factor, self.temperature, self.top_p)
 
 
 class LowRankEmission(FactoredEmission):

@@ -236,4 +236,3 @@ class LatentLaw(Law):
             ValueError: for a continuous latent, whose conditional has no closed form.
         """
         return self.exact().given(x0, known)
-
