@@ -18,7 +18,7 @@ import fewjump
 from fewjump.checkpoint import FORMAT_VERSION, load, read_config, save
 from fewjump.checkpoint import folder as folder_module
 from fewjump.checkpoint.plain import plain
-from fewjump.denoiser import Denoiser, LogitDenoiser, NetworkDenoiser, ScoreDenoiser
+from fewjump.denoiser import HEADS, Denoiser, LogitDenoiser, NetworkDenoiser, ScoreDenoiser
 from fewjump.process import Absorbing, Process, ResetToPrior, Uniform
 from fewjump.report.rows import Row
 from fewjump.schedule import Cosine, Geometric, LogLinear
@@ -88,6 +88,21 @@ with torch.no_grad():
 assert torch.equal(found, load_file(sys.argv[1] + "/expected.safetensors")["marginals"])
 """
     subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True)
+
+
+@pytest.mark.parametrize("kind", sorted(HEADS))
+def test_every_head_round_trips(kind: str, tmp_path: Path) -> None:
+    config = {"process": PROCESSES[1].config(), "trunk": TRUNK, "head": {"kind": kind}, "length": L}
+    model = NetworkDenoiser.from_config(config).eval()
+    scramble(model)
+    loaded = load(save(model, tmp_path / "model"))
+    assert isinstance(loaded, NetworkDenoiser)
+    assert loaded.kind == kind
+    x, x0 = torch.full((2, L), 2), torch.zeros(2, L, dtype=torch.int64)
+    with torch.no_grad():
+        assert torch.equal(loaded(x, 0.5).log_prob(x0), model(x, 0.5).log_prob(x0))
+        draws = [m(x, 0.5).sample(torch.Generator().manual_seed(0)) for m in (loaded, model)]
+    assert torch.equal(*draws)
 
 
 def test_score_models_round_trip(tmp_path: Path) -> None:
