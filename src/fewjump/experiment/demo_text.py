@@ -14,6 +14,7 @@ from fewjump.denoiser.base import Denoiser
 from fewjump.evaluate.run import TEST_DATA, evaluate_text, text_reference
 from fewjump.evaluate.text import TextMeter
 from fewjump.experiment.demo_parts import Clock, draw_samples, made_once, value_of, write_demo
+from fewjump.objective import JointConditionalMatching
 from fewjump.process import Absorbing
 from fewjump.report import KeyNumber, SampleGroup, TextSamples
 from fewjump.report.axis import short
@@ -92,7 +93,7 @@ def train_models(
                 teacher,
                 data,
                 student="autoregressive",
-                objective="forward",
+                objective=JointConditionalMatching(near=0.1, steps=4),
                 head={"width": sizes.width},
                 steps=sizes.joint_steps,
                 lr=3e-3,

@@ -13,6 +13,7 @@ from fewjump.api import distill, train_teacher
 from fewjump.data import Dataset, load_data
 from fewjump.denoiser.base import Denoiser
 from fewjump.experiment.demo_parts import made_once
+from fewjump.objective import JointConditionalMatching
 from fewjump.process import Absorbing
 from fewjump.schedule import LogLinear
 
@@ -103,7 +104,7 @@ def joint_student_for(
             teacher,
             data,
             student="mixture",
-            objective="forward",
+            objective=JointConditionalMatching(near=0.1, steps=4),
             head={"components": sizes.components, "rank": 24, "length": data.length},
             steps=sizes.joint_steps,
             batch_size=sizes.batch_size,

@@ -7,7 +7,7 @@ entries, and a step costs 2^L tables instead of (V+1)^L.
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import pairwise, product
 
 import torch
 from torch import Tensor
@@ -92,7 +92,7 @@ def masked_output_law(tables: MaskedTables, steps: int) -> Tensor:
     times = time_grid(None, steps, schedule).tolist()
     # For each pattern the law of the visible tokens; masked axes have size 1.
     laws: dict[Pattern, Tensor] = {(True,) * length: torch.ones((1,) * length, dtype=torch.float64)}
-    for t, s in zip(times[:-2], times[1:-1]):
+    for t, s in pairwise(times[:-1]):
         stay = float(schedule.one_minus_alpha(s) / schedule.one_minus_alpha(t))
         after: dict[Pattern, Tensor] = {}
         for masked, law in laws.items():
