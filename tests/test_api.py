@@ -7,11 +7,13 @@ import torch
 import yaml
 
 import fewjump
-from fewjump.api import JOINT_NEAR, distill, train_teacher
+from fewjump.api import distill, joint_near, train_teacher
 from fewjump.denoiser import LogitDenoiser, NetworkDenoiser, ScoreDenoiser, TransformerConfig
+from fewjump.experiment.verify import chain_tensor
 from fewjump.objective import ConditionalMatching
-from fewjump.problem import EnumeratedJoint
+from fewjump.problem import EnumeratedJoint, MarkovChain, mixture_bias
 from fewjump.process import Absorbing, Uniform
+from fewjump.random import generator_for
 from fewjump.schedule import LogLinear
 
 V, L = 4, 3
@@ -159,12 +161,21 @@ def test_joint_students_match_the_joint_conditional(teacher, data, tmp_path, stu
     assert model.kind == student
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert config["objective"]["name"] == "JointConditionalMatching"
-    assert config["objective"]["near"] == JOINT_NEAR
+    assert config["objective"]["near"] == joint_near(teacher.process)
     used = {None: "forward", "student-exact": "student"}.get(objective, objective)
     assert config["objective"]["intermediate"] == used
     loaded = fewjump.load(tmp_path / "run" / "model")
     x = data[:4]
     torch.testing.assert_close(loaded(x, 0.5).log_prob(x), model(x, 0.5).log_prob(x))
+
+
+def test_the_default_share_has_a_bias_of_half_a_thousandth_of_a_nat_per_position():
+    chain = MarkovChain.random(4, 4, 0.4, generator_for(482))
+    joint = EnumeratedJoint(chain_tensor(chain.initial, chain.transition, 4))
+    for process in (Uniform(4, LogLinear()), Absorbing(5, LogLinear())):
+        bias = mixture_bias(joint, process, joint_near(process), 1.0) / 4
+        assert 0 < bias < 5e-4
+    assert mixture_bias(joint, Uniform(4, LogLinear()), 0.1, 1.0) / 4 > 5e-3
 
 
 def test_joint_students_take_head_options_and_name_their_mistakes(teacher, data):

@@ -40,7 +40,7 @@ from fewjump.objective import (
 )
 from fewjump.objective.conditional import Intermediate
 from fewjump.objective.joint import JointIntermediate
-from fewjump.process import Process
+from fewjump.process import Absorbing, Process
 from fewjump.random import fold_seed
 from fewjump.train import TrainConfig, TrainResult, train
 from fewjump.train.data import Tokens
@@ -49,9 +49,6 @@ from fewjump.train.setup import describe
 Network = TransformerConfig | Mapping[str, Any]
 
 _INITIAL_WEIGHTS = 4
-
-#: s/t of the default objective of joint students.
-JOINT_NEAR = 0.1
 
 
 def train_teacher(
@@ -137,9 +134,9 @@ def distill(
             ``forward``, ``student-euler`` (the paper's Algorithm 1), ``student-exact`` or
             ``teacher-rollout`` of :class:`~fewjump.objective.ConditionalMatching`; for a joint one
             ``forward``, ``student`` (or ``student-exact``, the same) or ``teacher-rollout`` of
-            :class:`~fewjump.objective.JointConditionalMatching`, with s at :data:`JOINT_NEAR` of
-            t. By default ``forward``, which is exact and free, or ``teacher-rollout`` without
-            data.
+            :class:`~fewjump.objective.JointConditionalMatching`, with s close to the data
+            (:func:`joint_near`). By default ``forward``, which is exact and free, or
+            ``teacher-rollout`` without data.
         network: the student's transformer; the teacher's by default. Needed for no teacher, but
             an exact teacher has none, and then the default sizes are used.
         head: further options of the student's head.
@@ -163,7 +160,7 @@ def distill(
         model = student
     else:
         model = _build_student(teacher, student, network, head, warm_start, length, seed)
-    chosen = _matching(objective, data is not None, is_joint(model))
+    chosen = _matching(objective, data is not None, model)
     run = {
         "verb": "distill",
         "denoiser": _describe_model(model),
@@ -222,10 +219,21 @@ def is_joint(student: Denoiser) -> bool:
     return isinstance(student, NetworkDenoiser) and student.kind != "product"
 
 
-def _matching(objective: Objective | str | None, with_data: bool, joint: bool) -> Objective:
+def joint_near(process: Process) -> float:
+    """s/t of the default joint objective: 0.1 under a mask, 0.02 otherwise.
+
+    At equal s a visible token says more than one that may be noise. On a Markov chain of four
+    tokens (4 positions, 2.4 nats) the bias, ``fewjump.problem.mixture_bias``, is 0.0004 nats per
+    position at these two shares; at 0.1 the uniform process has 0.006.
+    """
+    return 0.1 if isinstance(process, Absorbing) else 0.02
+
+
+def _matching(objective: Objective | str | None, with_data: bool, student: Denoiser) -> Objective:
     if isinstance(objective, Objective):
         return objective
     name = objective or ("forward" if with_data else "teacher-rollout")
+    joint = is_joint(student)
     if not joint:
         for known in get_args(Intermediate):
             if name == known:
@@ -235,7 +243,7 @@ def _matching(objective: Objective | str | None, with_data: bool, joint: bool) -
         name = "student" if name == "student-exact" else name
         for known in get_args(JointIntermediate):
             if name == known:
-                return JointConditionalMatching(known, near=JOINT_NEAR)
+                return JointConditionalMatching(known, near=joint_near(student.process))
         names = get_args(JointIntermediate)
     kind = "joint" if joint else "product"
     raise ValueError(

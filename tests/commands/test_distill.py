@@ -8,11 +8,13 @@ import pytest
 
 import fewjump
 from fewjump import cli
-from fewjump.api import JOINT_NEAR
 from fewjump.commands.arguments import parse, save_options
 from fewjump.commands.distill import Options, head_options, objective_of
 from fewjump.objective import ConditionalMatching, JointConditionalMatching
+from fewjump.process import Absorbing, Uniform
+from fewjump.schedule import LogLinear
 
+MASKED = Absorbing(5, LogLinear())
 SMALL = ["--steps", "2", "--batch-size", "8", "--warmup", "1", "--device", "cpu", "--no-progress"]
 
 
@@ -21,20 +23,27 @@ def options(*words: str) -> Options:
 
 
 def test_a_product_student_is_matched_per_position() -> None:
-    assert isinstance(objective_of(options("--jumps", "2"), "student-euler"), ConditionalMatching)
+    assert isinstance(
+        objective_of(options("--jumps", "2"), "student-euler", MASKED), ConditionalMatching
+    )
 
 
 def test_a_joint_student_is_matched_jointly_with_every_option() -> None:
-    plain = objective_of(options("--student", "mixture"), "forward")
+    plain = objective_of(options("--student", "mixture"), "forward", MASKED)
     assert isinstance(plain, JointConditionalMatching)
-    assert (plain.near, plain.draws, plain.grid) == (JOINT_NEAR, 1, None)
+    assert (plain.near, plain.draws, plain.grid) == (0.1, 1, None)
+    uniform = objective_of(options("--student", "mixture"), "forward", Uniform(5, LogLinear()))
+    assert isinstance(uniform, JointConditionalMatching)
+    assert uniform.near == 0.02
     words = ["--student", "chain", "--near", "adaptive", "--draws", "3", "--consistency", "0.25"]
-    full = objective_of(options(*words, "--data-weight", "0.5", "--jumps", "2"), "student-exact")
+    full = objective_of(
+        options(*words, "--data-weight", "0.5", "--jumps", "2"), "student-exact", MASKED
+    )
     assert isinstance(full, JointConditionalMatching)
     assert full.intermediate == "student"
     assert (full.near, full.draws, full.consistency) == ("adaptive", 3, 0.25)
     assert (full.data_weight, full.grid) == (0.5, (1.0, 0.5, 0.0))
-    share = objective_of(options("--student", "chain", "--near", "0.3"), "teacher-rollout")
+    share = objective_of(options("--student", "chain", "--near", "0.3"), "teacher-rollout", MASKED)
     assert isinstance(share, JointConditionalMatching)
     assert share.near == 0.3
 
@@ -50,7 +59,7 @@ def test_a_joint_student_is_matched_jointly_with_every_option() -> None:
 )
 def test_options_that_do_not_fit_are_named(words, matching, message) -> None:
     with pytest.raises(ValueError, match=message):
-        objective_of(options(*words), matching)
+        objective_of(options(*words), matching, MASKED)
 
 
 def test_head_options_are_read_as_yaml() -> None:
