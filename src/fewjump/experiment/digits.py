@@ -6,18 +6,27 @@ model that is finished is loaded. ``--seed`` is the first of the seeds.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from fewjump.api import distill, train_teacher
 from fewjump.data import Dataset, load_data
 from fewjump.denoiser.base import Denoiser
+from fewjump.evaluate.classifier import classifier_for
+from fewjump.evaluate.frontier import Row
+from fewjump.evaluate.run import evaluate_images, image_reference
 from fewjump.experiment.demo_parts import made_once
+from fewjump.experiment.results import Experiment
 from fewjump.objective import JointConditionalMatching
 from fewjump.process import Absorbing
 from fewjump.schedule import LogLinear
 
 STEPS = (1, 2, 4, 8, 16, 64)
+JOINT_STEPS = (1, 2, 4, 8, 16)
+# 97.5% quantiles of Student's t, by degrees of freedom.
+STUDENT_T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}
 
 
 @dataclass(frozen=True)
@@ -118,10 +127,69 @@ def joint_student_for(
     return made_once(out, make)
 
 
-def train_all(sizes: Sizes, seeds: tuple[int, ...], runs: Path) -> None:
-    """Every model of the experiment, seed by seed."""
+def models_for(data: Dataset, sizes: Sizes, seed: int, runs: Path) -> dict[str, Denoiser]:
+    """The models of one seed."""
+    teacher = teacher_for(data, sizes, seed, runs / f"digits-teacher-{seed}")
+    product = product_student_for(teacher, data, sizes, seed, runs / f"digits-product-{seed}")
+    joint = joint_student_for(teacher, data, sizes, seed, runs / f"digits-joint-{seed}")
+    return {"teacher": teacher, "product student": product, "joint student": joint}
+
+
+def experiment(sizes: Sizes, seeds: tuple[int, ...], runs: Path) -> dict[str, Any]:
+    """Train what is not trained yet, then judge every model at 1 to 64 steps."""
     data = load_data("digits")
+    judge = classifier_for(data)
+    rows = [vars(row) for row in image_reference(data, judge)]
+    per_model: dict[str, list[list[Row]]] = {}
     for seed in seeds:
-        teacher = teacher_for(data, sizes, seed, runs / f"digits-teacher-{seed}")
-        product_student_for(teacher, data, sizes, seed, runs / f"digits-product-{seed}")
-        joint_student_for(teacher, data, sizes, seed, runs / f"digits-joint-{seed}")
+        for name, model in models_for(data, sizes, seed, runs).items():
+            found = evaluate_images(
+                model,
+                data,
+                STEPS if name != "joint student" else JOINT_STEPS,
+                num_samples=sizes.samples,
+                seeds=(seed,),
+                model=name,
+                classifier=judge,
+                progress=print,
+            )
+            per_model.setdefault(name, []).append(found)
+    for runs_of_model in per_model.values():
+        for same in zip(*runs_of_model, strict=True):
+            rows.append(vars(mean_row(same)))
+    return {"rows": rows, "seeds": list(seeds), "sizes": asdict(sizes)}
+
+
+def mean_row(rows: Sequence[Row]) -> Row:
+    """Mean over seeds, with the wider of two intervals: over samples, and over seeds.
+
+    The first is the root mean square of the seeds' own half-widths, shrunk by their number; the
+    second is Student's t interval of their mean.
+    """
+    count = len(rows)
+    values = [row.value for row in rows]
+    mean = sum(values) / count
+    inner = sum(((r.high or r.value) - (r.low or r.value)) ** 2 / 4 for r in rows) ** 0.5 / count
+    outer = 0.0
+    if count > 1:
+        spread = (sum((v - mean) ** 2 for v in values) / (count - 1)) ** 0.5
+        outer = STUDENT_T.get(count - 1, 1.96) * spread / count**0.5
+    half = max(inner, outer)
+    seconds = [row.seconds for row in rows if row.seconds is not None]
+    return replace(
+        rows[0],
+        value=mean,
+        low=mean - half,
+        high=mean + half,
+        seconds=sum(seconds) / len(seconds) if seconds else None,
+    )
+
+
+def main() -> None:
+    run = Experiment("digits")
+    seeds = tuple(range(run.seed, run.seed + 3))
+    run.save(experiment(Sizes(), seeds, Path("runs")))
+
+
+if __name__ == "__main__":
+    main()

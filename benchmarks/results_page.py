@@ -1,0 +1,192 @@
+"""Write docs/results.md from the committed result files: no number there is typed by hand.
+
+Run: python benchmarks/results_page.py   (a test fails when the page is out of date)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+PAGE = ROOT / "docs" / "results.md"
+
+Content = dict[str, Any]
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A Markdown table."""
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def number(value: float, digits: int = 3) -> str:
+    """A number in few digits."""
+    return f"{value:.{digits}g}"
+
+
+def interval(row: Content, key: str = "value") -> str:
+    """Value and interval."""
+    return f"{number(row[key])} ({number(row['low'])}–{number(row['high'])})"
+
+
+def provenance(content: Content, module: str) -> str:
+    """The line under each heading: script, seeds, machine, time."""
+    machine = content.get("machine", {})
+    facts = [f"`{module}`"]
+    if isinstance(machine, dict):
+        facts.append(f"{machine['cpu_count']}-core CPU, {machine['torch_threads']} torch thread(s)")
+        facts.append(f"torch {machine['torch']}")
+    else:
+        facts.append(f"{machine}, torch {content['torch']}")
+    if "seconds" in content:
+        facts.append(f"{content['seconds']:.0f} s")
+    return " · ".join(facts)
+
+
+def sampler_order(content: Content) -> str:
+    mild = min(row["roughness"] for row in content["rows"])
+    processes = list(dict.fromkeys(row["process"] for row in content["rows"]))
+    samplers = list(dict.fromkeys(row["sampler"] for row in content["rows"]))
+    found = {(r["roughness"], r["process"], r["sampler"]): r for r in content["rows"]}
+    rows = []
+    for sampler in samplers:
+        cells = []
+        for process in processes:
+            both = [r for (_, p, s), r in sorted(found.items()) if (p, s) == (process, sampler)]
+            cells.append(" / ".join(f"{r['slope']:.2f}" for r in both))
+        rows.append((f"`{sampler}`", both[0]["order"], *cells))
+    return f"""Slope of −log TV against log steps, exact output laws on a random joint of 4³ states (no Monte
+Carlo). First number: a mild joint (log-roughness {mild}); second: a rough one (1.0), where
+`theta-trapezoidal` has to clamp negative rates and loses its order. `theta-rk2` is first order: its
+two stages forget where positions jumped together, which the joint law notices.
+
+{table(("sampler", "stated order", *processes), rows)}"""
+
+
+def error_terms(content: Content) -> str:
+    rows = []
+    for row in content["rows"]:
+        if row["sampler"] in ("euler", "tau-leaping", "ancestral") and row["process"] == "uniform":
+            terms = [number(row[k]) for k in ("factorization", "euler", "network", "total")]
+            terms = ["0" if abs(float(t)) < 1e-9 else t for t in terms]
+            rows.append((f"`{row['sampler']}`", row["steps"], *terms))
+    return f"""KL(data ‖ output law) in nats on a random joint of 4³ states, uniform noise, with a small trained
+network, split into what independent draws cost, what the sampler's formula adds and what the
+network adds. The file has the absorbing process and `theta-trapezoidal` too.
+
+{table(("sampler", "steps", "factorization", "Euler", "network", "total"), rows)}"""
+
+
+def markov_curve(content: Content) -> str:
+    names = list(dict.fromkeys(row["model"] for row in content["rows"]))
+    steps = sorted({row["steps"] for row in content["rows"]})
+
+    def cell(name: str, k: int) -> str:
+        mine = [r for r in content["rows"] if (r["model"], r["steps"]) == (name, k)]
+        mean = sum(r["bigram_tv"] for r in mine) / len(mine)
+        half = (sum(((r["high"] - r["low"]) / 2) ** 2 for r in mine)) ** 0.5 / len(mine)
+        return f"{mean:.3f} ± {half:.3f}"
+
+    rows = [(k, *(cell(name, k) for name in names)) for k in steps]
+    below = [
+        f"{name} at {entry['steps']} steps"
+        for name, entries in content["against_teacher"].items()
+        for entry in entries
+        if entry["below"]
+    ]
+    outside = [
+        f"{name} at {entry['steps']} ({entry['difference']:+.3f} ± {entry['half_width']:.3f})"
+        for name, entries in content["against_teacher"].items()
+        for entry in entries
+        if not entry["within"]
+    ]
+    seeds = len(content["sizes"]["seeds"])
+    return f"""Bigram total variation of samples, Markov chain with V = 8, L = 32, uniform noise, entropy rate
+{content["entropy_rate"]:.3f} nats; {seeds} seeds of {content["sizes"]["samples"]} samples, 95% intervals.
+Closed form of the one-step error: {content["one_step_tv_closed_form"]:.3f}. Fresh samples of the chain
+score {content["sampling_floor"]:.4f}.
+
+{table(("steps", *names), rows)}
+
+Below the teacher's curve by more than the interval: {"; ".join(below) or "nothing"}. Off it by more than
+the interval: {"; ".join(outside) or "nothing"}. The exact teacher's marginals *are* the optimum of
+the objective, so a student can reach the curve and not pass it. The forward pair draws x_s from the
+true reverse conditional; Algorithm 1's student-Euler draw does not (positions are drawn
+independently, and long Euler steps are clipped), which is a bias of its fixed point."""
+
+
+def digits(content: Content) -> str:
+    steps = sorted({row["steps"] for row in content["rows"] if row["steps"]})
+    models = list(dict.fromkeys(r["model"] for r in content["rows"] if r["steps"]))
+    parts = []
+    for metric in ("frechet", "precision", "recall"):
+        mine = [r for r in content["rows"] if r["metric"] == metric]
+        reference = next(r for r in mine if not r["steps"])
+        found = {(r["model"], r["steps"]): r for r in mine}
+        rows = [
+            (m, *(interval(found[m, k]) if (m, k) in found else "–" for k in steps)) for m in models
+        ]
+        rows.append((f"*{reference['model']}*", interval(reference), *("" for _ in steps[1:])))
+        parts.append(f"**{metric}**\n\n" + table(("model", *(f"{k} steps" for k in steps)), rows))
+    sizes = content["sizes"]
+    return f"""Masked teacher and students on 8×8 digits, {len(content["seeds"])} seeds, {sizes["samples"]} pictures
+each, features of a small classifier, 95% intervals. The reference is the test part against the
+training part.
+
+""" + "\n\n".join(parts)
+
+
+def sampling_overhead(content: Content) -> str:
+    rows = [
+        (
+            r["size"],
+            r["process"].lower(),
+            f"`{r['sampler']}`",
+            r["steps"],
+            f"{100 * r['overhead']:.1f}%",
+        )
+        for r in content["rows"]
+    ]
+    return f"""Share of the time that is spent outside the network's forward, both sides in one run. *demo*: batch
+64, L = 64, V = 18, hidden 96; *large*: batch 8, L = 256, V = 32,000, hidden 256, 6 blocks.
+
+{table(("size", "process", "sampler", "steps", "overhead"), rows)}"""
+
+
+SECTIONS: dict[str, tuple[str, str, Callable[[Content], str]]] = {
+    "sampler_order": ("Order of the samplers", "fewjump.experiment.sampler_order", sampler_order),
+    "error_terms": ("Three errors, three numbers", "fewjump.experiment.error_terms", error_terms),
+    "markov_curve": ("The product floor", "fewjump.experiment.markov_curve", markov_curve),
+    "digits": ("Digits", "fewjump.experiment.digits", digits),
+    "sampling_overhead": (
+        "Cost of sampling",
+        "benchmarks/sampling_overhead.py",
+        sampling_overhead,
+    ),
+}
+
+
+def render() -> str:
+    """The whole page."""
+    parts = [
+        "# Results",
+        "Written by `python benchmarks/results_page.py` from the files in `benchmarks/results/`; each "
+        "section names the script that made its file (`python -m …`). Times are of a shared machine: "
+        "trust ratios, not seconds.",
+    ]
+    for name, (title, module, section) in SECTIONS.items():
+        path = RESULTS / f"{name}.json"
+        if path.is_file():
+            content = json.loads(path.read_text(encoding="utf-8"))
+            parts += [f"## {title}", provenance(content, module), section(content)]
+    return "\n\n".join(parts) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(render(), encoding="utf-8")
+    print(PAGE)
