@@ -44,7 +44,11 @@ teacher = fewjump.train_teacher(data, process, network=mine, steps=300, lr=3e-3,
 student = fewjump.distill(
     teacher, data, objective=ConditionalMatching("forward", steps=4), steps=100, ema=0.98
 )
-for name, denoiser in (("exact", chain.denoiser(process)), ("teacher", teacher), ("student", student)):
+for name, denoiser in (
+    ("exact", chain.denoiser(process)),
+    ("teacher", teacher),
+    ("student", student),
+):
     for steps in (1, 4, 16):
         samples = fewjump.sample(denoiser, num_samples=2000, steps=steps, generator=1)
         print(f"{name:8s} {steps:3d} steps: bigram error {chain.bigram_tv(samples):.3f}")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fewjump.law.base import Law, nucleus
 from fewjump.law.composed import MixtureOf
-from fewjump.random import Generator, categorical_from_logits, generator_for, uniform
+from fewjump.random import Generator, SampleStreams, categorical_from_logits, uniform
 
 Decode = Callable[[Tensor, Tensor], Law]
 
@@ -33,6 +33,14 @@ class Latent(ABC):
     @abstractmethod
     def select(self, rows: Tensor) -> Latent:
         """The distributions of the given batch rows."""
+
+    def relaxed(self, generator: Generator = None) -> Tensor:
+        """A draw that gradients pass through: z itself where z is continuous."""
+        return self.sample(generator)
+
+    def tempered(self, temperature: float, top_p: float) -> Latent:
+        """Categorical parts sharpened and truncated; what is continuous stays as it is."""
+        return self
 
 
 class DiscreteLatent(Latent):
@@ -61,6 +69,13 @@ class DiscreteLatent(Latent):
 
     def select(self, rows: Tensor) -> DiscreteLatent:
         return DiscreteLatent(self.logits[rows])
+
+    def relaxed(self, generator: Generator = None) -> Tensor:
+        """(B, K) one-hot, see :func:`straight_through`."""
+        return straight_through(self.logits, generator)
+
+    def tempered(self, temperature: float, top_p: float) -> DiscreteLatent:
+        return DiscreteLatent(nucleus(self.logits, temperature, top_p))
 
 
 class GaussianLatent(Latent):
@@ -112,13 +127,25 @@ class GaussianLatent(Latent):
         return GaussianLatent(self.mean[rows], self.log_std[rows])
 
 
+def straight_through(logits: Tensor, generator: Generator = None) -> Tensor:
+    """One-hot draws (..., K) whose gradient is that of the softmax relaxation (arXiv 1611.01144).
+
+    The draw is exact (Gumbel-max in float64); the gradient, at relaxation temperature 1, is biased.
+    """
+    u = uniform(logits.shape, generator, logits.device)
+    perturbed = logits.double() - (-u.log()).log()
+    soft = perturbed.softmax(-1).to(logits.dtype)
+    hard = torch.zeros_like(soft).scatter(-1, perturbed.argmax(-1, keepdim=True), 1.0)
+    return hard + (soft - soft.detach())
+
+
 class LatentLaw(Law):
     """p(x₀|x_t) = E_{z~prior} p(x₀|x_t, z), z entering wherever ``decode`` lets it, e.g. the trunk.
 
     A discrete z with few values is summed out: every method is exact, at K evaluations of
     ``decode`` (sampling takes one). For a continuous z :meth:`log_prob` is the importance-weighted
     lower bound (arXiv 1509.00519) from ``particles`` prior draws of a fixed seed, :meth:`marginals`
-    the average over the same draws, and :meth:`given` raises. :meth:`tempered` sharpens a discrete
+    the average over the same draws (the same for every row), and :meth:`given` raises. :meth:`tempered` sharpens a discrete
     prior and the decoded law; a normal prior stays as it is.
 
     Args:
@@ -172,7 +199,11 @@ class LatentLaw(Law):
     def log_prob(self, x0: Tensor) -> Tensor:
         if isinstance(self.prior, DiscreteLatent):
             return self.exact().log_prob(x0)
-        return self.bound(x0, self.prior, self.particles, generator_for(0, device=self.device))
+        return self.bound(x0, self.prior, self.particles, self._fixed_streams())
+
+    def _fixed_streams(self) -> SampleStreams:
+        """The same draws for every row: an answer does not depend on the rows beside it."""
+        return SampleStreams(0, torch.zeros(self.batch_size, dtype=torch.int64))
 
     def bound(
         self,
@@ -197,7 +228,7 @@ class LatentLaw(Law):
     def marginals(self) -> Tensor:
         if isinstance(self.prior, DiscreteLatent):
             return self.exact().marginals()
-        generator = generator_for(0, device=self.device)
+        generator = self._fixed_streams()
         total = torch.zeros((), device=self.device)
         for _ in range(self.particles):
             total = total + self.decode(self.prior.sample(generator), self.rows).marginals()
@@ -208,10 +239,8 @@ class LatentLaw(Law):
             return self
         prior, decode = self.prior, self.decode
         nucleus(torch.zeros(1), temperature, top_p)  # refuses bad values before any decoding
-        if isinstance(prior, DiscreteLatent):
-            prior = DiscreteLatent(nucleus(prior.logits, temperature, top_p))
         return LatentLaw(
-            prior,
+            prior.tempered(temperature, top_p),
             lambda z, rows: decode(z, rows).tempered(temperature, top_p),
             self.length,
             self.vocab_size,
