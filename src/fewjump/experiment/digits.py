@@ -127,22 +127,32 @@ def joint_student_for(
     return made_once(out, make)
 
 
-def models_for(data: Dataset, sizes: Sizes, seed: int, runs: Path) -> dict[str, Denoiser]:
-    """The models of one seed."""
+def models_for(
+    data: Dataset, sizes: Sizes, seed: int, runs: Path, joint: bool = True
+) -> dict[str, Denoiser]:
+    """The models of one seed, with or without the joint student."""
     teacher = teacher_for(data, sizes, seed, runs / f"digits-teacher-{seed}")
     product = product_student_for(teacher, data, sizes, seed, runs / f"digits-product-{seed}")
-    joint = joint_student_for(teacher, data, sizes, seed, runs / f"digits-joint-{seed}")
-    return {"teacher": teacher, "product student": product, "joint student": joint}
+    models = {"teacher": teacher, "product student": product}
+    if joint:
+        folder = runs / f"digits-joint-{seed}"
+        models["joint student"] = joint_student_for(teacher, data, sizes, seed, folder)
+    return models
 
 
-def experiment(sizes: Sizes, seeds: tuple[int, ...], runs: Path) -> dict[str, Any]:
-    """Train what is not trained yet, then judge every model at 1 to 64 steps."""
+def experiment(
+    sizes: Sizes, seeds: tuple[int, ...], runs: Path, joint: bool = False
+) -> dict[str, Any]:
+    """Train what is not trained yet, then judge every model at 1 to 64 steps.
+
+    The joint student (one seed of it is in the demo) is judged at 1 to 16 steps.
+    """
     data = load_data("digits")
     judge = classifier_for(data)
     rows = [vars(row) for row in image_reference(data, judge)]
     per_model: dict[str, list[list[Row]]] = {}
     for seed in seeds:
-        for name, model in models_for(data, sizes, seed, runs).items():
+        for name, model in models_for(data, sizes, seed, runs, joint).items():
             found = evaluate_images(
                 model,
                 data,
