@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +37,25 @@ class Experiment:
     Args:
         name: file stem of the result.
         seed: default of ``--seed``.
+        add: gives the parser options of the experiment's own.
+
+    Attributes:
+        options: everything that was parsed.
     """
 
-    def __init__(self, name: str, seed: int = 0) -> None:
+    def __init__(
+        self,
+        name: str,
+        seed: int = 0,
+        add: Callable[[argparse.ArgumentParser], object] | None = None,
+    ) -> None:
         parser = argparse.ArgumentParser(prog=f"python -m fewjump.experiment.{name}")
         parser.add_argument("--out", type=Path, default=DEFAULT_FOLDER, help="result folder")
         parser.add_argument("--threads", type=int, default=1, help="torch threads")
         parser.add_argument("--seed", type=int, default=seed)
-        options = parser.parse_args()
+        if add is not None:
+            add(parser)
+        self.options = options = parser.parse_args()
         torch.set_num_threads(options.threads)
         self.name, self.seed, self.folder = name, options.seed, options.out
         self.started = time.perf_counter()
