@@ -20,7 +20,7 @@ from fewjump.schedule import LogLinear
 
 @pytest.fixture(scope="module")
 def problem() -> EnumeratedJoint:
-    return EnumeratedJoint.random(3, 3, generator=generator_for(1))
+    return EnumeratedJoint.random(2, 3, generator=generator_for(1))
 
 
 def network(problem: EnumeratedJoint, kind: str) -> NetworkDenoiser:
@@ -35,7 +35,7 @@ def network(problem: EnumeratedJoint, kind: str) -> NetworkDenoiser:
 @pytest.mark.parametrize("steps", [1, 2, 4])
 def test_the_law_by_patterns_equals_the_law_by_states(problem, kind, steps):
     if kind == "teacher":
-        denoiser = problem.denoiser(Absorbing(4, LogLinear()))
+        denoiser = problem.denoiser(Absorbing(3, LogLinear()))
     else:
         denoiser = network(problem, kind)
     expected = exact_output_law(denoiser, steps)
@@ -47,10 +47,10 @@ def test_the_law_by_patterns_equals_the_law_by_states(problem, kind, steps):
 
 def test_what_the_law_by_patterns_refuses(problem):
     with pytest.raises(ValueError, match="absorbing"):
-        MaskedTables(problem.denoiser(Uniform(3, LogLinear())))
+        MaskedTables(problem.denoiser(Uniform(2, LogLinear())))
     timed = NetworkDenoiser.from_config(
         {
-            "process": Absorbing(4, LogLinear()).config(),
+            "process": Absorbing(3, LogLinear()).config(),
             "trunk": {"hidden": 8, "blocks": 1, "heads": 2},
             "length": 3,
         }
@@ -93,6 +93,9 @@ def test_a_joint_student_goes_under_the_floor_and_is_remembered(tmp_path, monkey
     assert [row["steps"] for row in rows] == [1, 2, 4]
     assert all("kl" in row and "samples" not in row for row in rows)
     assert joint_exact.rows_of("tiny", "mixture", 0, tmp_path) == rows
+    monkeypatch.setitem(joint_exact.WORLDS, "tiny", dataclasses.replace(small, steps=151))
+    with pytest.raises(ValueError, match="remove"):
+        joint_exact.rows_of("tiny", "mixture", 0, tmp_path)
     (line,) = [r for r in joint_exact.summary(rows) if r["problem"] == "tiny"]
     assert line["floor"] == pytest.approx(small.make().one_step_floor())
     assert line["removed"] > 0.9

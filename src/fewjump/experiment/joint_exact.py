@@ -158,13 +158,25 @@ def sampled(problem: EnumeratedJoint, x: Tensor) -> dict[str, Any]:
     }
 
 
-def remembered(path: Path, compute: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Rows of a finished student, from its run folder if they are there."""
+def remembered(
+    path: Path, settings: dict[str, Any], compute: Callable[[], list[dict[str, Any]]]
+) -> list[dict[str, Any]]:
+    """Rows of a finished student, from ``path`` if they are there and were made as now.
+
+    Raises:
+        ValueError: if they were made with other settings.
+    """
     if path.exists():
-        return json.loads(path.read_text())
+        found = json.loads(path.read_text())
+        if found["settings"] != settings:
+            raise ValueError(
+                f"{path} was made with {found['settings']}, now {settings} are asked for; remove "
+                f"{path.parent} to train again"
+            )
+        return found["rows"]
     rows = compute()
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(rows, indent=1) + "\n")
+    path.write_text(json.dumps({"settings": settings, "rows": rows}, indent=1) + "\n")
     return rows
 
 
@@ -187,7 +199,8 @@ def rows_of(name: str, kind: str, seed: int, runs: Path) -> list[dict[str, Any]]
         }
         return [{**about, **row} for row in judged]
 
-    return remembered(folder / "rows.json", compute)
+    settings = {k: v for k, v in vars(world).items() if k != "make"}
+    return remembered(folder / "rows.json", settings, compute)
 
 
 def teacher_rows(name: str) -> list[dict[str, Any]]:
