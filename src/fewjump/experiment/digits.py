@@ -14,10 +14,11 @@ from typing import Any
 from fewjump.api import distill, train_teacher
 from fewjump.data import Dataset, load_data
 from fewjump.denoiser.base import Denoiser
-from fewjump.evaluate.classifier import classifier_for
+from fewjump.evaluate.classifier import ImageClassifier, classifier_for
 from fewjump.evaluate.frontier import Row
 from fewjump.evaluate.run import evaluate_images, image_reference
 from fewjump.experiment.demo_parts import made_once
+from fewjump.experiment.joint_exact import remembered
 from fewjump.experiment.results import Experiment
 from fewjump.objective import JointConditionalMatching
 from fewjump.process import Absorbing
@@ -153,21 +154,41 @@ def experiment(
     per_model: dict[str, list[list[Row]]] = {}
     for seed in seeds:
         for name, model in models_for(data, sizes, seed, runs, joint).items():
-            found = evaluate_images(
-                model,
-                data,
-                STEPS if name != "joint student" else JOINT_STEPS,
-                num_samples=sizes.samples,
-                seeds=(seed,),
-                model=name,
-                classifier=judge,
-                progress=print,
-            )
+            found = judged(name, model, data, judge, sizes, seed, runs)
             per_model.setdefault(name, []).append(found)
     for runs_of_model in per_model.values():
         for same in zip(*runs_of_model, strict=True):
             rows.append(vars(mean_row(same)))
     return {"rows": rows, "seeds": list(seeds), "sizes": asdict(sizes)}
+
+
+def judged(
+    name: str,
+    model: Denoiser,
+    data: Dataset,
+    judge: ImageClassifier,
+    sizes: Sizes,
+    seed: int,
+    runs: Path,
+) -> list[Row]:
+    """The rows of one model and seed, computed once."""
+    steps = JOINT_STEPS if name == "joint student" else STEPS
+
+    def compute() -> list[dict[str, Any]]:
+        found = evaluate_images(
+            model,
+            data,
+            steps,
+            num_samples=sizes.samples,
+            seeds=(seed,),
+            model=name,
+            classifier=judge,
+            progress=print,
+        )
+        return [vars(row) for row in found]
+
+    path = runs / "digits-rows" / f"{name.replace(' ', '-')}-{seed}.json"
+    return [Row(**row) for row in remembered(path, asdict(sizes), compute)]
 
 
 def mean_row(rows: Sequence[Row]) -> Row:
