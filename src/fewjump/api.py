@@ -25,6 +25,7 @@ from fewjump.data import Dataset
 from fewjump.denoiser import (
     HEADS,
     Denoiser,
+    LatentHead,
     NetworkDenoiser,
     ScoreDenoiser,
     ScoreNetwork,
@@ -34,6 +35,7 @@ from fewjump.objective import (
     ConditionalMatching,
     CrossEntropyELBO,
     JointConditionalMatching,
+    LatentMatching,
     Objective,
     ScoreEntropy,
     freeze,
@@ -120,8 +122,9 @@ def distill(
     """Distil a teacher into a student by exact conditional distribution matching.
 
     A product student (one table per position) matches per position, and can at best be the
-    teacher. A joint student (``mixture``, ``chain``, ``mixture-of-chains``, ``autoregressive``)
-    matches the joint conditional, and can draw dependent positions in one step.
+    teacher. A joint student (``mixture``, ``chain``, ``mixture-of-chains``, ``autoregressive``,
+    ``latent``) matches the joint conditional, and can draw dependent positions in one step. The
+    encoder of a latent student comes with the model that is returned, but is not in ``model/``.
 
     Args:
         teacher: any denoiser, an exact one of a problem included. It is frozen while this runs
@@ -160,7 +163,7 @@ def distill(
         model = student
     else:
         model = _build_student(teacher, student, network, head, warm_start, length, seed)
-    chosen = _matching(objective, data is not None, model)
+    chosen = _matching(objective, data is not None, model, steps)
     run = {
         "verb": "distill",
         "denoiser": _describe_model(model),
@@ -229,7 +232,25 @@ def joint_near(process: Process) -> float:
     return 0.1 if isinstance(process, Absorbing) else 0.02
 
 
-def _matching(objective: Objective | str | None, with_data: bool, student: Denoiser) -> Objective:
+def default_kl_warmup(steps: int) -> int:
+    """Steps before the KL of a latent student's objective has its full weight: half of them."""
+    return steps // 2
+
+
+def for_sampling(model: Denoiser) -> Denoiser:
+    """The denoiser without what only training needs (a latent student's encoder)."""
+    if not (isinstance(model, NetworkDenoiser) and isinstance(model.head, LatentHead)):
+        return model
+    if model.head.encoder is None:
+        return model
+    head = model.head.without_encoder()
+    slim = NetworkDenoiser(model.trunk, head, model.process, model.length, model.autocast)
+    return slim.train(model.training)
+
+
+def _matching(
+    objective: Objective | str | None, with_data: bool, student: Denoiser, steps: int
+) -> Objective:
     if isinstance(objective, Objective):
         return objective
     name = objective or ("forward" if with_data else "teacher-rollout")
@@ -243,7 +264,10 @@ def _matching(objective: Objective | str | None, with_data: bool, student: Denoi
         name = "student" if name == "student-exact" else name
         for known in get_args(JointIntermediate):
             if name == known:
-                return JointConditionalMatching(known, near=joint_near(student.process))
+                near = joint_near(student.process)
+                if isinstance(student, NetworkDenoiser) and student.kind == "latent":
+                    return LatentMatching(known, near=near, kl_warmup=default_kl_warmup(steps))
+                return JointConditionalMatching(known, near=near)
         names = get_args(JointIntermediate)
     kind = "joint" if joint else "product"
     raise ValueError(
@@ -365,5 +389,6 @@ def _finish(
             "stopped_by_time": result.stopped_by_time,
             "seconds": result.metrics.get("seconds"),
         }
-        save(model, Path(out) / "model", vocabulary=_vocabulary(data), training=training)
+        slim = for_sampling(model)
+        save(slim, Path(out) / "model", vocabulary=_vocabulary(data), training=training)
     return model

@@ -119,6 +119,7 @@ _ALSO = {
     "paper": _PAPER,
     "ConditionalMatching": _PAPER,
     "JointConditionalMatching": _PAPER,
+    "LatentMatching": _PAPER,
     "recovery": _PAPER,
     "absorbing": "d3pm",
     "uniform": "d3pm",

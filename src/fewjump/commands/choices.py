@@ -13,4 +13,6 @@ ScheduleName = Literal["log-linear", "cosine", "geometric", "linear"]
 DataKindName = Literal["auto", "characters", "bytes", "lines", "tokens"]
 TeacherObjectiveName = Literal["cross-entropy", "elbo", "score-entropy"]
 MatchingName = Literal["forward", "student-euler", "student-exact", "teacher-rollout"]
-StudentName = Literal["product", "mixture", "chain", "mixture-of-chains", "autoregressive"]
+StudentName = Literal[
+    "product", "mixture", "chain", "mixture-of-chains", "autoregressive", "latent"
+]

@@ -53,7 +53,8 @@ class Subject:
     Default: 0.1 for a masked teacher, 0.02 for others."""
 
     draws: int = 1
-    """Joint students: sequences drawn from the teacher for each that is noised."""
+    """Joint students: sequences drawn from the teacher for each that is noised. For a latent one:
+    draws of its latent."""
 
     consistency: float = 0.0
     """Joint students: share in [0, 1] of the loss whose target is the student's own answer at a
@@ -61,6 +62,13 @@ class Subject:
 
     data_weight: float = 0.0
     """Joint students: weight of the data's own likelihood in the loss."""
+
+    free_bits: float = 0.0
+    """Latent students: nats per sequence that the latent may carry for nothing."""
+
+    kl_warmup: int | None = None
+    """Latent students: steps over which the price of what the latent carries rises from 0 to its
+    full height. Default: half of the steps."""
 
     jumps: int | None = None
     """Train for exactly this many equal jumps from noise to data. Default: for any."""
@@ -85,7 +93,7 @@ class Options(TrainingOptions, Subject):
 
 
 def run(options: Options) -> int:
-    from fewjump.api import distill
+    from fewjump.api import distill, for_sampling
     from fewjump.checkpoint import read_config, save
     from fewjump.commands.models import open_data_like, open_model
 
@@ -115,6 +123,7 @@ def run(options: Options) -> int:
     if data is None:
         # Without data the library was not told what the tokens mean; the teacher's folder knows.
         config = read_config(folder)
+        student = for_sampling(student)
         save(student, folder, vocabulary=teacher.vocabulary, training=config["training"])
     print(f"student: {folder}")
     return 0
@@ -126,9 +135,16 @@ def objective_of(options: Options, matching: MatchingName, process: Process) -> 
     Raises:
         ValueError: for options of the one given to the other.
     """
-    from fewjump.api import joint_near
-    from fewjump.objective import ConditionalMatching, JointConditionalMatching
+    from fewjump.api import default_kl_warmup, joint_near
+    from fewjump.objective import ConditionalMatching, JointConditionalMatching, LatentMatching
 
+    defaults = Subject()
+    latent = {"free_bits": options.free_bits, "kl_warmup": options.kl_warmup}
+    if options.student != "latent":
+        given = [name for name, value in latent.items() if value != getattr(defaults, name)]
+        if given:
+            flag = given[0].replace("_", "-")
+            raise ValueError(f"--{flag} is for latent students; use --student latent")
     joint = {
         "near": options.near,
         "draws": options.draws,
@@ -136,7 +152,6 @@ def objective_of(options: Options, matching: MatchingName, process: Process) -> 
         "data_weight": options.data_weight,
     }
     if options.student == "product":
-        defaults = Subject()
         given = [name for name, value in joint.items() if value != getattr(defaults, name)]
         if given:
             flag = given[0].replace("_", "-")
@@ -150,9 +165,27 @@ def objective_of(options: Options, matching: MatchingName, process: Process) -> 
             "--matching student-euler draws every position on its own, which is the paper's form "
             "for --student product; use forward, student-exact or teacher-rollout"
         )
+    intermediate = "student" if matching == "student-exact" else matching
+    near = joint_near(process) if options.near is None else options.near
+    if options.student == "latent":
+        if options.consistency:
+            raise ValueError(
+                "--consistency is not for latent students, whose encoder is shown the teacher's "
+                "state; leave it out"
+            )
+        warmup = default_kl_warmup(options.steps)
+        return LatentMatching(
+            intermediate,
+            near=near,
+            draws=options.draws,
+            data_weight=options.data_weight,
+            free_bits=options.free_bits,
+            kl_warmup=warmup if options.kl_warmup is None else options.kl_warmup,
+            steps=options.jumps,
+        )
     return JointConditionalMatching(
-        "student" if matching == "student-exact" else matching,
-        near=joint_near(process) if options.near is None else options.near,
+        intermediate,
+        near=near,
         draws=options.draws,
         consistency=options.consistency,
         data_weight=options.data_weight,

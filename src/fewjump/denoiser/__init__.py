@@ -9,6 +9,7 @@ from fewjump.denoiser.joint_heads import (
     MixtureOfChainsHead,
     moved,
 )
+from fewjump.denoiser.latent import LatentHead
 from fewjump.denoiser.network import NetworkDenoiser, parameter_counts
 from fewjump.denoiser.score import RecoveryReport, ScoreDenoiser, ScoreNetwork
 from fewjump.denoiser.transformer import Transformer, TransformerConfig
@@ -19,6 +20,7 @@ __all__ = [
     "ChainHead",
     "Denoiser",
     "Head",
+    "LatentHead",
     "LogitDenoiser",
     "MixtureHead",
     "MixtureOfChainsHead",

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fewjump.denoiser.masked_law import constrained_law
 from fewjump.denoiser.transformer import zero_linear
+from fewjump.denoiser.trunk_run import TrunkRun
 from fewjump.law.base import Law
 from fewjump.law.product import ProductLaw
 from fewjump.process import Process
@@ -42,6 +43,20 @@ class Head(nn.Module, ABC):
         The law must already know what ``process`` makes certain (see
         :func:`fewjump.denoiser.base.constrain_logits`).
         """
+
+    def law(self, run: TrunkRun) -> Law:
+        """The law of x₀ for the batch of ``run``: the trunk once, then :meth:`forward`.
+
+        Heads that also enter at the trunk's input override this.
+        """
+        return run(self)
+
+    def adopt(self, other: Head) -> bool:
+        """Take over another head's parameters if it has the same law; whether it had."""
+        if not isinstance(other, type(self)) or other.config() != self.config():
+            return False
+        self.load_state_dict(other.state_dict())
+        return True
 
     @abstractmethod
     def warm_start(self, product: ProductHead) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any, Literal, cast
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from fewjump.denoiser.base import Denoiser
 from fewjump.denoiser.heads import Head, head_from_config
 from fewjump.denoiser.transformer import Transformer, TransformerConfig
+from fewjump.denoiser.trunk_run import TrunkRun
 from fewjump.law.base import Law
 from fewjump.process import Process, process_from_config
 
@@ -62,9 +62,9 @@ class NetworkDenoiser(Denoiser):
         return self.head.kind
 
     def law(self, x_t: Tensor, t: Tensor) -> Law:
-        with autocast_context(x_t.device, self.autocast):
-            features = self.trunk.features(x_t, self.process.schedule.sigma_bar(t))
-            return self.head(features, x_t, self.process)
+        dtype = None if self.autocast is None else getattr(torch, self.autocast)
+        level = self.process.schedule.sigma_bar(t)
+        return self.head.law(TrunkRun(self.trunk, x_t, level, self.process, dtype))
 
     def config(self) -> dict[str, Any]:
         """Plain data from which :meth:`from_config` rebuilds the denoiser, parameters excepted."""
@@ -112,15 +112,14 @@ class NetworkDenoiser(Denoiser):
                 "a warm start needs trunks of the same configuration; these differ in "
                 f"{', '.join(differing)}. Build the student with the teacher's TransformerConfig"
             )
-        if isinstance(source.head, type(self.head)) and source.head.config() == self.head.config():
-            self.head.load_state_dict(source.head.state_dict())
-        elif source.kind == "product":
-            self.head.warm_start(source.head)  # type: ignore[arg-type]
-        else:
-            raise ValueError(
-                f"a {self.kind} student starts from a product teacher or from its own kind and "
-                f"sizes; the source has a {source.kind} head"
-            )
+        if not self.head.adopt(source.head):
+            if source.kind == "product":
+                self.head.warm_start(source.head)  # type: ignore[arg-type]
+            else:
+                raise ValueError(
+                    f"a {self.kind} student starts from a product teacher or from its own kind "
+                    f"and sizes; the source has a {source.kind} head"
+                )
         self.trunk.load_state_dict(source.trunk.state_dict())
 
 
@@ -154,12 +153,3 @@ def check_autocast(autocast: str | None) -> Autocast:
     if autocast not in (None, "bfloat16", "float16"):
         raise ValueError(f"autocast must be None, 'bfloat16' or 'float16', got {autocast!r}")
     return cast(Autocast, autocast)
-
-
-def autocast_context(
-    device: torch.device, autocast: Autocast
-) -> contextlib.AbstractContextManager[object]:
-    """torch.autocast for the device; with None the surrounding setting is left as it is."""
-    if autocast is None:
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=getattr(torch, autocast))

@@ -128,7 +128,7 @@ class Transformer(nn.Module):
         self.norm = ModulatedNorm(config.hidden)
         self.modulation = zero_linear(config.condition_dim, 2 * config.hidden)
 
-    def features(self, x_t: Tensor, t: Tensor) -> Tensor:
+    def features(self, x_t: Tensor, t: Tensor, shift: Tensor | None = None) -> Tensor:
         """Features of every position.
 
         Args:
@@ -136,6 +136,8 @@ class Transformer(nn.Module):
             t: (B,) noise level, whatever measure of it the network was trained with;
                 :class:`fewjump.denoiser.network.NetworkDenoiser` gives σ̄(t). Not read unless
                 ``time_conditioned``.
+            shift: (B, L, D) or (B, 1, D), added to the embedded tokens: where whatever else
+                the network is to know comes in.
 
         Returns:
             (B, L, D).
@@ -152,6 +154,8 @@ class Transformer(nn.Module):
                 f"a length of {x_t.shape[1]} does not fill whole rows of {columns} columns"
             )
         x = self.embedding(x_t)
+        if shift is not None:
+            x = x + shift
         dtype = torch.promote_types(x.dtype, torch.float32)
         level = t.to(dtype) if config.time_conditioned else x.new_zeros(1, dtype=dtype)
         condition = F.silu(self.noise(level))

@@ -145,8 +145,8 @@ class LatentLaw(Law):
     A discrete z with few values is summed out: every method is exact, at K evaluations of
     ``decode`` (sampling takes one). For a continuous z :meth:`log_prob` is the importance-weighted
     lower bound (arXiv 1509.00519) from ``particles`` prior draws of a fixed seed, :meth:`marginals`
-    the average over the same draws (the same for every row), and :meth:`given` raises. :meth:`tempered` sharpens a discrete
-    prior and the decoded law; a normal prior stays as it is.
+    the average over the same draws (the same for every row), and :meth:`given` raises.
+    :meth:`tempered` sharpens a discrete prior and the decoded law; a normal prior stays as it is.
 
     Args:
         prior: distribution of z.

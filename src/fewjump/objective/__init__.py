@@ -4,11 +4,13 @@ from fewjump.objective.base import Metrics, Objective, freeze
 from fewjump.objective.conditional import ConditionalMatching
 from fewjump.objective.elbo import CrossEntropyELBO, nelbo
 from fewjump.objective.joint import JointConditionalMatching
+from fewjump.objective.latent import LatentMatching, importance_bound
 from fewjump.objective.score_entropy import ScoreEntropy
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "conditional-matching": ConditionalMatching,
     "joint-conditional-matching": JointConditionalMatching,
+    "latent-matching": LatentMatching,
     "cross-entropy": CrossEntropyELBO,
     "score-entropy": ScoreEntropy,
 }
@@ -18,9 +20,11 @@ __all__ = [
     "ConditionalMatching",
     "CrossEntropyELBO",
     "JointConditionalMatching",
+    "LatentMatching",
     "Metrics",
     "Objective",
     "ScoreEntropy",
     "freeze",
+    "importance_bound",
     "nelbo",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import ClassVar
 
 from torch import Tensor
@@ -43,6 +44,21 @@ class Objective(ABC):
         Returns:
             The () loss, with gradients to the student's parameters only, and detached () metrics.
         """
+
+    def begin_step(self, step: int) -> None:  # noqa: B027
+        """The training loop's word that step ``step``, counted from 0, begins.
+
+        For objectives with a schedule. What is remembered goes into a private attribute: the
+        others are options, which identify a run.
+        """
+
+    def before_save(self, step: int, student: Denoiser) -> Mapping[str, float]:
+        """The training loop's word that the state after ``step`` steps is about to be saved.
+
+        What it returns is logged. Raising ends the run and leaves the last saved state as it is.
+        Called on every process, with equal weights; it must do the same on each.
+        """
+        return {}
 
     def check(self, student: Denoiser, teacher: Denoiser | None) -> None:
         """Raise ValueError, naming the remedy, if these two cannot be trained together."""

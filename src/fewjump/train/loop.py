@@ -170,6 +170,7 @@ class _Trainer:
             self.ema = ExponentialMovingAverage(student, config.ema)
         if config.compile:
             compile_network(student)
+        self.objective = objective
         self.loss: nn.Module = _Loss(student, teacher, objective)
         if world.size > 1:
             cards = [world.device] if world.device.type == "cuda" else None
@@ -237,6 +238,7 @@ class _Trainer:
         seed = fold_seed(config.seed, NOISE_STREAM, n)
         for group in self.optimiser.param_groups:
             group["lr"] = config.lr_at(n)
+        self.objective.begin_step(n)
         self.optimiser.zero_grad(set_to_none=True)
         total = torch.zeros((), dtype=torch.float64, device=world.device)
         sums: dict[str, Tensor] = {}

@@ -75,6 +75,7 @@ def describe(objective: Objective) -> dict[str, Any]:
     options = {
         k: v if isinstance(v, int | float | str | bool | None) else repr_of(v)
         for k, v in sorted(vars(objective).items())
+        if not k.startswith("_")
     }
     return {"name": type(objective).__name__, **options}
 
