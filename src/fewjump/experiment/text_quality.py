@@ -1,0 +1,162 @@
+"""One sampler of text at one number of steps: quality at matched entropy, and where time goes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewjump.data import Dataset
+from fewjump.denoiser.base import Denoiser
+from fewjump.denoiser.network import NetworkDenoiser
+from fewjump.evaluate.bootstrap import REPLICATES, Interval
+from fewjump.evaluate.frontier import FrontierPoint, quality_at_entropy
+from fewjump.evaluate.text import TextMeter
+from fewjump.sampler import run as draw
+
+#: Temperatures that the search walks along, from 1 on.
+LADDER = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.35, 1.5, 2.0)
+
+Scores = Mapping[str, Interval]
+
+
+def enclosing(
+    measure: Callable[[float], Scores], target: float, ladder: Sequence[float] = LADDER
+) -> dict[float, Scores]:
+    """Scores at temperature 1 and on along the ladder until the entropies enclose ``target``.
+
+    A walk costs as many runs as the target is far, where a sweep costs all of them.
+
+    Args:
+        measure: temperature → scores with an ``entropy``, which rises with the temperature.
+        target: in nats.
+        ladder: increasing temperatures, 1 among them.
+
+    Returns:
+        By temperature. If the ladder ends first, its entropies do not enclose the target.
+    """
+    found = {1.0: measure(1.0)}
+    down = found[1.0]["entropy"].value > target
+    rest = [t for t in ladder if t < 1][::-1] if down else [t for t in ladder if t > 1]
+    for temperature in rest:
+        found[temperature] = measure(temperature)
+        if (found[temperature]["entropy"].value > target) != down:
+            break
+    return found
+
+
+def matched(found: Mapping[float, Scores], target: float, metric: str) -> Interval | None:
+    """The metric where the entropy is ``target``, by interpolation; None if it is not enclosed."""
+    points = [FrontierPoint(t, s["entropy"], s[metric]) for t, s in found.items()]
+    entropies = [p.entropy.value for p in points]
+    if len(points) < 2 or not min(entropies) <= target <= max(entropies):
+        return None
+    return quality_at_entropy(points, target)
+
+
+def with_ends(name: str, interval: Interval | None) -> dict[str, float | None]:
+    """``name``, ``name_low`` and ``name_high``; None where there is no interval."""
+    if interval is None:
+        return {name: None, f"{name}_low": None, f"{name}_high": None}
+    return {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+
+
+@contextmanager
+def timed_trunk(denoiser: Denoiser) -> Iterator[list[float]]:
+    """Seconds inside the network's trunk while the block runs, as a list of one number.
+
+    What is left of a run's time is the head's: its factors and the drawing from its law.
+
+    Raises:
+        TypeError: for a denoiser without a trunk.
+    """
+    if not isinstance(denoiser, NetworkDenoiser):
+        raise TypeError(f"only a NetworkDenoiser has a trunk, not a {type(denoiser).__name__}")
+    trunk, spent = denoiser.trunk, [0.0]
+    plain, own = trunk.features, "features" in vars(trunk)
+
+    def features(*args: Any, **options: Any) -> Tensor:
+        started = time.perf_counter()
+        out = plain(*args, **options)
+        if out.is_cuda:
+            torch.cuda.synchronize(out.device)
+        spent[0] += time.perf_counter() - started
+        return out
+
+    object.__setattr__(trunk, "features", features)
+    try:
+        yield spent
+    finally:
+        if own:
+            object.__setattr__(trunk, "features", plain)
+        else:
+            object.__delattr__(trunk, "features")
+
+
+def measure_text(
+    denoiser: Denoiser,
+    meter: TextMeter,
+    steps: int,
+    count: int,
+    seed: int,
+    target: float,
+    replicates: int = REPLICATES,
+) -> dict[str, Any]:
+    """Everything about ``count`` samples at ``steps`` steps.
+
+    Args:
+        denoiser: a network.
+        meter: judge and dictionary.
+        steps: of the ancestral sampler.
+        count: samples at each temperature.
+        seed: of the draws.
+        target: trigram entropy in nats that quality is matched at.
+        replicates: of every interval.
+
+    Returns:
+        The metrics of :class:`~fewjump.evaluate.text.TextMeter` at temperature 1 with ``_low`` and
+        ``_high`` ends; ``matched_nll`` and, where there is a dictionary, ``matched_words``: their
+        values at the target's entropy (None if no temperature of the ladder reaches it);
+        ``temperatures`` that were run; ``nfe`` (evaluations of the trunk), and at temperature 1
+        ``seconds``, ``trunk_seconds``, ``head_seconds`` and ``samples_per_second``.
+    """
+    about: dict[str, Any] = {"steps": steps, "samples": count}
+
+    def measure(temperature: float) -> Scores:
+        with timed_trunk(denoiser) as spent:
+            result = draw(denoiser, count, steps, generator=seed, temperature=temperature)
+        if temperature == 1:
+            about.update(
+                nfe=result.nfe,
+                seconds=result.seconds,
+                trunk_seconds=spent[0],
+                head_seconds=result.seconds - spent[0],
+                samples_per_second=count / result.seconds,
+            )
+        return meter.measure(result.samples, seed, replicates)
+
+    found = enclosing(measure, target)
+    for name, interval in found[1.0].items():
+        about |= with_ends(name, interval)
+    about |= with_ends("matched_nll", matched(found, target, "nll"))
+    if meter.words is not None:
+        about |= with_ends("matched_words", matched(found, target, "dictionary_words"))
+    return {**about, "temperatures": sorted(found)}
+
+
+def reference_row(dataset: Dataset, meter: TextMeter, count: int) -> dict[str, Any]:
+    """The same metrics of ``count`` test sequences: what real text scores in a set of that size.
+
+    Entropies and counts of kinds depend on the size of the set, so samples must be as many.
+    """
+    rows = dataset.all("test", count)
+    scores = meter.measure(rows)
+    return {
+        "student": "test data",
+        "samples": len(rows),
+        **{k: v for name, interval in scores.items() for k, v in with_ends(name, interval).items()},
+    }
