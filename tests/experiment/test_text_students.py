@@ -28,14 +28,14 @@ def tiny(length: int, anchored: bool, steps: tuple[int, ...], extra: tuple[int, 
         joint_steps=2,
         batch_size=16,
         samples=30,
-        heads=heads_for(length, anchored, states=4, components=3, chains=2, width=8),
+        heads=heads_for(length, anchored, states=4, components=3, chains=2, size=4, width=8),
         steps=steps,
         teacher_extra=extra,
         replicates=3,
     )
 
 
-TINY = {"names": tiny(8, True, (1, 2), (10,)), "text": tiny(6, False, (1,), ())}
+TINY = {"names": tiny(8, True, (1,), (10,)), "text": tiny(6, False, (1,), ())}
 
 
 @pytest.fixture

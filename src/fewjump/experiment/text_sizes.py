@@ -11,7 +11,7 @@ from fewjump.data.text import LETTERS_AND_SPACE
 from fewjump.experiment.wall_clock import TEACHER
 
 #: Students whose positions are drawn side by side, given one draw of hidden states.
-PARALLEL = ("chain", "mixture", "mixture-of-chains")
+PARALLEL = ("chain", "mixture", "mixture-of-chains", "latent")
 STUDENTS = ("product", *PARALLEL, "autoregressive")
 CORPORA = ("names", "text")
 
@@ -70,18 +70,19 @@ class Sizes:
 
 
 def heads_for(
-    length: int, anchored: bool, states: int, components: int, chains: int, width: int
+    length: int, anchored: bool, states: int, components: int, chains: int, size: int, width: int
 ) -> dict[str, dict[str, Any]]:
     """Options of every head.
 
     Args:
         length: L. A mixture has templates of that length always: one choice for all positions
             says nothing about windows that begin anywhere, unless positions can differ.
-        anchored: whether a sequence begins where it begins, as a name does; the chains then have
-            templates too.
+        anchored: whether a sequence begins where it begins, as a name does; the chains and the
+            latent student then have templates too.
         states: r of the chain; a mixture of chains has half.
         components: K of the mixture.
         chains: K of the mixture of chains.
+        size: numbers of the latent student's normal z, one for a whole sequence.
         width: of the autoregressive layer.
     """
     template = {"length": length} if anchored else {}
@@ -90,6 +91,7 @@ def heads_for(
         "chain": {"states": states, "emission": "dense", **template},
         "mixture": {"components": components, "length": length},
         "mixture-of-chains": {"components": chains, "states": states // 2, **template},
+        "latent": {"categories": 0, "size": size, **template},
         "autoregressive": {"width": width},
     }
 
@@ -105,8 +107,8 @@ SIZES = {
         joint_steps=1000,
         batch_size=128,
         samples=1500,
-        heads=heads_for(16, True, states=32, components=64, chains=4, width=128),
-        seconds={"teacher": 160, "product": 20, "joint students": 550, "sampling": 360},
+        heads=heads_for(16, True, states=32, components=64, chains=4, size=32, width=128),
+        seconds={"teacher": 160, "product": 20, "joint students": 730, "sampling": 420},
     ),
     "text": Sizes(
         length=64,
@@ -118,8 +120,8 @@ SIZES = {
         joint_steps=1000,
         batch_size=64,
         samples=400,
-        heads=heads_for(64, False, states=32, components=64, chains=4, width=192),
-        seconds={"teacher": 750, "product": 70, "joint students": 1900, "sampling": 1300},
+        heads=heads_for(64, False, states=32, components=64, chains=4, size=32, width=192),
+        seconds={"teacher": 750, "product": 70, "joint students": 2400, "sampling": 1500},
     ),
 }
 

@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fewjump.api import distill, train_teacher
+from fewjump.api import default_kl_warmup, distill, for_sampling, train_teacher
 from fewjump.data import Dataset
 from fewjump.denoiser.base import Denoiser
 from fewjump.denoiser.network import parameter_counts
@@ -42,7 +42,7 @@ from fewjump.experiment.text_sizes import (
 )
 from fewjump.experiment.verdicts import Verdict, best_at, compare
 from fewjump.experiment.wall_clock import TEACHER, points_of, speed_at_quality
-from fewjump.objective import JointConditionalMatching
+from fewjump.objective import JointConditionalMatching, LatentMatching, Objective
 from fewjump.process import Absorbing
 from fewjump.schedule import LogLinear
 
@@ -50,6 +50,17 @@ from fewjump.schedule import LogLinear
 def digest(*parts: Any) -> str:
     """Eight hexadecimal digits that change with anything in ``parts`` (plain data)."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def joint_objective(kind: str, sizes: Sizes) -> Objective:
+    """What a joint student is trained by, on a grid that begins at pure noise."""
+    if kind == "latent":
+        return LatentMatching(
+            near=sizes.near,
+            steps=sizes.grid_steps,
+            kl_warmup=default_kl_warmup(sizes.joint_steps),
+        )
+    return JointConditionalMatching(near=sizes.near, steps=sizes.grid_steps)
 
 
 def kept(path: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -130,13 +141,12 @@ class Workshop:
         joint = kind != "product"
 
         def make(folder: Path) -> Denoiser:
-            objective = JointConditionalMatching(near=sizes.near, steps=sizes.grid_steps)
             return distill(
                 teacher,
                 self.data,
                 student=kind,
                 head=sizes.heads[kind],
-                objective=objective if joint else "student-euler",
+                objective=joint_objective(kind, sizes) if joint else "student-euler",
                 steps=sizes.joint_steps if joint else sizes.product_steps,
                 batch_size=sizes.batch_size,
                 lr=3e-3 if joint else 5e-4,
@@ -147,7 +157,7 @@ class Workshop:
             )
 
         with self.clock.part(f"{self.corpus}: distilling {kind}"):
-            return made_once(self.folder(kind), make)
+            return for_sampling(made_once(self.folder(kind), make))
 
     def rows(
         self, name: str, model: Denoiser, meter: TextMeter, target: float
