@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     )
     from fewjump.api import distill, train_teacher
     from fewjump.checkpoint import load, save
+    from fewjump.refinement import refine
     from fewjump.sampler import exact_output_law, sample
     from fewjump.schedule import Cosine, Geometric, Linear, LogLinear
 
@@ -50,6 +51,7 @@ __all__ = [
     "objective",
     "problem",
     "process",
+    "refine",
     "report",
     "sample",
     "sampler",
@@ -66,6 +68,7 @@ _HOME = {
     "LogLinear": "fewjump.schedule",
     "distill": "fewjump.api",
     "train_teacher": "fewjump.api",
+    "refine": "fewjump.refinement",
     "exact_output_law": "fewjump.sampler",
     "sample": "fewjump.sampler",
     "load": "fewjump.checkpoint",

@@ -104,6 +104,14 @@ _WORKS: dict[str, tuple[str, str, str, int, str]] = {
         2017,
         "1706.08500",
     ),
+    "dmd": (
+        "yin2023onestep",
+        "One-step Diffusion with Distribution Matching Distillation",
+        'Yin, Tianwei and Gharbi, Micha{\\"e}l and Zhang, Richard and Shechtman, Eli and '
+        "Durand, Fr{\\'e}do and Freeman, William T. and Park, Taesung",
+        2023,
+        "2311.18828",
+    ),
     "precision-recall": (
         "kynkaanniemi2019improved",
         "Improved Precision and Recall Metric for Assessing Generative Models",
@@ -120,6 +128,7 @@ _ALSO = {
     "ConditionalMatching": _PAPER,
     "JointConditionalMatching": _PAPER,
     "LatentMatching": _PAPER,
+    "OnPolicyRefinement": "dmd",
     "recovery": _PAPER,
     "absorbing": "d3pm",
     "uniform": "d3pm",

@@ -22,6 +22,7 @@ VERBS: dict[str, str] = {
     "demo": "train, distil, sample and compare on a small problem; ends in a report page",
     "train": "train a teacher: a discrete diffusion model of your data",
     "distill": "distil a teacher into a student that needs few evaluations",
+    "refine": "refine a student on its own samples, with its variety watched",
     "sample": "draw samples from a saved model",
     "evaluate": "measure a saved model's samples at several numbers of evaluations",
     "report": "turn the results of one or more runs into one HTML page",

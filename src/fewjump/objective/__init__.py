@@ -5,12 +5,14 @@ from fewjump.objective.conditional import ConditionalMatching
 from fewjump.objective.elbo import CrossEntropyELBO, nelbo
 from fewjump.objective.joint import JointConditionalMatching
 from fewjump.objective.latent import LatentMatching, importance_bound
+from fewjump.objective.on_policy import OnPolicyRefinement
 from fewjump.objective.score_entropy import ScoreEntropy
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "conditional-matching": ConditionalMatching,
     "joint-conditional-matching": JointConditionalMatching,
     "latent-matching": LatentMatching,
+    "on-policy-refinement": OnPolicyRefinement,
     "cross-entropy": CrossEntropyELBO,
     "score-entropy": ScoreEntropy,
 }
@@ -23,6 +25,7 @@ __all__ = [
     "LatentMatching",
     "Metrics",
     "Objective",
+    "OnPolicyRefinement",
     "ScoreEntropy",
     "freeze",
     "importance_bound",

@@ -237,7 +237,7 @@ class _Trainer:
         share = config.batch_size // (world.size * config.accumulate)
         seed = fold_seed(config.seed, NOISE_STREAM, n)
         for group in self.optimiser.param_groups:
-            group["lr"] = config.lr_at(n)
+            group["lr"] = config.lr_at(n) * group.get("lr_scale", 1.0)
         self.objective.begin_step(n)
         self.optimiser.zero_grad(set_to_none=True)
         total = torch.zeros((), dtype=torch.float64, device=world.device)
@@ -308,6 +308,9 @@ class _Trainer:
     def _save(self) -> None:
         if not all(bool(p.isfinite().all()) for p in self.parameters):
             raise DivergenceError(self._diagnosis(float("nan"), float("nan")))
+        seen = self.objective.before_save(self.step, self.student)
+        if seen and self.files is not None:
+            self.files.log({"step": self.step, "event": "inspected", **seen})
         if self.folder is not None and self.world.is_main:
             state = {
                 "step": self.step,

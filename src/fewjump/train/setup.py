@@ -117,15 +117,19 @@ def networks_in_low_precision(
 
 
 def build_optimiser(parameters: list[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW; weight decay on matrices only."""
-    groups = [
-        {
-            "params": [p for p in parameters if p.dim() >= 2],
-            "weight_decay": config.weight_decay,
-        },
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
-    ]
-    groups = [g for g in groups if g["params"]]
+    """AdamW; weight decay on matrices only.
+
+    A parameter may carry an ``lr_scale``: its learning rate as a multiple of the others'.
+    """
+    scales: dict[float, list[nn.Parameter]] = {}
+    for parameter in parameters:
+        scales.setdefault(getattr(parameter, "lr_scale", 1.0), []).append(parameter)
+    groups = []
+    for scale, members in scales.items():
+        matrices, others = [p for p in members if p.dim() >= 2], [p for p in members if p.dim() < 2]
+        for chosen, decay in ((matrices, config.weight_decay), (others, 0.0)):
+            if chosen:
+                groups.append({"params": chosen, "weight_decay": decay, "lr_scale": scale})
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
 
 

@@ -1,0 +1,318 @@
+"""On-policy refinement: a few-step student against its teacher, on the student's own samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+from fewjump.denoiser.base import Denoiser
+from fewjump.law.base import Law
+from fewjump.law.mixture import MixtureLaw
+from fewjump.law.product import ProductLaw
+from fewjump.objective.auxiliary import StudentWithAuxiliary
+from fewjump.objective.base import Metrics, Objective, require_frozen
+from fewjump.objective.nearness import position_entropy
+from fewjump.objective.score_function import (
+    Draw,
+    draw,
+    expected_reward,
+    expected_surrogate,
+    leave_one_out,
+    own_posterior,
+    score_surrogate,
+)
+from fewjump.objective.times import (
+    Weighting,
+    check_grid,
+    check_weighting,
+    spread_uniform,
+    time_weight,
+)
+from fewjump.random import Generator, integers
+
+Source = Literal["forward", "student"]
+Estimator = Literal["auto", "score", "expected"]
+Inspect = Callable[[int, Denoiser], Mapping[str, float]]
+
+
+class OnPolicyRefinement(Objective):
+    """Reverse KL between the student's sampler and the teacher's chain (DMD family).
+
+    **What is minimised.** On the grid 1 = t_0 > … > t_K = 0 the student's step k draws
+    x₀ ~ p^φ(·|x_t) at t = t_k and x_u from the bridge q(x_u|x_t, x₀), u in [t_{k+1}, t_k). Write
+    p^φ_u for the law of x_u that results, p^φ(x₀ⁱ|x_u) for its per-position posterior. Then
+
+      D(φ) = Σ_k ∫_{t_{k+1}}^{t_k} du w(u) E_{x_u~p^φ_u} Σᵢ KL(p^φ(x₀ⁱ|x_u) ‖ p^θ(x₀ⁱ|x_u)).
+
+    It is ≥ 0, and 0 where the student's marginals in each interval follow the teacher's chain.
+    Masked, with w = σα/(1−α): the reverse rates of a chain are σα/(1−α)·p(x₀ⁱ|x_u), so D is the
+    KL between path laws (of the Markov chain with the student's marginals, and the teacher's);
+    hence D ≥ KL(output law of the student ‖ law of the teacher's chain), and in one step, where
+    x_u is x₀ noised, they are equal. For other processes D is another divergence with the same
+    zero.
+
+    **Its gradient.** p^φ(x₀ⁱ|x_u) is not known; an auxiliary denoiser ψ learns it by cross-entropy
+    on (x_u → x₀). As the logarithmic score is proper,
+
+      D(φ) = max_ψ E_{x_t, x₀~p^φ(·|x_t), x_u}[R_ψ],
+      R_ψ = w(u) Σᵢ (log p^ψ(x₀ⁱ|x_u) − log p^θ(x₀ⁱ|x_u)),
+
+    so by the envelope theorem ∇D = E[∇log p^φ(x₀|x_t)·R_ψ*(x₀, x_u)], with no derivative of ψ*, and
+    none of R (the bridge does not depend on φ). ``score`` estimates it with a leave-one-out
+    baseline over ``draws`` of (x₀, x_u) at one (x_t, u), for every law; ``expected`` sums x₀ out
+    given x_u, for product laws, and for mixtures given the component (see
+    :mod:`fewjump.objective.score_function`); its variance is lower, its memory (B, L, V).
+
+    The states x_t are held fixed: with ``source="student"`` the effect of a step on the states of
+    later steps is left out of the gradient (it vanishes at D = 0, and for K = 1).
+
+    The student and ψ are one model, :class:`fewjump.objective.auxiliary.StudentWithAuxiliary`;
+    both terms are in one loss, and their gradients do not mix. Relatives: D-MMD
+    (arXiv 2603.20155), IDLM (2602.19066), Di[M]O (2503.15457); on images DMD (2311.18828).
+
+    Args:
+        source: x_t from data noised to t_k (``forward``), or from pure noise by the student's own
+            k steps (``student``; no data).
+        steps: K equal intervals of [0, 1]; 1 by default.
+        grid: decreasing times from 1 to 0 in place of ``steps``: those the student is sampled with.
+        draws: draws of (x₀, x_u) for each x_t, at least 2.
+        estimator: ``auto`` takes ``expected`` where the law allows it.
+        weighting: w(u), see :func:`fewjump.objective.times.time_weight`.
+        min_time: smallest u.
+        floor: probabilities below it, of both denoisers, count as it: a bounded reward, where an
+            exact teacher says 0. The gradient is then that of D with this teacher.
+        warmup: steps in which the auxiliary alone learns.
+        data_weight: weight of −log p^φ(x₀|x_t) on the data of x_t: reverse KL may leave modes, this
+            may not. ``forward`` only.
+
+    Metrics, in nats per position: ``divergence`` (D as ψ sees it, without the floor's mass),
+    ``auxiliary_cross_entropy``, ``joint_entropy`` (−log p^φ(x₀|x_t) of the draws),
+    ``student_entropy`` and ``teacher_entropy`` (of a position given the same x_u, by ψ and by the
+    teacher), with data ``data_nll``.
+
+    Raises:
+        ValueError: for options outside their range; at call, for a student that carries no
+            auxiliary network, or ``expected`` for a law that has no such form.
+    """
+
+    def __init__(
+        self,
+        source: Source = "student",
+        *,
+        steps: int | None = None,
+        grid: Sequence[float] | None = None,
+        draws: int = 4,
+        estimator: Estimator = "auto",
+        weighting: Weighting = "elbo",
+        min_time: float = 1e-3,
+        floor: float = 1e-6,
+        warmup: int = 0,
+        data_weight: float = 0.0,
+    ) -> None:
+        for value, kind in ((source, Source), (estimator, Estimator)):
+            if value not in get_args(kind):
+                raise ValueError(f"unknown {value!r}; known: {', '.join(get_args(kind))}")
+        check_weighting(weighting)
+        if draws < 2:
+            raise ValueError(f"draws must be at least 2 (each is the others' baseline): {draws}")
+        if not 0 < min_time < 1 or not 0 < floor < 1:
+            raise ValueError(f"min_time and floor must lie in (0, 1), got {min_time} and {floor}")
+        if warmup < 0 or data_weight < 0:
+            raise ValueError(f"warmup and data_weight must be ≥ 0: {warmup} and {data_weight}")
+        if data_weight and source != "forward":
+            raise ValueError("data_weight needs x_t from data: use source='forward'")
+        times = check_grid(grid, 1 if grid is None and steps is None else steps)
+        assert times is not None
+        if times[0] != 1 or times[-1] != 0:
+            raise ValueError(f"the grid must run from 1 to 0, as a sampler's does; got {times}")
+        if times[-2] <= min_time:
+            raise ValueError(f"the last positive time {times[-2]} must exceed min_time={min_time}")
+        self.grid = times
+        self.source: Source = source
+        self.estimator: Estimator = estimator
+        self.weighting: Weighting = weighting
+        self.draws, self.min_time, self.floor = draws, min_time, floor
+        self.warmup, self.data_weight = warmup, data_weight
+        self.needs_data = source == "forward"
+        self._inspect: Inspect | None = None
+        self._step = warmup
+
+    def watch(self, inspect: Inspect) -> None:
+        """Have ``inspect(step, student)`` called before a state is saved.
+
+        It returns numbers for the log, or raises to end the run without saving: see
+        :mod:`fewjump.train.diversity`.
+        """
+        self._inspect = inspect
+
+    def begin_step(self, step: int) -> None:
+        self._step = step
+
+    def before_save(self, step: int, student: Denoiser) -> Mapping[str, float]:
+        if self._inspect is None:
+            return {}
+        return self._inspect(step, _pair(student).student)
+
+    def check(self, student: Denoiser, teacher: Denoiser | None) -> None:
+        super().check(student, teacher)
+        _pair(student)
+
+    def __call__(
+        self, student: Denoiser, teacher: Denoiser | None, batch: Tensor, generator: Generator
+    ) -> tuple[Tensor, Metrics]:
+        teacher, pair = require_frozen(teacher, student), _pair(student)
+        process, length = student.process, batch.shape[1]
+        k, t, u, width = self._times(batch.shape[0], generator, batch.device)
+        with torch.no_grad():
+            x_t = self._states(student, batch, k, t, generator)
+        law = student(x_t, t)
+        drawn = [draw(law, generator) for _ in range(self.draws)]
+        with torch.no_grad():
+            x_u = torch.cat([process.bridge(x_t, one.x0, u, t, generator) for one in drawn])
+        x0 = torch.cat([one.x0 for one in drawn])
+        late = u.repeat(self.draws)
+        fake = pair.auxiliary(x_u, late)
+        if not isinstance(fake, ProductLaw):
+            raise ValueError("the auxiliary denoiser must return a product law; give it that head")
+        with torch.no_grad():
+            real = _product(teacher(x_u, late))
+        surprise = -fake.token_log_prob(x0)
+        reward = token_reward(fake, real, x0, self.floor).reshape(self.draws, -1, length)
+        scale = time_weight(self.weighting, process, u) * width * (len(self.grid) - 1)
+        total = reward.double().sum(-1) * scale
+        if self._uses_expected(law):
+            seen = Seen(x_t, t, x_u.reshape(self.draws, -1, length), u, scale)
+            surrogate = self._expected(drawn, fake, real, seen, student)
+        else:
+            advantage = leave_one_out(total)
+            each = [score_surrogate(law.log_prob(o.x0), a) for o, a in zip(drawn, advantage)]
+            surrogate = torch.stack(each).mean(0)
+        surrogate = surrogate.mean() / length
+        if self._step < self.warmup:
+            surrogate = surrogate * 0.0
+        divergence = total.mean() / length
+        # The value of a surrogate means nothing: what is reported is the divergence.
+        loss = surrogate - surrogate.detach() + divergence + surprise.double().mean()
+        metrics = self._metrics(law, drawn, fake, real, length)
+        metrics["divergence"] = divergence
+        metrics["auxiliary_cross_entropy"] = surprise.detach().mean()
+        if self.data_weight:
+            nll = -law.log_prob(batch).mean() / length
+            loss = loss + (self._step >= self.warmup) * self.data_weight * nll
+            metrics["data_nll"] = nll.detach()
+        return loss, metrics
+
+    def _times(
+        self, batch_size: int, generator: Generator, device: torch.device
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Step k, its time t, u in its interval, and the interval's width: (B,) each."""
+        times = torch.tensor(self.grid, dtype=torch.float64, device=device)
+        k = integers(len(self.grid) - 1, (batch_size,), generator, device)
+        t, lowest = times[k], times[k + 1].clamp(min=self.min_time)
+        share = spread_uniform(batch_size, generator, device)
+        return k, t, lowest + (t - lowest) * share, t - lowest
+
+    def _states(
+        self, student: Denoiser, batch: Tensor, k: Tensor, t: Tensor, generator: Generator
+    ) -> Tensor:
+        """x_t, (B, L), where a sampler of this grid meets it, or would if it were exact."""
+        process = student.process
+        x = process.prior_sample(batch.shape, generator, batch.device)
+        if self.source == "forward":
+            noised = process.corrupt(batch, 0.0, t, generator)
+            return torch.where((k == 0)[:, None], x, noised)
+        for step in range(len(self.grid) - 2):
+            now, after = self.grid[step], self.grid[step + 1]
+            moved = process.bridge(x, student(x, now).sample(generator), after, now, generator)
+            x = torch.where((k > step)[:, None], moved, x)
+        return x
+
+    def _uses_expected(self, law: Law) -> bool:
+        possible = isinstance(law, ProductLaw | MixtureLaw)
+        if self.estimator == "expected" and not possible:
+            raise ValueError(
+                f"there is no expected form for a {type(law).__name__}; use estimator='score'"
+            )
+        return possible and self.estimator != "score"
+
+    def _expected(
+        self, drawn: list[Draw], fake: ProductLaw, real: ProductLaw, seen: Seen, student: Denoiser
+    ) -> Tensor:
+        """Mean of the surrogates over the draws: (B,)."""
+        process, size = student.process, seen.x_t.shape[0]
+        tables, posteriors, means = [], [], []
+        with torch.no_grad():
+            for number, one in enumerate(drawn):
+                assert one.law is not None
+                rows = torch.arange(number * size, (number + 1) * size, device=seen.x_t.device)
+                reward = table_reward(fake.select(rows), real.select(rows), self.floor)
+                posterior = own_posterior(
+                    one.law, seen.x_u[number], seen.u, seen.x_t, seen.t, process
+                )
+                tables.append(reward)
+                posteriors.append(posterior)
+                means.append(expected_reward(posterior, reward).sum(-1))
+            mean = torch.stack(means)
+            advantage = leave_one_out(mean)
+            baselines = mean - advantage
+        surrogates = []
+        for one, table, posterior, base, gain in zip(
+            drawn, tables, posteriors, baselines, advantage
+        ):
+            assert one.law is not None
+            value = expected_surrogate(one.law, posterior, table, base, seen.scale)
+            if one.log_choice is not None:
+                value = value + score_surrogate(one.log_choice, gain * seen.scale)
+            surrogates.append(value)
+        return torch.stack(surrogates).mean(0)
+
+    @torch.no_grad()
+    def _metrics(
+        self, law: Law, drawn: list[Draw], fake: ProductLaw, real: ProductLaw, length: int
+    ) -> Metrics:
+        return {
+            "joint_entropy": -law.log_prob(drawn[0].x0).mean() / length,
+            "student_entropy": position_entropy(fake).mean(),
+            "teacher_entropy": position_entropy(real).mean(),
+        }
+
+
+class Seen(NamedTuple):
+    """Where the draws were made: x_t (B, L), t (B,), x_u (S, B, L), u (B,), scale of R (B,)."""
+
+    x_t: Tensor
+    t: Tensor
+    x_u: Tensor
+    u: Tensor
+    scale: Tensor
+
+
+@torch.no_grad()
+def token_reward(fake: ProductLaw, real: ProductLaw, x0: Tensor, floor: float) -> Tensor:
+    """log p^ψ(x₀ⁱ|x_u) − log p^θ(x₀ⁱ|x_u), both floored, constant: (B, L)."""
+    low = math.log(floor)
+    return fake.token_log_prob(x0).clamp(min=low) - real.token_log_prob(x0).clamp(min=low)
+
+
+@torch.no_grad()
+def table_reward(fake: ProductLaw, real: ProductLaw, floor: float) -> Tensor:
+    """:func:`token_reward` of every token: (B, L, V)."""
+    low = math.log(floor)
+    return fake.log_probs().clamp(min=low) - real.log_probs().clamp(min=low)
+
+
+def _product(law: Law) -> ProductLaw:
+    return law if isinstance(law, ProductLaw) else ProductLaw(law.marginals().log())
+
+
+def _pair(student: Denoiser) -> StudentWithAuxiliary:
+    if not isinstance(student, StudentWithAuxiliary):
+        raise ValueError(
+            "on-policy refinement trains a student with an auxiliary network; use fewjump.refine, "
+            "or StudentWithAuxiliary(student, auxiliary)"
+        )
+    return student

@@ -1,0 +1,107 @@
+"""Gradients of E_{x₀~p^φ}[R(x₀, x_u)] for discrete draws: surrogates whose gradient is unbiased.
+
+A surrogate is a tensor whose *gradient* is the estimate; its value means nothing. Rewards are
+constants: nothing flows through them.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fewjump.law.base import Law
+from fewjump.law.mixture import MixtureLaw
+from fewjump.law.product import ProductLaw
+from fewjump.process import Process
+from fewjump.random import Generator, categorical_from_logits
+
+
+class Draw(NamedTuple):
+    """One draw of x₀ from a student's law.
+
+    Attributes:
+        x0: (B, L) int64.
+        law: the product law x₀ was drawn from given what chose it; None for other laws.
+        log_choice: (B,) log-probability of that choice, with gradient; None if there was none.
+    """
+
+    x0: Tensor
+    law: ProductLaw | None
+    log_choice: Tensor | None
+
+
+def draw(law: Law, generator: Generator = None) -> Draw:
+    """Draw x₀, keeping what :func:`expected_surrogate` needs of a product or a mixture."""
+    if isinstance(law, ProductLaw):
+        with torch.no_grad():
+            return Draw(law.sample(generator), law, None)
+    if isinstance(law, MixtureLaw):
+        with torch.no_grad():
+            index = categorical_from_logits(law.weight_logits, generator)
+        part = law.component(index)
+        choice = law.weight_logits.log_softmax(-1).gather(-1, index[:, None])[:, 0]
+        with torch.no_grad():
+            return Draw(part.sample(generator), part, choice)
+    with torch.no_grad():
+        return Draw(law.sample(generator), None, None)
+
+
+def leave_one_out(reward: Tensor) -> Tensor:
+    """Reward minus the mean of the other draws': (S, B) → (S, B), S ≥ 2.
+
+    The other draws are independent of a draw given x_t, so that the baseline costs no bias.
+    """
+    draws = reward.shape[0]
+    return (reward - reward.mean(0)) * (draws / (draws - 1))
+
+
+def score_surrogate(log_prob: Tensor, advantage: Tensor) -> Tensor:
+    """advantage·log p^φ(x₀): ∇ is the score-function estimate (Williams 1992). Any shape."""
+    return advantage.detach() * log_prob
+
+
+def own_posterior(
+    law: ProductLaw, x_u: Tensor, u: Tensor, x_t: Tensor, t: Tensor, process: Process
+) -> Tensor:
+    """p^φ(x₀ⁱ | x_u, x_t) of a product student with its bridge: (B, L, V), a product as well.
+
+    ∝ p^φ(a|x_t)·q(x_u|x_t, a) ∝ p^φ(a|x_t)·P_{u|0}[a, x_u] / P_{t|0}[a, x_t], for each position.
+    """
+    early, late = process.likelihood(x_u, u), process.likelihood(x_t, t)
+    possible = late > 0
+    weights = law.marginals().detach() * torch.where(
+        possible, early / torch.where(possible, late, 1.0), 0.0
+    )
+    return weights / weights.sum(-1, keepdim=True)
+
+
+def expected_reward(posterior: Tensor, reward: Tensor) -> Tensor:
+    """Σ_a posterior(a)·reward(a), with 0·∞ = 0: (..., V) → (...)."""
+    return torch.where(posterior > 0, posterior * reward, 0.0).sum(-1)
+
+
+def expected_surrogate(
+    law: ProductLaw, posterior: Tensor, reward: Tensor, baseline: Tensor, scale: Tensor
+) -> Tensor:
+    """The score-function estimate with x₀ summed out given x_u (Rao–Blackwell): (B,).
+
+    With rewards that add up over positions, R = Σⱼ rⱼ(x₀ʲ, x_u), and x₀|x_u, x_t a product p̃,
+
+      E[∇log p^φ(x₀)·(R − b) | x_u, x_t]
+        = Σᵢ Σ_a p̃ᵢ(a)·∇log p^φᵢ(a)·(rᵢ(a) + Σ_{j≠i} E_p̃[rⱼ] − b).
+
+    Args:
+        law: p^φ(·|x_t) with gradient.
+        posterior: p̃ (B, L, V), see :func:`own_posterior`.
+        reward: r (B, L, V).
+        baseline: b (B,), independent of x_u given x_t.
+        scale: (B,) factor of reward and baseline.
+    """
+    own = expected_reward(posterior, reward)
+    others = own.sum(-1, keepdim=True) - own - baseline[:, None]
+    weight = posterior * (reward + others[..., None]) * scale[:, None, None]
+    weight = torch.where(posterior > 0, weight, 0.0).detach()
+    log_probs = law.log_probs().masked_fill(weight == 0, 0.0)
+    return (weight * log_probs).sum((-1, -2))
