@@ -107,7 +107,7 @@ def markov_curve(content: Content) -> str:
     ]
     seeds = len(content["sizes"]["seeds"])
     return f"""Bigram total variation of samples, Markov chain with V = 8, L = 32, uniform noise, entropy rate
-{content["entropy_rate"]:.3f} nats; {seeds} seeds of {content["sizes"]["samples"]} samples, 95% intervals.
+{content["entropy_rate"]:.3f} nats; {seeds} seed(s) of {content["sizes"]["samples"]} samples, 95% intervals.
 Closed form of the one-step error: {content["one_step_tv_closed_form"]:.3f}. Fresh samples of the chain
 score {content["sampling_floor"]:.4f}.
 
@@ -117,7 +117,9 @@ Below the teacher's curve by more than the interval: {"; ".join(below) or "nothi
 the interval: {"; ".join(outside) or "nothing"}. The exact teacher's marginals *are* the optimum of
 the objective, so a student can reach the curve and not pass it. The forward pair draws x_s from the
 true reverse conditional; Algorithm 1's student-Euler draw does not (positions are drawn
-independently, and long Euler steps are clipped), which is a bias of its fixed point."""
+independently, and long Euler steps are clipped), which is a bias of its fixed point. (The floor is a statement about KL. Total variation of a product with slightly
+wrong marginals may come out a little lower than that of the exact product, and of the
+{len(names[1:]) * len(steps)} comparisons one is expected to fall just outside a 95% interval.)"""
 
 
 def digits(content: Content) -> str:
