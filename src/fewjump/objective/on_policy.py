@@ -51,8 +51,8 @@ class OnPolicyRefinement(Objective):
     It is ≥ 0, and 0 where the student's marginals in each interval follow the teacher's chain.
     Masked, with w = σα/(1−α): the reverse rates of a chain are σα/(1−α)·p(x₀ⁱ|x_u), so D is the
     KL between path laws (of the Markov chain with the student's marginals, and the teacher's);
-    hence D ≥ KL(output law of the student ‖ law of the teacher's chain), and in one step, where
-    x_u is x₀ noised, they are equal. For other processes D is another divergence with the same
+    hence D ≥ KL(output law of the student ‖ law of the teacher's chain) where x_t comes from the
+    student's own steps, and in one step, where x_u is x₀ noised, they are equal. For other processes D is another divergence with the same
     zero.
 
     **Its gradient.** p^φ(x₀ⁱ|x_u) is not known; an auxiliary denoiser ψ learns it by cross-entropy
@@ -89,7 +89,7 @@ class OnPolicyRefinement(Objective):
         data_weight: weight of −log p^φ(x₀|x_t) on the data of x_t: reverse KL may leave modes, this
             may not. ``forward`` only.
 
-    Metrics, in nats per position: ``divergence`` (D as ψ sees it, without the floor's mass),
+    Metrics, in nats per position: ``divergence`` (D as ψ sees it, probabilities floored),
     ``auxiliary_cross_entropy``, ``joint_entropy`` (−log p^φ(x₀|x_t) of the draws),
     ``student_entropy`` and ``teacher_entropy`` (of a position given the same x_u, by ψ and by the
     teacher), with data ``data_nll``.
