@@ -52,8 +52,8 @@ class OnPolicyRefinement(Objective):
     Masked, with w = σα/(1−α): the reverse rates of a chain are σα/(1−α)·p(x₀ⁱ|x_u), so D is the
     KL between path laws (of the Markov chain with the student's marginals, and the teacher's);
     hence D ≥ KL(output law of the student ‖ law of the teacher's chain) where x_t comes from the
-    student's own steps, and in one step, where x_u is x₀ noised, they are equal. For other processes D is another divergence with the same
-    zero.
+    student's own steps, and in one step, where x_u is x₀ noised, they are equal. For other
+    processes D is another divergence with the same zero.
 
     **Its gradient.** p^φ(x₀ⁱ|x_u) is not known; an auxiliary denoiser ψ learns it by cross-entropy
     on (x_u → x₀). As the logarithmic score is proper,
