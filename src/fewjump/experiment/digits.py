@@ -18,8 +18,7 @@ from fewjump.evaluate.classifier import ImageClassifier, classifier_for
 from fewjump.evaluate.frontier import Row
 from fewjump.evaluate.run import evaluate_images, image_reference
 from fewjump.experiment.demo_parts import made_once
-from fewjump.experiment.joint_exact import remembered
-from fewjump.experiment.results import Experiment
+from fewjump.experiment.results import Experiment, remembered
 from fewjump.objective import JointConditionalMatching
 from fewjump.process import Absorbing
 from fewjump.schedule import LogLinear

@@ -8,7 +8,6 @@ exact (the Ising model at more than one step: from samples). Run as
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from fewjump.denoiser.base import Denoiser
 from fewjump.denoiser.network import NetworkDenoiser
 from fewjump.evaluate.exact import kl, tv
 from fewjump.experiment.masked_law import MaskedTables, masked_output_law, one_step_law
-from fewjump.experiment.results import Experiment
+from fewjump.experiment.results import Experiment, remembered
 from fewjump.objective import JointConditionalMatching, freeze
 from fewjump.problem import EnumeratedJoint
 from fewjump.problem.examples import copy, ising, xor
@@ -158,28 +157,6 @@ def sampled(problem: EnumeratedJoint, x: Tensor) -> dict[str, Any]:
         "energy_tv": 0.5 * float((truth - found).abs().sum()),
         "samples": len(x),
     }
-
-
-def remembered(
-    path: Path, settings: dict[str, Any], compute: Callable[[], list[dict[str, Any]]]
-) -> list[dict[str, Any]]:
-    """Rows of a finished student, from ``path`` if they are there and were made as now.
-
-    Raises:
-        ValueError: if they were made with other settings.
-    """
-    if path.exists():
-        found = json.loads(path.read_text())
-        if found["settings"] != settings:
-            raise ValueError(
-                f"{path} was made with {found['settings']}, now {settings} are asked for; remove "
-                f"{path.parent} to train again"
-            )
-        return found["rows"]
-    rows = compute()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"settings": settings, "rows": rows}, indent=1) + "\n")
-    return rows
 
 
 def rows_of(name: str, kind: str, seed: int, runs: Path) -> list[dict[str, Any]]:

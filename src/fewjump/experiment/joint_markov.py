@@ -22,8 +22,7 @@ from fewjump.denoiser.base import Denoiser
 from fewjump.denoiser.network import NetworkDenoiser
 from fewjump.evaluate.bootstrap import bootstrap, mean
 from fewjump.evaluate.ngrams import ngram_keys, tv_to_law
-from fewjump.experiment.joint_exact import remembered
-from fewjump.experiment.results import Experiment
+from fewjump.experiment.results import Experiment, remembered
 from fewjump.objective import JointConditionalMatching, freeze
 from fewjump.problem import Estimate, HiddenMarkovChain, MarkovChain
 from fewjump.problem.examples import reference_hidden_markov_chain, reference_markov_chain

@@ -77,3 +77,25 @@ class Experiment:
         temporary.replace(path)
         print(f"{path}: {seconds:.0f} s")
         return path
+
+
+def remembered(
+    path: Path, settings: dict[str, Any], compute: Callable[[], list[dict[str, Any]]]
+) -> list[dict[str, Any]]:
+    """Rows of a finished student, from ``path`` if they are there and were made as now.
+
+    Raises:
+        ValueError: if they were made with other settings.
+    """
+    if path.exists():
+        found = json.loads(path.read_text())
+        if found["settings"] != settings:
+            raise ValueError(
+                f"{path} was made with {found['settings']}, now {settings} are asked for; remove "
+                f"{path.parent} to train again"
+            )
+        return found["rows"]
+    rows = compute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"settings": settings, "rows": rows}, indent=1) + "\n")
+    return rows
