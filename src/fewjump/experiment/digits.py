@@ -1,8 +1,8 @@
 """Digits: a masked teacher and its students, at 1 to 64 evaluations, with several seeds.
 
 Run as ``python -m fewjump.experiment.digits``; each training resumes where it was stopped, and a
-model that is finished is loaded. ``--seed`` is the first of the three seeds. About 20 minutes on one
-idle core, estimated from the demo's steps; ``--threads 2`` makes it shorter.
+model that is finished is loaded. ``--seed`` is the first of the three seeds. About 20 minutes on
+one idle core, estimated from the demo's steps; ``--threads 2`` makes it shorter.
 """
 
 from __future__ import annotations
