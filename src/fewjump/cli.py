@@ -2,7 +2,7 @@
 
 Nothing heavy is imported before a verb's arguments are accepted, so ``--help`` and usage errors
 answer at once. Each verb is a file in :mod:`fewjump.commands`: a dataclass of options and a
-function ``run(options)``.
+function ``run(options)``; one whose options depend on its words has ``main(words)`` in their place.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ VERBS: dict[str, str] = {
     "sample": "draw samples from a saved model",
     "evaluate": "measure a saved model's samples at several numbers of evaluations",
     "report": "turn the results of one or more runs into one HTML page",
-    "verify": "check the mathematics against complete enumeration on a small problem",
+    "verify": "check the mathematics by enumeration, or measure where the method breaks",
 }
 
 # What a user's own input can cause; anything else is a failure at run time.
@@ -106,6 +106,8 @@ def _run(verb: str, words: list[str]) -> int:
     from fewjump.commands.arguments import parse
 
     command = importlib.import_module(f"fewjump.commands.{verb}")
+    if hasattr(command, "main"):
+        return command.main(words)
     return command.run(parse(command.Options, words, prog=f"fewjump {verb}"))
 
 

@@ -1,9 +1,15 @@
-"""``fewjump verify``: the identities, checked by enumeration."""
+"""``fewjump verify``: the identities, checked by enumeration; and the named checks."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fewjump.experiment.checks import CheckOptions
 
 
 @dataclass
@@ -14,6 +20,9 @@ class Options:
     from ratios, reverse step, bridge, product floor) is compared with full tables in float64, for
     four processes on a random law over all sequences. Takes a few seconds. The exit code is 1 if
     a check fails.
+
+    `fewjump verify NAME` measures one thing instead and writes results.json and report.html;
+    `fewjump verify list` says which, `fewjump verify NAME --help` explains one.
     """
 
     vocab_size: int = 4
@@ -27,6 +36,43 @@ class Options:
 
     verbose: bool = False
     """Say what each check means."""
+
+
+def main(words: Sequence[str]) -> int:
+    """The verb: the identities, or the check that the first word names."""
+    from fewjump.commands.arguments import parse
+
+    if not words or words[0].startswith("-"):
+        return run(parse(Options, words, prog="fewjump verify"))
+    name, rest = words[0], words[1:]
+    from fewjump.experiment.checks import check_module, describe_checks
+
+    if name == "list":
+        print(describe_checks())
+        return 0
+    module = check_module(name)
+    return run_named(name, parse(module.Options, rest, prog=f"fewjump verify {name}"))
+
+
+def run_named(name: str, options: CheckOptions) -> int:
+    """Run one check, print its verdict, write its files."""
+    import time
+
+    from fewjump.experiment.checks import check_module
+    from fewjump.experiment.results import machine_facts
+
+    started = time.perf_counter()
+    result = check_module(name).run(options)
+    seconds = round(time.perf_counter() - started, 1)
+    facts = {"seconds": seconds, "machine": machine_facts()}
+    page = result.save(options.out or Path(f"verify-{name}"), facts)
+    print(result.question)
+    for text in result.verdict:
+        print(f"- {text.replace('**', '')}")
+    print(f"report: {page}")
+    for text in result.failures:
+        print(f"does not hold: {text}", file=sys.stderr)
+    return 0 if result.passed else 1
 
 
 def run(options: Options) -> int:

@@ -146,6 +146,7 @@ class Report:
         summary: what happened, in plain words, one paragraph each.
         key_numbers: one to three.
         charts: quality against evaluations; the first is drawn large.
+        charts_heading: heading of their section.
         samples: sample panels, side by side.
         tables: for example wall-clock times.
         notes: what the floor is, what the method can and cannot do.
@@ -165,3 +166,4 @@ class Report:
     training: Sequence[Chart] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
     rows: Sequence[Row] = ()
+    charts_heading: str = "Quality against the number of evaluations"

@@ -30,7 +30,7 @@ def render(report: Report) -> str:
     body = [
         _opening(report),
         "<main>",
-        _section("Quality against the number of evaluations", _charts(report.charts, hero=True)),
+        _section(report.charts_heading, _charts(report.charts, hero=True)),
         _section("Samples, side by side", "".join(map(_group, report.samples))),
         _section("How to read this", _notes(report.notes)),
         _section("Time and other numbers", "".join(map(_table, report.tables))),

@@ -1,0 +1,63 @@
+"""The named checks of ``fewjump verify NAME``.
+
+To add one: a line in :data:`CHECKS`, and a file ``fewjump/experiment/<name>.py`` (``-`` becomes
+``_``) with a dataclass ``Options``, a subclass of
+:class:`CheckOptions` whose docstrings are the help, and a function ``run(options)`` that returns a
+:class:`~fewjump.experiment.check_result.CheckResult`. The file imports torch and the like inside
+``run``, so that ``--help`` answers at once; what measures is best kept in another file.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fewjump.experiment.check_result import CheckResult
+
+CHECKS: dict[str, str] = {}
+
+
+@dataclass
+class CheckOptions:
+    """Options of every named check; each check's own class adds to them."""
+
+    out: Path | None = None
+    """Folder for results.json and report.html. Default: verify-NAME."""
+
+    seed: int = 0
+    """Seed of every random draw."""
+
+
+def check_module(name: str) -> ModuleType:
+    """The module of a check, with its ``Options`` and ``run``.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+    if name not in CHECKS:
+        near = get_close_matches(name, CHECKS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"checks: {', '.join(CHECKS)}"
+        raise ValueError(f"there is no check {name!r}; {hint}")
+    return importlib.import_module(f"fewjump.experiment.{name.replace('-', '_')}")
+
+
+def run_check(name: str, **options: Any) -> CheckResult:
+    """Run a check from Python; ``options`` are the fields of its ``Options``. Writes nothing.
+
+    Raises:
+        ValueError: for an unknown check.
+        TypeError: for an unknown option.
+    """
+    module = check_module(name)
+    return module.run(module.Options(**options))
+
+
+def describe_checks() -> str:
+    """The checks' names and what each asks, one a line."""
+    width = max((len(name) for name in CHECKS), default=0)
+    return "\n".join(f"  {name:<{width}}  {about}" for name, about in CHECKS.items())
