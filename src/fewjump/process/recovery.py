@@ -22,7 +22,7 @@ put below zero they cannot tell from a small probability. Prefer a teacher that 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import torch
@@ -159,8 +159,21 @@ def _richardson_lucy(
     share = possible / possible.sum(-1, keepdim=True)
     start = 0.99 * start + 0.01 * share
     weights = torch.where(possible, start / torch.where(possible, likelihood, 1.0), 0.0)
+    push, pull = _maps(process, t)
     for _ in range(iterations):
-        fitted = process.push_weights(weights, t)
+        fitted = push(weights)
         quotient = torch.where(fitted > 0, ratios.clamp(min=0) / fitted.clamp(min=1e-300), 0.0)
-        weights = weights * process.pull_weights(quotient, t)
+        weights = weights * pull(quotient)
     return normalise(weights * likelihood, likelihood)
+
+
+def _maps(
+    process: Process, t: Time
+) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+    """w ↦ Pᵀw and r ↦ P r, with a dense kernel made once for all the iterations."""
+    from fewjump.process.base import Process
+
+    if type(process).push_weights is not Process.push_weights:
+        return lambda w: process.push_weights(w, t), lambda r: process.pull_weights(r, t)
+    kernel = process.kernel(0.0, t)
+    return lambda w: process._multiply(w, kernel), lambda r: process._multiply(r, kernel.mT)
