@@ -14,7 +14,7 @@ from fewjump.law.product import ProductLaw
 from fewjump.objective.base import Metrics, Objective
 from fewjump.objective.cross_entropy import token_cross_entropy
 from fewjump.objective.times import spread_uniform
-from fewjump.process import Absorbing, Process, ResetToPrior
+from fewjump.process import Absorbing, Process, RankOne
 from fewjump.random import Generator, bernoulli
 
 ElboWeighting = Literal["uniform", "elbo"]
@@ -141,11 +141,11 @@ def _rate_divergence(
 def prior_divergence(process: Process, x0: Tensor) -> Tensor:
     """KL(P_{1|0}(·|x₀) ‖ π) summed over positions, in nats: (B,)."""
     prior = process.prior().to(x0.device)
-    if not isinstance(process, ResetToPrior):
+    if not isinstance(process, RankOne):
         rows = process.kernel(0.0, 1.0).to(x0.device)
         table = torch.xlogy(rows, rows / prior.clamp(min=1e-300)).sum(-1)
         return table[x0].sum(-1)
-    # A reset chain's row differs from π only at x₀ itself.
+    # A row of a rank-one kernel differs from the limit law only at x₀ itself.
     keep, forget = process.schedule.alpha(1.0), process.schedule.one_minus_alpha(1.0)
     at = prior[x0]
     moved = keep + forget * at

@@ -10,8 +10,9 @@ from torch import Tensor
 from fewjump.denoiser.base import Denoiser
 from fewjump.law.base import Law, row_chunks
 from fewjump.law.product import ProductLaw
-from fewjump.process import Process, ResetToPrior
+from fewjump.process import Process, RankOne
 from fewjump.process.base import expand_time
+from fewjump.process.rank_one import look_up
 from fewjump.random import Generator, categorical, invert_cdf, uniform, uniform_where
 
 
@@ -28,7 +29,7 @@ def euler_draw(
     """One Euler step of the reverse chain (paper Eq. 11): Pr(x → y) = (t−s)·σ(t)·Q[y, x]·r_y.
 
     Where these sum to more than 1 they are scaled down to 1 and the position always moves, as the
-    originals do; the excess is reported. A reset process costs one pass over the vocabulary for
+    originals do; the excess is reported. A rank-one process costs one pass over the vocabulary for
     the positions that take a token from the law, and nothing for the others.
 
     Args:
@@ -38,9 +39,9 @@ def euler_draw(
         s, t: (B,) float64, s ≤ t.
         generator: see :mod:`fewjump.random`.
     """
-    if isinstance(process, ResetToPrior):
+    if isinstance(process, RankOne):
         product = law if isinstance(law, ProductLaw) else ProductLaw(law.marginals().log())
-        return _euler_reset(process, product, x_t, s, t, generator)
+        return _euler_rank_one(process, product, x_t, s, t, generator)
     marginals, clipped = euler_marginals(process, law.marginals(), x_t, s, t)
     return EulerDraw(categorical(marginals, generator), clipped)
 
@@ -59,40 +60,39 @@ def euler_marginals(
     return table, (total[..., 0] - 1).clamp(min=0.0)
 
 
-def _euler_reset(
-    process: ResetToPrior, law: ProductLaw, x_t: Tensor, s: Tensor, t: Tensor, generator: Generator
+def _euler_rank_one(
+    process: RankOne, law: ProductLaw, x_t: Tensor, s: Tensor, t: Tensor, generator: Generator
 ) -> EulerDraw:
-    # With w = p/P[·, x] and r = α·w + (1−α)·π·Σw the step is a mixture: for y ≠ x,
-    # Pr(x → y) = data·p(y) + other·π_y, with data = Δσ·α/(1−α) and
-    # other = Δσ·((1−p_x) + p_x·(1−α)·π_x/(α+(1−α)·π_x)).
-    schedule, prior = process.schedule, process.prior().to(x_t.device)
-    alpha = expand_time(schedule.alpha(t), x_t)
-    forget = expand_time(schedule.one_minus_alpha(t), x_t)
-    scale = expand_time((t - s) * schedule.sigma(t), x_t)
-    prior_x = prior[x_t]
+    # With w = p/P[·, x] and r = α·w + β·Σw the step is a mixture: for y ≠ x,
+    # Pr(x → y) = (t−s)·(data·p(y) + other·m(y)), m = β/(1−α) (see ReverseCoefficients).
+    scale = expand_time(t - s, x_t)
+    redrawn = process.redrawn(0.0, t, x_t.device)
+    data, prior, prior_self = process.rate_coefficients(x_t, t)
     p_x = law.token_log_prob(x_t).double().exp()
-    data = scale * alpha / forget
-    other = scale * ((1 - p_x) + p_x * forget * prior_x / (alpha + forget * prior_x))
-    # A token the prior cannot produce has never been redrawn.
-    visible = prior_x == 0
-    toward_data = (data * (1 - p_x)).masked_fill(visible, 0.0)
-    toward_prior = (other * (1 - prior_x)).masked_fill(visible, 0.0)
+    toward_data = scale * data * (1 - p_x)
+    other = prior * (1 - p_x) + prior_self * p_x
+    toward_prior = scale * other * (1 - look_up(redrawn, x_t))
     total = toward_data + toward_prior
     u = uniform(x_t.shape, generator, x_t.device) * total.clamp(min=1.0)
     to_data = u < toward_data
     to_prior = (u < total) & ~to_data
-    x_s = torch.where(to_prior, _draw_prior_except(prior, x_t, generator), x_t)
+    x_s = torch.where(to_prior, _draw_redrawn_except(redrawn, x_t, generator), x_t)
     x_s[to_data] = _draw_law_except(law, x_t, to_data, generator)
     return EulerDraw(x_s, (total - 1).clamp(min=0.0))
 
 
-def _draw_prior_except(prior: Tensor, x: Tensor, generator: Generator) -> Tensor:
-    """Draws from π restricted to tokens other than ``x``: same shape as ``x``."""
-    cumulative = prior.cumsum(0)
-    at = prior[x]
+def _draw_redrawn_except(redrawn: Tensor, x: Tensor, generator: Generator) -> Tensor:
+    """Draws from a law, (V,) or (B, V), restricted to tokens other than ``x``: of its shape."""
+    cumulative = redrawn.cumsum(-1)
+    at = look_up(redrawn, x)
     u = uniform(x.shape, generator, x.device) * (1 - at)
-    u = u + torch.where(u >= cumulative[x] - at, at, 0.0)
-    return torch.searchsorted(cumulative, u, right=True).clamp_(max=prior.shape[0] - 1)
+    u = u + torch.where(u >= look_up(cumulative, x) - at, at, 0.0)
+    if cumulative.dim() == 1:
+        out = torch.searchsorted(cumulative, u, right=True)
+    else:
+        rows = u.reshape(u.shape[0], -1)
+        out = torch.searchsorted(cumulative, rows, right=True).reshape(u.shape)
+    return out.clamp_(max=redrawn.shape[-1] - 1)
 
 
 def _draw_law_except(law: ProductLaw, x: Tensor, where: Tensor, generator: Generator) -> Tensor:

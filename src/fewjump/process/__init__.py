@@ -8,6 +8,7 @@ from fewjump.process.generators import (
     discretised_gaussian_rate,
     rescale_to_gap,
 )
+from fewjump.process.rank_one import RankOne
 from fewjump.process.recovery import Recovery, RecoveryMethod
 from fewjump.process.reset import Absorbing, ResetToPrior, Uniform
 
@@ -15,6 +16,7 @@ __all__ = [
     "Absorbing",
     "FixedRate",
     "Process",
+    "RankOne",
     "Recovery",
     "RecoveryMethod",
     "ResetToPrior",

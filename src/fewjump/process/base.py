@@ -32,9 +32,9 @@ def check_dense(vocab_size: int, batch: int = 1) -> None:
     if batch * vocab_size**2 > DENSE_LIMIT:
         raise ValueError(
             f"a dense kernel of {batch} x {vocab_size} x {vocab_size} entries is too large "
-            f"(limit {DENSE_LIMIT}); use the methods of Uniform, Absorbing or ResetToPrior that "
-            "never build it (corrupt, bridge, reverse_marginals, posterior_from_ratios, ...), "
-            "or a smaller vocabulary or batch"
+            f"(limit {DENSE_LIMIT}); use the methods of Uniform, Absorbing, ResetToPrior or "
+            "TimeVaryingPrior that never build it (corrupt, bridge, reverse_marginals, "
+            "posterior_from_ratios, ...), or a smaller vocabulary or batch"
         )
 
 
@@ -72,16 +72,27 @@ class Process(ABC):
     Attributes:
         vocab_size: number of states V, the mask included where there is one.
         schedule: the noise schedule.
+        mask: a state that no clean sequence holds, or None.
     """
 
     vocab_size: int
     schedule: Schedule
+    mask: int | None = None
 
     # -- the forward chain ------------------------------------------------------------------
 
-    @abstractmethod
     def base_rate(self) -> Tensor:
-        """The time-independent generator Q, (V, V) float64, rows summing to 0. Small V only."""
+        """The time-independent generator Q, (V, V) float64, rows summing to 0. Small V only.
+
+        Every process has this or a :meth:`rate` of its own.
+
+        Raises:
+            ValueError: if the generator is not one matrix times σ(t).
+        """
+        raise ValueError(
+            f"the generator of {self} is not one matrix times a rate; use rate(t), which gives it "
+            "at a time"
+        )
 
     @abstractmethod
     def kernel(self, s: Time, t: Time) -> Tensor:

@@ -1,36 +1,25 @@
-"""Processes that forget: with rate σ(t) a position is redrawn from a prior π.
+"""Processes that redraw positions from a law that stands still: uniform noise, masks, any prior.
 
 Q = 1πᵀ − I gives P_{t|s} = α·I + (1−α)·1πᵀ with α = exp(−σ̄(s,t)) (METHOD section 1). Uniform noise
-is π = 1/V, masking is π = e_mask. Every operation here costs O(V) per position and none builds a
-V×V matrix, except :meth:`kernel` and :meth:`base_rate`, which are for small V and for tests.
+is π = 1/V, masking is π = e_mask. The algebra, O(V) throughout, is that of
+:class:`~fewjump.process.rank_one.RankOne`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fewjump.process.base import Process, check_dense, check_times, close_rates, expand_time
-from fewjump.random import Generator, bernoulli, invert_shared_cdf, uniform
-from fewjump.schedule import Schedule, Time, as_time
+from fewjump.process.base import check_dense
+from fewjump.process.rank_one import RankOne
+from fewjump.random import Generator, uniform
+from fewjump.schedule import Schedule, Time
 
 
-class ReverseCoefficients(NamedTuple):
-    """A reset process's reverse step, as numbers per position.
-
-    For y ≠ x_t: Pr(x_s = y | x_t) = data·p(y) + C·π_y, where p is the posterior of x₀ and
-    C = prior·(1 − p(x_t)) + prior_self·p(x_t). All tensors broadcast over the state.
-    """
-
-    data: Tensor
-    prior: Tensor
-    prior_self: Tensor
-
-
-class ResetToPrior(Process):
+class ResetToPrior(RankOne):
     """Redraw each position from a fixed prior at rate σ(t).
 
     Args:
@@ -75,160 +64,30 @@ class ResetToPrior(Process):
                 self._copies[device, dtype] = self._prior.to(device, dtype)
         return self._copies[device, dtype]
 
+    def prior_on(self, device: torch.device | str | None = None) -> Tensor:
+        return self._prior if device is None else self._prior_on(torch.device(device))
+
+    def redrawn(
+        self,
+        s: Time,
+        t: Time,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.float64,
+    ) -> Tensor:
+        return self._prior_on(torch.device("cpu" if device is None else device), dtype)
+
+    def redraws_from(self, t: Time, device: torch.device | str | None = None) -> Tensor:
+        return self.prior_on(device)
+
     def base_rate(self) -> Tensor:
         check_dense(self.vocab_size)
         eye = torch.eye(self.vocab_size, dtype=torch.float64)
         return self._prior.expand(self.vocab_size, -1) - eye
 
-    def kernel(self, s: Time, t: Time) -> Tensor:
-        check_times(s, t)
-        gap = self.schedule.between(s, t).double()[..., None, None]
-        check_dense(self.vocab_size, gap.numel())
-        eye = torch.eye(self.vocab_size, dtype=torch.float64, device=gap.device)
-        return torch.exp(-gap) * eye - torch.expm1(-gap) * self._prior_on(gap.device)
-
-    # -- forward ----------------------------------------------------------------------------
-
-    def _keep(self, s: Time, t: Time, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(α, 1−α) of P_{t|s} in float64, shaped to broadcast over ``x``."""
-        check_times(s, t)
-        s, t = as_time(s, x.device).double(), as_time(t, x.device).double()
-        gap = expand_time(self.schedule.between(s, t), x)
-        return torch.exp(-gap), -torch.expm1(-gap)
-
-    def corrupt(self, x: Tensor, s: Time, t: Time, generator: Generator = None) -> Tensor:
-        _, forget = self._keep(s, t, x)
-        redrawn = self.prior_sample(x.shape, generator, x.device)
-        return torch.where(bernoulli(forget.expand(x.shape), generator), redrawn, x)
-
-    def prior_sample(
-        self,
-        shape: Sequence[int],
-        generator: Generator = None,
-        device: torch.device | str | None = None,
+    def _draw_redrawn(
+        self, s: Time, t: Time, shape: torch.Size, generator: Generator, device: torch.device
     ) -> Tensor:
-        u = uniform(shape, generator, device)
-        return invert_shared_cdf(self._prior_on(u.device), u)
-
-    def _prior_at(self, x: Tensor) -> Tensor:
-        return self._prior_on(x.device)[x]
-
-    def likelihood(self, x_t: Tensor, t: Time) -> Tensor:
-        keep, forget = self._keep(0.0, t, x_t)
-        elsewhere = (forget * self._prior_at(x_t))[..., None]
-        out = elsewhere.expand(*x_t.shape, self.vocab_size).contiguous()
-        return out.scatter_(-1, x_t[..., None], elsewhere + keep[..., None].expand_as(elsewhere))
-
-    # -- backward ---------------------------------------------------------------------------
-
-    def reverse_coefficients(self, x_t: Tensor, s: Time, t: Time) -> ReverseCoefficients:
-        """The numbers of one reverse step; see :class:`ReverseCoefficients`. Float64, (B, L)."""
-        keep_s, forget_s = self._keep(0.0, s, x_t)
-        keep_t, forget_t = self._keep(0.0, t, x_t)
-        _, forget_ts = self._keep(s, t, x_t)
-        prior_x = self._prior_at(x_t)
-        safe = torch.where(forget_t > 0, forget_t, 1.0)
-        self_likelihood = keep_t + forget_t * prior_x
-        return ReverseCoefficients(
-            data=(forget_ts * keep_s / safe).expand(x_t.shape),
-            prior=(forget_ts * forget_s / safe).expand(x_t.shape),
-            prior_self=forget_ts
-            * forget_s
-            * prior_x
-            / torch.where(self_likelihood > 0, self_likelihood, 1.0),
-        )
-
-    def reverse_marginals(self, posterior: Tensor, x_t: Tensor, s: Time, t: Time) -> Tensor:
-        data, prior, prior_self = self.reverse_coefficients(x_t, s, t)
-        index = x_t[..., None]
-        p_x = posterior.gather(-1, index)[..., 0].double()
-        toward_prior = prior * (1 - p_x) + prior_self * p_x
-        # A position whose token the prior cannot produce is visible: it was never redrawn.
-        visible = self._prior_at(x_t) == 0
-        data = torch.where(visible, 0.0, data)
-        toward_prior = torch.where(visible, 0.0, toward_prior)
-        out = posterior * data[..., None].to(posterior.dtype)
-        out.addcmul_(
-            toward_prior[..., None].to(posterior.dtype),
-            self._prior_on(posterior.device, posterior.dtype),
-        )
-        leave = data * (1 - p_x) + toward_prior * (1 - self._prior_at(x_t))
-        return out.scatter_(-1, index, (1 - leave)[..., None].to(posterior.dtype))
-
-    def bridge_marginals(self, x_t: Tensor, x0: Tensor, s: Time, t: Time) -> Tensor:
-        certain = torch.zeros(*x_t.shape, self.vocab_size, dtype=torch.float64, device=x_t.device)
-        return self.reverse_marginals(certain.scatter_(-1, x0[..., None], 1.0), x_t, s, t)
-
-    def bridge(
-        self, x_t: Tensor, x0: Tensor, s: Time, t: Time, generator: Generator = None
-    ) -> Tensor:
-        # With x₀ known the step is a three-way choice: stay at x_t, go to x₀, or redraw from π.
-        data, prior, prior_self = self.reverse_coefficients(x_t, s, t)
-        visible = self._prior_at(x_t) == 0
-        same = x_t == x0
-        to_data = torch.where(visible | same, 0.0, data)
-        to_prior = torch.where(visible, 0.0, torch.where(same, prior_self, prior))
-        u = uniform(x_t.shape, generator, x_t.device)
-        redrawn = self.prior_sample(x_t.shape, generator, x_t.device)
-        moved = torch.where(u < to_data + to_prior, redrawn, x_t)
-        return torch.where(u < to_data, x0, moved)
-
-    def reverse_rates(self, ratios: Tensor, x_t: Tensor, t: Time) -> Tensor:
-        # Q[y, x] = π_x for y ≠ x: one number per position.
-        scale = expand_time(self.schedule.sigma(as_time(t, x_t.device)).double(), x_t)
-        scale = (scale * self._prior_at(x_t)).expand(x_t.shape)
-        return close_rates(ratios * scale[..., None].to(ratios.dtype), x_t)
-
-    # -- ratios and posteriors --------------------------------------------------------------
-
-    def _times_kernel(self, rows: Tensor, t: Time, x: Tensor) -> Tensor:
-        """rows @ P_{t|0} in O(V): α·rows + (1−α)·π·Σrows."""
-        keep, forget = self._keep(0.0, t, x)
-        total = rows.sum(-1, keepdim=True) * forget.to(rows.dtype)[..., None]
-        return rows * keep.to(rows.dtype)[..., None] + total * self._prior_on(
-            rows.device, rows.dtype
-        )
-
-    def ratios_from_posterior(self, posterior: Tensor, x_t: Tensor, t: Time) -> Tensor:
-        # Weights reach V/(1−α), too much for float16.
-        wide = posterior.float() if posterior.dtype.itemsize < 4 else posterior
-        weights = self.posterior_weights(wide, x_t, t)
-        return self._times_kernel(weights, t, x_t).to(posterior.dtype)
-
-    def push_weights(self, weights: Tensor, t: Time) -> Tensor:
-        return self._times_kernel(weights, t, weights[..., 0])
-
-    def pull_weights(self, ratios: Tensor, t: Time) -> Tensor:
-        keep, forget = self._keep(0.0, t, ratios[..., 0])
-        average = (ratios * self._prior_on(ratios.device, ratios.dtype)).sum(-1, keepdim=True)
-        return (
-            ratios * keep.to(ratios.dtype)[..., None] + average * forget.to(ratios.dtype)[..., None]
-        )
-
-    def weights_from_ratios(self, ratios: Tensor, t: Time) -> Tensor:
-        # w = (r − (1−α)·π·Σr)/α, since Σr = Σw (METHOD section 2.2).
-        ratios = ratios.double()
-        keep, forget = self._keep(0.0, t, ratios[..., 0])
-        total = ratios.sum(-1, keepdim=True) * forget[..., None]
-        return (ratios - total * self._prior_on(ratios.device)) / keep[..., None]
-
-    def condition_number(self, t: Time) -> Tensor:
-        """σ_max/σ_min of α·I + (1−α)·1πᵀ, in O(V).
-
-        The map is α on the orthogonal complement of span{1, π}; on that plane it is a 2×2 matrix
-        whose singular values have product α·(α + (1−α)) = α (its determinant) and squared sum
-        equal to the plane's share of the Frobenius norm.
-        """
-        alpha = self.schedule.alpha(t).double()
-        forget = self.schedule.one_minus_alpha(t).double()
-        # a² + b² = 2α + c and a·b = α for the plane's two singular values, c = (1−α)²·V·Σπ².
-        excess = forget**2 * self.vocab_size * float((self._prior**2).sum())
-        spread = (excess * (excess + 4 * alpha)).sqrt()
-        largest = ((2 * alpha + excess + spread) / 2).sqrt()
-        smallest = alpha / largest
-        if self.vocab_size > 2:
-            largest, smallest = torch.maximum(largest, alpha), torch.minimum(smallest, alpha)
-        return largest / smallest
+        return self.prior_sample(shape, generator, device)
 
 
 class Uniform(ResetToPrior):
@@ -277,7 +136,7 @@ class Absorbing(ResetToPrior):
         prior = torch.zeros(vocab_size, dtype=torch.float64)
         prior[mask] = 1
         super().__init__(prior, schedule)
-        self.mask = mask
+        self.mask: int = mask
 
     def config(self) -> dict[str, Any]:
         return {

@@ -1,12 +1,13 @@
-"""Rates of a process that resets to a prior, in O(V) for the rows read and O(1) for the others.
+"""Rates of a process that redraws positions, in O(V) for rows read and O(1) for the others.
 
 For such a process the rate of x → y (y ≠ x) of the time-reversed chain, and the probability of
 x → y of an exact reverse step, have one form (METHOD section 2.3):
 
-    data·p(y) + (prior·(1 − p(x)) + prior_self·p(x))·π_y
+    data·p(y) + (prior·(1 − p(x)) + prior_self·p(x))·m_y
 
-with p the posterior of x₀ at that position. Their sum over y is decreasing in p(x), so its value at
-p(x) = 0 bounds it without reading a row of the network's output.
+with p the posterior of x₀ at that position and m the law of a redrawn one. Their sum over y is
+decreasing in p(x), so its value at p(x) = 0 bounds it without reading a row of the network's
+output.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fewjump.process.reset import ReverseCoefficients
+from fewjump.process.rank_one import ReverseCoefficients
 from fewjump.sampler.logit_rows import LogitRows
 from fewjump.sampler.rates import OpenRows, Rates
 
@@ -25,8 +26,9 @@ class ResetRates(Rates):
     Args:
         logits: (B, L, V) of p(x₀|x_t).
         x: (B, L) int64.
-        coefficients: data, prior and prior_self, each broadcastable to (B, L), float64.
-        prior: (V,) float64.
+        coefficients: data, prior and prior_self, each (B, L) float64, and 0 at a token that
+            cannot have been redrawn.
+        prior: (V,) float64, the law m of a redrawn position.
     """
 
     def __init__(
@@ -37,15 +39,14 @@ class ResetRates(Rates):
         self.x = x.reshape(-1)
         self.prior = prior.to(logits.device)
         self.prior_x = self.prior[self.x]
-        # With a single token as prior (masking) no jump leads to it: it would be no jump.
-        self.spreads = bool((self.prior > 0).sum() > 1)
         self.prior_row = self.prior.to(torch.promote_types(logits.dtype, torch.float32))
-        # A token that the prior cannot produce was never redrawn: it is the clean one.
-        movable = (self.prior_x > 0).reshape(x.shape)
         self.data, self.toward, self.toward_self = (
-            torch.where(movable, c, 0.0).reshape(-1) for c in coefficients
+            c.expand(x.shape).reshape(-1) for c in coefficients
         )
-        self.bound = (self.data + self.toward * (1 - self.prior_x)).reshape(x.shape)
+        through_prior = self.toward * (1 - self.prior_x)
+        # Under a mask none do: the only token drawn is the one that is there.
+        self.spreads = bool(through_prior.any())
+        self.bound = (self.data + through_prior).reshape(x.shape)
 
     def rows_at_once(self) -> int:
         return max(1, self.x.numel())
@@ -66,7 +67,7 @@ class ResetRates(Rates):
 
 
 class _ResetRows(OpenRows):
-    """A jump goes through the data (a token of p) or through the prior (a token of π)."""
+    """A jump goes through the data (a token of p) or through the prior (a token of m)."""
 
     def __init__(self, rates: ResetRates, index: Tensor) -> None:
         self.x = rates.x[index]

@@ -8,8 +8,7 @@ from torch.nn.functional import pad
 
 from fewjump.denoiser.masked_law import open_logits
 from fewjump.law import Law, ProductLaw
-from fewjump.process import Process, ResetToPrior
-from fewjump.process.reset import ReverseCoefficients
+from fewjump.process import Process, RankOne
 from fewjump.sampler.rates import DenseRates, Rates
 from fewjump.sampler.reset_rates import ResetRates
 
@@ -39,23 +38,16 @@ def reverse_rates(law: Law, process: Process, x: Tensor, t: Tensor) -> Rates:
 
     Rates involve one position at a time, so a joint law enters through its marginals only.
     """
-    if not isinstance(process, ResetToPrior):
+    if not isinstance(process, RankOne):
         ratios = process.ratios_from_posterior(posterior(law, process), x, t)
         return DenseRates(process.reverse_rates(ratios, x, t), x)
-    sigma = process.schedule.sigma(t)
-    keep, forget = process.schedule.alpha(t), process.schedule.one_minus_alpha(t)
-    prior = process.prior().to(x.device)
-    from_prior = forget * prior[x]
-    likelihood = keep + from_prior
-    coefficients = ReverseCoefficients(
-        data=(sigma * keep / forget).expand(x.shape),
-        prior=sigma.expand(x.shape),
-        prior_self=sigma * from_prior / torch.where(likelihood > 0, likelihood, 1.0),
-    )
-    return ResetRates(posterior_logits(law, process), x, coefficients, prior)
+    coefficients = process.rate_coefficients(x, t)
+    redrawn = process.redrawn(0.0, t, x.device)
+    return ResetRates(posterior_logits(law, process), x, coefficients, redrawn)
 
 
-def reverse_step(law: ProductLaw, process: ResetToPrior, x: Tensor, t: Tensor, s: Tensor) -> Rates:
+def reverse_step(law: ProductLaw, process: RankOne, x: Tensor, t: Tensor, s: Tensor) -> Rates:
     """Transition probabilities of the exact reverse step t → s, in the form of rates."""
     coefficients = process.reverse_coefficients(x, s, t)
-    return ResetRates(posterior_logits(law, process), x, coefficients, process.prior())
+    redrawn = process.redrawn(0.0, s, x.device)
+    return ResetRates(posterior_logits(law, process), x, coefficients, redrawn)
