@@ -25,6 +25,7 @@ from fewjump.law.emission import DenseEmission
 from fewjump.law.emission_factored import LowRankEmission, SharedFactorEmission
 from fewjump.law.enumerated import EnumeratedLaw
 from fewjump.law.latent import DiscreteLatent, LatentLaw
+from fewjump.law.linear import LinearLaw
 from fewjump.law.markov import MarkovLaw
 from fewjump.law.mixture import MixtureLaw
 from fewjump.law.product import ProductLaw
@@ -105,6 +106,17 @@ def product(seed: int = 0) -> ProductLaw:
 def masked(seed: int = 0) -> MaskedLaw:
     x_t = torch.tensor([[1, 2, 2], [2, 1, 2], [2, 2, 2]])
     return MaskedLaw(normal(seed, B, L, V), x_t, Absorbing(V, LogLinear()))
+
+
+def linear(seed: int = 0) -> LinearLaw:
+    return LinearLaw(normal(seed, B, L, 4), normal(seed + 1, V, 4), normal(seed + 2, V))
+
+
+def linear_masked(seed: int = 0) -> LinearLaw:
+    x_t = torch.tensor([[1, 2, 2], [2, 1, 2], [2, 2, 2]])
+    law = linear(seed)
+    bias = law.bias.index_fill(0, torch.tensor([2]), -torch.inf)
+    return LinearLaw(law.features, law.weight, bias, x_t != 2, x_t)
 
 
 def mixture(seed: int = 0) -> MixtureLaw:
@@ -198,6 +210,8 @@ def markov_visible(seed: int = 0) -> MarkovLaw:
 LAWS: Registry[Law] = Registry(Law, "fewjump")
 LAWS.add(ProductLaw, product)
 LAWS.add(MaskedLaw, masked)
+LAWS.add(LinearLaw, linear)
+LAWS.add(LinearLaw, linear_masked, "LinearLaw-masked")
 LAWS.add(MixtureLaw, mixture)
 LAWS.add(ChainLaw, chain)
 LAWS.add(ChainLaw, chain_scan, "ChainLaw-scan")

@@ -8,6 +8,7 @@ from fewjump.law.emission import DenseEmission, Emission, PinnedEmission
 from fewjump.law.emission_factored import LowRankEmission, SharedFactorEmission
 from fewjump.law.enumerated import EnumeratedLaw
 from fewjump.law.latent import DiscreteLatent, GaussianLatent, Latent, LatentLaw
+from fewjump.law.linear import LinearLaw
 from fewjump.law.markov import MarkovLaw
 from fewjump.law.mixture import MixtureLaw
 from fewjump.law.product import ProductLaw
@@ -25,6 +26,7 @@ __all__ = [
     "Latent",
     "LatentLaw",
     "Law",
+    "LinearLaw",
     "LowRankEmission",
     "MarkovLaw",
     "MixtureLaw",

@@ -98,6 +98,10 @@ class ProductLaw(Law):
     def given(self, x0: Tensor, known: Tensor) -> ProductLaw:
         return ProductLaw(pin_logits(self.logits, x0, known))
 
+    def detach(self) -> ProductLaw:
+        """The same law without gradients."""
+        return ProductLaw(self.logits.detach())
+
 
 def pin_logits(logits: Tensor, x0: Tensor, known: Tensor) -> Tensor:
     """Logits with the known positions replaced by certainty at ``x0``: (B, L, V)."""

@@ -1,0 +1,292 @@
+"""A product law that keeps features and a head's weight instead of logits.
+
+At a vocabulary of 50,000 the logits of one training batch take more memory than the network. What
+a loss or a sampler asks of a product law is nearly always a sum over the vocabulary, for some
+positions only: this law computes those in chunks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from fewjump.law.base import Law, nucleus, row_chunks
+from fewjump.law.linear_cross_entropy import (
+    linear_soft_cross_entropy,
+    linear_token_cross_entropy,
+)
+from fewjump.law.linear_table import LinearTable
+from fewjump.law.product import ProductLaw
+from fewjump.random import Generator, invert_cdf, uniform, uniform_where
+
+
+class LinearLaw(ProductLaw):
+    """p(x₀|x_t) = Πᵢ softmax(featuresᵢ·weightᵀ + bias)(x₀ⁱ), except where the token is certain.
+
+    Equal to the :class:`ProductLaw` of its :attr:`logits`, which are computed (and kept) when they
+    are asked for. Methods that return (B, L) or less compute them in chunks, with gradients.
+
+    Args:
+        features: (B, L, D) floating point.
+        weight: (V, D); kept, not copied.
+        bias: (V,); −inf marks a token that is impossible wherever it is not certain.
+        shown: (B, L) boolean, the positions whose token is certain; None for none.
+        tokens: (B, L) int64, read only where ``shown`` holds.
+        compute: dtype of the products with the weight; the features' own by default.
+        temperature, top_p: as in :meth:`Law.tempered`, applied to each row when it is computed.
+        watch: entered around the computation of rows; a sampler's clock.
+    """
+
+    def __init__(
+        self,
+        features: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        shown: Tensor | None = None,
+        tokens: Tensor | None = None,
+        compute: torch.dtype | None = None,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        watch: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> None:
+        if features.dim() != 3:
+            raise ValueError(f"features must be (B, L, D), got shape {tuple(features.shape)}")
+        if weight.shape != (bias.shape[0], features.shape[2]):
+            raise ValueError(
+                f"weight must be (V, D) = {(bias.shape[0], features.shape[2])}, got "
+                f"{tuple(weight.shape)}"
+            )
+        self.features, self.weight, self.bias = features, weight, bias
+        self.shown, self.tokens = shown, tokens
+        self.compute = compute or features.dtype
+        self.temperature, self.top_p, self.watch = temperature, top_p, watch
+        self.batch_size, self.length = features.shape[:2]
+        self.vocab_size = weight.shape[0]
+        self._logits: dict[bool, Tensor] = {}
+
+    @property
+    def device(self) -> torch.device:
+        return self.features.device
+
+    @cached_property
+    def table(self) -> LinearTable:
+        """The (B·L, V) logits, to be read by rows, without gradients."""
+        return LinearTable(
+            self.features.flatten(0, 1),
+            self.weight,
+            self.bias,
+            None if self.shown is None else self.shown.reshape(-1),
+            None if self.tokens is None else self.tokens.reshape(-1),
+            self.compute,
+            self.temperature,
+            self.top_p,
+            self.watch,
+        )
+
+    @property
+    def logits(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """(B, L, V) in the precision of the products: everything at once."""
+        # What was computed without gradients must not stand in for what has them.
+        recorded = self._recorded()
+        if recorded not in self._logits:
+            self._logits[recorded] = self._all_logits()
+        return self._logits[recorded]
+
+    @property
+    def log_normaliser(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """As in :class:`ProductLaw`; not kept."""
+        return ProductLaw(self.logits).log_normaliser
+
+    def _all_logits(self) -> Tensor:
+        with self.watch(), torch.autocast(self.device.type, enabled=False):
+            parts = (v.to(self.compute) for v in (self.features, self.weight, self.bias))
+            logits = functional.linear(*parts)
+        if self._shaped:
+            logits = nucleus(logits, self.temperature, self.top_p)
+        if self.shown is None:
+            return logits
+        # The backward pass of a linear layer does not read its output: it may be overwritten.
+        row, position = self.shown.nonzero(as_tuple=True)
+        logits = logits.masked_fill_(self.shown[..., None], -torch.inf)
+        logits[row, position, self._tokens[row, position]] = 0.0
+        return logits
+
+    @property
+    def _shaped(self) -> bool:
+        return self.temperature != 1 or self.top_p != 1
+
+    @property
+    def _tokens(self) -> Tensor:
+        assert self.tokens is not None
+        return self.tokens
+
+    def _with(self, **changes: Any) -> LinearLaw:
+        names = ("features", "weight", "bias", "shown", "tokens", "compute")
+        kept = {name: getattr(self, name) for name in (*names, "temperature", "top_p", "watch")}
+        return LinearLaw(**{**kept, **changes})
+
+    def detach(self) -> LinearLaw:
+        parts = {name: getattr(self, name).detach() for name in ("features", "weight", "bias")}
+        return self._with(**parts)
+
+    def watched(self, watch: Callable[[], AbstractContextManager[object]]) -> LinearLaw:
+        """The same law with a clock around what it computes."""
+        return self._with(watch=watch)
+
+    def open_rows(self, index: Tensor) -> Tensor:
+        """Those of the positions ``index`` (N,), counted row-major, that are not certain: (M,)."""
+        return index if self.shown is None else index[~self.shown.reshape(-1)[index]]
+
+    def _every_open_row(self) -> Tensor:
+        return self.open_rows(torch.arange(self.batch_size * self.length, device=self.device))
+
+    def _recorded(self) -> bool:
+        parts = (self.features, self.weight, self.bias)
+        return torch.is_grad_enabled() and any(part.requires_grad for part in parts)
+
+    # -- draws ------------------------------------------------------------------------------
+
+    def sample(self, generator: Generator = None) -> Tensor:
+        u = uniform((self.batch_size, self.length), generator, self.device).reshape(-1)
+        return self._draw(torch.arange(u.shape[0], device=self.device), u).reshape(
+            self.batch_size, self.length
+        )
+
+    def sample_where(self, where: Tensor, generator: Generator = None) -> Tensor:
+        u = uniform_where(where, generator)
+        return self._draw(where.reshape(-1).nonzero()[:, 0], u)
+
+    def _draw(self, index: Tensor, u: Tensor) -> Tensor:
+        """Invert the rows ``index`` (N,) at u (N,): (N,) int64."""
+        if self.shown is None:
+            out = torch.empty_like(index)
+            left = torch.arange(index.shape[0], device=index.device)
+        else:
+            out = self._tokens.reshape(-1)[index].clone()
+            left = (~self.shown.reshape(-1)[index]).nonzero()[:, 0]
+        for part in self._chunks(left):
+            weights = self.table.index_select(0, index[left[part]])
+            weights = weights.sub_(weights.amax(-1, keepdim=True)).exp_()
+            out[left[part]] = invert_cdf(weights, u[left[part]])
+        return out
+
+    def _chunks(self, index: Tensor) -> Any:
+        return row_chunks(index.shape[0], 1, self.table.rows_at_once())
+
+    # -- sums over the vocabulary -----------------------------------------------------------
+
+    def token_log_prob(self, x0: Tensor) -> Tensor:
+        if self._shaped and self._recorded():
+            return super().token_log_prob(x0)
+        flat = x0.reshape(-1)
+        dtype = torch.promote_types(self.compute, torch.float32)
+        # Impossible tokens need no row.
+        out = torch.full((flat.shape[0],), -torch.inf, dtype=dtype, device=self.device)
+        if self.shown is not None:
+            out[(self.shown & (x0 == self._tokens)).reshape(-1)] = 0.0
+        rows = self._every_open_row()
+        rows = rows[self.bias.detach()[flat[rows]] > -torch.inf]
+        if self._shaped:
+            found = torch.empty(rows.shape[0], dtype=dtype, device=self.device)
+            for part in self._chunks(rows):
+                log_probs = self.table.index_select(0, rows[part]).log_softmax(-1)
+                found[part] = log_probs.gather(1, flat[rows[part], None])[:, 0]
+        else:
+            features = self.features.flatten(0, 1)[rows]
+            with self.watch():
+                found = -linear_token_cross_entropy(
+                    features, self.weight, self.bias, flat[rows], self.compute
+                )
+        return out.index_put((rows,), found.to(dtype)).reshape(x0.shape)
+
+    def entropy(self) -> Tensor:
+        if self._recorded():
+            return super().entropy()
+        rows = self._every_open_row()
+        out = torch.zeros(self.batch_size * self.length, dtype=self.table.dtype, device=self.device)
+        for part in self._chunks(rows):
+            log_p = self.table.index_select(0, rows[part]).log_softmax(-1)
+            log_p.clamp_(min=torch.finfo(log_p.dtype).min)
+            out[rows[part]] = -torch.linalg.vecdot(log_p.exp(), log_p)
+        return out.reshape(self.batch_size, self.length)
+
+    def position_cross_entropy(self, target: ProductLaw) -> Tensor:
+        if self._shaped:
+            return super().position_cross_entropy(target)
+        shape = (self.batch_size, self.length)
+        dtype = torch.promote_types(self.compute, torch.float32)
+        out = torch.zeros(shape, dtype=dtype, device=self.device)
+        if self.shown is not None:
+            # Certain here: nothing if the target is certain of the same token, else infinite.
+            agrees = _certain(target, torch.where(self.shown, self._tokens, 0))
+            out.masked_fill_(self.shown & ~agrees, torch.inf)
+        rows = self._every_open_row()
+        found = linear_soft_cross_entropy(
+            self.features.flatten(0, 1)[rows],
+            self.weight,
+            self.bias,
+            rows_of(target),
+            rows,
+            compute=self.compute,
+        ).cross_entropy
+        return out.reshape(-1).index_put((rows,), found).reshape(shape)
+
+    def cross_entropy(self, target: Law, generator: Generator = None) -> Tensor:
+        if not isinstance(target, ProductLaw):
+            target = ProductLaw(target.marginals().log())
+        return self.position_cross_entropy(target).sum(-1)
+
+    # -- other laws -------------------------------------------------------------------------
+
+    def tempered(self, temperature: float = 1.0, top_p: float = 1.0) -> LinearLaw:
+        nucleus(torch.zeros(1), temperature, top_p)  # refuses bad values before any reading
+        if temperature == 1 and top_p == 1:
+            return self
+        if self._shaped:
+            raise ValueError("this law is already tempered; temper the original law instead")
+        if temperature > 0 and top_p == 1:
+            return self._with(features=self.features / temperature, bias=self.bias / temperature)
+        return self._with(temperature=temperature, top_p=top_p)
+
+    def select(self, rows: Tensor) -> LinearLaw:
+        return self._with(
+            features=self.features[rows],
+            shown=None if self.shown is None else self.shown[rows],
+            tokens=None if self.tokens is None else self.tokens[rows],
+        )
+
+    def given(self, x0: Tensor, known: Tensor) -> LinearLaw:
+        if self.shown is None:
+            return self._with(shown=known, tokens=x0)
+        return self._with(shown=self.shown | known, tokens=torch.where(known, x0, self._tokens))
+
+    def replaced(self, rows: Tensor, other: LinearLaw) -> LinearLaw:
+        """This law with some batch rows (N,) taken from ``other`` (N rows) of the same head."""
+        changes: dict[str, Any] = {"features": self.features.index_put((rows,), other.features)}
+        if self.shown is not None:
+            assert other.shown is not None
+            changes["shown"] = self.shown.index_put((rows,), other.shown)
+            changes["tokens"] = self._tokens.index_put((rows,), other._tokens)
+        return self._with(**changes)
+
+
+@torch.no_grad()
+def _certain(law: ProductLaw, tokens: Tensor) -> Tensor:
+    """Where the law allows no token but the given one: (B, L) int64 → (B, L) boolean."""
+    if isinstance(law, LinearLaw):
+        none = torch.zeros_like(tokens, dtype=torch.bool)
+        return none if law.shown is None else law.shown & (tokens == law.tokens)
+    return law.token_log_prob(tokens) == 0
+
+
+def rows_of(law: ProductLaw) -> Tensor | LinearTable:
+    """A product law's (B·L, V) logits without gradients, to be read by rows."""
+    if isinstance(law, LinearLaw):
+        return law.table
+    return law.logits.detach().flatten(0, 1)

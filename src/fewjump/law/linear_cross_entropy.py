@@ -1,0 +1,255 @@
+"""Cross-entropies straight from features and a head's weight: no (N, V) tensor but one chunk.
+
+Where the weights of the rows in the loss are known, each chunk's gradient is computed while its
+logits are there (as Liger and torch's own linear cross-entropy do), so that a training step costs
+the same matrix products as the plain formula. Otherwise the backward pass computes the logits
+again. Products run in the precision of autocast, sums and softmax in at least float32. A product
+0·(−inf) counts as 0.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from fewjump.law.base import row_chunks
+from fewjump.law.linear_table import CHUNK_ELEMENTS, LinearTable
+
+Rows: TypeAlias = Tensor | LinearTable
+
+
+class LinearSoftCrossEntropy(NamedTuple):
+    """Result of :func:`linear_soft_cross_entropy`, in nats.
+
+    Attributes:
+        total: () Σ row_weight·cross_entropy, with gradients; 0 without weights.
+        cross_entropy: (N,), with gradients.
+        target_entropy, entropy: (N,), without.
+    """
+
+    total: Tensor
+    cross_entropy: Tensor
+    target_entropy: Tensor
+    entropy: Tensor
+
+
+def linear_soft_cross_entropy(
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    target: Rows,
+    rows: Tensor,
+    row_weight: Tensor | None = None,
+    compute: torch.dtype | None = None,
+) -> LinearSoftCrossEntropy:
+    """−Σ_a softmax(target)(a)·log softmax(features·weightᵀ + bias)(a) for each row.
+
+    Args:
+        features: (N, D) of the student.
+        weight, bias: (V, D) and (V,) of the student; −inf in ``bias`` marks impossible tokens.
+        target: (M, V) logits of the teacher, or what computes them.
+        rows: (N,) int64, the target's row for each row of ``features``.
+        row_weight: (N,) constants; given, the gradient of ``total`` costs no second pass.
+        compute: dtype of the matrix products; the features' own by default.
+    """
+    compute = compute or features.dtype
+    with torch.autocast(features.device.type, enabled=False):
+        out = _LinearSoft.apply(
+            features, weight, bias, target, rows, row_weight, compute, torch.is_grad_enabled()
+        )
+    return LinearSoftCrossEntropy(*out)
+
+
+def linear_token_cross_entropy(
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    tokens: Tensor,
+    compute: torch.dtype | None = None,
+) -> Tensor:
+    """−log softmax(features·weightᵀ + bias)(token): (N, D), (V, D), (V,), (N,) → (N,).
+
+    Torch's own chunked function where it has one and the precision is the features' own.
+    """
+    compute = compute or features.dtype
+    options = getattr(torch.nn, "LinearCrossEntropyOptions", None)
+    wide = features.dtype == weight.dtype == compute and compute in (torch.float32, torch.float64)
+    with torch.autocast(features.device.type, enabled=False):
+        if options is None or not wide or not features.shape[0]:
+            return _LinearToken.apply(features, weight, bias, tokens, compute)
+        rows = max(1, min(features.shape[0], CHUNK_ELEMENTS // weight.shape[0]))
+        return functional.linear_cross_entropy(  # type: ignore[attr-defined]
+            features,
+            weight,
+            tokens,
+            linear_bias=bias,
+            reduction="none",
+            options=options(batch_chunk_size=rows, chunking_method=None),
+        )
+
+
+class _Student:
+    """The student's side of a pass over chunks: logits, and gradients that add up."""
+
+    def __init__(
+        self,
+        features: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        compute: torch.dtype,
+        needs: list[bool],
+    ) -> None:
+        self.given = (features, weight, bias)
+        self.features, self.weight = features.to(compute), weight.to(compute)
+        self.bias, self.compute, self.needs = bias.to(compute), compute, needs
+        self.wide = torch.promote_types(compute, torch.float32)
+        self.sums = [
+            torch.zeros_like(given, dtype=self.wide) if need else None
+            for given, need in zip(self.given, needs)
+        ]
+
+    def logits(self, part: slice) -> Tensor:
+        return functional.linear(self.features[part], self.weight, self.bias).to(self.wide)
+
+    def add(self, part: slice, slope: Tensor) -> None:
+        """Take in ∂loss/∂logits (n, V) of a chunk."""
+        by_features, by_weight, by_bias = self.sums
+        if by_bias is not None:
+            by_bias += slope.sum(0)
+        slope = slope.to(self.compute)
+        if by_features is not None:
+            by_features[part] = (slope @ self.weight).to(self.wide)
+        if by_weight is None:
+            return
+        if self.compute == self.wide:
+            by_weight.addmm_(slope.T, self.features[part])
+        else:
+            by_weight += slope.T @ self.features[part]
+
+    def gradients(self) -> list[Tensor | None]:
+        return [
+            None if total is None else total.to(given.dtype)
+            for total, given in zip(self.sums, self.given)
+        ]
+
+
+def _chunks(rows: int, width: int) -> Any:
+    return row_chunks(rows, width, CHUNK_ELEMENTS)
+
+
+def _target_log_probs(target: Rows, rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """Normalised log-probabilities of some rows, −inf replaced by the least finite number."""
+    log_p = target.index_select(0, rows).to(dtype).log_softmax(-1)
+    return log_p.clamp_(min=torch.finfo(dtype).min)
+
+
+class _LinearSoft(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        features: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        target: Rows,
+        rows: Tensor,
+        row_weight: Tensor | None,
+        compute: torch.dtype,
+        recording: bool,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        needs = list(ctx.needs_input_grad[:3])
+        early = recording and row_weight is not None and any(needs)
+        student = _Student(features, weight, bias, compute, needs if early else [False] * 3)
+        dtype = student.wide
+        # A token that the student cannot produce has log-probability −inf everywhere.
+        never = (bias == -torch.inf).nonzero()[:, 0]
+        out = torch.empty(3, features.shape[0], dtype=dtype, device=features.device)
+        for part in _chunks(features.shape[0], weight.shape[0]):
+            log_q = student.logits(part).log_softmax(-1)
+            log_q[:, never] = 0.0
+            log_p = _target_log_probs(target, rows[part], dtype)
+            p = log_p.exp()
+            lost = (p[:, never] > 0).any(-1)
+            out[0, part] = -_dot(p, log_q).masked_fill_(lost, -torch.inf)
+            out[1, part] = -_dot(p, log_p)
+            q = torch.exp(log_q, out=log_p)
+            q[:, never] = 0.0
+            out[2, part] = -_dot(q, log_q)
+            if early:
+                assert row_weight is not None
+                slope = q.sub_(p).mul_(row_weight[part, None].to(dtype))
+                student.add(part, slope)
+        ctx.save_for_backward(features, weight, bias, rows, row_weight)
+        ctx.target, ctx.compute, ctx.needs = target, compute, needs
+        ctx.early = student.gradients() if early else None
+        ctx.set_materialize_grads(False)
+        total = out.new_zeros(())
+        if row_weight is not None:
+            # A row of weight 0 costs nothing, be it infinite.
+            used = out[0].masked_fill(row_weight == 0, 0.0)
+            total = (used * row_weight.to(dtype)).sum()
+        result = (total, out[0].clone(), out[1].clone(), out[2].clone())
+        ctx.mark_non_differentiable(result[2], result[3])
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        by_total, by_row = grads[0], grads[1]
+        rest = (None,) * 5
+        if by_row is None and by_total is None:
+            return (None, None, None, *rest)
+        if by_row is None and ctx.early is not None:
+            assert by_total is not None
+            early, ctx.early = ctx.early, None
+            return (*(None if g is None else g.mul_(by_total.to(g.dtype)) for g in early), *rest)
+        features, weight, bias, rows, row_weight = ctx.saved_tensors
+        student = _Student(features, weight, bias, ctx.compute, ctx.needs)
+        slope_weight = torch.zeros(rows.shape[0], dtype=student.wide, device=rows.device)
+        if by_row is not None:
+            slope_weight += by_row
+        if by_total is not None and row_weight is not None:
+            slope_weight += by_total * row_weight.to(slope_weight.dtype)
+        for part in _chunks(features.shape[0], weight.shape[0]):
+            slope = student.logits(part).softmax(-1)
+            slope -= _target_log_probs(ctx.target, rows[part], student.wide).exp_()
+            student.add(part, slope.mul_(slope_weight[part, None]))
+        return (*student.gradients(), *rest)
+
+
+class _LinearToken(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        features: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        tokens: Tensor,
+        compute: torch.dtype,
+    ) -> Tensor:
+        student = _Student(features, weight, bias, compute, [False] * 3)
+        out = torch.empty(features.shape[0], dtype=student.wide, device=features.device)
+        for part in _chunks(features.shape[0], weight.shape[0]):
+            log_q = student.logits(part).log_softmax(-1)
+            out[part] = -log_q.gather(1, tokens[part, None])[:, 0]
+        ctx.save_for_backward(features, weight, bias, tokens)
+        ctx.compute = compute
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        features, weight, bias, tokens = ctx.saved_tensors
+        needs = list(ctx.needs_input_grad[:3])
+        student = _Student(features, weight, bias, ctx.compute, needs)
+        for part in _chunks(features.shape[0], weight.shape[0]):
+            slope = student.logits(part).softmax(-1)
+            at = torch.arange(slope.shape[0], device=slope.device)
+            slope[at, tokens[part]] -= 1
+            student.add(part, slope.mul_(grads[0][part, None].to(slope.dtype)))
+        return (*student.gradients(), None, None)
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Σ a·b over the last axis, without a product of their size: (N, V), (N, V) → (N,)."""
+    return torch.linalg.vecdot(a, b)

@@ -1,0 +1,108 @@
+"""Rows of a table of logits that never exists as a whole: features times a head's weight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from fewjump.law.base import nucleus, row_chunks
+
+# Entries of one chunk of logits. Fewer rows would read the whole weight too often: at a hidden
+# width of 768 a chunk of 150 rows computes for ten times as long as it reads.
+CHUNK_ELEMENTS = 1 << 23
+# Tokens of one row whose logits are computed apart from the row, at once: (K, C, D) entries.
+_ENTRY_ELEMENTS = 1 << 22
+
+
+class LinearTable:
+    """(M, V) logits featuresᵢ·weight_a + bias_a, of which rows are computed when they are read.
+
+    No gradient flows through it. It has as much of a tensor's interface as samplers need.
+
+    Args:
+        features: (M, D).
+        weight: (V, D).
+        bias: (V,); −inf marks a token that is impossible at every position.
+        shown: (M,) boolean, rows that are certain; None for none.
+        tokens: (M,) int64, what those rows hold.
+        compute: dtype of the products; the features' own by default.
+        temperature, top_p: see :func:`fewjump.law.base.nucleus`.
+        watch: entered around every computation of rows (a sampler's clock).
+    """
+
+    def __init__(
+        self,
+        features: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        shown: Tensor | None = None,
+        tokens: Tensor | None = None,
+        compute: torch.dtype | None = None,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        watch: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> None:
+        compute = compute or features.dtype
+        self.features = features.detach().to(compute)
+        self.weight, self.bias = weight.detach().to(compute), bias.detach().to(compute)
+        self.shown, self.tokens = shown, tokens
+        self.temperature, self.top_p = temperature, top_p
+        self.watch = watch
+        self.shape = torch.Size((features.shape[0], weight.shape[0]))
+        self.dtype = torch.promote_types(compute, torch.float32)
+        self.device = features.device
+
+    def index_select(self, dim: int, index: Tensor) -> Tensor:
+        """The rows ``index`` (N,), fresh: (N, V) in at least float32. ``dim`` must be 0."""
+        if dim != 0:
+            raise ValueError("a LinearTable is read by rows: dim must be 0")
+        if self.shown is None:
+            return self._open(index)
+        shown = self.shown[index]
+        certain = shown.nonzero()[:, 0]
+        if not certain.numel():
+            return self._open(index)
+        assert self.tokens is not None
+        rows = torch.full(
+            (index.shape[0], self.shape[1]), -torch.inf, dtype=self.dtype, device=self.device
+        )
+        rows[certain, self.tokens[index[certain]]] = 0.0
+        left = (~shown).nonzero()[:, 0]
+        if left.numel():
+            rows[left] = self._open(index[left])
+        return rows
+
+    def _open(self, index: Tensor) -> Tensor:
+        with self.watch(), torch.autocast(self.device.type, enabled=False):
+            rows = functional.linear(self.features[index], self.weight, self.bias).to(self.dtype)
+            if self.temperature != 1 or self.top_p != 1:
+                rows = nucleus(rows, self.temperature, self.top_p)
+            return rows
+
+    def entries(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """Logits at some columns of some rows: (K,), (K, C) int64 → (K, C)."""
+        out = torch.empty(columns.shape, dtype=self.dtype, device=self.device)
+        if self.temperature != 1 or self.top_p != 1:
+            # What a nucleus holds depends on the whole row.
+            for part in row_chunks(rows.shape[0], self.shape[1], CHUNK_ELEMENTS):
+                out[part] = self.index_select(0, rows[part]).gather(1, columns[part])
+            return out
+        width = columns.shape[1] * self.features.shape[1]
+        with self.watch(), torch.autocast(self.device.type, enabled=False):
+            for part in row_chunks(rows.shape[0], width, _ENTRY_ELEMENTS):
+                weight = self.weight[columns[part]]
+                dots = torch.bmm(weight, self.features[rows[part], :, None])[..., 0]
+                out[part] = (dots + self.bias[columns[part]]).to(self.dtype)
+        if self.shown is not None:
+            assert self.tokens is not None
+            certain = torch.where(columns == self.tokens[rows, None], 0.0, -torch.inf)
+            out = torch.where(self.shown[rows, None], certain.to(out.dtype), out)
+        return out
+
+    def rows_at_once(self) -> int:
+        """How many rows to read together."""
+        return max(1, CHUNK_ELEMENTS // self.shape[1])
