@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         objective,
         problem,
         process,
+        publish,
         report,
         sampler,
         schedule,
@@ -29,6 +30,14 @@ if TYPE_CHECKING:
     )
     from fewjump.api import distill, train_teacher
     from fewjump.checkpoint import load, save
+    from fewjump.publish import (
+        Pipeline,
+        from_pretrained,
+        generate,
+        pipeline,
+        push_to_hub,
+        save_pretrained,
+    )
     from fewjump.refinement import refine
     from fewjump.sampler import exact_output_law, sample
     from fewjump.schedule import Cosine, Geometric, Linear, LogLinear
@@ -38,6 +47,7 @@ __all__ = [
     "Geometric",
     "Linear",
     "LogLinear",
+    "Pipeline",
     "__version__",
     "checkpoint",
     "citation",
@@ -46,16 +56,22 @@ __all__ = [
     "distill",
     "evaluate",
     "exact_output_law",
+    "from_pretrained",
+    "generate",
     "law",
     "load",
     "objective",
+    "pipeline",
     "problem",
     "process",
+    "publish",
+    "push_to_hub",
     "refine",
     "report",
     "sample",
     "sampler",
     "save",
+    "save_pretrained",
     "schedule",
     "train",
     "train_teacher",
@@ -73,6 +89,17 @@ _HOME = {
     "sample": "fewjump.sampler",
     "load": "fewjump.checkpoint",
     "save": "fewjump.checkpoint",
+    **dict.fromkeys(
+        (
+            "Pipeline",
+            "from_pretrained",
+            "generate",
+            "pipeline",
+            "push_to_hub",
+            "save_pretrained",
+        ),
+        "fewjump.publish",
+    ),
 }
 
 

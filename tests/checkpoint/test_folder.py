@@ -158,7 +158,8 @@ def test_the_card_tells_what_it_is_and_its_example_runs(tmp_path: Path) -> None:
         "# tiny",
         "Uniform",
         "Cosine, eps=0.01",
-        "| student | 4 | bigram_tv | 0.0625 |",
+        "| model | evaluations | bigram_tv |",
+        "| student | 4 | 0.0625 |",
     ):
         assert expected in card
     code = card.split("```python\n")[1].split("```")[0]

@@ -8,20 +8,24 @@ from typing import Any
 from fewjump.denoiser import Denoiser, parameter_counts
 
 
-def model_card(name: str, denoiser: Denoiser, config: Mapping[str, Any]) -> str:
+def model_card(
+    name: str, denoiser: Denoiser, config: Mapping[str, Any], source: str | None = None
+) -> str:
     """Markdown: what the model is, its sizes, how to sample from it, what was measured.
 
     Args:
         name: title of the card.
         denoiser: the model.
         config: what goes into its config.json (see :func:`fewjump.checkpoint.save`).
+        source: what the example loads: a folder, or a repository ``owner/name`` of a hub. The
+            name by default.
     """
     parts = [
         "---\nlibrary_name: fewjump\ntags:\n- discrete-diffusion\n---",
         f"# {name}",
         _what(config),
         _facts(denoiser, config),
-        _usage(name, denoiser),
+        _usage(source or name, denoiser),
     ]
     if config["metrics"]:
         parts.append("## Measured\n\n" + _measured(config["metrics"]))
@@ -62,12 +66,13 @@ def _facts(denoiser: Denoiser, config: Mapping[str, Any]) -> str:
     return _table(["", ""], [[key, value] for key, value in facts.items()])
 
 
-def _usage(name: str, denoiser: Denoiser) -> str:
+def _usage(source: str, denoiser: Denoiser) -> str:
     length = "" if denoiser.length else ", length=64"
     return (
         "## Use\n\n```python\nimport fewjump\n"
-        f'model = fewjump.load("{name}")\n'
-        f"tokens = fewjump.sample(model, num_samples=16, steps=8{length})\n```"
+        f'model = fewjump.from_pretrained("{source}")\n'
+        f"tokens = fewjump.sample(model, num_samples=16, steps=8{length})\n```\n\n"
+        "`fewjump.pipeline` takes the same name and decodes what it draws."
     )
 
 
@@ -79,8 +84,37 @@ def _measured(metrics: Any) -> str:
     rows = [row for row in metrics if isinstance(row, Mapping)]
     if len(rows) != len(metrics):
         return "\n".join(f"- {entry}" for entry in metrics)
+    if rows and all("metric" in row and "value" in row for row in rows):
+        return _budget_table(rows)
     columns = list(dict.fromkeys(key for row in rows for key in row))
     return _table(columns, [[row.get(column) for column in columns] for row in rows])
+
+
+def _budget_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows of results as one line per model, sampler and number of evaluations.
+
+    References, which have no number of evaluations, come last.
+    """
+    metrics = list(dict.fromkeys(row["metric"] for row in rows))
+    lines: dict[tuple[str, str, Any], dict[str, str]] = {}
+    for row in sorted(rows, key=lambda row: not row.get("nfe")):
+        key = (row.get("model") or "", row.get("sampler") or "", row.get("nfe") or None)
+        lines.setdefault(key, {})[row["metric"]] = _with_interval(row)
+    several = len({sampler for _, sampler, _ in lines if sampler}) > 1
+    columns = ["model", *(["sampler"] if several else []), "evaluations", *metrics]
+    cells = [
+        [model, *([sampler] if several else []), nfe, *(found.get(name) for name in metrics)]
+        for (model, sampler, nfe), found in lines.items()
+    ]
+    has_interval = any(row.get("low") is not None for row in rows)
+    note = "\n\nBrackets hold the ends of an interval." if has_interval else ""
+    return _table(columns, cells) + note
+
+
+def _with_interval(row: Mapping[str, Any]) -> str:
+    low, high = row.get("low"), row.get("high")
+    ends = "" if low is None or high is None else f" [{_show(low)}, {_show(high)}]"
+    return _show(row["value"]) + ends
 
 
 def _pairs(values: Any) -> str:

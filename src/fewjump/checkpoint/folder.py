@@ -145,7 +145,10 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> NetworkDenoise
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{weights} is damaged: {error}; copy or save it again") from None
     _check_tensors(weights, tensors, denoiser.state_dict())
-    denoiser.load_state_dict(tensors, strict=True, assign=True)
+    # A file's tensors lie where its header ends. Arithmetic on memory that is not aligned as torch
+    # aligns its own may differ in the last bit.
+    aligned = {name: tensor.clone() for name, tensor in tensors.items()}
+    denoiser.load_state_dict(aligned, strict=True, assign=True)
     return denoiser.to(device).eval()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from itertools import groupby
 from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 Array: TypeAlias = Tensor | np.ndarray
 
 PADDING = "\u2400"
+HIDDEN = "_"
 _SHADES = " .:-=+*#%@"
 
 
@@ -21,10 +23,14 @@ class Vocabulary(ABC):
     Attributes:
         name: what the configuration calls the kind.
         size: number of symbols V.
+        padding_token: the symbol that follows the end of a short sequence, or None.
+        frame: tokens that open and close every sequence, such as ``[CLS]`` and ``[SEP]``.
     """
 
     name: ClassVar[str]
     size: int
+    padding_token: int | None = None
+    frame: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
 
     @abstractmethod
     def encode(self, value: Any) -> Tensor:
@@ -41,6 +47,19 @@ class Vocabulary(ABC):
     @abstractmethod
     def config(self) -> dict[str, Any]:
         """A plain dictionary (JSON) from which :meth:`from_config` rebuilds the vocabulary."""
+
+    def show(self, row: Array, mask: int | None) -> str:
+        """One row (L,) that may still be masked, for the eye: every mask is drawn as ``_``."""
+        tokens = self._as_array(row).tolist()
+        pieces = []
+        for hidden, run in groupby(tokens, lambda token: token == mask):
+            run = list(run)
+            pieces.append(HIDDEN * len(run) if hidden else self._piece(run))
+        return "".join(pieces)
+
+    def _piece(self, tokens: list[int]) -> str:
+        """Part of a row as text."""
+        return self.decode(np.array(tokens, dtype=np.int64))[0]
 
     @staticmethod
     def from_config(config: dict[str, Any]) -> Vocabulary:
@@ -64,9 +83,13 @@ class Vocabulary(ABC):
     def __hash__(self) -> int:
         return hash((self.name, self.size))
 
+    @staticmethod
+    def _as_array(tokens: Array) -> np.ndarray:
+        return tokens.detach().cpu().numpy() if isinstance(tokens, Tensor) else np.asarray(tokens)
+
     def _rows(self, tokens: Array) -> np.ndarray:
         """Tokens as a checked (N, L) NumPy array."""
-        rows = tokens.detach().cpu().numpy() if isinstance(tokens, Tensor) else np.asarray(tokens)
+        rows = self._as_array(tokens)
         rows = rows[None] if rows.ndim == 1 else rows
         if rows.ndim != 2 or rows.dtype.kind not in "iu":
             raise ValueError(
@@ -98,6 +121,7 @@ class Characters(Vocabulary):
         if padding is not None and (len(padding) != 1 or padding not in symbols):
             raise ValueError(f"padding {padding!r} must be one of the symbols")
         self.symbols, self.padding = symbols, padding
+        self.padding_token = None if padding is None else symbols.index(padding)
         self.size = len(symbols)
         self._codes = _code_points(symbols)
         self._order = np.argsort(self._codes)
@@ -181,6 +205,10 @@ class Tokens(Vocabulary):
     def decode(self, tokens: Array) -> list[str]:
         return [" ".join(map(str, row.tolist())) for row in self._rows(tokens)]
 
+    def show(self, row: Array, mask: int | None) -> str:
+        tokens = self._as_array(row).tolist()
+        return " ".join(HIDDEN if token == mask else str(token) for token in tokens)
+
 
 class ImageLevels(Vocabulary):
     """Grey levels of a (height, width) picture read row by row.
@@ -228,6 +256,13 @@ class ImageLevels(Vocabulary):
             )
         bright = torch.from_numpy(rows.astype(np.float32)) / (self.levels - 1)
         return bright.reshape(-1, self.height, self.width)
+
+    def show(self, row: Array, mask: int | None) -> str:
+        tokens = self._as_array(row)
+        hidden = tokens == mask
+        (picture,) = self.decode(np.where(hidden, 0, tokens))
+        places = iter(hidden.tolist())
+        return "".join(c if c == "\n" else HIDDEN if next(places) else c for c in picture)
 
     def decode(self, tokens: Array) -> list[str]:
         shade = (self.images(tokens) * (len(_SHADES) - 1)).round().long().tolist()

@@ -8,13 +8,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from fewjump.denoiser.publishing import Publishable
 from fewjump.law.base import Law
 from fewjump.law.product import ProductLaw
 from fewjump.process import Absorbing, Process
 from fewjump.schedule import Time, as_time
 
 
-class Denoiser(nn.Module, ABC):
+class Denoiser(Publishable, nn.Module, ABC):
     """Base of everything that samplers and objectives call.
 
     Subclasses implement :meth:`law`; calling the denoiser counts the evaluation.
@@ -25,6 +26,8 @@ class Denoiser(nn.Module, ABC):
         clean_vocab_size: tokens a clean sequence may hold: {0..clean_vocab_size−1}. Smaller than
             ``process.vocab_size`` when the last state is a mask.
         time_conditioned: whether the law depends on t given x_t.
+        padding: the token after the end of a short sequence, where the denoiser has one: it is
+            not attended to, and does not change what is said of other positions.
         evaluations: number of calls so far, one per batch (the NFE counter).
     """
 
@@ -32,6 +35,7 @@ class Denoiser(nn.Module, ABC):
     length: int | None
     clean_vocab_size: int
     time_conditioned: bool = True
+    padding: int | None = None
 
     def __init__(
         self, process: Process, length: int | None = None, clean_vocab_size: int | None = None

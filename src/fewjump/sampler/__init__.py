@@ -8,7 +8,7 @@ from fewjump.sampler.first_hitting import FirstHitting
 from fewjump.sampler.grid import GRIDS, time_grid
 from fewjump.sampler.registry import SAMPLERS, get_sampler
 from fewjump.sampler.rk2 import ThetaRK2
-from fewjump.sampler.run import SamplerRun, run, sample
+from fewjump.sampler.run import SamplerRun, Seen, run, sample
 from fewjump.sampler.tau_leaping import TauLeaping
 from fewjump.sampler.trapezoidal import ThetaTrapezoidal
 
@@ -22,6 +22,7 @@ __all__ = [
     "SAMPLERS",
     "Sampler",
     "SamplerRun",
+    "Seen",
     "TauLeaping",
     "ThetaRK2",
     "ThetaTrapezoidal",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -49,6 +50,22 @@ class SamplerRun:
     seed: int
     times: Tensor
     sampler: str
+
+
+class Seen(NamedTuple):
+    """What the observer of :func:`run` is told after every step of every batch.
+
+    Attributes:
+        step: steps that the batch has done, from 1.
+        steps: steps that it has in all: ``step == steps`` ends it.
+        indices: (B,) int64 numbers of the batch's samples.
+        x: (B, L) int64 their state, noisy before the end. Not to be written to.
+    """
+
+    step: int
+    steps: int
+    indices: Tensor
+    x: Tensor
 
 
 def sample(
@@ -104,6 +121,7 @@ def run(
     top_p: float = 1.0,
     denoise: bool = True,
     progress: bool = False,
+    watch: Callable[[Seen], None] | None = None,
 ) -> SamplerRun:
     """Draw samples and say what they cost.
 
@@ -129,6 +147,7 @@ def run(
         denoise: draw x₀ at the last positive time (see :mod:`fewjump.sampler.trajectory`).
             Without it an absorbing process may leave masks.
         progress: show a bar.
+        watch: told the state after every step (see :class:`Seen`); batches come in order.
 
     Raises:
         ValueError, TypeError: for arguments that make no sense, before anything is computed.
@@ -161,10 +180,12 @@ def run(
             x = x if here is None else here.pin(x)
             path = trajectory(method, shown, x, on_device, denoise)
             bar.total = len(path) * len(starts)
-            for step in path:
+            for number, step in enumerate(path, 1):
                 pin = None if here is None else here.pin
                 x = draw_step(step(x), streams, pin, meter)
                 bar.update()
+                if watch is not None:
+                    watch(Seen(number, len(path), indices, x))
             samples.append(x)
             nfe = max(nfe, denoiser.evaluations - before)
             meter.end_batch(len(indices))

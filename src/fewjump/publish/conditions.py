@@ -1,0 +1,163 @@
+"""What the user gives of a sample, in words, as the prompt that the sampler takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from fewjump.data.vocabulary import ImageLevels, Vocabulary
+
+#: Marks one token to be drawn in the text of an infilling.
+MASK_WORD = "[MASK]"
+
+Words: TypeAlias = str | Sequence[str] | Tensor
+
+
+@dataclass(frozen=True)
+class Given:
+    """Arguments of :func:`fewjump.sampler.run`.
+
+    Attributes:
+        length: L.
+        prompt: (N, L) int64 tokens, or None where nothing is given.
+        fixed: (N, L) boolean, which of them are.
+    """
+
+    length: int
+    prompt: Tensor | None = None
+    fixed: Tensor | None = None
+
+
+def read_conditions(
+    vocabulary: Vocabulary,
+    num_samples: int,
+    model_length: int | None,
+    *,
+    prompt: Words | None = None,
+    infill: Words | None = None,
+    length: int | Sequence[int] | None = None,
+    mask: int | None = None,
+    padding: int | None = None,
+) -> Given:
+    """Prompts, infillings and lengths as one table of given tokens.
+
+    A row is: the vocabulary's opening tokens, the sample, its closing tokens, and padding up to
+    the longest. Opening, closing and padding are given; so is what the words say.
+
+    Args:
+        vocabulary: reads the words.
+        num_samples: N.
+        model_length: the denoiser's own length, None where any will do.
+        prompt: what samples begin with: a text, one for each sample, or tokens (P,) or (N, P).
+        infill: a text in which ``[MASK]`` stands for one token to draw, one for each sample, or
+            tokens (P,) or (N, P) in which ``mask`` does. What comes after it is drawn too.
+        length: tokens of a sample with all that frames it, or several numbers, which the samples
+            take in turn. By default the model's; without one, as long as the infilling.
+        mask: the process's mask.
+        padding: the token after the end of the shorter ones.
+
+    Raises:
+        ValueError: for words that do not fit, or lengths that differ without a padding token.
+    """
+    if prompt is not None and infill is not None:
+        raise ValueError("give a prompt or an infilling, not both: an infilling may begin a text")
+    words, what = (prompt, "prompt") if infill is None else (infill, "infilling")
+    rows = _read(vocabulary, words, num_samples, infill is not None, mask, what)
+    opening, closing = vocabulary.frame
+    around = len(opening) + len(closing)
+    longest = max((len(row) for row in rows), default=0)
+    lengths = _lengths(num_samples, length, model_length, longest + around, infill is not None)
+    width = max(lengths)
+    if not rows and not around and len(set(lengths)) == 1:
+        return Given(width)
+    if len(set(lengths)) > 1 and padding is None:
+        raise ValueError(
+            "samples of different lengths need a model with a padding token, and this one has "
+            "none; give one length at a time"
+        )
+    tokens = torch.zeros(num_samples, width, dtype=torch.int64)
+    fixed = torch.zeros(num_samples, width, dtype=torch.bool)
+    for i, size in enumerate(lengths):
+        row = rows[i] if rows else []
+        room = size - around
+        if len(row) > room or (prompt is not None and len(row) == room):
+            raise ValueError(
+                f"the {what} of {len(row)} tokens leaves nothing to draw of {room}; give a longer "
+                "length or a shorter text"
+            )
+        given = [*opening, *row]
+        for place, token in enumerate(given):
+            if token is not None:
+                tokens[i, place], fixed[i, place] = token, True
+        ends = size - len(closing)
+        tokens[i, ends:size] = torch.tensor(closing, dtype=torch.int64)
+        fixed[i, ends:] = True
+        if size < width:
+            assert padding is not None
+            tokens[i, size:] = padding
+    return Given(width, tokens, fixed)
+
+
+def _lengths(
+    num_samples: int,
+    length: int | Sequence[int] | None,
+    model_length: int | None,
+    needed: int,
+    infilling: bool,
+) -> list[int]:
+    if length is None:
+        if model_length is None and not infilling:
+            raise ValueError("this model has no length of its own; say how long samples are")
+        return [needed if model_length is None else model_length] * num_samples
+    several = [length] if isinstance(length, int) else list(length)
+    if not several or min(several) < 1:
+        raise ValueError(f"length must be at least 1, got {length}")
+    return [several[i % len(several)] for i in range(num_samples)]
+
+
+def _read(
+    vocabulary: Vocabulary,
+    words: Words | None,
+    num_samples: int,
+    masked: bool,
+    mask: int | None,
+    what: str,
+) -> list[list[int | None]]:
+    """Tokens of each sample, None at those to draw; no rows where nothing is given."""
+    if words is None:
+        return []
+    if isinstance(words, Tensor):
+        table = words.tolist()
+        if words.dim() == 1:
+            table = [table]
+        rows = [
+            [None if masked and token == mask else int(token) for token in row] for row in table
+        ]
+    else:
+        if isinstance(vocabulary, ImageLevels):
+            raise ValueError(f"a {what} of words is for models of text; this one makes images")
+        texts = [words] if isinstance(words, str) else list(words)
+        rows = [_tokens(vocabulary, text, masked) for text in texts]
+    if len(rows) not in (1, num_samples):
+        raise ValueError(f"{len(rows)} {what}s were given for {num_samples} samples; give 1 or all")
+    if not masked and any(not row for row in rows):
+        raise ValueError(f"an empty {what} says nothing; leave it out")
+    return rows * num_samples if len(rows) == 1 else rows
+
+
+def _tokens(vocabulary: Vocabulary, text: str, masked: bool) -> list[int | None]:
+    if not masked:
+        return list(vocabulary.encode(text).tolist())
+    out: list[int | None] = []
+    for number, piece in enumerate(text.split(MASK_WORD)):
+        if number:
+            out.append(None)
+        if piece:
+            out += vocabulary.encode(piece).tolist()
+    if None not in out:
+        raise ValueError(f"an infilling marks each token to draw as {MASK_WORD}: {text!r} has none")
+    return out

@@ -1,0 +1,182 @@
+"""Publishing: the same three files in a folder and in a repository, and a card that is true."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+import fewjump
+from fewjump.data import Characters
+from fewjump.denoiser import NetworkDenoiser, ScoreDenoiser
+from fewjump.publish import hub
+from fewjump.report import Row, write_results
+from publish.toy import model
+
+ROWS = [
+    Row("student", "ancestral", 1, 1, "frechet", 3.18, 3.05, 3.31),
+    Row("student", "ancestral", 1, 1, "recall", 0.5),
+    Row("student", "ancestral", 4, 4, "frechet", 2.5, 2.4, 2.6),
+    Row("test data", "", None, None, "frechet", 1.3),
+]
+
+
+def same(a: Any, b: Any) -> bool:
+    x = torch.tensor([[4, 0, 4, 1, 2, 4]])
+    with torch.no_grad():
+        return torch.equal(a(x, 0.5).marginals(), b(x, 0.5).marginals())
+
+
+def test_a_folder_comes_back_with_its_vocabulary(tmp_path: Path) -> None:
+    student = model()
+    letters = Characters("abc ")
+    assert student.save_pretrained(tmp_path / "m", vocabulary=letters) == tmp_path / "m"
+    loaded = NetworkDenoiser.from_pretrained(tmp_path / "m")
+    assert same(loaded, student)
+    assert loaded.vocabulary_config == letters.config()
+    # Saved again without a word about it, it still knows.
+    loaded.save_pretrained(tmp_path / "again")
+    again = fewjump.from_pretrained(str(tmp_path / "again"))
+    assert again.vocabulary_config == letters.config()
+    with pytest.raises(
+        ValueError, match=r"NetworkDenoiser, not a ScoreDenoiser; use fewjump\.from"
+    ):
+        ScoreDenoiser.from_pretrained(tmp_path / "m")
+
+
+def test_a_runs_folder_means_its_model(tmp_path: Path) -> None:
+    model().save_pretrained(tmp_path / "run" / "model")
+    assert same(fewjump.from_pretrained(tmp_path / "run"), model())
+
+
+def test_the_card_shows_quality_by_evaluations(tmp_path: Path) -> None:
+    write_results(tmp_path / "results", ROWS, {"seed": 0})
+    card = model().save_pretrained(tmp_path / "m", metrics=tmp_path / "results") / "README.md"
+    text = card.read_text(encoding="utf-8")
+    assert "| model | evaluations | frechet | recall |" in text
+    assert "| student | 1 | 3.18 [3.05, 3.31] | 0.5 |" in text
+    assert "| student | 4 | 2.5 [2.4, 2.6] |  |" in text
+    assert text.index("| student | 4") < text.index("| test data |  | 1.3 |  |")
+    assert "ends of an interval" in text
+    two = [*ROWS, Row("student", "euler", 4, 4, "frechet", 9.0)]
+    text = (model().save_pretrained(tmp_path / "n", metrics=two) / "README.md").read_text()
+    assert "| student | euler | 4 | 9 |" in text
+
+
+def test_core_dependencies_are_enough(tmp_path: Path) -> None:
+    model().save_pretrained(tmp_path / "m", vocabulary=Characters("abc "))
+    code = """
+import sys
+for name in ("huggingface_hub", "transformers", "tokenizers", "datasets", "pyarrow", "sklearn"):
+    sys.modules[name] = None
+import fewjump
+model = fewjump.from_pretrained(sys.argv[1])
+pipe = fewjump.pipeline(sys.argv[1])
+print(len(pipe(2, 3, generator=0, prompt="ab").texts), model.length)
+try:
+    fewjump.from_pretrained("someone/something")
+except ModuleNotFoundError as error:
+    print(error)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "m")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run.stdout.splitlines() == [
+        "2 6",
+        "repositories need huggingface_hub: pip install 'fewjump[hub]'",
+    ]
+
+
+class FakeHub:
+    """What the library asks of ``huggingface_hub``, answered from a folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.calls = root, []
+
+    def HfApi(self, token: Any) -> FakeHub:  # noqa: N802
+        self.calls.append(("token", token))
+        return self
+
+    def create_repo(self, repo_id: str, private: bool, exist_ok: bool) -> None:
+        self.calls.append(("create", repo_id, private, exist_ok))
+
+    def upload_folder(self, repo_id: str, folder_path: Path, **options: Any) -> Any:
+        target = self.root / repo_id
+        target.mkdir(parents=True, exist_ok=True)
+        for file in folder_path.iterdir():
+            (target / file.name).write_bytes(file.read_bytes())
+        self.calls.append(("upload", options))
+        return SimpleNamespace(commit_url=f"https://hub/{repo_id}/commit/1")
+
+    def snapshot_download(self, repo_id: str, **options: Any) -> str:
+        self.calls.append(("download", options))
+        return str(self.root / repo_id)
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
+    fake = FakeHub(tmp_path)
+    monkeypatch.setattr(hub, "_hub", lambda: fake)
+    return fake
+
+
+def test_a_repository_round_trip(fake: FakeHub, tmp_path: Path) -> None:
+    student = model()
+    address = student.push_to_hub(
+        "me/tiny", vocabulary=Characters("abc "), metrics=ROWS, private=True, token="t"
+    )
+    assert address == "https://hub/me/tiny/commit/1"
+    assert fake.calls[:2] == [("token", "t"), ("create", "me/tiny", True, True)]
+    files = sorted(p.name for p in (tmp_path / "me" / "tiny").iterdir())
+    assert files == ["README.md", "config.json", "model.safetensors"]
+    card = (tmp_path / "me" / "tiny" / "README.md").read_text(encoding="utf-8")
+    assert 'fewjump.from_pretrained("me/tiny")' in card
+    assert card.startswith("---\nlibrary_name: fewjump\n")
+    loaded = fewjump.from_pretrained("me/tiny", revision="v1", local_files_only=True)
+    assert same(loaded, student)
+    _, options = fake.calls[-1]
+    # Nothing but the three files is fetched: no code can come along.
+    assert options["allow_patterns"] == ["config.json", "model.safetensors", "README.md"]
+    assert options["revision"] == "v1"
+    assert options["local_files_only"] is True
+
+
+def test_nothing_is_made_for_a_model_that_cannot_be_saved(fake: FakeHub) -> None:
+    from fewjump.problem import EnumeratedJoint
+    from fewjump.process import Uniform
+    from fewjump.schedule import LogLinear
+
+    exact = EnumeratedJoint(torch.eye(2) / 2).denoiser(Uniform(2, LogLinear()))
+    with pytest.raises(ValueError, match="cannot be saved"):
+        fewjump.push_to_hub(exact, "me/tiny")
+    assert [call[0] for call in fake.calls] == ["token"]
+    with pytest.raises(ValueError, match="named owner/name"):
+        fewjump.push_to_hub(model(), "tiny")
+
+
+def test_real_client_has_what_is_asked_of_it() -> None:
+    client = pytest.importorskip("huggingface_hub", reason="needs the hub extra")
+    import inspect
+
+    download = inspect.signature(client.snapshot_download).parameters
+    assert {"revision", "cache_dir", "token", "local_files_only", "allow_patterns"} <= set(download)
+    upload = inspect.signature(client.HfApi.upload_folder).parameters
+    asked = {"repo_id", "folder_path", "commit_message", "revision", "create_pr"}
+    assert asked <= set(upload)
+    create = inspect.signature(client.HfApi.create_repo).parameters
+    assert {"private", "exist_ok"} <= set(create)
+    assert hub._hub() is client
+
+
+@pytest.mark.parametrize("source", ["nowhere", "a/b/c", "./x", "/no/such"])
+def test_a_name_that_is_neither_says_what_to_give(source: str) -> None:
+    with pytest.raises(FileNotFoundError, match=r"config\.json, the folder of a run, or"):
+        fewjump.from_pretrained(source)
