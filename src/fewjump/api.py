@@ -311,6 +311,10 @@ def _build_student(
             model = copy.deepcopy(teacher).requires_grad_(True)
             model.evaluations = 0
             return model
+        if network is None and _can_save(teacher):
+            assert isinstance(teacher, ScoreDenoiser)
+            network_teacher = teacher.as_network()
+            return _build_student(network_teacher, kind, None, head, warm_start, length, seed)
         if network is None:
             raise ValueError(
                 f"a {type(teacher).__name__} has no transformer to take over; give network=… for "
@@ -323,6 +327,7 @@ def _build_student(
         "head": {"kind": kind, **(head or {})},
         "length": length,
         "autocast": source.autocast if source is not None else None,
+        "leave_one_out": source is not None and source.leave_one_out,
     }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(fold_seed(seed, _INITIAL_WEIGHTS))

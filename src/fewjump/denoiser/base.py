@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fewjump.denoiser.publishing import Publishable
+from fewjump.denoiser.evidence import SeenThrough
 from fewjump.law.base import Law
 from fewjump.law.product import ProductLaw
 from fewjump.process import Absorbing, Process
@@ -96,6 +97,7 @@ def constrain_logits(
     """Impose what the process makes certain on (B, L, V) logits.
 
     Absorbing: a clean token is never the mask, and a visible position is its own clean token.
+    A process seen through a network that left a position's own token out: that token's evidence.
     Other processes: unchanged.
 
     Args:
@@ -106,12 +108,14 @@ def constrain_logits(
         in_place: overwrite them with gradients too. Only right where no backward pass reads
             ``logits``, as for the output of a linear layer.
     """
+    recorded = torch.is_grad_enabled() and logits.requires_grad
+    if isinstance(process, SeenThrough):
+        return process.add_evidence(logits, x_t, in_place or not recorded)
     if not isinstance(process, Absorbing):
         return logits
     visible = (x_t != process.mask)[..., None]
     # At x_t: certainty where it is visible; where it is the mask, that is the impossible token.
     at = torch.zeros_like(visible, dtype=logits.dtype).masked_fill_(~visible, -torch.inf)
-    recorded = torch.is_grad_enabled() and logits.requires_grad
     if recorded and not in_place:
         return logits.masked_fill(visible, -torch.inf).scatter(-1, x_t[..., None], at)
     if not recorded:

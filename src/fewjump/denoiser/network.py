@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from fewjump.denoiser.base import Denoiser
-from fewjump.denoiser.heads import Head, head_from_config
+from fewjump.denoiser.heads import Head, ProductHead, head_from_config
 from fewjump.denoiser.transformer import Transformer, TransformerConfig
 from fewjump.denoiser.trunk_run import TrunkRun
 from fewjump.law.base import Law
-from fewjump.process import Process, process_from_config
+from fewjump.process import Process, Uniform, process_from_config
 
 Autocast = Literal["bfloat16", "float16"] | None
 
@@ -30,9 +30,13 @@ class NetworkDenoiser(Denoiser):
         length: sequence length to generate by default; None where the user must say.
         autocast: ``bfloat16`` or ``float16``: compute in that precision where torch's autocast
             deems it safe. Parameters and the residual stream stay in float32.
+        leave_one_out: under uniform noise, the head's product logits say what the *other* positions
+            know of x₀ⁱ, and the likelihood of x_tⁱ is multiplied in here (UDLM, Duo; see
+            :mod:`fewjump.denoiser.evidence`).
 
     Raises:
-        ValueError: if the sizes of trunk, head, process and length do not agree.
+        ValueError: if the sizes of trunk, head, process and length do not agree, or for
+            ``leave_one_out`` under another process than a uniform one.
     """
 
     def __init__(
@@ -42,9 +46,15 @@ class NetworkDenoiser(Denoiser):
         process: Process,
         length: int | None = None,
         autocast: str | None = None,
+        leave_one_out: bool = False,
     ) -> None:
         super().__init__(process, length)
         config = trunk.config
+        if leave_one_out and not isinstance(process, Uniform):
+            raise ValueError(
+                f"leave_one_out is for uniform noise, got a {type(process).__name__} process"
+            )
+        self.leave_one_out = leave_one_out
         check_sizes(config, process, length)
         if (head.hidden, head.vocab_size) != (config.hidden, process.vocab_size):
             raise ValueError(
@@ -64,7 +74,36 @@ class NetworkDenoiser(Denoiser):
     def law(self, x_t: Tensor, t: Tensor) -> Law:
         dtype = None if self.autocast is None else getattr(torch, self.autocast)
         level = self.process.schedule.sigma_bar(t)
-        return self.head.law(TrunkRun(self.trunk, x_t, level, self.process, dtype))
+        run = TrunkRun(self.trunk, x_t, level, self.process, dtype, self.leave_one_out)
+        return self.head.law(run)
+
+    def raw_logits(self, x_t: Tensor, sigma: Tensor | float) -> Tensor:
+        """The product head's output at noise level σ̄, before anything is imposed: (B, L, V).
+
+        For a network of one of the originals this is the output of that network.
+
+        Args:
+            x_t: (B, L) int64.
+            sigma: noise level, a float, (B,) or (B, 1).
+
+        Raises:
+            ValueError: if the head is not a product head.
+        """
+        if not isinstance(self.head, ProductHead):
+            raise ValueError(f"a {self.kind} head has no logits of single positions; call law()")
+        return self.head.linear(self.trunk.features(x_t, noise_level(sigma, x_t)))
+
+    def log_score(self, x_t: Tensor, sigma: Tensor | float) -> Tensor:
+        """log p_t(x with xⁱ→y)/p_t(x) at noise level σ̄, from the law's marginals: (B, L, V).
+
+        −inf where the law excludes y; see
+        :meth:`fewjump.process.Process.ratios_from_posterior` for visible positions of a mask.
+        """
+        level = noise_level(sigma, x_t)
+        t = self.process.schedule.time_of_sigma_bar(level.double())
+        run = TrunkRun(self.trunk, x_t, level, self.process, None, self.leave_one_out)
+        posterior = self.head.law(run).marginals().double()
+        return self.process.ratios_from_posterior(posterior, x_t, t).log().float()
 
     def config(self) -> dict[str, Any]:
         """Plain data from which :meth:`from_config` rebuilds the denoiser, parameters excepted."""
@@ -75,6 +114,7 @@ class NetworkDenoiser(Denoiser):
             "head": self.head.config(),
             "length": self.length,
             "autocast": self.autocast,
+            "leave_one_out": self.leave_one_out,
         }
 
     @classmethod
@@ -95,7 +135,9 @@ class NetworkDenoiser(Denoiser):
         head = head_from_config({**sizes, **config.get("head", {})})
         length = config.get("length")
         check_sizes(trunk, process, length)
-        return cls(Transformer(trunk), head, process, length, config.get("autocast"))
+        leave_one_out = bool(config.get("leave_one_out", False))
+        autocast = config.get("autocast")
+        return cls(Transformer(trunk), head, process, length, autocast, leave_one_out)
 
     def warm_start(self, source: NetworkDenoiser) -> None:
         """Start where ``source`` is: copy its trunk, and make the head's law equal to its law.
@@ -112,6 +154,10 @@ class NetworkDenoiser(Denoiser):
                 "a warm start needs trunks of the same configuration; these differ in "
                 f"{', '.join(differing)}. Build the student with the teacher's TransformerConfig"
             )
+        if self.leave_one_out != source.leave_one_out:
+            raise ValueError(
+                f"a warm start needs leave_one_out={source.leave_one_out}, as the source has it"
+            )
         if not self.head.adopt(source.head):
             if source.kind == "product":
                 self.head.warm_start(source.head)  # type: ignore[arg-type]
@@ -121,6 +167,13 @@ class NetworkDenoiser(Denoiser):
                     f"and sizes; the source has a {source.kind} head"
                 )
         self.trunk.load_state_dict(source.trunk.state_dict())
+
+
+def noise_level(sigma: Tensor | float, x_t: Tensor) -> Tensor:
+    """σ̄ as floating point (B,) on the device of x_t, from a float, (), (B,) or (B, 1)."""
+    level = torch.as_tensor(sigma, device=x_t.device)
+    level = level if level.is_floating_point() else level.double()
+    return level.reshape(-1).expand(x_t.shape[0])
 
 
 def parameter_counts(module: nn.Module) -> dict[str, int]:

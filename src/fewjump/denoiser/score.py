@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from fewjump.denoiser.base import Denoiser, constrain_logits
-from fewjump.denoiser.network import check_sizes
+from fewjump.denoiser.heads import ProductHead
+from fewjump.denoiser.network import NetworkDenoiser, check_sizes, noise_level
 from fewjump.denoiser.transformer import Transformer, TransformerConfig, zero_linear
 from fewjump.law.product import ProductLaw
 from fewjump.process import Absorbing, Process, process_from_config
@@ -84,6 +85,53 @@ class ScoreDenoiser(Denoiser):
             scores = scores.exp()
         return scores.scatter(-1, x_t[..., None], 1.0)
 
+    def raw_logits(self, x_t: Tensor, sigma: Tensor | float) -> Tensor:
+        """The network's linear layer at noise level σ̄, before any scaling: (B, L, V).
+
+        Raises:
+            ValueError: if the network is not a :class:`ScoreNetwork`.
+        """
+        return self._own_network().raw_logits(x_t, noise_level(sigma, x_t))
+
+    def log_score(self, x_t: Tensor, sigma: Tensor | float) -> Tensor:
+        """log p_t(x with xⁱ→y)/p_t(x) at noise level σ̄, 0 at the current token: (B, L, V).
+
+        Args:
+            x_t: (B, L) int64.
+            sigma: noise level, a float, (B,) or (B, 1).
+
+        Raises:
+            ValueError: if the network is not a :class:`ScoreNetwork`.
+        """
+        scores = self._own_network().log_ratios(x_t, noise_level(sigma, x_t))
+        return scores.scatter(-1, x_t[..., None], 0.0)
+
+    def as_network(self) -> NetworkDenoiser:
+        """A product student that starts where this network is.
+
+        Under a mask its law is this one's (softmax of the network's output over clean tokens, for
+        any scaling). Under other noise a posterior is no softmax of log-ratios: there the trunk is
+        taken over and the head starts uniform.
+
+        Raises:
+            ValueError: if the network is not a :class:`ScoreNetwork`.
+        """
+        network = self._own_network()
+        head = ProductHead(network.trunk.config.hidden, self.process.vocab_size)
+        if isinstance(self.process, Absorbing):
+            head.linear.load_state_dict(network.linear.state_dict())
+        trunk = Transformer(network.trunk.config)
+        trunk.load_state_dict(network.trunk.state_dict())
+        return NetworkDenoiser(trunk, head.to(self.device), self.process, self.length)
+
+    def _own_network(self) -> ScoreNetwork:
+        if not isinstance(self.network, ScoreNetwork):
+            raise ValueError(
+                f"a {type(self.network).__name__} gives its output as a function of time only; "
+                "this needs a ScoreNetwork"
+            )
+        return self.network
+
     def law(self, x_t: Tensor, t: Tensor) -> ProductLaw:
         recovery = self.process.recover(self.ratios(x_t, t), x_t, t, self.method)
         self.last_recovery = RecoveryReport(
@@ -119,6 +167,7 @@ class ScoreDenoiser(Denoiser):
             "trunk": self.network.trunk.config.config(),
             "method": self.method,
             "length": self.length,
+            "scaled": self.network.scaled,
         }
 
     @classmethod
@@ -129,7 +178,7 @@ class ScoreDenoiser(Denoiser):
             {"vocab_size": process.vocab_size, **config.get("trunk", {})}
         )
         check_sizes(trunk, process, config.get("length"))
-        network = ScoreNetwork(Transformer(trunk), process)
+        network = ScoreNetwork(Transformer(trunk), process, bool(config.get("scaled", True)))
         method = config.get("method", "clip")
         return cls(network, process, method, log=True, length=config.get("length"))
 
@@ -143,10 +192,12 @@ class ScoreNetwork(nn.Module):
     Args:
         trunk: the network; its vocabulary is every state of the process.
         process: the forward process.
+        scaled: subtract those terms under an absorbing process (SEDD's ``scale_by_sigma``).
     """
 
-    def __init__(self, trunk: Transformer, process: Process) -> None:
+    def __init__(self, trunk: Transformer, process: Process, scaled: bool = True) -> None:
         super().__init__()
+        self.scaled = scaled
         check_sizes(trunk.config, process, None)
         self.trunk = trunk
         self.linear = zero_linear(trunk.config.hidden, process.vocab_size)
@@ -154,9 +205,16 @@ class ScoreNetwork(nn.Module):
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
         """Log-ratios (B, L, V) for x_t (B, L) and t (B,)."""
-        sigma_bar = self.process.schedule.sigma_bar(t)
-        scores = self.linear(self.trunk.features(x_t, sigma_bar))
-        if isinstance(self.process, Absorbing):
+        return self.log_ratios(x_t, self.process.schedule.sigma_bar(t))
+
+    def raw_logits(self, x_t: Tensor, sigma_bar: Tensor) -> Tensor:
+        """The linear layer's output (B, L, V) at noise level σ̄ (B,)."""
+        return self.linear(self.trunk.features(x_t, sigma_bar))
+
+    def log_ratios(self, x_t: Tensor, sigma_bar: Tensor) -> Tensor:
+        """As :meth:`forward`, at noise level σ̄ (B,)."""
+        scores = self.raw_logits(x_t, sigma_bar)
+        if self.scaled and isinstance(self.process, Absorbing):
             clean = self.process.vocab_size - 1
             offset = torch.log(torch.expm1(sigma_bar) * clean)
             scores = scores - offset[:, None, None].to(scores.dtype)

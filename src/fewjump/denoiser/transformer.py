@@ -46,6 +46,8 @@ class TransformerConfig:
         dropout: probability of dropping an entry of a branch while training; drawn from torch's
             global random state, as every ``nn.Dropout`` is.
         conv_kernel: width of the local mixing convolution (k, or k×k in 2-D), odd; 0 for none.
+        conditioned: whether a constant vector is added to the noise embedding: the embedding of the
+            class that a class-conditional original was loaded for.
 
     Raises:
         ValueError: if the sizes do not fit together.
@@ -62,6 +64,7 @@ class TransformerConfig:
     condition_dim: int = 128
     dropout: float = 0.0
     conv_kernel: int = 5
+    conditioned: bool = False
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "hidden", "blocks", "heads", "mlp_ratio", "condition_dim"):
@@ -124,6 +127,9 @@ class Transformer(nn.Module):
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.hidden)
         self.noise = NoiseEmbedding(config.condition_dim)
+        self.condition: nn.Parameter | None = None
+        if config.conditioned:
+            self.condition = nn.Parameter(torch.zeros(config.condition_dim))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
         self.norm = ModulatedNorm(config.hidden)
         self.modulation = zero_linear(config.condition_dim, 2 * config.hidden)
@@ -159,6 +165,8 @@ class Transformer(nn.Module):
         dtype = torch.promote_types(x.dtype, torch.float32)
         level = t.to(dtype) if config.time_conditioned else x.new_zeros(1, dtype=dtype)
         condition = F.silu(self.noise(level))
+        if self.condition is not None:
+            condition = condition + F.silu(self.condition)
         rotation = rotary_table(x_t.shape[1], config.head_dim, columns, x.device, dtype)
         for block in self.blocks:
             x = block(x, condition, rotation)

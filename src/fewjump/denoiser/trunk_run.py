@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import torch
 from torch import Tensor
 
+from fewjump.denoiser.evidence import SeenThrough
 from fewjump.denoiser.transformer import Transformer
 from fewjump.process import Process
 
@@ -31,6 +32,7 @@ class TrunkRun:
         level: (B,) noise level as the trunk wants it.
         process: the forward process.
         autocast: dtype of autocast, or None for the setting that surrounds this call.
+        leave_one_out: see :class:`~fewjump.denoiser.network.NetworkDenoiser`.
     """
 
     def __init__(
@@ -40,7 +42,9 @@ class TrunkRun:
         level: Tensor,
         process: Process,
         autocast: torch.dtype | None = None,
+        leave_one_out: bool = False,
     ) -> None:
+        self.leave_one_out = leave_one_out
         self.trunk, self.x_t, self.level, self.process = trunk, x_t, level, process
         device = x_t.device.type
         if autocast is None and torch.is_autocast_enabled(device):
@@ -68,5 +72,8 @@ class TrunkRun:
         if self.autocast is not None:
             precision = torch.autocast(x_t.device.type, dtype=self.autocast)
         gradients = torch.is_grad_enabled() and self.with_gradients
+        process = self.process
+        if self.leave_one_out:
+            process = cast(Process, SeenThrough(process, level))
         with torch.set_grad_enabled(gradients), precision:
-            return read(self.trunk.features(x_t, level, shift), x_t, self.process)
+            return read(self.trunk.features(x_t, level, shift), x_t, process)
