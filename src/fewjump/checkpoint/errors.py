@@ -1,0 +1,17 @@
+"""What is wrong with a checkpoint."""
+
+from __future__ import annotations
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be read as what it says it is.
+
+    The message says what was found, what was expected, and what to do.
+    """
+
+
+def listed(names: object, limit: int = 5) -> str:
+    """The first few of an iterable of names, and how many more there are."""
+    found = [str(name)[:80] for name in names]  # type: ignore[attr-defined]
+    more = f" and {len(found) - limit} more" if len(found) > limit else ""
+    return ", ".join(found[:limit]) + more
