@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from fewjump.denoiser import Denoiser
 
 
+#: Begins the name of something of the Hugging Face hub, where a folder could be meant.
+HUB = "hf:"
+
+
 class Model(NamedTuple):
     """A saved denoiser, what its tokens mean, and the folder they came from."""
 
@@ -23,9 +27,15 @@ class Model(NamedTuple):
 def model_folder(path: Path) -> Path:
     """The saved model that ``path`` means: the folder itself, or ``model`` in a run's folder.
 
+    ``hf:owner/name`` is a repository of the Hugging Face hub, which is downloaded.
+
     Raises:
         FileNotFoundError: if there is none.
     """
+    if path.as_posix().startswith(HUB):
+        from fewjump.publish.hub import resolve
+
+        return resolve(path.as_posix().removeprefix(HUB))
     for folder in (path, path / "model"):
         if (folder / "config.json").is_file():
             return folder

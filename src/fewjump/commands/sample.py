@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,26 +10,27 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from fewjump.commands.choices import GridName, SamplerName
+from fewjump.commands.sample_files import FORMATS, Writer, open_writer
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from collections.abc import Callable
 
-    from fewjump.data import Vocabulary
-
-FORMATS = (".txt", ".jsonl", ".npy", ".png")
+    from fewjump.publish import Pipeline
+    from fewjump.sampler import Seen
 
 
 @dataclass
 class Options:
     """Draw samples from a saved model, a teacher or a student.
 
-    Without --out they are printed: texts as text, images as shades of characters. The suffix of
-    --out chooses the format: .txt, .jsonl (one object per sample, with its tokens), .npy (tokens)
-    or .png (a sheet of images).
+    Without --out they are printed, each batch as soon as it is done: texts as text, images as
+    shades of characters. The suffix of --out chooses the format: .txt, .jsonl (one object per
+    sample, with its tokens), .npy (tokens) or .png (a sheet of images); a name without a suffix is
+    a folder with a file for each sample.
     """
 
     path: Annotated[Path, tyro.conf.Positional]
-    """Folder of a run, or of a saved model."""
+    """Folder of a run or of a saved model; or hf:owner/name, a repository of the hub."""
 
     num_samples: int = 8
     """How many samples."""
@@ -50,8 +50,13 @@ class Options:
     prompt: str | None = None
     """Text the samples begin with (for a model of tokens: integers separated by spaces)."""
 
-    length: int | None = None
-    """Tokens per sample. Default: what the model was trained on."""
+    infill: str | None = None
+    """Text with holes: every [MASK] is one token to draw, the rest is kept. What comes after its
+    end, up to the length, is drawn too."""
+
+    length: tuple[int, ...] = ()
+    """Tokens per sample. Several numbers are taken in turn, and the shorter samples padded, if the
+    model has padding. Default: what the model was trained on."""
 
     temperature: float = 1.0
     """Below 1 sharpens every draw, at the price of variety."""
@@ -63,82 +68,65 @@ class Options:
     """Samples per batch. Default: what fits."""
 
     out: Path | None = None
-    """File to write."""
+    """File or folder to write."""
+
+    show_steps: bool = False
+    """Show, on the error stream, how the first sample of each batch comes about."""
 
     scale: int = 4
-    """Side of a pixel in a .png sheet."""
+    """Side of a pixel in a .png."""
 
     device: str = "cpu"
     """Where to compute, for example cuda."""
 
 
 def run(options: Options) -> int:
-    if options.out is not None and options.out.suffix not in FORMATS:
-        raise ValueError(f"--out must end in one of {', '.join(FORMATS)}, got {options.out}")
+    if options.out is not None and options.out.suffix not in ("", *FORMATS):
+        raise ValueError(
+            f"--out must end in one of {', '.join(FORMATS)}, or name a folder; got {options.out}"
+        )
+    if options.scale < 1:
+        raise ValueError(f"--scale must be at least 1, got {options.scale}")
 
-    import fewjump.sampler
     from fewjump.commands.models import open_model
-    from fewjump.data import ImageLevels
+    from fewjump.publish import Pipeline
 
     denoiser, vocabulary, _ = open_model(options.path, options.device)
-    if options.out is not None and options.out.suffix == ".png":
-        if not isinstance(vocabulary, ImageLevels):
-            raise ValueError(f".png is for models of images; this one makes {vocabulary.name}")
-        if options.scale < 1:
-            raise ValueError(f"--scale must be at least 1, got {options.scale}")
-    prompt = None
-    if options.prompt is not None:
-        if isinstance(vocabulary, ImageLevels):
-            raise ValueError("--prompt is for models of text; this one makes images")
-        prompt = vocabulary.encode(options.prompt)
-    result = fewjump.sampler.run(
-        denoiser,
-        options.num_samples,
-        options.steps,
-        options.sampler,
-        options.grid,
-        options.seed,
-        length=options.length,
-        batch_size=options.batch_size,
-        prompt=prompt,
-        temperature=options.temperature,
-        top_p=options.top_p,
-        progress=sys.stderr.isatty(),
-    )
-    tokens = result.samples.cpu()
-    if options.out is None:
-        print("\n\n".join(vocabulary.decode(tokens)))
-    else:
-        save_samples(options.out, tokens, vocabulary, options.scale)
+    pipe = Pipeline(denoiser, vocabulary)
+    writer = open_writer(options.out, vocabulary, options.scale)
+    with writer:
+        result = pipe(
+            options.num_samples,
+            options.steps,
+            generator=options.seed,
+            prompt=options.prompt,
+            infill=options.infill,
+            length=options.length or None,
+            sampler=options.sampler,
+            grid=options.grid,
+            temperature=options.temperature,
+            top_p=options.top_p,
+            batch_size=options.batch_size,
+            progress=sys.stderr.isatty() and not options.show_steps,
+            callback=_observer(pipe, writer, options.show_steps),
+        )
+    if options.out is not None:
         print(
-            f"{options.out}: {len(tokens)} samples, {result.nfe} network evaluations each, "
+            f"{options.out}: {options.num_samples} samples, {result.nfe} network evaluations each, "
             f"{result.seconds:.2f} s"
         )
     return 0
 
 
-def save_samples(path: Path, tokens: Tensor, vocabulary: Vocabulary, scale: int = 4) -> None:
-    """Write (N, L) tokens in the format that the suffix of ``path`` names."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".npy":
-        import numpy as np
+def _observer(pipe: Pipeline, writer: Writer, show_steps: bool) -> Callable[[Seen], None]:
+    """Hands finished batches to ``writer``, and shows the way there."""
 
-        np.save(path, tokens.numpy())
-    elif path.suffix == ".png":
-        from fewjump.data import ImageLevels
-        from fewjump.report import contact_sheet, encode_png
+    def watch(seen: Seen) -> None:
+        if show_steps:
+            text = pipe.vocabulary.show(seen.x[0], pipe.mask)
+            title = f"sample {int(seen.indices[0])}, step {seen.step} of {seen.steps}"
+            print(f"{title}:{chr(10) if chr(10) in text else ' '}{text}", file=sys.stderr)
+        if seen.step == seen.steps:
+            writer.add(seen.x.cpu())
 
-        assert isinstance(vocabulary, ImageLevels)
-        sheet = contact_sheet(vocabulary.images(tokens).numpy(), scale=scale, paper=128)
-        path.write_bytes(encode_png(sheet))
-    else:
-        texts = vocabulary.decode(tokens)
-        if path.suffix == ".txt":
-            content = "\n\n".join(texts) + "\n"
-        else:
-            lines = [
-                json.dumps({"text": text, "tokens": row}, ensure_ascii=False)
-                for text, row in zip(texts, tokens.tolist())
-            ]
-            content = "\n".join(lines) + "\n"
-        path.write_text(content, encoding="utf-8")
+    return watch

@@ -63,6 +63,8 @@ def read_conditions(
     Raises:
         ValueError: for words that do not fit, or lengths that differ without a padding token.
     """
+    if num_samples < 1:
+        raise ValueError(f"num_samples must be at least 1, got {num_samples}")
     if prompt is not None and infill is not None:
         raise ValueError("give a prompt or an infilling, not both: an infilling may begin a text")
     words, what = (prompt, "prompt") if infill is None else (infill, "infilling")
