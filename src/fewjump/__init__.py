@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         train,
     )
     from fewjump.api import distill, train_teacher
-    from fewjump.checkpoint import load, save
+    from fewjump.checkpoint import CheckpointError, load, load_teacher, save
     from fewjump.publish import (
         Pipeline,
         from_pretrained,
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from fewjump.schedule import Cosine, Geometric, Linear, LogLinear
 
 __all__ = [
+    "CheckpointError",
     "Cosine",
     "Geometric",
     "Linear",
@@ -60,6 +61,7 @@ __all__ = [
     "generate",
     "law",
     "load",
+    "load_teacher",
     "objective",
     "pipeline",
     "problem",
@@ -87,7 +89,9 @@ _HOME = {
     "refine": "fewjump.refinement",
     "exact_output_law": "fewjump.sampler",
     "sample": "fewjump.sampler",
+    "CheckpointError": "fewjump.checkpoint",
     "load": "fewjump.checkpoint",
+    "load_teacher": "fewjump.checkpoint",
     "save": "fewjump.checkpoint",
     **dict.fromkeys(
         (
