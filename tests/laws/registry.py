@@ -20,9 +20,13 @@ from fewjump.process import (
     FixedRate,
     Process,
     ResetToPrior,
+    TimeVaryingPrior,
     Uniform,
     birth_death_rate,
     discretised_gaussian_rate,
+    gidd,
+    mask_to_uniform,
+    uniform_to_mask,
 )
 from fewjump.schedule import Cosine, Geometric, Linear, LogLinear, Schedule
 
@@ -117,6 +121,12 @@ def jordan_rate() -> torch.Tensor:
     return torch.full((4, 4), 0.25).double() - torch.eye(4).double() + 0.2 * u[:, None] * v
 
 
+def turning_prior(t: torch.Tensor) -> torch.Tensor:
+    """A prior that goes around a circle in the simplex: (N,) → (N, 4)."""
+    angle = 2 * torch.pi * t[:, None] + torch.tensor([0.0, 0.5, 1.0, 1.5], dtype=t.dtype) * torch.pi
+    return (1 + 0.8 * torch.sin(angle)) / 4
+
+
 # Every factory takes the schedule; V = 4 throughout, so that V³ sequences are enumerable.
 PROCESSES: Registry[Process] = Registry(Process, "fewjump.process")
 PROCESSES.add(Uniform, lambda schedule: Uniform(4, schedule))
@@ -129,6 +139,18 @@ PROCESSES.add(
     ResetToPrior,
     lambda schedule: ResetToPrior(torch.tensor([0.6, 0.0, 0.4, 0.0]), schedule),
     "ResetToPrior-zeros",
+)
+PROCESSES.add(
+    TimeVaryingPrior, lambda schedule: mask_to_uniform(4, schedule), "MovingPrior-mask-to-uniform"
+)
+PROCESSES.add(
+    TimeVaryingPrior, lambda schedule: uniform_to_mask(4, schedule), "MovingPrior-uniform-to-mask"
+)
+PROCESSES.add(TimeVaryingPrior, lambda schedule: gidd(4, schedule, 0.3), "MovingPrior-gidd")
+PROCESSES.add(
+    TimeVaryingPrior,
+    lambda schedule: TimeVaryingPrior(turning_prior, schedule, tolerance=1e-13),
+    "MovingPrior-function",
 )
 PROCESSES.add(FixedRate, lambda schedule: FixedRate(random_rate(4), schedule))
 PROCESSES.add(

@@ -14,7 +14,10 @@ from laws.registry import PROCESSES, SCHEDULES
 pytestmark = pytest.mark.filterwarnings("ignore:at t = 1 the slowest mode:UserWarning")
 
 
-@pytest.mark.parametrize("make", PROCESSES.params())
+SAVED = [case for case in PROCESSES.params() if "function" not in case.id]
+
+
+@pytest.mark.parametrize("make", SAVED)
 @pytest.mark.parametrize("schedule", SCHEDULES.names())
 def test_round_trip_to_the_last_bit(make, schedule):
     process = make(SCHEDULES.make(schedule))
@@ -24,7 +27,7 @@ def test_round_trip_to_the_last_bit(make, schedule):
     assert again.schedule == process.schedule
     assert again.vocab_size == process.vocab_size
     assert torch.equal(again.prior(), process.prior())
-    assert torch.equal(again.base_rate(), process.base_rate())
+    assert torch.equal(again.rate(0.6), process.rate(0.6))
     assert json.dumps(again.config()) == text
     assert getattr(again, "mask", None) == getattr(process, "mask", None)
 

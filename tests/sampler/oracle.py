@@ -11,7 +11,7 @@ from torch import Tensor
 from fewjump.law import ProductLaw
 from fewjump.law.base import ravel
 from fewjump.problem import EnumeratedJoint
-from fewjump.process import Absorbing, Process
+from fewjump.process import Process
 
 
 def random_joint(
@@ -29,8 +29,7 @@ def random_joint(
 
 def problem_for(process: Process, length: int, roughness: float = 1.0) -> EnumeratedJoint:
     """A random joint over the process's states, never on its mask."""
-    without = process.mask if isinstance(process, Absorbing) else None
-    return random_joint(process.vocab_size, length, roughness, without=without)
+    return random_joint(process.vocab_size, length, roughness, without=process.mask)
 
 
 def total_variation(p: Tensor, q: Tensor) -> float:

@@ -45,8 +45,7 @@ class Denoiser(Publishable, nn.Module, ABC):
         self.process = process
         self.length = length
         if clean_vocab_size is None:
-            last_is_mask = isinstance(process, Absorbing) and process.mask == process.vocab_size - 1
-            clean_vocab_size = process.vocab_size - last_is_mask
+            clean_vocab_size = process.vocab_size - (process.mask == process.vocab_size - 1)
         self.clean_vocab_size = clean_vocab_size
         self.evaluations = 0
 
@@ -98,7 +97,7 @@ def constrain_logits(
 
     Absorbing: a clean token is never the mask, and a visible position is its own clean token.
     A process seen through a network that left a position's own token out: that token's evidence.
-    Other processes: unchanged.
+    Another process with a mask: a clean token is never the mask. Other processes: unchanged.
 
     Args:
         logits: (B, L, V), overwritten when no gradient is recorded, so that nothing of that size
@@ -112,7 +111,11 @@ def constrain_logits(
     if isinstance(process, SeenThrough):
         return process.add_evidence(logits, x_t, in_place or not recorded)
     if not isinstance(process, Absorbing):
-        return logits
+        if process.mask is None:
+            return logits
+        index = torch.tensor([process.mask], device=logits.device)
+        fill = logits.index_fill if recorded and not in_place else logits.index_fill_
+        return fill(-1, index, -torch.inf)
     visible = (x_t != process.mask)[..., None]
     # At x_t: certainty where it is visible; where it is the mask, that is the impossible token.
     at = torch.zeros_like(visible, dtype=logits.dtype).masked_fill_(~visible, -torch.inf)

@@ -83,7 +83,8 @@ class ExactDenoiser(Denoiser):
 def check_vocabularies(problem: Problem, process: Process) -> None:
     """Raise ValueError, naming the remedy, unless ``process`` can noise ``problem``'s tokens."""
     tokens, states = problem.vocab_size, process.vocab_size
-    if isinstance(process, Absorbing):
+    name = type(process).__name__
+    if process.mask is not None:
         if states == tokens + 1 and process.mask == tokens:
             return
         if states == tokens:
@@ -91,13 +92,13 @@ def check_vocabularies(problem: Problem, process: Process) -> None:
             if mass > 0:
                 raise ValueError(
                     f"the mask {process.mask} is a token of the problem (probability up to "
-                    f"{mass:.3g}); use Absorbing(vocab_size={tokens + 1}), whose mask is one more"
+                    f"{mass:.3g}); use {name}(vocab_size={tokens + 1}), whose mask is one more"
                 )
             return
         raise ValueError(
-            f"an absorbing process for {tokens} tokens needs {tokens + 1} states with the last as "
+            f"a process with a mask for {tokens} tokens needs {tokens + 1} states with the last as "
             f"mask, or {tokens} with an unused one; got {states} and mask {process.mask}: "
-            f"use Absorbing(vocab_size={tokens + 1})"
+            f"use {name}(vocab_size={tokens + 1})"
         )
     if states != tokens:
         raise ValueError(

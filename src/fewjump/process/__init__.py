@@ -8,21 +8,35 @@ from fewjump.process.generators import (
     discretised_gaussian_rate,
     rescale_to_gap,
 )
+from fewjump.process.prior_path import GIDDPriors, InterpolatedPriors, PriorPath
 from fewjump.process.rank_one import RankOne
 from fewjump.process.recovery import Recovery, RecoveryMethod
 from fewjump.process.reset import Absorbing, ResetToPrior, Uniform
+from fewjump.process.time_varying_prior import (
+    TimeVaryingPrior,
+    gidd,
+    mask_to_uniform,
+    uniform_to_mask,
+)
 
 __all__ = [
     "Absorbing",
     "FixedRate",
+    "GIDDPriors",
+    "InterpolatedPriors",
+    "PriorPath",
     "Process",
     "RankOne",
     "Recovery",
     "RecoveryMethod",
     "ResetToPrior",
+    "TimeVaryingPrior",
     "Uniform",
     "birth_death_rate",
     "discretised_gaussian_rate",
+    "gidd",
+    "mask_to_uniform",
     "process_from_config",
     "rescale_to_gap",
+    "uniform_to_mask",
 ]

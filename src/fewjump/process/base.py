@@ -160,13 +160,11 @@ class Process(ABC):
         return _normalised(pushed * self._columns(s, t, x_t), stay).to(posterior.dtype)
 
     def reverse_rates(self, ratios: Tensor, x_t: Tensor, t: Time) -> Tensor:
-        """Rates of the time-reversed chain, σ(t)·Q[y, x]·r_y for y ≠ x: (B, L, V).
+        """Rates of the time-reversed chain, Q_t[y, x]·r_y for y ≠ x: (B, L, V).
 
         The entry at y = x is minus the sum of the others, so that rows sum to 0.
         """
-        column = self.base_rate().to(ratios.device).mT[x_t]
-        sigma = expand_time(self.schedule.sigma(as_time(t, x_t.device)).double(), x_t)
-        return close_rates(sigma[..., None] * column * ratios.double(), x_t).to(ratios.dtype)
+        return close_rates(self._rate_columns(x_t, t) * ratios.double(), x_t).to(ratios.dtype)
 
     # -- ratios and posteriors (paper Eq. 8) ------------------------------------------------
 
@@ -238,6 +236,10 @@ class Process(ABC):
     def _columns(self, s: Time, t: Time, x: Tensor) -> Tensor:
         """P_{t|s}[·, x]: (..., V)."""
         return self._gather(self.kernel(s, t).to(x.device).mT, x)
+
+    def _rate_columns(self, x: Tensor, t: Time) -> Tensor:
+        """Q_t[·, x]: (..., V)."""
+        return self._gather(self.rate(as_time(t, x.device)).mT, x)
 
     @staticmethod
     def _gather(table: Tensor, x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewjump.process.base import Process, check_dense, check_times
+from fewjump.process.base import Process, check_dense, check_times, expand_time
 from fewjump.process.exponential import (
     exponential_from_series,
     exponential_from_spectrum,
@@ -100,6 +100,10 @@ class FixedRate(Process):
             if bool(faint.any()):
                 out[faint] = exponential_from_series(rate, flat[faint])
         return out.reshape(*gap.shape, self.vocab_size, self.vocab_size)
+
+    def _rate_columns(self, x: Tensor, t: Time) -> Tensor:
+        sigma = expand_time(self.schedule.sigma(as_time(t, x.device)).double(), x)
+        return sigma[..., None] * self._rate.to(x.device).mT[x]
 
     def corrupt(self, x: Tensor, s: Time, t: Time, generator: Generator = None) -> Tensor:
         check_times(s, t)

@@ -136,7 +136,7 @@ class Absorbing(ResetToPrior):
         prior = torch.zeros(vocab_size, dtype=torch.float64)
         prior[mask] = 1
         super().__init__(prior, schedule)
-        self.mask: int = mask
+        self.mask: int = mask  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def config(self) -> dict[str, Any]:
         return {
