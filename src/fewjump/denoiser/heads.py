@@ -7,6 +7,7 @@ from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor, nn
 
+from fewjump.denoiser.deferred import deferred_law, defers
 from fewjump.denoiser.masked_law import constrained_law
 from fewjump.denoiser.transformer import zero_linear
 from fewjump.denoiser.trunk_run import TrunkRun
@@ -110,6 +111,8 @@ class ProductHead(Head):
         self.linear = zero_linear(hidden, vocab_size)
 
     def forward(self, features: Tensor, x_t: Tensor, process: Process) -> ProductLaw:
+        if defers(self.linear, process):
+            return deferred_law(self.linear, features, x_t, process)
         # The backward pass of a linear layer does not read its output: it may be overwritten.
         return constrained_law(self.linear(features), x_t, process)
 

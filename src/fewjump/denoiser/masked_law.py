@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from fewjump.denoiser.base import constrain_logits
+from fewjump.law.linear import LinearLaw
+from fewjump.law.linear_table import LinearTable
 from fewjump.law.product import ProductLaw
 from fewjump.process import Absorbing, Process
 
@@ -25,7 +27,7 @@ class MaskedLaw(ProductLaw):
     """
 
     def __init__(self, raw: Tensor, x_t: Tensor, process: Absorbing) -> None:
-        raw[..., process.mask] = -torch.inf
+        raw[..., [process.mask, *process.kept]] = -torch.inf
         self.batch_size, self.length, self.vocab_size = raw.shape
         self._raw, self._x_t, self._process = raw, x_t, process
 
@@ -57,3 +59,8 @@ def constrained_law(logits: Tensor, x_t: Tensor, process: Process) -> ProductLaw
 def open_logits(law: ProductLaw) -> Tensor:
     """The law's logits (B, L, V), valid where the state is masked (everywhere for most laws)."""
     return law.open_logits if isinstance(law, MaskedLaw) else law.logits
+
+
+def open_rows(law: ProductLaw) -> Tensor | LinearTable:
+    """The law's logits as rows (B·L, V), valid where the state is masked."""
+    return law.table if isinstance(law, LinearLaw) else open_logits(law).flatten(0, 1)

@@ -146,6 +146,11 @@ class LinearLaw(ProductLaw):
     def _every_open_row(self) -> Tensor:
         return self.open_rows(torch.arange(self.batch_size * self.length, device=self.device))
 
+    def is_linear_at(self, rows: Tensor) -> bool:
+        """Whether log-odds at the positions ``rows`` (N,) are linear in the features: no token
+        there is certain, and nothing was cut from the law."""
+        return not self._shaped and self.open_rows(rows).shape[0] == rows.shape[0]
+
     def _recorded(self) -> bool:
         parts = (self.features, self.weight, self.bias)
         return torch.is_grad_enabled() and any(part.requires_grad for part in parts)

@@ -12,7 +12,7 @@ from fewjump.denoiser.base import Denoiser
 from fewjump.law.base import Law
 from fewjump.law.product import ProductLaw
 from fewjump.objective.base import Metrics, Objective, require_frozen
-from fewjump.objective.cross_entropy import soft_cross_entropy
+from fewjump.objective.cross_entropy import law_cross_entropy
 from fewjump.objective.intermediate import ancestral_draw, euler_draw, roll_down
 from fewjump.objective.times import (
     Weighting,
@@ -174,13 +174,8 @@ def compare(
         rows = (x_t == process.mask).reshape(-1).nonzero()[:, 0]
     else:
         rows = torch.arange(x_t.numel(), device=x_t.device)
-    width = law.vocab_size
-    entropies = soft_cross_entropy(
-        law.logits.reshape(-1, width), target.logits.reshape(-1, width), rows
-    )
-    ce = entropies.cross_entropy
-    row_weight = weight.to(ce.dtype)[rows // x_t.shape[1]]
-    loss = (row_weight * ce).sum() / x_t.numel()
+    total, entropies = law_cross_entropy(law, target, rows, weight[rows // x_t.shape[1]])
+    ce, loss = entropies.cross_entropy, total / x_t.numel()
     count = max(1, rows.shape[0])
     return loss, {
         "kl_to_teacher": (ce.detach() - entropies.target_entropy).sum() / count,
@@ -191,4 +186,4 @@ def compare(
 
 
 def _detached(law: Law) -> Law:
-    return ProductLaw(law.logits.detach()) if isinstance(law, ProductLaw) else law
+    return law.detach() if isinstance(law, ProductLaw) else law

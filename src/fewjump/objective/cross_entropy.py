@@ -13,6 +13,13 @@ import torch
 from torch import Tensor
 
 from fewjump.law.base import row_chunks
+from fewjump.law.linear import LinearLaw, rows_of
+from fewjump.law.linear_cross_entropy import (
+    linear_soft_cross_entropy,
+    linear_token_cross_entropy,
+)
+from fewjump.law.linear_table import LinearTable
+from fewjump.law.product import ProductLaw
 
 
 class SoftCrossEntropy(NamedTuple):
@@ -23,18 +30,73 @@ class SoftCrossEntropy(NamedTuple):
     entropy: Tensor
 
 
-def soft_cross_entropy(logits: Tensor, target: Tensor, rows: Tensor) -> SoftCrossEntropy:
+class LawCrossEntropy(NamedTuple):
+    """Result of :func:`law_cross_entropy`.
+
+    Attributes:
+        total: () Σ row_weight·cross_entropy in nats, with gradients.
+        rows: the terms; no gradients to rely on.
+    """
+
+    total: Tensor
+    rows: SoftCrossEntropy
+
+
+def law_cross_entropy(
+    law: ProductLaw, target: ProductLaw, rows: Tensor, row_weight: Tensor
+) -> LawCrossEntropy:
+    """Weighted cross-entropy of a student's law against a teacher's at the chosen positions.
+
+    Deferred laws (:class:`~fewjump.law.linear.LinearLaw`) stay deferred.
+
+    Args:
+        law: the student's, with gradients.
+        target: the teacher's, without.
+        rows: (N,) int64 positions, counted row-major over (B, L).
+        row_weight: (N,) constants.
+    """
+    table = rows_of(target)
+    if isinstance(law, LinearLaw) and law.is_linear_at(rows):
+        result = linear_soft_cross_entropy(
+            law.features.flatten(0, 1)[rows],
+            law.weight,
+            law.bias,
+            table,
+            rows,
+            row_weight,
+            law.compute,
+        )
+        return LawCrossEntropy(result.total, SoftCrossEntropy(*result[1:]))
+    terms = soft_cross_entropy(law.logits.reshape(-1, law.vocab_size), table, rows)
+    weight = row_weight.to(terms.cross_entropy.dtype)
+    return LawCrossEntropy((weight * terms.cross_entropy).sum(), terms)
+
+
+def law_token_cross_entropy(law: ProductLaw, tokens: Tensor, rows: Tensor) -> Tensor:
+    """−log p(token) of a law at the chosen positions: (B, L) and (N,) int64 → (N,) nats."""
+    flat = tokens.reshape(-1)
+    if isinstance(law, LinearLaw) and law.is_linear_at(rows):
+        features = law.features.flatten(0, 1)[rows]
+        return linear_token_cross_entropy(features, law.weight, law.bias, flat[rows], law.compute)
+    return token_cross_entropy(law.logits.reshape(-1, law.vocab_size), flat, rows)
+
+
+def soft_cross_entropy(
+    logits: Tensor, target: Tensor | LinearTable, rows: Tensor
+) -> SoftCrossEntropy:
     """−Σ_a softmax(target)(a)·log softmax(logits)(a) for the chosen rows.
 
     Args:
         logits: (M, V) student logits; −inf marks impossible tokens.
-        target: (M, V) teacher logits, no gradient flows to them.
+        target: (M, V) teacher logits, or what computes rows of them; no gradient flows to them.
         rows: (N,) int64, which rows to compare.
 
     Returns:
         Cross-entropy, entropy of the target and entropy of the student, (N,) each.
     """
-    return SoftCrossEntropy(*_SoftCrossEntropy.apply(logits, target.detach(), rows))
+    if isinstance(target, Tensor):
+        target = target.detach()
+    return SoftCrossEntropy(*_SoftCrossEntropy.apply(logits, target, rows))
 
 
 def token_cross_entropy(logits: Tensor, tokens: Tensor, rows: Tensor) -> Tensor:
@@ -54,14 +116,14 @@ def expectation(weights: Tensor, values: Tensor) -> Tensor:
 class _SoftCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, logits: Tensor, target: Tensor, rows: Tensor
+        ctx: Any, logits: Tensor, target: Tensor | LinearTable, rows: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         dtype = _working(logits)
         out = torch.empty(3, rows.shape[0], dtype=dtype, device=logits.device)
         normalisers = torch.empty(2, rows.shape[0], dtype=dtype, device=logits.device)
         for part in row_chunks(rows.shape[0], logits.shape[-1]):
             log_q = logits[rows[part]].to(dtype)
-            log_p = target[rows[part]].to(dtype)
+            log_p = target.index_select(0, rows[part]).to(dtype)
             normalisers[0, part] = log_q.logsumexp(-1)
             normalisers[1, part] = log_p.logsumexp(-1)
             log_q -= normalisers[0, part, None]
@@ -71,7 +133,9 @@ class _SoftCrossEntropy(torch.autograd.Function):
             out[1, part] = -expectation(weights, log_p)
             torch.exp(log_q, out=weights)
             out[2, part] = -expectation(weights, log_q)
-        ctx.save_for_backward(logits, target, rows, normalisers)
+        dense = isinstance(target, Tensor)
+        ctx.save_for_backward(logits, target if dense else None, rows, normalisers)
+        ctx.table = None if dense else target
         result = (out[0].clone(), out[1].clone(), out[2].clone())
         ctx.mark_non_differentiable(result[1], result[2])
         return result
@@ -79,12 +143,14 @@ class _SoftCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         logits, target, rows, normalisers = ctx.saved_tensors
+        target = target if ctx.table is None else ctx.table
         out = torch.zeros_like(logits)
         dtype = normalisers.dtype
         for part in row_chunks(rows.shape[0], logits.shape[-1]):
             chosen = rows[part]
             slope = logits[chosen].to(dtype).sub_(normalisers[0, part, None]).exp_()
-            slope -= target[chosen].to(dtype).sub_(normalisers[1, part, None]).exp_()
+            other = target.index_select(0, chosen).to(dtype)
+            slope -= other.sub_(normalisers[1, part, None]).exp_()
             out[chosen] = slope.mul_(grads[0][part, None]).to(out.dtype)
         return out, None, None
 

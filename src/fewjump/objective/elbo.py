@@ -12,7 +12,7 @@ from fewjump.denoiser.base import Denoiser
 from fewjump.law.base import row_chunks
 from fewjump.law.product import ProductLaw
 from fewjump.objective.base import Metrics, Objective
-from fewjump.objective.cross_entropy import token_cross_entropy
+from fewjump.objective.cross_entropy import law_token_cross_entropy
 from fewjump.objective.times import spread_uniform
 from fewjump.process import Absorbing, Process, RankOne
 from fewjump.random import Generator, bernoulli
@@ -68,8 +68,7 @@ class CrossEntropyELBO(Objective):
             rows = (x_t == process.mask).reshape(-1).nonzero()[:, 0]
         else:
             rows = torch.arange(x_t.numel(), device=x_t.device)
-        flat = law.logits.reshape(-1, law.vocab_size)
-        ce = token_cross_entropy(flat, batch.reshape(-1), rows)
+        ce = law_token_cross_entropy(law, batch, rows)
         per_row = torch.zeros(batch.shape[0], dtype=ce.dtype, device=ce.device)
         per_row = per_row.index_add(0, rows // batch.shape[1], ce)
         mean = ce.detach().sum() / max(1, rows.shape[0])
@@ -149,7 +148,9 @@ def prior_divergence(process: Process, x0: Tensor) -> Tensor:
     keep, forget = process.schedule.alpha(1.0), process.schedule.one_minus_alpha(1.0)
     at = prior[x0]
     moved = keep + forget * at
-    return (moved * (moved / at).log() + forget * (1 - at) * forget.log()).sum(-1)
+    each = moved * (moved / at).log() + forget * (1 - at) * forget.log()
+    # A kept token is where the chain starts too.
+    return torch.where(process.is_kept(x0), 0.0, each).sum(-1)
 
 
 @torch.no_grad()
@@ -182,7 +183,7 @@ def nelbo(
     for k in range(num_times):
         u = (spread_uniform(x0.shape[0], generator, x0.device) + k) / num_times
         if isinstance(process, Absorbing):
-            where = bernoulli(u[:, None].expand(x0.shape), generator)
+            where = bernoulli(u[:, None].expand(x0.shape), generator) & ~process.is_kept(x0)
             total += masked_density(denoiser, x0, where, u)
             continue
         t = min_time + (1 - min_time) * u

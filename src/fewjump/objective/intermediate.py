@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fewjump.denoiser.base import Denoiser
 from fewjump.law.base import Law, row_chunks
+from fewjump.law.linear import rows_of
 from fewjump.law.product import ProductLaw
 from fewjump.process import Process, RankOne
 from fewjump.process.base import expand_time
@@ -99,10 +100,10 @@ def _draw_law_except(law: ProductLaw, x: Tensor, where: Tensor, generator: Gener
     """Draws from the law restricted to tokens other than ``x``, at the True positions: (N,)."""
     u = uniform_where(where, generator)
     rows = where.reshape(-1).nonzero()[:, 0]
-    flat, tokens = law.logits.reshape(-1, law.vocab_size), x.reshape(-1)
+    table, tokens = rows_of(law), x.reshape(-1)
     out = torch.empty(rows.shape[0], dtype=torch.int64, device=x.device)
     for part in row_chunks(rows.shape[0], law.vocab_size):
-        piece = flat[rows[part]]
+        piece = table.index_select(0, rows[part])
         piece = piece.to(torch.promote_types(piece.dtype, torch.float32))
         piece = piece.scatter(-1, tokens[rows[part], None], -torch.inf)
         out[part] = invert_cdf((piece - piece.amax(-1, keepdim=True)).exp_(), u[part])

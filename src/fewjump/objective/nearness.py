@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fewjump.denoiser.base import Denoiser
 from fewjump.law.base import Law, row_chunks
+from fewjump.law.linear import LinearLaw
 from fewjump.law.product import ProductLaw
 from fewjump.objective.cross_entropy import expectation
 from fewjump.random import Generator, uniform
@@ -87,7 +88,9 @@ def choose_target(teacher: Denoiser, states: Tensor, times: Tensor, tolerance: f
     if len(states) == 1 or first.entropy is None:
         return first
     assert isinstance(first.law, ProductLaw)
-    logits, entropy = first.law.logits.clone(), first.entropy.clone()
+    law, entropy = first.law, first.entropy.clone()
+    if not isinstance(law, LinearLaw):
+        law = ProductLaw(law.logits.clone())
     s, bound = times[0].clone(), first.bias_bound.clone()
     for state, time in zip(states[1:], times[1:]):
         left = (bound > tolerance).nonzero()[:, 0]
@@ -96,13 +99,23 @@ def choose_target(teacher: Denoiser, states: Tensor, times: Tensor, tolerance: f
         nearer = _judge(teacher, state[left], time[left])
         assert isinstance(nearer.law, ProductLaw)
         assert nearer.entropy is not None
-        logits[left], entropy[left] = nearer.law.logits, nearer.entropy
+        law, entropy[left] = _replaced(law, left, nearer.law), nearer.entropy
         s[left], bound[left] = nearer.s, nearer.bias_bound
-    return Target(ProductLaw(logits), s, entropy, bound)
+    return Target(law, s, entropy, bound)
+
+
+def _replaced(law: ProductLaw, rows: Tensor, other: ProductLaw) -> ProductLaw:
+    """``law`` with the batch rows (N,) of ``other``; logits that exist are overwritten."""
+    if isinstance(law, LinearLaw) and isinstance(other, LinearLaw):
+        return law.replaced(rows, other)
+    law.logits[rows] = other.logits
+    return law
 
 
 def position_entropy(law: ProductLaw) -> Tensor:
     """Entropy of each position, (B, L) nats, in chunks: no second (B, L, V) tensor."""
+    if isinstance(law, LinearLaw):
+        return law.entropy()
     flat = law.logits.reshape(-1, law.vocab_size)
     parts = []
     for rows in row_chunks(flat.shape[0], law.vocab_size, 1 << 18):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fewjump.law.linear_table import LinearTable
 from fewjump.random import invert_cdf, rows_per_chunk
 
 _BLOCK = 256
@@ -18,7 +19,7 @@ class LogitRows:
     """Chosen rows of logits, exponentiated relative to their maximum and summed by blocks.
 
     Args:
-        logits: (M, V) floating point; −inf marks impossible tokens.
+        logits: (M, V) floating point, or what computes rows of them; −inf marks impossible tokens.
         index: (N,) int64, the rows wanted; None for all of them.
         exclude: (N,) int64, a token of each row that is not to be drawn.
 
@@ -34,19 +35,30 @@ class LogitRows:
     """
 
     def __init__(
-        self, logits: Tensor, index: Tensor | None = None, exclude: Tensor | None = None
+        self,
+        logits: Tensor | LinearTable,
+        index: Tensor | None = None,
+        exclude: Tensor | None = None,
     ) -> None:
+        rows = rows_per_chunk(logits.shape[1], logits.device)
+        if isinstance(logits, LinearTable):
+            rows = logits.rows_at_once()
+            if index is None:
+                index = torch.arange(logits.shape[0], device=logits.device)
         self.logits, self.index, self.exclude = logits, index, exclude
         count = logits.shape[0] if index is None else index.shape[0]
         self.dtype = torch.promote_types(logits.dtype, torch.float32)
         blocks = -(-logits.shape[1] // _BLOCK)
-        self.top = logits.new_empty(count, 1, dtype=self.dtype)
-        sums = logits.new_empty(count, blocks, dtype=self.dtype)
-        at = logits.new_zeros(count, 1, dtype=self.dtype)
-        rows = rows_per_chunk(logits.shape[1], logits.device)
+        self.top = torch.empty(count, 1, dtype=self.dtype, device=logits.device)
+        sums = torch.empty(count, blocks, dtype=self.dtype, device=logits.device)
+        at = torch.zeros(count, 1, dtype=self.dtype, device=logits.device)
         for start in range(0, count, rows):
             part = slice(start, start + rows)
-            piece = logits[part] if index is None else logits.index_select(0, index[part])
+            if index is None:
+                assert isinstance(logits, Tensor)
+                piece = logits[part]
+            else:
+                piece = logits.index_select(0, index[part])
             piece = piece.to(self.dtype)
             top = self.top[part] = piece.amax(-1, keepdim=True)
             weights = piece - top if index is None else piece.sub_(top)
@@ -88,12 +100,19 @@ class LogitRows:
         vocab = self.logits.shape[1]
         column = block * _BLOCK + torch.arange(min(_BLOCK, vocab), device=u.device)
         row = which if self.index is None else self.index[which]
-        inside = self.logits[row[:, None], column.clamp(max=vocab - 1)].to(self.dtype)
+        inside = _entries(self.logits, row, column.clamp(max=vocab - 1)).to(self.dtype)
         inside = inside.sub_(self.top.index_select(0, which)).exp_()
         impossible = column >= vocab
         if self.exclude is not None:
             impossible = impossible | (column == self.exclude[which, None])
         return block[:, 0] * _BLOCK + invert_cdf(inside.masked_fill_(impossible, 0.0), share)
+
+
+def _entries(logits: Tensor | LinearTable, row: Tensor, column: Tensor) -> Tensor:
+    """Entries (K, C) of the rows (K,) at the columns (K, C), fresh."""
+    if isinstance(logits, LinearTable):
+        return logits.entries(row, column)
+    return logits[row[:, None], column]
 
 
 def _sum_blocks(weights: Tensor, out: Tensor) -> None:

@@ -11,9 +11,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fewjump.denoiser.masked_law import open_logits
+from fewjump.denoiser.masked_law import open_rows
 from fewjump.law import Law, ProductLaw
 from fewjump.law.base import row_chunks
+from fewjump.law.linear import rows_of
 from fewjump.process import Absorbing, Process
 from fewjump.random import (
     Generator,
@@ -125,7 +126,7 @@ class LawMove(Move):
         if self.open is not None:
             return fill(self.x, self.law, self.open, generator)
         u = uniform(self.x.shape, generator, self.x.device).reshape(-1)
-        return LogitRows(self.law.logits.flatten(0, 1)).draw(None, u).reshape(self.x.shape)
+        return LogitRows(rows_of(self.law)).draw(None, u).reshape(self.x.shape)
 
     def table(self) -> Tensor:
         if not isinstance(self.law, ProductLaw):
@@ -175,7 +176,7 @@ class JointReverseMove(Move):
 def fill(x: Tensor, law: ProductLaw, where: Tensor, generator: Generator) -> Tensor:
     """``x`` (B, L) with the masked positions ``where`` (B, L) drawn from the law."""
     u = uniform_where(where, generator)
-    rows = LogitRows(open_logits(law).flatten(0, 1), where.reshape(-1).nonzero()[:, 0])
+    rows = LogitRows(open_rows(law), where.reshape(-1).nonzero()[:, 0])
     return x.masked_scatter(where, rows.draw(None, u))
 
 

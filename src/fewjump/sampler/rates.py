@@ -41,7 +41,11 @@ class Rates(ABC):
     Attributes:
         bound: (B, L) float64, at least the total rate out of each position.
         vocab_size: number of states V.
+        values_at_once: how many positions :meth:`values` should at least be asked for together,
+            where the rows are there for the taking 1.
     """
+
+    values_at_once: int = 1
 
     bound: Tensor
     vocab_size: int
@@ -59,7 +63,7 @@ class Rates(ABC):
 
     def rows_at_once(self) -> int:
         """How many positions to open together."""
-        return rows_per_chunk(self.vocab_size, self.bound.device)
+        return max(self.values_at_once, rows_per_chunk(self.vocab_size, self.bound.device))
 
 
 class _TableRows(OpenRows):
@@ -106,6 +110,7 @@ class CombinedRates(Rates):
     ) -> None:
         self.first, self.second, self.x = first, second, x.reshape(-1)
         self.vocab_size = first.vocab_size
+        self.values_at_once = max(first.values_at_once, second.values_at_once)
         self.c1 = torch.full_like(first.bound, c1)
         self.c2 = torch.zeros_like(first.bound) + c2
         self.bound = self.c1.clamp(min=0) * first.bound + self.c2.clamp(min=0) * second.bound

@@ -15,6 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fewjump.law.linear_table import LinearTable
 from fewjump.process.rank_one import ReverseCoefficients
 from fewjump.sampler.logit_rows import LogitRows
 from fewjump.sampler.rates import OpenRows, Rates
@@ -24,7 +25,7 @@ class ResetRates(Rates):
     """The form above, from logits.
 
     Args:
-        logits: (B, L, V) of p(x₀|x_t).
+        logits: (B, L, V) of p(x₀|x_t), or what computes rows of them, (B·L, V).
         x: (B, L) int64.
         coefficients: data, prior and prior_self, each (B, L) float64, and 0 at a token that
             cannot have been redrawn.
@@ -32,9 +33,16 @@ class ResetRates(Rates):
     """
 
     def __init__(
-        self, logits: Tensor, x: Tensor, coefficients: ReverseCoefficients, prior: Tensor
+        self,
+        logits: Tensor | LinearTable,
+        x: Tensor,
+        coefficients: ReverseCoefficients,
+        prior: Tensor,
     ) -> None:
-        self.logits = logits.reshape(-1, logits.shape[-1])
+        if isinstance(logits, LinearTable):
+            self.logits, self.values_at_once = logits, logits.rows_at_once()
+        else:
+            self.logits = logits.reshape(-1, logits.shape[-1])
         self.vocab_size = logits.shape[-1]
         self.x = x.reshape(-1)
         self.prior = prior.to(logits.device)

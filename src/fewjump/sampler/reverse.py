@@ -7,17 +7,21 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from fewjump.denoiser.masked_law import open_logits
-from fewjump.law import Law, ProductLaw
+from fewjump.law import Law, LinearLaw, ProductLaw
+from fewjump.law.linear_table import LinearTable
 from fewjump.process import Process, RankOne
 from fewjump.sampler.rates import DenseRates, Rates
 from fewjump.sampler.reset_rates import ResetRates
 
 
-def posterior_logits(law: Law, process: Process) -> Tensor:
+def posterior_logits(law: Law, process: Process) -> Tensor | LinearTable:
     """Logits of the law's one-position marginals over all states of the process: (B, L, V).
 
-    Under an absorbing process they hold at masked positions only.
+    Under an absorbing process they hold at masked positions only. Those of a deferred law stay
+    deferred, as (B·L, V).
     """
+    if isinstance(law, LinearLaw) and law.vocab_size == process.vocab_size:
+        return law.table
     logits = open_logits(law) if isinstance(law, ProductLaw) else law.marginals().log()
     return _over_all_states(logits, law, process)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fewjump.denoiser.base import Denoiser
-from fewjump.law import Law
+from fewjump.law import Law, LinearLaw
 from fewjump.random import SampleStreams
 from fewjump.sampler.base import Move, Sampler, draw_step
 from fewjump.sampler.grid import GridSpec, time_grid
@@ -215,16 +215,25 @@ class _Shown(Denoiser):
         self.seconds = 0.0
 
     def law(self, x_t: Tensor, t: Tensor) -> Law:
-        _synchronise(x_t.device)
-        started = time.perf_counter()
-        law = self.inner(x_t, t)
-        _synchronise(x_t.device)
-        self.seconds += time.perf_counter() - started
+        with self._clock():
+            law = self.inner(x_t, t)
+        if isinstance(law, LinearLaw):
+            # The head's product is part of the network, whenever it is computed.
+            law = law.watched(self._clock)
         if self.prompt is not None:
             law = law.given(self.prompt.x0, self.prompt.fixed)
         if (self.temperature, self.top_p) != (1, 1):
             law = law.tempered(self.temperature, self.top_p)
         return law
+
+    @contextmanager
+    def _clock(self) -> Iterator[None]:
+        device = self.inner.device
+        _synchronise(device)
+        started = time.perf_counter()
+        yield
+        _synchronise(device)
+        self.seconds += time.perf_counter() - started
 
 
 class _Meter:

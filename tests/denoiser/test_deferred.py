@@ -1,0 +1,223 @@
+"""A head onto a large vocabulary: training and sampling never hold its logits, and are the same."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+from fewjump.denoiser import NetworkDenoiser, deferred
+from fewjump.law import LinearLaw, linear_cross_entropy, linear_table
+from fewjump.law.product import ProductLaw
+from fewjump.objective import (
+    ConditionalMatching,
+    CrossEntropyELBO,
+    JointConditionalMatching,
+    Objective,
+    freeze,
+)
+from fewjump.process import Absorbing, Process, Uniform
+from fewjump.random import SampleStreams
+from fewjump.sampler import SAMPLERS, run
+from fewjump.schedule import LogLinear
+
+B, L, V, D = 8, 6, 37, 8
+PROCESSES = {"uniform": Uniform(V, LogLinear()), "absorbing": Absorbing(V, LogLinear())}
+every_process = pytest.mark.parametrize("process", PROCESSES.values(), ids=list(PROCESSES))
+RunBoth = Callable[[Callable[[], Any]], tuple[Any, Any]]
+
+
+def network(process: Process, kind: str = "product", seed: int = 0, length: int = L) -> Any:
+    """Random weights in float64; a joint student's head starts at a product."""
+    torch.manual_seed(seed)
+    trunk = {"hidden": D, "blocks": 1, "heads": 2, "condition_dim": 8}
+    config = {"process": process.config(), "trunk": trunk, "length": length}
+    if kind == "autoregressive":
+        config["head"] = {"kind": kind}
+    model = NetworkDenoiser.from_config(config)
+    model.process = process
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model.double()
+
+
+@pytest.fixture
+def run_both(monkeypatch: pytest.MonkeyPatch) -> RunBoth:
+    """Run something with logits and without."""
+
+    def both(do: Callable[[], Any]) -> tuple[Any, Any]:
+        results = []
+        for defer_from in (V + 1, V):
+            monkeypatch.setattr(deferred, "DEFER_FROM", defer_from)
+            results.append(do())
+        return results[0], results[1]
+
+    for module in (linear_cross_entropy, linear_table):
+        monkeypatch.setattr(module, "CHUNK_ELEMENTS", 3 * V)
+    return both
+
+
+def test_only_large_plain_layers_are_deferred() -> None:
+    process = Absorbing(deferred.DEFER_FROM, LogLinear())
+    layer = torch.nn.Linear(2, deferred.DEFER_FROM)
+    assert deferred.defers(layer, process)
+    assert not deferred.defers(torch.nn.Linear(2, deferred.DEFER_FROM - 1), process)
+    assert not deferred.defers(torch.nn.Sequential(layer), process)
+    layer.register_forward_hook(lambda *_: None)
+    assert not deferred.defers(layer, process)
+
+
+@every_process
+def test_the_law_is_the_same(process: Process, run_both: RunBoth) -> None:
+    model = network(process)
+    x = process.corrupt(torch.randint(V - 1, (B, L)), 0.0, 0.6)
+    dense, late = run_both(lambda: model(x, 0.6))
+    assert isinstance(late, LinearLaw)
+    assert not isinstance(dense, LinearLaw)
+    torch.testing.assert_close(late.logits, dense.logits, atol=1e-12, rtol=1e-12)
+    with torch.no_grad():
+        law = run_both(lambda: model(x, 0.6))[1]
+    assert not law.log_prob(x.clamp(max=V - 2)).requires_grad
+
+
+OBJECTIVES: dict[str, tuple[str, Objective]] = {
+    "elbo": ("product", CrossEntropyELBO("uniform")),
+    **{
+        how: ("product", ConditionalMatching(how, rollout_steps=2, max_gap=0.2))
+        for how in ("student-euler", "student-exact", "forward", "teacher-rollout")
+    },
+    "joint": ("product", JointConditionalMatching(near=0.3, data_weight=0.5)),
+    "joint-adaptive": ("product", JointConditionalMatching(near="adaptive", tolerance=2.0)),
+    "autoregressive": ("autoregressive", JointConditionalMatching(near=0.3, consistency=0.5)),
+}
+
+
+@every_process
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_loss_and_gradients_are_the_same(name: str, process: Process, run_both: RunBoth) -> None:
+    kind, objective = OBJECTIVES[name]
+    student, teacher = network(process, kind), freeze(network(process, seed=1))
+    data = torch.randint(V - 1, (B, L))
+
+    def step() -> tuple[Tensor, dict[str, Tensor], list[Tensor]]:
+        student.zero_grad(set_to_none=True)
+        loss, metrics = objective(student, teacher, data, SampleStreams(3, torch.arange(B)))
+        (2 * loss).backward()
+        grads = [p.grad for p in student.parameters() if p.grad is not None]
+        return loss.detach(), metrics, grads
+
+    one, two = run_both(step)
+    assert len(one[2]) > 5
+    torch.testing.assert_close(one, two, atol=1e-10, rtol=1e-9)
+
+
+@every_process
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_samples_are_the_same(sampler: str, process: Process, run_both: RunBoth) -> None:
+    if sampler == "first-hitting" and not isinstance(process, Absorbing):
+        pytest.skip("absorbing only")
+    model = network(process)
+    settings: list[dict[str, Any]] = [
+        {},
+        {"temperature": 0.7, "top_p": 0.8},
+        {"prompt": torch.tensor([3, 1])},
+    ]
+
+    def draw_all() -> Tensor:
+        runs = [run(model, 50, 4, sampler, generator=1, **options) for options in settings]
+        return torch.stack([each.samples for each in runs])
+
+    one, two = run_both(draw_all)
+    assert torch.equal(one, two)
+
+
+@contextmanager
+def largest_tensor() -> Iterator[list[int]]:
+    """The number of entries of the largest tensor that any operation inside returns."""
+    seen = [0]
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None):
+            out = func(*args, **(kwargs or {}))
+            for value in tree_iter(out):
+                if isinstance(value, Tensor):
+                    seen[0] = max(seen[0], value.numel())
+            return out
+
+    with Watch():
+        yield seen
+
+
+@every_process
+@pytest.mark.parametrize("name", ["elbo", "student-euler", "forward", "joint", "joint-adaptive"])
+def test_no_training_step_holds_the_logits(name: str, process: Process, run_both: RunBoth) -> None:
+    _, objective = OBJECTIVES[name]
+    long = 40
+    student, teacher = network(process, length=long), freeze(network(process, seed=1, length=long))
+    data = torch.randint(V - 1, (B, long))
+
+    def largest() -> int:
+        with largest_tensor() as seen:
+            loss, _ = objective(student, teacher, data, SampleStreams(3, torch.arange(B)))
+            loss.backward()
+        return seen[0]
+
+    dense, late = run_both(largest)
+    assert dense >= B * long * V
+    # What is left is the network's own.
+    assert late <= B * long * 4 * D
+
+
+def test_sampling_reads_only_rows_that_may_move(
+    run_both: RunBoth, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = Absorbing(V, LogLinear())
+    model = network(process, length=200)
+    read = [0]
+    plain = linear_table.LinearTable._open
+
+    def counted(self: Any, index: Tensor) -> Tensor:
+        read[0] += index.shape[0]
+        return plain(self, index)
+
+    monkeypatch.setattr(linear_table.LinearTable, "_open", counted)
+    run_both(lambda: run(model, 1, 50, generator=0).samples)
+    # Every position is drawn once, and hardly any is read in vain.
+    assert 200 <= read[0] <= 230
+
+
+def test_training_in_low_precision_stays_near(run_both: RunBoth) -> None:
+    process = PROCESSES["absorbing"]
+    student = network(process).float()
+    teacher = freeze(copy.deepcopy(network(process, seed=1)).float())
+    student.autocast = teacher.autocast = "bfloat16"
+    data = torch.randint(V - 1, (B, L))
+
+    def step() -> tuple[Tensor, Tensor]:
+        student.zero_grad(set_to_none=True)
+        objective = ConditionalMatching("forward")
+        loss, _ = objective(student, teacher, data, SampleStreams(3, torch.arange(B)))
+        loss.backward()
+        return loss.detach(), student.head.linear.weight.grad
+
+    one, two = run_both(step)
+    assert two[1].dtype == torch.float32
+    torch.testing.assert_close(one[0], two[0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(one[1], two[1], atol=2e-4, rtol=2e-2)
+
+
+def test_a_joint_head_still_has_its_base(run_both: RunBoth) -> None:
+    process = PROCESSES["absorbing"]
+    model = network(process, "autoregressive")
+    x = process.corrupt(torch.randint(V - 1, (B, L)), 0.0, 0.6)
+    x0 = torch.randint(V - 1, (B, L))
+    one, two = run_both(lambda: model(x, 0.6).log_prob(torch.where(x == V - 1, x0, x)))
+    torch.testing.assert_close(one, two, atol=1e-10, rtol=1e-10)
+    assert not isinstance(model(x, 0.6), ProductLaw)
