@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fewjump.experiment.check_result import CheckResult
 
-CHECKS: dict[str, str] = {}
+CHECKS: dict[str, str] = {
+    "recovery": "where recovery of posteriors from concrete scores breaks",
+}
 
 
 @dataclass

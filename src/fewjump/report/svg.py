@@ -21,6 +21,7 @@ from fewjump.report.content import Chart, Series
 _CHARACTER = 6.9
 _LABEL_STEP = 16.0
 _MOST_MARKERS = 40
+_MOST_BUDGETS = 12
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,11 @@ def _axes(chart: Chart, drawn: Sequence[Series]) -> tuple[Axis, Axis]:
     ys = [line.value for line in chart.references if not chart.log_y or line.value > 0]
     for series in drawn:
         ys += [*series.y, *(series.low or ()), *(series.high or ())]
-    x_axis = budget_axis(xs) if chart.log_x else linear_axis(xs, padded=False)
+    if chart.log_x:
+        # Budgets are few and each is marked; a measured quantity takes any value.
+        x_axis = budget_axis(xs) if len(set(xs)) <= _MOST_BUDGETS else log_axis(xs)
+    else:
+        x_axis = linear_axis(xs, padded=False)
     return x_axis, log_axis(ys) if chart.log_y else linear_axis(ys)
 
 

@@ -1,0 +1,71 @@
+"""A user's own model and data, as the named checks open them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fewjump.denoiser.base import Denoiser
+from fewjump.random import generator_for
+
+
+class Saved(NamedTuple):
+    """A denoiser, and the description of its vocabulary (None where none was saved)."""
+
+    denoiser: Denoiser
+    vocabulary: dict[str, Any] | None
+    folder: Path
+
+
+def open_saved(path: Path) -> Saved:
+    """Load a saved model: the folder itself, or ``model`` inside a run's folder.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    from fewjump.checkpoint import load, read_config
+
+    for folder in (path, path / "model"):
+        if (folder / "config.json").is_file():
+            return Saved(load(folder), read_config(folder)["data"], folder)
+    raise FileNotFoundError(
+        f"there is no saved model in {path}: neither {path / 'config.json'} nor "
+        f"{path / 'model' / 'config.json'} exists"
+    )
+
+
+def tokens_for(model: Saved, source: str | None, count: int, seed: int, steps: int = 64) -> Tensor:
+    """Clean tokens (count, L) for a model: rows of its data's test part, or its own samples.
+
+    Args:
+        model: what they are for.
+        source: as for :func:`fewjump.data.load_data`; None for samples of ``steps`` steps.
+        count: how many; fewer if the data have fewer.
+        seed: of the choice, or of the sampling.
+        steps: of the ancestral sampler.
+
+    Raises:
+        ValueError: for data in another vocabulary.
+    """
+    from fewjump.data import Characters, Vocabulary, load_data
+    from fewjump.data.load import BUILTIN
+    from fewjump.sampler import sample
+
+    if source is None:
+        return sample(model.denoiser, count, steps, generator=seed)
+    known = None if model.vocabulary is None else Vocabulary.from_config(model.vocabulary)
+    alphabet = None
+    if isinstance(known, Characters) and source not in BUILTIN and not source.endswith(".npy"):
+        alphabet = known.symbols.replace(known.padding or "", "")
+    data = load_data(source, model.denoiser.length, alphabet=alphabet)
+    if known is not None and data.vocabulary != known:
+        raise ValueError(
+            f"the model in {model.folder} speaks {known.name} of {known.size} symbols, but "
+            f"{source} has {data.vocabulary.name} of {data.vocabulary.size}; give the data it was "
+            "trained on"
+        )
+    rows = torch.randperm(len(data.test), generator=generator_for(seed, 3))[:count]
+    return data.batch(rows, "test")
