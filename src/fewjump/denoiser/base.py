@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from fewjump.denoiser.publishing import Publishable
 from fewjump.denoiser.evidence import SeenThrough
+from fewjump.denoiser.publishing import Publishable
 from fewjump.law.base import Law
-from fewjump.law.product import ProductLaw
+from fewjump.law.product import ProductLaw, pin_logits
 from fewjump.process import Absorbing, Process
 from fewjump.schedule import Time, as_time
 
@@ -97,7 +97,8 @@ def constrain_logits(
 
     Absorbing: a clean token is never the mask, and a visible position is its own clean token.
     A process seen through a network that left a position's own token out: that token's evidence.
-    Another process with a mask: a clean token is never the mask. Other processes: unchanged.
+    Another process with a mask: a clean token is never the mask. Kept tokens: certain where they
+    are seen, impossible elsewhere. Otherwise unchanged.
 
     Args:
         logits: (B, L, V), overwritten when no gradient is recorded, so that nothing of that size
@@ -108,14 +109,14 @@ def constrain_logits(
             ``logits``, as for the output of a linear layer.
     """
     recorded = torch.is_grad_enabled() and logits.requires_grad
+    overwrite = in_place or not recorded
     if isinstance(process, SeenThrough):
-        return process.add_evidence(logits, x_t, in_place or not recorded)
+        logits = process.add_evidence(logits, x_t, overwrite)
     if not isinstance(process, Absorbing):
-        if process.mask is None:
-            return logits
-        index = torch.tensor([process.mask], device=logits.device)
-        fill = logits.index_fill if recorded and not in_place else logits.index_fill_
-        return fill(-1, index, -torch.inf)
+        mask = () if process.mask is None else (process.mask,)
+        logits = _forbid(logits, (*mask, *process.kept), overwrite)
+        return pin_logits(logits, x_t, process.is_kept(x_t)) if process.kept else logits
+    logits = _forbid(logits, process.kept, overwrite)
     visible = (x_t != process.mask)[..., None]
     # At x_t: certainty where it is visible; where it is the mask, that is the impossible token.
     at = torch.zeros_like(visible, dtype=logits.dtype).masked_fill_(~visible, -torch.inf)
@@ -126,3 +127,11 @@ def constrain_logits(
         logits[visible[..., 0]] = -torch.inf
         return logits.scatter_(-1, x_t[..., None], at)
     return logits.masked_fill_(visible, -torch.inf).scatter_(-1, x_t[..., None], at)
+
+
+def _forbid(logits: Tensor, tokens: Sequence[int], overwrite: bool) -> Tensor:
+    """Logits with −inf at some tokens of every position."""
+    if not tokens:
+        return logits
+    index = torch.tensor(tokens, device=logits.device)
+    return (logits.index_fill_ if overwrite else logits.index_fill)(-1, index, -torch.inf)

@@ -42,7 +42,7 @@ class SeenThrough:
 
     def evidence(self) -> Tensor:
         """log(1 + V·α/(1−α)) = log1p(V/(e^σ̄ − 1)), at most :attr:`MOST`: (B,) float64."""
-        odds = self.process.vocab_size / torch.expm1(self.level.double())
+        odds = (self.process.vocab_size - len(self.process.kept)) / torch.expm1(self.level.double())
         return torch.log1p(odds).clamp(max=self.MOST)
 
     def add_evidence(self, logits: Tensor, x_t: Tensor, in_place: bool) -> Tensor:

@@ -55,6 +55,7 @@ class ExactDenoiser(Denoiser):
         # without them no time can make a likelihood underflow.
         tokens = torch.arange(self.process.vocab_size, device=x_t.device)
         masked = (x_t == self.process.mask)[..., None]
+        masked = masked & ~self.process.is_kept(tokens)
         return (masked | (tokens == x_t[..., None])).double()
 
     def posterior(self, likelihood: Tensor, x_t: Tensor) -> PosteriorLaw:

@@ -65,6 +65,7 @@ class NetworkDenoiser(Denoiser):
         self.head = head
         self.autocast: Autocast = check_autocast(autocast)
         self.time_conditioned = config.time_conditioned
+        self.padding = config.padding
 
     @property
     def kind(self) -> str:

@@ -48,6 +48,8 @@ class TransformerConfig:
         conv_kernel: width of the local mixing convolution (k, or k×k in 2-D), odd; 0 for none.
         conditioned: whether a constant vector is added to the noise embedding: the embedding of the
             class that a class-conditional original was loaded for.
+        padding: token of positions after the end of a short sequence, which other positions do not
+            see; None where there are none.
 
     Raises:
         ValueError: if the sizes do not fit together.
@@ -65,6 +67,7 @@ class TransformerConfig:
     dropout: float = 0.0
     conv_kernel: int = 5
     conditioned: bool = False
+    padding: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "hidden", "blocks", "heads", "mlp_ratio", "condition_dim"):
@@ -87,6 +90,10 @@ class TransformerConfig:
         if self.grid is not None:
             object.__setattr__(self, "grid", (int(self.grid[0]), int(self.grid[1])))
             _require(min(self.grid) >= 1, f"grid must be at least 1×1, got {self.grid}")
+        _require(
+            self.padding is None or 0 <= self.padding < self.vocab_size,
+            f"padding must be a token below {self.vocab_size}, got {self.padding}",
+        )
         _require(0 <= self.dropout < 1, f"dropout must lie in [0, 1), got {self.dropout}")
         _require(
             self.conv_kernel == 0 or (self.conv_kernel > 0 and self.conv_kernel % 2 == 1),
@@ -168,8 +175,9 @@ class Transformer(nn.Module):
         if self.condition is not None:
             condition = condition + F.silu(self.condition)
         rotation = rotary_table(x_t.shape[1], config.head_dim, columns, x.device, dtype)
+        real = None if config.padding is None else _real_positions(x_t, config.padding)
         for block in self.blocks:
-            x = block(x, condition, rotation)
+            x = block(x, condition, rotation, real)
         shift, scale = self.modulation(condition)[:, None].chunk(2, -1)
         return self.norm(x, shift, scale)
 
@@ -207,14 +215,21 @@ class Block(nn.Module):
         )
         self.modulation = zero_linear(config.condition_dim, 6 * config.hidden)
 
-    def forward(self, x: Tensor, condition: Tensor, rotation: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, condition: Tensor, rotation: Tensor, real: Tensor | None = None
+    ) -> Tensor:
+        """(B, L, D) → (B, L, D); ``real`` (B, L) says which positions others see, None for all."""
         modulation = self.modulation(condition)[:, None].chunk(6, -1)
         shift, scale, gate = modulation[:3]
-        h = self.local1(self.norm1(x, shift, scale))
-        x = torch.addcmul(x, gate, self._drop(self.attention(h, rotation)))
+        h = self._mix(self.local1, self.norm1(x, shift, scale), real)
+        x = torch.addcmul(x, gate, self._drop(self.attention(h, rotation, real)))
         shift, scale, gate = modulation[3:]
-        h = self.local2(self.norm2(x, shift, scale))
+        h = self._mix(self.local2, self.norm2(x, shift, scale), real)
         return torch.addcmul(x, gate, self._drop(self.mlp(h)))
+
+    @staticmethod
+    def _mix(local: nn.Module, h: Tensor, real: Tensor | None) -> Tensor:
+        return local(h if real is None else h * real[..., None])
 
     def _drop(self, branch: Tensor) -> Tensor:
         return F.dropout(branch, self.dropout, self.training) if self.dropout else branch
@@ -229,12 +244,13 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.hidden, 3 * config.hidden, bias=False)
         self.out = nn.Linear(config.hidden, config.hidden, bias=False)
 
-    def forward(self, h: Tensor, rotation: Tensor) -> Tensor:
+    def forward(self, h: Tensor, rotation: Tensor, real: Tensor | None = None) -> Tensor:
         batch, length, hidden = h.shape
         qkv = self.qkv(h).view(batch, length, 3, self.heads, hidden // self.heads)
         qk, v = qkv.split((2, 1), dim=2)
         q, k = rotate(qk, rotation).transpose(1, 3).unbind(2)
-        mixed = F.scaled_dot_product_attention(q, k, v.squeeze(2).transpose(1, 2))
+        seen = None if real is None else real[:, None, None, :]
+        mixed = F.scaled_dot_product_attention(q, k, v.squeeze(2).transpose(1, 2), seen)
         return self.out(mixed.transpose(1, 2).reshape(batch, length, hidden))
 
 
@@ -271,6 +287,12 @@ class ModulatedNorm(nn.Module):
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         normal = F.layer_norm(wide, (x.shape[-1],), eps=NORM_EPS)
         return torch.addcmul(shift, normal, self.weight * (1 + scale)).to(x.dtype)
+
+
+def _real_positions(x_t: Tensor, padding: int) -> Tensor:
+    """Positions (B, L) that are not padding; all of a row that is nothing else."""
+    real = x_t != padding
+    return real | ~real.any(-1, keepdim=True)
 
 
 def rotary_table(

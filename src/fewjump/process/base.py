@@ -73,11 +73,18 @@ class Process(ABC):
         vocab_size: number of states V, the mask included where there is one.
         schedule: the noise schedule.
         mask: a state that no clean sequence holds, or None.
+        kept: tokens that are never noised, and never come of noise (see
+            :mod:`fewjump.process.kept`).
     """
 
     vocab_size: int
     schedule: Schedule
     mask: int | None = None
+    kept: tuple[int, ...] = ()
+
+    def is_kept(self, x: Tensor) -> Tensor:
+        """Where a state shows a kept token: boolean, same shape as ``x``."""
+        return torch.isin(x, torch.tensor(self.kept, dtype=torch.int64, device=x.device))
 
     # -- the forward chain ------------------------------------------------------------------
 

@@ -80,6 +80,10 @@ class RankOne(Process):
         redrawn = self.redrawn(s, t, gap.device)[..., None, :]
         return torch.exp(-gap) * eye - torch.expm1(-gap) * redrawn
 
+    def _noised_count(self) -> int:
+        """How many tokens the noise mixes."""
+        return self.vocab_size
+
     # -- forward ----------------------------------------------------------------------------
 
     def _keep(self, s: Time, t: Time, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -213,7 +217,7 @@ class RankOne(Process):
         return (ratios - total * redrawn) / keep[..., None]
 
     def condition_number(self, t: Time) -> Tensor:
-        """σ_max/σ_min of α·I + (1−α)·1mᵀ, in O(V).
+        """σ_max/σ_min of α·I + (1−α)·1mᵀ on the tokens that are noised, in O(V).
 
         The map is α on the orthogonal complement of span{1, m}; on that plane it is a 2×2 matrix
         whose singular values have product α·(α + (1−α)) = α (its determinant) and squared sum
@@ -223,11 +227,11 @@ class RankOne(Process):
         forget = self.schedule.one_minus_alpha(t).double()
         # a² + b² = 2α + c and a·b = α for the plane's two singular values, c = (1−α)²·V·Σm².
         spread = (self.redrawn(0.0, t, alpha.device) ** 2).sum(-1)
-        excess = forget**2 * self.vocab_size * spread
+        excess = forget**2 * self._noised_count() * spread
         gap = (excess * (excess + 4 * alpha)).sqrt()
         largest = ((2 * alpha + excess + gap) / 2).sqrt()
         smallest = alpha / largest
-        if self.vocab_size > 2:
+        if self._noised_count() > 2:
             largest, smallest = torch.maximum(largest, alpha), torch.minimum(smallest, alpha)
         return largest / smallest
 
