@@ -29,6 +29,7 @@ from fewjump.law.linear import LinearLaw
 from fewjump.law.markov import MarkovLaw
 from fewjump.law.mixture import MixtureLaw
 from fewjump.law.product import ProductLaw
+from fewjump.law.shared_chain import SharedChainLaw
 from fewjump.process import Absorbing
 from fewjump.schedule import LogLinear
 
@@ -155,6 +156,24 @@ def chain_pinned(seed: int = 0) -> ChainLaw:
     return chain_with(inner.pinned(torch.ones(B, L, dtype=torch.int64), known), seed)
 
 
+def shared_chain_with(emission, seed: int) -> SharedChainLaw:
+    potential, transition = normal(seed, B, L, STATES), normal(seed + 1, STATES, STATES)
+    potential[1, 1, 3] = -torch.inf
+    transition[1, 2] = -torch.inf
+    return SharedChainLaw(potential, transition, emission)
+
+
+def shared_chain(seed: int = 0) -> SharedChainLaw:
+    base = forbid(normal(seed + 2, B, L, V))
+    return shared_chain_with(SharedFactorEmission(base, normal(seed + 3, STATES, V)), seed)
+
+
+def shared_chain_pinned(seed: int = 0) -> SharedChainLaw:
+    known = torch.tensor([[True, False, False], [False, True, False], [False, False, False]])
+    inner = DenseEmission(normal(seed + 2, B, L, STATES, V))
+    return shared_chain_with(inner.pinned(torch.ones(B, L, dtype=torch.int64), known), seed)
+
+
 def autoregressive(seed: int = 0) -> AutoregressiveLaw:
     return AutoregressiveLaw(TabularConditionals(forbid(normal(seed, B, L, V ** (L - 1), V))))
 
@@ -218,6 +237,8 @@ LAWS.add(ChainLaw, chain_scan, "ChainLaw-scan")
 LAWS.add(ChainLaw, chain_shared, "ChainLaw-shared-factor")
 LAWS.add(ChainLaw, chain_low_rank, "ChainLaw-low-rank")
 LAWS.add(ChainLaw, chain_pinned, "ChainLaw-pinned")
+LAWS.add(SharedChainLaw, shared_chain)
+LAWS.add(SharedChainLaw, shared_chain_pinned, "SharedChainLaw-pinned")
 LAWS.add(AutoregressiveLaw, autoregressive)
 LAWS.add(MixtureOf, mixture_of_chains, "MixtureOf-chains")
 LAWS.add(MixtureOf, mixture_of_kinds, "MixtureOf-kinds")

@@ -14,5 +14,11 @@ DataKindName = Literal["auto", "characters", "bytes", "lines", "tokens"]
 TeacherObjectiveName = Literal["cross-entropy", "elbo", "score-entropy"]
 MatchingName = Literal["forward", "student-euler", "student-exact", "teacher-rollout"]
 StudentName = Literal[
-    "product", "mixture", "chain", "mixture-of-chains", "autoregressive", "latent"
+    "product",
+    "mixture",
+    "chain",
+    "mixture-of-chains",
+    "shared-chain",
+    "autoregressive",
+    "latent",
 ]

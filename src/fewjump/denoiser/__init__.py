@@ -7,6 +7,7 @@ from fewjump.denoiser.joint_heads import (
     ChainHead,
     MixtureHead,
     MixtureOfChainsHead,
+    SharedChainHead,
     moved,
 )
 from fewjump.denoiser.latent import LatentHead
@@ -29,6 +30,7 @@ __all__ = [
     "RecoveryReport",
     "ScoreDenoiser",
     "ScoreNetwork",
+    "SharedChainHead",
     "Transformer",
     "TransformerConfig",
     "head_from_config",

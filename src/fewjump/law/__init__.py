@@ -12,6 +12,7 @@ from fewjump.law.linear import LinearLaw
 from fewjump.law.markov import MarkovLaw
 from fewjump.law.mixture import MixtureLaw
 from fewjump.law.product import ProductLaw
+from fewjump.law.shared_chain import SharedChainLaw
 
 __all__ = [
     "AutoregressiveLaw",
@@ -33,6 +34,7 @@ __all__ = [
     "MixtureOf",
     "PinnedEmission",
     "ProductLaw",
+    "SharedChainLaw",
     "SharedFactorEmission",
     "Walk",
 ]

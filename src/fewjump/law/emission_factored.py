@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -123,11 +124,15 @@ class SharedFactorEmission(FactoredEmission):
         super().__init__(base, log_factor.shape[0], temperature, top_p)
         self.log_factor = at_least_float32(log_factor)
 
+    @cached_property
+    def log_normaliser(self) -> Tensor:
+        """log Σ_x exp(u_i(x))·B[z, x]: (B, L, r)."""
+        total = log_matmul_exp(self._flat_base(), self.log_factor)
+        return total.reshape(self.batch_size, self.length, self.states)
+
     def _log_likelihood(self, x0: Tensor) -> Tensor:
-        normaliser = log_matmul_exp(self._flat_base(), self.log_factor)
         chosen = at_least_float32(self.base.gather(-1, x0[..., None]))
-        chosen = chosen + self.log_factor.T[x0]
-        return chosen - normaliser.reshape(chosen.shape)
+        return chosen + self.log_factor.T[x0] - self.log_normaliser
 
     def _state_logits(self, rows: slice, state: Tensor) -> Tensor:
         return self._flat_base()[rows] + self.log_factor[state]

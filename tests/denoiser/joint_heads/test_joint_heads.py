@@ -19,6 +19,7 @@ from fewjump.denoiser.joint_heads import (
     ChainHead,
     MixtureHead,
     MixtureOfChainsHead,
+    SharedChainHead,
     moved,
 )
 from fewjump.denoiser.joint_heads.states import StateFeatures, TokenFactor
@@ -50,6 +51,10 @@ CASES: list[Any] = [
     pytest.param(
         lambda **k: MixtureOfChainsHead(HIDDEN, V, components=3, states=4, **k),
         id="mixture-of-chains",
+    ),
+    pytest.param(lambda **k: SharedChainHead(HIDDEN, V, states=16, **k), id="shared-chain"),
+    pytest.param(
+        lambda **k: SharedChainHead(HIDDEN, V, states=16, length=L, **k), id="shared-chain-length"
     ),
     pytest.param(lambda **k: AutoregressiveHead(HIDDEN, V, width=16, **k), id="gru"),
     pytest.param(

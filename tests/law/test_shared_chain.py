@@ -1,0 +1,114 @@
+"""The chain with one transition matrix: its sums, its gradient, and the posterior it can be."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from fewjump.law.base import enumerate_states
+from fewjump.law.emission import DenseEmission
+from fewjump.law.emission_factored import SharedFactorEmission
+from fewjump.law.field_filter import field_log_total, field_marginals
+from fewjump.law.shared_chain import SharedChainLaw
+
+
+def normal(seed: int, *shape: int, scale: float = 1.5) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return scale * torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def path_weights(potential: Tensor, transition: Tensor) -> tuple[Tensor, Tensor]:
+    """All r^L paths and their log-weights (B, r^L)."""
+    paths = enumerate_states(potential.shape[-1], potential.shape[1])
+    local = potential[:, torch.arange(paths.shape[1]), paths].sum(-1)
+    return paths, local + transition[paths[:, :-1], paths[:, 1:]].sum(-1)
+
+
+def test_total_and_marginals_are_sums_over_paths() -> None:
+    potential, transition = normal(0, 2, 4, 3), normal(1, 3, 3)
+    potential[0, 2, 1] = transition[2, 0] = -torch.inf
+    paths, weights = path_weights(potential, transition)
+    torch.testing.assert_close(
+        field_log_total(potential, transition), weights.logsumexp(-1), atol=1e-12, rtol=0
+    )
+    probability = weights.softmax(-1)
+    for z in range(3):
+        expected = (probability[:, :, None] * (paths == z)).sum(1)
+        got = field_marginals(potential, transition)[..., z]
+        torch.testing.assert_close(got, expected, atol=1e-12, rtol=0)
+
+
+def test_gradient_is_that_of_the_sum() -> None:
+    potential = normal(2, 3, 5, 4).requires_grad_()
+    transition = normal(3, 4, 4).requires_grad_()
+    assert torch.autograd.gradcheck(field_log_total, (potential, transition))
+
+
+def test_rows_that_underflow_are_summed_in_log_space() -> None:
+    """Two states that hardly ever follow each other, forced to alternate, in float32."""
+    transition = torch.tensor([[0.0, -150.0], [-150.0, 0.0]], requires_grad=True)
+    potential = torch.full((2, 5, 2), -torch.inf)
+    potential[0, :, 0] = 0.0
+    for i in range(5):
+        potential[1, i, i % 2] = 0.0
+    value = field_log_total(potential, transition)
+    torch.testing.assert_close(value, torch.tensor([0.0, -600.0]))
+    value[1].backward()
+    torch.testing.assert_close(transition.grad, torch.tensor([[0.0, 2.0], [2.0, 0.0]]))
+
+
+@pytest.mark.parametrize("noise", ["masked", "uniform"])
+def test_it_is_the_posterior_of_a_hidden_markov_chain(noise: str) -> None:
+    """p(x₀|x_t) of a hidden chain under independent noise, with the chain's own matrix."""
+    states, tokens, length = 3, 2, 4
+    initial, matrix = normal(4, states).softmax(-1), normal(5, states, states).softmax(-1)
+    emission = normal(6, states, tokens).softmax(-1)
+    likelihood = torch.rand(1, length, tokens, dtype=torch.float64)
+    if noise == "masked":
+        likelihood = torch.ones(1, length, tokens, dtype=torch.float64)
+        likelihood[0, 1, 0] = likelihood[0, 3, 1] = 0.0
+    sequences = enumerate_states(tokens, length)
+    paths = enumerate_states(states, length)
+    prior = initial[paths[:, 0]] * matrix[paths[:, :-1], paths[:, 1:]].prod(-1)
+    given = emission[paths[:, None], sequences[None]].prod(-1)
+    joint = (prior[:, None] * given).sum(0) * likelihood[0, torch.arange(length), sequences].prod(
+        -1
+    )
+    # Emissions e_i ∝ likelihood·emission; what normalises them goes into the potentials.
+    each = likelihood[..., None, :].log() + emission.log()
+    potential = each.logsumexp(-1)
+    potential[:, 0] += initial.log()
+    law = SharedChainLaw(potential, matrix.log(), DenseEmission(each))
+    torch.testing.assert_close(law.enumerate()[0].exp(), joint / joint.sum(), atol=1e-12, rtol=0)
+
+
+def test_temperature_agrees_with_the_written_out_chain() -> None:
+    potential, transition = normal(7, 2, 4, 3), normal(8, 3, 3)
+    base, factor = normal(9, 2, 4, 3), normal(10, 3, 3)
+    law = SharedChainLaw(potential, transition, SharedFactorEmission(base, factor))
+    torch.testing.assert_close(law.explicit().enumerate(), law.enumerate(), atol=1e-11, rtol=0)
+    for temperature in (0.5, 1.7):
+        torch.testing.assert_close(
+            law.tempered(temperature).enumerate(),
+            law.explicit().tempered(temperature).enumerate(),
+            atol=1e-10,
+            rtol=0,
+        )
+
+
+def test_cold_law_samples_its_mode_left_to_right() -> None:
+    law = SharedChainLaw(
+        normal(11, 2, 4, 3), normal(12, 3, 3), DenseEmission(normal(13, 2, 4, 3, 2))
+    )
+    cold = law.tempered(0.0)
+    first, second = cold.sample(torch.Generator().manual_seed(1)), cold.sample()
+    assert torch.equal(first, second)
+
+
+def test_shapes_are_checked() -> None:
+    emission = DenseEmission(torch.zeros(2, 3, 4, 5))
+    with pytest.raises(ValueError, match=r"potential must be \(B, L, r\) = \(2, 3, 4\)"):
+        SharedChainLaw(torch.zeros(2, 3, 3), torch.zeros(4, 4), emission)
+    with pytest.raises(ValueError, match=r"transition must be \(r, r\) = \(4, 4\)"):
+        SharedChainLaw(torch.zeros(2, 3, 4), torch.zeros(2, 4, 4), emission)
