@@ -134,8 +134,9 @@ def distill(
         student: kind of student (a head: ``product``, ``chain``, …), or a denoiser to train in
             place.
         objective: an objective, or the name of how x_s is drawn. For a product student
-            ``forward``, ``student-euler`` (the paper's Algorithm 1), ``student-exact`` or
-            ``teacher-rollout`` of :class:`~fewjump.objective.ConditionalMatching`; for a joint one
+            ``forward``, ``student-euler`` (the paper's Algorithm 1), ``student-exact``,
+            ``student-trapezoidal`` or ``teacher-rollout`` of
+            :class:`~fewjump.objective.ConditionalMatching`; for a joint one
             ``forward``, ``student`` (or ``student-exact``, the same) or ``teacher-rollout`` of
             :class:`~fewjump.objective.JointConditionalMatching`, with s close to the data
             (:func:`joint_near`). By default ``forward``, which is exact and free, or

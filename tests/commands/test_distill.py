@@ -26,6 +26,10 @@ def test_a_product_student_is_matched_per_position() -> None:
     assert isinstance(
         objective_of(options("--jumps", "2"), "student-euler", MASKED), ConditionalMatching
     )
+    gap = objective_of(options("--max-gap", "0.2"), "student-trapezoidal", MASKED)
+    assert isinstance(gap, ConditionalMatching)
+    assert (gap.intermediate, gap.max_gap) == ("student-trapezoidal", 0.2)
+    assert isinstance(objective_of(options(), "forward", MASKED), ConditionalMatching)
 
 
 def test_a_joint_student_is_matched_jointly_with_every_option() -> None:
@@ -55,6 +59,8 @@ def test_a_joint_student_is_matched_jointly_with_every_option() -> None:
         (["--draws", "2"], "forward", "--draws is for joint students"),
         (["--data-weight", "1"], "forward", "--data-weight is for joint students"),
         (["--student", "chain"], "student-euler", "student-exact"),
+        (["--student", "chain"], "student-trapezoidal", "student-exact"),
+        (["--student", "chain", "--max-gap", "0.2"], "forward", "--max-gap is for"),
     ],
 )
 def test_options_that_do_not_fit_are_named(words, matching, message) -> None:

@@ -12,7 +12,9 @@ ProcessName = Literal["masked", "uniform"]
 ScheduleName = Literal["log-linear", "cosine", "geometric", "linear"]
 DataKindName = Literal["auto", "characters", "bytes", "lines", "tokens"]
 TeacherObjectiveName = Literal["cross-entropy", "elbo", "score-entropy"]
-MatchingName = Literal["forward", "student-euler", "student-exact", "teacher-rollout"]
+MatchingName = Literal[
+    "forward", "student-euler", "student-exact", "student-trapezoidal", "teacher-rollout"
+]
 StudentName = Literal[
     "product",
     "mixture",

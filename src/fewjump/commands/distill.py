@@ -73,6 +73,9 @@ class Subject:
     jumps: int | None = None
     """Train for exactly this many equal jumps from noise to data. Default: for any."""
 
+    max_gap: float = 1.0
+    """Product students: largest time between the student's state and the cleaner one, in (0, 1]."""
+
     warm_start: bool = True
     """Start from the teacher's weights."""
 
@@ -159,10 +162,15 @@ def objective_of(options: Options, matching: MatchingName, process: Process) -> 
                 f"--{flag} is for joint students; choose one, such as --student chain, or leave "
                 "it out"
             )
-        return ConditionalMatching(matching, steps=options.jumps)
-    if matching == "student-euler":
+        return ConditionalMatching(matching, steps=options.jumps, max_gap=options.max_gap)
+    if options.max_gap != defaults.max_gap:
         raise ValueError(
-            "--matching student-euler draws every position on its own, which is the paper's form "
+            "--max-gap is for --student product; joint students say where the teacher is asked "
+            "with --near"
+        )
+    if matching in ("student-euler", "student-trapezoidal"):
+        raise ValueError(
+            f"--matching {matching} draws every position on its own, which is the paper's form "
             "for --student product; use forward, student-exact or teacher-rollout"
         )
     intermediate = "student" if matching == "student-exact" else matching
