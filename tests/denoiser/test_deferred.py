@@ -183,9 +183,9 @@ def test_sampling_reads_only_rows_that_may_move(
     read = [0]
     plain = linear_table.LinearTable._open
 
-    def counted(self: Any, index: Tensor) -> Tensor:
+    def counted(self: Any, index: Tensor, out: Tensor | None = None) -> Tensor:
         read[0] += index.shape[0]
-        return plain(self, index)
+        return plain(self, index, out)
 
     monkeypatch.setattr(linear_table.LinearTable, "_open", counted)
     run_both(lambda: run(model, 1, 50, generator=0).samples)

@@ -9,6 +9,7 @@ again. Products run in the precision of autocast, sums and softmax in at least f
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -16,7 +17,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from fewjump.law.base import row_chunks
-from fewjump.law.linear_table import CHUNK_ELEMENTS, LinearTable
+from fewjump.law.linear_table import CHUNK_ELEMENTS, LinearTable, linear_rows
+
+# Entries of a product that is summed at once: what a CPU's cache holds.
+_DOT_ELEMENTS = 1 << 19
 
 Rows: TypeAlias = Tensor | LinearTable
 
@@ -111,8 +115,22 @@ class _Student:
             for given, need in zip(self.given, needs)
         ]
 
-    def logits(self, part: slice) -> Tensor:
-        return functional.linear(self.features[part], self.weight, self.bias).to(self.wide)
+    def chunks(self) -> Iterator[tuple[slice, Tensor]]:
+        """Slices over the rows, and memory for three chunks of logits (3, n, V) to work in."""
+        shape = (self.features.shape[0], self.weight.shape[0])
+        memory: Tensor | None = None
+        for part in row_chunks(*shape, CHUNK_ELEMENTS):
+            size = part.stop - part.start
+            if memory is None:
+                memory = torch.empty(
+                    3, size, shape[1], dtype=self.wide, device=self.features.device
+                )
+            yield part, memory[:, :size]
+
+    def log_probs(self, part: slice, scratch: Tensor, out: Tensor) -> Tensor:
+        """log softmax of the chunk's logits, in ``out``."""
+        linear_rows(self.features[part], self.weight, self.bias, self.wide, scratch)
+        return _log_softmax(scratch, out)
 
     def add(self, part: slice, slope: Tensor) -> None:
         """Take in ∂loss/∂logits (n, V) of a chunk."""
@@ -136,14 +154,17 @@ class _Student:
         ]
 
 
-def _chunks(rows: int, width: int) -> Any:
-    return row_chunks(rows, width, CHUNK_ELEMENTS)
+def _log_softmax(rows: Tensor, out: Tensor) -> Tensor:
+    return torch.log_softmax(rows, -1, out=out)
 
 
-def _target_log_probs(target: Rows, rows: Tensor, dtype: torch.dtype) -> Tensor:
-    """Normalised log-probabilities of some rows, −inf replaced by the least finite number."""
-    log_p = target.index_select(0, rows).to(dtype).log_softmax(-1)
-    return log_p.clamp_(min=torch.finfo(dtype).min)
+def _target_log_probs(target: Rows, rows: Tensor, scratch: Tensor, out: Tensor) -> Tensor:
+    """Log-probabilities of some rows in ``out``, −inf replaced by the least finite number."""
+    if isinstance(target, LinearTable) and target.dtype == scratch.dtype:
+        logits = target.index_select(0, rows, out=scratch)
+    else:
+        logits = target.index_select(0, rows).to(scratch.dtype)
+    return _log_softmax(logits, out).clamp_(min=torch.finfo(out.dtype).min)
 
 
 class _LinearSoft(torch.autograd.Function):
@@ -166,11 +187,11 @@ class _LinearSoft(torch.autograd.Function):
         # A token that the student cannot produce has log-probability −inf everywhere.
         never = (bias == -torch.inf).nonzero()[:, 0]
         out = torch.empty(3, features.shape[0], dtype=dtype, device=features.device)
-        for part in _chunks(features.shape[0], weight.shape[0]):
-            log_q = student.logits(part).log_softmax(-1)
+        for part, (scratch, log_q, log_p) in student.chunks():
+            student.log_probs(part, scratch, log_q)
             log_q[:, never] = 0.0
-            log_p = _target_log_probs(target, rows[part], dtype)
-            p = log_p.exp()
+            _target_log_probs(target, rows[part], scratch, log_p)
+            p = torch.exp(log_p, out=scratch)
             lost = (p[:, never] > 0).any(-1)
             out[0, part] = -_dot(p, log_q).masked_fill_(lost, -torch.inf)
             out[1, part] = -_dot(p, log_p)
@@ -211,9 +232,9 @@ class _LinearSoft(torch.autograd.Function):
             slope_weight += by_row
         if by_total is not None and row_weight is not None:
             slope_weight += by_total * row_weight.to(slope_weight.dtype)
-        for part in _chunks(features.shape[0], weight.shape[0]):
-            slope = student.logits(part).softmax(-1)
-            slope -= _target_log_probs(ctx.target, rows[part], student.wide).exp_()
+        for part, (scratch, slope, p) in student.chunks():
+            student.log_probs(part, scratch, slope).exp_()
+            slope -= _target_log_probs(ctx.target, rows[part], scratch, p).exp_()
             student.add(part, slope.mul_(slope_weight[part, None]))
         return (*student.gradients(), *rest)
 
@@ -230,8 +251,8 @@ class _LinearToken(torch.autograd.Function):
     ) -> Tensor:
         student = _Student(features, weight, bias, compute, [False] * 3)
         out = torch.empty(features.shape[0], dtype=student.wide, device=features.device)
-        for part in _chunks(features.shape[0], weight.shape[0]):
-            log_q = student.logits(part).log_softmax(-1)
+        for part, (scratch, log_q, _) in student.chunks():
+            student.log_probs(part, scratch, log_q)
             out[part] = -log_q.gather(1, tokens[part, None])[:, 0]
         ctx.save_for_backward(features, weight, bias, tokens)
         ctx.compute = compute
@@ -242,8 +263,8 @@ class _LinearToken(torch.autograd.Function):
         features, weight, bias, tokens = ctx.saved_tensors
         needs = list(ctx.needs_input_grad[:3])
         student = _Student(features, weight, bias, ctx.compute, needs)
-        for part in _chunks(features.shape[0], weight.shape[0]):
-            slope = student.logits(part).softmax(-1)
+        for part, (scratch, slope, _) in student.chunks():
+            student.log_probs(part, scratch, slope).exp_()
             at = torch.arange(slope.shape[0], device=slope.device)
             slope[at, tokens[part]] -= 1
             student.add(part, slope.mul_(grads[0][part, None].to(slope.dtype)))
@@ -252,4 +273,9 @@ class _LinearToken(torch.autograd.Function):
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     """Σ a·b over the last axis, without a product of their size: (N, V), (N, V) → (N,)."""
-    return torch.linalg.vecdot(a, b)
+    out = a.new_empty(a.shape[0])
+    # An accelerator prefers one launch, and has no cache to stay in.
+    elements = _DOT_ELEMENTS if a.device.type == "cpu" else a.numel()
+    for part in row_chunks(a.shape[0], a.shape[1], elements):
+        torch.sum(a[part] * b[part], -1, out=out[part])
+    return out

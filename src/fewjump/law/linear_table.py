@@ -56,29 +56,32 @@ class LinearTable:
         self.dtype = torch.promote_types(compute, torch.float32)
         self.device = features.device
 
-    def index_select(self, dim: int, index: Tensor) -> Tensor:
-        """The rows ``index`` (N,), fresh: (N, V) in at least float32. ``dim`` must be 0."""
+    def index_select(self, dim: int, index: Tensor, out: Tensor | None = None) -> Tensor:
+        """The rows ``index`` (N,), fresh: (N, V) in at least float32. ``dim`` must be 0.
+
+        ``out``, of that shape and dtype, is used instead of new memory.
+        """
         if dim != 0:
             raise ValueError("a LinearTable is read by rows: dim must be 0")
         if self.shown is None:
-            return self._open(index)
+            return self._open(index, out)
         shown = self.shown[index]
         certain = shown.nonzero()[:, 0]
         if not certain.numel():
-            return self._open(index)
+            return self._open(index, out)
         assert self.tokens is not None
-        rows = torch.full(
-            (index.shape[0], self.shape[1]), -torch.inf, dtype=self.dtype, device=self.device
-        )
+        shape = (index.shape[0], self.shape[1])
+        rows = torch.empty(shape, dtype=self.dtype, device=self.device) if out is None else out
+        rows.fill_(-torch.inf)
         rows[certain, self.tokens[index[certain]]] = 0.0
         left = (~shown).nonzero()[:, 0]
         if left.numel():
             rows[left] = self._open(index[left])
         return rows
 
-    def _open(self, index: Tensor) -> Tensor:
-        with self.watch(), torch.autocast(self.device.type, enabled=False):
-            rows = functional.linear(self.features[index], self.weight, self.bias).to(self.dtype)
+    def _open(self, index: Tensor, out: Tensor | None = None) -> Tensor:
+        with self.watch(), torch.autocast(self.device.type, enabled=False), torch.no_grad():
+            rows = linear_rows(self.features[index], self.weight, self.bias, self.dtype, out)
             if self.temperature != 1 or self.top_p != 1:
                 rows = nucleus(rows, self.temperature, self.top_p)
             return rows
@@ -106,3 +109,14 @@ class LinearTable:
     def rows_at_once(self) -> int:
         """How many rows to read together."""
         return max(1, CHUNK_ELEMENTS // self.shape[1])
+
+
+def linear_rows(
+    features: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype, out: Tensor | None = None
+) -> Tensor:
+    """features·weightᵀ + bias, in ``dtype`` and in ``out`` if it is given; without gradients."""
+    if out is None:
+        return functional.linear(features, weight, bias).to(dtype)
+    if features.dtype == dtype:
+        return torch.addmm(bias, features, weight.T, out=out)
+    return out.copy_(functional.linear(features, weight, bias))
