@@ -65,7 +65,7 @@ CASES = {
 
 def noised_states(truth: Truth) -> tuple[Tensor, Tensor]:
     """All single-token states of a few kinds, at an early, a middle and a late time."""
-    mask = getattr(truth.process, "mask", V - 1)
+    mask = truth.process.mask if isinstance(truth.process, Absorbing) else V - 1
     base = truth.clean - 1
     rows = [(0, base, base), (mask, base, 0), (mask, mask, base), (mask, mask, mask)]
     return torch.tensor(rows).repeat(3, 1), torch.tensor([0.05, 0.5, 0.95]).repeat_interleave(4)

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
+import torch
+
 from fewjump.checkpoint.errors import CheckpointError, listed
 from fewjump.schedule import Cosine, Geometric, Linear, LogLinear, Schedule
 
@@ -18,8 +20,18 @@ FamilyName = Literal["sedd-absorb", "sedd-uniform", "mdlm", "udlm", "duo"]
 FAMILIES: tuple[FamilyName, ...] = get_args(FamilyName)
 Config = Mapping[str, Any]
 
+
+def float32_eps(eps: float) -> float:
+    """What a log-linear schedule's eps is in the originals' arithmetic.
+
+    They multiply float32 times by 1 − eps, rounded to float32: of eps = 1e-3 that leaves
+    0.00099999. At t = 1 it is all that is left, and moves σ̄ by 1.3e-5.
+    """
+    return 1 - float(torch.tensor(1 - eps, dtype=torch.float32))
+
+
 # What the code of SEDD, MDLM and UDLM has in the place of a setting.
-CODE_EPS = 1e-3
+CODE_EPS = float32_eps(1e-3)
 
 
 @dataclass(frozen=True)
@@ -236,9 +248,9 @@ def _schedule(config: Config) -> Schedule:
         if kind == "loglinear":
             return LogLinear(CODE_EPS)
         if kind == "log-linear":
-            return LogLinear(_number(config, "noise.eps", CODE_EPS))
+            return LogLinear(float32_eps(_number(config, "noise.eps", 1e-3)))
         if kind == "cosine" and isinstance(config.get("algo"), Mapping):
-            return Cosine(_number(config, "noise.eps", CODE_EPS))
+            return Cosine(float32_eps(_number(config, "noise.eps", 1e-3)))
         if kind == "geometric":
             return Geometric(_number(config, "noise.sigma_min"), _number(config, "noise.sigma_max"))
         if kind == "linear":

@@ -7,6 +7,7 @@ clipped, and the condition number, are kept after every call. See
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -118,11 +119,11 @@ class ScoreDenoiser(Denoiser):
         """
         network = self._own_network()
         head = ProductHead(network.trunk.config.hidden, self.process.vocab_size)
+        head = head.to(network.linear.weight)
         if isinstance(self.process, Absorbing):
             head.linear.load_state_dict(network.linear.state_dict())
-        trunk = Transformer(network.trunk.config)
-        trunk.load_state_dict(network.trunk.state_dict())
-        return NetworkDenoiser(trunk, head.to(self.device), self.process, self.length)
+        trunk = copy.deepcopy(network.trunk).requires_grad_(True)
+        return NetworkDenoiser(trunk, head, self.process, self.length)
 
     def _own_network(self) -> ScoreNetwork:
         if not isinstance(self.network, ScoreNetwork):
@@ -133,7 +134,8 @@ class ScoreDenoiser(Denoiser):
         return self.network
 
     def law(self, x_t: Tensor, t: Tensor) -> ProductLaw:
-        recovery = self.process.recover(self.ratios(x_t, t), x_t, t, self.method)
+        ratios = self.ratios(x_t, t)
+        recovery = self.process.recover(ratios, x_t, t, self.method)
         self.last_recovery = RecoveryReport(
             recovery.clipped_mass.detach(), recovery.condition_number
         )
@@ -148,7 +150,9 @@ class ScoreDenoiser(Denoiser):
         # Not log(0): its infinite slope would turn the gradients of the other entries into NaN.
         possible = posterior > 0
         logits = torch.where(possible, torch.where(possible, posterior, 1).log(), -torch.inf)
-        return ProductLaw(constrain_logits(logits, x_t, self.process))
+        law = ProductLaw(constrain_logits(logits, x_t, self.process))
+        law.ratios = ratios
+        return law
 
     def config(self) -> dict[str, Any]:
         """Plain data from which :meth:`from_config` rebuilds the denoiser.

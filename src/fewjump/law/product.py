@@ -17,7 +17,13 @@ class ProductLaw(Law):
     Args:
         logits: (B, L, V) floating point, unnormalised; −inf marks impossible tokens. The tensor
             is kept, not copied.
+
+    Attributes:
+        ratios: (B, L, V) concrete scores from which the law was recovered, None for most laws.
+            Samplers step by them: an imperfect network's ratios say more than the nearest law.
     """
+
+    ratios: Tensor | None = None
 
     def __init__(self, logits: Tensor) -> None:
         if logits.dim() != 3:

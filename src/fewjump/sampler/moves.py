@@ -43,9 +43,13 @@ class PositionwiseMove(Move):
     def sample(self, generator: Generator = None) -> Tensor:
         return categorical(self.weights, generator)
 
-    def table(self) -> Tensor:
+    def rows(self) -> Tensor:
+        """Probability of every token at each position: (B, L, V) float64."""
         weights = self.weights.double()
-        return product_table(weights / weights.sum(-1, keepdim=True))
+        return weights / weights.sum(-1, keepdim=True)
+
+    def table(self) -> Tensor:
+        return product_table(self.rows())
 
 
 class JumpMove(Move):
@@ -94,14 +98,18 @@ class JumpMove(Move):
         self.clamped = lost / max(1, out.numel())
         return out.reshape(shape)
 
-    def table(self) -> Tensor:
+    def rows(self) -> Tensor:
+        """Probability of every token at each position: (B, L, V) float64."""
         index = torch.arange(self.x.numel(), device=self.x.device)
         rates = self.rates.values(index).double()
         total = rates.sum(-1, keepdim=True)
         leave = self._leave(total * self.duration)
         rows = rates / torch.where(total > 0, total, 1.0) * leave
         rows.scatter_(-1, self.x.reshape(-1, 1), 1 - leave)
-        return product_table(rows.reshape(*self.x.shape, -1))
+        return rows.reshape(*self.x.shape, -1)
+
+    def table(self) -> Tensor:
+        return product_table(self.rows())
 
 
 class LawMove(Move):
@@ -128,14 +136,21 @@ class LawMove(Move):
         u = uniform(self.x.shape, generator, self.x.device).reshape(-1)
         return LogitRows(rows_of(self.law)).draw(None, u).reshape(self.x.shape)
 
-    def table(self) -> Tensor:
-        if not isinstance(self.law, ProductLaw):
-            return law_table(self.law, self.process.vocab_size)
+    def rows(self) -> Tensor:
+        """Probability of every token at each position: (B, L, V) float64.
+
+        For a joint law these are its marginals.
+        """
         rows = posterior(self.law, self.process)
         if self.open is not None:
             certain = one_hot(self.x, self.process.vocab_size)
             rows = torch.where(self.open[..., None], rows, certain)
-        return product_table(rows)
+        return rows
+
+    def table(self) -> Tensor:
+        if not isinstance(self.law, ProductLaw):
+            return law_table(self.law, self.process.vocab_size)
+        return product_table(self.rows())
 
 
 class JointReverseMove(Move):

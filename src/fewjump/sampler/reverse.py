@@ -40,8 +40,11 @@ def _over_all_states(logits: Tensor, law: Law, process: Process) -> Tensor:
 def reverse_rates(law: Law, process: Process, x: Tensor, t: Tensor) -> Rates:
     """Rates of the reverse chain at time t, σ(t)·Q[y, x]·r_y (paper Eq. 11), from the law of x₀.
 
-    Rates involve one position at a time, so a joint law enters through its marginals only.
+    Rates involve one position at a time, so a joint law enters through its marginals only. A law
+    that was recovered from a network's ratios has those: this is then SEDD's own Euler step.
     """
+    if isinstance(law, ProductLaw) and law.ratios is not None:
+        return DenseRates(process.reverse_rates(law.ratios, x, t), x)
     if not isinstance(process, RankOne):
         ratios = process.ratios_from_posterior(posterior(law, process), x, t)
         return DenseRates(process.reverse_rates(ratios, x, t), x)
@@ -51,7 +54,14 @@ def reverse_rates(law: Law, process: Process, x: Tensor, t: Tensor) -> Rates:
 
 
 def reverse_step(law: ProductLaw, process: RankOne, x: Tensor, t: Tensor, s: Tensor) -> Rates:
-    """Transition probabilities of the exact reverse step t → s, in the form of rates."""
+    """Transition probabilities of the exact reverse step t → s, in the form of rates.
+
+    From ratios this is SEDD's own analytic step: where an imperfect network's table has an entry
+    below zero, that entry is 0 here, and never drawn there.
+    """
+    if law.ratios is not None:
+        closed = process.posterior_from_ratios(law.ratios.double(), x, t)
+        return DenseRates(process.reverse_marginals(closed, x, s, t).clamp(min=0), x)
     coefficients = process.reverse_coefficients(x, s, t)
     redrawn = process.redrawn(0.0, s, x.device)
     return ResetRates(posterior_logits(law, process), x, coefficients, redrawn)
