@@ -28,7 +28,7 @@ def tiny(length: int, anchored: bool, steps: tuple[int, ...], extra: tuple[int, 
         joint_steps=2,
         batch_size=16,
         samples=30,
-        heads=heads_for(length, anchored, states=4, components=3, chains=2, size=4, width=8),
+        heads=heads_for(length, anchored, states=4, many=8, components=3, size=4, width=8),
         steps=steps,
         teacher_extra=extra,
         replicates=3,
@@ -138,6 +138,7 @@ def test_folders_change_with_what_their_content_depends_on(files, tmp_path):
     assert changed() == set()
     assert changed(samples=7, seeds=3, seconds={"teacher": 1}) == set()
     assert changed(joint_steps=3) == joint
+    assert changed(longer={"chain": 3}) == {"chain"}
     assert changed(product_steps=3) == {"product"}
     assert changed(heads={**size.heads, "chain": {"states": 5}}) == {"chain"}
     assert changed(teacher_steps=7) == changed(hidden=32) == {"teacher", *STUDENTS}
@@ -154,7 +155,7 @@ def row(student: str, steps: int, nll: float | None) -> dict[str, Any]:
 def test_the_three_questions():
     rows = [row("teacher", 16, 2.0), row("teacher", 64, 1.8), row("autoregressive", 1, 1.5)]
     rows += [row("product", 1, 0.1), row("chain", 1, 2.5), row("mixture", 1, 3.0)]
-    rows += [row("chain", 4, 1.9), row("mixture", 4, 1.85), row("mixture-of-chains", 4, None)]
+    rows += [row("chain", 4, 1.9), row("mixture", 4, 1.85), row("latent", 4, None)]
     one, two, three = verdicts(rows, 64)
     assert (one.challenger, one.standard) == (("autoregressive", 1), ("teacher", 64))
     assert one.better
@@ -164,6 +165,20 @@ def test_the_three_questions():
     assert three.no_worse
     assert not three.better
     assert [v.question for v in verdicts(rows[1:], 64)] == [one.question, three.question]
+
+
+def test_a_kind_trained_once_is_not_elected_over_one_of_every_seed():
+    rows = [row("teacher", 16, 2.0), row("chain", 1, 1.0), row("shared-chain", 1, 1.5)]
+    rows += [{**row("teacher", 16, 2.0), "seed": 1}, {**row("shared-chain", 1, 1.6), "seed": 1}]
+    (verdict,) = verdicts(rows, 16)
+    assert verdict.challenger == ("shared-chain", 1)
+    assert verdict.by_seed == pytest.approx((-0.5, -0.4))
+
+
+def test_comparisons_are_trained_once():
+    size = dataclasses.replace(TINY["names"], once=("chain", "latent"))
+    assert size.kinds(True) == list(STUDENTS)
+    assert set(size.kinds(False)) == set(STUDENTS) - {"chain", "latent"}
 
 
 def test_seconds_count_a_training_once():

@@ -11,7 +11,7 @@ from fewjump.data.text import LETTERS_AND_SPACE
 from fewjump.experiment.wall_clock import TEACHER
 
 #: Students whose positions are drawn side by side, given one draw of hidden states.
-PARALLEL = ("chain", "mixture", "mixture-of-chains", "latent")
+PARALLEL = ("shared-chain", "chain", "mixture", "latent")
 STUDENTS = ("product", *PARALLEL, "autoregressive")
 CORPORA = ("names", "text")
 
@@ -25,6 +25,8 @@ class Sizes:
         seeds: how many trainings of everything.
         hidden, blocks: of the trunk, the teacher's and every student's.
         teacher_steps, product_steps, joint_steps: optimiser steps.
+        longer: optimiser steps of the kinds that get more (or fewer) than ``joint_steps``.
+        once: kinds that are trained with the first seed only, for comparison.
         batch_size: of all trainings.
         near: share s/t at which the joint students ask the teacher.
         grid_steps: the joint students are trained at the times of so many equal intervals.
@@ -47,6 +49,8 @@ class Sizes:
     batch_size: int
     samples: int
     heads: dict[str, dict[str, Any]]
+    longer: dict[str, int] = field(default_factory=dict)
+    once: tuple[str, ...] = ()
     near: float = 0.1
     grid_steps: int = 4
     steps: tuple[int, ...] = (1, 2, 4, 8, 16)
@@ -63,6 +67,14 @@ class Sizes:
             "time_conditioned": False,
         }
 
+    def joint_steps_of(self, kind: str) -> int:
+        """Optimiser steps of a joint student."""
+        return self.longer.get(kind, self.joint_steps)
+
+    def kinds(self, first: bool) -> list[str]:
+        """Kinds of student that are trained, with the first seed or another."""
+        return [kind for kind in STUDENTS if first or kind not in self.once]
+
     def steps_of(self, model: str) -> list[int]:
         """Numbers of sampling steps of a model, increasing."""
         extra = self.teacher_extra if model == TEACHER else ()
@@ -70,7 +82,7 @@ class Sizes:
 
 
 def heads_for(
-    length: int, anchored: bool, states: int, components: int, chains: int, size: int, width: int
+    length: int, anchored: bool, states: int, many: int, components: int, size: int, width: int
 ) -> dict[str, dict[str, Any]]:
     """Options of every head.
 
@@ -79,9 +91,9 @@ def heads_for(
             says nothing about windows that begin anywhere, unless positions can differ.
         anchored: whether a sequence begins where it begins, as a name does; the chains and the
             latent student then have templates too.
-        states: r of the chain; a mixture of chains has half.
+        states: r of the chain whose transitions are its own at every position.
+        many: r of the chain with shared transitions.
         components: K of the mixture.
-        chains: K of the mixture of chains.
         size: numbers of the latent student's normal z, one for a whole sequence.
         width: of the autoregressive layer.
     """
@@ -90,7 +102,7 @@ def heads_for(
         "product": {},
         "chain": {"states": states, "emission": "dense", **template},
         "mixture": {"components": components, "length": length},
-        "mixture-of-chains": {"components": chains, "states": states // 2, **template},
+        "shared-chain": {"states": many, **template},
         "latent": {"categories": 0, "size": size, **template},
         "autoregressive": {"width": width},
     }
@@ -107,8 +119,10 @@ SIZES = {
         joint_steps=1000,
         batch_size=128,
         samples=1500,
-        heads=heads_for(16, True, states=32, components=64, chains=4, size=32, width=128),
-        seconds={"teacher": 160, "product": 20, "joint students": 730, "sampling": 420},
+        heads=heads_for(16, True, states=32, many=256, components=64, size=32, width=128),
+        longer={"shared-chain": 2000, "autoregressive": 1500, "chain": 600},
+        once=("chain", "mixture", "latent"),
+        seconds={"teacher": 160, "product": 20, "joint students": 400, "sampling": 300},
     ),
     "text": Sizes(
         length=64,
@@ -117,11 +131,12 @@ SIZES = {
         blocks=4,
         teacher_steps=3000,
         product_steps=200,
-        joint_steps=1000,
+        joint_steps=400,
         batch_size=64,
         samples=400,
-        heads=heads_for(64, False, states=32, components=64, chains=4, size=32, width=192),
-        seconds={"teacher": 750, "product": 70, "joint students": 2400, "sampling": 1500},
+        heads=heads_for(64, False, states=32, many=256, components=64, size=32, width=192),
+        longer={"shared-chain": 2000, "autoregressive": 1500},
+        seconds={"teacher": 750, "product": 70, "joint students": 2000, "sampling": 1200},
     ),
 }
 

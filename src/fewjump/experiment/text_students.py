@@ -36,7 +36,6 @@ from fewjump.experiment.text_sizes import (
     CORPORA,
     PARALLEL,
     SIZES,
-    STUDENTS,
     Sizes,
     load_corpus,
 )
@@ -58,7 +57,7 @@ def joint_objective(kind: str, sizes: Sizes) -> Objective:
         return LatentMatching(
             near=sizes.near,
             steps=sizes.grid_steps,
-            kl_warmup=default_kl_warmup(sizes.joint_steps),
+            kl_warmup=default_kl_warmup(sizes.joint_steps_of(kind)),
         )
     return JointConditionalMatching(near=sizes.near, steps=sizes.grid_steps)
 
@@ -106,7 +105,8 @@ class Workshop:
         if model == "product":
             parts.append(sizes.product_steps)
         elif model != TEACHER:
-            parts += [sizes.heads[model], sizes.joint_steps, sizes.near, sizes.grid_steps]
+            steps = sizes.joint_steps_of(model)
+            parts += [sizes.heads[model], steps, sizes.near, sizes.grid_steps]
         name = f"{self.corpus}-{model}-{self.seed}-{digest(*parts)}"
         return self.runs / "text-students" / name
 
@@ -147,7 +147,7 @@ class Workshop:
                 student=kind,
                 head=sizes.heads[kind],
                 objective=joint_objective(kind, sizes) if joint else "student-euler",
-                steps=sizes.joint_steps if joint else sizes.product_steps,
+                steps=sizes.joint_steps_of(kind) if joint else sizes.product_steps,
                 batch_size=sizes.batch_size,
                 lr=3e-3 if joint else 5e-4,
                 ema=0.99,
@@ -239,7 +239,7 @@ def run_corpus(
         workshop = Workshop(corpus, data, sizes, seed, runs, clock)
         teacher = workshop.teacher()
         rows += workshop.rows(TEACHER, teacher, meter, target)
-        for kind in STUDENTS:
+        for kind in sizes.kinds(seed == first_seed):
             student = workshop.student(kind, teacher)
             rows += workshop.rows(kind, student, meter, target)
     speeds = []

@@ -94,13 +94,16 @@ def best_at(
 ) -> str | None:
     """The student with the least mean of the metric over seeds at ``steps``; None if none has it.
 
-    The choice is made on the rows that are then compared, so a lead within their interval is none.
+    Only students measured with the most seeds stand for election. The choice is made on the rows
+    that are then compared, so a lead within their interval is none.
     """
-    means = {}
-    for student in students:
-        values = [r[metric] for r in _by_seed(rows, (student, steps), metric).values()]
-        if values:
-            means[student] = sum(values) / len(values)
+    found = {s: list(_by_seed(rows, (s, steps), metric).values()) for s in students}
+    most = max((len(values) for values in found.values()), default=0)
+    means = {
+        student: sum(row[metric] for row in values) / most
+        for student, values in found.items()
+        if values and len(values) == most
+    }
     return min(means, key=lambda name: means[name]) if means else None
 
 
