@@ -31,6 +31,7 @@ from fewjump.denoiser import (
     ScoreNetwork,
     TransformerConfig,
 )
+from fewjump.denoiser.huggingface import HuggingFaceConfig
 from fewjump.objective import (
     ConditionalMatching,
     CrossEntropyELBO,
@@ -164,6 +165,8 @@ def distill(
         model = student
     else:
         model = _build_student(teacher, student, network, head, warm_start, length, seed)
+    if model.vocabulary_config is None:
+        model.vocabulary_config = teacher.vocabulary_config
     chosen = _matching(objective, data is not None, model, steps)
     run = {
         "verb": "distill",
@@ -178,7 +181,7 @@ def distill(
         if out is not None and _is_main() and _can_save(teacher):
             Path(out).mkdir(parents=True, exist_ok=True)
             if not (Path(out) / "teacher").exists():
-                save(teacher, Path(out) / "teacher", vocabulary=_vocabulary(data))
+                save(teacher, Path(out) / "teacher", vocabulary=_vocabulary(data, teacher))
         result = train(
             model,
             chosen,
@@ -246,6 +249,7 @@ def for_sampling(model: Denoiser) -> Denoiser:
         return model
     head = model.head.without_encoder()
     slim = NetworkDenoiser(model.trunk, head, model.process, model.length, model.autocast)
+    slim.vocabulary_config = model.vocabulary_config
     return slim.train(model.training)
 
 
@@ -345,8 +349,8 @@ def _build_student(
     return student
 
 
-def _trunk(network: Network | None) -> dict[str, Any]:
-    if isinstance(network, TransformerConfig):
+def _trunk(network: Network | HuggingFaceConfig | None) -> dict[str, Any]:
+    if isinstance(network, TransformerConfig | HuggingFaceConfig):
         return network.config()
     return dict(network or {})
 
@@ -372,8 +376,11 @@ def _is_main() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _vocabulary(data: Dataset | Tokens | None) -> Any:
-    return data.vocabulary if isinstance(data, Dataset) else None
+def _vocabulary(data: Dataset | Tokens | None, model: Denoiser | None = None) -> Any:
+    """What the data say of their tokens; else what the model does, which may be nothing."""
+    if isinstance(data, Dataset):
+        return data.vocabulary
+    return None if model is None else model.vocabulary_config
 
 
 def _finish(
@@ -396,5 +403,5 @@ def _finish(
             "seconds": result.metrics.get("seconds"),
         }
         slim = for_sampling(model)
-        save(slim, Path(out) / "model", vocabulary=_vocabulary(data), training=training)
+        save(slim, Path(out) / "model", vocabulary=_vocabulary(data, model), training=training)
     return model

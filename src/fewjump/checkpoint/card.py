@@ -58,12 +58,23 @@ def _facts(denoiser: Denoiser, config: Mapping[str, Any]) -> str:
         "states per position": denoiser.process.vocab_size,
         "clean tokens": denoiser.clean_vocab_size,
         "length": denoiser.length or "any",
-        "positions": "×".join(map(str, trunk["grid"])) + " grid" if trunk["grid"] else "sequence",
-        "network": f"{trunk['blocks']} blocks, hidden {trunk['hidden']}, {trunk['heads']} heads",
-        "reads the noise level": "yes" if trunk["time_conditioned"] else "no",
+        "positions": _positions(trunk),
+        "network": _network(trunk),
+        "reads the noise level": "yes" if trunk.get("time_conditioned") else "no",
         "parameters": f"{parameter_counts(denoiser)['total']:,}",
     }
     return _table(["", ""], [[key, value] for key, value in facts.items()])
+
+
+def _positions(trunk: Mapping[str, Any]) -> str:
+    grid = trunk.get("grid")
+    return "×".join(map(str, grid)) + " grid" if grid else "sequence"
+
+
+def _network(trunk: Mapping[str, Any]) -> str:
+    if "model" in trunk:
+        return f"{trunk['model']['architectures'][0]}, hidden {trunk['hidden']}"
+    return f"{trunk['blocks']} blocks, hidden {trunk['hidden']}, {trunk['heads']} heads"
 
 
 def _usage(source: str, denoiser: Denoiser) -> str:

@@ -4,6 +4,7 @@ from fewjump.data.dataset import Dataset, as_tokens
 from fewjump.data.digits import digits
 from fewjump.data.load import BUILTIN, DataKind, load_data
 from fewjump.data.text import builtin_text, line_file, normalise_text, text_file, text_stream
+from fewjump.data.tokenizer import TokenizerVocabulary
 from fewjump.data.tokens import token_file
 from fewjump.data.vocabulary import Bytes, Characters, ImageLevels, Tokens, Vocabulary
 
@@ -14,6 +15,7 @@ __all__ = [
     "DataKind",
     "Dataset",
     "ImageLevels",
+    "TokenizerVocabulary",
     "Tokens",
     "Vocabulary",
     "as_tokens",

@@ -11,6 +11,7 @@ from fewjump.denoiser.joint_heads import (
     moved,
 )
 from fewjump.denoiser.latent import LatentHead
+from fewjump.denoiser.masked_lm import LogitsDenoiser, from_logits, from_masked_lm
 from fewjump.denoiser.network import NetworkDenoiser, parameter_counts
 from fewjump.denoiser.score import RecoveryReport, ScoreDenoiser, ScoreNetwork
 from fewjump.denoiser.transformer import Transformer, TransformerConfig
@@ -23,6 +24,7 @@ __all__ = [
     "Head",
     "LatentHead",
     "LogitDenoiser",
+    "LogitsDenoiser",
     "MixtureHead",
     "MixtureOfChainsHead",
     "NetworkDenoiser",
@@ -33,6 +35,8 @@ __all__ = [
     "SharedChainHead",
     "Transformer",
     "TransformerConfig",
+    "from_logits",
+    "from_masked_lm",
     "head_from_config",
     "moved",
     "parameter_counts",

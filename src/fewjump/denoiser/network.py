@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fewjump.denoiser.base import Denoiser
 from fewjump.denoiser.heads import Head, ProductHead, head_from_config
+from fewjump.denoiser.huggingface import KIND, HuggingFaceConfig, HuggingFaceTrunk
 from fewjump.denoiser.transformer import Transformer, TransformerConfig
 from fewjump.denoiser.trunk_run import TrunkRun
 from fewjump.law.base import Law
@@ -41,7 +42,7 @@ class NetworkDenoiser(Denoiser):
 
     def __init__(
         self,
-        trunk: Transformer,
+        trunk: Transformer | HuggingFaceTrunk,
         head: Head,
         process: Process,
         length: int | None = None,
@@ -129,16 +130,18 @@ class NetworkDenoiser(Denoiser):
             ValueError: for unknown options, or sizes that do not agree.
         """
         process = process_from_config(config["process"])
-        trunk = TransformerConfig.from_config(
-            {"vocab_size": process.vocab_size, **config.get("trunk", {})}
-        )
+        trunk = trunk_config({"vocab_size": process.vocab_size, **config.get("trunk", {})})
         sizes = {"kind": "product", "hidden": trunk.hidden, "vocab_size": process.vocab_size}
         head = head_from_config({**sizes, **config.get("head", {})})
         length = config.get("length")
         check_sizes(trunk, process, length)
         leave_one_out = bool(config.get("leave_one_out", False))
         autocast = config.get("autocast")
-        return cls(Transformer(trunk), head, process, length, autocast, leave_one_out)
+        if isinstance(trunk, HuggingFaceConfig):
+            network = HuggingFaceTrunk.from_config(trunk)
+        else:
+            network = Transformer(trunk)
+        return cls(network, head, process, length, autocast, leave_one_out)
 
     def warm_start(self, source: NetworkDenoiser) -> None:
         """Start where ``source`` is: copy its trunk, and make the head's law equal to its law.
@@ -185,7 +188,16 @@ def parameter_counts(module: nn.Module) -> dict[str, int]:
     return {**counts, "total": sum(p.numel() for p in module.parameters())}
 
 
-def check_sizes(trunk: TransformerConfig, process: Process, length: int | None) -> None:
+def trunk_config(config: dict[str, Any]) -> TransformerConfig | HuggingFaceConfig:
+    """What a trunk is built from, from its ``config()``."""
+    if config.get("kind") == KIND:
+        return HuggingFaceConfig.from_config(config)
+    return TransformerConfig.from_config(config)
+
+
+def check_sizes(
+    trunk: TransformerConfig | HuggingFaceConfig, process: Process, length: int | None
+) -> None:
     """Raise ValueError if a trunk does not fit its process and length."""
     if trunk.vocab_size != process.vocab_size:
         raise ValueError(

@@ -14,6 +14,7 @@ from fewjump.denoiser.transformer import Transformer
 from fewjump.process import Process
 
 if TYPE_CHECKING:
+    from fewjump.denoiser.huggingface import HuggingFaceTrunk
     from fewjump.law.base import Law
 
 LawType = TypeVar("LawType", bound="Law")
@@ -37,7 +38,7 @@ class TrunkRun:
 
     def __init__(
         self,
-        trunk: Transformer,
+        trunk: Transformer | HuggingFaceTrunk,
         x_t: Tensor,
         level: Tensor,
         process: Process,

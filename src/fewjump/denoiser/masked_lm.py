@@ -1,0 +1,212 @@
+"""Masked language models, and networks of that kind, as masked-diffusion teachers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fewjump.denoiser.base import Denoiser, constrain_logits
+from fewjump.denoiser.huggingface import split
+from fewjump.denoiser.masked_law import constrained_law
+from fewjump.denoiser.network import NetworkDenoiser
+from fewjump.law.product import ProductLaw
+from fewjump.process import Absorbing
+from fewjump.schedule import LogLinear, Schedule
+from fewjump.tokenizing import describe_tokenizer, open_tokenizer, require
+
+
+def from_masked_lm(
+    model: Any,
+    tokenizer: Any = None,
+    *,
+    schedule: Schedule | None = None,
+    length: int | None = None,
+    generate: Collection[int] = (),
+    shift: bool = False,
+    trust_remote_code: bool = False,
+    device: torch.device | str | None = None,
+) -> Denoiser:
+    """A masked language model (BERT, RoBERTa, ModernBERT, …) as a denoiser under masking noise.
+
+    Tokens keep the tokenizer's numbers. The mask is the tokenizer's; its other special tokens
+    (padding, ``[CLS]``, …), and numbers that the tokenizer does not use, are *kept*: they are
+    never masked, carry no loss, and are never generated. Padding is not attended to.
+
+    Args:
+        model: a model of ``transformers``, or the folder or hub name of one. A model that is given
+            is taken apart: use the denoiser from then on.
+        tokenizer: a tokenizer of ``transformers`` or ``tokenizers``, or where to find one; by
+            default where the model is.
+        schedule: of the noise; log-linear by default. The model itself is not told the time.
+        length: default sequence length, special tokens included.
+        generate: special tokens that may be generated and masked all the same, such as an end of
+            text.
+        shift: whether the output at a position speaks of the next one (Dream).
+        trust_remote_code: run the code that comes with a model, if it needs some. Read it first.
+            A denoiser of such a model cannot be saved by :func:`fewjump.save`.
+        device: where to put the network; by default where a given model is, else the CPU.
+
+    Returns:
+        A :class:`~fewjump.denoiser.NetworkDenoiser` in eval mode, which knows its vocabulary; a
+        :class:`LogitsDenoiser` for a model with code of its own.
+
+    Raises:
+        ModuleNotFoundError: without the ``hub`` extra.
+        ValueError: for a model that needs code it may not run, a tokenizer without a mask, or sizes
+            that do not fit.
+    """
+    source = model
+    if isinstance(model, str | Path):
+        model = _read(str(model), trust_remote_code)
+    if tokenizer is None:
+        if not isinstance(source, str | Path):
+            raise ValueError("a model object does not bring its tokenizer; give tokenizer=")
+        tokenizer = source
+    described = describe_tokenizer(open_tokenizer(tokenizer, trust_remote_code))
+    mask = described["mask"]
+    if mask is None:
+        raise ValueError(
+            "the tokenizer has no mask token, so this is no masked language model; add one, or use "
+            "fewjump.denoiser.from_logits, which is told the mask's number"
+        )
+    states = _states(model)
+    if described["size"] > states or mask >= states:
+        raise ValueError(
+            f"the tokenizer has {described['size']} tokens (mask {mask}), the model {states} "
+            "outputs; give the tokenizer that the model was trained with"
+        )
+    unknown = set(generate) - set(described["special"])
+    if unknown:
+        raise ValueError(
+            f"generate= lists special tokens; {sorted(unknown)} are not among "
+            f"{described['special']}"
+        )
+    kept = {*described["special"], *range(described["size"], states)} - {mask, *generate}
+    process = Absorbing(states, schedule or LogLinear(), mask=mask, kept=kept)
+    padding = described["padding"] if described["padding"] in kept else None
+    denoiser: Denoiser
+    if type(model).__module__.startswith("transformers."):
+        trunk, head = split(model, padding, shift)
+        denoiser = NetworkDenoiser(trunk, head, process, length)
+    else:
+        denoiser = LogitsDenoiser(model, process, length, shift=shift, padding=padding)
+    denoiser.vocabulary_config = {"name": "tokenizer", **described}
+    return (denoiser if device is None else denoiser.to(device)).eval()
+
+
+def from_logits(
+    network: Callable[..., Any],
+    *,
+    vocab_size: int,
+    mask: int,
+    shift: bool = False,
+    kept: Collection[int] = (),
+    padding: int | None = None,
+    schedule: Schedule | None = None,
+    length: int | None = None,
+) -> LogitsDenoiser:
+    """Any network from tokens to logits as a denoiser under masking noise (LLaDA, Dream, …).
+
+    Args:
+        network: ``network(tokens)`` for (B, L) int64 returns (B, L, V) logits that are its own to
+            be overwritten, or an object that has them as ``.logits``. With ``padding`` it is called
+            with ``attention_mask=`` (B, L) too. An ``nn.Module`` is registered, so that its
+            parameters train.
+        vocab_size: number of outputs V, the mask included.
+        mask: the mask's number.
+        shift: whether the output at a position speaks of the next one, as that of a network that
+            was trained from left to right does (Dream). The first position uses its own.
+        kept: special tokens that are never masked and never generated.
+        padding: one of them that is not attended to.
+        schedule: of the noise; log-linear by default.
+        length: default sequence length.
+    """
+    if padding is not None and padding not in kept:
+        raise ValueError(f"padding {padding} must be one of the kept tokens {sorted(kept)}")
+    process = Absorbing(vocab_size, schedule or LogLinear(), mask=mask, kept=kept)
+    return LogitsDenoiser(network, process, length, shift=shift, padding=padding)
+
+
+class LogitsDenoiser(Denoiser):
+    """A network from tokens to logits, which is not told the time, under masking noise.
+
+    Args:
+        network, shift, padding: see :func:`from_logits`.
+        process: the absorbing process.
+        length: default sequence length.
+    """
+
+    time_conditioned = False
+
+    def __init__(
+        self,
+        network: Callable[..., Any],
+        process: Absorbing,
+        length: int | None = None,
+        *,
+        shift: bool = False,
+        padding: int | None = None,
+    ) -> None:
+        super().__init__(process, length)
+        self.network = network
+        self.shift = shift
+        self.padding = padding
+
+    def logits(self, x_t: Tensor) -> Tensor:
+        """What the network says of every position: (B, L) → (B, L, V)."""
+        options = {}
+        if self.padding is not None:
+            real = x_t != self.padding
+            options["attention_mask"] = (real | ~real.any(-1, keepdim=True)).long()
+        out = self.network(x_t, **options)
+        logits = out if isinstance(out, Tensor) else out.logits
+        expected = (*x_t.shape, self.process.vocab_size)
+        if logits.shape != expected:
+            raise ValueError(f"the network returned {tuple(logits.shape)} logits, not {expected}")
+        return torch.cat([logits[:, :1], logits[:, :-1]], 1) if self.shift else logits
+
+    def law(self, x_t: Tensor, t: Tensor) -> ProductLaw:
+        logits = self.logits(x_t)
+        if torch.is_grad_enabled() and logits.requires_grad:
+            # What the last operation of the network needs for its backward pass is not known.
+            return ProductLaw(constrain_logits(logits, x_t, self.process))
+        return constrained_law(logits, x_t, self.process)
+
+
+def _read(source: str, trust_remote_code: bool) -> nn.Module:
+    transformers = require("transformers", f"reading {source}")
+    try:
+        config = transformers.AutoConfig.from_pretrained(
+            source, trust_remote_code=trust_remote_code
+        )
+        kinds = getattr(config, "auto_map", None) or {}
+        name = next(
+            (
+                n
+                for n in ("AutoModelForMaskedLM", "AutoModelForCausalLM", "AutoModel")
+                if n in kinds
+            ),
+            "AutoModelForMaskedLM",
+        )
+        reader = getattr(transformers, name if trust_remote_code else "AutoModelForMaskedLM")
+        return reader.from_pretrained(source, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        text = str(error)
+        if "trust_remote_code" in text and not trust_remote_code:
+            raise ValueError(
+                f"the model in {source} comes with code of its own, which is not run by default; "
+                "read it, then pass trust_remote_code=True"
+            ) from error
+        raise ValueError(f"no masked language model could be read from {source}: {text}") from error
+
+
+def _states(model: Any) -> int:
+    """Number of outputs of a model."""
+    layer = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    if isinstance(layer, nn.Linear):
+        return layer.out_features
+    return int(model.config.vocab_size)

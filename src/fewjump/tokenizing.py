@@ -1,0 +1,110 @@
+"""A Hugging Face tokenizer as plain data: what a saved model says of its tokens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+MASK_SYMBOLS = ("[MASK]", "<mask>", "<|mask|>", "<|mdm_mask|>")
+PADDING_SYMBOLS = ("[PAD]", "<pad>", "<|pad|>", "<|endoftext|>")
+_PROBE = "a"
+
+
+def open_tokenizer(source: Any, trust_remote_code: bool = False) -> Any:
+    """A tokenizer from a folder, a hub name or a ``tokenizer.json``; an object is left as it is.
+
+    Args:
+        source: ``transformers`` or ``tokenizers`` object, or where to find one.
+        trust_remote_code: let a hub tokenizer run code of its own.
+
+    Raises:
+        ModuleNotFoundError: without the ``hub`` extra.
+        ValueError: for a tokenizer without a fast form, whose contents cannot be saved.
+    """
+    if isinstance(source, str | Path):
+        path = Path(source)
+        if path.is_file() and path.suffix == ".json":
+            return tokenizers().Tokenizer.from_file(str(path))
+        transformers = require("transformers", "reading a tokenizer")
+        try:
+            source = transformers.AutoTokenizer.from_pretrained(
+                str(source), trust_remote_code=trust_remote_code
+            )
+        except (OSError, ValueError) as error:
+            raise ValueError(f"no tokenizer could be read from {path}: {error}") from error
+    backend = getattr(source, "backend_tokenizer", source)
+    if not hasattr(backend, "to_str"):
+        raise ValueError(
+            f"a {type(source).__name__} has no fast form, so it cannot be saved with a model; load "
+            "it with use_fast=True, or give a tokenizer.json"
+        )
+    return source
+
+
+def describe_tokenizer(source: Any) -> dict[str, Any]:
+    """What a tokenizer says, as JSON holds it.
+
+    Args:
+        source: what :func:`open_tokenizer` returns.
+
+    Returns:
+        ``tokenizer`` (the content of its tokenizer.json), ``size``, ``mask``, ``padding`` (token
+        numbers or None), ``special`` (numbers of all special tokens), ``opening`` and ``closing``
+        (those that it puts around a text).
+    """
+    backend = getattr(source, "backend_tokenizer", source)
+    content = json.loads(backend.to_str())
+    # How a text is cut and filled up belongs to one call, not to the vocabulary.
+    content["truncation"] = content["padding"] = None
+    special = {
+        int(token["id"]) for token in content.get("added_tokens", []) if token.get("special")
+    }
+    special |= {int(token) for token in getattr(source, "all_special_ids", None) or ()}
+    mask = _number(source, backend, "mask_token_id", MASK_SYMBOLS)
+    padding = _number(source, backend, "pad_token_id", PADDING_SYMBOLS)
+    special |= {token for token in (mask, padding) if token is not None}
+    opening, closing = _frame(backend)
+    return {
+        "tokenizer": content,
+        "size": backend.get_vocab_size(with_added_tokens=True),
+        "mask": mask,
+        "padding": padding,
+        "special": sorted(special),
+        "opening": opening,
+        "closing": closing,
+    }
+
+
+def require(name: str, what: str, extra: str = "hub") -> Any:
+    """An optional module; ModuleNotFoundError naming the extra that brings it."""
+    import importlib
+
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"{what} needs {name}: pip install 'fewjump[{extra}]'") from error
+
+
+def tokenizers() -> Any:
+    """The ``tokenizers`` module."""
+    return require("tokenizers", "a tokenizer")
+
+
+def _number(source: Any, backend: Any, name: str, symbols: Sequence[str]) -> int | None:
+    if hasattr(source, name):
+        number = getattr(source, name)
+        return None if number is None else int(number)
+    found = (backend.token_to_id(symbol) for symbol in symbols)
+    return next((number for number in found if number is not None), None)
+
+
+def _frame(backend: Any) -> tuple[list[int], list[int]]:
+    """Tokens before and after a text, from what is added to one."""
+    bare = backend.encode(_PROBE, add_special_tokens=False).ids
+    whole = backend.encode(_PROBE, add_special_tokens=True).ids
+    for start in range(len(whole) - len(bare) + 1):
+        if whole[start : start + len(bare)] == bare:
+            return whole[:start], whole[start + len(bare) :]
+    return [], []
