@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 CHECKS: dict[str, str] = {
     "recovery": "where recovery of posteriors from concrete scores breaks",
+    "step-size": "how far a student's draw of x_s may reach before it does harm",
 }
 
 
