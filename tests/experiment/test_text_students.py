@@ -94,6 +94,9 @@ def test_both_corpora_from_files_to_verdicts_and_again(files, monkeypatch, capsy
     for key in ("rows", "verdicts", "speed", "seconds_of_parts", "matched_entropy"):
         assert again[key] == first["names"][key]
     assert "text:" not in capsys.readouterr().out
+    start(monkeypatch, "--text", files["text"], *where, "--only", "text", "--students", "chain")
+    fewer = json.loads((files["out"] / "text_students_text.json").read_text())
+    assert {r["student"] for r in fewer["rows"]} == {"teacher", "chain"}
 
 
 def test_names_without_a_file_are_left_out(files, monkeypatch, capsys):

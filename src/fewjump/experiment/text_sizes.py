@@ -12,7 +12,7 @@ from fewjump.experiment.wall_clock import TEACHER
 
 #: Students whose positions are drawn side by side, given one draw of hidden states.
 PARALLEL = ("shared-chain", "chain", "mixture", "latent")
-STUDENTS = ("product", *PARALLEL, "autoregressive")
+STUDENTS = ("product", "shared-chain", "autoregressive", "chain", "mixture", "latent")
 CORPORA = ("names", "text")
 
 

@@ -36,6 +36,7 @@ from fewjump.experiment.text_sizes import (
     CORPORA,
     PARALLEL,
     SIZES,
+    STUDENTS,
     Sizes,
     load_corpus,
 )
@@ -224,9 +225,16 @@ def verdicts(rows: Sequence[dict[str, Any]], length: int) -> list[Verdict]:
 
 
 def run_corpus(
-    corpus: str, data: Dataset, sizes: Sizes, first_seed: int, runs: Path
+    corpus: str,
+    data: Dataset,
+    sizes: Sizes,
+    first_seed: int,
+    runs: Path,
+    students: Sequence[str] = STUDENTS,
 ) -> dict[str, Any]:
     """All of one corpus: reference, rows, verdicts, speeds, and the seconds of each part.
+
+    Of the kinds of student only ``students`` are made.
 
     The speeds are those at the quality of the teacher's largest number of steps.
     """
@@ -239,7 +247,7 @@ def run_corpus(
         workshop = Workshop(corpus, data, sizes, seed, runs, clock)
         teacher = workshop.teacher()
         rows += workshop.rows(TEACHER, teacher, meter, target)
-        for kind in sizes.kinds(seed == first_seed):
+        for kind in [k for k in sizes.kinds(seed == first_seed) if k in students]:
             student = workshop.student(kind, teacher)
             rows += workshop.rows(kind, student, meter, target)
     speeds = []
@@ -264,6 +272,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--names", type=Path, help="file with one name of a–z per line")
     parser.add_argument("--text", type=Path, help="text file; built-in text without it")
     parser.add_argument("--only", choices=CORPORA, help="one of the two corpora")
+    parser.add_argument(
+        "--students", nargs="+", choices=STUDENTS, default=STUDENTS, help="kinds that are made"
+    )
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the models")
 
 
@@ -282,7 +293,7 @@ def main(sizes: dict[str, Sizes] | None = None) -> None:
         size = sizes[corpus]
         plan = ", ".join(f"{part} {seconds} s" for part, seconds in size.seconds.items())
         print(f"{corpus}: {dataset.description}; {size.seeds} seed(s); each: {plan or 'unknown'}")
-        results = run_corpus(corpus, dataset, size, experiment.seed, options.runs)
+        results = run_corpus(corpus, dataset, size, experiment.seed, options.runs, options.students)
         for verdict in results["verdicts"]:
             word = "better" if verdict["better"] else "no worse" if verdict["no_worse"] else "WORSE"
             low, high = verdict["low"], verdict["high"]
