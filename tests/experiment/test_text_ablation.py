@@ -1,0 +1,82 @@
+"""The ablation's runner: whole rows, taken up again, for every kind of student."""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+
+import pytest
+import torch
+
+from fewjump.data import load_data
+from fewjump.denoiser.heads import HEADS
+from fewjump.experiment import text_ablation
+from fewjump.experiment.ablation import ablation_table
+from fewjump.experiment.text_ablation import Trial, data_nll, trials
+from fewjump.experiment.text_sizes import Sizes
+from fewjump.problem import EnumeratedJoint
+from fewjump.process import Absorbing
+from fewjump.schedule import LogLinear
+
+SIZES = Sizes(
+    length=6,
+    seeds=1,
+    hidden=16,
+    blocks=1,
+    teacher_steps=3,
+    product_steps=2,
+    joint_steps=2,
+    batch_size=8,
+    samples=20,
+    heads={},
+    replicates=3,
+)
+
+
+def test_the_plan_names_every_kind_and_varies_one_thing_at_a_time():
+    plan = trials(16)
+    assert {t.student for t in plan} == set(HEADS) - {"mixture-of-chains"}
+    keys = [(t.student, t.size, t.source, t.near) for t in plan]
+    assert len(set(keys)) == len(keys)
+    for trial in plan:
+        assert trial.source == "forward" or trial.near == 0.1
+
+
+def test_rows_are_whole_and_remembered(tmp_path, monkeypatch, capsys):
+    pick = random.Random(0)
+    names = ["".join(pick.choices(["an", "be", "lo"], k=pick.randint(1, 3))) for _ in range(300)]
+    file = tmp_path / "names.txt"
+    file.write_text("\n".join(names) + "\n")
+    arguments = ["--names", file, "--runs", tmp_path / "runs", "--out", tmp_path, "--steps", 2]
+    monkeypatch.setattr(sys, "argv", ["text_ablation", *map(str, arguments)])
+    chosen = [
+        Trial("product", "–", {}),
+        Trial("shared-chain", "r=8", {"states": 8}, near="uniform"),
+        Trial("latent", "size 4", {"categories": 0, "size": 4, "particles": 2}),
+    ]
+    text_ablation.main(SIZES, chosen)
+    first = json.loads((tmp_path / "text_ablation.json").read_text())["rows"]
+    assert [(r["student"], r["steps"]) for r in first] == [
+        (t.student, steps) for t in chosen for steps in (1, 4)
+    ]
+    assert all(r["data_nll"] > 0 and 0 <= r["trigram_tv"] <= 1 for r in first)
+    assert "| shared-chain | r=8 | forward | uniform |" in ablation_table(first, "trigram_tv")
+    files = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("*") if p.is_file()}
+    text_ablation.main(SIZES, chosen)
+    assert json.loads((tmp_path / "text_ablation.json").read_text())["rows"] == first
+    assert files == {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("*") if p.is_file()}
+
+
+def test_likelihood_of_one_evaluation_is_exact(tmp_path):
+    """For an exact joint law it is the cross-entropy of the data with the truth."""
+    file = tmp_path / "lines.txt"
+    file.write_text("ab\nba\naa\n" * 200)
+    data = load_data(file, 2, kind="lines", alphabet="ab")
+    truth = EnumeratedJoint.random(data.vocab_size, 2, 1.0, torch.Generator().manual_seed(0))
+    teacher = truth.denoiser(Absorbing(data.vocab_size + 1, LogLinear()), joint=True)
+    mean, half = data_nll(teacher, data, 30)
+    x0 = data.all("test", 30)
+    each = -truth.probs[x0[:, 0], x0[:, 1]].log() / 2
+    assert mean == pytest.approx(float(each.mean()), abs=1e-10)
+    assert half == pytest.approx(1.96 * float(each.std()) / len(x0) ** 0.5)
