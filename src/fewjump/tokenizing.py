@@ -7,19 +7,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+#: Begins the name of something of the Hugging Face hub, where a path could be meant.
+HUB = "hf:"
 MASK_SYMBOLS = ("[MASK]", "<mask>", "<|mask|>", "<|mdm_mask|>")
 PADDING_SYMBOLS = ("[PAD]", "<pad>", "<|pad|>", "<|endoftext|>")
+SEPARATOR_SYMBOLS = ("[SEP]", "</s>", "<|endoftext|>", "<|end_of_text|>")
 _PROBE = "a"
 
 
 def open_tokenizer(source: Any, trust_remote_code: bool = False) -> Any:
-    """A tokenizer from a folder, a hub name or a ``tokenizer.json``; an object is left as it is.
+    """A tokenizer from a folder, the hub or a ``tokenizer.json``; an object is left as it is.
 
     Args:
-        source: ``transformers`` or ``tokenizers`` object, or where to find one.
+        source: ``transformers`` or ``tokenizers`` object, a path, or ``hf:owner/name``.
         trust_remote_code: let a hub tokenizer run code of its own.
 
     Raises:
+        FileNotFoundError: if there is no such path; a name is not looked for on the hub unasked.
         ModuleNotFoundError: without the ``hub`` extra.
         ValueError: for a tokenizer without a fast form, whose contents cannot be saved.
     """
@@ -27,10 +31,14 @@ def open_tokenizer(source: Any, trust_remote_code: bool = False) -> Any:
         path = Path(source)
         if path.is_file() and path.suffix == ".json":
             return tokenizers().Tokenizer.from_file(str(path))
+        if not path.exists() and not str(source).startswith(HUB):
+            raise FileNotFoundError(
+                f"there is no tokenizer at {path}; for one of the hub say {HUB}{source}"
+            )
         transformers = require("transformers", "reading a tokenizer")
         try:
             source = transformers.AutoTokenizer.from_pretrained(
-                str(source), trust_remote_code=trust_remote_code
+                str(source).removeprefix(HUB), trust_remote_code=trust_remote_code
             )
         except (OSError, ValueError) as error:
             raise ValueError(f"no tokenizer could be read from {path}: {error}") from error
@@ -51,8 +59,9 @@ def describe_tokenizer(source: Any) -> dict[str, Any]:
 
     Returns:
         ``tokenizer`` (the content of its tokenizer.json), ``size``, ``mask``, ``padding`` (token
-        numbers or None), ``special`` (numbers of all special tokens), ``opening`` and ``closing``
-        (those that it puts around a text).
+        numbers or None), ``separator`` (what stands between documents, or None), ``special``
+        (numbers of all special tokens), ``opening`` and ``closing`` (those that it puts around a
+        text).
     """
     backend = getattr(source, "backend_tokenizer", source)
     content = json.loads(backend.to_str())
@@ -64,13 +73,17 @@ def describe_tokenizer(source: Any) -> dict[str, Any]:
     special |= {int(token) for token in getattr(source, "all_special_ids", None) or ()}
     mask = _number(source, backend, "mask_token_id", MASK_SYMBOLS)
     padding = _number(source, backend, "pad_token_id", PADDING_SYMBOLS)
-    special |= {token for token in (mask, padding) if token is not None}
+    separator = _number(source, backend, "eos_token_id", SEPARATOR_SYMBOLS)
+    if separator is None:
+        separator = _number(source, backend, "sep_token_id", SEPARATOR_SYMBOLS)
+    special |= {token for token in (mask, padding, separator) if token is not None}
     opening, closing = _frame(backend)
     return {
         "tokenizer": content,
         "size": backend.get_vocab_size(with_added_tokens=True),
         "mask": mask,
         "padding": padding,
+        "separator": separator,
         "special": sorted(special),
         "opening": opening,
         "closing": closing,

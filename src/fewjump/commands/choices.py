@@ -10,7 +10,8 @@ SamplerName = Literal[
 GridName = Literal["uniform", "cosine", "log-linear"]
 ProcessName = Literal["masked", "uniform"]
 ScheduleName = Literal["log-linear", "cosine", "geometric", "linear"]
-DataKindName = Literal["auto", "characters", "bytes", "lines", "tokens"]
+DataKindName = Literal["auto", "characters", "bytes", "lines", "tokens", "documents"]
+PackingName = Literal["stream", "documents", "fit"]
 TeacherObjectiveName = Literal["cross-entropy", "elbo", "score-entropy"]
 MatchingName = Literal[
     "forward", "student-euler", "student-exact", "student-trapezoidal", "teacher-rollout"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from fewjump.commands.arguments import save_options
 from fewjump.commands.choices import DataKindName, MatchingName, StudentName
+from fewjump.commands.documents import DocumentOptions, document_values
 from fewjump.commands.training import TrainingOptions, is_main, training_values
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ class Subject:
     """Whom to learn from, and what."""
 
     teacher: Path = Path("runs/teacher")
-    """Folder of the teacher: a run or a saved model."""
+    """The teacher: folder of a run or of a saved model, hf:owner/name of the hub, or a folder of a
+    masked language model of transformers."""
 
     out: Path = Path("runs/student")
     """Folder of the run."""
@@ -33,6 +35,9 @@ class Subject:
 
     kind: DataKindName = "auto"
     """How to read a data file."""
+
+    length: int | None = None
+    """Tokens per sequence, for a teacher that takes any. Default: the teacher's, or 64."""
 
     student: StudentName = "product"
     """What the student can say: product is the paper's, one table per position. The others are
@@ -81,7 +86,7 @@ class Subject:
 
 
 @dataclass
-class Options(TrainingOptions, Subject):
+class Options(TrainingOptions, DocumentOptions, Subject):
     """Distil a teacher into a student that needs few evaluations.
 
     The student sees a noisy sequence and learns to answer what the frozen teacher answers at a
@@ -99,11 +104,16 @@ def run(options: Options) -> int:
     from fewjump.api import distill, for_sampling
     from fewjump.checkpoint import read_config, save
     from fewjump.commands.models import open_data_like, open_model
+    from fewjump.data.load import DEFAULT_LENGTH
 
     teacher = open_model(options.teacher)
     data = None
     if options.data is not None:
-        data = open_data_like(teacher, options.data, options.kind)
+        data = open_data_like(
+            teacher, options.data, options.kind, options.length, **document_values(options)
+        )
+    elif teacher.denoiser.length is None:
+        teacher.denoiser.length = options.length or DEFAULT_LENGTH
     matching = options.matching or ("forward" if data is not None else "teacher-rollout")
     if data is None and matching != "teacher-rollout":
         raise ValueError(f"--matching {matching} starts from data: give --data")

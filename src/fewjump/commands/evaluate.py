@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from fewjump.commands.choices import DataKindName, GridName, SamplerName
+from fewjump.commands.documents import DocumentOptions, document_values
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,14 +26,8 @@ SHOWN_IMAGES, SHOWN_TEXTS = 24, 3
 
 
 @dataclass
-class Options:
-    """Measure the samples of one or more models, and write results.json.
-
-    Images are judged in the features of a small classifier trained on the data (Fréchet distance,
-    precision, recall); texts and tokens by a judge of the data, with entropy, distinct n-grams and
-    dictionary words beside it. The data's own test part is the reference. Then `fewjump report`
-    makes a page of it.
-    """
+class Subject:
+    """What to measure, and how."""
 
     paths: Annotated[list[Path], tyro.conf.Positional]
     """Runs or saved models: for example a teacher and its student."""
@@ -65,6 +60,17 @@ class Options:
     """Where to compute."""
 
 
+@dataclass
+class Options(DocumentOptions, Subject):
+    """Measure the samples of one or more models, and write results.json.
+
+    Images are judged in the features of a small classifier trained on the data (Fréchet distance,
+    precision, recall); texts and tokens by a judge of the data, with entropy, distinct n-grams and
+    dictionary words beside it. The data's own test part is the reference. Then `fewjump report`
+    makes a page of it.
+    """
+
+
 def run(options: Options) -> int:
     from fewjump.commands.models import open_data_like, open_model
     from fewjump.experiment.results import machine_facts
@@ -73,7 +79,7 @@ def run(options: Options) -> int:
     if not options.paths:
         raise ValueError("name at least one run or saved model")
     models = [open_model(path, options.device) for path in options.paths]
-    data = open_data_like(models[0], options.data, options.kind)
+    data = open_data_like(models[0], options.data, options.kind, **document_values(options))
     for model in models[1:]:
         if model.vocabulary != data.vocabulary:
             raise ValueError(f"{model.folder} and {models[0].folder} speak different vocabularies")
@@ -98,10 +104,12 @@ def run(options: Options) -> int:
 def names_of(models: list[Model]) -> list[str]:
     """``teacher`` or ``student``, by how a model was trained; with its folder where not unique."""
     from fewjump.checkpoint import read_config
+    from fewjump.commands.models import is_masked_lm
 
     names = []
     for model in models:
-        training = read_config(model.folder)["training"] or {}
+        foreign = is_masked_lm(model.folder)
+        training = (None if foreign else read_config(model.folder)["training"]) or {}
         distilled = "ConditionalMatching" in json.dumps(training.get("objective"))
         names.append("student" if distilled else "teacher")
     several = Counter(names)
@@ -134,7 +142,7 @@ def _measure(
     for name, model in names.items():
         for sampler in options.sampler:
             rows += evaluate(model.denoiser, sampler, name)
-        shown += _first_samples(options, name, model)
+        shown += _first_samples(options, name, model, data)
     entry = _as_panel(data.vocabulary, data.all("test", SHOWN_IMAGES))
     return [*rows, *reference()], [*shown, {"model": "test data", "nfe": None, **entry}]
 
@@ -173,16 +181,19 @@ def _judges(
     )
 
 
-def _first_samples(options: Options, name: str, model: Model) -> list[dict[str, Any]]:
+def _first_samples(
+    options: Options, name: str, model: Model, data: Dataset
+) -> list[dict[str, Any]]:
     """A few samples of each budget: the first of those that were judged, since sample i depends
     on the seed and on i alone."""
+    from fewjump.evaluate.kept import kept_positions
     from fewjump.sampler import run as draw
 
     entries = []
+    given = kept_positions(model.denoiser, data, SHOWN_IMAGES)
+    sampler, seed = options.sampler[0], options.seeds[0]
     for steps in options.steps:
-        result = draw(
-            model.denoiser, SHOWN_IMAGES, steps, options.sampler[0], options.grid, options.seeds[0]
-        )
+        result = draw(model.denoiser, SHOWN_IMAGES, steps, sampler, options.grid, seed, **given)
         panel = _as_panel(model.vocabulary, result.samples.cpu())
         entries.append({"model": name, "nfe": result.nfe, **panel})
     return entries

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fewjump.commands.choices import DataKindName
+from fewjump.tokenizing import HUB
 
 if TYPE_CHECKING:
     from fewjump.data import Dataset, Vocabulary
     from fewjump.denoiser import Denoiser
-
-
-#: Begins the name of something of the Hugging Face hub, where a folder could be meant.
-HUB = "hf:"
 
 
 class Model(NamedTuple):
@@ -50,42 +47,93 @@ def model_folder(path: Path) -> Path:
 
 
 def open_model(path: Path, device: str = "cpu") -> Model:
-    """Load a saved model with its vocabulary; plain token numbers where none was saved."""
+    """Load a saved model with its vocabulary; plain token numbers where none was saved.
+
+    A folder or hub repository (``hf:owner/name``) of ``transformers`` that holds a masked language
+    model is opened as :func:`fewjump.denoiser.from_masked_lm` does, without running its code.
+    """
     from fewjump.checkpoint import load, read_config
     from fewjump.data import Tokens, Vocabulary
 
     folder = model_folder(path)
-    described = read_config(folder)["data"]
-    denoiser = load(folder, device)
+    if is_masked_lm(folder):
+        from fewjump.denoiser import from_masked_lm
+
+        name = path.as_posix().removeprefix(HUB)
+        denoiser = from_masked_lm(folder if Path(name).exists() else name, device=device)
+        described = denoiser.vocabulary_config
+    else:
+        described = read_config(folder)["data"]
+        denoiser = load(folder, device)
     if described:
         return Model(denoiser, Vocabulary.from_config(described), folder)
     return Model(denoiser, Tokens(denoiser.clean_vocab_size), folder)
 
 
-def open_data(source: str, length: int | None = None, kind: DataKindName = "auto") -> Dataset:
-    """Load a data set for training from scratch."""
-    from fewjump.data import load_data
+def is_masked_lm(folder: Path) -> bool:
+    """Whether a folder's config.json is that of a masked language model of ``transformers``."""
+    import json
 
-    return load_data(source, length, kind=kind)
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    names = config.get("architectures") if isinstance(config, dict) else None
+    return bool(names) and "auto_map" not in config and str(names[0]).endswith("ForMaskedLM")
 
 
-def open_data_like(model: Model, source: str, kind: DataKindName = "auto") -> Dataset:
+def open_data(
+    source: str,
+    length: int | None = None,
+    kind: DataKindName = "auto",
+    tokenizer: str | None = None,
+    **documents: Any,
+) -> Dataset:
+    """Load a data set for training from scratch; ``tokenizer`` may be ``bytes``."""
+    from fewjump.data import Bytes, load_data
+
+    vocabulary = Bytes() if tokenizer == "bytes" else tokenizer
+    return load_data(source, length, kind=kind, vocabulary=vocabulary, **documents)
+
+
+def open_data_like(
+    model: Model,
+    source: str,
+    kind: DataKindName = "auto",
+    length: int | None = None,
+    **documents: Any,
+) -> Dataset:
     """Load a data set in the vocabulary and the length of a saved model.
 
-    Raises:
-        ValueError: if the data are of another kind.
-    """
-    from fewjump.data import Characters, load_data
-    from fewjump.data.load import BUILTIN
+    Args:
+        model: whose data are to be read.
+        source, kind: see :func:`fewjump.data.load_data`.
+        length: tokens of a row, for a model that takes any; 64 by default.
+        **documents: its options for documents.
 
+    Raises:
+        ValueError: if the data are of another kind, or the length is not the model's.
+    """
+    from fewjump.data import Characters, TokenizerVocabulary, load_data
+    from fewjump.data.documents import is_documents
+    from fewjump.data.load import ARRAYS, BUILTIN
+
+    own = model.denoiser.length
+    if own is not None and length not in (None, own):
+        raise ValueError(f"the model in {model.folder} has sequences of {own} tokens, not {length}")
+    length = own if length is None else length
     vocabulary = model.vocabulary
     alphabet = None
+    arrays = Path(source).suffix in ARRAYS or kind == "tokens"
+    in_documents = kind == "documents" or (kind == "auto" and is_documents(source))
+    if arrays or in_documents or isinstance(vocabulary, TokenizerVocabulary):
+        return load_data(source, length, kind=kind, vocabulary=vocabulary, **documents)
     if isinstance(vocabulary, Characters) and source not in BUILTIN and kind != "tokens":
         alphabet = vocabulary.symbols.replace(vocabulary.padding or "", "")
         kind = "lines" if vocabulary.padding and kind == "auto" else kind
     elif vocabulary.name == "bytes" and kind == "auto":
         kind = "bytes"
-    data = load_data(source, model.denoiser.length, kind=kind, alphabet=alphabet)
+    data = load_data(source, length, kind=kind, alphabet=alphabet, **documents)
     if data.vocabulary != vocabulary:
         raise ValueError(
             f"the model in {model.folder} speaks {vocabulary.name} of {vocabulary.size} symbols, "

@@ -8,6 +8,7 @@ from typing import Literal
 
 from fewjump.commands.arguments import save_options
 from fewjump.commands.choices import DataKindName
+from fewjump.commands.documents import DocumentOptions, document_values
 from fewjump.commands.training import TrainingOptions, is_main, training_values
 
 
@@ -66,7 +67,7 @@ class Subject:
 
 
 @dataclass
-class Options(TrainingOptions, Subject):
+class Options(TrainingOptions, DocumentOptions, Subject):
     """Refine a few-step student on its own samples, against its teacher.
 
     A stage for after distill. A second network learns what the student's samples look like; where
@@ -106,7 +107,7 @@ def run(options: Options) -> int:
         raise ValueError("--source forward starts from data: give --data")
     data = None
     if options.data is not None:
-        data = open_data_like(teacher, options.data, options.kind)
+        data = open_data_like(teacher, options.data, options.kind, **document_values(options))
     if is_main():
         save_options(options, options.out)
     refined = refine(

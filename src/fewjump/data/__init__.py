@@ -1,8 +1,11 @@
 """Data: sequences of tokens, and what the tokens mean."""
 
+from fewjump.data.corpus import corpus
 from fewjump.data.dataset import Dataset, as_tokens
 from fewjump.data.digits import digits
+from fewjump.data.documents import read_documents
 from fewjump.data.load import BUILTIN, DataKind, load_data
+from fewjump.data.packing import Packing
 from fewjump.data.text import builtin_text, line_file, normalise_text, text_file, text_stream
 from fewjump.data.tokenizer import TokenizerVocabulary
 from fewjump.data.tokens import token_file
@@ -15,15 +18,18 @@ __all__ = [
     "DataKind",
     "Dataset",
     "ImageLevels",
+    "Packing",
     "TokenizerVocabulary",
     "Tokens",
     "Vocabulary",
     "as_tokens",
     "builtin_text",
+    "corpus",
     "digits",
     "line_file",
     "load_data",
     "normalise_text",
+    "read_documents",
     "text_file",
     "text_stream",
     "token_file",

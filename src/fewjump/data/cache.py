@@ -37,14 +37,37 @@ def encoded_file(
         vocab_size: V, from which the integer type follows.
         pieces: returns the tokens in pieces, from the start, at each call.
     """
-    state = source.stat()
-    identity = [str(source.resolve()), state.st_size, state.st_mtime_ns, key]
+    return cached_tokens(source.stem, [*file_identity(source), key], folder, vocab_size, pieces)
+
+
+def file_identity(source: Path) -> list[Any]:
+    """What tells a file, or the files of a folder, from what they were before."""
+    files = sorted(p for p in source.rglob("*") if p.is_file()) if source.is_dir() else [source]
+    states = [(str(file.relative_to(source.parent)), file.stat()) for file in files]
+    if not source.is_dir():
+        return [str(source.resolve()), states[0][1].st_size, states[0][1].st_mtime_ns]
+    told = [[name, state.st_size, state.st_mtime_ns] for name, state in states]
+    return [str(source.resolve()), told]
+
+
+def cached_tokens(
+    stem: str,
+    identity: list[Any],
+    folder: Path,
+    vocab_size: int,
+    pieces: Callable[[], Iterable[np.ndarray]],
+) -> np.ndarray:
+    """As :func:`encoded_file`, for anything that ``identity`` (JSON values) tells apart."""
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-    target = folder / f"{source.stem}-{digest}.npy"
+    target = folder / f"{stem}-{digest}.npy"
     if not target.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         _write(target, token_dtype(vocab_size), pieces)
-    return np.load(target, mmap_mode="r", allow_pickle=False)
+    with target.open("rb") as file:
+        np.lib.format.read_magic(file)
+        shape, _, _ = np.lib.format.read_array_header_1_0(file)
+    # Nothing cannot be mapped.
+    return np.load(target, mmap_mode="r" if shape[0] else None, allow_pickle=False)
 
 
 def _write(target: Path, dtype: np.dtype, pieces: Callable[[], Iterable[np.ndarray]]) -> None:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, TypeAlias, TypedDict
+from typing import Any, Literal, TypeAlias, TypedDict, get_args
 
+from fewjump.data.corpus import corpus
 from fewjump.data.dataset import Dataset
 from fewjump.data.digits import digits
+from fewjump.data.documents import is_documents
+from fewjump.data.packing import Packing
 from fewjump.data.text import builtin_text, line_file, text_file
+from fewjump.data.tokenizer import TokenizerVocabulary
 from fewjump.data.tokens import token_file
+from fewjump.data.vocabulary import Vocabulary
 
-DataKind: TypeAlias = Literal["auto", "characters", "bytes", "lines", "tokens"]
+DataKind: TypeAlias = Literal["auto", "characters", "bytes", "lines", "tokens", "documents"]
 
 BUILTIN = ("digits", "text")
+ARRAYS = (".npy", ".bin")
 DEFAULT_LENGTH = 64
 
 
@@ -30,18 +36,28 @@ def load_data(
     normalise: bool | None = None,
     vocab_size: int | None = None,
     image_shape: tuple[int, int] | None = None,
+    vocabulary: Vocabulary | Any = None,
+    field: str = "text",
+    split: str = "train",
+    limit: int | None = None,
+    packing: Packing | None = None,
     valid_fraction: float = 0.05,
     test_fraction: float = 0.1,
     cache_folder: str | Path | None = None,
 ) -> Dataset:
-    """Load ``digits`` or ``text`` (built in), a text file, or a ``.npy`` file of tokens.
+    """Load ``digits`` or ``text`` (built in), text, documents, or an array of tokens.
 
     Args:
-        source: ``digits``, ``text``, or a path.
+        source: ``digits``, ``text``, a path, or ``hf:owner/name``, a data set of the hub.
         length: L. By default 64 for a stream, the longest line for lines, and the rows' own
             length otherwise.
-        kind: how to read a file: ``characters``, ``bytes``, ``lines`` (one sample a line) or
-            ``tokens`` (.npy). ``auto`` reads ``.npy`` as tokens and anything else as characters.
+        kind: how to read a file: ``characters``, ``bytes``, ``lines`` (one sample a line),
+            ``tokens`` (.npy, .bin) or ``documents``. ``auto`` reads ``.npy`` and ``.bin`` as
+            tokens, ``.jsonl``, ``.parquet``, folders and the hub as documents, and anything else
+            as characters, or documents if there is a vocabulary.
+        vocabulary: what to read documents, or tokens, in: a vocabulary, a tokenizer, or where to
+            find one. By default their characters, or plain numbers.
+        field, split, limit, packing: see :func:`fewjump.data.corpus.corpus`; for documents only.
         alphabet: see :func:`fewjump.data.text_file`.
         normalise: reduce text to a–z and space; by default only for the built-in text.
         vocab_size, image_shape: see :func:`fewjump.data.token_file`.
@@ -62,15 +78,50 @@ def load_data(
         use = True if normalise is None else normalise
         return builtin_text(length or DEFAULT_LENGTH, normalise=use, **fractions)
     path = Path(source)
+    if vocabulary is not None and not isinstance(vocabulary, Vocabulary):
+        vocabulary = TokenizerVocabulary.from_tokenizer(vocabulary)
+    if kind == "auto" and path.suffix not in ARRAYS:
+        kind = "documents" if is_documents(source) or vocabulary is not None else kind
+    if kind == "documents":
+        if alphabet is not None or normalise or vocab_size is not None or image_shape is not None:
+            raise ValueError(
+                "documents are read in a vocabulary: give vocabulary=, and none of alphabet, "
+                "normalise, vocab_size and image_shape"
+            )
+        return corpus(
+            source,
+            DEFAULT_LENGTH if length is None else length,
+            vocabulary,
+            field=field,
+            split=split,
+            limit=limit,
+            packing=packing,
+            cache_folder=cache_folder,
+            **fractions,
+        )
+    if (field, split, limit, packing) != ("text", "train", None, None):
+        raise ValueError(
+            f"field, split, limit and packing are for documents; {source} is read as "
+            f"{'characters' if kind == 'auto' else kind}"
+        )
     if not path.is_file():
         raise FileNotFoundError(
-            f"there is no file at {path}; give a text file, a .npy file of tokens, or one of the "
-            f"built-in data sets: {', '.join(BUILTIN)}"
+            f"there is no file at {path}; give a text file, documents (.jsonl, .parquet), a .npy "
+            f"file of tokens, or one of the built-in data sets: {', '.join(BUILTIN)}"
         )
     if kind == "auto":
-        kind = "tokens" if path.suffix == ".npy" else "characters"
+        kind = "tokens" if path.suffix in ARRAYS else "characters"
     if kind == "tokens":
-        return token_file(path, length, vocab_size=vocab_size, image_shape=image_shape, **fractions)
+        return token_file(
+            path,
+            length,
+            vocab_size=vocab_size,
+            image_shape=image_shape,
+            vocabulary=vocabulary,
+            **fractions,
+        )
+    if vocabulary is not None:
+        raise ValueError(f"{kind} bring their own vocabulary; use kind='documents' to give one")
     if vocab_size is not None or image_shape is not None:
         raise ValueError("vocab_size and image_shape belong to .npy files; text brings its own")
     if kind == "lines":
@@ -78,7 +129,7 @@ def load_data(
             raise ValueError("lines are not normalised; give an alphabet or prepare the file")
         return line_file(path, length, alphabet=alphabet, **fractions)
     if kind not in ("characters", "bytes"):
-        raise ValueError(f"unknown kind {kind!r}; known: auto, characters, bytes, lines, tokens")
+        raise ValueError(f"unknown kind {kind!r}; known: {', '.join(get_args(DataKind))}")
     return text_file(
         path,
         DEFAULT_LENGTH if length is None else length,

@@ -24,7 +24,7 @@ class TokenizerVocabulary(Vocabulary):
     Args:
         tokenizer: the content of its ``tokenizer.json``.
         size: number of tokens.
-        mask, padding: their numbers, or None.
+        mask, padding, separator: their numbers, or None.
         special: numbers of all special tokens; they are not decoded.
         opening, closing: tokens around every text.
     """
@@ -37,12 +37,13 @@ class TokenizerVocabulary(Vocabulary):
         size: int,
         mask: int | None = None,
         padding: int | None = None,
+        separator: int | None = None,
         special: Sequence[int] = (),
         opening: Sequence[int] = (),
         closing: Sequence[int] = (),
     ) -> None:
         self.content, self.size = dict(tokenizer), size
-        self.mask, self.padding_token = mask, padding
+        self.mask, self.padding_token, self.separator = mask, padding, separator
         self.special = tuple(special)
         self.frame = (tuple(opening), tuple(closing))
         self._backend: Any = None
@@ -59,6 +60,7 @@ class TokenizerVocabulary(Vocabulary):
             "size": self.size,
             "mask": self.mask,
             "padding": self.padding_token,
+            "separator": self.separator,
             "special": list(self.special),
             "opening": list(self.frame[0]),
             "closing": list(self.frame[1]),
@@ -81,7 +83,6 @@ class TokenizerVocabulary(Vocabulary):
         return torch.tensor(ids, dtype=torch.int64)
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Texts as tokens, each (n,) int64, in parallel."""
         found = self.backend.encode_batch(list(texts), add_special_tokens=False)
         return [np.array(each.ids, dtype=np.int64) for each in found]
 

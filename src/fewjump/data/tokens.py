@@ -19,19 +19,22 @@ def token_file(
     *,
     vocab_size: int | None = None,
     image_shape: tuple[int, int] | None = None,
+    vocabulary: Vocabulary | None = None,
     valid_fraction: float = 0.05,
     test_fraction: float = 0.1,
     memory_limit: int = MEMORY_LIMIT,
 ) -> Dataset:
     """Tokens from a ``.npy`` file: (n,), cut into windows; (N, L), a row each; (N, H, W), images.
 
-    Parts are contiguous blocks of rows: shuffle a sorted file first.
+    A ``.bin`` file is a stream of 16-bit numbers, the low byte first, without a header. Parts are
+    contiguous blocks of rows: shuffle a sorted file first.
 
     Args:
         path: the file, of any integer type.
         length: L; needed for a stream, and checked against the rows otherwise.
         vocab_size: V; the largest token + 1 by default.
         image_shape: (height, width) if rows (N, L) are images.
+        vocabulary: what the tokens stand for; plain numbers by default.
         valid_fraction, test_fraction: of the rows.
         memory_limit: files of more bytes stay on disk, memory-mapped.
 
@@ -41,6 +44,10 @@ def token_file(
     """
     path = Path(path)
     array = _open(path)
+    if vocabulary is not None:
+        if vocab_size is not None or image_shape is not None:
+            raise ValueError("a vocabulary has its own size; leave out vocab_size and image_shape")
+        vocab_size = vocabulary.size
     largest = _check_range(array, vocab_size, path)
     size = largest + 1 if vocab_size is None else vocab_size
     if array.ndim == 3:
@@ -53,7 +60,7 @@ def token_file(
     rows: Array = array
     if array.ndim == 1 and length is not None:
         rows = windows(array, length, str(path))
-    vocabulary: Vocabulary = Tokens(size)
+    vocabulary = Tokens(size) if vocabulary is None else vocabulary
     if image_shape is not None:
         if image_shape[0] * image_shape[1] != rows.shape[1]:
             raise ValueError(f"rows of {rows.shape[1]} tokens are no images of {image_shape}")
@@ -70,6 +77,10 @@ def _open(path: Path) -> np.ndarray:
         raise FileNotFoundError(f"there is no NumPy file at {path}")
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty")
+    if path.suffix == ".bin":
+        if path.stat().st_size % 2:
+            raise ValueError(f"{path} has an odd number of bytes, so it is no 16-bit tokens")
+        return np.memmap(path, dtype="<u2", mode="r")
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:

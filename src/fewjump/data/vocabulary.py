@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from itertools import groupby
 from typing import Any, ClassVar, TypeAlias
 
@@ -24,12 +25,14 @@ class Vocabulary(ABC):
         name: what the configuration calls the kind.
         size: number of symbols V.
         padding_token: the symbol that follows the end of a short sequence, or None.
+        separator: the symbol between documents of a stream, or None.
         frame: tokens that open and close every sequence, such as ``[CLS]`` and ``[SEP]``.
     """
 
     name: ClassVar[str]
     size: int
     padding_token: int | None = None
+    separator: int | None = None
     frame: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
 
     @abstractmethod
@@ -39,6 +42,10 @@ class Vocabulary(ABC):
         Raises:
             ValueError: for a symbol outside the vocabulary, naming it and its place.
         """
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Several items as tokens, each (n,) int64."""
+        return [self.encode(text).numpy() for text in texts]
 
     @abstractmethod
     def decode(self, tokens: Array) -> list[str]:

@@ -16,7 +16,7 @@ from fewjump.denoiser.network import NetworkDenoiser
 from fewjump.law.product import ProductLaw
 from fewjump.process import Absorbing
 from fewjump.schedule import LogLinear, Schedule
-from fewjump.tokenizing import describe_tokenizer, open_tokenizer, require
+from fewjump.tokenizing import HUB, describe_tokenizer, open_tokenizer, require
 
 
 def from_masked_lm(
@@ -61,9 +61,11 @@ def from_masked_lm(
     """
     source = model
     if isinstance(model, str | Path):
-        model = _read(str(model), trust_remote_code)
+        source = str(model).removeprefix(HUB)
+        source = source if Path(source).exists() else HUB + source
+        model = _read(source.removeprefix(HUB), trust_remote_code)
     if tokenizer is None:
-        if not isinstance(source, str | Path):
+        if not isinstance(source, str):
             raise ValueError("a model object does not bring its tokenizer; give tokenizer=")
         tokenizer = source
     described = describe_tokenizer(open_tokenizer(tokenizer, trust_remote_code))

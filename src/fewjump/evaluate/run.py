@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from fewjump.evaluate.frontier import (
     sweep,
 )
 from fewjump.evaluate.image import frechet_distance, manifold_scores
+from fewjump.evaluate.kept import kept_positions
 from fewjump.evaluate.markov import chain_metrics, sampling_floor
 from fewjump.evaluate.text import TextMeter
 from fewjump.random import generator_for
@@ -139,6 +141,7 @@ def evaluate_text(
         batch_size,
         progress,
         temperature,
+        kept_positions(denoiser, dataset, num_samples),
     )
 
 
@@ -182,10 +185,12 @@ def text_frontier(
     meter = TextMeter(dataset) if meter is None else meter
     if entropy is None:
         entropy = meter.measure(dataset.all("test"))["entropy"].value
+    given = kept_positions(denoiser, dataset, num_samples)
     cost: list[tuple[int, float, str]] = []
 
     def measure(temperature: float) -> tuple[Interval, Interval]:
-        result = run(denoiser, num_samples, steps, sampler, grid, seed, temperature=temperature)
+        options = {"temperature": temperature, **given}
+        result = run(denoiser, num_samples, steps, sampler, grid, seed, **options)
         cost.append((result.nfe, result.seconds, result.sampler))
         scores = meter.measure(result.samples, seed)
         return scores["entropy"], scores["nll"]
@@ -255,6 +260,7 @@ def _evaluate(
     batch_size: int | None,
     progress: Callable[[str], None] | None,
     temperature: float = 1.0,
+    given: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[Row]:
     from fewjump.sampler.grid import time_grid
     from fewjump.sampler.registry import get_sampler
@@ -282,6 +288,7 @@ def _evaluate(
                 seed,
                 batch_size=batch_size,
                 temperature=temperature,
+                **given,
             )
             runs.append(result)
             scores.append(measure(result.samples.cpu(), seed))

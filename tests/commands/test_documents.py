@@ -1,0 +1,130 @@
+"""From documents or a masked language model to samples, on the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fewjump import cli
+from fewjump.checkpoint import load, read_config
+
+SMALL = ["--hidden", "8", "--blocks", "1", "--heads", "2"]
+QUICK = ["--steps", "2", "--batch-size", "2", "--no-progress", "--device", "cpu"]
+TEXTS = ["the cat sat on a mat", "a big dog ran", "the small cat ran under a tree", "a tree"] * 8
+
+
+@pytest.fixture
+def lines(tmp_path: Path) -> str:
+    path = tmp_path / "d.jsonl"
+    path.write_text("".join(json.dumps({"body": text}) + "\n" for text in TEXTS))
+    return str(path)
+
+
+def test_padding_is_left_alone_when_asked(
+    lines: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teacher, student = str(tmp_path / "t"), str(tmp_path / "s")
+    data = ["--data", lines, "--text-field", "body"]
+    words = ["train", *data, "--length", "32", "--variable-length", "--out", teacher, *SMALL]
+    assert cli.main([*words, *QUICK]) == cli.OK
+    model = load(f"{teacher}/model")
+    padding = read_config(f"{teacher}/model")["data"]["symbols"].index("\u2400")
+    assert model.process.kept == (padding,)
+    assert model.padding == padding
+    words = ["distill", "--teacher", teacher, *data, "--out", student, "--student", "chain"]
+    assert cli.main([*words, *QUICK]) == cli.OK
+    capsys.readouterr()
+    words = ["sample", student, "--num-samples", "4", "--length", "5", "9", "--steps", "3"]
+    assert cli.main(words) == cli.OK
+    texts = capsys.readouterr().out.removesuffix("\n").split("\n\n")
+    assert [len(text) for text in texts] == [5, 9, 5, 9]
+    assert all("\u2400" not in text for text in texts)
+    words = ["train", "--data", "text", "--variable-length", "--out", str(tmp_path / "x")]
+    assert cli.main([*words, *SMALL, *QUICK]) == cli.USAGE
+    assert "these have none" in capsys.readouterr().err
+
+
+def test_bytes_and_arrays(lines: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    teacher = str(tmp_path / "t")
+    words = ["train", "--data", lines, "--text-field", "body", "--tokenizer", "bytes"]
+    assert cli.main([*words, "--length", "8", "--out", teacher, *SMALL, *QUICK]) == cli.OK
+    assert read_config(f"{teacher}/model")["data"] == {"name": "bytes"}
+    np.array(bytearray(b"the cat sat. " * 30)).astype("<u2").tofile(tmp_path / "d.bin")
+    words = ["distill", "--teacher", teacher, "--data", str(tmp_path / "d.bin")]
+    assert cli.main([*words, "--out", str(tmp_path / "s"), *QUICK]) == cli.OK
+    np.save(tmp_path / "wide.npy", np.full((40, 8), 300))
+    words = ["distill", "--teacher", teacher, "--data", str(tmp_path / "wide.npy")]
+    assert cli.main([*words, "--out", str(tmp_path / "u"), *QUICK]) == cli.USAGE
+    assert "holds token 300, outside 0..255" in capsys.readouterr().err
+
+
+def test_a_masked_language_model_is_distilled(
+    lines: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("transformers", reason="needs the hub extra")
+    from denoiser import tiny_hub as hub
+
+    bert = str(hub.save(tmp_path / "bert"))
+    data = ["--data", lines, "--text-field", "body", "--length", "10", "--packing", "documents"]
+    for teacher, kind in ((bert, "product"), (f"hf:{bert}", "autoregressive")):
+        out = str(tmp_path / kind)
+        words = ["distill", "--teacher", teacher, *data, "--student", kind, "--out", out]
+        assert cli.main([*words, *QUICK]) == cli.OK
+        assert load(f"{out}/model").process.kept == (hub.PAD, hub.UNK, hub.CLS, hub.SEP)
+        capsys.readouterr()
+        words = ["sample", out, "--steps", "2", "--num-samples", "2", "--prompt", "the cat"]
+        assert cli.main([*words, "--length", "8", "--out", str(tmp_path / "x.jsonl")]) == cli.OK
+        for line in (tmp_path / "x.jsonl").read_text().splitlines():
+            assert json.loads(line)["text"].startswith("the cat ")
+            tokens = json.loads(line)["tokens"]
+            assert (tokens[0], tokens[-1]) == (hub.CLS, hub.SEP)
+    capsys.readouterr()
+    words = ["sample", bert, "--length", "9", "--infill", "the [MASK] sat", "--steps", "2"]
+    assert cli.main([*words, "--num-samples", "1", "--show-steps"]) == cli.OK
+    out, err = capsys.readouterr()
+    assert out.split()[0] == "the"
+    assert out.split()[2] == "sat"
+    assert "_" in err
+    # Without data the teacher's own samples are used; it has no length of its own.
+    words = ["distill", "--teacher", bert, "--length", "6", "--out", str(tmp_path / "free")]
+    assert cli.main([*words, *QUICK]) == cli.OK
+    assert read_config(tmp_path / "free" / "model")["data"]["mask"] == hub.MASK
+    words = ["evaluate", str(tmp_path / "product"), bert, *data[:4], "--steps", "1"]
+    assert cli.main([*words, "--num-samples", "8", "--out", str(tmp_path / "r")]) == cli.OK
+
+
+def test_a_teacher_is_trained_in_a_tokenizers_words(lines: str, tmp_path: Path) -> None:
+    pytest.importorskip("transformers", reason="needs the hub extra")
+    from denoiser import tiny_hub as hub
+
+    hub.tokenizer().save_pretrained(tmp_path / "tok")
+    words = ["train", "--data", lines, "--text-field", "body", "--length", "10", *SMALL]
+    words += ["--tokenizer", str(tmp_path / "tok"), "--packing", "fit"]
+    for process in ("masked", "uniform"):
+        out = tmp_path / process
+        assert cli.main([*words, "--process", process, "--out", str(out), *QUICK]) == cli.OK
+        model = load(out / "model")
+        assert model.process.vocab_size == len(hub.SYMBOLS)
+        assert model.process.mask == (hub.MASK if process == "masked" else None)
+        assert set(range(4)) <= set(model.process.kept)
+        assert model.padding == hub.PAD
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--text-field", "text"], "has no text in 'text' (it has body)"),
+        (["--text-field", "body", "--packing", "fit", "--tokenizer", "bytes"], "use packing='str"),
+        (["--kind", "characters", "--packing", "fit"], "are for documents"),
+        (["--tokenizer", "no/such"], "for one of the hub say hf:no/such"),
+    ],
+)
+def test_nonsense_is_explained(
+    words: list[str], said: str, lines: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", "--data", lines, *words, "--out", str(tmp_path / "t"), *SMALL, *QUICK]
+    assert cli.main(words) == cli.USAGE
+    assert said in capsys.readouterr().err
