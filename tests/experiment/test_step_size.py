@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -109,7 +110,9 @@ def test_the_check_on_a_problem_and_on_a_saved_model(tmp_path: Path) -> None:
     trunk = {"hidden": 8, "blocks": 1, "heads": 1}
     model = NetworkDenoiser.from_config({"process": process.config(), "trunk": trunk, "length": 4})
     save(model, tmp_path / "model")
-    mine = run_check("step-size", model=tmp_path, **small)
+    tokens = torch.randint(5, (200, 4), generator=torch.Generator().manual_seed(0)).numpy()
+    np.save(tmp_path / "tokens.npy", tokens.astype(np.uint8))
+    mine = run_check("step-size", model=tmp_path, data=str(tmp_path / "tokens.npy"), **small)
     values = [r["kl"] for r in mine.rows if "kl" in r]
     assert len(values) == 1 + 4 * 2
     assert all(abs(v - math.log(5)) < 0.1 for v in values)

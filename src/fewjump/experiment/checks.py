@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 CHECKS: dict[str, str] = {
     "recovery": "where recovery of posteriors from concrete scores breaks",
     "step-size": "how far a student's draw of x_s may reach before it does harm",
+    "warm-start": "what starting the student at the teacher is worth",
 }
 
 

@@ -197,9 +197,12 @@ def _break_words(row: Mapping[str, Any]) -> str:
     at = row["break_alpha"]
     if at is None:
         return "never"
+    if at >= row["alpha"][0]:
+        return "from the first α"
     spread = math.sqrt(row["break_high"] / row["break_low"])
-    around = f" ×/÷ {spread:.2f}" if spread > 1.005 else ""
-    return f"{short(at)}{around} (t = {row['break_time']:.3f})"
+    around = "" if spread < 1.005 else f" ×/÷ {spread:.2f}" if spread < 10 else ", seeds differ"
+    time = row["break_time"]
+    return f"{short(at)}{around} ({f't = {time:.3f}' if time <= 1 else 'after t = 1'})"
 
 
 def _at(row: Mapping[str, Any], alpha: float) -> float | None:
@@ -243,7 +246,48 @@ def _verdict(rows: Rows) -> list[str]:
                 f"{_break_sentence(row)}, where 1/α is still {short(1 / row['break_alpha'])}: its "
                 f"fast modes are forgotten sooner than α says{end}."
             )
-    return words
+    return [*words, *_precision(rows), *_gain(rows)]
+
+
+def _precision(rows: Rows) -> list[str]:
+    """What the precision of exact ratios costs uniform noise."""
+    found = {
+        s.name.removeprefix("exact, "): row
+        for s in SOURCES
+        if not s.noise
+        for row in _largest(rows, s.name, "exact")
+        if row["family"] == "uniform"
+    }
+    if len(found) < 3:
+        return []
+    parts = [f"in {name} {_precision_words(row)}" for name, row in found.items()]
+    return [f"**Precision** (exact ratios, uniform noise): recovery {', '.join(parts)}."]
+
+
+def _precision_words(row: Mapping[str, Any]) -> str:
+    if row["break_alpha"] is None:
+        return "never breaks"
+    after = row["break_time"] > 1
+    where = "where no schedule ends" if after else f"t = {row['break_time']:.2f}"
+    return f"breaks at α = {short(row['break_alpha'])} ({where})"
+
+
+def _gain(rows: Rows) -> list[str]:
+    """What keeping p ≥ 0 is worth, where the closed form breaks by noise."""
+    mine = {
+        m: next((r for r in _largest(rows, _NOISY, m) if r["family"] == "uniform"), None)
+        for m in METHODS
+    }
+    known = {m: r for m, r in mine.items() if r is not None and r["break_alpha"] is not None}
+    if len(known) < len(METHODS):
+        return []
+    best = min(known, key=lambda m: known[m]["break_alpha"])
+    return [
+        f"**Methods** (uniform noise, V = {known[best]['vocab_size']}, 1% noise): `{best}` holds "
+        f"longest, to α = {short(known[best]['break_alpha'])} against "
+        f"{short(known['exact']['break_alpha'])} for the closed form. Keeping p ≥ 0 postpones the "
+        "end; it does not remove it."
+    ]
 
 
 def _break_sentence(row: Mapping[str, Any]) -> str:
