@@ -290,3 +290,48 @@ def test_logits_do_not_depend_on_the_order_of_products(length: int | None, vocab
     torch.testing.assert_close(
         states.logits(features, tokens), tokens(states(features)), atol=1e-12, rtol=0
     )
+
+
+def with_evidence(**options: Any) -> MixtureHead:
+    return MixtureHead(HIDDEN, V, components=5, rank=6, length=L, evidence=True, **options)
+
+
+def test_evidence_starts_at_the_product_law_and_trains_every_parameter() -> None:
+    process = Absorbing(V, LogLinear())
+    test_warm_start_is_the_product_law(with_evidence, process)
+    test_law_is_a_distribution_that_knows_what_is_visible(with_evidence, process)
+    test_gradients_are_finite_and_reach_every_parameter(with_evidence, process)
+    test_config_rebuilds_the_head(with_evidence)
+
+
+def test_evidence_conditions_a_mixture_as_bayes_does() -> None:
+    """Without the trunk's say, the law at any x_t is the law of pure noise given what is visible.
+
+    So a mixture that is right in one step is right in any number of steps.
+    """
+    torch.manual_seed(3)
+    process = Absorbing(V, LogLinear())
+    head = disturbed(with_evidence())
+    head.double()
+    for silent in (head.base.linear, head.states.project, head.weights.out):
+        silent.weight.data.zero_()
+    head.base.linear.bias.data.zero_()
+    # The templates then stand on nothing: what the evidence reads is what the law draws from.
+    head.prior.data.zero_()
+    x_t = torch.tensor([[3, 1, 3, 0], [2, 3, 3, 3], [0, 1, 2, 2]])
+    features = torch.randn(3, L, HIDDEN, dtype=torch.float64)
+    noise = torch.full_like(x_t, process.mask)
+    expected = head(features, noise, process).given(x_t, x_t != process.mask)
+    got = head(features, x_t, process)
+    torch.testing.assert_close(got.enumerate(), expected.enumerate(), atol=1e-10, rtol=0)
+    assert float((got.weight_logits.detach().softmax(-1) - 0.2).abs().max()) > 0.05
+
+
+def test_evidence_needs_templates_and_a_mask() -> None:
+    with pytest.raises(ValueError, match="give length"):
+        MixtureHead(HIDDEN, V, evidence=True)
+    head = MixtureHead(HIDDEN, V, length=L, evidence=True)
+    with pytest.raises(ValueError, match="absorbing process, not Uniform"):
+        head(
+            torch.randn(1, L, HIDDEN), torch.zeros(1, L, dtype=torch.int64), Uniform(V, LogLinear())
+        )

@@ -11,6 +11,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+#: Multiple of the learning rate for tables that no layer stands in front of.
+TABLE_RATE = 10.0
+
 
 class StateFeatures(nn.Module):
     """a_i(z) = C_z·g(features_i) + c_z: for each position and state a vector of ``rank`` numbers.
@@ -57,6 +60,11 @@ class StateFeatures(nn.Module):
             bias = bias + tokens(self._checked_template(features).unflatten(-1, shape))
         out = self.body(features) @ weight.transpose(0, 1).flatten(1)
         return (out + bias.flatten(-2)).unflatten(-1, (self.states, vocab_size))
+
+    def template_features(self) -> Tensor:
+        """What the vectors are to features that g maps to 0: (length, r·rank)."""
+        assert self.template is not None
+        return self.template + self.project.bias
 
     def _checked_template(self, features: Tensor) -> Tensor:
         assert self.template is not None
