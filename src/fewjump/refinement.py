@@ -25,8 +25,9 @@ from fewjump.train import TrainConfig, train
 from fewjump.train.data import Tokens
 from fewjump.train.diversity import DiversityError, DiversityGuard
 from fewjump.train.ema import ExponentialMovingAverage
+from fewjump.train.keeper import load_weights
 from fewjump.train.setup import describe
-from fewjump.train.state import STATE_FILE, weights_checksum
+from fewjump.train.state import weights_checksum
 
 _GUARD_SEED, _AUXILIARY_WEIGHTS = 5, 6
 
@@ -230,12 +231,9 @@ def _rescue(
     """Write the last good student to ``model/``; the message that says so."""
     if out is None:
         return f"{message}. Nothing was saved: give out=… to keep the last good student"
-    path = Path(out) / STATE_FILE
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    pair.load_state_dict(state["student"])
-    if state["ema"] is not None and config.ema is not None:
-        average = ExponentialMovingAverage(pair, config.ema)
-        average.load_state_dict(state["ema"])
+    average = None if config.ema is None else ExponentialMovingAverage(pair, config.ema)
+    step = load_weights(Path(out), pair, average)
+    if average is not None:
         average.copy_to(pair)
-    _keep(pair.student, out, data, objective, config, state["step"], stopped_by_guard=message)
-    return f"{message}. The last good student, of step {state['step']}, is in {Path(out) / 'model'}"
+    _keep(pair.student, out, data, objective, config, step, stopped_by_guard=message)
+    return f"{message}. The last good student, of step {step}, is in {Path(out) / 'model'}"

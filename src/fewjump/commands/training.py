@@ -44,6 +44,13 @@ class TrainingOptions:
     compile: bool = False
     """Compile the network with torch.compile."""
 
+    checkpoint_blocks: bool = False
+    """Compute each block again in the backward pass: less memory, a third more time."""
+
+    sharding: Literal["none", "full"] = "none"
+    """Under torchrun: none, every process holds the whole networks; full, each holds a part
+    (FSDP2)."""
+
     seed: int = 0
     """Seed of every random draw."""
 

@@ -22,6 +22,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 ROTARY_BASE = 10_000.0
 TIME_FREQUENCIES = 128
@@ -127,11 +128,16 @@ class Transformer(nn.Module):
 
     Args:
         config: sizes and options.
+
+    Attributes:
+        checkpoint_blocks: compute each block again in the backward pass instead of keeping what
+            is inside it; changes memory and time only.
     """
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
+        self.checkpoint_blocks = False
         self.embedding = nn.Embedding(config.vocab_size, config.hidden)
         self.noise = NoiseEmbedding(config.condition_dim)
         self.condition: nn.Parameter | None = None
@@ -176,8 +182,12 @@ class Transformer(nn.Module):
             condition = condition + F.silu(self.condition)
         rotation = rotary_table(x_t.shape[1], config.head_dim, columns, x.device, dtype)
         real = None if config.padding is None else _real_positions(x_t, config.padding)
+        checkpointed = self.checkpoint_blocks and torch.is_grad_enabled()
         for block in self.blocks:
-            x = block(x, condition, rotation, real)
+            if checkpointed:
+                x = checkpoint(block, x, condition, rotation, real, use_reentrant=False)
+            else:
+                x = block(x, condition, rotation, real)
         shift, scale = self.modulation(condition)[:, None].chunk(2, -1)
         return self.norm(x, shift, scale)
 

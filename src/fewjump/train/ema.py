@@ -12,7 +12,8 @@ class ExponentialMovingAverage:
     """Shadow weights: shadow ← d·shadow + (1−d)·weight, after each optimiser step.
 
     The n-th update (from 1) uses d = min(decay, n/(n+9)), so that early, fast-moving weights are
-    forgotten quickly. Buffers and integer tensors are copied as they are.
+    forgotten quickly. Buffers and integer tensors are copied as they are. The average of weights
+    that are split over processes is split in the same way.
 
     Args:
         module: the model to follow; its current weights are the start.
@@ -28,6 +29,13 @@ class ExponentialMovingAverage:
             name: value.detach().clone() for name, value in module.state_dict().items()
         }
 
+    def gather(self) -> None:
+        """Make an average that is split over processes whole; every process must call this."""
+        for name, value in self.shadow.items():
+            full = getattr(value, "full_tensor", None)
+            if full is not None:
+                self.shadow[name] = full()
+
     def decay_at(self, update: int) -> float:
         """d of the given update, counted from 1."""
         return min(self.decay, update / (update + 9))
@@ -39,10 +47,11 @@ class ExponentialMovingAverage:
         keep = self.decay_at(self.updates)
         parameters = dict(module.named_parameters())
         for name, value in module.state_dict().items():
+            mine, now = _local(self.shadow[name]), _local(value)
             if name in parameters and value.is_floating_point():
-                self.shadow[name].lerp_(value, 1 - keep)
+                mine.lerp_(now, 1 - keep)
             else:
-                self.shadow[name].copy_(value)
+                mine.copy_(now)
 
     @torch.no_grad()
     def copy_to(self, module: nn.Module) -> None:
@@ -59,3 +68,9 @@ class ExponentialMovingAverage:
         for name, value in shadow.items():
             self.shadow[name].copy_(value)
         self.updates = updates
+
+
+def _local(value: Tensor) -> Tensor:
+    """This process's part of a tensor that may be split (a DTensor)."""
+    part = getattr(value, "to_local", None)
+    return value if part is None else part()

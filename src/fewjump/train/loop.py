@@ -27,23 +27,22 @@ from fewjump.train.data import TokenData, Tokens
 from fewjump.train.distributed import World, join_world
 from fewjump.train.ema import ExponentialMovingAverage
 from fewjump.train.interrupt import StopRequest, TrainingInterrupted, stop_on_signal
+from fewjump.train.keeper import Keeper
 from fewjump.train.log import Progress, RunFolder
 from fewjump.train.monitor import Monitor
 from fewjump.train.options import FREE_OPTIONS, TrainConfig
 from fewjump.train.setup import (
     DROPOUT_STREAM,
     NOISE_STREAM,
+    blocks_checkpointed,
     build_optimiser,
     compile_network,
     networks_in_low_precision,
     open_data,
     run_identity,
 )
-from fewjump.train.state import STATE_FILE, load_state, save_state
-
-
-class DivergenceError(RuntimeError):
-    """Loss, gradient or weights are no longer finite; the last checkpoint is untouched."""
+from fewjump.train.split import DivergenceError, SplitModels, not_finite, split_models, whole
+from fewjump.train.state import STATE_FILE
 
 
 @dataclass
@@ -118,20 +117,26 @@ def train(
                 f"batch_size ({config.batch_size}) must be a multiple of accumulate × processes "
                 f"({config.accumulate} × {world.size})"
             )
-        student.to(world.device).train()
-        if teacher is not None:
-            teacher.to(world.device)
         identity = run_identity(
             config, run_config, source, rows, width, objective, student, teacher
         )
         folder = Path(out) if out is not None else None
-        trainer = _Trainer(student, teacher, objective, source, width, config, world)
-        trainer.attach(folder, identity, label)
+        student.train()
         try:
-            with networks_in_low_precision((student, teacher), config, world):
-                return trainer.run(stop)
+            with split_models(student, teacher, config, world) as models:
+                trainer = _Trainer(models, objective, source, width, config, world)
+                trainer.attach(folder, identity, label)
+                with (
+                    networks_in_low_precision((models.student, models.teacher), config, world),
+                    blocks_checkpointed(models.student, config),
+                ):
+                    result = trainer.run(stop)
+                if result.ema is not None:
+                    result.ema.gather()
         finally:
             student.eval()
+        result.student = student
+        return result
 
 
 class _Loss(nn.Module):
@@ -153,15 +158,15 @@ class _Trainer:
 
     def __init__(
         self,
-        student: Denoiser,
-        teacher: Denoiser | None,
+        models: SplitModels,
         objective: Objective,
         source: TokenData | None,
         width: int,
         config: TrainConfig,
         world: World,
     ) -> None:
-        self.student, self.config, self.world = student, config, world
+        self.models, self.config, self.world = models, config, world
+        self.student = student = models.student
         self.source, self.width = source, width
         self.parameters = [p for p in student.parameters() if p.requires_grad]
         self.optimiser = build_optimiser(self.parameters, config)
@@ -171,8 +176,8 @@ class _Trainer:
         if config.compile:
             compile_network(student)
         self.objective = objective
-        self.loss: nn.Module = _Loss(student, teacher, objective)
-        if world.size > 1:
+        self.loss: nn.Module = _Loss(student, models.teacher, objective)
+        if world.size > 1 and not models.split:
             cards = [world.device] if world.device.type == "cuda" else None
             self.loss = DistributedDataParallel(
                 self.loss, device_ids=cards, broadcast_buffers=False
@@ -190,15 +195,29 @@ class _Trainer:
         """Open the run folder and take up the state that lies in it."""
         self.folder, self.identity, self.label = folder, identity, label
         self.files: RunFolder | None = None
-        state = load_state(folder, identity) if folder is not None else None
-        if state is not None:
-            self._restore(state)
+        self.keeper: Keeper | None = None
+        if folder is not None:
+            self.keeper = Keeper(
+                folder,
+                identity,
+                self.student,
+                self.optimiser,
+                self.ema,
+                self.world,
+                self.models.split,
+            )
+        numbers = None if self.keeper is None else self.keeper.load()
+        if numbers is not None:
+            self.step, self.seconds = numbers["step"], numbers["seconds"]
+            self.window = {k: v.to(self.world.device) for k, v in numbers["window"].items()}
+            self.window_steps = numbers["window_steps"]
         if folder is not None and self.world.is_main:
             free = {k: getattr(self.config, k) for k in FREE_OPTIONS}
             self.files = RunFolder(folder, identity | {"free": free})
             self.files.rewind(self.step)
-            if state is None:
-                self._save()
+        self.world.barrier()
+        if numbers is None and folder is not None:
+            self._save()
         self.world.barrier()
 
     def run(self, stop: StopRequest) -> TrainResult:
@@ -247,6 +266,7 @@ class _Trainer:
             index = torch.arange(first, first + share)
             batch = self._batch(n, index)
             last = part == config.accumulate - 1
+            self.models.gather()
             with nullcontext() if last else self._no_sync():
                 loss, metrics = self.loss(batch, SampleStreams(seed, index))
                 (loss / config.accumulate).backward()
@@ -257,7 +277,7 @@ class _Trainer:
         flag = torch.tensor(float(stop.requested), dtype=torch.float64, device=world.device)
         total, flag = world.mean(torch.stack([total, flag])).unbind()
         limit = float("inf") if config.clip is None else config.clip
-        norm = nn.utils.clip_grad_norm_(self.parameters, limit)
+        norm = whole(nn.utils.clip_grad_norm_(self.parameters, limit))
         if not bool(torch.isfinite(total) & torch.isfinite(norm)):
             raise DivergenceError(self._diagnosis(float(total), float(norm)))
         self.optimiser.step()
@@ -306,31 +326,21 @@ class _Trainer:
         self.last = line
 
     def _save(self) -> None:
-        if not all(bool(p.isfinite().all()) for p in self.parameters):
+        if self._agree(not_finite(self.parameters)):
             raise DivergenceError(self._diagnosis(float("nan"), float("nan")))
+        self.models.gather()
         seen = self.objective.before_save(self.step, self.student)
         if seen and self.files is not None:
             self.files.log({"step": self.step, "event": "inspected", **seen})
-        if self.folder is not None and self.world.is_main:
-            state = {
-                "step": self.step,
-                "seconds": self.seconds,
-                "student": self.student.state_dict(),
-                "optimiser": self.optimiser.state_dict(),
-                "ema": None if self.ema is None else self.ema.state_dict(),
-                "window": self.window,
-                "window_steps": self.window_steps,
-            }
-            save_state(self.folder, state, self.identity)
-
-    def _restore(self, state: dict[str, Any]) -> None:
-        self.student.load_state_dict(state["student"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        if self.ema is not None:
-            self.ema.load_state_dict(state["ema"])
-        self.step, self.seconds = state["step"], state["seconds"]
-        self.window = {k: v.to(self.world.device) for k, v in state["window"].items()}
-        self.window_steps = state["window_steps"]
+        if self.keeper is None:
+            return
+        keys = sorted(self.window)
+        window = self.window
+        if keys and self.models.split:
+            means = self.world.mean(torch.stack([window[k].double() for k in keys]))
+            window = dict(zip(keys, means.unbind()))
+        numbers = {"step": self.step, "seconds": self.seconds}
+        self.keeper.save({**numbers, "window": window, "window_steps": self.window_steps})
 
     def _how_to_resume(self) -> str:
         if self.folder is None:
@@ -341,7 +351,7 @@ class _Trainer:
         )
 
     def _diagnosis(self, loss: float, norm: float) -> str:
-        if not all(bool(p.isfinite().all()) for p in self.parameters):
+        if not_finite(self.parameters):
             what, cause = "the weights are", "the last update overflowed; lower lr or set clip"
         elif loss == float("inf"):
             what = "the loss is +inf, it is"

@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 # Options that change what is printed or when files are written, never the weights.
-FREE_OPTIONS = ("device", "log_every", "save_every", "max_seconds", "progress")
+# (to rounding, where the work is split in another way).
+FREE_OPTIONS = (
+    "device",
+    "log_every",
+    "save_every",
+    "max_seconds",
+    "progress",
+    "checkpoint_blocks",
+    "sharding",
+)
 
 
 @dataclass(frozen=True)
@@ -29,6 +38,11 @@ class TrainConfig:
         ema: decay of the weights' moving average, in [0, 1); None for no average.
         precision: ``float32``, or ``bfloat16`` for the networks under autocast.
         compile: compile the network with torch.compile.
+        checkpoint_blocks: keep only the input of each transformer block for the backward pass and
+            compute the block again there: less memory, a third more time, the same gradients.
+        sharding: what the processes of a torchrun launch share. ``none``: each holds the whole
+            networks (DDP). ``full``: each holds its part of every weight, gradient, average and
+            moment, of student and teacher (FSDP2). One process alone holds everything either way.
         seed: of every random draw and of the data's order.
         device: where to compute; None takes CUDA if there is one.
         log_every: steps between lines of metrics.
@@ -53,6 +67,8 @@ class TrainConfig:
     ema: float | None = 0.999
     precision: Literal["float32", "bfloat16"] = "float32"
     compile: bool = False
+    checkpoint_blocks: bool = False
+    sharding: Literal["none", "full"] = "none"
     seed: int = 0
     device: str | None = None
     log_every: int = 50
@@ -76,6 +92,10 @@ class TrainConfig:
         _require(
             self.precision in precisions,
             f"precision must be one of {precisions}, got {self.precision!r}",
+        )
+        _require(
+            self.sharding in ("none", "full"),
+            f"sharding must be 'none' or 'full', got {self.sharding!r}",
         )
         _require(
             self.max_seconds is None or self.max_seconds > 0,

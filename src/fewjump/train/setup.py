@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from fewjump.denoiser.base import Denoiser
+from fewjump.denoiser.transformer import Transformer
 from fewjump.objective.base import Objective
 from fewjump.random import fold_seed
 from fewjump.train.data import TokenData, Tokens
@@ -114,6 +115,35 @@ def networks_in_low_precision(
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def blocks_checkpointed(student: Denoiser, config: TrainConfig) -> Iterator[None]:
+    """With ``checkpoint_blocks``, compute transformer blocks again in the backward pass.
+
+    Raises:
+        ValueError: if it is asked for and the student has no such blocks.
+    """
+    if not config.checkpoint_blocks:
+        yield
+        return
+    own = [m for m in student.modules() if isinstance(m, Transformer)]
+    foreign = [m for m in student.modules() if hasattr(m, "gradient_checkpointing_enable")]
+    if not own and not foreign:
+        raise ValueError(
+            "checkpoint_blocks=True needs a student with transformer blocks; leave it out"
+        )
+    for trunk in own:
+        trunk.checkpoint_blocks = True
+    for model in foreign:
+        model.gradient_checkpointing_enable()  # type: ignore[operator]
+    try:
+        yield
+    finally:
+        for trunk in own:
+            trunk.checkpoint_blocks = False
+        for model in foreign:
+            model.gradient_checkpointing_disable()  # type: ignore[operator]
 
 
 def build_optimiser(parameters: list[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:

@@ -66,14 +66,20 @@ def load_state(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | None
         raise ResumeError(
             f"{path} was written by another version of fewjump; choose a new output folder"
         )
-    if state["config_hash"] != config_hash(config):
-        lines = differences(json.loads(state["config"]), json.loads(json.dumps(config)))
-        raise ResumeError(
-            f"{folder} holds a run with another configuration:\n  "
-            + "\n  ".join(lines)
-            + "\nRestore these values to resume it, or choose a new output folder."
-        )
+    check_identity(folder, state, config)
     return state
+
+
+def check_identity(folder: Path, state: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Raise ResumeError, naming each difference, if a state belongs to another configuration."""
+    if state["config_hash"] == config_hash(config):
+        return
+    lines = differences(json.loads(state["config"]), json.loads(json.dumps(config)))
+    raise ResumeError(
+        f"{folder} holds a run with another configuration:\n  "
+        + "\n  ".join(lines)
+        + "\nRestore these values to resume it, or choose a new output folder."
+    )
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
