@@ -233,7 +233,7 @@ def _safetensors(file: Path) -> Weights:
     try:
         with safe_open(file, framework="pt") as reader:
             shapes = {name: tuple(reader.get_slice(name).get_shape()) for name in reader.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError, RuntimeError) as error:
         raise CheckpointError(
             f"{file} is no whole safetensors file ({error}); copy or download it again"
         ) from None
@@ -322,7 +322,7 @@ def _parsed(file: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
         raise CheckpointError(f"{file} is larger than any configuration")
     try:
         value = parse(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError, OSError) as error:
+    except (ValueError, RecursionError, OSError, TypeError) as error:
         raise CheckpointError(f"{file} cannot be read as a configuration: {error}") from None
     if not isinstance(value, dict):
         raise CheckpointError(f"{file} holds no dictionary; a configuration was expected")

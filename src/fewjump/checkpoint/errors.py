@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be read as what it says it is.
@@ -10,8 +12,8 @@ class CheckpointError(ValueError):
     """
 
 
-def listed(names: object, limit: int = 5) -> str:
+def listed(names: Iterable[object], limit: int = 5) -> str:
     """The first few of an iterable of names, and how many more there are."""
-    found = [str(name)[:80] for name in names]  # type: ignore[attr-defined]
+    found = [str(name)[:80] for name in names]
     more = f" and {len(found) - limit} more" if len(found) > limit else ""
     return ", ".join(found[:limit]) + more

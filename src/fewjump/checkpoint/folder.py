@@ -14,19 +14,26 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 import fewjump
 from fewjump.checkpoint.card import model_card
 from fewjump.checkpoint.plain import plain
-from fewjump.denoiser import Denoiser, NetworkDenoiser, ScoreDenoiser
+from fewjump.denoiser import (
+    Denoiser,
+    NetworkDenoiser,
+    ScoreDenoiser,
+    Transformer,
+    TransformerConfig,
+    head_from_config,
+)
 
 FORMAT_VERSION = 1
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
@@ -101,7 +108,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{folder} has no {CONFIG_FILE}; give the folder of a saved model")
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is not valid JSON: {error}; save the model again") from None
     if not isinstance(config, dict) or config.get("format") != "fewjump":
         raise ValueError(f"{file} was not written by fewjump.save")
@@ -135,10 +142,11 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> NetworkDenoise
         raise FileNotFoundError(f"{folder} has no {WEIGHTS_FILE}; copy or save the whole folder")
     try:
         description = config["denoiser"]
+        _check_affordable(description, weights)
         build = DENOISERS[description["kind"]]
         with torch.random.fork_rng(devices=[]):
             denoiser = build.from_config(description)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
         raise ValueError(f"{folder / CONFIG_FILE} describes no known denoiser: {error}") from error
     try:
         tensors = load_file(weights)
@@ -182,6 +190,49 @@ def _tensors(denoiser: Denoiser) -> dict[str, Tensor]:
         tensors[name] = value.clone() if memory in seen else value
         seen.add(memory)
     return tensors
+
+
+def _check_affordable(description: Any, weights: Path) -> None:
+    """Raise ValueError for sizes that these weights cannot have, before anything is allocated.
+
+    No size is larger than the number of bytes, nothing has more blocks than there are tensors, and
+    network and head, built without memory, have no more parameters than there are bytes.
+    """
+    size = weights.stat().st_size
+    try:
+        with safe_open(weights, framework="pt") as reader:
+            tensors = len(reader.keys())
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{weights} is damaged: {error}; copy or save it again") from None
+    for name, value in _whole_numbers(description, ""):
+        limit = tensors if name.endswith("blocks") else size
+        if value > limit and name != "length":
+            raise ValueError(f"{name} is {value}, which {weights.name} of {size} bytes cannot hold")
+    trunk = {"vocab_size": description["process"].get("vocab_size", 2), **description["trunk"]}
+    if "kind" in trunk:
+        return
+    with torch.device("meta"):
+        parts: list[nn.Module] = [Transformer(TransformerConfig.from_config(trunk))]
+        sizes = {"hidden": trunk.get("hidden", 128), "vocab_size": trunk["vocab_size"]}
+        parts.append(head_from_config({"kind": "product", **sizes, **description.get("head", {})}))
+    count = sum(p.numel() for part in parts for p in part.parameters())
+    if count > size:
+        raise ValueError(
+            f"the sizes stated make {count} parameters, which {weights.name} of {size} bytes "
+            "cannot hold"
+        )
+
+
+def _whole_numbers(value: Any, name: str, depth: int = 0) -> Iterator[tuple[str, int]]:
+    """Every whole number inside a configuration, with the name it goes by."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        yield name, value
+    elif isinstance(value, dict) and depth < 32:
+        for key, entry in value.items():
+            yield from _whole_numbers(entry, str(key), depth + 1)
+    elif isinstance(value, list) and depth < 32:
+        for entry in value:
+            yield from _whole_numbers(entry, name, depth + 1)
 
 
 def _check_tensors(file: Path, found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:

@@ -210,7 +210,7 @@ def _own(
         denoiser = load(folder, device).to(dtype)
     except CheckpointError:
         raise
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:
         raise CheckpointError(str(error)) from None
     _check_values(dict(denoiser.named_parameters()))
     trunk = denoiser.trunk if isinstance(denoiser, NetworkDenoiser) else None
@@ -334,8 +334,10 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def _check_values(tensors: dict[str, Tensor]) -> None:
     """Raise CheckpointError for tensors that no network can have."""
     for name, value in tensors.items():
-        if not value.is_floating_point():
-            raise CheckpointError(f"{name} holds {value.dtype}; floating point was expected")
+        if value.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+            raise CheckpointError(
+                f"{name} holds {value.dtype}; floating point of 16 to 64 bits was expected"
+            )
         if value.numel() and not bool(value.isfinite().all()):
             count = int((~value.isfinite()).sum())
             raise CheckpointError(

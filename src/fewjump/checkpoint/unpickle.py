@@ -42,7 +42,7 @@ def unpickle(data: bytes, find_storage: FindStorage) -> Any:
     machine = _Machine(data, find_storage)
     try:
         return machine.run()
-    except (IndexError, struct.error, UnicodeDecodeError, KeyError, TypeError) as error:
+    except (IndexError, struct.error, UnicodeError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"the pickle is damaged near byte {machine.at} of {len(data)}: "
             f"{type(error).__name__}; copy or download the file again"
@@ -78,7 +78,7 @@ class _Machine:
         return self.take(end + 1 - self.at)[:-1].decode("utf-8")
 
     def text(self, form: str) -> str:
-        return self.take(self.number(form)).decode("utf-8", "surrogatepass")
+        return self.take(self.number(form)).decode("utf-8", "replace")
 
     def long(self, count: int) -> int:
         if count > _MAX_INT_BYTES:
