@@ -31,8 +31,8 @@ class Sizes:
         near: share s/t at which the joint students ask the teacher.
         grid_steps: the joint students are trained at the times of so many equal intervals.
         heads: options of each student's head.
-        steps: numbers of sampling steps of every model; L is added.
-        teacher_extra: numbers of steps that only the teacher is drawn at.
+        steps: numbers of sampling steps of every model.
+        teacher_extra: numbers of steps that only the teacher is drawn at; L is added.
         samples: drawn at each temperature; as many test sequences set the entropy.
         replicates: resampled sets behind every interval.
         seconds: what each part takes for one seed, estimated from CPU seconds of a few steps on
@@ -77,8 +77,8 @@ class Sizes:
 
     def steps_of(self, model: str) -> list[int]:
         """Numbers of sampling steps of a model, increasing."""
-        extra = self.teacher_extra if model == TEACHER else ()
-        return sorted({*self.steps, self.length, *extra})
+        extra = (self.length, *self.teacher_extra) if model == TEACHER else ()
+        return sorted({*self.steps, *extra})
 
 
 def heads_for(
