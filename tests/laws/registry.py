@@ -10,6 +10,7 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable
+from functools import cache
 from typing import Any, Generic, TypeVar
 
 import pytest
@@ -20,7 +21,9 @@ from fewjump.process import (
     FixedRate,
     Process,
     ResetToPrior,
+    SummedRates,
     TimeVaryingPrior,
+    TimeVaryingRate,
     Uniform,
     birth_death_rate,
     discretised_gaussian_rate,
@@ -127,6 +130,24 @@ def turning_prior(t: torch.Tensor) -> torch.Tensor:
     return (1 + 0.8 * torch.sin(angle)) / 4
 
 
+@cache
+def between_rates(schedule: Schedule) -> TimeVaryingRate:
+    """From one generator without symmetry to another, in a straight line."""
+    path = SummedRates([random_rate(4, 1), random_rate(4, 2)], [0, 1], [[1, 0.2], [0, 1]])
+    return TimeVaryingRate(path, schedule, tolerance=1e-12)
+
+
+@cache
+def mask_and_walk(schedule: Schedule) -> TimeVaryingRate:
+    """Three levels that walk at first and are masked, in state 3, later on."""
+    walk = torch.zeros(4, 4, dtype=torch.float64)
+    walk[:3, :3] = birth_death_rate(3, up=1.5, down=1.0)
+    mask = torch.zeros(4, 4, dtype=torch.float64)
+    mask[:3, 3], mask[range(3), range(3)] = 1.0, -1.0
+    path = SummedRates([walk, mask], [0, 1], [[1, 0.5], [0, 1.5]])
+    return TimeVaryingRate(path, schedule, mask=3, tolerance=1e-12)
+
+
 # Every factory takes the schedule; V = 4 throughout, so that V³ sequences are enumerable.
 PROCESSES: Registry[Process] = Registry(Process, "fewjump.process")
 PROCESSES.add(Uniform, lambda schedule: Uniform(4, schedule))
@@ -152,6 +173,8 @@ PROCESSES.add(
     lambda schedule: TimeVaryingPrior(turning_prior, schedule, tolerance=1e-13),
     "MovingPrior-function",
 )
+PROCESSES.add(TimeVaryingRate, between_rates, "MovingRate-sum")
+PROCESSES.add(TimeVaryingRate, mask_and_walk, "MovingRate-mask-and-walk")
 PROCESSES.add(FixedRate, lambda schedule: FixedRate(random_rate(4), schedule))
 PROCESSES.add(
     FixedRate, lambda schedule: FixedRate(reversible_rate(4), schedule), "FixedRate-reversible"

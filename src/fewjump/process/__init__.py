@@ -10,6 +10,7 @@ from fewjump.process.generators import (
 )
 from fewjump.process.prior_path import GIDDPriors, InterpolatedPriors, PriorPath
 from fewjump.process.rank_one import RankOne
+from fewjump.process.rate_path import RatePath, SummedRates
 from fewjump.process.recovery import Recovery, RecoveryMethod
 from fewjump.process.reset import Absorbing, ResetToPrior, Uniform
 from fewjump.process.time_varying_prior import (
@@ -18,6 +19,7 @@ from fewjump.process.time_varying_prior import (
     mask_to_uniform,
     uniform_to_mask,
 )
+from fewjump.process.time_varying_rate import TimeVaryingRate
 
 __all__ = [
     "Absorbing",
@@ -27,10 +29,13 @@ __all__ = [
     "PriorPath",
     "Process",
     "RankOne",
+    "RatePath",
     "Recovery",
     "RecoveryMethod",
     "ResetToPrior",
+    "SummedRates",
     "TimeVaryingPrior",
+    "TimeVaryingRate",
     "Uniform",
     "birth_death_rate",
     "discretised_gaussian_rate",

@@ -30,19 +30,23 @@ class Panels(NamedTuple):
 def refine(
     edges: Tensor,
     evaluate: Callable[[Tensor, Tensor], Tensor],
-    combine: Callable[[Tensor, Tensor, Tensor], Tensor],
+    combine: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
     tolerance: float,
     limit: int,
+    order: int = 0,
 ) -> Panels:
     """Halve panels until one step over each agrees with two steps over its halves.
 
     Args:
         edges: (N + 1,) float64, increasing: where the formula must not step across, and a start.
         evaluate: (a, b), each (N,) → (N, ..., V), the formula from a to b.
-        combine: (left, right, width of the right one) → the formula over both.
+        combine: (left, right, middle, end) → the formula over both halves, the right one of
+            which goes from middle to end.
         tolerance: allowed error of the whole, in the largest row sum of absolute differences.
             Each panel may use its share of it, by width.
         limit: largest number of panels.
+        order: if given, two steps are taken to be 2^order − 1 times as exact as their difference
+            from one, as they are where the formula has that order; at a jump they are less so.
 
     Raises:
         ValueError: if more panels would be needed.
@@ -55,7 +59,8 @@ def refine(
     while start.numel():
         middle = (start + end) / 2
         left, right = evaluate(start, middle), evaluate(middle, end)
-        difference = (combine(left, right, end - middle) - whole).abs().sum(-1)
+        difference = (combine(left, right, middle, end) - whole).abs().sum(-1)
+        difference = difference / (2**order - 1 if order else 1)
         error = difference.flatten(1).amax(1) if difference.dim() > 1 else difference
         allowed = tolerance * ((end - start) / span).clamp(min=_LEAST_SHARE)
         # Where the midpoint is an end in floating point, there is nothing left to halve.
@@ -69,7 +74,8 @@ def refine(
             raise ValueError(
                 f"a tolerance of {tolerance:.1g} needs more than {limit} steps (near noise level "
                 f"{float(middle[worst]):.4g} an error of {float(error[worst]):.2g} is left); the "
-                "function of time given moves too fast there: smooth it, or raise the tolerance"
+                "function of time given moves too fast there: smooth it, or raise the tolerance "
+                "(a function that computes in float32 is rough at this scale)"
             )
         whole = torch.cat([left[rough], right[rough]])
         start, end = (
@@ -77,5 +83,5 @@ def refine(
             torch.cat([middle[rough], end[rough]]),
         )
     starts, ends, values = (torch.cat(parts) for parts in zip(*done, strict=True))
-    order = starts.argsort()
-    return Panels(torch.cat([starts[order], ends[order][-1:]]), values[order], total_error)
+    sequence = starts.argsort()
+    return Panels(torch.cat([starts[sequence], ends[sequence][-1:]]), values[sequence], total_error)

@@ -162,7 +162,7 @@ class Process(ABC):
         ignored, whatever probability the posterior gives them.
         """
         weights = self.posterior_weights(posterior.double(), x_t, t)
-        pushed = self._multiply(weights, self.kernel(0.0, s))
+        pushed = self._push(weights, 0.0, s)
         stay = torch.zeros_like(pushed).scatter(-1, x_t[..., None], 1.0)
         return _normalised(pushed * self._columns(s, t, x_t), stay).to(posterior.dtype)
 
@@ -190,7 +190,7 @@ class Process(ABC):
         a token are 0 for a reset process, so that no reverse step of one uses it.
         """
         weights = self.posterior_weights(posterior.double(), x_t, t)
-        return self._multiply(weights, self.kernel(0.0, t)).to(posterior.dtype)
+        return self._push(weights, 0.0, t).to(posterior.dtype)
 
     def weights_from_ratios(self, ratios: Tensor, t: Time) -> Tensor:
         """w = P_{t|0}⁻ᵀ r, in float64: (B, L, V).
@@ -212,11 +212,11 @@ class Process(ABC):
 
     def push_weights(self, weights: Tensor, t: Time) -> Tensor:
         """P_{t|0}ᵀ w, the inverse of :meth:`weights_from_ratios`: (B, L, V)."""
-        return self._multiply(weights, self.kernel(0.0, t))
+        return self._push(weights, 0.0, t)
 
     def pull_weights(self, ratios: Tensor, t: Time) -> Tensor:
         """P_{t|0} r, the adjoint of :meth:`push_weights`: (B, L, V)."""
-        return self._multiply(ratios, self.kernel(0.0, t).mT)
+        return self._pull(ratios, 0.0, t)
 
     def recover(
         self, ratios: Tensor, x_t: Tensor, t: Time, method: RecoveryMethod = "exact"
@@ -243,6 +243,14 @@ class Process(ABC):
     def _columns(self, s: Time, t: Time, x: Tensor) -> Tensor:
         """P_{t|s}[·, x]: (..., V)."""
         return self._gather(self.kernel(s, t).to(x.device).mT, x)
+
+    def _push(self, rows: Tensor, s: Time, t: Time) -> Tensor:
+        """rows @ P_{t|s}: (..., V)."""
+        return self._multiply(rows, self.kernel(s, t))
+
+    def _pull(self, rows: Tensor, s: Time, t: Time) -> Tensor:
+        """rows @ P_{t|s}ᵀ: (..., V)."""
+        return self._multiply(rows, self.kernel(s, t).mT)
 
     def _rate_columns(self, x: Tensor, t: Time) -> Tensor:
         """Q_t[·, x]: (..., V)."""

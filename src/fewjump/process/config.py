@@ -9,14 +9,17 @@ import torch
 from fewjump.process.base import Process
 from fewjump.process.general import FixedRate
 from fewjump.process.prior_path import prior_path_from_config
+from fewjump.process.rate_path import rate_path_from_config
 from fewjump.process.reset import Absorbing, ResetToPrior, Uniform
 from fewjump.process.time_varying_prior import TimeVaryingPrior
+from fewjump.process.time_varying_rate import TimeVaryingRate
 from fewjump.schedule import schedule_from_config
 
 _TENSOR_OPTIONS = ("prior", "rate_matrix")
 
 PROCESSES: dict[str, type[Process]] = {
-    c.__name__: c for c in (Uniform, Absorbing, ResetToPrior, FixedRate, TimeVaryingPrior)
+    c.__name__: c
+    for c in (Uniform, Absorbing, ResetToPrior, FixedRate, TimeVaryingPrior, TimeVaryingRate)
 }
 
 
@@ -38,6 +41,8 @@ def process_from_config(config: dict[str, Any]) -> Process:
             options[key] = torch.tensor(options[key], dtype=torch.float64)
     if isinstance(options.get("path"), dict):
         options["path"] = prior_path_from_config(options["path"])
+    if isinstance(options.get("rate"), dict):
+        options["rate"] = rate_path_from_config(options["rate"])
     try:
         return PROCESSES[name](**options)
     except TypeError as error:

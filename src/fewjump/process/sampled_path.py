@@ -59,7 +59,7 @@ class SampledPriors(PriorPath):
         panels = refine(
             torch.linspace(0, last, count + 1, dtype=torch.float64),
             self._integral,
-            lambda left, right, width: torch.exp(-width)[:, None] * left + right,
+            lambda left, right, a, b: torch.exp(a - b)[:, None] * left + right,
             tolerance,
             min(_MOST_PANELS, max(64, _TABLE_LIMIT // self.vocab_size)),
         )

@@ -1,0 +1,208 @@
+"""Time-ordered kernels over any interval of noise levels, dense or as an action on vectors."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from fewjump.process.adaptive import refine
+from fewjump.process.base import DENSE_LIMIT, check_dense
+from fewjump.process.exponential import stochastic
+from fewjump.process.magnus import ORDER, Clock, step_action, step_matrices
+from fewjump.process.rate_path import RatePath
+
+_MOST_PANELS = 1 << 14
+_PROBES = 16
+_CHUNK_ELEMENTS = 1 << 23
+
+
+class Flow(ABC):
+    """K(a, b) for noise levels a ≤ b, as products of Magnus steps on panels found once.
+
+    Attributes:
+        edges: (N + 1,) float64 noise levels of the panels.
+        error: what step doubling estimated for the whole interval.
+    """
+
+    edges: Tensor
+    error: float
+
+    @abstractmethod
+    def matrices(self, start: Tensor, end: Tensor) -> Tensor:
+        """K for each pair of levels: (N,), (N,) → (N, V, V)."""
+
+    @abstractmethod
+    def push(self, rows: Tensor, start: Tensor, end: Tensor) -> Tensor:
+        """Row n times K(start_n, end_n): (N, V) → (N, V)."""
+
+    @abstractmethod
+    def pull(self, rows: Tensor, start: Tensor, end: Tensor) -> Tensor:
+        """K(start_n, end_n) times row n: (N, V) → (N, V)."""
+
+    def _panel_of(self, level: Tensor) -> Tensor:
+        found = torch.searchsorted(self.edges, level.contiguous(), right=True) - 1
+        return found.clamp(0, self.edges.shape[0] - 2)
+
+
+class DenseFlow(Flow):
+    """Steps as matrices, and products of 2, 4, 8, … of them: any interval in O(log N) products.
+
+    Args:
+        path: R as a function of time.
+        clock: noise levels → times.
+        edges: levels that no step may cross, from 0 to the last.
+        tolerance: of the kernel, in the largest row sum of absolute differences.
+
+    Raises:
+        ValueError: if the steps would not fit in memory.
+    """
+
+    def __init__(self, path: RatePath, clock: Clock, edges: Tensor, tolerance: float) -> None:
+        self.path, self.clock = path, clock
+        size = path.vocab_size
+        # Steps, their products, and what refining them takes.
+        fits = DENSE_LIMIT // (4 * size**2)
+        if fits < 2 * edges.numel():
+            raise ValueError(
+                f"kernels of {size} x {size} entries for {2 * edges.numel()} steps or more are too "
+                "large to keep; use route='action', which multiplies vectors and keeps none"
+            )
+        panels = refine(
+            edges, self._steps, lambda a, b, *_: a @ b, tolerance, min(_MOST_PANELS, fits), ORDER
+        )
+        self.edges, self.error = panels.edges, panels.error
+        self._tree = [panels.values]
+        while self._tree[-1].shape[0] > 1:
+            below = self._tree[-1]
+            even = below.shape[0] // 2 * 2
+            pairs = stochastic(below[0:even:2] @ below[1:even:2])
+            self._tree.append(torch.cat([pairs, below[even:]]))
+
+    def _steps(self, start: Tensor, end: Tensor) -> Tensor:
+        return step_matrices(self.path, self.clock, start, end)
+
+    def matrices(self, start: Tensor, end: Tensor) -> Tensor:
+        check_dense(self.path.vocab_size, start.numel())
+        first, last = self._panel_of(start), self._panel_of(end)
+        head = self._steps(start, torch.minimum(end, self.edges[first + 1]))
+        apart = (last > first).nonzero()[:, 0]
+        if not apart.numel():
+            return head
+        middle = self._product(first[apart] + 1, last[apart])
+        tail = self._steps(self.edges[last[apart]], end[apart])
+        head[apart] = stochastic(head[apart] @ middle @ tail)
+        return head
+
+    def _product(self, start: Tensor, end: Tensor) -> Tensor:
+        """Product of the steps start … end − 1: (N, V, V); the identity where there are none."""
+        size = self.path.vocab_size
+        eye = torch.eye(size, dtype=torch.float64).expand(start.numel(), size, size)
+        left, right = eye.clone(), eye.clone()
+        for level in self._tree:
+            odd = ((start < end) & (start % 2 == 1)).nonzero()[:, 0]
+            left[odd] = left[odd] @ level[start[odd]]
+            start = start + ((start < end) & (start % 2 == 1)).long()
+            odd = ((start < end) & (end % 2 == 1)).nonzero()[:, 0]
+            right[odd] = level[end[odd] - 1] @ right[odd]
+            end = end - ((start < end) & (end % 2 == 1)).long()
+            start, end = start // 2, end // 2
+        return left @ right
+
+    def push(self, rows: Tensor, start: Tensor, end: Tensor) -> Tensor:
+        return torch.bmm(rows[:, None], self.matrices(start, end))[:, 0]
+
+    def pull(self, rows: Tensor, start: Tensor, end: Tensor) -> Tensor:
+        return torch.bmm(self.matrices(start, end), rows[..., None])[..., 0]
+
+
+class ActionFlow(Flow):
+    """Steps as actions on vectors: nothing of size V×V, whatever R is stored as.
+
+    The panels are found once, by step doubling on the rows of at most 16 tokens spread evenly over
+    the vocabulary, so that results do not depend on what else is in a batch. The error is thus
+    controlled on those tokens; states that behave like none of them need a smaller tolerance.
+
+    Args:
+        path, clock, edges, tolerance: as for :class:`DenseFlow`.
+    """
+
+    def __init__(self, path: RatePath, clock: Clock, edges: Tensor, tolerance: float) -> None:
+        self.path, self.clock = path, clock
+        size = path.vocab_size
+        tokens = torch.linspace(0, size - 1, min(size, _PROBES), dtype=torch.float64).long()
+        probes = torch.nn.functional.one_hot(tokens, size).double()
+
+        def probe(start: Tensor, end: Tensor) -> Tensor:
+            return act(probes.expand(start.numel(), *probes.shape), start, end)
+
+        def act(rows: Tensor, start: Tensor, end: Tensor) -> Tensor:
+            out = torch.empty_like(rows)
+            chunk = max(1, _CHUNK_ELEMENTS // rows[0].numel()) if len(rows) else 1
+            for begin in range(0, rows.shape[0], chunk):
+                part = slice(begin, begin + chunk)
+                a, b = (v[part].repeat_interleave(rows.shape[1]) for v in (start, end))
+                flat = step_action(path, clock, rows[part].reshape(-1, size), a, b)
+                out[part] = flat.reshape(rows[part].shape)
+            return out
+
+        panels = refine(
+            edges, probe, lambda left, _, a, b: act(left, a, b), tolerance, _MOST_PANELS, ORDER
+        )
+        self.edges, self.error = panels.edges, panels.error
+
+    def matrices(self, start: Tensor, end: Tensor) -> Tensor:
+        size = self.path.vocab_size
+        check_dense(size, start.numel())
+        eye = torch.eye(size, dtype=torch.float64).repeat(start.numel(), 1)
+        rows = self.push(eye, start.repeat_interleave(size), end.repeat_interleave(size))
+        return stochastic(rows.reshape(start.numel(), size, size))
+
+    def push(self, rows: Tensor, start: Tensor, end: Tensor) -> Tensor:
+        return self._sweep(rows, start, end, backward=False, transpose=False, inverse=False)
+
+    def pull(self, rows: Tensor, start: Tensor, end: Tensor) -> Tensor:
+        return self._sweep(rows, start, end, backward=True, transpose=True, inverse=False)
+
+    def push_inverse(self, rows: Tensor, start: Tensor, end: Tensor) -> Tensor:
+        """Row n times K(start_n, end_n)⁻¹: (N, V) → (N, V)."""
+        return self._sweep(rows, start, end, backward=True, transpose=False, inverse=True)
+
+    def pull_inverse(self, rows: Tensor, start: Tensor, end: Tensor) -> Tensor:
+        """K(start_n, end_n)⁻¹ times row n: (N, V) → (N, V)."""
+        return self._sweep(rows, start, end, backward=False, transpose=True, inverse=True)
+
+    def _sweep(
+        self,
+        rows: Tensor,
+        start: Tensor,
+        end: Tensor,
+        *,
+        backward: bool,
+        transpose: bool,
+        inverse: bool,
+    ) -> Tensor:
+        out = rows.double().clone()
+        chunk = max(1, _CHUNK_ELEMENTS // self.path.vocab_size)
+        for begin in range(0, rows.shape[0], chunk):
+            part = slice(begin, begin + chunk)
+            a, b, piece = start[part], end[part], out[part]
+            first, last = int(self._panel_of(a).min()), int(self._panel_of(b).max())
+            panels = range(first, last + 1)
+            for k in reversed(panels) if backward else panels:
+                lower = torch.maximum(a, self.edges[k])
+                upper = torch.minimum(b, self.edges[k + 1])
+                # The last panel also takes what lies beyond it by rounding.
+                inside = (upper > lower).nonzero()[:, 0]
+                if inside.numel():
+                    piece[inside] = step_action(
+                        self.path,
+                        self.clock,
+                        piece[inside],
+                        lower[inside],
+                        upper[inside],
+                        transpose=transpose,
+                        inverse=inverse,
+                    )
+        return out
