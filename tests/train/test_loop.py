@@ -23,12 +23,10 @@ from fewjump.train import (
     DivergenceError,
     ExponentialMovingAverage,
     TrainConfig,
-    TrainingWarning,
     read_metrics,
     train,
 )
 from fewjump.train.data import TokenData, permute
-from fewjump.train.monitor import Monitor
 from fewjump.train.state import STATE_FILE
 
 
@@ -295,20 +293,6 @@ def test_distillation_without_data_needs_only_a_length():
     student.length = None
     with pytest.raises(ValueError, match="length"):
         train(student, ConditionalMatching("teacher-rollout"), None, config(), teacher=teacher)
-
-
-def test_monitor_warns_once_for_each_kind():
-    monitor = Monitor()
-    fine = {"step": 1, "student_entropy": 1.0, "teacher_entropy": 1.0, "clipped_mass": 0.0}
-    assert monitor(fine) == []
-    with pytest.warns(TrainingWarning, match="collapsing"):
-        assert monitor({**fine, "student_entropy": 0.3}) == ["collapse"]
-    with pytest.warns(TrainingWarning, match="overshoot") as record:
-        assert monitor({**fine, "student_entropy": 0.3, "clipped_mass": 0.2}) == [
-            "clipping",
-            "collapse",
-        ]
-    assert len(record) == 1
 
 
 def test_bfloat16_reaches_the_network_and_nothing_else():

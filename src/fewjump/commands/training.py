@@ -69,6 +69,9 @@ class TrainingOptions:
     progress: bool = True
     """Show progress."""
 
+    monitor: bool = True
+    """In a distillation, watch for collapse, ill-conditioning and a miscalibrated teacher."""
+
 
 def training_values(options: TrainingOptions) -> dict[str, Any]:
     """The options by name, for the library's functions, which check the values."""

@@ -31,8 +31,10 @@ from fewjump.train.keeper import Keeper
 from fewjump.train.log import Progress, RunFolder
 from fewjump.train.monitor import Monitor
 from fewjump.train.options import FREE_OPTIONS, TrainConfig
+from fewjump.train.probe import Probe
 from fewjump.train.setup import (
     DROPOUT_STREAM,
+    MONITOR_STREAM,
     NOISE_STREAM,
     blocks_checkpointed,
     build_optimiser,
@@ -188,6 +190,7 @@ class _Trainer:
         self.window_steps = 0
         self.last: dict[str, Any] = {}
         self.monitor = Monitor()
+        self.probe = self._make_probe()
 
     # -- the run ----------------------------------------------------------------------------
 
@@ -301,6 +304,33 @@ class _Trainer:
         value = torch.tensor(float(mine), dtype=torch.float64, device=self.world.device)
         return bool(self.world.mean(value) > 0)
 
+    # -- what is watched --------------------------------------------------------------------
+
+    def _make_probe(self) -> Probe | None:
+        """A probe for a distillation; on every process, since split models need all of them."""
+        teacher = self.models.teacher
+        if teacher is None or not (self.objective.needs_teacher and self.config.monitor):
+            return None
+        samples = max(2, min(32, self.config.batch_size))
+        data = None
+        if self.source is not None and self.objective.needs_data:
+            data = self.source.batch(torch.arange(4 * samples))
+        seed = fold_seed(self.config.seed, MONITOR_STREAM)
+        return Probe(
+            self.student, teacher, length=self.width, seed=seed, data=data, samples=samples
+        )
+
+    def _look(self) -> dict[str, Any]:
+        if self.probe is None:
+            return {}
+        self.models.gather()
+        seen: dict[str, Any] = dict(self.probe.look())
+        if self.step == 1:
+            # The teacher does not change: judged once.
+            seen["calibration"] = self.probe.calibration()
+            seen["calibrated_on"] = "own samples" if self.probe.data is None else "data"
+        return seen
+
     # -- what is written --------------------------------------------------------------------
 
     def _collect(self, values: dict[str, Tensor]) -> None:
@@ -316,10 +346,12 @@ class _Trainer:
         line["lr"] = self.config.lr_at(self.step - 1)
         line["seconds"] = round(self.seconds, 3)
         self.window, self.window_steps = {}, 0
+        line |= self._look()
         if self.world.is_main:
             trouble = self.monitor(line)
             if trouble:
-                line["warnings"] = trouble
+                line["warnings"] = list(trouble)
+                line["advice"] = trouble
             if self.files is not None:
                 self.files.log(line)
             progress.log(line)

@@ -1,9 +1,12 @@
-"""Watches a distillation for the two ways it quietly goes wrong, and says so once."""
+"""Watches a distillation for the ways it quietly goes wrong, and says what to try."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+Line = Mapping[str, Any]
 
 
 class TrainingWarning(UserWarning):
@@ -13,42 +16,114 @@ class TrainingWarning(UserWarning):
 class Monitor:
     """Warn once for each kind of trouble that a line of metrics shows.
 
-    * ``collapse``: the student's entropy is below half the teacher's. The student sees less
-      (time t > s), so it should be the *less* certain of the two.
-    * ``clipping``: Euler steps were asked for probabilities above 1 by more than 5% on average:
-      the step is too long for Euler's formula.
+    * ``collapse``: the student's entropy, the number of tokens its draws really use, or the share
+      of distinct runs in them, is below half the teacher's. The student sees less (time t > s), so
+      it should be the *less* certain of the two.
+    * ``clipping``: the student's draw of x_s asked for probabilities outside [0, 1] by more than 5%
+      on average: the step is too long for its formula (Euler's, mostly).
+    * ``ill-conditioned``: recovery of posteriors from ratios put more than a tenth of its mass
+      below zero: the kernel's inverse turned the network's error into noise.
+    * ``miscalibrated``: in some bin of time the teacher's surprise at true tokens is not what it
+      predicts: by more than 15% (and 0.05 nats) and four standard errors. Twice as much where it
+      had to be judged on its own samples.
+
+    The numbers that it reads are those of the objective and of :class:`fewjump.train.probe.Probe`.
     """
 
     collapse_share = 0.5
     entropy_floor = 0.02
+    support_floor = 1.5
     clipping_limit = 0.05
+    recovery_limit = 0.1
+    calibration_share, calibration_floor, calibration_errors = 0.15, 0.05, 4.0
 
     def __init__(self) -> None:
         self.seen: set[str] = set()
 
-    def __call__(self, line: Mapping[str, float]) -> list[str]:
-        """Kinds of trouble in this line; each is reported as a warning the first time."""
-        found: dict[str, str] = {}
-        student, teacher = line.get("student_entropy"), line.get("teacher_entropy")
-        if (
-            student is not None
-            and teacher is not None
-            and teacher > self.entropy_floor
-            and student < self.collapse_share * teacher
-        ):
-            found["collapse"] = (
-                f"the student's entropy ({student:.3g} nats per position) has fallen far below "
-                f"the teacher's ({teacher:.3g}): it is collapsing; lower lr, or use "
-                "intermediate='forward'"
-            )
-        clipped = line.get("clipped_mass")
-        if clipped is not None and clipped > self.clipping_limit:
-            found["clipping"] = (
-                f"Euler steps overshoot: mass {clipped:.3g} above 1 per position was clipped; "
-                "lower max_gap, use more grid steps, or intermediate='student-exact' or 'forward'"
-            )
+    def __call__(self, line: Line) -> dict[str, str]:
+        """Kinds of trouble in this line, and what each says; a warning the first time."""
+        rules: dict[str, Callable[[Line], str | None]] = {
+            "clipping": self._clipping,
+            "collapse": self._collapse,
+            "ill-conditioned": self._conditioning,
+            "miscalibrated": self._calibration,
+        }
+        found = {kind: text for kind, rule in rules.items() if (text := rule(line)) is not None}
         for kind, message in found.items():
             if kind not in self.seen:
                 self.seen.add(kind)
                 warnings.warn(f"step {line.get('step')}: {message}", TrainingWarning, stacklevel=3)
-        return sorted(found)
+        return found
+
+    def _collapse(self, line: Line) -> str | None:
+        parts = []
+        for name, words, floor in (
+            ("entropy", "entropy ({:.3g} nats per position, the teacher's {:.3g})", None),
+            ("support", "draws use {:.3g} tokens (the teacher's {:.3g})", self.support_floor),
+            ("distinct", "draws hold {:.3g} distinct runs in each (the teacher's {:.3g})", 0.0),
+        ):
+            student, teacher = line.get(f"student_{name}"), line.get(f"teacher_{name}")
+            if student is None or teacher is None:
+                continue
+            low = self.entropy_floor if floor is None else floor
+            if teacher > low and student < self.collapse_share * teacher:
+                parts.append(words.format(student, teacher))
+        if not parts:
+            return None
+        return (
+            f"the student is collapsing, far below its teacher: {'; '.join(parts)}. Lower lr, "
+            "lower max_gap, or use intermediate='forward'; for a joint student raise data_weight"
+        )
+
+    def _clipping(self, line: Line) -> str | None:
+        clipped = line.get("clipped_mass")
+        if clipped is None or not clipped > self.clipping_limit:
+            return None
+        return (
+            f"the student's draw of x_s overshoots: mass {clipped:.3g} per position was outside "
+            "[0, 1] and clipped, so Euler's formula no longer holds; lower max_gap, use more grid "
+            "steps, or intermediate='student-exact' or 'forward'"
+        )
+
+    def _conditioning(self, line: Line) -> str | None:
+        parts = [
+            f"{who}: {line[key]:.3g} on average"
+            for who in ("teacher", "student")
+            if (line.get(key := f"{who}_recovery_clipped") or 0.0) > self.recovery_limit
+        ]
+        bins: Sequence[Line] = line.get("calibration") or ()
+        parts += [
+            f"teacher: {one['clipped']:.3g} at t = {one['t']:g}, condition number "
+            f"{one['condition']:.2g}"
+            for one in bins
+            if one.get("clipped", 0.0) > self.recovery_limit
+        ]
+        if not parts:
+            return None
+        return (
+            "recovery of posteriors from ratios is ill-conditioned, it put mass below zero "
+            f"({'; '.join(parts)}). Keep away from such t (a schedule that ends with less noise), "
+            "try method='project', or train a network that gives posteriors; `fewjump verify "
+            "recovery --model` shows where it breaks"
+        )
+
+    def _calibration(self, line: Line) -> str | None:
+        bins: Sequence[Line] = line.get("calibration") or ()
+        scale = 2.0 if line.get("calibrated_on") == "own samples" else 1.0
+        parts = []
+        for one in bins:
+            gap = one["realised"] - one["predicted"]
+            allowed = max(self.calibration_floor, self.calibration_share * one["predicted"])
+            if abs(gap) > max(scale * allowed, self.calibration_errors * one["error"]):
+                word = "too sure" if gap > 0 else "too unsure"
+                parts.append(
+                    f"at t = {one['t']:g} {word} by {abs(gap):.3g} nats per position "
+                    f"({one['realised']:.3g} in place of {one['predicted']:.3g})"
+                )
+        if not parts:
+            return None
+        return (
+            f"the teacher is miscalibrated: {'; '.join(parts)}. A student learns this as it is; "
+            "train the teacher longer at these times, give it the data that it was trained on, or "
+            "keep the student's grid away from them"
+        )

@@ -14,6 +14,7 @@ FREE_OPTIONS = (
     "save_every",
     "max_seconds",
     "progress",
+    "monitor",
     "checkpoint_blocks",
     "sharding",
 )
@@ -49,6 +50,9 @@ class TrainConfig:
         save_every: steps between checkpoints.
         max_seconds: stop after this time. A run that stops by the clock is **not** reproducible.
         progress: show progress.
+        monitor: in a distillation, look at draws of the student and at the teacher whenever a line
+            is logged, and warn of collapse, ill-conditioning and miscalibration. Never changes the
+            weights.
 
     Raises:
         ValueError: for a value outside its range.
@@ -75,6 +79,7 @@ class TrainConfig:
     save_every: int = 500
     max_seconds: float | None = None
     progress: bool = True
+    monitor: bool = True
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "log_every", "save_every"):

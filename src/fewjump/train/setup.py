@@ -20,7 +20,7 @@ from fewjump.train.options import FREE_OPTIONS, TrainConfig
 from fewjump.train.state import weights_checksum
 
 # Purposes of a seed: two of them never share a stream.
-NOISE_STREAM, ORDER_STREAM, DROPOUT_STREAM = 1, 2, 3
+NOISE_STREAM, ORDER_STREAM, DROPOUT_STREAM, MONITOR_STREAM = 1, 2, 3, 4
 
 
 def open_data(
