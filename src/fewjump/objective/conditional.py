@@ -14,6 +14,7 @@ from fewjump.law.product import ProductLaw
 from fewjump.objective.base import Metrics, Objective, require_frozen
 from fewjump.objective.cross_entropy import law_cross_entropy
 from fewjump.objective.intermediate import ancestral_draw, euler_draw, roll_down
+from fewjump.objective.known import Given, KnownName, check_known
 from fewjump.objective.second_order import trapezoidal_draw
 from fewjump.objective.times import (
     Weighting,
@@ -63,10 +64,18 @@ class ConditionalMatching(Objective):
         min_time: smallest s, above 0.
         max_gap: largest t − s.
         rollout_steps: teacher steps from 1 to t, and again from t to s, for ``teacher-rollout``.
+        known: show a part of every sequence clean at all times, and leave it out of the loss, by
+            the rules of :func:`fewjump.objective.known.draw_known`: for prompts and infilling. The
+            given part comes from the data.
+        known_share: largest share of a sequence that is known.
 
     Raises:
         ValueError: for options outside their range; at call, for a teacher that is not frozen.
     """
+
+    # Options only of runs that use them: what identifies the others stays as it was.
+    known: KnownName | None = None
+    known_share: float = 0.5
 
     def __init__(
         self,
@@ -78,6 +87,8 @@ class ConditionalMatching(Objective):
         min_time: float = 1e-3,
         max_gap: float = 1.0,
         rollout_steps: int = 8,
+        known: KnownName | None = None,
+        known_share: float = 0.5,
     ) -> None:
         if intermediate not in get_args(Intermediate):
             known = ", ".join(get_args(Intermediate))
@@ -100,30 +111,40 @@ class ConditionalMatching(Objective):
         self.min_time = min_time
         self.max_gap = max_gap
         self.rollout_steps = rollout_steps
-        self.needs_data = intermediate != "teacher-rollout"
+        check_known(known, known_share)
+        if known is not None:
+            self.known = known
+            self.known_share = known_share
+        self.needs_data = intermediate != "teacher-rollout" or known is not None
 
     def __call__(
         self, student: Denoiser, teacher: Denoiser | None, batch: Tensor, generator: Generator
     ) -> tuple[Tensor, Metrics]:
         teacher = require_frozen(teacher, student)
         process = student.process
+        given = Given.draw(self.known, self.known_share, batch, process, generator)
+        if not given.certain and self.intermediate == "student-trapezoidal":
+            raise ValueError(
+                "known positions under noise without a mask cannot be held through a second-order "
+                "step; use another intermediate"
+            )
         s, t = draw_time_pair(
             batch.shape[0], generator, batch.device, self.grid, self.min_time, self.max_gap
         )
         clipped = torch.zeros((), dtype=torch.float64, device=batch.device)
         with torch.no_grad():
             if self.intermediate == "forward":
-                x_s = process.corrupt(batch, 0.0, s, generator)
-                x_t = process.corrupt(x_s, s, t, generator)
+                x_s = given.pin(process.corrupt(batch, 0.0, s, generator))
+                x_t = given.pin(process.corrupt(x_s, s, t, generator))
             elif self.intermediate == "teacher-rollout":
                 start = torch.ones_like(t)
-                x_t = process.prior_sample(batch.shape, generator, batch.device)
+                x_t = given.pin(process.prior_sample(batch.shape, generator, batch.device))
                 # In the one-step form every t is 1 and there is nothing to run.
                 if bool((t < 1).any()):
-                    x_t = roll_down(teacher, x_t, start, t, self.rollout_steps, generator)
-                x_s = roll_down(teacher, x_t, t, s, self.rollout_steps, generator)
+                    x_t = roll_down(teacher, x_t, start, t, self.rollout_steps, generator, given)
+                x_s = roll_down(teacher, x_t, t, s, self.rollout_steps, generator, given)
             else:
-                x_t = process.corrupt(batch, 0.0, t, generator)
+                x_t = given.pin(process.corrupt(batch, 0.0, t, generator))
                 x_s = x_t
         law = student(x_t, t)
         with torch.no_grad():
@@ -134,10 +155,12 @@ class ConditionalMatching(Objective):
                 x_s, excess = trapezoidal_draw(student, _detached(law), x_t, s, t, generator)
                 clipped = excess.mean()
             elif self.intermediate == "student-exact":
-                x_s = ancestral_draw(process, _detached(law), x_t, s, t, generator)
-            target = teacher(x_s, s)
+                drawn = _detached(law)
+                drawn = drawn if isinstance(drawn, ProductLaw) else given.condition(drawn)
+                x_s = ancestral_draw(process, drawn, x_t, s, t, generator)
+            target = teacher(given.pin(x_s), s)
         weight = time_weight(self.weighting, process, t)
-        loss, metrics = compare(law, target, x_t, weight, process, generator)
+        loss, metrics = compare(law, target, x_t, weight, process, generator, given)
         metrics["clipped_mass"] = clipped
         for name, model in (("student", student), ("teacher", teacher)):
             # Score networks go through recovery, which may have had to clip as well.
@@ -154,6 +177,7 @@ def compare(
     weight: Tensor,
     process: object,
     generator: Generator = None,
+    given: Given | None = None,
 ) -> tuple[Tensor, Metrics]:
     """Weighted cross-entropy of a student's law against a target law, in nats per position.
 
@@ -164,6 +188,7 @@ def compare(
         weight: (B,) w(t).
         process: for an absorbing one, positions visible in ``x_t`` are left out.
         generator: used where a joint law must be scored on a draw.
+        given: known positions, which are left out.
 
     Returns:
         The loss and the metrics ``kl_to_teacher``, ``student_entropy``, ``teacher_entropy``
@@ -173,6 +198,8 @@ def compare(
     if not isinstance(target, ProductLaw) and isinstance(law, ProductLaw):
         target = ProductLaw(target.marginals().log())
     if not isinstance(law, ProductLaw):
+        if given is not None:
+            law, target = given.condition(law), given.condition(target)
         bits = law.cross_entropy(target, generator)
         metrics = {"cross_entropy": bits.detach().mean() / x_t.shape[1]}
         if isinstance(target, ProductLaw):
@@ -181,6 +208,8 @@ def compare(
     assert isinstance(target, ProductLaw)
     if isinstance(process, Absorbing):
         rows = (x_t == process.mask).reshape(-1).nonzero()[:, 0]
+    elif given is not None and given.known is not None:
+        rows = (~given.known).reshape(-1).nonzero()[:, 0]
     else:
         rows = torch.arange(x_t.numel(), device=x_t.device)
     total, entropies = law_cross_entropy(law, target, rows, weight[rows // x_t.shape[1]])

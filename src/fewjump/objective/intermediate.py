@@ -11,6 +11,7 @@ from fewjump.denoiser.base import Denoiser
 from fewjump.law.base import Law, row_chunks
 from fewjump.law.linear import rows_of
 from fewjump.law.product import ProductLaw
+from fewjump.objective.known import Given
 from fewjump.process import Process, RankOne
 from fewjump.process.base import expand_time
 from fewjump.process.rank_one import look_up
@@ -121,11 +122,21 @@ def ancestral_draw(
 
 
 def roll_down(
-    denoiser: Denoiser, x: Tensor, start: Tensor, end: Tensor, steps: int, generator: Generator
+    denoiser: Denoiser,
+    x: Tensor,
+    start: Tensor,
+    end: Tensor,
+    steps: int,
+    generator: Generator,
+    given: Given | None = None,
 ) -> Tensor:
-    """Run a denoiser from times ``start`` to ``end`` (B,) in equal ancestral steps: (B, L)."""
+    """Run a denoiser from times ``start`` to ``end`` (B,) in equal ancestral steps: (B, L).
+
+    ``given`` positions are clean in every state.
+    """
     for k in range(steps):
         later = start + (end - start) * (k / steps)
         earlier = start + (end - start) * ((k + 1) / steps)
         x = ancestral_draw(denoiser.process, denoiser(x, later), x, earlier, later, generator)
+        x = x if given is None else given.pin(x)
     return x

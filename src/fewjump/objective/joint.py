@@ -13,6 +13,7 @@ from fewjump.law.base import Law
 from fewjump.law.product import ProductLaw
 from fewjump.objective.base import Metrics, Objective, require_frozen
 from fewjump.objective.intermediate import roll_down
+from fewjump.objective.known import Given, KnownName, check_known
 from fewjump.objective.nearness import Near, Target, candidate_times, check_near, choose_target
 from fewjump.objective.paths import bridge_path, forward_path, rollout_path
 from fewjump.objective.times import (
@@ -65,6 +66,8 @@ class JointConditionalMatching(Objective):
         min_time: smallest s, above 0.
         tolerance: of ``adaptive``: largest bound on TC(x₀|x_s), in nats per position.
         rollout_steps: of ``teacher-rollout``: teacher steps from 1 to t, and again from t to s.
+        known, known_share: as for :class:`~fewjump.objective.ConditionalMatching`; both laws are
+            conditioned on the known part.
 
     Metrics: ``cross_entropy`` and ``teacher_entropy`` (nats per position; the latter of the
     teacher's positions at s), ``bias_bound`` (nats per position, an upper bound of TC(x₀|x_s)),
@@ -77,6 +80,10 @@ class JointConditionalMatching(Objective):
         ValueError: for options outside their range or that exclude each other; at call, for a
             teacher that is not frozen.
     """
+
+    # Options only of runs that use them: what identifies the others stays as it was.
+    known: KnownName | None = None
+    known_share: float = 0.5
 
     def __init__(
         self,
@@ -92,6 +99,8 @@ class JointConditionalMatching(Objective):
         min_time: float = 1e-3,
         tolerance: float = 0.02,
         rollout_steps: int = 16,
+        known: KnownName | None = None,
+        known_share: float = 0.5,
     ) -> None:
         if intermediate not in get_args(JointIntermediate):
             known = ", ".join(get_args(JointIntermediate))
@@ -132,26 +141,32 @@ class JointConditionalMatching(Objective):
         self.weighting: Weighting = weighting
         self.min_time, self.tolerance = min_time, tolerance
         self.rollout_steps = rollout_steps
-        self.needs_data = intermediate != "teacher-rollout"
+        check_known(known, known_share)
+        if known is not None:
+            self.known = known
+            self.known_share = known_share
+        self.needs_data = intermediate != "teacher-rollout" or known is not None
 
     def __call__(
         self, student: Denoiser, teacher: Denoiser | None, batch: Tensor, generator: Generator
     ) -> tuple[Tensor, Metrics]:
         teacher = require_frozen(teacher, student)
         length = batch.shape[1]
+        given = Given.draw(self.known, self.known_share, batch, student.process, generator)
         t, u, has_u = self._times(batch.shape[0], generator, batch.device)
         times = candidate_times(self.near, t, self.min_time, generator)
         if self.consistency:
             times = torch.cat([times, u[None]])
-        law, x_t, states = self._draw(student, teacher, batch, t, times, generator)
+        law, x_t, states = self._draw(student, teacher, batch, t, times, generator, given)
         own: Law | None = None
         with torch.no_grad():
             if self.consistency:
-                own = student(states[-1], u)
+                own = given.condition(student(states[-1], u))
                 states, times = states[:-1], times[:-1]
             target = choose_target(teacher, states, times, self.tolerance * length)
+            target = target._replace(law=given.condition(target.law))
         entropy = self._cross_entropy(law, target.law, generator)
-        metrics = self._metrics(law, entropy.detach(), target, teacher, x_t, t)
+        metrics = self._metrics(law, entropy.detach(), target, teacher, x_t, t, given)
         total = entropy
         if own is not None:
             itself = self._cross_entropy(law, own, generator)
@@ -190,28 +205,32 @@ class JointConditionalMatching(Objective):
         t: Tensor,
         times: Tensor,
         generator: Generator,
+        given: Given | None = None,
     ) -> tuple[Law, Tensor, Tensor]:
         """The student's law at x_t with gradients, x_t (B, L), and the path at ``times``."""
         process = student.process
+        given = Given(batch, None, process) if given is None else given
         if self.intermediate == "forward":
             with torch.no_grad():
                 path = forward_path(process, batch, torch.cat([t[None], times]), generator)
-            return student(path[0], t), path[0], path[1:]
+                path = given.pin(path)
+            return given.condition(student(path[0], t)), path[0], path[1:]
         with torch.no_grad():
             if self.intermediate == "student":
-                x_t = process.corrupt(batch, 0.0, t, generator)
+                x_t = given.pin(process.corrupt(batch, 0.0, t, generator))
             else:
-                x_t = process.prior_sample(batch.shape, generator, batch.device)
+                x_t = given.pin(process.prior_sample(batch.shape, generator, batch.device))
                 # In the one-step form every t is 1 and there is nothing to run.
                 if bool((t < 1).any()):
                     start = torch.ones_like(t)
-                    x_t = roll_down(teacher, x_t, start, t, self.rollout_steps, generator)
-        law = student(x_t, t)
+                    x_t = roll_down(teacher, x_t, start, t, self.rollout_steps, generator, given)
+        law = given.condition(student(x_t, t))
         with torch.no_grad():
             if self.intermediate == "student":
-                return law, x_t, bridge_path(process, law, x_t, t, times, generator)
+                path = bridge_path(process, law, x_t, t, times, generator)
+                return law, x_t, given.pin(path)
             each = -(-self.rollout_steps // len(times))
-            return law, x_t, rollout_path(teacher, x_t, t, times, each, generator)
+            return law, x_t, rollout_path(teacher, x_t, t, times, each, generator, given)
 
     def _cross_entropy(self, law: Law, target: Law, generator: Generator) -> Tensor:
         """Average over the draws, in nats per sequence: (B,)."""
@@ -230,6 +249,7 @@ class JointConditionalMatching(Objective):
         teacher: Denoiser,
         x_t: Tensor,
         t: Tensor,
+        given: Given | None = None,
     ) -> Metrics:
         length = x_t.shape[1]
         metrics = {
@@ -242,6 +262,7 @@ class JointConditionalMatching(Objective):
         metrics["teacher_entropy"] = target.entropy.mean()
         rows = torch.arange(max(1, x_t.shape[0] // 8), device=x_t.device)
         product = teacher(x_t[rows], t[rows])
+        product = product if given is None else given.condition(product, rows)
         if isinstance(product, ProductLaw):
             theirs = product.cross_entropy(target.law.select(rows))
             metrics["gain_over_product"] = (theirs - entropy[rows]).mean()

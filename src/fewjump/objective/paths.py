@@ -15,6 +15,7 @@ from torch import Tensor
 from fewjump.denoiser.base import Denoiser
 from fewjump.law.base import Law
 from fewjump.objective.intermediate import roll_down
+from fewjump.objective.known import Given
 from fewjump.process import Process
 from fewjump.random import Generator
 
@@ -66,11 +67,12 @@ def rollout_path(
     times: Tensor,
     steps: int,
     generator: Generator = None,
+    given: Given | None = None,
 ) -> Tensor:
     """The teacher's ancestral path from x_t, ``steps`` equal steps to each next time: (K, B, L)."""
 
     def step(x: Tensor, before: Tensor, after: Tensor) -> Tensor:
-        return roll_down(teacher, x, before, after, steps, generator)
+        return roll_down(teacher, x, before, after, steps, generator, given)
 
     return _walk(step, x_t, t, times, times.argsort(dim=0, descending=True, stable=True))
 

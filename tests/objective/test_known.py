@@ -1,0 +1,196 @@
+"""Known positions: clean in every state, out of every loss, and conditioned on exactly."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fewjump.denoiser import LogitDenoiser
+from fewjump.denoiser.base import Denoiser
+from fewjump.law import Law
+from fewjump.objective import ConditionalMatching, JointConditionalMatching, freeze
+from fewjump.objective.known import Given, draw_known
+from fewjump.problem import EnumeratedJoint
+from fewjump.process import Absorbing, Process, Uniform
+from fewjump.random import SampleStreams
+from fewjump.schedule import LogLinear
+from fewjump.train.setup import describe
+
+V, L, B = 3, 4, 6
+PROCESSES: dict[str, Process] = {
+    "absorbing": Absorbing(V + 1, LogLinear()),
+    "uniform": Uniform(V, LogLinear()),
+}
+EVERY = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
+
+
+# -- the rules ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["prefix", "infill", "scattered"])
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.99])
+def test_rules_leave_something_and_stay_within_the_share(name, share: float) -> None:
+    x0 = torch.zeros(4000, 10, dtype=torch.int64)
+    known = draw_known(name, share, x0, torch.Generator().manual_seed(0))
+    count = known.sum(-1)
+    assert int(count.max()) < 10
+    if name == "scattered":
+        assert float(known.float().mean()) == pytest.approx(share / 2, abs=0.01)
+        return
+    most = int(share * 10)
+    # Every number from 0 to the largest, equally often.
+    shares = torch.bincount(count, minlength=most + 1) / 4000
+    assert shares.shape[0] == most + 1
+    assert float((shares - 1 / (most + 1)).abs().max()) < 0.03
+    if name == "prefix":
+        assert torch.equal(known, torch.arange(10) < count[:, None])
+    else:
+        # What is hidden is one stretch, and it comes to lie at either end.
+        edges = (known[:, 1:] != known[:, :-1]).sum(-1)
+        assert int(edges.max()) <= 2
+        assert bool(known[:, 0].any())
+        assert bool(known[:, -1].any())
+
+
+def test_rules_do_not_depend_on_the_batch_split() -> None:
+    x0 = torch.zeros(6, 8, dtype=torch.int64)
+    for name in ("prefix", "infill", "scattered"):
+        whole = draw_known(name, 0.7, x0, SampleStreams(3, torch.arange(6)))
+        parts = [draw_known(name, 0.7, x0[:3], SampleStreams(3, torch.arange(6)[p])) for p in
+                 (slice(0, 3), slice(3, 6))]  # fmt: skip
+        assert torch.equal(whole, torch.cat(parts))
+
+
+@pytest.mark.parametrize("objective", [ConditionalMatching, JointConditionalMatching])
+def test_options_are_checked_and_told_only_when_used(objective) -> None:
+    with pytest.raises(ValueError, match="unknown rule 'suffix'"):
+        objective(known="suffix")
+    with pytest.raises(ValueError, match=r"known_share must lie in \(0, 1\)"):
+        objective(known="prefix", known_share=1.0)
+    assert "known" not in describe(objective())
+    told = describe(objective("teacher-rollout", known="infill", known_share=0.25))
+    assert (told["known"], told["known_share"]) == ("infill", 0.25)
+    assert not objective("teacher-rollout").needs_data
+    assert objective("teacher-rollout", known="prefix").needs_data
+
+
+# -- what networks are shown, and what counts ---------------------------------------------------
+
+
+class Spy(LogitDenoiser):
+    """A table of logits per position that remembers what it was asked."""
+
+    def __init__(self, process: Process, seed: int) -> None:
+        source = torch.Generator().manual_seed(seed)
+        super().__init__(self._read, process, L)
+        shape = (L, process.vocab_size)
+        self.table = torch.nn.Parameter(torch.randn(shape, generator=source).double())
+        self.asked: list[torch.Tensor] = []
+
+    def _read(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        self.asked.append(x)
+        return self.table.expand(x.shape[0], -1, -1).clone()
+
+
+def objectives() -> list:
+    names = ("forward", "student-euler", "student-exact", "teacher-rollout")
+    plain = [ConditionalMatching(n, known="prefix", rollout_steps=2) for n in names]
+    joint = [
+        JointConditionalMatching(n, known="prefix", rollout_steps=2, near="uniform")
+        for n in ("forward", "student", "teacher-rollout")
+    ]
+    extra = JointConditionalMatching("forward", known="prefix", near="adaptive", consistency=0.5)
+    return [*plain, *joint, extra]
+
+
+@EVERY
+@pytest.mark.parametrize(
+    "objective", objectives(), ids=lambda o: f"{type(o).__name__[0]}-{o.intermediate}"
+)
+def test_known_positions_are_always_shown_clean_and_carry_no_loss(
+    process: Process, objective, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = torch.tensor([True, False, True, False]).expand(B, L)
+    monkeypatch.setattr("fewjump.objective.known.draw_known", lambda *_: known)
+    student, teacher = Spy(process, 0), freeze(Spy(process, 1))
+    batch = torch.randint(V, (B, L), generator=torch.Generator().manual_seed(2))
+
+    def loss() -> torch.Tensor:
+        return objective(student, teacher, batch, torch.Generator().manual_seed(5))[0]
+
+    student.zero_grad()
+    before = loss()
+    before.backward()
+    for x in [*student.asked, *teacher.asked]:
+        rows = batch if len(x) == B else batch[: len(x)]
+        if len(x) == B or objective.near != "adaptive":
+            assert torch.equal(x[:, [0, 2]], rows[:, [0, 2]])
+    gradient = student.table.grad
+    assert gradient is not None
+    assert gradient[[0, 2]].abs().max() == 0
+    assert gradient[[1, 3]].abs().max() > 0
+    # Whatever either network says there, the loss is the same.
+    for network in (student, teacher):
+        with torch.no_grad():
+            network.table[[0, 2]] += torch.randn(2, process.vocab_size).double()
+    assert float(loss().detach()) == pytest.approx(float(before.detach()), rel=1e-12)
+
+
+def test_a_second_order_step_cannot_hold_them_without_a_mask() -> None:
+    process = PROCESSES["uniform"]
+    objective = ConditionalMatching("student-trapezoidal", known="prefix")
+    batch = torch.zeros(B, L, dtype=torch.int64)
+    with pytest.raises(ValueError, match="use another intermediate"):
+        objective(Spy(process, 0), freeze(Spy(process, 1)), batch, torch.Generator())
+
+
+# -- against enumeration ------------------------------------------------------------------------
+
+
+class Exact(Denoiser):
+    """A joint exact denoiser as a student; it has a parameter so that it counts as one."""
+
+    def __init__(self, problem: EnumeratedJoint, process: Process) -> None:
+        super().__init__(process, problem.length)
+        self.inner = problem.denoiser(process, joint=True)
+        self.one = torch.nn.Parameter(torch.zeros(()))
+
+    def law(self, x_t: torch.Tensor, t: torch.Tensor) -> Law:
+        return self.inner(x_t, t)
+
+
+@EVERY
+def test_the_joint_loss_of_the_truth_is_the_conditional_entropy(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = torch.Generator().manual_seed(3)
+    probs = torch.rand(V, V, V, generator=source).double() ** 3
+    problem = EnumeratedJoint(probs / probs.sum())
+    count = 6000
+    known = torch.tensor([True, False, True]).expand(count, 3)
+    monkeypatch.setattr("fewjump.objective.known.draw_known", lambda *_: known)
+    index = torch.multinomial(problem.probs.reshape(-1), count, True, generator=source)
+    batch = torch.stack(torch.unravel_index(index, (V, V, V)), -1)
+    student, teacher = Exact(problem, process), freeze(Exact(problem, process))
+    objective = JointConditionalMatching(steps=1, near="zero", min_time=1e-6, known="prefix")
+    loss, _ = objective(student, teacher, batch, torch.Generator().manual_seed(0))
+    # At t = 1 the rest is (all but) noise: what is left is H(x₁|x₀, x₂).
+    joint = problem.probs
+    given = joint.sum(1, keepdim=True)
+    entropy = -(joint * (joint / given).log()).sum()
+    assert float(entropy) > 0.2
+    assert float(loss.detach()) * 3 == pytest.approx(float(entropy), abs=0.03)
+    # Without the given part it would have been the entropy of everything.
+    monkeypatch.undo()
+    whole, _ = JointConditionalMatching(steps=1, near="zero", min_time=1e-6)(
+        student, teacher, batch, torch.Generator().manual_seed(0)
+    )
+    assert float(whole.detach()) * 3 > float(entropy) + 0.5
+
+
+def test_nothing_given_changes_nothing() -> None:
+    process = PROCESSES["uniform"]
+    given = Given.draw(None, 0.5, torch.zeros(2, 3).long(), process, None)
+    x, law = torch.ones(2, 3).long(), Spy(process, 0)(torch.zeros(2, L).long(), 0.5)
+    assert given.pin(x) is x
+    assert given.condition(law) is law
