@@ -6,18 +6,11 @@ import json
 import random
 import sys
 
-import pytest
-import torch
-
-from fewjump.data import load_data
 from fewjump.denoiser.heads import HEADS
 from fewjump.experiment import text_ablation
 from fewjump.experiment.ablation import ablation_table
-from fewjump.experiment.text_ablation import Trial, data_nll, trials
+from fewjump.experiment.text_ablation import Trial, trials
 from fewjump.experiment.text_sizes import Sizes
-from fewjump.problem import EnumeratedJoint
-from fewjump.process import Absorbing
-from fewjump.schedule import LogLinear
 
 SIZES = Sizes(
     length=6,
@@ -66,17 +59,3 @@ def test_rows_are_whole_and_remembered(tmp_path, monkeypatch, capsys):
     text_ablation.main(SIZES, chosen)
     assert json.loads((tmp_path / "text_ablation.json").read_text())["rows"] == first
     assert files == {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("*") if p.is_file()}
-
-
-def test_likelihood_of_one_evaluation_is_exact(tmp_path):
-    """For an exact joint law it is the cross-entropy of the data with the truth."""
-    file = tmp_path / "lines.txt"
-    file.write_text("ab\nba\naa\n" * 200)
-    data = load_data(file, 2, kind="lines", alphabet="ab")
-    truth = EnumeratedJoint.random(data.vocab_size, 2, 1.0, torch.Generator().manual_seed(0))
-    teacher = truth.denoiser(Absorbing(data.vocab_size + 1, LogLinear()), joint=True)
-    mean, half = data_nll(teacher, data, 30)
-    x0 = data.all("test", 30)
-    each = -truth.probs[x0[:, 0], x0[:, 1]].log() / 2
-    assert mean == pytest.approx(float(each.mean()), abs=1e-10)
-    assert half == pytest.approx(1.96 * float(each.std()) / len(x0) ** 0.5)

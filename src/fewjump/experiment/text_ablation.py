@@ -20,12 +20,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fewjump.api import default_kl_warmup, distill, for_sampling
-from fewjump.data import Dataset
 from fewjump.denoiser.base import Denoiser
 from fewjump.denoiser.network import parameter_counts
+from fewjump.evaluate.likelihood import one_evaluation_nll
 from fewjump.evaluate.text import TextMeter
 from fewjump.experiment.demo_parts import Clock, made_once
 from fewjump.experiment.results import Experiment
@@ -99,19 +97,6 @@ def trials(length: int) -> list[Trial]:
     ]
 
 
-@torch.no_grad()
-def data_nll(student: Denoiser, data: Dataset, count: int) -> tuple[float, float]:
-    """−log p of unseen sequences under the law of one evaluation, nats per token: mean, 95% half.
-
-    Exact for every student but the latent one, whose normal z is scored by a bound.
-    """
-    x0 = data.all("test", count)
-    noise = student.process.prior_sample(x0.shape, torch.Generator().manual_seed(0))
-    law = student(noise, torch.ones(len(x0), dtype=torch.float64))
-    each = -law.log_prob(x0).double() / x0.shape[1]
-    return float(each.mean()), 1.96 * float(each.std()) / len(x0) ** 0.5
-
-
 def rows_of(
     trial: Trial,
     shop: Workshop,
@@ -143,7 +128,7 @@ def rows_of(
     def compute() -> dict[str, Any]:
         student = for_sampling(made_once(folder, make))
         begin = time.perf_counter()
-        nll, half = data_nll(student, shop.data, sizes.samples)
+        nll, half = one_evaluation_nll(student, shop.data.all("test", sizes.samples))
         about = {
             "student": trial.student,
             "size": trial.size,

@@ -1,0 +1,32 @@
+"""The likelihood of a one-evaluation sampler, against enumeration."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fewjump.evaluate.likelihood import one_evaluation_nll
+from fewjump.problem import EnumeratedJoint
+from fewjump.process import Absorbing, Uniform
+from fewjump.sampler import exact_output_law
+from fewjump.schedule import Linear, LogLinear
+
+
+@pytest.mark.parametrize("joint", [True, False])
+def test_it_is_that_of_the_output_law_of_one_step(joint: bool) -> None:
+    truth = EnumeratedJoint.random(3, 2, 1.0, torch.Generator().manual_seed(0))
+    denoiser = truth.denoiser(Absorbing(4, LogLinear()), joint=joint)
+    x0 = truth.sample(300, torch.Generator().manual_seed(1))
+    output = exact_output_law(denoiser, 1)
+    each = -output[x0[:, 0], x0[:, 1]].log() / 2
+    mean, half = one_evaluation_nll(denoiser, x0)
+    assert mean == pytest.approx(float(each.mean()), abs=1e-6)
+    assert half == pytest.approx(1.96 * float(each.std()) / 300**0.5, rel=1e-4)
+
+
+def test_noise_without_a_single_state_says_nothing_at_its_end() -> None:
+    truth = EnumeratedJoint.random(3, 2, 1.0, torch.Generator().manual_seed(2))
+    denoiser = truth.denoiser(Uniform(3, Linear(40.0)), joint=True)
+    x0 = truth.sample(100, torch.Generator().manual_seed(3))
+    expected = float(-truth.probs[x0[:, 0], x0[:, 1]].log().mean() / 2)
+    assert one_evaluation_nll(denoiser, x0)[0] == pytest.approx(expected, abs=1e-9)
