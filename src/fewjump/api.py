@@ -32,6 +32,7 @@ from fewjump.denoiser import (
     TransformerConfig,
 )
 from fewjump.denoiser.huggingface import HuggingFaceConfig
+from fewjump.denoiser.low_rank import adapt, is_low_rank, merged
 from fewjump.objective import (
     ConditionalMatching,
     CrossEntropyELBO,
@@ -112,6 +113,7 @@ def distill(
     network: Network | None = None,
     head: Mapping[str, Any] | None = None,
     warm_start: bool = True,
+    lora: int | None = None,
     steps: int = 2000,
     batch_size: int = 128,
     lr: float = 3e-4,
@@ -147,6 +149,9 @@ def distill(
         head: further options of the student's head.
         warm_start: start the student at the teacher's weights, where the teacher has some and
             ``network`` does not ask for another network.
+        lora: rank of a student that is the frozen teacher plus a low-rank difference
+            (:mod:`fewjump.denoiser.low_rank`): the weights are in memory once. What is returned
+            and saved is an ordinary denoiser. None trains every weight.
         steps, batch_size, lr, ema, seed: see :class:`~fewjump.train.TrainConfig`.
         out: run folder; None keeps nothing on disk.
         **options: other fields of :class:`~fewjump.train.TrainConfig`.
@@ -167,14 +172,18 @@ def distill(
         model = _build_student(teacher, student, network, head, warm_start, length, seed)
     if model.vocabulary_config is None:
         model.vocabulary_config = teacher.vocabulary_config
+    trained = [p for p in teacher.parameters() if p.requires_grad]
+    if lora is not None:
+        _adapt(model, teacher, lora, seed, own=isinstance(student, Denoiser) or not warm_start)
     chosen = _matching(objective, data is not None, model, steps)
     run = {
         "verb": "distill",
         "denoiser": _describe_model(model),
         "warm_start": warm_start,
     }
+    if lora is not None:
+        run["lora"] = lora
     was_training = teacher.training
-    trained = [p for p in teacher.parameters() if p.requires_grad]
     freeze(teacher)
     try:
         chosen.check(model, teacher)
@@ -349,6 +358,15 @@ def _build_student(
     return student
 
 
+def _adapt(model: Denoiser, teacher: Denoiser, rank: int, seed: int, own: bool) -> None:
+    if own or not isinstance(model, NetworkDenoiser) or not isinstance(teacher, NetworkDenoiser):
+        raise ValueError(
+            "lora starts at a transformer teacher's weights: give the kind of student by name, "
+            "with warm_start=True"
+        )
+    adapt(model, teacher, rank, seed=seed)
+
+
 def _trunk(network: Network | HuggingFaceConfig | None) -> dict[str, Any]:
     if isinstance(network, TransformerConfig | HuggingFaceConfig):
         return network.config()
@@ -391,6 +409,8 @@ def _finish(
     config: TrainConfig,
 ) -> Denoiser:
     model = result.averaged()
+    if isinstance(model, NetworkDenoiser) and is_low_rank(model):
+        model = merged(model)
     if out is not None and _is_main() and _can_save(model):
         training = {
             "objective": describe(objective),

@@ -13,7 +13,8 @@ class ExponentialMovingAverage:
 
     The n-th update (from 1) uses d = min(decay, n/(n+9)), so that early, fast-moving weights are
     forgotten quickly. Buffers and integer tensors are copied as they are. The average of weights
-    that are split over processes is split in the same way.
+    that are split over processes is split in the same way. Frozen weights are their own average and
+    are not copied.
 
     Args:
         module: the model to follow; its current weights are the start.
@@ -25,8 +26,10 @@ class ExponentialMovingAverage:
             raise ValueError(f"ema decay must lie in [0, 1), got {decay}")
         self.decay = decay
         self.updates = 0
+        self.frozen = {n for n, p in module.named_parameters() if not p.requires_grad}
         self.shadow: dict[str, Tensor] = {
-            name: value.detach().clone() for name, value in module.state_dict().items()
+            name: value.detach() if name in self.frozen else value.detach().clone()
+            for name, value in module.state_dict().items()
         }
 
     def gather(self) -> None:
@@ -47,6 +50,8 @@ class ExponentialMovingAverage:
         keep = self.decay_at(self.updates)
         parameters = dict(module.named_parameters())
         for name, value in module.state_dict().items():
+            if name in self.frozen:
+                continue
             mine, now = _local(self.shadow[name]), _local(value)
             if name in parameters and value.is_floating_point():
                 mine.lerp_(now, 1 - keep)

@@ -26,7 +26,7 @@ class ShardedDenoiser:
     """A denoiser, and its twin whose parameters are split.
 
     Attributes:
-        given: the caller's; empty until :meth:`restore`.
+        given: the caller's; empty from :meth:`release` to :meth:`restore`.
         twin: to be trained, or asked.
     """
 
@@ -41,6 +41,11 @@ class ShardedDenoiser:
         """Have the roots' parameters ready, whichever of the denoiser's methods is called next."""
         for root in self.roots():
             root.unshard()
+
+    def release(self) -> None:
+        """Free the whole parameters of ``given``."""
+        for parameter in self.given.parameters():
+            parameter.data = parameter.data.new_empty(0)
 
     def restore(self) -> None:
         """Put the whole parameters back into ``given``; every process must call this."""
@@ -58,11 +63,13 @@ def make_mesh(world: World) -> DeviceMesh:
 
 
 def shard(denoiser: Denoiser, mesh: DeviceMesh) -> ShardedDenoiser:
-    """Split a denoiser's parameters; the denoiser itself is left without them.
+    """Split a denoiser's parameters; :meth:`ShardedDenoiser.release` then frees its own.
 
     Every transformer block is one unit, gathered when it runs; embeddings, head and the rest stay
     gathered from a call until the end of the backward pass, because a large vocabulary's loss reads
     the head's weight after the network has returned.
+
+    Two denoisers may have parameters in common: both are split before either is released.
 
     Args:
         denoiser: whole and equal on every process, on any device.
@@ -88,8 +95,6 @@ def shard(denoiser: Denoiser, mesh: DeviceMesh) -> ShardedDenoiser:
     for name, parameter in twin.named_parameters():
         if name in scales:
             parameter.lr_scale = scales[name]  # pyright: ignore[reportAttributeAccessIssue]
-    for parameter in denoiser.parameters():
-        parameter.data = parameter.data.new_empty(0)
     return ShardedDenoiser(denoiser, twin)
 
 

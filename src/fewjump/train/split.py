@@ -75,6 +75,8 @@ def split_models(
         parts.append(shard(teacher, mesh))
     elif teacher is not None:
         teacher.to(world.device)
+    for part in parts:
+        part.release()
     models = SplitModels(parts[0].twin, parts[1].twin if has_weights else teacher, parts)
     try:
         yield models

@@ -1,0 +1,111 @@
+"""Memory of distilling the originals' 'small' shape on a CPU: 12 blocks of 768, 50,258 tokens.
+
+Two whole training steps (teacher, student, loss, backward, AdamW, moving average) at batch 1 and
+1,024 positions, with random weights; the second finds the optimiser's moments in place. Each way
+has a process of its own; the peak is that process's highest resident size, Python and torch
+included. Linux only.
+
+    deferred       as the library does it: the heads' logits in chunks
+    checkpointed   and each block computed again in the backward pass (checkpoint_blocks)
+    logits         the heads' logits written down
+
+Usage: python benchmarks/small_step.py [--threads 1] [--way deferred ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from loss_memory import resident
+
+from fewjump.denoiser import NetworkDenoiser, deferred
+from fewjump.experiment.results import machine_facts
+from fewjump.objective import ConditionalMatching, freeze
+from fewjump.process import Absorbing
+from fewjump.schedule import LogLinear
+from fewjump.train import TrainConfig, train
+
+RESULT = Path(__file__).parent / "results" / "small_step.json"
+WAYS = ("deferred", "checkpointed", "logits")
+VOCAB, LENGTH = 50_258, 1024
+TRUNK = {"hidden": 768, "blocks": 12, "heads": 12, "condition_dim": 128, "conv_kernel": 0}
+STEPS = 2
+
+
+def measure(way: str) -> dict[str, Any]:
+    """Train in this process and say what it took."""
+    if way == "logits":
+        deferred.DEFER_FROM = VOCAB + 1
+    torch.manual_seed(0)
+    process = Absorbing(VOCAB, LogLinear())
+    config = {"process": process.config(), "trunk": TRUNK, "length": LENGTH}
+    student = NetworkDenoiser.from_config(config)
+    student.process = process
+    torch.nn.init.normal_(student.head.get_submodule("linear").get_parameter("weight"), std=0.02)
+    teacher = freeze(copy.deepcopy(student))
+    data = torch.randint(VOCAB - 1, (4, LENGTH))
+    options = TrainConfig(
+        steps=STEPS,
+        batch_size=1,
+        warmup=0,
+        device="cpu",
+        progress=False,
+        checkpoint_blocks=way == "checkpointed",
+    )
+    before, started, cpu = resident("VmRSS"), time.perf_counter(), time.process_time()
+    result = train(student, ConditionalMatching("forward"), data, options, teacher=teacher)
+    return {
+        "way": way,
+        "parameters": sum(p.numel() for p in student.parameters()),
+        "steps": result.step,
+        "loss": result.metrics["loss"],
+        "masked_share": result.metrics["loss_positions"],
+        "before_bytes": before,
+        "peak_bytes": resident("VmHWM"),
+        "seconds_per_step": round((time.perf_counter() - started) / STEPS, 1),
+        "cpu_seconds_per_step": round((time.process_time() - cpu) / STEPS, 1),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--way", choices=WAYS, nargs="+", default=list(WAYS))
+    parser.add_argument("--one", choices=WAYS, help="one way in this process, to stdout")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.one:
+        print(json.dumps(measure(options.one)))
+        return
+    rows = []
+    for way in options.way:
+        command = [sys.executable, __file__, "--one", way, "--threads", str(options.threads)]
+        found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        rows.append(json.loads(found))
+        print(rows[-1], flush=True)
+    if options.way != list(WAYS):
+        return
+    payload = {
+        "experiment": "small_step",
+        "seed": 0,
+        "machine": machine_facts(),
+        "vocab": VOCAB,
+        "length": LENGTH,
+        "batch_size": 1,
+        "trunk": TRUNK,
+        "rows": rows,
+    }
+    RESULT.parent.mkdir(parents=True, exist_ok=True)
+    RESULT.write_text(json.dumps(payload, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

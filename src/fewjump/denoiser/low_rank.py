@@ -1,0 +1,104 @@
+"""Students that are their teacher plus a low-rank difference: one copy of the weights for both.
+
+Every linear layer of the transformer blocks gets W + (α/r)·B·A beside it (LoRA, arXiv 2106.09685,
+through ``peft``), A (r, in) and B (out, r), B zero at first. W itself is the teacher's own tensor,
+frozen. What is published is an ordinary denoiser with the differences added up (:func:`merged`).
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+
+from fewjump.denoiser.heads import ProductHead
+from fewjump.denoiser.network import NetworkDenoiser
+from fewjump.random import fold_seed
+from fewjump.tokenizing import require
+
+_INITIAL_WEIGHTS = 7
+
+
+def adapt(
+    student: NetworkDenoiser,
+    teacher: NetworkDenoiser,
+    rank: int,
+    alpha: float | None = None,
+    seed: int = 0,
+) -> None:
+    """Make a student share its teacher's weights, and learn a low-rank difference; in place.
+
+    The trunk is shared, and the head where both have the product head; another head is the
+    student's own and is trained whole. Shared parameters are frozen in both.
+
+    Args:
+        student: of the teacher's trunk configuration; its own trunk weights are let go.
+        teacher: whose weights are taken.
+        rank: r ≥ 1.
+        alpha: scale α; ``rank`` by default, so that the difference is B·A.
+        seed: of the first A.
+
+    Raises:
+        ValueError: for trunks of different configurations, or a rank or scale below its range.
+        ModuleNotFoundError: without ``peft``.
+    """
+    if rank < 1 or (alpha is not None and alpha <= 0):
+        raise ValueError(f"lora needs a rank ≥ 1 and alpha > 0, got {rank} and {alpha}")
+    if student.trunk.config != teacher.trunk.config:
+        raise ValueError(
+            "a low-rank student has its teacher's network: leave out network=…, or lora=…"
+        )
+    peft: Any = require("peft", "a low-rank student", "lora")
+    share(student.trunk, teacher.trunk)
+    if isinstance(student.head, ProductHead) and isinstance(teacher.head, ProductHead):
+        share(student.head, teacher.head)
+    config = peft.LoraConfig(
+        r=rank, lora_alpha=rank if alpha is None else alpha, target_modules=_targets(student.trunk)
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(fold_seed(seed, _INITIAL_WEIGHTS))
+        peft.inject_adapter_in_model(config, student.trunk)
+
+
+def share(module: nn.Module, source: nn.Module) -> None:
+    """Let a module use the very parameters of another of the same structure, and freeze them."""
+    mine = dict(module.named_modules())
+    for path, other in source.named_modules():
+        for name, parameter in other.named_parameters(recurse=False):
+            parameter.requires_grad_(False)
+            setattr(mine[path], name, parameter)
+
+
+def _targets(trunk: nn.Module) -> list[str]:
+    """The linear layers inside the blocks, by name; not those that only see the noise level."""
+    names = [
+        name
+        for name, module in trunk.named_modules()
+        if type(module) is nn.Linear
+        and any(part.isdecimal() for part in name.split("."))
+        and not name.startswith("noise.")
+        and not name.endswith("modulation")
+    ]
+    if not names:
+        raise ValueError("this network has no linear layers in blocks to adapt")
+    return names
+
+
+def is_low_rank(denoiser: nn.Module) -> bool:
+    """Whether some layer carries a low-rank difference that is not added up yet."""
+    return any(hasattr(module, "lora_A") for module in denoiser.modules())
+
+
+def merged(student: NetworkDenoiser) -> NetworkDenoiser:
+    """The ordinary denoiser of the same law, with weights of its own: W ← W + (α/r)·B·A."""
+    whole = copy.deepcopy(student)
+    for path, module in list(whole.named_modules()):
+        if not hasattr(module, "lora_A"):
+            continue
+        layer: Any = module
+        layer.merge(safe_merge=True)
+        parent, _, name = path.rpartition(".")
+        setattr(whole.get_submodule(parent), name, layer.get_base_layer())
+    return whole.requires_grad_(True)

@@ -1,0 +1,136 @@
+"""Low-rank students: the teacher's own weights, a difference that starts at zero, and merging."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import fewjump
+from fewjump.denoiser import NetworkDenoiser
+from fewjump.denoiser.low_rank import adapt, is_low_rank, merged
+from fewjump.process import Absorbing
+from fewjump.schedule import LogLinear
+from fewjump.train import ExponentialMovingAverage
+
+V, L, RANK = 7, 5, 2
+
+
+def make(kind: str = "product", seed: int = 0, hidden: int = 8) -> NetworkDenoiser:
+    torch.manual_seed(seed)
+    process = Absorbing(V, LogLinear())
+    config = {
+        "process": process.config(),
+        "trunk": {"hidden": hidden, "blocks": 2, "heads": 2, "condition_dim": 8},
+        "head": {"kind": kind},
+        "length": L,
+    }
+    model = NetworkDenoiser.from_config(config)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    model.process = process
+    return model
+
+
+def states() -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    clean = torch.randint(V - 1, (16, L), generator=generator)
+    return torch.where(torch.rand(16, L, generator=generator) < 0.5, clean, V - 1)
+
+
+def pointers(module: torch.nn.Module) -> set[int]:
+    return {p.data_ptr() for p in module.parameters()}
+
+
+def test_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ModuleNotFoundError, match=r"fewjump\[lora\]"):
+        adapt(make(), make(), RANK)
+
+
+def test_bad_choices_are_refused_before_anything_changes() -> None:
+    with pytest.raises(ValueError, match="rank"):
+        adapt(make(), make(), 0)
+    with pytest.raises(ValueError, match="teacher's network"):
+        adapt(make(hidden=16), make(), RANK)
+    with pytest.raises(ValueError, match="warm_start"):
+        fewjump.distill(make(), torch.zeros(4, L, dtype=torch.long), lora=2, warm_start=False)
+
+
+def test_the_weights_are_in_memory_once() -> None:
+    pytest.importorskip("peft", reason="needs fewjump[lora]")
+    student, teacher = make(seed=1), make()
+    before = teacher(states(), 0.5).logits.clone()
+    adapt(student, teacher, RANK)
+    assert pointers(teacher) <= pointers(student)
+    own = [p for p in student.parameters() if p.requires_grad]
+    # qkv, out and two MLP layers of each of two blocks; r·(in + out) each.
+    assert sum(p.numel() for p in own) == 2 * RANK * ((8 + 24) + (8 + 8) + (8 + 32) + (32 + 8))
+    assert torch.equal(student(states(), 0.5).logits, before)
+    average = ExponentialMovingAverage(student, 0.9)
+    shadow = {v.data_ptr() for v in average.shadow.values()}
+    assert pointers(teacher) <= shadow
+    assert not shadow & {p.data_ptr() for p in own}
+
+
+def test_merging_is_the_formula_and_leaves_the_teacher_alone() -> None:
+    pytest.importorskip("peft", reason="needs fewjump[lora]")
+    student, teacher = make(seed=1).double(), make().double()
+    adapt(student, teacher, RANK, alpha=3.0)
+    student.double()
+    for parameter in student.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter)
+    kept = {k: v.clone() for k, v in teacher.state_dict().items()}
+    whole = merged(student)
+    layer = student.trunk.blocks[1].attention.qkv  # type: ignore[union-attr]
+    difference = layer.lora_B["default"].weight @ layer.lora_A["default"].weight * 3.0 / RANK
+    name = "trunk.blocks.1.attention.qkv.weight"
+    torch.testing.assert_close(whole.state_dict()[name], kept[name] + difference)
+    torch.testing.assert_close(whole(states(), 0.5).logits, student(states(), 0.5).logits)
+    assert not is_low_rank(whole)
+    assert whole.state_dict().keys() == kept.keys()
+    assert all(torch.equal(v, kept[k]) for k, v in teacher.state_dict().items())
+    assert not pointers(whole) & pointers(teacher)
+
+
+@pytest.mark.parametrize("kind", ["product", "mixture"])
+def test_distillation_trains_the_difference_only(kind: str, tmp_path: Path) -> None:
+    pytest.importorskip("peft", reason="needs fewjump[lora]")
+    teacher = make()
+    kept = {k: v.clone() for k, v in teacher.state_dict().items()}
+    data = torch.randint(V - 1, (64, L), generator=torch.Generator().manual_seed(2))
+
+    def distilled(out: Path, **options: object) -> fewjump.Denoiser:
+        return fewjump.distill(
+            teacher,
+            data,
+            student=kind,
+            lora=RANK,
+            steps=6,
+            batch_size=8,
+            lr=1e-2,
+            warmup=1,
+            device="cpu",
+            progress=False,
+            out=out,
+            **options,
+        )
+
+    student = distilled(tmp_path / "run")
+    assert all(torch.equal(v, kept[k]) for k, v in teacher.state_dict().items())
+    assert all(p.requires_grad for p in teacher.parameters())
+    loaded = fewjump.load(tmp_path / "run" / "model")
+    x0 = torch.where(states() == V - 1, 0, states())
+    got = loaded(states(), 0.5).log_prob(x0)
+    torch.testing.assert_close(got, student(states(), 0.5).log_prob(x0))
+    changed = {k for k, v in loaded.state_dict().items() if k in kept and not v.equal(kept[k])}
+    assert "trunk.blocks.0.mlp.0.weight" in changed
+    assert not any("embedding" in name or "modulation" in name for name in changed)
+    # Resumed from the saved state, which holds the difference.
+    again = distilled(tmp_path / "run")
+    torch.testing.assert_close(again(states(), 0.5).log_prob(x0), got)
