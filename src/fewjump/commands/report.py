@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 if TYPE_CHECKING:
-    from fewjump.report import Chart, Row, SampleGroup
+    from fewjump.report import Chart, Row, SampleGroup, Table
 
 
 @dataclass
@@ -46,6 +46,7 @@ def run(options: Options) -> int:
     facts: dict[str, Any] = {}
     samples: list[SampleGroup] = []
     training: list[Chart] = []
+    watched: list[Table] = []
     for path in options.runs:
         own_rows, own_facts = read_results(path)
         folder = path if path.is_dir() else path.parent
@@ -56,12 +57,15 @@ def run(options: Options) -> int:
         rows += own_rows
         facts |= own_facts
         samples += _saved_samples(folder, name if len(options.runs) > 1 else "")
-        training += _training(folder, name)
+        charts, tables = _training(folder, name)
+        training += charts
+        watched += tables
     page = from_results(
         list(dict.fromkeys(rows)),
         title=options.title,
         samples=samples,
         training=training,
+        tables=watched,
         facts=facts,
         headline=options.headline,
     )
@@ -75,16 +79,19 @@ def _within(run: str, row: Row) -> str:
     return row.model if row.is_reference else f"{row.model} ({run})"
 
 
-def _training(folder: Path, name: str) -> list[Chart]:
-    """Training curves of the folder itself and of the models inside it."""
-    from fewjump.report import role_of, training_charts
+def _training(folder: Path, name: str) -> tuple[list[Chart], list[Table]]:
+    """Training curves of the folder itself and of the models inside it, and their warnings."""
+    from fewjump.report import monitor_charts, monitor_table, role_of, training_charts
 
-    charts = []
+    charts, tables = [], []
     for record in sorted(folder.glob("**/metrics.jsonl")):
         inner = record.parent.relative_to(folder)
         label = name if str(inner) == "." else str(inner)
         charts += training_charts(record, label, role_of(label))
-    return charts
+        charts += monitor_charts(record, label)
+        if (table := monitor_table(record, label)) is not None:
+            tables.append(table)
+    return charts, tables
 
 
 def _saved_samples(folder: Path, run: str) -> list[SampleGroup]:

@@ -23,6 +23,8 @@ from fewjump.report import (
     Note,
     SampleGroup,
     from_results,
+    monitor_charts,
+    monitor_table,
     training_charts,
     write,
     write_results,
@@ -109,6 +111,8 @@ def write_demo(
     write_results(out, [vars(row) for row in rows], facts)
     shown = [vars(row) for row in rows if row.metric in metrics]
     training = [chart for name, path in curves.items() for chart in training_charts(path, name)]
+    training += [chart for name, path in curves.items() for chart in monitor_charts(path, name)]
+    watched = [monitor_table(path, name) for name, path in curves.items()]
     report = from_results(
         shown,
         title=title,
@@ -118,6 +122,7 @@ def write_demo(
         samples=samples,
         notes=(ABOUT_FLOOR, ABOUT_METHOD, ABOUT_JOINT),
         training=training,
+        tables=[table for table in watched if table is not None],
         facts=facts,
         headline=headline,
     )

@@ -25,6 +25,7 @@ from fewjump.report.page import render, write
 from fewjump.report.png import contact_sheet, encode_png
 from fewjump.report.rows import Row, as_row, read_results, write_results
 from fewjump.report.svg import line_chart, standalone
+from fewjump.report.watched import monitor_charts, monitor_table
 
 __all__ = [
     "ABOUT_FLOOR",
@@ -45,6 +46,8 @@ __all__ = [
     "encode_png",
     "from_results",
     "line_chart",
+    "monitor_charts",
+    "monitor_table",
     "quality_chart",
     "read_results",
     "render",
