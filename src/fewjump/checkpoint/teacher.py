@@ -146,6 +146,9 @@ def read_teacher(
     with opened(path) as found:
         try:
             described = describe(found.config, family or _guessed(found))
+            if "raw" in found.weights:
+                # Before an average, which is a list, is matched with the names of these.
+                _sizes(found.weights["raw"](), described)
             read = _chosen(found, weights)
             sizes = _sizes(read, described)
             process, notes = _process(found, described, sizes, mask, schedule)

@@ -154,11 +154,13 @@ class _Machine:
             return known(self, arguments)
         if function.name == "_reconstructor" and arguments:
             return self.new(arguments[0], ())
-        return Foreign(str(function), arguments)
+        return self.new(function, arguments)
 
     def new(self, cls: Any, arguments: Any) -> Any:
         if not isinstance(cls, Global) or type(arguments) is not tuple:
             raise CheckpointError(f"the pickle makes an instance of a {type(cls).__name__}")
+        if cls.name == "type":
+            raise CheckpointError("the pickle makes a class of its own, which no model needs")
         if (cls.module, cls.name) in _KNOWN_CALLS:
             return self.call(cls, arguments)
         return Foreign(str(cls), arguments)
