@@ -32,7 +32,7 @@ from fewjump.schedule import LogLinear
 from fewjump.train import TrainConfig, train
 
 STEPS = (1, 2, 4)
-KINDS = ("product", "mixture", "chain", "mixture-of-chains", "autoregressive")
+KINDS = ("product", "mixture", "chain", "mixture-of-chains", "shared-chain", "autoregressive")
 #: Tables of every mask pattern are kept up to this many entries; above, steps are sampled.
 EXACT_ENTRIES = 1 << 20
 
@@ -45,7 +45,8 @@ class World:
         make: the problem.
         steps: optimiser steps; the autoregressive head takes ``autoregressive_steps``.
         width: of the autoregressive head.
-        states: of the chain; the mixture has twice as many components.
+        states: of the chain; the mixture has twice as many components, the chain with shared
+            transitions four times as many states.
     """
 
     make: Callable[[], EnumeratedJoint]
@@ -77,6 +78,8 @@ def head_options(kind: str, world: World, length: int) -> dict[str, Any]:
         return {"components": 2 * world.states, "length": length}
     if kind == "chain":
         return {"states": world.states, "length": length}
+    if kind == "shared-chain":
+        return {"states": 4 * world.states, "length": length}
     if kind == "mixture-of-chains":
         return {"components": 4, "states": world.states // 2, "length": length}
     return {"width": world.width} if kind == "autoregressive" else {}
