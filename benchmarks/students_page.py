@@ -1,0 +1,201 @@
+"""Write docs/students.md from the committed result files: which student to use, and why.
+
+Run: python benchmarks/students_page.py   (a test fails when the page is out of date)
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from results_page import RESULTS, ROOT, Content, number, provenance, table
+
+from fewjump.evaluate.frontier import Row
+from fewjump.experiment.ablation import ablation_table
+from fewjump.experiment.verdicts import half_width
+from fewjump.experiment.wall_clock import (
+    TEACHER,
+    Speed,
+    points_of_results,
+    speed_at_quality,
+    speed_table,
+)
+
+PAGE = ROOT / "docs" / "students.md"
+FILES = ("text_students_names", "text_students_text", "text_ablation", "digits")
+
+ADVICE = """# Which student to use
+
+Every student keeps the teacher's trunk and changes what is said with its features. All of them
+start equal to the teacher's product law and are trained and sampled in the same way; an evaluation
+of the trunk is what is counted, and the head's own time is in the tables of speed below.
+
+| your data | `--student` | why |
+|---|---|---|
+| text, names, code, music: sequences | `autoregressive` | the best law of a sequence for one evaluation; draws token by token through a light layer |
+| the same, drawn in parallel over positions or with long sequences | `shared-chain` | hundreds of hidden states for the price of a few layers; visible tokens inform all others exactly |
+| images, boards: one global choice and local noise | `mixture` with `length` (and `evidence` under a mask) | a component is a template of the whole; conditioned as Bayes does, more steps never hurt |
+| few tokens, long-range copies | `chain`, `mixture-of-chains` | transitions of its own at every position, at r² numbers each |
+| a global choice with continuous factors | `latent` | z enters the trunk; scored by a bound, and behind the others in the tables below |
+| a product student for comparison | `product` | the paper's; at best its teacher |
+
+    fewjump distill --teacher runs/teacher --student shared-chain --head states=256 --out runs/student
+
+Options of a head are `head={...}` in Python; the classes in `fewjump.denoiser` list them."""
+
+
+def load(name: str) -> Content | None:
+    """A result file, or None."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def mean_cell(rows: Sequence[Content], metric: str) -> str:
+    """Mean over seeds with the wider of two 95% half-widths: over samples and over seeds."""
+    values = [r[metric] for r in rows if r[metric] is not None]
+    if not values:
+        return "–"
+    inner = [(r[f"{metric}_high"] - r[f"{metric}_low"]) / 2 for r in rows if r[metric] is not None]
+    over_samples = sum(h * h for h in inner) ** 0.5 / len(values)
+    half = max(over_samples, half_width(values))
+    return f"{sum(values) / len(values):.3f} ± {half:.3f}"
+
+
+def quality(content: Content, metric: str) -> str:
+    """Models against numbers of steps."""
+    rows = content["rows"]
+    steps = sorted({r["steps"] for r in rows})
+    lines = []
+    for student in dict.fromkeys(r["student"] for r in rows):
+        mine = [r for r in rows if r["student"] == student]
+        seeds = len({r["seed"] for r in mine})
+        cells = []
+        for count in steps:
+            found = [r for r in mine if r["steps"] == count]
+            cells.append(mean_cell(found, metric) if found else "–")
+        lines.append((student, f"{mine[0]['parameters']:,}", seeds, *cells))
+    header = ("student", "parameters", "seeds", *(f"{k} step{'s' * (k > 1)}" for k in steps))
+    return table(header, lines)
+
+
+def verdict(row: Content) -> str:
+    """One question and its answer."""
+    word = "better" if row["better"] else "no worse" if row["no_worse"] else "**worse**"
+    who, _ = row["challenger"]
+    return (
+        f"- {row['question']} ({who}): {row['difference']:+.3f} nats "
+        f"[{row['low']:+.3f}, {row['high']:+.3f}]: {word}."
+    )
+
+
+def text(title: str, content: Content) -> str:
+    reference, rows = content["reference"], content["rows"]
+    words = reference.get("dictionary_words")
+    facts = (
+        f"{content['data']}, L = {content['sizes']['length']}. n-gram judge's NLL in nats per token "
+        f"at the trigram entropy of real text ({content['matched_entropy']:.3f} nats); "
+        f"{content['sizes']['samples']} samples at each temperature, 95% intervals. Real text scores "
+        f"{reference['nll']:.3f}"
+        + ("." if words is None else f" and has {100 * words:.0f}% dictionary words.")
+    )
+    one = [r for r in rows if r["steps"] == 1 and r["seed"] == content["seed"]]
+    most = [r for r in rows if r["student"] == TEACHER and r["seed"] == content["seed"]][-1]
+    shown = [
+        (
+            f"{r['student']}, {r['steps']} step{'s' * (r['steps'] > 1)}",
+            f"{r['nll']:.3f}",
+            f"{r['entropy']:.3f}",
+            f"{100 * r['dictionary_words']:.0f}%",
+            f"{r['trigram_tv']:.3f}",
+            f"{1e3 * r['trunk_seconds'] / r['samples']:.2f}",
+            f"{1e3 * r['head_seconds'] / r['samples']:.2f}",
+        )
+        for r in [*one, most]
+    ]
+    header = (
+        "at temperature 1",
+        "NLL",
+        "trigram entropy",
+        "words",
+        "trigram TV",
+        "trunk ms/sample",
+        "head ms/sample",
+    )
+    speeds = [Speed(**s) for s in content["speed"]]
+    verdicts = "\n".join(verdict(row) for row in content["verdicts"])
+    return f"""## {title}
+
+{provenance(content, "fewjump.experiment.text_students")}
+
+{facts}
+
+{quality(content, "matched_nll")}
+
+{verdicts}
+
+{table(header, shown)}
+
+**Samples per second at the quality of the teacher's {most["steps"]} steps** (matched NLL; the fastest measured
+number of steps that reaches it):
+
+{speed_table(speeds, "matched NLL")}"""
+
+
+def digits_speed(content: Content) -> str:
+    rows = [Row(**r) for r in content["rows"]]
+    points = points_of_results(rows, "frechet", content["sizes"]["samples"])
+    return f"""## Speed on digits
+
+{provenance(content, "fewjump.experiment.digits")}
+
+Quality is the Fréchet distance, averaged over {len(content["seeds"])} seeds; the tables are in
+[results](results.md#digits).
+
+{speed_table(speed_at_quality(points), "Fréchet")}"""
+
+
+def ablation(content: Content) -> str:
+    rows: list[Any] = content["rows"]
+    one = [r for r in rows if r["steps"] == 1]
+    seeds = len({r["seed"] for r in rows})
+    best = min(one, key=lambda r: r["data_nll"])
+    spread = max(r["data_nll_half_width"] for r in one)
+    return f"""## Kind, size, source of x_s, s
+
+{provenance(content, "fewjump.experiment.text_ablation")}
+
+{content["data"]}; every variant has {content["steps"]} optimiser steps from the same teacher, {seeds} seed(s). First
+the exact −log p of unseen names in **one** evaluation, in nats per token (for `latent` a bound;
+95% half-widths over names are at most {spread:.3f}); best: {best["student"]} {best["size"]}, {number(best["data_nll"])}.
+
+{ablation_table(one, "data_nll")}
+Total variation between the trigrams of samples and of the data:
+
+{ablation_table(rows, "trigram_tv")}"""
+
+
+def render() -> str:
+    """The whole page."""
+    parts = [ADVICE]
+    for name, title in (("names", "Names"), ("text", "Running text")):
+        content = load(f"text_students_{name}")
+        if content is not None:
+            parts.append(text(title, content))
+    for name, section in (("digits", digits_speed), ("text_ablation", ablation)):
+        content = load(name)
+        if content is not None:
+            parts.append(section(content))
+    parts.append(
+        "Written by `python benchmarks/students_page.py` from `benchmarks/results/`. Times are of a "
+        "shared machine: trust ratios, not seconds."
+    )
+    return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(render(), encoding="utf-8")
+    print(PAGE)
