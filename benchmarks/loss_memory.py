@@ -31,7 +31,7 @@ from fewjump.experiment.results import machine_facts
 from fewjump.law import LinearLaw, ProductLaw
 from fewjump.objective.cross_entropy import law_cross_entropy, law_token_cross_entropy
 
-RESULT = Path(__file__).parent / "results" / "loss_memory.json"
+RESULT = Path(__file__).parent / "results" / "scale" / "loss_memory.json"
 VOCABULARIES = (8_192, 32_000, 50_258)
 HIDDEN, POSITIONS = 768, 4096
 

@@ -33,7 +33,7 @@ from fewjump.process import Absorbing
 from fewjump.schedule import LogLinear
 from fewjump.train import TrainConfig, train
 
-RESULT = Path(__file__).parent / "results" / "small_step.json"
+RESULT = Path(__file__).parent / "results" / "scale" / "small_step.json"
 WAYS = ("deferred", "checkpointed", "logits")
 VOCAB, LENGTH = 50_258, 1024
 TRUNK = {"hidden": 768, "blocks": 12, "heads": 12, "condition_dim": 128, "conv_kernel": 0}
