@@ -23,6 +23,7 @@ VERBS: dict[str, str] = {
     "train": "train a teacher: a discrete diffusion model of your data",
     "distill": "distil a teacher into a student that needs few evaluations",
     "refine": "refine a student on its own samples, with its variety watched",
+    "rollouts": "keep a teacher's samples on disk, to distil from without data",
     "sample": "draw samples from a saved model",
     "evaluate": "measure a saved model's samples at several numbers of evaluations",
     "report": "turn the results of one or more runs into one HTML page",

@@ -11,6 +11,7 @@ GridName = Literal["uniform", "cosine", "log-linear"]
 ProcessName = Literal["masked", "uniform"]
 ScheduleName = Literal["log-linear", "cosine", "geometric", "linear"]
 DataKindName = Literal["auto", "characters", "bytes", "lines", "tokens", "documents"]
+KnownRuleName = Literal["prefix", "infill", "scattered"]
 PackingName = Literal["stream", "documents", "fit"]
 TeacherObjectiveName = Literal["cross-entropy", "elbo", "score-entropy"]
 MatchingName = Literal[

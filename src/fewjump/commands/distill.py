@@ -8,7 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fewjump.commands.arguments import save_options
-from fewjump.commands.choices import DataKindName, MatchingName, StudentName
+from fewjump.commands.choices import (
+    DataKindName,
+    KnownRuleName,
+    MatchingName,
+    StudentName,
+)
 from fewjump.commands.documents import DocumentOptions, document_values
 from fewjump.commands.training import TrainingOptions, is_main, training_values
 
@@ -75,6 +80,13 @@ class Subject:
     """Latent students: steps over which the price of what the latent carries rises from 0 to its
     full height. Default: half of the steps."""
 
+    known: KnownRuleName | None = None
+    """Show a part of every sequence clean and leave it out of the loss, for prompts (prefix) and
+    infilling (infill: all but one stretch; scattered: positions here and there)."""
+
+    known_share: float = 0.5
+    """The largest share of a sequence that --known shows."""
+
     jumps: int | None = None
     """Train for exactly this many equal jumps from noise to data. Default: for any."""
 
@@ -83,10 +95,6 @@ class Subject:
 
     warm_start: bool = True
     """Start from the teacher's weights."""
-
-    lora: int | None = None
-    """Rank of a low-rank difference to the teacher's weights, which then are in memory once; needs
-    the extra fewjump[lora]. Default: train every weight."""
 
 
 @dataclass
@@ -121,6 +129,8 @@ def run(options: Options) -> int:
     matching = options.matching or ("forward" if data is not None else "teacher-rollout")
     if data is None and matching != "teacher-rollout":
         raise ValueError(f"--matching {matching} starts from data: give --data")
+    if data is None and options.known is not None:
+        raise ValueError("--known shows a part of the data: give --data")
     objective = objective_of(options, matching, teacher.denoiser.process)
     if is_main():
         save_options(options, options.out)
@@ -131,7 +141,6 @@ def run(options: Options) -> int:
         objective=objective,
         head=head_options(options.head),
         warm_start=options.warm_start,
-        lora=options.lora,
         out=options.out,
         **training_values(options),
     )
@@ -177,7 +186,13 @@ def objective_of(options: Options, matching: MatchingName, process: Process) -> 
                 f"--{flag} is for joint students; choose one, such as --student chain, or leave "
                 "it out"
             )
-        return ConditionalMatching(matching, steps=options.jumps, max_gap=options.max_gap)
+        return ConditionalMatching(
+            matching,
+            steps=options.jumps,
+            max_gap=options.max_gap,
+            known=options.known,
+            known_share=options.known_share,
+        )
     if options.max_gap != defaults.max_gap:
         raise ValueError(
             "--max-gap is for --student product; joint students say where the teacher is asked "
@@ -191,6 +206,11 @@ def objective_of(options: Options, matching: MatchingName, process: Process) -> 
     intermediate = "student" if matching == "student-exact" else matching
     near = joint_near(process) if options.near is None else options.near
     if options.student == "latent":
+        if options.known is not None:
+            raise ValueError(
+                "--known is not for latent students, whose bound does not condition on a part of "
+                "the sequence; leave it out"
+            )
         if options.consistency:
             raise ValueError(
                 "--consistency is not for latent students, whose encoder is shown the teacher's "
@@ -213,6 +233,8 @@ def objective_of(options: Options, matching: MatchingName, process: Process) -> 
         consistency=options.consistency,
         data_weight=options.data_weight,
         steps=options.jumps,
+        known=options.known,
+        known_share=options.known_share,
     )
 
 

@@ -91,8 +91,8 @@ class ConditionalMatching(Objective):
         known_share: float = 0.5,
     ) -> None:
         if intermediate not in get_args(Intermediate):
-            known = ", ".join(get_args(Intermediate))
-            raise ValueError(f"unknown intermediate {intermediate!r}; known: {known}")
+            names = ", ".join(get_args(Intermediate))
+            raise ValueError(f"unknown intermediate {intermediate!r}; known: {names}")
         if not 0 < min_time < 1:
             raise ValueError(f"min_time must lie in (0, 1), got {min_time}")
         if not 0 < max_gap <= 1:

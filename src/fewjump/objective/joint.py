@@ -103,8 +103,8 @@ class JointConditionalMatching(Objective):
         known_share: float = 0.5,
     ) -> None:
         if intermediate not in get_args(JointIntermediate):
-            known = ", ".join(get_args(JointIntermediate))
-            raise ValueError(f"unknown intermediate {intermediate!r}; known: {known}")
+            names = ", ".join(get_args(JointIntermediate))
+            raise ValueError(f"unknown intermediate {intermediate!r}; known: {names}")
         check_near(near)
         check_weighting(weighting)
         if not 0 < min_time < 1:

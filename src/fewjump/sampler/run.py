@@ -122,6 +122,7 @@ def run(
     denoise: bool = True,
     progress: bool = False,
     watch: Callable[[Seen], None] | None = None,
+    first: int = 0,
 ) -> SamplerRun:
     """Draw samples and say what they cost.
 
@@ -148,6 +149,8 @@ def run(
             Without it an absorbing process may leave masks.
         progress: show a bar.
         watch: told the state after every step (see :class:`Seen`); batches come in order.
+        first: number of the first sample: what is drawn are samples ``first`` to ``first`` + N − 1
+            of the seed. Rows of ``prompt`` belong to these, from its first.
 
     Raises:
         ValueError, TypeError: for arguments that make no sense, before anything is computed.
@@ -171,9 +174,10 @@ def run(
     starts = range(0, num_samples, batch_size)
     with _eval_mode(denoiser), tqdm(total=None, disable=not progress, unit="step") as bar:
         for begin in starts:
-            indices = torch.arange(begin, min(begin + batch_size, num_samples), device=device)
+            rows = torch.arange(begin, min(begin + batch_size, num_samples), device=device)
+            indices = rows + first
             streams = SampleStreams(seed, indices)
-            here = given.rows(indices) if given is not None else None
+            here = given.rows(rows) if given is not None else None
             shown.prompt = here
             before = denoiser.evaluations
             x = denoiser.process.prior_sample((len(indices), length), streams, device)

@@ -1,0 +1,91 @@
+"""``fewjump rollouts``: a teacher's samples on disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from fewjump.commands.choices import GridName, SamplerName
+
+
+@dataclass
+class Options:
+    """Keep a teacher's samples in a file of tokens, to distil from without data.
+
+    `fewjump distill --teacher TEACHER --data FILE` then learns from them as from data, and the
+    teacher need not be run again. The same command goes on where it was stopped, and with a larger
+    --num-samples adds to a finished file.
+    """
+
+    path: Annotated[Path, tyro.conf.Positional]
+    """The teacher: what `fewjump sample` takes."""
+
+    out: Path = Path("runs/rollouts.npy")
+    """The file, ending in .npy."""
+
+    num_samples: int = 10_000
+    """How many samples."""
+
+    steps: int = 256
+    """Steps from noise to data: the student learns the law of the teacher run with that many."""
+
+    sampler: SamplerName = "ancestral"
+    """How to step."""
+
+    grid: GridName | None = None
+    """How the steps are spread over time. Default: uniform."""
+
+    seed: int = 0
+    """Of all samples."""
+
+    prompt: str | None = None
+    """Text the samples begin with."""
+
+    length: tuple[int, ...] = ()
+    """Tokens per sample; several numbers are taken in turn, if the model has padding."""
+
+    batch_size: int = 256
+    """Samples between two writes."""
+
+    device: str = "cpu"
+    """Where to compute, for example cuda."""
+
+
+def run(options: Options) -> int:
+    import sys
+
+    from fewjump.commands.models import open_model
+    from fewjump.publish import Pipeline
+    from fewjump.publish.conditions import read_conditions
+    from fewjump.rollouts import rollouts
+
+    denoiser, vocabulary, _ = open_model(options.path, options.device)
+    pipe = Pipeline(denoiser, vocabulary)
+    given = read_conditions(
+        vocabulary,
+        max(1, len(options.length)),
+        denoiser.length,
+        prompt=options.prompt,
+        length=options.length or None,
+        padding=pipe.padding,
+    )
+    rollouts(
+        denoiser,
+        options.out,
+        options.num_samples,
+        options.steps,
+        sampler=options.sampler,
+        grid=options.grid,
+        seed=options.seed,
+        length=given.length,
+        batch_size=options.batch_size,
+        prompt=given.prompt,
+        fixed=given.fixed,
+        vocabulary=vocabulary,
+        progress=sys.stderr.isatty(),
+    )
+    print(f"{options.out}: {options.num_samples} samples of {given.length} tokens")
+    return 0
