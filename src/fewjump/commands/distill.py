@@ -96,6 +96,10 @@ class Subject:
     warm_start: bool = True
     """Start from the teacher's weights."""
 
+    lora: int | None = None
+    """Rank of a low-rank difference to the teacher's weights, which then are in memory once; needs
+    the extra fewjump[lora]. Default: train every weight."""
+
 
 @dataclass
 class Options(TrainingOptions, DocumentOptions, Subject):
@@ -141,6 +145,7 @@ def run(options: Options) -> int:
         objective=objective,
         head=head_options(options.head),
         warm_start=options.warm_start,
+        lora=options.lora,
         out=options.out,
         **training_values(options),
     )
