@@ -14,7 +14,7 @@ from fewjump.process.magnus import ORDER, Clock, step_action, step_matrices
 from fewjump.process.rate_path import RatePath
 
 _MOST_PANELS = 1 << 14
-_PROBES = 16
+_PROBES = 8
 _CHUNK_ELEMENTS = 1 << 23
 
 
@@ -120,7 +120,7 @@ class DenseFlow(Flow):
 class ActionFlow(Flow):
     """Steps as actions on vectors: nothing of size V×V, whatever R is stored as.
 
-    The panels are found once, by step doubling on the rows of at most 16 tokens spread evenly over
+    The panels are found once, by step doubling on the rows of at most 8 tokens spread evenly over
     the vocabulary, so that results do not depend on what else is in a batch. The error is thus
     controlled on those tokens; states that behave like none of them need a smaller tolerance.
 
