@@ -24,6 +24,7 @@ VERBS: dict[str, str] = {
     "distill": "distil a teacher into a student that needs few evaluations",
     "refine": "refine a student on its own samples, with its variety watched",
     "rollouts": "keep a teacher's samples on disk, to distil from without data",
+    "inspect": "say what a checkpoint is, of this library or of SEDD, MDLM, UDLM or Duo",
     "sample": "draw samples from a saved model",
     "evaluate": "measure a saved model's samples at several numbers of evaluations",
     "report": "turn the results of one or more runs into one HTML page",

@@ -104,11 +104,11 @@ def run(options: Options) -> int:
 def names_of(models: list[Model]) -> list[str]:
     """``teacher`` or ``student``, by how a model was trained; with its folder where not unique."""
     from fewjump.checkpoint import read_config
-    from fewjump.commands.models import is_masked_lm
+    from fewjump.commands.models import is_masked_lm, is_original
 
     names = []
     for model in models:
-        foreign = is_masked_lm(model.folder)
+        foreign = is_masked_lm(model.folder) or is_original(model.folder)
         training = (None if foreign else read_config(model.folder)["training"]) or {}
         distilled = "ConditionalMatching" in json.dumps(training.get("objective"))
         names.append("student" if distilled else "teacher")
@@ -125,6 +125,8 @@ def names_of(models: list[Model]) -> list[str]:
 def run_name(folder: Path) -> str:
     """The name of a run, given its ``model`` folder or itself."""
     folder = folder.resolve()
+    if folder.is_file():
+        return f"{folder.parent.name}-{folder.stem}"
     return folder.parent.name if folder.name == "model" else folder.name
 
 

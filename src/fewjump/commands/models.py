@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from fewjump.denoiser import Denoiser
 
 
+# Besides a config.json: what a SEDD run or a Lightning run holds.
+ORIGINALS = ("checkpoints-meta/checkpoint.pth", "last.ckpt", "checkpoints/last.ckpt")
+
+
 class Model(NamedTuple):
     """A saved denoiser, what its tokens mean, and the folder they came from."""
 
@@ -36,13 +40,16 @@ def model_folder(path: Path) -> Path:
     for folder in (path, path / "model"):
         if (folder / "config.json").is_file():
             return folder
+    if path.is_file() or any((path / name).is_file() for name in ORIGINALS):
+        return path
     if (path / "training_state.pt").is_file():
         raise FileNotFoundError(
             f"the training in {path} has not finished; run the same command again to go on"
         )
     raise FileNotFoundError(
         f"there is no saved model in {path}: neither {path / 'config.json'} nor "
-        f"{path / 'model' / 'config.json'} exists"
+        f"{path / 'model' / 'config.json'} exists, nor is it a checkpoint of SEDD, MDLM, UDLM or "
+        "Duo"
     )
 
 
@@ -50,9 +57,11 @@ def open_model(path: Path, device: str = "cpu") -> Model:
     """Load a saved model with its vocabulary; plain token numbers where none was saved.
 
     A folder or hub repository (``hf:owner/name``) of ``transformers`` that holds a masked language
-    model is opened as :func:`fewjump.denoiser.from_masked_lm` does, without running its code.
+    model is opened as :func:`fewjump.denoiser.from_masked_lm` does, without running its code. A
+    checkpoint of SEDD, MDLM, UDLM or Duo is opened as :func:`fewjump.load_teacher` does, with
+    averaged weights.
     """
-    from fewjump.checkpoint import load, read_config
+    from fewjump.checkpoint import load, load_teacher, read_config
     from fewjump.data import Tokens, Vocabulary
 
     folder = model_folder(path)
@@ -62,6 +71,8 @@ def open_model(path: Path, device: str = "cpu") -> Model:
         name = path.as_posix().removeprefix(HUB)
         denoiser = from_masked_lm(folder if Path(name).exists() else name, device=device)
         described = denoiser.vocabulary_config
+    elif is_original(folder):
+        denoiser, described = load_teacher(folder, device=device), None
     else:
         described = read_config(folder)["data"]
         denoiser = load(folder, device)
@@ -72,14 +83,29 @@ def open_model(path: Path, device: str = "cpu") -> Model:
 
 def is_masked_lm(folder: Path) -> bool:
     """Whether a folder's config.json is that of a masked language model of ``transformers``."""
+    config = _config(folder)
+    names = config.get("architectures")
+    return bool(names) and "auto_map" not in config and str(names[0]).endswith("ForMaskedLM")
+
+
+def is_original(folder: Path) -> bool:
+    """Whether a path is, by its files, a checkpoint of another code base."""
+    if not (folder / "config.json").is_file():
+        return True
+    config = _config(folder)
+    return bool(config) and config.get("format") != "fewjump"
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """A folder's config.json; empty where it is not there or no dictionary."""
     import json
 
+    file = folder / "config.json"
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except ValueError:
-        return False
-    names = config.get("architectures") if isinstance(config, dict) else None
-    return bool(names) and "auto_map" not in config and str(names[0]).endswith("ForMaskedLM")
+        config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except (ValueError, RecursionError):
+        return {}
+    return config if isinstance(config, dict) else {}
 
 
 def open_data(

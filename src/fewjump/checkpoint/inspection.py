@@ -1,0 +1,151 @@
+"""What a checkpoint is, and whether its network behaves as a denoiser should."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewjump.checkpoint.containers import WeightsName
+from fewjump.checkpoint.teacher import read_teacher
+from fewjump.denoiser import Denoiser
+from fewjump.law import Law
+from fewjump.process import Absorbing, Uniform
+from fewjump.sampler import sample
+
+TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
+NORMALISED_WITHIN = 1e-4
+
+
+@dataclass
+class TimeCheck:
+    """A denoiser at one time, asked about noised samples of its own.
+
+    x₀ are samples of the model, x_t ~ q(x_t|x₀) the same sequences noised to time t, p = p(x₀ⁱ|x_t)
+    the model's answer at each position. A model that is a consistent denoiser has
+    ``confidence`` = ``right`` and, under uniform noise, ``kept`` = ``kept_expected``, up to the
+    error of the mean; a network given the wrong noise level, mask or head has not.
+
+    Attributes:
+        t: the time.
+        sigma_bar: σ̄(t), what the network is given if it reads time at all.
+        open: share of positions that are asked about: masked ones, or all under other noise.
+        finite: whether no log-probability is NaN or +∞.
+        normalised: largest |Σp − 1|.
+        confidence: mean over those positions of the largest entry of p.
+        right: share of them where that entry is x₀ⁱ.
+        error: standard error of the difference of the two, positions taken as independent.
+        kept: uniform noise: mean of p(x_tⁱ), the model's probability that noise left the token.
+        kept_expected: α + (1−α)/V, the share that it leaves.
+    """
+
+    t: float
+    sigma_bar: float
+    open: float
+    finite: bool
+    normalised: float
+    confidence: float | None
+    right: float | None
+    error: float | None
+    kept: float | None = None
+    kept_expected: float | None = None
+
+
+def inspect(
+    path_or_hub_id: str | Path,
+    weights: WeightsName = "ema",
+    family: str | None = None,
+    *,
+    check: bool = True,
+    samples: int = 16,
+    steps: int = 16,
+    length: int | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> dict[str, Any]:
+    """Facts about a checkpoint as plain data, and a check of its network.
+
+    Args:
+        path_or_hub_id, weights, family: see :func:`fewjump.load_teacher`.
+        check: whether to run the network.
+        samples, steps: sequences drawn from the model for the check, and steps of each.
+        length: tokens of a sequence; by default the model's length, at most 128.
+        seed: of the draws.
+        **options: others of :func:`fewjump.load_teacher`.
+
+    Returns:
+        The fields of :class:`~fewjump.checkpoint.teacher.Facts`, ``process``, ``schedule``, and
+        with ``check`` the key ``check``: ``ok`` (finite and normalised), ``times`` (fields of
+        :class:`TimeCheck`) and what was drawn.
+
+    Raises:
+        ValueError, FileNotFoundError: as load_teacher does.
+    """
+    if samples < 1 or steps < 1:
+        raise ValueError(f"samples and steps must be at least 1, got {samples} and {steps}")
+    with warnings.catch_warnings(record=True):
+        warnings.simplefilter("always")
+        denoiser, facts = read_teacher(path_or_hub_id, weights, family, **options)
+    found = asdict(facts)
+    schedule = denoiser.process.schedule
+    found["process"] = denoiser.process.config()
+    found["schedule"] = schedule.config()
+    found["noise_levels"] = {str(t): float(schedule.sigma_bar(t)) for t in (*TIMES, 1.0)}
+    if check:
+        own = denoiser.length or 32
+        length = min(own, 128) if length is None else length
+        found["check"] = check_denoiser(denoiser, samples, steps, length, seed)
+    return found
+
+
+@torch.no_grad()
+def check_denoiser(
+    denoiser: Denoiser, samples: int = 16, steps: int = 16, length: int = 32, seed: int = 0
+) -> dict[str, Any]:
+    """Ask a denoiser about noised samples of its own; see :class:`TimeCheck`."""
+    x0 = sample(denoiser, samples, steps, generator=seed, length=length)
+    generator = torch.Generator(x0.device).manual_seed(seed + 1)
+    rows = [_at(denoiser, x0, t, generator) for t in TIMES]
+    ok = all(row.finite and row.normalised <= NORMALISED_WITHIN for row in rows)
+    return {
+        "ok": ok,
+        "samples": samples,
+        "steps": steps,
+        "length": length,
+        "seed": seed,
+        "times": [asdict(row) for row in rows],
+    }
+
+
+def _at(denoiser: Denoiser, x0: Tensor, t: float, generator: torch.Generator) -> TimeCheck:
+    process = denoiser.process
+    x_t = process.corrupt(x0, 0.0, t, generator)
+    law: Law = denoiser(x_t, t)
+    p = law.marginals().double()
+    masked = isinstance(process, Absorbing)
+    asked = x_t == process.mask if isinstance(process, Absorbing) else torch.ones_like(x_t).bool()
+    rows = p[asked]
+    row = TimeCheck(
+        t=t,
+        sigma_bar=float(process.schedule.sigma_bar(t)),
+        open=float(asked.double().mean()),
+        finite=bool(p.isfinite().all()),
+        normalised=float((p.sum(-1) - 1).abs().max()),
+        confidence=None,
+        right=None,
+        error=None,
+    )
+    if rows.shape[0]:
+        best, token = rows.max(-1)
+        hits = (token == x0[asked]).double()
+        row.confidence, row.right = float(best.mean()), float(hits.mean())
+        row.error = float((hits - best).std(correction=0) / rows.shape[0] ** 0.5)
+    if not masked and isinstance(process, Uniform):
+        alpha = float(process.schedule.alpha(t))
+        row.kept = float(p.gather(-1, x_t[..., None]).mean())
+        row.kept_expected = alpha + (1 - alpha) / process.vocab_size
+    return row
