@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
 CHECKS: dict[str, str] = {
     "recovery": "where recovery of posteriors from concrete scores breaks",
+    "commutation": "whether the generators of different times commute, and the error if not",
     "step-size": "how far a student's draw of x_s may reach before it does harm",
     "warm-start": "what starting the student at the teacher is worth",
+    "monitor-overhead": "what watching a distillation for its failures costs",
 }
 
 

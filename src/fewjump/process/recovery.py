@@ -173,7 +173,8 @@ def _maps(
     """w ↦ Pᵀw and r ↦ P r, with a dense kernel made once for all the iterations."""
     from fewjump.process.base import Process
 
-    if type(process).push_weights is not Process.push_weights:
+    own = type(process)
+    if own.push_weights is not Process.push_weights or own._push is not Process._push:
         return lambda w: process.push_weights(w, t), lambda r: process.pull_weights(r, t)
     kernel = process.kernel(0.0, t)
     return lambda w: process._multiply(w, kernel), lambda r: process._multiply(r, kernel.mT)
