@@ -1,0 +1,156 @@
+"""A teacher trained and distilled on noise that moves, beside pure masks and pure uniform noise.
+
+The problem is a Markov chain of 8 tokens and 32 positions whose law is known. For each noise: the
+exact product teacher (what a perfect network per position does), a small network trained on
+samples of the chain, and a chain student distilled from that network; each drawn at a few numbers
+of steps. Run as ``python -m fewjump.experiment.hybrid_noise``; it goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from fewjump.api import distill, joint_near, train_teacher
+from fewjump.denoiser.base import Denoiser
+from fewjump.experiment.joint_markov import chain_row
+from fewjump.experiment.results import Experiment, remembered
+from fewjump.objective import JointConditionalMatching
+from fewjump.problem.examples import reference_markov_chain
+from fewjump.process import Absorbing, Process, Uniform, gidd, mask_to_uniform
+from fewjump.random import generator_for
+from fewjump.sampler import run as draw
+from fewjump.schedule import LogLinear
+
+#: Each noise over a vocabulary of clean tokens.
+NOISES: dict[str, Callable[[int], Process]] = {
+    "masked": lambda vocab: Absorbing(vocab + 1, LogLinear()),
+    "uniform": lambda vocab: Uniform(vocab, LogLinear()),
+    "mask to uniform": lambda vocab: mask_to_uniform(vocab + 1, LogLinear()),
+    "GIDD, 20% uniform": lambda vocab: gidd(vocab + 1, LogLinear(), peak=0.2),
+}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is trained and drawn.
+
+    Attributes:
+        teacher_steps, student_steps: training steps of 64 sequences.
+        samples: sequences drawn for each row.
+        teacher_counts, student_counts: numbers of sampling steps.
+        length: positions.
+    """
+
+    teacher_steps: int = 300
+    student_steps: int = 200
+    samples: int = 2048
+    teacher_counts: Sequence[int] = (1, 2, 4, 8, 16)
+    student_counts: Sequence[int] = (1, 2, 4)
+    length: int = 32
+
+
+def rows_of(name: str, seed: int, sizes: Sizes, folder: Path | None = None) -> list[dict[str, Any]]:
+    """Train, distil and judge on one noise.
+
+    Args:
+        name: of :data:`NOISES`.
+        seed: of data, training and draws.
+        sizes: see :class:`Sizes`.
+        folder: of the runs; None keeps nothing.
+    """
+    chain = reference_markov_chain(sizes.length)
+    process = NOISES[name](chain.vocab_size)
+    data = chain.sample(65_536, generator_for(seed, 2))
+    exact = chain.denoiser(process)
+    rows = drawn(exact, "exact product teacher", sizes.teacher_counts, seed, sizes)
+    begin = time.perf_counter()
+    teacher = train_teacher(
+        data,
+        process,
+        network={
+            "hidden": 32,
+            "blocks": 2,
+            "heads": 2,
+            "conv_kernel": 3,
+            "time_conditioned": exact.time_conditioned,
+        },
+        steps=sizes.teacher_steps,
+        batch_size=64,
+        lr=5e-3,
+        ema=0.99,
+        seed=seed,
+        out=None if folder is None else folder / "teacher",
+    )
+    trained = time.perf_counter()
+    rows += drawn(teacher, "trained teacher", sizes.teacher_counts, seed, sizes)
+    started = time.perf_counter()
+    student = distill(
+        teacher,
+        data,
+        student="chain",
+        head={"states": 32, "rank": 16},
+        objective=JointConditionalMatching("forward", near=joint_near(process)),
+        steps=sizes.student_steps,
+        batch_size=64,
+        lr=5e-3,
+        ema=0.99,
+        seed=seed,
+        out=None if folder is None else folder / "student",
+    )
+    seconds = {
+        "teacher_seconds": round(trained - begin, 1),
+        "student_seconds": round(time.perf_counter() - started, 1),
+    }
+    rows += drawn(student, "chain student", sizes.student_counts, seed, sizes)
+    return [{"noise": name, "seed": seed, **seconds, **row} for row in rows]
+
+
+def drawn(
+    denoiser: Denoiser, model: str, counts: Sequence[int], seed: int, sizes: Sizes
+) -> list[dict[str, Any]]:
+    """One row for each number of steps, drawn with the exact reverse step."""
+    chain = reference_markov_chain(sizes.length)
+    rows = []
+    for steps in counts:
+        result = draw(denoiser, sizes.samples, steps, generator=seed + 1, length=sizes.length)
+        row = chain_row(chain, result.samples, seed)
+        rows.append({"model": model, "steps": steps, "nfe": result.nfe, **row})
+    return rows
+
+
+def references(seed: int, sizes: Sizes) -> dict[str, Any]:
+    """What exact samples of the same number score, and the entropy per token."""
+    chain = reference_markov_chain(sizes.length)
+    exact = chain_row(chain, chain.sample(sizes.samples, generator_for(seed, 10)), seed)
+    return {"entropy_per_token": chain.entropy() / chain.length, **exact}
+
+
+def main() -> None:
+    experiment = Experiment(
+        "hybrid_noise",
+        add=lambda parser: parser.add_argument(
+            "--only", nargs="*", choices=list(NOISES), help="noises to train on now, and no result"
+        ),
+    )
+    sizes, seed, only = Sizes(), experiment.seed, experiment.options.only
+    rows: list[dict[str, Any]] = []
+    for name in only or NOISES:
+        folder = Path("runs") / "hybrid-noise" / f"{name}-{seed}".replace(" ", "-")
+        rows += remembered(
+            folder / "rows.json",
+            json.loads(json.dumps(asdict(sizes))),
+            partial(rows_of, name, seed, sizes, folder),
+        )
+    if not only:
+        reference = references(seed, sizes)
+        experiment.save({"sizes": asdict(sizes), "reference": reference, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()
