@@ -1,4 +1,4 @@
-"""The commands of the pages about publishing and data run as written, and so do their extras' blocks."""
+"""The commands of the pages on publishing and data run as written, and so do the extras' blocks."""
 
 from __future__ import annotations
 

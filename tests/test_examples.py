@@ -54,8 +54,15 @@ def test_joint_student() -> None:
     assert float(errors["chain"]) < 0.05
 
 
+def test_infilling() -> None:
+    out = run("infilling")
+    errors = dict(re.findall(r"(teacher|chain|fresh)[^\n]*?bigram error ([\d.]+)", out))
+    # Given a hole of six, one step of the teacher's table misses what its tokens owe each other.
+    assert float(errors["chain"]) < 0.07 < 0.14 < float(errors["teacher"])
+
+
 def test_no_example_is_untested() -> None:
-    tested = {"floor", "own_network", "joint_student"}
+    tested = {"floor", "own_network", "joint_student", "infilling"}
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested
 
 
