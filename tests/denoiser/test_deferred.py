@@ -29,7 +29,11 @@ from fewjump.sampler import SAMPLERS, run
 from fewjump.schedule import LogLinear
 
 B, L, V, D = 8, 6, 37, 8
-PROCESSES = {"uniform": Uniform(V, LogLinear()), "absorbing": Absorbing(V, LogLinear())}
+PROCESSES = {
+    "uniform": Uniform(V, LogLinear()),
+    "absorbing": Absorbing(V, LogLinear()),
+    "leave-one-out": Uniform(V, LogLinear()),
+}
 every_process = pytest.mark.parametrize("process", PROCESSES.values(), ids=list(PROCESSES))
 RunBoth = Callable[[Callable[[], Any]], tuple[Any, Any]]
 
@@ -39,6 +43,7 @@ def network(process: Process, kind: str = "product", seed: int = 0, length: int 
     torch.manual_seed(seed)
     trunk = {"hidden": D, "blocks": 1, "heads": 2, "condition_dim": 8}
     config = {"process": process.config(), "trunk": trunk, "length": length}
+    config["leave_one_out"] = process is PROCESSES["leave-one-out"]
     if kind == "autoregressive":
         config["head"] = {"kind": kind}
     model = NetworkDenoiser.from_config(config)
@@ -65,13 +70,12 @@ def run_both(monkeypatch: pytest.MonkeyPatch) -> RunBoth:
 
 
 def test_only_large_plain_layers_are_deferred() -> None:
-    process = Absorbing(deferred.DEFER_FROM, LogLinear())
     layer = torch.nn.Linear(2, deferred.DEFER_FROM)
-    assert deferred.defers(layer, process)
-    assert not deferred.defers(torch.nn.Linear(2, deferred.DEFER_FROM - 1), process)
-    assert not deferred.defers(torch.nn.Sequential(layer), process)
+    assert deferred.defers(layer)
+    assert not deferred.defers(torch.nn.Linear(2, deferred.DEFER_FROM - 1))
+    assert not deferred.defers(torch.nn.Sequential(layer))
     layer.register_forward_hook(lambda *_: None)
-    assert not deferred.defers(layer, process)
+    assert not deferred.defers(layer)
 
 
 @every_process

@@ -49,12 +49,17 @@ def law_of(values: list[Tensor], x_t: Tensor | None = X_T, **options: Any) -> Li
     if x_t is None:
         return LinearLaw(features, weight, bias, **options)
     bias = bias.index_fill(0, torch.tensor([MASK]), -torch.inf)
-    return LinearLaw(features, weight, bias, x_t != MASK, x_t, **options)
+    raised = torch.tensor([[0, 5, 2], [MASK, 1, 4]])
+    gain = torch.linspace(-1, 2, B * L, dtype=torch.float64).reshape(B, L)
+    return LinearLaw(features, weight, bias, x_t != MASK, x_t, raised, gain, **options)
 
 
 def dense_of(law: LinearLaw) -> ProductLaw:
     """By the formula, not by the law's own ``logits``."""
     logits = torch.einsum("bld,vd->blv", law.features, law.weight) + law.bias
+    if law.raised is not None:
+        assert law.gain is not None
+        logits = logits + torch.nn.functional.one_hot(law.raised, V) * law.gain[..., None]
     if law.shown is not None:
         assert law.tokens is not None
         certain = torch.where(
@@ -152,7 +157,13 @@ def test_rows_of_another_time_can_replace_some() -> None:
     values = parts(0)
     first = law_of(values)
     other = LinearLaw(
-        parts(5)[0][:1], first.weight, first.bias, torch.tensor([[True] * L]), X_T[:1] * 0
+        parts(5)[0][:1],
+        first.weight,
+        first.bias,
+        torch.tensor([[True] * L]),
+        X_T[:1] * 0,
+        X_T[:1],
+        torch.zeros(1, L, dtype=torch.float64),
     )
     both = first.replaced(torch.tensor([1]), other)
     torch.testing.assert_close(both.logits[:1], first.logits[:1])
@@ -207,8 +218,9 @@ def test_hard_labels_equal_the_plain_formula(
 def test_half_precision_products_with_sums_in_float32() -> None:
     """Against float64 on the same rounded logits; the weight's gradient is not rounded at all."""
     values, others = parts(0, torch.float32), parts(1, torch.float32)
-    law = law_of(values, compute=torch.bfloat16)
-    target = law_of(others, compute=torch.bfloat16).detach()
+    # Without a gain, which the rows take in float32 and the whole table in bfloat16.
+    plain = {"compute": torch.bfloat16, "raised": None, "gain": None}
+    law, target = law_of(values)._with(**plain), law_of(others)._with(**plain).detach()
     assert law.logits.dtype == torch.bfloat16
     exact = ProductLaw(law.logits.double())
     torch.testing.assert_close(
@@ -219,9 +231,10 @@ def test_half_precision_products_with_sums_in_float32() -> None:
     )
     x0 = torch.tensor([[1, 0, 2], [5, 4, 3]])
     torch.testing.assert_close(law.log_prob(x0).double(), exact.log_prob(x0), atol=1e-5, rtol=1e-6)
-    gradient = torch.autograd.grad(law.log_prob(x0).sum(), values)
+    gradient = torch.autograd.grad(law.log_prob(x0).sum(), values, retain_graph=True)
     assert all(g.dtype == torch.float32 for g in gradient)
-    want = torch.autograd.grad(dense_of(law_of(values)).log_prob(x0).sum(), values)
+    wide = law._with(compute=torch.float32)
+    want = torch.autograd.grad(dense_of(wide).log_prob(x0).sum(), values)
     for a, b in zip(gradient, want):
         torch.testing.assert_close(a, b, atol=0.05, rtol=0.05)
 

@@ -13,7 +13,7 @@ from fewjump.process import Absorbing, Process
 DEFER_FROM = 8192
 
 
-def defers(layer: nn.Module, process: Process) -> bool:
+def defers(layer: nn.Module) -> bool:
     """Whether the logits of this layer are left to be computed in chunks.
 
     They are for a plain linear layer onto a large vocabulary. A layer that something else was
@@ -22,7 +22,6 @@ def defers(layer: nn.Module, process: Process) -> bool:
     return (
         type(layer) is nn.Linear
         and layer.out_features >= DEFER_FROM
-        and not isinstance(process, SeenThrough)
         and not layer._forward_hooks
         and not layer._forward_pre_hooks
     )
@@ -51,6 +50,10 @@ def deferred_law(layer: nn.Linear, features: Tensor, x_t: Tensor, process: Proce
     if never:
         bias = bias.index_fill(0, torch.tensor(never, device=bias.device), -torch.inf)
     if isinstance(process, Absorbing):
-        return LinearLaw(features, weight, bias, x_t != process.mask, x_t, compute)
+        return LinearLaw(features, weight, bias, x_t != process.mask, x_t, compute=compute)
     shown = (process.is_kept(x_t), x_t) if process.kept else (None, None)
-    return LinearLaw(features, weight, bias, *shown, compute)
+    gain = None
+    if isinstance(process, SeenThrough):
+        gain = process.evidence().to(features.dtype)[:, None].expand(x_t.shape)
+    raised = None if gain is None else x_t
+    return LinearLaw(features, weight, bias, *shown, raised, gain, compute)

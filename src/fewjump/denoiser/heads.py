@@ -111,7 +111,7 @@ class ProductHead(Head):
         self.linear = zero_linear(hidden, vocab_size)
 
     def forward(self, features: Tensor, x_t: Tensor, process: Process) -> ProductLaw:
-        if defers(self.linear, process):
+        if defers(self.linear):
             return deferred_law(self.linear, features, x_t, process)
         # The backward pass of a linear layer does not read its output: it may be overwritten.
         return constrained_law(self.linear(features), x_t, process)

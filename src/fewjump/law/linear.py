@@ -18,12 +18,17 @@ from torch.nn import functional
 
 from fewjump.law.base import Law, nucleus, row_chunks
 from fewjump.law.linear_cross_entropy import (
+    Gain,
+    LinearSoftCrossEntropy,
     linear_soft_cross_entropy,
     linear_token_cross_entropy,
 )
 from fewjump.law.linear_table import LinearTable
 from fewjump.law.product import ProductLaw
 from fewjump.random import Generator, invert_cdf, uniform, uniform_where
+
+# Attributes with a value for each position.
+_POSITIONS = ("shown", "tokens", "raised", "gain")
 
 
 class LinearLaw(ProductLaw):
@@ -38,6 +43,9 @@ class LinearLaw(ProductLaw):
         bias: (V,); −inf marks a token that is impossible wherever it is not certain.
         shown: (B, L) boolean, the positions whose token is certain; None for none.
         tokens: (B, L) int64, read only where ``shown`` holds.
+        raised: (B, L) int64, a token of each position whose logit is higher by ``gain`` than the
+            features say (what a noisy token tells about itself); None for none.
+        gain: (B, L).
         compute: dtype of the products with the weight; the features' own by default.
         temperature, top_p: as in :meth:`Law.tempered`, applied to each row when it is computed.
         watch: entered around the computation of rows; a sampler's clock.
@@ -50,6 +58,8 @@ class LinearLaw(ProductLaw):
         bias: Tensor,
         shown: Tensor | None = None,
         tokens: Tensor | None = None,
+        raised: Tensor | None = None,
+        gain: Tensor | None = None,
         compute: torch.dtype | None = None,
         temperature: float = 1.0,
         top_p: float = 1.0,
@@ -64,6 +74,7 @@ class LinearLaw(ProductLaw):
             )
         self.features, self.weight, self.bias = features, weight, bias
         self.shown, self.tokens = shown, tokens
+        self.raised, self.gain = raised, gain
         self.compute = compute or features.dtype
         self.temperature, self.top_p, self.watch = temperature, top_p, watch
         self.batch_size, self.length = features.shape[:2]
@@ -83,6 +94,8 @@ class LinearLaw(ProductLaw):
             self.bias,
             None if self.shown is None else self.shown.reshape(-1),
             None if self.tokens is None else self.tokens.reshape(-1),
+            None if self.raised is None else self.raised.reshape(-1),
+            None if self.gain is None else self.gain.reshape(-1),
             self.compute,
             self.temperature,
             self.top_p,
@@ -107,6 +120,9 @@ class LinearLaw(ProductLaw):
         with self.watch(), torch.autocast(self.device.type, enabled=False):
             parts = (v.to(self.compute) for v in (self.features, self.weight, self.bias))
             logits = functional.linear(*parts)
+        if self.raised is not None and self.gain is not None:
+            gain = self.gain[..., None].to(logits.dtype)
+            logits = logits.scatter_add_(-1, self.raised[..., None], gain)
         if self._shaped:
             logits = nucleus(logits, self.temperature, self.top_p)
         if self.shown is None:
@@ -127,7 +143,7 @@ class LinearLaw(ProductLaw):
         return self.tokens
 
     def _with(self, **changes: Any) -> LinearLaw:
-        names = ("features", "weight", "bias", "shown", "tokens", "compute")
+        names = ("features", "weight", "bias", *_POSITIONS, "compute")
         kept = {name: getattr(self, name) for name in (*names, "temperature", "top_p", "watch")}
         return LinearLaw(**{**kept, **changes})
 
@@ -203,11 +219,8 @@ class LinearLaw(ProductLaw):
                 log_probs = self.table.index_select(0, rows[part]).log_softmax(-1)
                 found[part] = log_probs.gather(1, flat[rows[part], None])[:, 0]
         else:
-            features = self.features.flatten(0, 1)[rows]
             with self.watch():
-                found = -linear_token_cross_entropy(
-                    features, self.weight, self.bias, flat[rows], self.compute
-                )
+                found = -self.token_cross_entropy(flat, rows)
         return out.index_put((rows,), found.to(dtype)).reshape(x0.shape)
 
     def entropy(self) -> Tensor:
@@ -232,15 +245,36 @@ class LinearLaw(ProductLaw):
             agrees = _certain(target, torch.where(self.shown, self._tokens, 0))
             out.masked_fill_(self.shown & ~agrees, torch.inf)
         rows = self._every_open_row()
-        found = linear_soft_cross_entropy(
+        found = self.soft_cross_entropy(target, rows).cross_entropy
+        return out.reshape(-1).index_put((rows,), found).reshape(shape)
+
+    def soft_cross_entropy(
+        self, target: ProductLaw, rows: Tensor, row_weight: Tensor | None = None
+    ) -> LinearSoftCrossEntropy:
+        """:func:`linear_soft_cross_entropy` at positions (N,) where :meth:`is_linear_at` holds."""
+        return linear_soft_cross_entropy(
             self.features.flatten(0, 1)[rows],
             self.weight,
             self.bias,
             rows_of(target),
             rows,
-            compute=self.compute,
-        ).cross_entropy
-        return out.reshape(-1).index_put((rows,), found).reshape(shape)
+            row_weight,
+            self.compute,
+            self._gain(rows),
+        )
+
+    def token_cross_entropy(self, tokens: Tensor, rows: Tensor) -> Tensor:
+        """−log p(token) at positions (N,) where :meth:`is_linear_at` holds: (B·L,) → (N,)."""
+        features = self.features.flatten(0, 1)[rows]
+        head = self.weight, self.bias
+        return linear_token_cross_entropy(
+            features, *head, tokens[rows], self.compute, self._gain(rows)
+        )
+
+    def _gain(self, rows: Tensor) -> Gain | None:
+        if self.raised is None or self.gain is None:
+            return None
+        return Gain(self.raised.reshape(-1)[rows], self.gain.reshape(-1)[rows])
 
     def cross_entropy(self, target: Law, generator: Generator = None) -> Tensor:
         if not isinstance(target, ProductLaw):
@@ -256,15 +290,16 @@ class LinearLaw(ProductLaw):
         if self._shaped:
             raise ValueError("this law is already tempered; temper the original law instead")
         if temperature > 0 and top_p == 1:
-            return self._with(features=self.features / temperature, bias=self.bias / temperature)
+            return self._with(
+                features=self.features / temperature,
+                bias=self.bias / temperature,
+                gain=None if self.gain is None else self.gain / temperature,
+            )
         return self._with(temperature=temperature, top_p=top_p)
 
     def select(self, rows: Tensor) -> LinearLaw:
-        return self._with(
-            features=self.features[rows],
-            shown=None if self.shown is None else self.shown[rows],
-            tokens=None if self.tokens is None else self.tokens[rows],
-        )
+        values = ((name, getattr(self, name)) for name in ("features", *_POSITIONS))
+        return self._with(**{name: None if v is None else v[rows] for name, v in values})
 
     def given(self, x0: Tensor, known: Tensor) -> LinearLaw:
         if self.shown is None:
@@ -273,11 +308,12 @@ class LinearLaw(ProductLaw):
 
     def replaced(self, rows: Tensor, other: LinearLaw) -> LinearLaw:
         """This law with some batch rows (N,) taken from ``other`` (N rows) of the same head."""
-        changes: dict[str, Any] = {"features": self.features.index_put((rows,), other.features)}
-        if self.shown is not None:
-            assert other.shown is not None
-            changes["shown"] = self.shown.index_put((rows,), other.shown)
-            changes["tokens"] = self._tokens.index_put((rows,), other._tokens)
+        changes = {}
+        for name in ("features", *_POSITIONS):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if (mine is None) != (theirs is None):
+                raise ValueError(f"only one of the two laws has {name}; they are of two heads")
+            changes[name] = None if mine is None else mine.index_put((rows,), theirs)
         return self._with(**changes)
 
 

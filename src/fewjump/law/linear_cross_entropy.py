@@ -17,12 +17,19 @@ from torch import Tensor
 from torch.nn import functional
 
 from fewjump.law.base import row_chunks
-from fewjump.law.linear_table import CHUNK_ELEMENTS, LinearTable, linear_rows
+from fewjump.law.linear_table import CHUNK_ELEMENTS, LinearTable, linear_rows, raise_logits
 
 # Entries of a product that is summed at once: what a CPU's cache holds.
 _DOT_ELEMENTS = 1 << 19
 
 Rows: TypeAlias = Tensor | LinearTable
+
+
+class Gain(NamedTuple):
+    """Constants that are added to one logit of each row: tokens (N,) int64 and amounts (N,)."""
+
+    tokens: Tensor
+    amount: Tensor
 
 
 class LinearSoftCrossEntropy(NamedTuple):
@@ -48,6 +55,7 @@ def linear_soft_cross_entropy(
     rows: Tensor,
     row_weight: Tensor | None = None,
     compute: torch.dtype | None = None,
+    gain: Gain | None = None,
 ) -> LinearSoftCrossEntropy:
     """−Σ_a softmax(target)(a)·log softmax(features·weightᵀ + bias)(a) for each row.
 
@@ -58,11 +66,13 @@ def linear_soft_cross_entropy(
         rows: (N,) int64, the target's row for each row of ``features``.
         row_weight: (N,) constants; given, the gradient of ``total`` costs no second pass.
         compute: dtype of the matrix products; the features' own by default.
+        gain: added to the student's logits.
     """
     compute = compute or features.dtype
+    early = torch.is_grad_enabled() and row_weight is not None
     with torch.autocast(features.device.type, enabled=False):
         out = _LinearSoft.apply(
-            features, weight, bias, target, rows, row_weight, compute, torch.is_grad_enabled()
+            features, weight, bias, target, rows, row_weight, compute, early, gain
         )
     return LinearSoftCrossEntropy(*out)
 
@@ -73,17 +83,19 @@ def linear_token_cross_entropy(
     bias: Tensor,
     tokens: Tensor,
     compute: torch.dtype | None = None,
+    gain: Gain | None = None,
 ) -> Tensor:
     """−log softmax(features·weightᵀ + bias)(token): (N, D), (V, D), (V,), (N,) → (N,).
 
-    Torch's own chunked function where it has one and the precision is the features' own.
+    Torch's own chunked function where it has one, the precision is the features' own and nothing
+    is added to the logits.
     """
     compute = compute or features.dtype
     options = getattr(torch.nn, "LinearCrossEntropyOptions", None)
     wide = features.dtype == weight.dtype == compute and compute in (torch.float32, torch.float64)
     with torch.autocast(features.device.type, enabled=False):
-        if options is None or not wide or not features.shape[0]:
-            return _LinearToken.apply(features, weight, bias, tokens, compute)
+        if options is None or not wide or not features.shape[0] or gain is not None:
+            return _LinearToken.apply(features, weight, bias, tokens, compute, gain)
         rows = max(1, min(features.shape[0], CHUNK_ELEMENTS // weight.shape[0]))
         return functional.linear_cross_entropy(  # type: ignore[attr-defined]
             features,
@@ -105,8 +117,9 @@ class _Student:
         bias: Tensor,
         compute: torch.dtype,
         needs: list[bool],
+        gain: Gain | None = None,
     ) -> None:
-        self.given = (features, weight, bias)
+        self.given, self.gain = (features, weight, bias), gain
         self.features, self.weight = features.to(compute), weight.to(compute)
         self.bias, self.compute, self.needs = bias.to(compute), compute, needs
         self.wide = torch.promote_types(compute, torch.float32)
@@ -130,6 +143,8 @@ class _Student:
     def log_probs(self, part: slice, scratch: Tensor, out: Tensor) -> Tensor:
         """log softmax of the chunk's logits, in ``out``."""
         linear_rows(self.features[part], self.weight, self.bias, self.wide, scratch)
+        if self.gain is not None:
+            raise_logits(scratch, self.gain.tokens[part], self.gain.amount[part])
         return _log_softmax(scratch, out)
 
     def add(self, part: slice, slope: Tensor) -> None:
@@ -178,11 +193,13 @@ class _LinearSoft(torch.autograd.Function):
         rows: Tensor,
         row_weight: Tensor | None,
         compute: torch.dtype,
-        recording: bool,
+        early: bool,
+        gain: Gain | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         needs = list(ctx.needs_input_grad[:3])
-        early = recording and row_weight is not None and any(needs)
-        student = _Student(features, weight, bias, compute, needs if early else [False] * 3)
+        early = early and any(needs)
+        adding = needs if early else [False] * 3
+        student = _Student(features, weight, bias, compute, adding, gain)
         dtype = student.wide
         # A token that the student cannot produce has log-probability −inf everywhere.
         never = (bias == -torch.inf).nonzero()[:, 0]
@@ -203,7 +220,7 @@ class _LinearSoft(torch.autograd.Function):
                 slope = q.sub_(p).mul_(row_weight[part, None].to(dtype))
                 student.add(part, slope)
         ctx.save_for_backward(features, weight, bias, rows, row_weight)
-        ctx.target, ctx.compute, ctx.needs = target, compute, needs
+        ctx.target, ctx.compute, ctx.needs, ctx.gain = target, compute, needs, gain
         ctx.early = student.gradients() if early else None
         ctx.set_materialize_grads(False)
         total = out.new_zeros(())
@@ -218,7 +235,7 @@ class _LinearSoft(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         by_total, by_row = grads[0], grads[1]
-        rest = (None,) * 5
+        rest = (None,) * 6
         if by_row is None and by_total is None:
             return (None, None, None, *rest)
         if by_row is None and ctx.early is not None:
@@ -226,7 +243,7 @@ class _LinearSoft(torch.autograd.Function):
             early, ctx.early = ctx.early, None
             return (*(None if g is None else g.mul_(by_total.to(g.dtype)) for g in early), *rest)
         features, weight, bias, rows, row_weight = ctx.saved_tensors
-        student = _Student(features, weight, bias, ctx.compute, ctx.needs)
+        student = _Student(features, weight, bias, ctx.compute, ctx.needs, ctx.gain)
         slope_weight = torch.zeros(rows.shape[0], dtype=student.wide, device=rows.device)
         if by_row is not None:
             slope_weight += by_row
@@ -248,27 +265,28 @@ class _LinearToken(torch.autograd.Function):
         bias: Tensor,
         tokens: Tensor,
         compute: torch.dtype,
+        gain: Gain | None,
     ) -> Tensor:
-        student = _Student(features, weight, bias, compute, [False] * 3)
+        student = _Student(features, weight, bias, compute, [False] * 3, gain)
         out = torch.empty(features.shape[0], dtype=student.wide, device=features.device)
         for part, (scratch, log_q, _) in student.chunks():
             student.log_probs(part, scratch, log_q)
             out[part] = -log_q.gather(1, tokens[part, None])[:, 0]
         ctx.save_for_backward(features, weight, bias, tokens)
-        ctx.compute = compute
+        ctx.compute, ctx.gain = compute, gain
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         features, weight, bias, tokens = ctx.saved_tensors
         needs = list(ctx.needs_input_grad[:3])
-        student = _Student(features, weight, bias, ctx.compute, needs)
+        student = _Student(features, weight, bias, ctx.compute, needs, ctx.gain)
         for part, (scratch, slope, _) in student.chunks():
             student.log_probs(part, scratch, slope).exp_()
             at = torch.arange(slope.shape[0], device=slope.device)
             slope[at, tokens[part]] -= 1
             student.add(part, slope.mul_(grads[0][part, None].to(slope.dtype)))
-        return (*student.gradients(), None, None)
+        return (*student.gradients(), None, None, None)
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

@@ -30,6 +30,8 @@ class LinearTable:
         shown: (M,) boolean, rows that are certain; None for none.
         tokens: (M,) int64, what those rows hold.
         compute: dtype of the products; the features' own by default.
+        raised: (M,) int64, a token of each row whose logit is higher by ``gain``; None for none.
+        gain: (M,).
         temperature, top_p: see :func:`fewjump.law.base.nucleus`.
         watch: entered around every computation of rows (a sampler's clock).
     """
@@ -41,6 +43,8 @@ class LinearTable:
         bias: Tensor,
         shown: Tensor | None = None,
         tokens: Tensor | None = None,
+        raised: Tensor | None = None,
+        gain: Tensor | None = None,
         compute: torch.dtype | None = None,
         temperature: float = 1.0,
         top_p: float = 1.0,
@@ -50,6 +54,7 @@ class LinearTable:
         self.features = features.detach().to(compute)
         self.weight, self.bias = weight.detach().to(compute), bias.detach().to(compute)
         self.shown, self.tokens = shown, tokens
+        self.raised, self.gain = raised, gain
         self.temperature, self.top_p = temperature, top_p
         self.watch = watch
         self.shape = torch.Size((features.shape[0], weight.shape[0]))
@@ -82,6 +87,8 @@ class LinearTable:
     def _open(self, index: Tensor, out: Tensor | None = None) -> Tensor:
         with self.watch(), torch.autocast(self.device.type, enabled=False), torch.no_grad():
             rows = linear_rows(self.features[index], self.weight, self.bias, self.dtype, out)
+            if self.raised is not None and self.gain is not None:
+                raise_logits(rows, self.raised[index], self.gain[index])
             if self.temperature != 1 or self.top_p != 1:
                 rows = nucleus(rows, self.temperature, self.top_p)
             return rows
@@ -100,6 +107,9 @@ class LinearTable:
                 weight = self.weight[columns[part]]
                 dots = torch.bmm(weight, self.features[rows[part], :, None])[..., 0]
                 out[part] = (dots + self.bias[columns[part]]).to(self.dtype)
+        if self.raised is not None and self.gain is not None:
+            here = columns == self.raised[rows, None]
+            out += here * self.gain[rows, None].to(out.dtype)
         if self.shown is not None:
             assert self.tokens is not None
             certain = torch.where(columns == self.tokens[rows, None], 0.0, -torch.inf)
@@ -120,3 +130,8 @@ def linear_rows(
     if features.dtype == dtype:
         return torch.addmm(bias, features, weight.T, out=out)
     return out.copy_(functional.linear(features, weight, bias))
+
+
+def raise_logits(rows: Tensor, tokens: Tensor, gain: Tensor) -> None:
+    """Add gain (N,) at the tokens (N,) of rows (N, V), in place."""
+    rows.scatter_add_(1, tokens[:, None], gain[:, None].to(rows.dtype))

@@ -14,10 +14,6 @@ from torch import Tensor
 
 from fewjump.law.base import row_chunks
 from fewjump.law.linear import LinearLaw, rows_of
-from fewjump.law.linear_cross_entropy import (
-    linear_soft_cross_entropy,
-    linear_token_cross_entropy,
-)
 from fewjump.law.linear_table import LinearTable
 from fewjump.law.product import ProductLaw
 
@@ -55,19 +51,11 @@ def law_cross_entropy(
         rows: (N,) int64 positions, counted row-major over (B, L).
         row_weight: (N,) constants.
     """
-    table = rows_of(target)
     if isinstance(law, LinearLaw) and law.is_linear_at(rows):
-        result = linear_soft_cross_entropy(
-            law.features.flatten(0, 1)[rows],
-            law.weight,
-            law.bias,
-            table,
-            rows,
-            row_weight,
-            law.compute,
-        )
+        result = law.soft_cross_entropy(target, rows, row_weight)
         return LawCrossEntropy(result.total, SoftCrossEntropy(*result[1:]))
-    terms = soft_cross_entropy(law.logits.reshape(-1, law.vocab_size), table, rows)
+    flat = law.logits.reshape(-1, law.vocab_size)
+    terms = soft_cross_entropy(flat, rows_of(target), rows)
     weight = row_weight.to(terms.cross_entropy.dtype)
     return LawCrossEntropy((weight * terms.cross_entropy).sum(), terms)
 
@@ -76,8 +64,7 @@ def law_token_cross_entropy(law: ProductLaw, tokens: Tensor, rows: Tensor) -> Te
     """−log p(token) of a law at the chosen positions: (B, L) and (N,) int64 → (N,) nats."""
     flat = tokens.reshape(-1)
     if isinstance(law, LinearLaw) and law.is_linear_at(rows):
-        features = law.features.flatten(0, 1)[rows]
-        return linear_token_cross_entropy(features, law.weight, law.bias, flat[rows], law.compute)
+        return law.token_cross_entropy(flat, rows)
     return token_cross_entropy(law.logits.reshape(-1, law.vocab_size), flat, rows)
 
 
