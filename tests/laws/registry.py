@@ -19,6 +19,7 @@ import torch
 from fewjump.process import (
     Absorbing,
     FixedRate,
+    LowRankRate,
     Process,
     ResetToPrior,
     SummedRates,
@@ -175,6 +176,15 @@ PROCESSES.add(
 )
 PROCESSES.add(TimeVaryingRate, between_rates, "MovingRate-sum")
 PROCESSES.add(TimeVaryingRate, mask_and_walk, "MovingRate-mask-and-walk")
+PROCESSES.add(
+    LowRankRate,
+    lambda schedule: LowRankRate(
+        torch.tensor([[1.0, 0], [0.7, 0.3], [0, 1], [0, 1]]),
+        torch.tensor([[0.4, 0.4, 0.2, 0], [0, 0.1, 0.3, 0.6]]),
+        schedule,
+    ),
+    "LowRankRate-overlap",
+)
 PROCESSES.add(FixedRate, lambda schedule: FixedRate(random_rate(4), schedule))
 PROCESSES.add(
     FixedRate, lambda schedule: FixedRate(reversible_rate(4), schedule), "FixedRate-reversible"
