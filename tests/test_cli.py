@@ -373,7 +373,7 @@ def run_small(*words: str) -> int:
     return cli.main([*words, *sizes])
 
 
-@pytest.mark.parametrize("process", ["masked", "uniform"])
+@pytest.mark.parametrize("process", ["masked", "uniform", "gidd"])
 def test_train_distill_sample(
     process: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -390,7 +390,7 @@ def test_train_distill_sample(
     assert "student: " in capsys.readouterr().out
     for folder in (teacher, student, free):
         assert read_config(f"{folder}/model")["data"]["symbols"] == " abc"
-        assert load(f"{folder}/model").time_conditioned is (process == "uniform")
+        assert load(f"{folder}/model").time_conditioned is (process != "masked")
         assert cli.main(["sample", folder, "--num-samples", "1", "--steps", "2"]) == cli.OK
         assert len(capsys.readouterr().out) == 9
     # The saved options give the same run again, and it has nothing left to do.

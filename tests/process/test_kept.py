@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fewjump.process import Absorbing, Process, ResetToPrior, Uniform, process_from_config
+from fewjump.process import (
+    Absorbing,
+    Process,
+    ResetToPrior,
+    Uniform,
+    gidd,
+    process_from_config,
+)
 from fewjump.schedule import Cosine, LogLinear
 from laws import test_process_laws as laws
 from laws.registry import PROCESSES
@@ -13,6 +20,7 @@ from laws.registry import PROCESSES
 MAKERS = {
     "absorbing": lambda schedule: Absorbing(4, schedule, mask=1, kept=(2,)),
     "uniform": lambda schedule: Uniform(4, schedule, kept=(0,)),
+    "gidd": lambda schedule: gidd(4, schedule, 0.3, mask=1, kept=(2,)),
     "prior": lambda schedule: ResetToPrior(torch.tensor([0.3, 0.0, 0.7, 0.0]), schedule, kept=[1]),
 }
 EVERY = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)

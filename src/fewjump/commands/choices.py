@@ -8,7 +8,7 @@ SamplerName = Literal[
     "ancestral", "euler", "tau-leaping", "first-hitting", "theta-trapezoidal", "theta-rk2"
 ]
 GridName = Literal["uniform", "cosine", "log-linear"]
-ProcessName = Literal["masked", "uniform"]
+ProcessName = Literal["masked", "uniform", "mask-to-uniform", "uniform-to-mask", "gidd"]
 ScheduleName = Literal["log-linear", "cosine", "geometric", "linear"]
 DataKindName = Literal["auto", "characters", "bytes", "lines", "tokens", "documents"]
 KnownRuleName = Literal["prefix", "infill", "scattered"]

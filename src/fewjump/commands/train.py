@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +49,14 @@ class Subject:
     """Tokens per sequence. Default: 64 for text, the rows of an array, the longest line."""
 
     process: ProcessName = "masked"
-    """How data are noised: tokens become a mask, or any other token."""
+    """How data are noised: tokens become a mask, or any other token; or one of the two near the
+    data and the other later; or GIDD's hybrid, uniform at first and masks at last."""
+
+    uniform_share: float = 0.1
+    """gidd: the share of uniform noise where it is largest."""
+
+    process_file: Path | None = None
+    """Any process, as JSON that Process.config() gives, in place of --process and --schedule."""
 
     schedule: ScheduleName = "log-linear"
     """How fast."""
@@ -107,35 +116,74 @@ def run(options: Options) -> int:
 def process_for(options: Options, data: Dataset) -> Process:
     """Noise that suits the data: the tokenizer's own mask, and special tokens left alone."""
     from fewjump.data import TokenizerVocabulary
-    from fewjump.process import Absorbing, Uniform
 
-    vocabulary, noise = data.vocabulary, build_schedule(options.schedule)
+    if options.process_file is not None:
+        return read_process(options.process_file, data.vocab_size)
+    build = partial(
+        build_process, options.process, options.schedule, data.vocab_size, options.uniform_share
+    )
+    vocabulary = data.vocabulary
     if isinstance(vocabulary, TokenizerVocabulary):
         mask = vocabulary.mask
-        kept = set(vocabulary.special) - {mask}
-        if options.process == "uniform":
-            return Uniform(data.vocab_size, noise, set(vocabulary.special))
-        states = data.vocab_size + (mask is None)
-        return Absorbing(states, noise, mask=mask, kept=kept)
+        special = set(vocabulary.special)
+        return build(special if options.process == "uniform" else special - {mask}, mask)
     if not options.variable_length:
-        return build_process(options.process, options.schedule, data.vocab_size)
+        return build()
     padding = vocabulary.padding_token
     if padding is None:
         raise ValueError(
             "--variable-length is for data with padding, and these have none; use --kind lines, "
             "or documents with --packing documents"
         )
-    if options.process == "uniform":
-        return Uniform(data.vocab_size, noise, kept=[padding])
-    return Absorbing(data.vocab_size + 1, noise, kept=[padding])
+    return build([padding])
 
 
-def build_process(name: ProcessName, schedule: ScheduleName, vocab_size: int) -> Process:
-    """The named process over ``vocab_size`` clean tokens; a mask comes on top."""
-    from fewjump.process import Absorbing, Uniform
+def build_process(
+    name: ProcessName,
+    schedule: ScheduleName,
+    vocab_size: int,
+    uniform_share: float = 0.1,
+    kept: Iterable[int] = (),
+    mask: int | None = None,
+) -> Process:
+    """The named process over ``vocab_size`` tokens; a mask comes on top, if it is none of them."""
+    from fewjump.process import Absorbing, Uniform, gidd, mask_to_uniform, uniform_to_mask
 
     noise = build_schedule(schedule)
-    return Absorbing(vocab_size + 1, noise) if name == "masked" else Uniform(vocab_size, noise)
+    states = vocab_size + (mask is None)
+    if name == "uniform":
+        return Uniform(vocab_size, noise, kept)
+    if name == "gidd":
+        return gidd(states, noise, uniform_share, mask, kept)
+    makers = {"mask-to-uniform": mask_to_uniform, "uniform-to-mask": uniform_to_mask}
+    return makers.get(name, Absorbing)(states, noise, mask, kept)
+
+
+def read_process(path: Path, vocab_size: int) -> Process:
+    """A process from a JSON file, over ``vocab_size`` clean tokens.
+
+    Raises:
+        ValueError: if the file holds none, or one over another vocabulary.
+        FileNotFoundError: if there is no such file.
+    """
+    import json
+
+    from fewjump.process import process_from_config
+
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} must hold one process, as Process.config() gives it")
+    process = process_from_config(config)
+    clean = process.vocab_size - (process.mask == process.vocab_size - 1)
+    if vocab_size not in (clean, process.vocab_size):
+        raise ValueError(
+            f"the process of {path} has {process.vocab_size} states for {clean} clean tokens, the "
+            f"data {vocab_size} tokens; they must agree (a mask is one state more, and the last)"
+        )
+    return process
 
 
 def build_schedule(name: ScheduleName) -> Schedule:
@@ -161,7 +209,9 @@ def network_options(options: Options, data: Dataset) -> dict[str, Any]:
         "heads": options.heads,
         "dropout": options.dropout,
         # Given which tokens are masked, the posterior does not depend on the time; scores do.
-        "time_conditioned": options.process != "masked" or options.objective == "score-entropy",
+        "time_conditioned": options.process != "masked"
+        or options.process_file is not None
+        or options.objective == "score-entropy",
     }
     vocabulary = data.vocabulary
     if options.variable_length or isinstance(vocabulary, TokenizerVocabulary):

@@ -12,11 +12,13 @@ which the shipped paths have in closed form: they are mixtures of a few fixed la
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from fewjump.process.kept import kept_in_range
 
 _SUM_SLACK = 1e-6
 
@@ -177,15 +179,23 @@ class GIDDPriors(MixturePath):
         vocab_size: number of states V, the mask included.
         peak: p in (0, 1), the share of uniform noise at τ = ½.
         mask: index of the mask; the last state by default.
+        kept: tokens that noise leaves alone; the uniform part is over the others.
 
     Raises:
-        ValueError: for a share outside (0, 1), or fewer than 3 states.
+        ValueError: for a share outside (0, 1), or fewer than 3 states that are noised.
     """
 
-    def __init__(self, vocab_size: int, peak: float = 0.1, mask: int | None = None) -> None:
+    def __init__(
+        self,
+        vocab_size: int,
+        peak: float = 0.1,
+        mask: int | None = None,
+        kept: Iterable[int] = (),
+    ) -> None:
         if not 0 < peak < 1:
             raise ValueError(f"peak must lie in (0, 1), got {peak}; for 0 use Absorbing")
-        super().__init__(torch.stack(mask_and_uniform(vocab_size, mask)))
+        self.kept = sorted(kept)
+        super().__init__(torch.stack(mask_and_uniform(vocab_size, mask, self.kept)))
         self.peak = peak
         self.mask = vocab_size - 1 if mask is None else mask
         self._ratio = 2 * peak / (1 - peak)
@@ -196,6 +206,7 @@ class GIDDPriors(MixturePath):
             "vocab_size": self.vocab_size,
             "peak": self.peak,
             "mask": self.mask,
+            "kept": self.kept,
         }
 
     def _progress(self, level: Tensor) -> tuple[Tensor, Tensor]:
@@ -221,22 +232,35 @@ class GIDDPriors(MixturePath):
         return torch.stack([masked, total - masked], -1)
 
 
-def mask_and_uniform(vocab_size: int, mask: int | None = None) -> tuple[Tensor, Tensor]:
+def mask_and_uniform(
+    vocab_size: int, mask: int | None = None, kept: Iterable[int] = ()
+) -> tuple[Tensor, Tensor]:
     """The mask's law and the uniform one over all other states: two (V,) float64 vectors.
 
+    Args:
+        vocab_size: number of states V, the mask included.
+        mask: index of the mask; the last state by default.
+        kept: states that neither may hold.
+
     Raises:
-        ValueError: if there are fewer than 3 states, or the mask is none of them.
+        ValueError: if fewer than 3 states are left, or the mask is none of them.
     """
-    if vocab_size < 3:
+    kept = kept_in_range(kept, vocab_size)
+    if vocab_size - len(kept) < 3:
         raise ValueError(
-            f"a mask and uniform noise need at least 3 states (the mask counts), got {vocab_size}"
+            "a mask and uniform noise need at least 3 states (the mask counts, kept tokens do "
+            f"not), got {vocab_size} with {len(kept)} kept"
         )
     mask = vocab_size - 1 if mask is None else mask
     if not 0 <= mask < vocab_size:
         raise ValueError(f"mask must lie in [0, {vocab_size}), got {mask}")
+    if mask in kept:
+        raise ValueError(f"the mask {mask} is among the kept tokens; it must be one of its own")
     masked = torch.zeros(vocab_size, dtype=torch.float64)
     masked[mask] = 1
-    return masked, (1 - masked) / (vocab_size - 1)
+    others = 1 - masked
+    others[list(kept)] = 0
+    return masked, others / others.sum()
 
 
 def check_laws(laws: Tensor) -> Tensor:

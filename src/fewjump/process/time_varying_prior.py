@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fewjump.process.kept import KeepsTokens
 from fewjump.process.prior_path import (
     GIDDPriors,
     InterpolatedPriors,
     PriorPath,
     mask_and_uniform,
 )
-from fewjump.process.rank_one import RankOne
 from fewjump.process.sampled_path import SampledPriors
 from fewjump.schedule import Schedule, Time, as_time
 
 
-class TimeVaryingPrior(RankOne):
+class TimeVaryingPrior(KeepsTokens):
     """Redraw each position at rate σ(t) from a law π_t that changes with time.
 
     The generators σ(t)·(1π_tᵀ − I) of different times do not commute, so that the exponential of
@@ -36,9 +36,11 @@ class TimeVaryingPrior(RankOne):
         mask: a state that no clean sequence holds, if there is one: denoisers then give it no
             probability, and the last state as mask is not counted among the clean tokens.
         tolerance: of β_{t|s} in the sum of absolute differences; for a function only.
+        kept: tokens that are never noised, such as padding; the path must give them nothing.
 
     Raises:
-        ValueError: if the path does not yield laws, or the mask is no state.
+        ValueError: if the path does not yield laws, or gives some probability to a kept token, or
+            the mask is no state.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class TimeVaryingPrior(RankOne):
         schedule: Schedule,
         mask: int | None = None,
         tolerance: float = 1e-10,
+        kept: Iterable[int] = (),
     ) -> None:
         if not isinstance(path, PriorPath):
             path = SampledPriors(path, schedule, tolerance)
@@ -54,7 +57,10 @@ class TimeVaryingPrior(RankOne):
             raise ValueError(f"mask must lie in [0, {path.vocab_size}), got {mask}")
         self.path, self.schedule, self.mask = path, schedule, mask
         self.vocab_size = path.vocab_size
+        self._keep_tokens(kept)
         self._limits: dict[torch.device, Tensor] = {}
+        if bool((self.prior()[list(self.kept)] > 0).any()):
+            raise ValueError(f"the path must give no probability to the kept tokens {self.kept}")
 
     def __repr__(self) -> str:
         return (
@@ -67,6 +73,7 @@ class TimeVaryingPrior(RankOne):
             "name": "TimeVaryingPrior",
             "path": self.path.config(),
             "mask": self.mask,
+            "kept": list(self.kept),
             "schedule": self.schedule.config(),
         }
 
@@ -93,7 +100,7 @@ class TimeVaryingPrior(RankOne):
 
 
 def mask_to_uniform(
-    vocab_size: int, schedule: Schedule, mask: int | None = None
+    vocab_size: int, schedule: Schedule, mask: int | None = None, kept: Iterable[int] = ()
 ) -> TimeVaryingPrior:
     """Masks near the data, uniform noise over the other tokens later, a straight line between.
 
@@ -101,25 +108,35 @@ def mask_to_uniform(
         vocab_size: number of states V, the mask included.
         schedule: the noise schedule.
         mask: index of the mask; the last state by default.
+        kept: tokens that are never noised.
     """
-    laws = torch.stack(mask_and_uniform(vocab_size, mask))
-    return TimeVaryingPrior(InterpolatedPriors(laws), schedule, _or_last(mask, vocab_size))
+    kept = tuple(kept)
+    laws = torch.stack(mask_and_uniform(vocab_size, mask, kept))
+    path = InterpolatedPriors(laws)
+    return TimeVaryingPrior(path, schedule, _or_last(mask, vocab_size), kept=kept)
 
 
 def uniform_to_mask(
-    vocab_size: int, schedule: Schedule, mask: int | None = None
+    vocab_size: int, schedule: Schedule, mask: int | None = None, kept: Iterable[int] = ()
 ) -> TimeVaryingPrior:
     """Uniform noise over the tokens near the data, masks later; see :func:`mask_to_uniform`."""
-    laws = torch.stack(mask_and_uniform(vocab_size, mask)).flip(0)
-    return TimeVaryingPrior(InterpolatedPriors(laws), schedule, _or_last(mask, vocab_size))
+    kept = tuple(kept)
+    laws = torch.stack(mask_and_uniform(vocab_size, mask, kept)).flip(0)
+    path = InterpolatedPriors(laws)
+    return TimeVaryingPrior(path, schedule, _or_last(mask, vocab_size), kept=kept)
 
 
 def gidd(
-    vocab_size: int, schedule: Schedule, peak: float = 0.1, mask: int | None = None
+    vocab_size: int,
+    schedule: Schedule,
+    peak: float = 0.1,
+    mask: int | None = None,
+    kept: Iterable[int] = (),
 ) -> TimeVaryingPrior:
     """GIDD's hybrid: see :class:`~fewjump.process.prior_path.GIDDPriors`."""
-    path = GIDDPriors(vocab_size, peak, mask)
-    return TimeVaryingPrior(path, schedule, path.mask)
+    kept = tuple(kept)
+    path = GIDDPriors(vocab_size, peak, mask, kept)
+    return TimeVaryingPrior(path, schedule, path.mask, kept=kept)
 
 
 def _or_last(mask: int | None, vocab_size: int) -> int:
