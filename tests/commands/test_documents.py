@@ -128,3 +128,27 @@ def test_nonsense_is_explained(
     words = ["train", "--data", lines, *words, "--out", str(tmp_path / "t"), *SMALL, *QUICK]
     assert cli.main(words) == cli.USAGE
     assert said in capsys.readouterr().err
+
+
+def test_a_model_that_does_not_say_is_told_its_tokens(
+    lines: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("transformers", reason="needs the hub extra")
+    from denoiser import tiny_hub as hub
+    from publish.toy import model
+
+    hub.tokenizer().save_pretrained(tmp_path / "tok")
+    told = ["--tokenizer", str(tmp_path / "tok")]
+    silent = str(model(len(hub.SYMBOLS), 8).save_pretrained(tmp_path / "m"))
+    words = ["sample", silent, "--steps", "2", "--num-samples", "1", "--prompt", "the cat"]
+    assert cli.main([*words, *told]) == cli.OK
+    assert capsys.readouterr().out.startswith("the cat ")
+    words = ["distill", "--teacher", silent, "--data", lines, "--text-field", "body", *told]
+    assert cli.main([*words, "--out", str(tmp_path / "s"), *QUICK]) == cli.OK
+    assert read_config(tmp_path / "s" / "model")["data"]["mask"] == hub.MASK
+    # Now it says so itself.
+    assert cli.main(["sample", str(tmp_path / "s"), *told]) == cli.USAGE
+    assert "leave out --tokenizer" in capsys.readouterr().err
+    small = str(model(4, 8).save_pretrained(tmp_path / "small"))
+    assert cli.main(["sample", small, *told]) == cli.USAGE
+    assert "the tokenizer has 17 tokens and the model 4" in capsys.readouterr().err

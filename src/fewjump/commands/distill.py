@@ -14,7 +14,7 @@ from fewjump.commands.choices import (
     MatchingName,
     StudentName,
 )
-from fewjump.commands.documents import DocumentOptions, document_values
+from fewjump.commands.documents import DocumentOptions, TokenizerOption, document_values
 from fewjump.commands.training import TrainingOptions, is_main, training_values
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class Subject:
 
 
 @dataclass
-class Options(TrainingOptions, DocumentOptions, Subject):
+class Options(TrainingOptions, DocumentOptions, TokenizerOption, Subject):
     """Distil a teacher into a student that needs few evaluations.
 
     The student sees a noisy sequence and learns to answer what the frozen teacher answers at a
@@ -122,7 +122,7 @@ def run(options: Options) -> int:
     from fewjump.commands.models import open_data_like, open_model
     from fewjump.data.load import DEFAULT_LENGTH
 
-    teacher = open_model(options.teacher)
+    teacher = open_model(options.teacher, tokenizer=options.tokenizer)
     data = None
     if options.data is not None:
         data = open_data_like(

@@ -26,6 +26,15 @@ class DocumentOptions:
     lets whole ones share a row. Default: stream for a tokenizer, documents for characters."""
 
 
+@dataclass
+class TokenizerOption:
+    """What the tokens are, for models that do not say."""
+
+    tokenizer: str | None = None
+    """What the model's tokens are, if it does not say: a tokenizer.json, a tokenizer's folder, or
+    hf:owner/name. Checkpoints of SEDD, MDLM, UDLM and Duo do not say."""
+
+
 def document_values(options: Any) -> dict[str, Any]:
     """The options under the names that :func:`fewjump.data.load_data` has for them."""
     names = {"text_field": "field", "documents": "limit"}

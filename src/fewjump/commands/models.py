@@ -53,13 +53,17 @@ def model_folder(path: Path) -> Path:
     )
 
 
-def open_model(path: Path, device: str = "cpu") -> Model:
+def open_model(path: Path, device: str = "cpu", tokenizer: str | None = None) -> Model:
     """Load a saved model with its vocabulary; plain token numbers where none was saved.
 
     A folder or hub repository (``hf:owner/name``) of ``transformers`` that holds a masked language
     model is opened as :func:`fewjump.denoiser.from_masked_lm` does, without running its code. A
     checkpoint of SEDD, MDLM, UDLM or Duo is opened as :func:`fewjump.load_teacher` does, with
-    averaged weights.
+    averaged weights. ``tokenizer`` says what the tokens of a model are that does not say itself.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: for a tokenizer of another size, or where the model says what its tokens are.
     """
     from fewjump.checkpoint import load, load_teacher, read_config
     from fewjump.data import Tokens, Vocabulary
@@ -76,9 +80,27 @@ def open_model(path: Path, device: str = "cpu") -> Model:
     else:
         described = read_config(folder)["data"]
         denoiser = load(folder, device)
+    if tokenizer is not None:
+        if described:
+            raise ValueError(f"the model in {folder} has a vocabulary; leave out --tokenizer")
+        described = _described(tokenizer, denoiser.clean_vocab_size)
+        denoiser.vocabulary_config = described
     if described:
         return Model(denoiser, Vocabulary.from_config(described), folder)
     return Model(denoiser, Tokens(denoiser.clean_vocab_size), folder)
+
+
+def _described(tokenizer: str, tokens: int) -> dict[str, Any]:
+    """A tokenizer's vocabulary, checked against the number of clean tokens of a model."""
+    from fewjump.data import TokenizerVocabulary
+
+    vocabulary = TokenizerVocabulary.from_tokenizer(tokenizer)
+    if vocabulary.size > tokens:
+        raise ValueError(
+            f"the tokenizer has {vocabulary.size} tokens and the model {tokens}; give the one that "
+            "the model was trained with"
+        )
+    return vocabulary.config()
 
 
 def is_masked_lm(folder: Path) -> bool:

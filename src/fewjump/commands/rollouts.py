@@ -9,16 +9,12 @@ from typing import Annotated
 import tyro
 
 from fewjump.commands.choices import GridName, SamplerName
+from fewjump.commands.documents import TokenizerOption
 
 
 @dataclass
-class Options:
-    """Keep a teacher's samples in a file of tokens, to distil from without data.
-
-    `fewjump distill --teacher TEACHER --data FILE` then learns from them as from data, and the
-    teacher need not be run again. The same command goes on where it was stopped, and with a larger
-    --num-samples adds to a finished file.
-    """
+class Subject:
+    """What to draw, and how."""
 
     path: Annotated[Path, tyro.conf.Positional]
     """The teacher: what `fewjump sample` takes."""
@@ -54,6 +50,16 @@ class Options:
     """Where to compute, for example cuda."""
 
 
+@dataclass
+class Options(TokenizerOption, Subject):
+    """Keep a teacher's samples in a file of tokens, to distil from without data.
+
+    `fewjump distill --teacher TEACHER --data FILE` then learns from them as from data, and the
+    teacher need not be run again. The same command goes on where it was stopped, and with a larger
+    --num-samples adds to a finished file.
+    """
+
+
 def run(options: Options) -> int:
     import sys
 
@@ -62,7 +68,7 @@ def run(options: Options) -> int:
     from fewjump.publish.conditions import read_conditions
     from fewjump.rollouts import rollouts
 
-    denoiser, vocabulary, _ = open_model(options.path, options.device)
+    denoiser, vocabulary, _ = open_model(options.path, options.device, options.tokenizer)
     pipe = Pipeline(denoiser, vocabulary)
     given = read_conditions(
         vocabulary,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from fewjump.commands.choices import GridName, SamplerName
+from fewjump.commands.documents import TokenizerOption
 from fewjump.commands.sample_files import FORMATS, Writer, open_writer
 
 if TYPE_CHECKING:
@@ -20,14 +21,8 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Options:
-    """Draw samples from a saved model, a teacher or a student.
-
-    Without --out they are printed, each batch as soon as it is done: texts as text, images as
-    shades of characters. The suffix of --out chooses the format: .txt, .jsonl (one object per
-    sample, with its tokens), .npy (tokens) or .png (a sheet of images); a name without a suffix is
-    a folder with a file for each sample.
-    """
+class Subject:
+    """What to draw, and how."""
 
     path: Annotated[Path, tyro.conf.Positional]
     """Folder of a run or of a saved model; or hf:owner/name, a repository of the hub."""
@@ -80,6 +75,17 @@ class Options:
     """Where to compute, for example cuda."""
 
 
+@dataclass
+class Options(TokenizerOption, Subject):
+    """Draw samples from a saved model, a teacher or a student.
+
+    Without --out they are printed, each batch as soon as it is done: texts as text, images as
+    shades of characters. The suffix of --out chooses the format: .txt, .jsonl (one object per
+    sample, with its tokens), .npy (tokens) or .png (a sheet of images); a name without a suffix is
+    a folder with a file for each sample.
+    """
+
+
 def run(options: Options) -> int:
     if options.out is not None and options.out.suffix not in ("", *FORMATS):
         raise ValueError(
@@ -91,7 +97,7 @@ def run(options: Options) -> int:
     from fewjump.commands.models import open_model
     from fewjump.publish import Pipeline
 
-    denoiser, vocabulary, _ = open_model(options.path, options.device)
+    denoiser, vocabulary, _ = open_model(options.path, options.device, options.tokenizer)
     pipe = Pipeline(denoiser, vocabulary)
     writer = open_writer(options.out, vocabulary, options.scale)
     with writer:
