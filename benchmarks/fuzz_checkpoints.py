@@ -1,6 +1,6 @@
 """Load damaged and hostile checkpoints of every container, and count what comes of it.
 
-Run: python benchmarks/fuzz_checkpoints.py --files 2000
+Run: python benchmarks/fuzz_checkpoints.py --files 2040
 
 Each file follows from its number alone. Files are loaded in worker processes of their own with
 limits on memory and on processor time, and with a hook that sees what Python executes, opens or
@@ -19,6 +19,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +29,11 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 MEMORY = 6 << 30
 SECONDS = 30
-BATCH = 500
 DEFECTS = ("wrong", "other error", "executed", "killed", "too slow")
+
+
+class TooSlow(BaseException):
+    """The limit on processor time was reached; not an Exception, which a loader might handle."""
 
 
 def work(first: int, last: int, seed: int, report: Path) -> None:
@@ -44,7 +49,7 @@ def work(first: int, last: int, seed: int, report: Path) -> None:
     clean_markers()
 
     def too_slow(*_: object) -> None:
-        raise TimeoutError
+        raise TooSlow
 
     signal.signal(signal.SIGPROF, too_slow)
     with tempfile.TemporaryDirectory() as folder, report.open("a") as lines:
@@ -60,7 +65,7 @@ def work(first: int, last: int, seed: int, report: Path) -> None:
             signal.setitimer(signal.ITIMER_PROF, SECONDS)
             try:
                 outcome, said = judge.judge(path)
-            except TimeoutError:
+            except TooSlow:
                 outcome, said = "too slow", f"{SECONDS} s"
             signal.setitimer(signal.ITIMER_PROF, 0)
             line = {
@@ -75,35 +80,46 @@ def work(first: int, last: int, seed: int, report: Path) -> None:
             shutil.rmtree(place, ignore_errors=True)
 
 
-def run(files: int, seed: int, report: Path) -> list[dict[str, Any]]:
-    """All files, in as many workers as it takes."""
-    report.unlink(missing_ok=True)
+def run(first: int, last: int, seed: int, report: Path) -> list[dict[str, Any]]:
+    """The files ``first`` to ``last``, in as many workers as it takes.
+
+    Goes on where ``report`` ends.
+
+    Raises:
+        RuntimeError: if a worker ends before its first file.
+    """
     done: dict[int, dict[str, Any]] = {}
-    first = 0
-    while first < files:
-        last = min(files, first + BATCH)
-        command = [sys.executable, __file__, "--work", str(first), str(last)]
-        command += ["--seed", str(seed), "--report", str(report)]
-        result = subprocess.run(command, start_new_session=True, capture_output=True, text=True)
+    before = -1
+    while True:
         started: dict[int, dict[str, Any]] = {}
-        for text in report.read_text().splitlines():
+        for text in report.read_text().splitlines() if report.exists() else []:
             line = json.loads(text)
             (done if "outcome" in line else started)[line["number"]] = line
-        lost = sorted(set(started) - set(done))
-        for number in lost:
-            said = f"worker ended with {result.returncode}: {result.stderr[-200:]}"
-            done[number] = {**started[number], "outcome": "killed", "said": said, "seconds": 0.0}
-        first = max(done) + 1 if done else last
-        print(f"{first} of {files}: {dict(Counter(line['outcome'] for line in done.values()))}")
-    return [done[number] for number in sorted(done)]
+        for number in set(started) - set(done):
+            # Its worker did not come back from it.
+            done[number] = {**started[number], "outcome": "killed", "said": "", "seconds": 0.0}
+        following = max(done, default=first - 1) + 1
+        if following == before:
+            raise RuntimeError("a worker ended before its first file; see its message above")
+        before = following
+        if following >= last:
+            return [done[number] for number in sorted(done)]
+        command = [sys.executable, "-W", "ignore", __file__, "--seed", str(seed)]
+        command += ["--work", str(following), str(last), "--report", str(report)]
+        result = subprocess.run(command, start_new_session=True, capture_output=True, text=True)
+        if result.returncode:
+            print(f"a worker ended with {result.returncode}: {result.stderr[-300:]}", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--files", type=int, default=2000)
+    parser.add_argument("--files", type=int, default=2040)
+    parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=int, nargs=2)
-    parser.add_argument("--report", type=Path)
+    parser.add_argument(
+        "--report", type=Path, help="folder of the workers' notes; an interrupted run goes on"
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "checkpoints")
     options = parser.parse_args()
     if options.work:
@@ -113,7 +129,15 @@ def main() -> None:
 
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        lines = run(options.files, options.seed, Path(folder) / "report.jsonl")
+        notes = options.report or Path(folder)
+        notes.mkdir(parents=True, exist_ok=True)
+        edges = [options.files * i // options.workers for i in range(options.workers + 1)]
+        with ThreadPoolExecutor() as pool:
+            parts = [
+                pool.submit(run, first, last, options.seed, notes / f"{first}.jsonl")
+                for first, last in pairwise(edges)
+            ]
+            lines = [line for part in parts for line in part.result()]
     counts: dict[str, Counter[str]] = {}
     for line in lines:
         counts.setdefault(line["kind"], Counter())[line["outcome"]] += 1

@@ -440,3 +440,13 @@ def test_own_folders_cannot_ask_for_more_memory_than_their_file(
         (path / "config.json").write_text(json.dumps(lying))
         with pytest.raises(CheckpointError, match=r"cannot hold|do not|must"):
             load_teacher(path)
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "{a: " * 5000, "a: " + "b" * (1 << 19)])
+def test_a_configuration_cannot_keep_the_parser_busy(
+    content: str, sources: Sources, tmp_path: Path
+) -> None:
+    path = shutil.copytree(sources["SEDD run folder"], tmp_path / "run")
+    (path / ".hydra" / "config.yaml").write_text(content)
+    with pytest.raises(CheckpointError, match="nested deeper, than any that hydra writes"):
+        load_teacher(path)

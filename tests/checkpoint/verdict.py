@@ -95,8 +95,6 @@ class Judge:
             if len(str(error)) > 2000:
                 return "other error", f"a message of {len(str(error))} characters"
             return self._watched("refused", str(error))
-        except TimeoutError:
-            raise
         except Exception as error:
             return self._watched("other error", f"{type(error).__name__}: {str(error)[:200]}")
         tensors, settings = _facts(denoiser)

@@ -14,6 +14,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,7 +38,7 @@ ContainerName = Literal[
     "SEDD hub folder", "SEDD run folder", "Lightning checkpoint", "Hugging Face folder"
 ]
 WeightsName = Literal["ema", "raw"]
-MAX_CONFIG = 1 << 26
+MAX_CONFIG, MAX_YAML = 1 << 26, 1 << 18
 RUN_WEIGHTS = Path("checkpoints-meta") / "checkpoint.pth"
 
 
@@ -308,6 +309,10 @@ def _hydra_config(weights: Path) -> dict[str, Any] | None:
 
 
 def _yaml(text: str) -> Any:
+    # The parser's time grows with the square of how deep brackets are nested.
+    depth = accumulate((c in "[{") - (c in "]}") for c in text)
+    if len(text) > MAX_YAML or max(depth, default=0) > 32:
+        raise CheckpointError("it is larger, or nested deeper, than any that hydra writes")
     try:
         # Aliases can make a small text a value of any size; hydra writes none.
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
