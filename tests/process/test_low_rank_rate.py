@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
-from fewjump.process import LowRankRate, ResetToPrior, process_from_config
+from fewjump.denoiser.base import LogitDenoiser
+from fewjump.process import (
+    LowRankRate,
+    ResetToPrior,
+    SummedRates,
+    TimeVaryingRate,
+    process_from_config,
+)
 from fewjump.process import base as process_base
 from fewjump.random import generator_for
 from fewjump.schedule import Linear, LogLinear
@@ -106,3 +115,10 @@ def test_its_configuration_rebuilds_it() -> None:
 def test_what_is_no_such_noise_is_refused(members, priors, said) -> None:
     with pytest.raises(ValueError, match=said):
         LowRankRate(torch.tensor(members), torch.tensor(priors), LogLinear())
+
+
+def test_a_denoiser_over_sparse_rates_can_be_copied() -> None:
+    rate = torch.tensor([[-1.0, 1, 0], [0, -1, 1], [1, 0, -1]]).to_sparse()
+    process = TimeVaryingRate(SummedRates([rate], [0, 1], [[1], [1]]), Linear(8.0), route="action")
+    denoiser = LogitDenoiser(lambda x, t: torch.zeros(*x.shape, 3), process, 2)
+    assert copy.deepcopy(denoiser).process is process

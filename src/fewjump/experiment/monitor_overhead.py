@@ -123,13 +123,13 @@ def _answer(rows: list[dict[str, Any]], options: Options) -> CheckResult:
     every = (5, 10, 20, 50, 100, 200)
     roles = ("teacher", "student", "data")
     largest = max(shares.values())
-    words = ", ".join(f"{value:.2%} for a {kind} student" for kind, value in shares.items())
+    words = ", ".join(f"{value:.2%} ({kind} student)" for kind, value in shares.items())
     return CheckResult(
         name="monitor-overhead",
         question="What does watching a distillation cost?",
         verdict=[
-            f"With a line logged every 50 of 2000 steps the monitors take {words} of the "
-            f"training's time; the limit is {limit:.0%}.",
+            f"With a line logged every 50 of 2000 steps the monitors take these shares of the "
+            f"training's time: {words}; the limit is {limit:.0%}.",
             "Nearly all of it is the student's 32 draws at each log line, and once the teacher's "
             "32 samples of 32 steps. Log less often where that is dear, or give `monitor=False`.",
         ],
@@ -161,7 +161,7 @@ def _answer(rows: list[dict[str, Any]], options: Options) -> CheckResult:
         key_numbers=[KeyNumber(f"{largest:.1%}", "the dearest of the three")],
         settings={k: getattr(options, k) for k in ("hidden", "length", "vocab_size", "repeats")},
         failures=[
-            f"a {kind} student's monitors take {value:.1%}, above {limit:.0%}"
+            f"{kind} student: the monitors take {value:.1%}, above {limit:.0%}"
             for kind, value in shares.items()
             if value > limit
         ],

@@ -82,6 +82,10 @@ class Process(ABC):
     mask: int | None = None
     kept: tuple[int, ...] = ()
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Process:
+        """The process itself: nothing changes one, and sparse rates cannot be copied by torch."""
+        return self
+
     def is_kept(self, x: Tensor) -> Tensor:
         """Where a state shows a kept token: boolean, same shape as ``x``."""
         return torch.isin(x, torch.tensor(self.kept, dtype=torch.int64, device=x.device))
