@@ -28,9 +28,9 @@ logits are computed when they are read. Nothing has to be switched on.
 
 - **Losses** (conditional matching, the joint objective's draws from the teacher, cross-entropy on
   data) compute teacher and student in chunks of rows, for the positions that carry loss only. A
-  position that the teacher sees unmasked costs no product with the teacher's weight. Gradients of
-  features, weight and bias are summed up in float32 while a chunk's logits are there, so that no
-  product is computed twice.
+  position that the teacher sees unmasked costs no product with the teacher's weight. For soft
+  labels, the gradients of features, weight and bias are summed up in float32 while a chunk's logits
+  are there, so that no product is computed twice.
 - **Hard labels** go through `torch.nn.functional.linear_cross_entropy` where torch has it.
 - **Samplers** first draw whether a position may move, then compute the rows of those that may.
 - Temperature is part of the features. A nucleus (`top_p`) is cut from each row as it is read.

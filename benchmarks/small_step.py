@@ -85,14 +85,20 @@ def main() -> None:
     if options.one:
         print(json.dumps(measure(options.one)))
         return
+    # Rows of ways that are not measured now stay as they are.
     rows = []
+    if RESULT.is_file():
+        kept = json.loads(RESULT.read_text(encoding="utf-8"))["rows"]
+        rows = [row for row in kept if row["way"] not in options.way]
     for way in options.way:
         command = [sys.executable, __file__, "--one", way, "--threads", str(options.threads)]
         found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
         rows.append(json.loads(found))
         print(rows[-1], flush=True)
-    if options.way != list(WAYS):
-        return
+        write(rows)
+
+
+def write(rows: list[dict[str, Any]]) -> None:
     payload = {
         "experiment": "small_step",
         "seed": 0,
@@ -101,7 +107,7 @@ def main() -> None:
         "length": LENGTH,
         "batch_size": 1,
         "trunk": TRUNK,
-        "rows": rows,
+        "rows": sorted(rows, key=lambda row: WAYS.index(row["way"])),
     }
     RESULT.parent.mkdir(parents=True, exist_ok=True)
     RESULT.write_text(json.dumps(payload, indent=1) + "\n")
