@@ -90,7 +90,13 @@ def test_a_masked_language_model_is_distilled(
     assert "_" in err
     # Without data the teacher's own samples are used; it has no length of its own.
     words = ["distill", "--teacher", bert, "--length", "6", "--out", str(tmp_path / "free")]
-    assert cli.main([*words, *QUICK]) == cli.OK
+    assert cli.main([*words, *QUICK]) == cli.USAGE
+    assert "run `fewjump rollouts` first" in capsys.readouterr().err
+    file = str(tmp_path / "r.npy")
+    drawn = ["rollouts", bert, "--length", "6", "--num-samples", "20", "--steps", "3"]
+    assert cli.main([*drawn, "--out", file]) == cli.OK
+    assert np.load(file)[:, [0, 5]].tolist() == [[hub.CLS, hub.SEP]] * 20
+    assert cli.main([*words, *QUICK, "--data", file]) == cli.OK
     assert read_config(tmp_path / "free" / "model")["data"]["mask"] == hub.MASK
     words = ["evaluate", str(tmp_path / "product"), bert, *data[:4], "--steps", "1"]
     assert cli.main([*words, "--num-samples", "8", "--out", str(tmp_path / "r")]) == cli.OK
@@ -111,6 +117,17 @@ def test_a_teacher_is_trained_in_a_tokenizers_words(lines: str, tmp_path: Path) 
         assert model.process.mask == (hub.MASK if process == "masked" else None)
         assert set(range(4)) <= set(model.process.kept)
         assert model.padding == hub.PAD
+
+
+def test_choices_are_the_librarys() -> None:
+    from typing import get_args
+
+    from fewjump.commands import choices
+    from fewjump.data import Packing
+    from fewjump.objective.known import KnownName
+
+    assert get_args(choices.PackingName) == get_args(Packing)
+    assert get_args(choices.KnownRuleName) == get_args(KnownName)
 
 
 @pytest.mark.parametrize(

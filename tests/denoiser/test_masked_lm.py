@@ -146,6 +146,11 @@ def test_a_saved_teacher_comes_back_and_speaks(tmp_path: Path) -> None:
     assert out.tokens[0, -2] == out.tokens[1, -1] == hub.SEP
 
 
+def test_data_may_not_hold_the_mask() -> None:
+    with pytest.raises(ValueError, match="token 4, which is the mask"):
+        fewjump.distill(bert(), X, steps=1, batch_size=2, progress=False)
+
+
 def test_loss_falls_on_words_only() -> None:
     teacher, student = bert(), bert()
     teacher.requires_grad_(False).eval()

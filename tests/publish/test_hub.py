@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import fewjump
+from fewjump import cli
 from fewjump.data import Characters
 from fewjump.denoiser import NetworkDenoiser, ScoreDenoiser
 from fewjump.publish import hub
@@ -128,7 +129,9 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
     return fake
 
 
-def test_a_repository_round_trip(fake: FakeHub, tmp_path: Path) -> None:
+def test_a_repository_round_trip(
+    fake: FakeHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     student = model()
     address = student.push_to_hub(
         "me/tiny", vocabulary=Characters("abc "), metrics=ROWS, private=True, token="t"
@@ -147,6 +150,8 @@ def test_a_repository_round_trip(fake: FakeHub, tmp_path: Path) -> None:
     assert options["allow_patterns"] == ["config.json", "model.safetensors", "README.md"]
     assert options["revision"] == "v1"
     assert options["local_files_only"] is True
+    assert cli.main(["sample", "hf:me/tiny", "--num-samples", "1", "--steps", "2"]) == cli.OK
+    assert len(capsys.readouterr().out) == 7
 
 
 def test_nothing_is_made_for_a_model_that_cannot_be_saved(fake: FakeHub) -> None:

@@ -128,6 +128,11 @@ def run(options: Options) -> int:
         data = open_data_like(
             teacher, options.data, options.kind, options.length, **document_values(options)
         )
+    elif any(teacher.vocabulary.frame):
+        raise ValueError(
+            "this teacher knows texts between special tokens, and rollouts within a training begin "
+            "without them: run `fewjump rollouts` first, and give its file as --data"
+        )
     elif teacher.denoiser.length is None:
         teacher.denoiser.length = options.length or DEFAULT_LENGTH
     matching = options.matching or ("forward" if data is not None else "teacher-rollout")

@@ -66,12 +66,13 @@ class TokenData:
         tokens: (N, L) integer tensor or NumPy array (a ``numpy.memmap`` stays on disk).
         vocab_size: tokens must lie in [0, vocab_size).
         seed: of the order.
+        mask: a token below vocab_size that data may not hold, or None.
 
     Raises:
         ValueError: for a wrong shape or type, no rows, or a token out of range.
     """
 
-    def __init__(self, tokens: Tokens, vocab_size: int, seed: int) -> None:
+    def __init__(self, tokens: Tokens, vocab_size: int, seed: int, mask: int | None = None) -> None:
         if tokens.ndim != 2 or tokens.shape[0] < 1 or tokens.shape[1] < 1:
             raise ValueError(
                 f"data must be an (N, L) array of tokens with N, L ≥ 1, got {tuple(tokens.shape)}"
@@ -84,6 +85,7 @@ class TokenData:
         if not integral:
             raise ValueError(f"data must hold integer tokens, got dtype {tokens.dtype}")
         self.tokens, self.vocab_size, self.seed = tokens, vocab_size, seed
+        self.mask = mask
         self.rows, self.length = int(tokens.shape[0]), int(tokens.shape[1])
         first = max(1, _CHECK_ELEMENTS // self.length)
         self._check(self._read(slice(0, first)))
@@ -120,4 +122,9 @@ class TokenData:
             raise ValueError(
                 f"data holds token {wrong}, but the model's tokens are 0..{self.vocab_size - 1}; "
                 "use a process with a larger vocab_size (the mask needs a token of its own)"
+            )
+        if self.mask is not None and bool((tokens == self.mask).any()):
+            raise ValueError(
+                f"data hold token {self.mask}, which is the mask: no clean sequence holds it; "
+                "remove it from the data"
             )

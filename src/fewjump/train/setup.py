@@ -41,7 +41,8 @@ def open_data(
         if width is None:
             raise ValueError("without data, give the sequence length: length=…")
         return None, None, width
-    source = TokenData(data, student.clean_vocab_size, fold_seed(config.seed, ORDER_STREAM))
+    order = fold_seed(config.seed, ORDER_STREAM)
+    source = TokenData(data, student.clean_vocab_size, order, student.process.mask)
     if student.length is not None and student.length != source.length:
         raise ValueError(
             f"data rows have {source.length} tokens, but the student was made for {student.length}"
