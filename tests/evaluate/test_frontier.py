@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fewjump.evaluate import (
+    FrontierPoint,
     Interval,
     Row,
     as_result,
@@ -69,3 +70,20 @@ def test_rows_survive_the_results_file(tmp_path):
     assert facts == {"seed": 3}
     assert isinstance(again[0], Row)
     assert again[1].is_reference
+
+
+def test_nearly_equal_entropies_do_not_blow_up_the_interval():
+    """Entropies 0.01 apart and each known to 0.1: a replicate's own slope would be any number."""
+    noise = torch.randn(2, 400, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    points = [
+        FrontierPoint(
+            t,
+            Interval.from_replicates(1 + t / 100, 1 + t / 100 + 0.1 * noise[t]),
+            Interval.from_replicates(2 + t / 50, 2 + t / 50 + 0.0 * noise[t]),
+        )
+        for t in (0, 1)
+    ]
+    found = quality_at_entropy(points, 1.005)
+    assert found.value == pytest.approx(2.01)
+    # Slope 2; the mean of two independent entropies has deviation 0.1/√2.
+    assert (found.high - found.low) / 2 == pytest.approx(1.96 * 2 * 0.1 / 2**0.5, rel=0.15)

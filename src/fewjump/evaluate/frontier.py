@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from fewjump.evaluate.bootstrap import Interval, bootstrap, combine
@@ -51,8 +50,10 @@ def sweep(
 def quality_at_entropy(points: Sequence[FrontierPoint], entropy: float) -> Interval:
     """Quality where the frontier has the given entropy, by linear interpolation.
 
-    Between the two neighbours in entropy. Replicates are interpolated as the values are, each with
-    its own entropies, so that the interval holds the uncertainty of both.
+    Between the two neighbours in entropy. Each replicate is weighted as the values are and then
+    brought to the entropy along the slope of the values, so that the interval holds the uncertainty
+    of both quantities. (A replicate's own slope is a ratio of noise where two temperatures have
+    nearly the same entropy; that the slope is not known exactly matters to second order.)
 
     Args:
         points: at least two temperatures, with equal numbers of replicates.
@@ -72,9 +73,19 @@ def quality_at_entropy(points: Sequence[FrontierPoint], entropy: float) -> Inter
         )
     above = next(i for i, p in enumerate(ordered) if p.entropy.value >= entropy and i > 0)
     left, right = ordered[above - 1], ordered[above]
-    value = _between(left, right, entropy, lambda i: torch.tensor(i.value, dtype=torch.float64))
-    replicates = _between(left, right, entropy, lambda i: i.replicates)
-    return Interval.from_replicates(float(value), replicates, left.quality.confidence)
+    gap = right.entropy.value - left.entropy.value
+    # Two temperatures of equal entropy: their mean.
+    share = (entropy - left.entropy.value) / gap if gap else 0.5
+    slope = (right.quality.value - left.quality.value) / gap if gap else 0.0
+
+    def between(start: Interval, end: Interval) -> tuple[float, Tensor]:
+        replicates = (1 - share) * start.replicates + share * end.replicates
+        return (1 - share) * start.value + share * end.value, replicates
+
+    value, qualities = between(left.quality, right.quality)
+    _, entropies = between(left.entropy, right.entropy)
+    replicates = qualities - slope * (entropies - entropy)
+    return Interval.from_replicates(value, replicates, left.quality.confidence)
 
 
 def as_result(
@@ -98,15 +109,3 @@ def as_result(
         high=interval.high,
         seconds=seconds,
     )
-
-
-def _between(
-    left: FrontierPoint,
-    right: FrontierPoint,
-    entropy: float,
-    read: Callable[[Interval], Tensor],
-) -> Tensor:
-    start, gap = read(left.entropy), read(right.entropy) - read(left.entropy)
-    # Two temperatures of equal entropy: their mean.
-    share = torch.where(gap == 0, 0.5, (entropy - start) / torch.where(gap == 0, 1.0, gap))
-    return read(left.quality) + share * (read(right.quality) - read(left.quality))
