@@ -268,7 +268,7 @@ def _precision_words(row: Mapping[str, Any]) -> str:
     if row["break_alpha"] is None:
         return "never breaks"
     after = row["break_time"] > 1
-    where = "where no schedule ends" if after else f"t = {row['break_time']:.2f}"
+    where = "past a log-linear schedule's end" if after else f"t = {row['break_time']:.3f}"
     return f"breaks at α = {short(row['break_alpha'])} ({where})"
 
 

@@ -110,8 +110,22 @@ def _difference(rows: Rows, last: int) -> str:
     )
     return (
         f"After {last} steps the random start is behind by {short(mean)} ± {short(half)} "
-        f"({len(gaps)} seed{'s' * (len(gaps) > 1)}): {verdict}."
+        f"({len(gaps)} seed{'s' * (len(gaps) > 1)}): {verdict}.{_lead(rows)}"
     )
+
+
+def _lead(rows: Rows) -> str:
+    """Up to which checkpoint the warm start is better beyond the seeds' differences."""
+    found = {(r["start"], r["seed"], r["step"]): r["quality"] for r in rows}
+    seeds = sorted({seed for _, seed, _ in found})
+    ahead = []
+    for step in curve(rows, "teacher", "quality").steps:
+        gaps = [found["random", s, step] - found["teacher", s, step] for s in seeds]
+        if len(gaps) > 1 and sum(gaps) / len(gaps) > half_width(gaps):
+            ahead.append(step)
+    if not ahead:
+        return ""
+    return f" The lead is beyond the seeds' differences up to step {ahead[-1]}."
 
 
 def _table(rows: Rows, unit: str) -> Table:

@@ -1,0 +1,52 @@
+"""docs/experiments.md and its charts hold what the committed checks say, and nothing else."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def page() -> ModuleType:
+    spec = importlib.util.spec_from_file_location(
+        "experiments_page", ROOT / "benchmarks" / "experiments_page.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_page_is_up_to_date(page: ModuleType) -> None:
+    assert page.PAGE.read_text(encoding="utf-8") == page.render(), (
+        "run: python benchmarks/experiments_page.py"
+    )
+
+
+def test_charts_are_up_to_date(page: ModuleType) -> None:
+    drawn = {path.name: path.read_text(encoding="utf-8") for path in page.CHARTS.glob("*.svg")}
+    assert drawn == page.drawings(), "run: python benchmarks/experiments_page.py"
+
+
+def test_every_committed_check_holds_and_has_a_name(page: ModuleType) -> None:
+    from fewjump.experiment.checks import CHECKS
+
+    for stem, check, facts in page.results():
+        assert check.name in CHECKS, stem
+        assert check.failures == [], stem
+        assert facts["machine"]["torch"]
+
+
+def test_every_table_cell_is_in_the_page(page: ModuleType) -> None:
+    text = page.PAGE.read_text(encoding="utf-8")
+    for _, check, _ in page.results():
+        for table in check.tables:
+            assert f"**{table.title}**" in text
+            for row in table.rows:
+                assert "| " + " | ".join(page.cell(value) for value in row) + " |" in text
