@@ -10,19 +10,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from fewjump.checkpoint.archive import Archive
+from fewjump.checkpoint.configurations import hydra_config, read_json
 from fewjump.checkpoint.errors import CheckpointError, listed
 from fewjump.checkpoint.pickled import StoredTensor, foreign_kinds, plain_config
 from fewjump.checkpoint.rekey import (
@@ -38,7 +36,6 @@ ContainerName = Literal[
     "SEDD hub folder", "SEDD run folder", "Lightning checkpoint", "Hugging Face folder"
 ]
 WeightsName = Literal["ema", "raw"]
-MAX_CONFIG, MAX_YAML = 1 << 26, 1 << 18
 RUN_WEIGHTS = Path("checkpoints-meta") / "checkpoint.pth"
 
 
@@ -97,7 +94,7 @@ def opened(path: Path) -> Iterator[Opened]:
         raise FileNotFoundError(f"there is no file or folder {path}")
     file, config_file = _locate(path)
     if file.suffix == ".safetensors":
-        config = _read_json(config_file)
+        config = read_json(config_file)
         yield _folder(file, config, _safetensors(file))
         return
     with Archive(file) as archive:
@@ -112,7 +109,7 @@ def opened(path: Path) -> Iterator[Opened]:
             yield _sedd_run(file, archive, value)
         else:
             _refuse_foreign(file, value)
-            yield _folder(file, _read_json(config_file), _stored(file, archive, value))
+            yield _folder(file, read_json(config_file), _stored(file, archive, value))
 
 
 def _locate(path: Path) -> tuple[Path, Path]:
@@ -164,7 +161,7 @@ def _sedd_run(file: Path, archive: Archive, value: dict[Any, Any]) -> Opened:
     return Opened(
         container="SEDD run folder",
         file=file,
-        config=_hydra_config(file),
+        config=hydra_config(file),
         weights=_both(file, archive, raw, value.get("ema"), 0),
         decay=_decay(value.get("ema")),
         steps=steps if type(steps) is int else None,
@@ -285,50 +282,3 @@ def _refuse_foreign(file: Path, value: Any) -> None:
             f"{file} holds objects of {listed(kinds)}; files of this kind hold tensors and plain "
             "values only"
         )
-
-
-# -- configurations ------------------------------------------------------------------------------
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        raise CheckpointError(
-            f"{file.parent} has no config.json beside the weights; copy or download the whole "
-            "folder"
-        )
-    return _parsed(file, lambda text: json.loads(text))
-
-
-def _hydra_config(weights: Path) -> dict[str, Any] | None:
-    """``.hydra/config.yaml`` of the run that a weights file belongs to."""
-    for folder in (weights.parent.parent, weights.parent):
-        file = folder / ".hydra" / "config.yaml"
-        if file.is_file():
-            return _parsed(file, _yaml)
-    return None
-
-
-def _yaml(text: str) -> Any:
-    # The parser's time grows with the square of how deep brackets are nested.
-    depth = accumulate((c in "[{") - (c in "]}") for c in text)
-    if len(text) > MAX_YAML or max(depth, default=0) > 32:
-        raise CheckpointError("it is larger, or nested deeper, than any that hydra writes")
-    try:
-        # Aliases can make a small text a value of any size; hydra writes none.
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-            raise CheckpointError("it holds aliases, which hydra does not write")
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise CheckpointError(str(error).split("\n", 1)[0]) from None
-
-
-def _parsed(file: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
-    if file.stat().st_size > MAX_CONFIG:
-        raise CheckpointError(f"{file} is larger than any configuration")
-    try:
-        value = parse(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError, OSError, TypeError) as error:
-        raise CheckpointError(f"{file} cannot be read as a configuration: {error}") from None
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{file} holds no dictionary; a configuration was expected")
-    return value
