@@ -14,19 +14,12 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from results_page import RESULTS, ROOT, Content, number, provenance, table
 
-from fewjump.evaluate.frontier import Row
 from fewjump.experiment.ablation import ablation_table
 from fewjump.experiment.verdicts import half_width
-from fewjump.experiment.wall_clock import (
-    TEACHER,
-    Speed,
-    points_of_results,
-    speed_at_quality,
-    speed_table,
-)
+from fewjump.experiment.wall_clock import TEACHER
 
 PAGE = ROOT / "docs" / "students.md"
-FILES = ("text_students_names", "text_students_text", "text_ablation", "digits")
+FILES = ("text_students_names", "text_students_text", "student_speed", "text_ablation")
 
 ADVICE = """# Which student to use
 
@@ -125,7 +118,6 @@ def text(title: str, content: Content) -> str:
         "trunk ms/sample",
         "head ms/sample",
     )
-    speeds = [Speed(**s) for s in content["speed"]]
     verdicts = "\n".join(verdict(row) for row in content["verdicts"])
     return f"""## {title}
 
@@ -137,25 +129,37 @@ def text(title: str, content: Content) -> str:
 
 {verdicts}
 
-{table(header, shown)}
-
-**Samples per second at the quality of the teacher's {most["steps"]} steps** (matched NLL; the fastest measured
-number of steps that reaches it):
-
-{speed_table(speeds, "matched NLL")}"""
+{table(header, shown)}"""
 
 
-def digits_speed(content: Content) -> str:
-    rows = [Row(**r) for r in content["rows"]]
-    points = points_of_results(rows, "frechet", content["sizes"]["samples"])
-    return f"""## Speed on digits
+def speed(content: Content) -> str:
+    quality = {"names": "matched NLL", "text": "matched NLL", "digits": "Fréchet distance"}
+    lines = []
+    for corpus, rows in content["speeds"].items():
+        for row in rows:
+            least, most = row["ratio_least"], row["ratio_most"]
+            reached = f"{row['ratio']:.1f}× ({least:.1f}–{most:.1f})"
+            lines.append(
+                (
+                    f"{corpus} (L = {row['length']})",
+                    row["student"],
+                    row["steps"],
+                    f"{row['quality']:.3g}",
+                    quality[corpus],
+                    f"{row['samples_per_second']:.0f}",
+                    reached if row["reached"] else "not as good as the teacher",
+                )
+            )
+    header = ("data", "student", "steps", "quality", "", "samples/s", "speed-up")
+    return f"""## Speed at the teacher's quality
 
-{provenance(content, "fewjump.experiment.digits")}
+{provenance(content, "fewjump.experiment.student_speed")}
 
-Quality is the Fréchet distance, averaged over {len(content["seeds"])} seeds; the tables are in
-[results](results.md#digits).
+Each student at the fastest measured number of steps that is as good as the teacher with its most (or,
+where none is, at its best), timed in turns with the teacher: {content["samples"]} samples a turn, the median of
+{content["turns"]} turns and their range.
 
-{speed_table(speed_at_quality(points), "Fréchet")}"""
+{table(header, lines)}"""
 
 
 def ablation(content: Content) -> str:
@@ -185,7 +189,7 @@ def render() -> str:
         content = load(f"text_students_{name}")
         if content is not None:
             parts.append(text(title, content))
-    for name, section in (("digits", digits_speed), ("text_ablation", ablation)):
+    for name, section in (("student_speed", speed), ("text_ablation", ablation)):
         content = load(name)
         if content is not None:
             parts.append(section(content))
