@@ -1,4 +1,4 @@
-"""docs/results.md holds what the committed result files say, and nothing else."""
+"""docs/results.md and docs/students.md hold what the committed result files say, nothing else."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture(scope="module")
-def page() -> ModuleType:
-    spec = importlib.util.spec_from_file_location(
-        "results_page", ROOT / "benchmarks" / "results_page.py"
-    )
+def module(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    page = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(page)
+    return page
 
 
-def test_page_is_up_to_date(page: ModuleType) -> None:
+@pytest.mark.parametrize("name", ["results_page", "students_page"])
+def test_page_is_up_to_date(name: str) -> None:
+    page = module(name)
     assert page.PAGE.read_text(encoding="utf-8") == page.render(), (
-        "run: python benchmarks/results_page.py"
+        f"run: python benchmarks/{name}.py"
     )
 
 
-def test_every_result_file_is_shown(page: ModuleType) -> None:
-    files = {path.stem for path in page.RESULTS.glob("*.json")}
-    assert files <= set(page.SECTIONS)
+def test_every_result_file_is_shown() -> None:
+    results = module("results_page")
+    files = {path.stem for path in results.RESULTS.glob("*.json")}
+    assert files <= set(results.SECTIONS) | set(module("students_page").FILES)
