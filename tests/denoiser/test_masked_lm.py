@@ -130,6 +130,7 @@ def test_a_saved_teacher_comes_back_and_speaks(tmp_path: Path) -> None:
     teacher = from_masked_lm(hub.save(tmp_path / "bert"), length=8)
     card = teacher.save_pretrained(tmp_path / "mine") / "README.md"
     assert "BertForMaskedLM" in card.read_text()
+    assert len(fewjump.pipeline(tmp_path / "bert")(1, 2, generator=0, length=6).texts) == 1
     pipe = fewjump.pipeline(tmp_path / "mine")
     with torch.no_grad():
         torch.testing.assert_close(pipe.denoiser(X, 0.5).marginals(), teacher(X, 0.5).marginals())

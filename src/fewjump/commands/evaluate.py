@@ -104,11 +104,11 @@ def run(options: Options) -> int:
 def names_of(models: list[Model]) -> list[str]:
     """``teacher`` or ``student``, by how a model was trained; with its folder where not unique."""
     from fewjump.checkpoint import read_config
-    from fewjump.commands.models import is_masked_lm, is_original
+    from fewjump.commands.models import is_original
 
     names = []
     for model in models:
-        foreign = is_masked_lm(model.folder) or is_original(model.folder)
+        foreign = is_original(model.folder)
         training = (None if foreign else read_config(model.folder)["training"]) or {}
         distilled = "ConditionalMatching" in json.dumps(training.get("objective"))
         names.append("student" if distilled else "teacher")

@@ -67,11 +67,10 @@ def open_model(path: Path, device: str = "cpu", tokenizer: str | None = None) ->
     """
     from fewjump.checkpoint import load, load_teacher, read_config
     from fewjump.data import Tokens, Vocabulary
+    from fewjump.denoiser.masked_lm import from_masked_lm, is_masked_lm
 
     folder = model_folder(path)
     if is_masked_lm(folder):
-        from fewjump.denoiser import from_masked_lm
-
         name = path.as_posix().removeprefix(HUB)
         denoiser = from_masked_lm(folder if Path(name).exists() else name, device=device)
         described = denoiser.vocabulary_config
@@ -103,31 +102,14 @@ def _described(tokenizer: str, tokens: int) -> dict[str, Any]:
     return vocabulary.config()
 
 
-def is_masked_lm(folder: Path) -> bool:
-    """Whether a folder's config.json is that of a masked language model of ``transformers``."""
-    config = _config(folder)
-    names = config.get("architectures")
-    return bool(names) and "auto_map" not in config and str(names[0]).endswith("ForMaskedLM")
-
-
 def is_original(folder: Path) -> bool:
     """Whether a path is, by its files, a checkpoint of another code base."""
+    from fewjump.denoiser.masked_lm import folder_config
+
     if not (folder / "config.json").is_file():
         return True
-    config = _config(folder)
+    config = folder_config(folder)
     return bool(config) and config.get("format") != "fewjump"
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    """A folder's config.json; empty where it is not there or no dictionary."""
-    import json
-
-    file = folder / "config.json"
-    try:
-        config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    except (ValueError, RecursionError):
-        return {}
-    return config if isinstance(config, dict) else {}
 
 
 def open_data(

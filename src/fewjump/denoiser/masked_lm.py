@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,23 @@ class LogitsDenoiser(Denoiser):
             # What the last operation of the network needs for its backward pass is not known.
             return ProductLaw(constrain_logits(logits, x_t, self.process))
         return constrained_law(logits, x_t, self.process)
+
+
+def folder_config(folder: Path) -> dict[str, Any]:
+    """A folder's config.json; empty where it is not there or no dictionary."""
+    file = folder / "config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except (ValueError, RecursionError):
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def is_masked_lm(folder: Path) -> bool:
+    """Whether a folder's config.json is that of a masked language model of ``transformers``."""
+    config = folder_config(folder)
+    names = config.get("architectures")
+    return bool(names) and "auto_map" not in config and str(names[0]).endswith("ForMaskedLM")
 
 
 def _read(source: str, trust_remote_code: bool) -> nn.Module:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from fewjump.checkpoint import load, read_config, save
 from fewjump.checkpoint.card import model_card
 from fewjump.checkpoint.folder import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
+from fewjump.denoiser.masked_lm import from_masked_lm, is_masked_lm
 
 if TYPE_CHECKING:
     import torch
@@ -69,6 +70,9 @@ def from_pretrained(
 ) -> Denoiser:
     """Read a model from a folder, a run's folder, or a hub repository.
 
+    A folder or repository of ``transformers`` that holds a masked language model is read as
+    :func:`fewjump.denoiser.from_masked_lm` does.
+
     Args:
         source: a folder, or ``owner/name``. A folder of that name wins.
         device: where to put the parameters.
@@ -92,6 +96,10 @@ def from_pretrained(
         token=token,
         local_files_only=local_files_only,
     )
+    if is_masked_lm(folder):
+        # Of a repository only the configuration was needed to know.
+        whole = folder if Path(source).exists() else str(source)
+        return from_masked_lm(whole, device=device)
     described = read_config(folder)["data"]
     denoiser = load(folder, device)
     denoiser.vocabulary_config = described
