@@ -228,3 +228,19 @@ def test_training_from_data_has_no_probe(tmp_path) -> None:
         TrainConfig(steps=2, batch_size=16, progress=False),
     )
     assert "student_support" not in result.metrics
+
+
+@pytest.mark.parametrize("process", [UNIFORM, Absorbing(VOCAB + 1, LogLinear())], ids=repr)
+def test_small_batches_change_no_number(process: Process) -> None:
+    data, model = CHAIN.sample(40, generator_for(2)), Sharpened(process=process)
+    seen = []
+    for batch_size in (None, 3):
+        probe = Probe(
+            model, model, length=LENGTH, seed=1, data=data, samples=10, batch_size=batch_size
+        )
+        seen.append((probe.look(), probe.calibration()))
+    assert seen[0][0] == seen[1][0]
+    for one, two in zip(seen[0][1], seen[1][1]):
+        assert one == pytest.approx(two)
+    with pytest.raises(ValueError, match="at least 2"):
+        Probe(model, model, length=LENGTH, seed=1, samples=1)

@@ -33,7 +33,7 @@ class Options(CheckOptions):
     """Largest vocabulary, as a power of two."""
 
     repeats: int = 3
-    """Runs of each; the quickest counts."""
+    """Runs of each up to V = 8192, of which the quickest counts; larger ones are run once."""
 
     limit: float = 1.1
     """Largest slope that counts as linear."""
@@ -60,7 +60,7 @@ def run(options: Options) -> CheckResult:
 
 
 def main() -> None:
-    """The committed result: ``python -m fewjump.experiment.vocabulary``; about 4 CPU minutes."""
+    """The committed result: ``python -m fewjump.experiment.vocabulary``; about a CPU minute."""
     from fewjump.experiment.committed import commit_check
 
     commit_check("vocabulary", Options(repeats=2))

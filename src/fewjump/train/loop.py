@@ -315,9 +315,16 @@ class _Trainer:
         data = None
         if self.source is not None and self.objective.needs_data:
             data = self.source.batch(torch.arange(4 * samples))
-        seed = fold_seed(self.config.seed, MONITOR_STREAM)
+        share = self.config.batch_size // (self.world.size * self.config.accumulate)
         return Probe(
-            self.student, teacher, length=self.width, seed=seed, data=data, samples=samples
+            self.student,
+            teacher,
+            length=self.width,
+            seed=fold_seed(self.config.seed, MONITOR_STREAM),
+            data=data,
+            samples=samples,
+            # What fits the memory in a training step fits it here.
+            batch_size=min(samples, share),
         )
 
     def _look(self) -> dict[str, Any]:

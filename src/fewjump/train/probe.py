@@ -35,9 +35,10 @@ class Probe:
         seed: of every draw.
         data: (N, L) clean tokens for the teacher's calibration; None uses its own samples.
         samples: sequences in every set that is compared.
+        batch_size: sequences at a time, which changes no number; all by default.
 
     Raises:
-        ValueError: for fewer than 2 samples.
+        ValueError: for fewer than 2 samples, or an empty batch.
     """
 
     def __init__(
@@ -49,9 +50,13 @@ class Probe:
         seed: int,
         data: Tensor | None = None,
         samples: int = 32,
+        batch_size: int | None = None,
     ) -> None:
-        if samples < 2:
-            raise ValueError(f"samples must be at least 2, got {samples}")
+        self.batch_size = samples if batch_size is None else batch_size
+        if samples < 2 or self.batch_size < 1:
+            raise ValueError(
+                f"samples must be at least 2 and batch_size 1, got {samples} and {batch_size}"
+            )
         self.student, self.teacher = student, teacher
         self.length, self.seed, self.samples = length, seed, samples
         self.data = data
@@ -66,10 +71,14 @@ class Probe:
         three tokens (fewer if L < 3) as a share of all runs. Both sides from equally many
         sequences. The teacher's are of its 32-step ancestral sampler, and drawn once.
         """
+        drawn = []
         with _watching(self.student) as student:
-            streams = self._streams(_STUDENT)
-            x = student.process.prior_sample((self.samples, self.length), streams, student.device)
-            mine = variety(student(x, 1.0).sample(streams))
+            for index in torch.arange(self.samples).split(self.batch_size):
+                streams = SampleStreams(fold_seed(self.seed, _STUDENT), index)
+                shape = (index.shape[0], self.length)
+                x = student.process.prior_sample(shape, streams, student.device)
+                drawn.append(student(x, 1.0).sample(streams))
+        mine = variety(torch.cat(drawn))
         if self._reference is None:
             self._reference = variety(self._own_samples())
         out = {f"student_{name}": value for name, value in mine.items()}
@@ -90,9 +99,8 @@ class Probe:
         process, gaps, predicted, positions = self.teacher.process, [], 0.0, 0
         recovered: list[Any] = []
         with _watching(self.teacher) as teacher:
-            for first in range(0, x0.shape[0], self.samples):
-                part = x0[first : first + self.samples].to(teacher.device)
-                index = torch.arange(first, first + part.shape[0])
+            for index in torch.arange(x0.shape[0]).split(self.batch_size):
+                part = x0[index.to(x0.device)].to(teacher.device)
                 streams = SampleStreams(fold_seed(self.seed, _NOISE, number), index)
                 x_t = process.corrupt(part, 0.0, t, streams)
                 entropy, surprise = _entropy_and_surprise(teacher, x_t, part, t)
@@ -119,12 +127,14 @@ class Probe:
             with _watching(self.teacher) as teacher:
                 seed = fold_seed(self.seed, _TEACHER)
                 self._drawn = sample(
-                    teacher, self.samples, TEACHER_STEPS, generator=seed, length=self.length
+                    teacher,
+                    self.samples,
+                    TEACHER_STEPS,
+                    generator=seed,
+                    length=self.length,
+                    batch_size=self.batch_size,
                 )
         return self._drawn
-
-    def _streams(self, purpose: int) -> SampleStreams:
-        return SampleStreams(fold_seed(self.seed, purpose), torch.arange(self.samples))
 
 
 def variety(tokens: Tensor) -> dict[str, float]:
