@@ -67,6 +67,8 @@ def test_two_processes_agree_with_one() -> None:
 
 
 def test_the_small_shape_fits() -> None:
+    if not (RESULTS / "small_step.json").is_file():
+        pytest.skip("not measured: run benchmarks/small_step.py on a quiet machine")
     content = read("small_step")
     assert content["trunk"]["hidden"] * content["trunk"]["blocks"] == 768 * 12
     for row in content["rows"]:
