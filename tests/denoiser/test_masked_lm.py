@@ -222,6 +222,34 @@ def test_code_of_a_model_is_not_run_unasked(tmp_path: Path) -> None:
         from_masked_lm(folder)
 
 
+def test_a_saved_configuration_cannot_fetch_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import json
+
+    import transformers
+
+    folder = bert().save_pretrained(tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    hostile = {"_attn_implementation": "someone/kernels", "attn_implementation": "someone/kernels"}
+    config["denoiser"]["trunk"]["model"] |= {**hostile, "auto_map": {"AutoModel": "code.M"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    asked: list[dict] = []
+    build = transformers.AutoConfig.for_model
+
+    def seen(kind: str, **options):
+        asked.append(options)
+        return build(kind, **options)
+
+    monkeypatch.setattr(transformers.AutoConfig, "for_model", seen)
+    fewjump.load(folder)
+    assert not {*hostile, "auto_map"} & set(asked[0])
+    config["denoiser"]["trunk"]["model"]["architectures"] = ["pipeline"]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="no model called 'pipeline'"):
+        fewjump.load(folder)
+
+
 def test_nonsense_is_explained(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="give tokenizer="):
         from_masked_lm(hub.masked_lm())

@@ -7,6 +7,7 @@ vocabulary is never written out for positions that are known.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,8 +18,8 @@ from fewjump.denoiser.heads import ProductHead
 from fewjump.tokenizing import require
 
 KIND = "huggingface"
-# What a configuration says about where it came from and not about the network.
-_ASIDE = ("_name_or_path", "auto_map", "transformers_version", "_attn_implementation_autoset")
+# What a configuration says about where code or kernels are to come from, and not about the network.
+_ASIDE = ("auto_map", "transformers_version", "attn_implementation", "experts_implementation")
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class HuggingFaceTrunk(nn.Module):
             ValueError: for a model that this version of ``transformers`` does not have.
         """
         transformers = require("transformers", "a model that was made from a Hugging Face one")
-        options = dict(config.model)
+        options = _of_network(config.model)
         name = (options.get("architectures") or [""])[0]
         model_class = getattr(transformers, name, None)
         if not (isinstance(model_class, type) and issubclass(model_class, nn.Module)):
@@ -180,7 +181,7 @@ def split(model: Any, padding: int | None, shift: bool) -> tuple[HuggingFaceTrun
             f"{name} does not end in a linear layer onto its vocabulary; wrap it with "
             "fewjump.denoiser.from_logits"
         )
-    description = {k: v for k, v in model.config.to_dict().items() if k not in _ASIDE}
+    description = _of_network(model.config.to_dict())
     description |= {"model_type": model.config.model_type, "architectures": [name]}
     sizes = (layer.in_features, layer.out_features)
     config = HuggingFaceConfig(description, *sizes, padding, shift)
@@ -206,3 +207,8 @@ def split(model: Any, padding: int | None, shift: bool) -> tuple[HuggingFaceTrun
     head.linear.weight = layer.weight
     head.linear.bias = nn.Parameter(known.detach().clone())
     return trunk, head
+
+
+def _of_network(description: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration without what could fetch or choose code."""
+    return {k: v for k, v in description.items() if k not in _ASIDE and not k.startswith("_")}
