@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fewjump.process import Absorbing, FixedRate, Process, ResetToPrior, Uniform
+from fewjump.process import (
+    Absorbing,
+    FixedRate,
+    Process,
+    ResetToPrior,
+    SummedRates,
+    TimeVaryingRate,
+    Uniform,
+    gidd,
+)
 from fewjump.sampler import SAMPLERS, exact_output_law, run
 from fewjump.schedule import Cosine, LogLinear
 from laws.registry import PROCESSES, random_rate
@@ -62,8 +71,10 @@ def test_draws_its_exact_output_law(make, process_name: str, denoise: bool) -> N
     assert chi_square_p(result.samples, law, law.shape[0]) > 1e-4
 
 
-def errors(sampler, process: Process, roughness: float, counts: tuple[int, ...]) -> list[float]:
-    problem = random_joint(3, 3, roughness)
+def errors(
+    sampler, process: Process, roughness: float, counts: tuple[int, ...], length: int = 3
+) -> list[float]:
+    problem = random_joint(3, length, roughness)
     denoiser = problem.denoiser(process)
     return [total_variation(exact_output_law(denoiser, k, sampler), problem.probs) for k in counts]
 
@@ -76,6 +87,36 @@ def test_converges_at_its_order(name: str, process_name: str) -> None:
     counts = (32, 64, 128) if sampler.order == 2 else (16, 32, 64)
     found = errors(sampler, PROCESS_CASES[process_name], 0.1, counts)
     assert abs(slope(counts, found) - sampler.order) < 0.25, found
+
+
+MOVING_CASES = {
+    "GIDD hybrid": gidd(4, SMOOTH, 0.3),
+    "moving rate": TimeVaryingRate(
+        SummedRates([random_rate(3, 1), random_rate(3, 2)], [0, 1], [[1, 0], [0.2, 0.8]]),
+        SMOOTH,
+    ),
+}
+
+
+@pytest.mark.parametrize("process_name", MOVING_CASES)
+@pytest.mark.parametrize("name", [n for n in SAMPLERS if n != "first-hitting"])
+def test_converges_at_its_order_when_generators_do_not_commute(
+    name: str, process_name: str
+) -> None:
+    sampler = SAMPLERS[name]()
+    counts = (24, 48, 96) if sampler.order == 2 else (32, 64, 128)
+    found = errors(sampler, MOVING_CASES[process_name], 0.1, counts, length=2)
+    assert abs(slope(counts, found) - sampler.order) < 0.25, found
+
+
+@pytest.mark.parametrize("process_name", MOVING_CASES)
+def test_a_joint_law_is_exact_in_any_number_of_steps(process_name: str) -> None:
+    process = MOVING_CASES[process_name]
+    problem = random_joint(3, 2, 1.0)
+    denoiser = problem.denoiser(process, joint=True)
+    for steps in (1, 3):
+        law = exact_output_law(denoiser, steps)
+        assert total_variation(law, problem.probs) < 1e-11
 
 
 def test_clamping_costs_the_second_order_and_is_reported() -> None:

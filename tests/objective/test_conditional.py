@@ -10,14 +10,26 @@ from fewjump.law.base import enumerate_states, ravel
 from fewjump.objective import ConditionalMatching, freeze
 from fewjump.objective.conditional import compare
 from fewjump.objective.intermediate import euler_marginals
-from fewjump.process import Absorbing, Process, ResetToPrior, Uniform
+from fewjump.process import (
+    Absorbing,
+    Process,
+    ResetToPrior,
+    SummedRates,
+    TimeVaryingRate,
+    Uniform,
+    birth_death_rate,
+    gidd,
+)
 from fewjump.schedule import Linear, LogLinear
 
 V = 3
+WALKS = birth_death_rate(V, up=1.5), birth_death_rate(V, down=1.5)
 PROCESSES: list[tuple[Process, int]] = [
     (Uniform(V, Linear(4.0)), V),
     (ResetToPrior(torch.tensor([0.6, 0.3, 0.1]), Linear(4.0)), V),
     (Absorbing(V + 1, LogLinear()), V),
+    (gidd(V + 1, Linear(4.0), 0.3), V),
+    (TimeVaryingRate(SummedRates(WALKS, [0, 1], [[1, 0.2], [0, 1]]), Linear(4.0)), V),
 ]
 
 
@@ -73,7 +85,8 @@ def test_teacher_is_the_fixed_point_when_x_s_is_drawn_exactly(process, clean):
     assert gradient_at_teacher(3, process, clean, "forward", 0.3) < 1e-15
 
 
-@pytest.mark.parametrize(("process", "clean"), PROCESSES, ids=lambda p: str(p))
+# The walks have mixed so well at t = 0.6 that their bias, 8e-7, says nothing about the method.
+@pytest.mark.parametrize(("process", "clean"), PROCESSES[:-1], ids=lambda p: str(p))
 def test_exact_student_draw_is_biased_once_positions_are_dependent(process, clean):
     """Drawing positions independently is harmless for one, and for two under masking (a mask and
     one visible neighbour), not for three."""

@@ -14,7 +14,7 @@ from fewjump.objective.intermediate import (
     euler_marginals,
     roll_down,
 )
-from fewjump.process import Absorbing, ResetToPrior, Uniform
+from fewjump.process import Absorbing, ResetToPrior, Uniform, gidd, mask_to_uniform
 from fewjump.process.base import Process
 from fewjump.schedule import Linear, LogLinear
 
@@ -24,6 +24,8 @@ PROCESSES = [
     Absorbing(4, LogLinear()),
     Absorbing(4, Linear(3.0)),
     ResetToPrior(PRIOR, Linear(2.0)),
+    gidd(4, LogLinear(), 0.3),
+    mask_to_uniform(4, Linear(2.0)),
 ]
 N = 60_000
 

@@ -16,7 +16,7 @@ from fewjump.objective import ConditionalMatching, JointConditionalMatching, fre
 from fewjump.objective.nearness import ADAPTIVE_SHARES, choose_target, position_entropy
 from fewjump.objective.paths import bridge_path, forward_path, rollout_path
 from fewjump.problem import EnumeratedJoint, joint_target, mixture_bias
-from fewjump.process import Absorbing, Process, ResetToPrior, Uniform
+from fewjump.process import Absorbing, Process, ResetToPrior, Uniform, gidd
 from fewjump.random import SampleStreams, categorical, generator_for
 from fewjump.sampler.exact import exact_output_law
 from fewjump.schedule import Linear, LogLinear
@@ -26,8 +26,9 @@ PROCESSES: list[Process] = [
     Uniform(V, Linear(4.0)),
     ResetToPrior(torch.tensor([0.6, 0.3, 0.1]), Linear(4.0)),
     Absorbing(V + 1, LogLinear()),
+    gidd(V + 1, Linear(4.0), 0.3),
 ]
-NAMES = ["uniform", "prior", "absorbing"]
+NAMES = ["uniform", "prior", "absorbing", "gidd"]
 every_process = pytest.mark.parametrize("process", PROCESSES, ids=NAMES)
 
 
