@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -156,7 +157,8 @@ def sedd_run(
     weights = folder / "checkpoints-meta" / "checkpoint.pth"
     weights.parent.mkdir(parents=True)
     state = {
-        "optimizer": {"state": {}, "param_groups": [{"lr": 3e-4}]},
+        # SEDD's own warm-up makes the learning rate a NumPy number.
+        "optimizer": {"state": {}, "param_groups": [{"lr": np.float64(3e-4)}]},
         "model": OrderedDict(raw),
         "ema": {"decay": 0.9999, "num_updates": 3, "shadow_params": shadow(ema)},
         "step": 3,

@@ -108,7 +108,6 @@ def opened(path: Path) -> Iterator[Opened]:
         elif "model" in value and isinstance(value["model"], dict):
             yield _sedd_run(file, archive, value)
         else:
-            _refuse_foreign(file, value)
             yield _folder(file, read_json(config_file), _stored(file, archive, value))
 
 
@@ -154,7 +153,6 @@ def _folder(file: Path, config: dict[str, Any], everything: Weights) -> Opened:
 
 
 def _sedd_run(file: Path, archive: Archive, value: dict[Any, Any]) -> Opened:
-    _refuse_foreign(file, value)
     entries, _ = bare_names(value["model"], nested=False)
     raw = _stored(file, archive, entries)
     steps = value.get("step")
@@ -165,6 +163,8 @@ def _sedd_run(file: Path, archive: Archive, value: dict[Any, Any]) -> Opened:
         weights=_both(file, archive, raw, value.get("ema"), 0),
         decay=_decay(value.get("ema")),
         steps=steps if type(steps) is int else None,
+        # SEDD's learning rate is a NumPy number.
+        ignored=_not_rebuilt(value),
     )
 
 
@@ -179,7 +179,7 @@ def _lightning(file: Path, archive: Archive, value: dict[Any, Any]) -> Opened:
     hyper = hyper if isinstance(hyper, dict) else getattr(hyper, "entries", {})
     config = plain_config(hyper.get("config"))
     tokenizer = hyper.get("tokenizer")
-    ignored += [f"{kind} (a class that is not rebuilt)" for kind in foreign_kinds(value)]
+    ignored += _not_rebuilt(value)
     steps = value.get("global_step")
     noise = sum(name.startswith("noise.") for name in beside)
     return Opened(
@@ -274,11 +274,6 @@ def _beside(file: Path, names: list[str]) -> list[str]:
     return [f"{name} (beside the network)" for name in names]
 
 
-def _refuse_foreign(file: Path, value: Any) -> None:
-    """Raise unless a file that needs no other classes has none."""
-    kinds = list(foreign_kinds(value))
-    if kinds:
-        raise CheckpointError(
-            f"{file} holds objects of {listed(kinds)}; files of this kind hold tensors and plain "
-            "values only"
-        )
+def _not_rebuilt(value: Any) -> list[str]:
+    """What became placeholders, in words."""
+    return [f"{kind} (a class that is not rebuilt)" for kind in foreign_kinds(value)]
