@@ -69,3 +69,7 @@ def test_no_example_is_untested() -> None:
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda p: p.stem)
 def test_examples_say_how_to_run_them(path: Path) -> None:
     assert f"python examples/{path.name}" in path.read_text(encoding="utf-8")
+
+
+def test_large_vocabulary() -> None:
+    assert "is a LinearLaw: 50,000 logits each, unwritten" in run("large_vocabulary")
