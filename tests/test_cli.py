@@ -207,10 +207,10 @@ def test_a_wrong_type_in_a_file_is_a_usage_error(
 
 
 def test_choices_are_the_librarys() -> None:
-    from fewjump.sampler import GRIDS, SAMPLERS
+    from fewjump.sampler import FITTED, GRIDS, SAMPLERS
 
     assert set(get_args(choices.SamplerName)) == set(SAMPLERS)
-    assert set(get_args(choices.GridName)) == set(GRIDS)
+    assert set(get_args(choices.GridName)) == {*GRIDS, FITTED}
 
 
 def test_verify_passes_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
@@ -351,7 +351,7 @@ def test_training_options_are_the_librarys() -> None:
 
 def test_more_choices_are_the_librarys() -> None:
     import fewjump.denoiser.joint_heads  # noqa: F401 (registers its heads)
-    from fewjump import api
+    from fewjump import assembly
     from fewjump.commands.train import build_schedule
     from fewjump.data import DataKind
     from fewjump.denoiser import HEADS
@@ -364,7 +364,7 @@ def test_more_choices_are_the_librarys() -> None:
     made = {type(build_schedule(name)).__name__ for name in get_args(choices.ScheduleName)}
     assert made == set(SCHEDULES)
     for name in get_args(choices.TeacherObjectiveName):
-        assert not api._data_objective(name).needs_teacher
+        assert not assembly.data_objective(name).needs_teacher
 
 
 def run_small(*words: str) -> int:

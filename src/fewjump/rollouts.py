@@ -22,7 +22,7 @@ from fewjump.data import Vocabulary
 from fewjump.data.cache import token_dtype
 from fewjump.denoiser import Denoiser
 from fewjump.sampler import Sampler, get_sampler, run
-from fewjump.sampler.grid import GridSpec, time_grid
+from fewjump.sampler.grid import GridSpec, check_spec
 from fewjump.sampler.trajectory import check_options
 from fewjump.train.state import weights_checksum
 
@@ -76,7 +76,7 @@ def rollouts(
             f"{length}, {num_samples} and {batch_size}"
         )
     method = get_sampler(sampler)
-    time_grid(grid, steps, teacher.process.schedule)
+    check_spec(grid, steps, teacher.process.schedule)
     check_options(method, teacher, grid, True)
     identity = {
         "teacher": weights_checksum(teacher),

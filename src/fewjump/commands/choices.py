@@ -7,7 +7,7 @@ from typing import Literal
 SamplerName = Literal[
     "ancestral", "euler", "tau-leaping", "first-hitting", "theta-trapezoidal", "theta-rk2"
 ]
-GridName = Literal["uniform", "cosine", "log-linear"]
+GridName = Literal["uniform", "cosine", "log-linear", "fitted"]
 ProcessName = Literal["masked", "uniform", "mask-to-uniform", "uniform-to-mask", "gidd"]
 ScheduleName = Literal["log-linear", "cosine", "geometric", "linear"]
 DataKindName = Literal["auto", "characters", "bytes", "lines", "tokens", "documents"]

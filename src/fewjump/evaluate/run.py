@@ -262,7 +262,7 @@ def _evaluate(
     temperature: float = 1.0,
     given: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[Row]:
-    from fewjump.sampler.grid import time_grid
+    from fewjump.sampler.grid import check_spec
     from fewjump.sampler.registry import get_sampler
     from fewjump.sampler.run import run
 
@@ -274,7 +274,7 @@ def _evaluate(
             f"steps {list(steps_list)}, seeds {list(seeds)}, {num_samples} samples"
         )
     for steps in steps_list:
-        time_grid(grid, steps, denoiser.process.schedule)
+        check_spec(grid, steps, denoiser.process.schedule)
     rows = []
     for steps in steps_list:
         runs, scores = [], []

@@ -5,7 +5,8 @@ from fewjump.sampler.base import Move, Moves, Sampler
 from fewjump.sampler.euler import Euler
 from fewjump.sampler.exact import exact_output_law
 from fewjump.sampler.first_hitting import FirstHitting
-from fewjump.sampler.grid import GRIDS, time_grid
+from fewjump.sampler.fitted_grid import FittedGrid, IntervalCosts, fitted_grid, interval_costs
+from fewjump.sampler.grid import FITTED, GRIDS, time_grid
 from fewjump.sampler.registry import SAMPLERS, get_sampler
 from fewjump.sampler.rk2 import ThetaRK2
 from fewjump.sampler.run import SamplerRun, Seen, run, sample
@@ -15,8 +16,11 @@ from fewjump.sampler.trapezoidal import ThetaTrapezoidal
 __all__ = [
     "Ancestral",
     "Euler",
+    "FITTED",
     "FirstHitting",
+    "FittedGrid",
     "GRIDS",
+    "IntervalCosts",
     "Move",
     "Moves",
     "SAMPLERS",
@@ -27,7 +31,9 @@ __all__ = [
     "ThetaRK2",
     "ThetaTrapezoidal",
     "exact_output_law",
+    "fitted_grid",
     "get_sampler",
+    "interval_costs",
     "run",
     "sample",
     "time_grid",

@@ -12,7 +12,7 @@ from torch import Tensor
 from fewjump.denoiser.base import Denoiser
 from fewjump.law.base import ENUMERATION_LIMIT, row_chunks, unravel
 from fewjump.sampler.base import Move, Sampler, Step
-from fewjump.sampler.grid import GridSpec, time_grid
+from fewjump.sampler.grid import GridSpec, times_for
 from fewjump.sampler.moves import product_table
 from fewjump.sampler.registry import get_sampler
 from fewjump.sampler.trajectory import check_options, trajectory
@@ -46,7 +46,7 @@ def exact_output_law(
             1e11.
     """
     method = get_sampler(sampler)
-    times = time_grid(grid, steps, denoiser.process.schedule)
+    times = times_for(grid, steps, denoiser)
     check_options(method, denoiser, grid, denoise)
     vocab, length = denoiser.process.vocab_size, _length(denoiser, method, times)
     if not method.uses_grid and denoiser.time_conditioned:

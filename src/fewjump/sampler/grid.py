@@ -7,6 +7,8 @@ uniform    1 − k/K
 cosine     cos(πk/2K): fine steps near noise, coarse ones near data
 log-linear equally spaced in log σ̄ from σ̄(1) down to σ̄(1/K), the last positive time of the
            uniform grid; then 0. Fine steps near data
+fitted     the K intervals that lose the least, found from the denoiser itself
+           (:mod:`fewjump.sampler.fitted_grid`)
 ========== ======================================================================================
 """
 
@@ -14,14 +16,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor
 
 from fewjump.schedule import Schedule
 
+if TYPE_CHECKING:
+    from fewjump.denoiser.base import Denoiser
+
 GridSpec: TypeAlias = str | Sequence[float] | Tensor
+
+FITTED = "fitted"
 
 
 def uniform_grid(steps: int, schedule: Schedule) -> Tensor:
@@ -72,8 +79,13 @@ def time_grid(spec: GridSpec | None, steps: int | None, schedule: Schedule) -> T
     """
     if spec is None or isinstance(spec, str):
         name = spec or "uniform"
+        if name == FITTED:
+            raise ValueError(
+                "the fitted grid depends on the denoiser; use fewjump.sampler.fitted_grid, and "
+                "pass its times"
+            )
         if name not in GRIDS:
-            known = ", ".join(GRIDS)
+            known = ", ".join((*GRIDS, FITTED))
             raise ValueError(f"unknown grid {name!r}; known: {known}, or a list of times")
         if steps is None or isinstance(steps, bool) or int(steps) != steps or steps < 1:
             raise ValueError(f"steps must be an integer of at least 1, got {steps!r}")
@@ -92,3 +104,26 @@ def time_grid(spec: GridSpec | None, steps: int | None, schedule: Schedule) -> T
             f"times must decrease strictly within [0, 1], from noise to data; got {times.tolist()}"
         )
     return times
+
+
+def times_for(
+    spec: GridSpec | None, steps: int | None, denoiser: Denoiser, length: int | None = None
+) -> Tensor:
+    """:func:`time_grid`, and for ``fitted`` the grid fitted to the denoiser's own samples.
+
+    Raises:
+        ValueError: as :func:`time_grid` does; for ``fitted``, for a denoiser of joint laws.
+    """
+    check_spec(spec, steps, denoiser.process.schedule)
+    if not isinstance(spec, str) or spec != FITTED:
+        return time_grid(spec, steps, denoiser.process.schedule)
+    from fewjump.sampler.fitted_grid import remembered_grid
+
+    assert steps is not None
+    return remembered_grid(denoiser, steps, length)
+
+
+def check_spec(spec: GridSpec | None, steps: int | None, schedule: Schedule) -> None:
+    """Raise ValueError where :func:`time_grid` would; of ``fitted``, only ``steps`` is judged."""
+    fitted = isinstance(spec, str) and spec == FITTED
+    time_grid("uniform" if fitted else spec, steps, schedule)

@@ -16,7 +16,7 @@ from fewjump.denoiser.base import Denoiser
 from fewjump.law import Law, LinearLaw
 from fewjump.random import SampleStreams
 from fewjump.sampler.base import Move, Sampler, draw_step
-from fewjump.sampler.grid import GridSpec, time_grid
+from fewjump.sampler.grid import GridSpec, times_for
 from fewjump.sampler.prompt import Prompt, make_prompt
 from fewjump.sampler.registry import get_sampler
 from fewjump.sampler.trajectory import check_options, trajectory
@@ -134,7 +134,8 @@ def run(
         num_samples: N ≥ 1.
         steps: intervals of the grid; None when ``grid`` holds the times.
         sampler: a name of :data:`fewjump.sampler.SAMPLERS`, or a sampler.
-        grid: ``uniform`` (default), ``cosine``, ``log-linear``, or times from noise to data.
+        grid: ``uniform`` (default), ``cosine``, ``log-linear``, ``fitted`` (to the denoiser, see
+            :mod:`fewjump.sampler.fitted_grid`; once), or times from noise to data.
         generator: a seed, a generator that one seed is drawn from, or None for torch's global one.
         length: L; the denoiser's by default.
         batch_size: samples per batch; by default at most 256, fewer for large vocabularies.
@@ -157,12 +158,12 @@ def run(
     """
     method = get_sampler(sampler)
     length = _check_sizes(denoiser, num_samples, length, batch_size)
-    times = time_grid(grid, steps, denoiser.process.schedule)
+    times = times_for(grid, steps, denoiser, length)
     check_options(method, denoiser, grid, denoise)
     _check_temperature(temperature, top_p)
     device = denoiser.device
     given = make_prompt(prompt, fixed, num_samples, length, denoiser.clean_vocab_size, device)
-    seed = _seed(generator)
+    seed = draw_seed(generator)
     if batch_size is None:
         fits = _LOGIT_LIMIT // (length * denoiser.process.vocab_size)
         batch_size = max(1, min(_BATCH_LIMIT, fits))
@@ -172,7 +173,7 @@ def run(
     samples: list[Tensor] = []
     nfe, started = 0, time.perf_counter()
     starts = range(0, num_samples, batch_size)
-    with _eval_mode(denoiser), tqdm(total=None, disable=not progress, unit="step") as bar:
+    with eval_mode(denoiser), tqdm(total=None, disable=not progress, unit="step") as bar:
         for begin in starts:
             rows = torch.arange(begin, min(begin + batch_size, num_samples), device=device)
             indices = rows + first
@@ -258,7 +259,7 @@ class _Meter:
 
 
 @contextmanager
-def _eval_mode(denoiser: Denoiser) -> Iterator[None]:
+def eval_mode(denoiser: Denoiser) -> Iterator[None]:
     """Eval mode inside; afterwards every submodule is as it was."""
     modes = [(module, module.training) for module in denoiser.modules()]
     denoiser.eval()
@@ -274,7 +275,8 @@ def _synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _seed(generator: torch.Generator | int | None) -> int:
+def draw_seed(generator: torch.Generator | int | None) -> int:
+    """The seed given, or one drawn from the generator (torch's global one for None)."""
     if isinstance(generator, bool) or not isinstance(generator, torch.Generator | int | None):
         raise TypeError(
             f"generator must be a torch.Generator, an integer seed or None, got {generator!r}"

@@ -1,0 +1,118 @@
+"""What an interval of the time grid costs a sampler that moves positions independently.
+
+The exact reverse marginals, multiplied over positions, miss p(x_s|x_t) by TC(x_s|x_t) in KL. With
+noise that acts on each position alone,
+
+    TC(x_s|x_t) + H(x_s) − H(x_t) = E Σᵢ H(x_sⁱ|x_t) − Σᵢ E H(x_tⁱ|x_sⁱ)
+
+for any process. H(x_s) − H(x_t) telescopes along a grid, so the right-hand side ranks grids by
+their path KL as the total correlations themselves do. Its first term needs the reverse marginals of
+a network at noised samples, where one evaluation at t serves every s below; its second is closed
+form in the kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fewjump.law import ProductLaw
+from fewjump.process import Absorbing, Process, RankOne
+from fewjump.random import rows_per_chunk
+from fewjump.sampler.reverse import posterior_logits
+
+
+def reverse_entropies(
+    law: ProductLaw, process: Process, x_t: Tensor, t: float, earlier: Sequence[float]
+) -> Tensor:
+    """Σᵢ H(x_sⁱ|x_t) for each row and each earlier time, in nats: (B, S) float64.
+
+    At s = 0 it is that of x₀, which the last step of every sampler draws from the law itself.
+
+    Args:
+        law: p(x₀|x_t).
+        process: the forward process.
+        x_t: (B, L) int64.
+        t: float.
+        earlier: times s < t.
+    """
+    batch, length = x_t.shape
+    out = torch.zeros(batch, len(earlier), dtype=torch.float64, device=x_t.device)
+    logits = posterior_logits(law, process)
+    rows = logits.flatten(0, 1) if isinstance(logits, Tensor) else logits
+    flat = x_t.reshape(-1)
+    masked = isinstance(process, Absorbing)
+    index = (flat == process.mask).nonzero()[:, 0] if masked else torch.arange(flat.shape[0])
+    index = index.to(x_t.device)
+    width = process.vocab_size * (1 if masked else len(earlier))
+    step = rows_per_chunk(width, x_t.device)
+    for start in range(0, index.shape[0], step):
+        part = index[start : start + step]
+        p = rows.index_select(0, part).double().softmax(-1)
+        if masked:
+            values = _masked_entropies(p, process, t, earlier)
+        else:
+            values = _entropies(p, process, flat[part], t, earlier)
+        out.index_add_(0, part // length, values)
+    return out
+
+
+def _masked_entropies(p: Tensor, process: Process, t: float, earlier: Sequence[float]) -> Tensor:
+    """H(x_sⁱ|x_t) of masked positions, (N, S): still masked with probability q, else as p says."""
+    now = torch.as_tensor(earlier, dtype=torch.float64, device=p.device)
+    stay = torch.expm1(-process.schedule.between(torch.zeros_like(now), now))
+    stay = stay / torch.expm1(-process.schedule.between(0.0, t)).to(p.device)
+    own = torch.special.entr(stay) + torch.special.entr(1 - stay)
+    return own + (1 - stay) * torch.special.entr(p).sum(-1, keepdim=True)
+
+
+def _entropies(
+    p: Tensor, process: Process, x: Tensor, t: float, earlier: Sequence[float]
+) -> Tensor:
+    """H(x_sⁱ|x_t) of positions in state x (N,) with posteriors p (N, V): (N, S)."""
+    times = torch.as_tensor(earlier, dtype=torch.float64, device=p.device)
+    shape = (len(earlier), *p.shape)
+    now = torch.full_like(times, t)
+    rows = process.reverse_marginals(p.expand(shape), x.expand(shape[:2]), times, now)
+    rows = torch.where((times > 0)[:, None, None], rows, p)
+    return torch.special.entr(rows.clamp_(min=0)).sum(-1).mT
+
+
+def forward_entropies(
+    process: Process, counts: Tensor, t: float, earlier: Sequence[float]
+) -> Tensor:
+    """Σᵢ E[H(x_tⁱ|x_sⁱ)] in nats, summed over the clean tokens counted: (G, S) float64.
+
+    Args:
+        process: the forward process.
+        counts: (G, V) float64, how often each clean token stands in each group of sequences.
+        t: float.
+        earlier: times s < t.
+    """
+    if isinstance(process, RankOne):
+        return counts @ _by_clean_token(process, t, earlier, counts.device).mT
+    columns = []
+    for s in earlier:
+        rows = torch.special.entr(process.kernel(s, t).to(counts.device).clamp(min=0)).sum(-1)
+        columns.append(process.kernel(0.0, s).to(counts.device) @ rows if s > 0 else rows)
+    return counts @ torch.stack(columns, -1)
+
+
+def _by_clean_token(
+    process: RankOne, t: float, earlier: Sequence[float], device: torch.device
+) -> Tensor:
+    """E[H(x_tⁱ|x_sⁱ)] given each clean token, from α·I + (1−α)·1mᵀ in O(V) a time: (S, V)."""
+    times = torch.as_tensor(earlier, dtype=torch.float64, device=device)[:, None]
+    end = torch.full_like(times, t)
+    gap = process.schedule.between(times, end)
+    redrawn = -torch.expm1(-gap) * process.redrawn(times[:, 0], end[:, 0], device)
+    terms = torch.special.entr(redrawn)
+    rows = terms.sum(-1, keepdim=True) - terms + torch.special.entr(redrawn + torch.exp(-gap))
+    before = process.schedule.between(torch.zeros_like(times), times)
+    average = process.redrawn(torch.zeros_like(times[:, 0]), times[:, 0], device) * rows
+    mixed = torch.exp(-before) * rows - torch.expm1(-before) * average.sum(-1, keepdim=True)
+    rows = torch.where(times > 0, mixed, rows)
+    kept = process.is_kept(torch.arange(process.vocab_size, device=device))
+    return torch.where(kept, 0.0, rows)
