@@ -58,6 +58,7 @@ def measure(way: str) -> dict[str, Any]:
         warmup=0,
         device="cpu",
         progress=False,
+        monitor=False,
         checkpoint_blocks=way == "checkpointed",
     )
     before, started, cpu = resident("VmRSS"), time.perf_counter(), time.process_time()

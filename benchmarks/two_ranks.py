@@ -66,6 +66,7 @@ def distil(out: Path, **changes: Any) -> torch.Tensor:
         log_every=1,
         device="cpu",
         progress=False,
+        monitor=False,
         **changes,
     )
     data = torch.randint(VOCAB - 1, (64, LENGTH), generator=torch.Generator().manual_seed(1))

@@ -56,6 +56,7 @@ def run(out: Path, student: Denoiser | None = None, **changes: Any) -> TrainResu
         "save_every": 2,
         "device": "cpu",
         "progress": False,
+        "monitor": False,
     }
     config = TrainConfig(**{**options, **changes})
     return train(
@@ -84,6 +85,7 @@ def refine(out: Path, **changes: Any) -> Denoiser:
         progress=False,
         log_every=1,
         save_every=2,
+        monitor=False,
         **changes,
     )
 
@@ -112,6 +114,8 @@ def main() -> None:
     run(out / "ddp")
     full = {"sharding": "full"}
     result = run(out / "full", **full, checkpoint_blocks=True, accumulate=2)
+    # A step that is watched, which asks both models on every process.
+    run(out / "watched", **full, max_seconds=1e-6, monitor=True)
     # Begun, to be resumed by one process; and resumed, from one file and from parts.
     run(out / "begun", **full, max_seconds=1e-6)
     run(out / "from-file", **full)

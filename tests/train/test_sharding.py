@@ -96,6 +96,12 @@ def test_other_networks_and_refinement_can_be_split(runs: Path) -> None:
     torch.testing.assert_close(weights(one), weights(two), atol=1e-5, rtol=0)
 
 
+def test_split_models_can_be_watched(runs: Path) -> None:
+    (line, _) = read_metrics(runs / "two" / "watched")
+    assert line["step"] == 1
+    assert "calibration" in line
+
+
 def test_the_average_of_a_split_run_is_one_safetensors_file(runs: Path) -> None:
     model = fewjump.load(runs / "two" / "model")
     state = torch.load(runs / "one" / "whole" / STATE_FILE, weights_only=True)
