@@ -45,8 +45,8 @@ class Subject:
     """How to step; several are compared."""
 
     grid: GridName | None = None
-    """How the steps are spread over time. fitted finds the times that lose the least, from samples of
-    the model itself (one table per position only). Default: uniform."""
+    """How the steps are spread over time. fitted finds the times that lose the least,
+    from samples of the model itself, which must not be joint. Default: uniform."""
 
     num_samples: int | None = None
     """Samples of each measurement. Default: as many as the test part has."""

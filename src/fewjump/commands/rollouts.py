@@ -32,8 +32,8 @@ class Subject:
     """How to step."""
 
     grid: GridName | None = None
-    """How the steps are spread over time. fitted finds the times that lose the least, from samples of
-    the model itself (one table per position only). Default: uniform."""
+    """How the steps are spread over time. fitted finds the times that lose the least,
+    from samples of the model itself, which must not be joint. Default: uniform."""
 
     seed: int = 0
     """Of all samples."""
