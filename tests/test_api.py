@@ -7,7 +7,8 @@ import torch
 import yaml
 
 import fewjump
-from fewjump.api import distill, joint_near, train_teacher
+from fewjump.api import distill, train_teacher
+from fewjump.assembly import joint_near
 from fewjump.denoiser import LogitDenoiser, NetworkDenoiser, ScoreDenoiser, TransformerConfig
 from fewjump.experiment.verify import chain_tensor
 from fewjump.objective import ConditionalMatching

@@ -13,20 +13,19 @@ from typing import Any
 
 import torch
 
-from fewjump.api import _can_save, _describe_model, _is_main, _train_config, _vocabulary
-from fewjump.checkpoint import save
+from fewjump.assembly import train_config
 from fewjump.data import Dataset
 from fewjump.denoiser import Denoiser, NetworkDenoiser, ScoreDenoiser
-from fewjump.objective import OnPolicyRefinement, freeze
+from fewjump.objective import OnPolicyRefinement
 from fewjump.objective.auxiliary import StudentWithAuxiliary
 from fewjump.objective.on_policy import Estimator, Source
 from fewjump.random import fold_seed
+from fewjump.runs import describe_model, keep_model, keep_teacher, set_aside
 from fewjump.train import TrainConfig, train
 from fewjump.train.data import Tokens
 from fewjump.train.diversity import DiversityError, DiversityGuard
 from fewjump.train.ema import ExponentialMovingAverage
 from fewjump.train.keeper import load_weights
-from fewjump.train.setup import describe
 from fewjump.train.state import weights_checksum
 
 _GUARD_SEED, _AUXILIARY_WEIGHTS = 5, 6
@@ -92,7 +91,7 @@ def refine(
         DiversityError: if the student left the band. With ``out``, ``model/`` then holds the last
             good one.
     """
-    config = _train_config(
+    config = train_config(
         steps=steps,
         batch_size=batch_size,
         lr=lr,
@@ -127,49 +126,40 @@ def refine(
     pair = StudentWithAuxiliary(own, helper, auxiliary_lr)
     run = {
         "verb": "refine",
-        "denoiser": _describe_model(own),
+        "denoiser": describe_model(own),
         "start": weights_checksum(own),
-        "auxiliary": _describe_model(helper),
+        "auxiliary": describe_model(helper),
         "auxiliary_lr": auxiliary_lr,
     }
-    was_training = teacher.training
-    trained = [p for p in teacher.parameters() if p.requires_grad]
-    freeze(teacher)
     try:
-        objective.check(pair, teacher)
-        if band is not None:
-            objective.watch(
-                DiversityGuard(
-                    own,
-                    teacher,
-                    grid=objective.grid,
-                    length=length,
-                    samples=guard_samples,
-                    band=band,
-                    seed=fold_seed(seed, _GUARD_SEED),
+        with set_aside(teacher):
+            objective.check(pair, teacher)
+            if band is not None:
+                objective.watch(
+                    DiversityGuard(
+                        own,
+                        teacher,
+                        grid=objective.grid,
+                        length=length,
+                        samples=guard_samples,
+                        band=band,
+                        seed=fold_seed(seed, _GUARD_SEED),
+                    )
                 )
+            keep_teacher(teacher, out, data)
+            result = train(
+                pair,
+                objective,
+                tokens,
+                config,
+                teacher=teacher,
+                length=length,
+                out=out,
+                run_config=run,
+                label="refine",
             )
-        if out is not None and _is_main() and _can_save(teacher):
-            Path(out).mkdir(parents=True, exist_ok=True)
-            if not (Path(out) / "teacher").exists():
-                save(teacher, Path(out) / "teacher", vocabulary=_vocabulary(data))
-        result = train(
-            pair,
-            objective,
-            tokens,
-            config,
-            teacher=teacher,
-            length=length,
-            out=out,
-            run_config=run,
-            label="refine",
-        )
     except DiversityError as error:
         raise DiversityError(_rescue(str(error), pair, out, data, objective, config)) from None
-    finally:
-        teacher.train(was_training)
-        for parameter in trained:
-            parameter.requires_grad_(True)
     averaged = result.averaged()
     assert isinstance(averaged, StudentWithAuxiliary)
     seconds = result.metrics.get("seconds")
@@ -206,17 +196,7 @@ def _keep(
 ) -> Denoiser:
     """The student in eval mode, written to ``model/`` if there is a run folder."""
     student.eval()
-    if out is not None and _is_main() and _can_save(student):
-        training = {
-            "objective": describe(objective),
-            "steps": step,
-            "batch_size": config.batch_size,
-            "lr": config.lr,
-            "ema": config.ema,
-            "seed": config.seed,
-            **more,
-        }
-        save(student, Path(out) / "model", vocabulary=_vocabulary(data), training=training)
+    keep_model(student, out, data, objective, config, step, **more)
     return student
 
 

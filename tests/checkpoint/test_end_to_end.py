@@ -83,10 +83,10 @@ def test_samples_are_clean_tokens(expected: tuple[dict[str, Tensor], Path]) -> N
 @pytest.mark.parametrize("kind", list(HEADS))
 def test_a_student_starts_at_the_originals_law(case: str, kind: str) -> None:
     """Before the first step every student says what the original says, its evidence included."""
-    from fewjump.api import _build_student
+    from fewjump.assembly import build_student
 
     teacher = load_teacher(GOLDEN / case / "hf")
-    student = _build_student(teacher, kind, None, HEADS[kind], True, 32, 0).eval()
+    student = build_student(teacher, kind, None, HEADS[kind], True, 32, 0).eval()
     generator = torch.Generator().manual_seed(1)
     x0 = torch.randint(50, (2, 32), generator=generator)
     with torch.no_grad():

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parents[1] / "laws"))
 from registry_laws import p_value
 
-from fewjump.api import for_sampling
+from fewjump.assembly import for_sampling
 from fewjump.checkpoint import load, save
 from fewjump.denoiser import LatentHead, NetworkDenoiser
 from fewjump.law import LatentLaw

@@ -117,7 +117,8 @@ class Options(TrainingOptions, DocumentOptions, TokenizerOption, Subject):
 
 
 def run(options: Options) -> int:
-    from fewjump.api import distill, for_sampling
+    from fewjump.api import distill
+    from fewjump.assembly import for_sampling
     from fewjump.checkpoint import read_config, save
     from fewjump.commands.models import open_data_like, open_model
     from fewjump.data.load import DEFAULT_LENGTH
@@ -172,7 +173,7 @@ def objective_of(options: Options, matching: MatchingName, process: Process) -> 
     Raises:
         ValueError: for options of the one given to the other.
     """
-    from fewjump.api import default_kl_warmup, joint_near
+    from fewjump.assembly import default_kl_warmup, joint_near
     from fewjump.objective import ConditionalMatching, JointConditionalMatching, LatentMatching
 
     defaults = Subject()

@@ -16,7 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fewjump.api import distill, joint_near, train_teacher
+from fewjump.api import distill, train_teacher
+from fewjump.assembly import joint_near
 from fewjump.denoiser.base import Denoiser
 from fewjump.experiment.joint_markov import chain_row
 from fewjump.experiment.results import Experiment, remembered

@@ -20,7 +20,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fewjump.api import default_kl_warmup, distill, for_sampling
+from fewjump.api import distill
+from fewjump.assembly import default_kl_warmup, for_sampling
 from fewjump.denoiser.base import Denoiser
 from fewjump.denoiser.network import parameter_counts
 from fewjump.evaluate.likelihood import one_evaluation_nll

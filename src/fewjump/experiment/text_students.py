@@ -24,7 +24,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fewjump.api import default_kl_warmup, distill, for_sampling, train_teacher
+from fewjump.api import distill, train_teacher
+from fewjump.assembly import default_kl_warmup, for_sampling
 from fewjump.data import Dataset
 from fewjump.denoiser.base import Denoiser
 from fewjump.denoiser.network import parameter_counts
