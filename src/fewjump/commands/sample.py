@@ -37,8 +37,8 @@ class Subject:
     """How to step. ancestral is exact up to drawing positions independently."""
 
     grid: GridName | None = None
-    """How the steps are spread over time. fitted finds the times that lose the least,
-    from samples of the model itself, which must not be joint. Default: uniform; first-hitting draws its own
+    """How the steps are spread over time. fitted finds the times that lose the least, from samples
+    of the model itself, which must not be joint. Default: uniform; first-hitting draws its own
     times."""
 
     seed: int = 0
