@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO ?= digits
 OUT ?= demo-$(DEMO)
+EXTRAS ?= eval,dev
 
 .PHONY: help install demo test lint format wheel clean
 
@@ -13,6 +14,7 @@ help:
 	@echo 'make demo DEMO=markov   the same on a problem with a known answer, without training'
 	@echo 'make test               the test suite (two processes)'
 	@echo 'make lint               ruff and pyright'
+	@echo 'EXTRAS=…                what is installed beside the core: '
 	@echo 'make wheel              build dist/*.whl'
 	@echo 'make clean              remove the virtual environment and build products'
 
@@ -21,7 +23,7 @@ install: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("fewjump needs Python 3.11 or newer, this is %d.%d: set PYTHON=..." % v[:2])'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[eval,dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[$(EXTRAS)]'
 	touch $@
 
 demo: $(STAMP)
