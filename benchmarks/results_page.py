@@ -268,6 +268,43 @@ Slope between the two largest vocabularies, log against log (1 is linear):
 {table(("emission", "step", "time", "memory"), slopes)}"""
 
 
+def hybrid_noise(content: Content) -> str:
+    """Bigram error and likelihood against steps, one row for each noise and model."""
+    found: dict[tuple[str, str], dict[int, Content]] = {}
+    for row in content["rows"]:
+        found.setdefault((row["noise"], row["model"]), {})[row["steps"]] = row
+    counts = sorted({row["steps"] for row in content["rows"]})
+
+    def rows(key: str) -> Iterable[Sequence[Any]]:
+        for (noise, model), by_steps in found.items():
+            cells = (by_steps.get(k) for k in counts)
+            yield (
+                noise,
+                model,
+                *(
+                    "–"
+                    if r is None
+                    else f"{r[key]:.3f} ± {(r[key + '_high'] - r[key + '_low']) / 2:.3f}"
+                    for r in cells
+                ),
+            )
+
+    header = ("noise", "model", *(f"{k} step{'s' * (k > 1)}" for k in counts))
+    floor, sizes = content["reference"], content["sizes"]
+    return f"""A Markov chain of 8 tokens, 32 positions; {sizes["samples"]} samples, seed \
+{content["seed"]}, 95% intervals over samples. Teachers of one size, {sizes["teacher_steps"]} training \
+steps; students {sizes["student_steps"]}.
+
+Total variation of the bigram law; exact samples of the same number score {floor["bigram_tv"]:.3f}:
+
+{table(header, rows("bigram_tv"))}
+
+Negative log-likelihood under the true chain, nats per token; its entropy is \
+{floor["entropy_per_token"]:.3f}:
+
+{table(header, rows("nll"))}"""
+
+
 SECTIONS: dict[str, tuple[str, str, Callable[[Content], str]]] = {
     "sampler_order": ("Order of the samplers", "fewjump.experiment.sampler_order", sampler_order),
     "error_terms": ("Three errors, three numbers", "fewjump.experiment.error_terms", error_terms),
@@ -283,6 +320,11 @@ SECTIONS: dict[str, tuple[str, str, Callable[[Content], str]]] = {
         "Past the floor on enumerated problems",
         "fewjump.experiment.joint_exact",
         joint_exact,
+    ),
+    "hybrid_noise": (
+        "Noise that moves",
+        "fewjump.experiment.hybrid_noise",
+        hybrid_noise,
     ),
     "cost_in_vocabulary": (
         "Cost against the vocabulary",
