@@ -14,7 +14,7 @@ help:
 	@echo 'make demo DEMO=markov   the same on a problem with a known answer, without training'
 	@echo 'make test               the test suite (two processes)'
 	@echo 'make lint               ruff and pyright'
-	@echo 'EXTRAS=…                what is installed beside the core: '
+	@echo 'EXTRAS=…                what is installed beside the core: $(EXTRAS)'
 	@echo 'make wheel              build dist/*.whl'
 	@echo 'make clean              remove the virtual environment and build products'
 
