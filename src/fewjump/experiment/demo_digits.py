@@ -23,7 +23,7 @@ from fewjump.report.axis import short
 from fewjump.report.png import contact_sheet, encode_png
 
 TEACHER, PRODUCT, JOINT = "teacher", "product student", "joint student"
-DEMO = Sizes(teacher_steps=1200, product_steps=150, joint_steps=350, samples=450)
+DEMO = Sizes(teacher_steps=1200, product_steps=150, samples=450)
 QUICK = Sizes(
     hidden=32, blocks=2, teacher_steps=20, product_steps=5, joint_steps=5, samples=64, components=4
 )

@@ -39,8 +39,8 @@ class Sizes:
     blocks: int = 4
     teacher_steps: int = 2000
     product_steps: int = 400
-    joint_steps: int = 600
-    components: int = 128
+    joint_steps: int = 250
+    components: int = 256
     near: float = 0.3
     batch_size: int = 64
     samples: int = 450
@@ -112,7 +112,7 @@ def joint_student_for(
     """A mixture of product laws over whole pictures, matched to the teacher's joint conditional.
 
     The teacher is asked at s = 0.3 t, where it fills in a third of each picture: with 1,200
-    pictures to learn from, a component per ten of them needs the variety.
+    pictures to learn from, a component per five of them needs the variety.
     """
 
     def make(folder: Path) -> Denoiser:
@@ -129,7 +129,7 @@ def joint_student_for(
             },
             steps=sizes.joint_steps,
             batch_size=sizes.batch_size,
-            lr=2e-3,
+            lr=3e-3,
             ema=0.99,
             seed=seed,
             out=folder,
