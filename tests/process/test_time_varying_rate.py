@@ -235,5 +235,6 @@ def test_ratios_that_determine_nothing_are_refused():
         rate = Uniform(3, LogLinear()).base_rate()
         path = SummedRates([rate], [0, 1], [[1], [1]])
         process = TimeVaryingRate(path, Linear(80.0), route=route, tolerance=1e-6)
+        ratios = torch.tensor([1.0, 2.0, 0.5]).expand(1, 2, 3)
         with pytest.raises(ValueError, match="singular"):
-            process.posterior_from_ratios(torch.ones(1, 2, 3), torch.zeros(1, 2).long(), 1.0)
+            process.posterior_from_ratios(ratios, torch.zeros(1, 2).long(), 1.0)
