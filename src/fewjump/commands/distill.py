@@ -13,12 +13,13 @@ from fewjump.commands.choices import (
     KnownRuleName,
     MatchingName,
     StudentName,
+    TimesName,
 )
 from fewjump.commands.documents import DocumentOptions, TokenizerOption, document_values
 from fewjump.commands.training import TrainingOptions, is_main, training_values
 
 if TYPE_CHECKING:
-    from fewjump.objective import Objective
+    from fewjump.objective import Objective, TimeSampling
     from fewjump.process import Process
 
 NearName = Literal["zero", "uniform", "adaptive"]
@@ -92,6 +93,11 @@ class Subject:
 
     max_gap: float = 1.0
     """Product students: largest time between the student's state and the cleaner one, in (0, 1]."""
+
+    times: TimesName = "uniform"
+    """How training draws its times: importance follows the losses seen, without bias;
+    learned-weight evens them out; the gaps (product students) start small and double, or start
+    large and halve, over the training."""
 
     warm_start: bool = True
     """Start from the teacher's weights."""
@@ -167,6 +173,20 @@ def run(options: Options) -> int:
     return 0
 
 
+def time_sampling(options: Options) -> TimeSampling | None:
+    """What ``--times`` asks for; None for uniform times."""
+    from fewjump.objective import TimeSampling
+
+    if options.times == "uniform":
+        return None
+    if options.times == "importance":
+        return TimeSampling(importance=True)
+    if options.times == "learned-weight":
+        return TimeSampling(learned_weight=True)
+    curriculum = "doubling" if options.times == "gap-doubling" else "halving"
+    return TimeSampling(curriculum=curriculum, curriculum_steps=options.steps)
+
+
 def objective_of(options: Options, matching: MatchingName, process: Process) -> Objective:
     """Matching per position for a product student, of the joint conditional for the others.
 
@@ -201,6 +221,7 @@ def objective_of(options: Options, matching: MatchingName, process: Process) -> 
             matching,
             steps=options.jumps,
             max_gap=options.max_gap,
+            times=time_sampling(options),
             known=options.known,
             known_share=options.known_share,
         )
@@ -227,6 +248,8 @@ def objective_of(options: Options, matching: MatchingName, process: Process) -> 
                 "--consistency is not for latent students, whose encoder is shown the teacher's "
                 "state; leave it out"
             )
+        if options.times != "uniform":
+            raise ValueError("--times is not for latent students; leave it out")
         warmup = default_kl_warmup(options.steps)
         return LatentMatching(
             intermediate,
@@ -243,6 +266,7 @@ def objective_of(options: Options, matching: MatchingName, process: Process) -> 
         draws=options.draws,
         consistency=options.consistency,
         data_weight=options.data_weight,
+        times=time_sampling(options),
         steps=options.jumps,
         known=options.known,
         known_share=options.known_share,

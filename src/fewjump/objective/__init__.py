@@ -7,6 +7,7 @@ from fewjump.objective.joint import JointConditionalMatching
 from fewjump.objective.latent import LatentMatching, importance_bound
 from fewjump.objective.on_policy import OnPolicyRefinement
 from fewjump.objective.score_entropy import ScoreEntropy
+from fewjump.objective.time_sampling import TimeSampling
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "conditional-matching": ConditionalMatching,
@@ -27,6 +28,7 @@ __all__ = [
     "Objective",
     "OnPolicyRefinement",
     "ScoreEntropy",
+    "TimeSampling",
     "freeze",
     "importance_bound",
     "nelbo",

@@ -52,6 +52,13 @@ class Objective(ABC):
         others are options, which identify a run.
         """
 
+    def state(self) -> dict[str, list[float]]:
+        """What the next step depends on beyond the student, saved with the training."""
+        return {}
+
+    def take_up(self, state: Mapping[str, list[float]]) -> None:  # noqa: B027
+        """Go on from what :meth:`state` returned; an empty one starts afresh."""
+
     def before_save(self, step: int, student: Denoiser) -> Mapping[str, float]:
         """The training loop's word that the state after ``step`` steps is about to be saved.
 

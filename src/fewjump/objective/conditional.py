@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Literal, get_args
 
 import torch
@@ -16,11 +17,13 @@ from fewjump.objective.cross_entropy import law_cross_entropy
 from fewjump.objective.intermediate import ancestral_draw, euler_draw, roll_down
 from fewjump.objective.known import Given, KnownName, check_known
 from fewjump.objective.second_order import trapezoidal_draw
+from fewjump.objective.time_sampling import TimeSampling
 from fewjump.objective.times import (
     Weighting,
     check_grid,
     check_weighting,
     draw_time_pair,
+    spread_uniform,
     time_weight,
 )
 from fewjump.process import Absorbing
@@ -68,6 +71,7 @@ class ConditionalMatching(Objective):
             the rules of :func:`fewjump.objective.known.draw_known`: for prompts and infilling. The
             given part comes from the data.
         known_share: largest share of a sequence that is known.
+        times: draws, weights and gaps that adapt while training; uniform ones by default.
 
     Raises:
         ValueError: for options outside their range; at call, for a teacher that is not frozen.
@@ -76,6 +80,7 @@ class ConditionalMatching(Objective):
     # Options only of runs that use them: what identifies the others stays as it was.
     known: KnownName | None = None
     known_share: float = 0.5
+    times: str | None = None
 
     def __init__(
         self,
@@ -89,6 +94,7 @@ class ConditionalMatching(Objective):
         rollout_steps: int = 8,
         known: KnownName | None = None,
         known_share: float = 0.5,
+        times: TimeSampling | None = None,
     ) -> None:
         if intermediate not in get_args(Intermediate):
             names = ", ".join(get_args(Intermediate))
@@ -116,6 +122,20 @@ class ConditionalMatching(Objective):
             self.known = known
             self.known_share = known_share
         self.needs_data = intermediate != "teacher-rollout" or known is not None
+        self._times_of = times
+        if times is not None:
+            self.times = times.describe()
+
+    def begin_step(self, step: int) -> None:
+        if self._times_of is not None:
+            self._times_of.begin_step(step)
+
+    def state(self) -> dict[str, list[float]]:
+        return {} if self._times_of is None else self._times_of.state()
+
+    def take_up(self, state: Mapping[str, list[float]]) -> None:
+        if self._times_of is not None:
+            self._times_of.take_up(state)
 
     def __call__(
         self, student: Denoiser, teacher: Denoiser | None, batch: Tensor, generator: Generator
@@ -128,8 +148,18 @@ class ConditionalMatching(Objective):
                 "known positions under noise without a mask cannot be held through a second-order "
                 "step; use another intermediate"
             )
+        spread, gap = None, self.max_gap
+        if self._times_of is not None:
+            first = spread_uniform(batch.shape[0], generator, batch.device)
+            spread, gap = self._times_of.draw(first), self._times_of.max_gap(gap)
         s, t = draw_time_pair(
-            batch.shape[0], generator, batch.device, self.grid, self.min_time, self.max_gap
+            batch.shape[0],
+            generator,
+            batch.device,
+            self.grid,
+            self.min_time,
+            gap,
+            None if spread is None else spread.first,
         )
         clipped = torch.zeros((), dtype=torch.float64, device=batch.device)
         with torch.no_grad():
@@ -160,7 +190,11 @@ class ConditionalMatching(Objective):
                 x_s = ancestral_draw(process, drawn, x_t, s, t, generator)
             target = teacher(given.pin(x_s), s)
         weight = time_weight(self.weighting, process, t)
-        loss, metrics = compare(law, target, x_t, weight, process, generator, given)
+        seen = None
+        if spread is not None and self._times_of is not None:
+            weight = weight * spread.weight
+            seen = partial(self._times_of.see, spread.bins)
+        loss, metrics = compare(law, target, x_t, weight, process, generator, given, seen)
         metrics["clipped_mass"] = clipped
         for name, model in (("student", student), ("teacher", teacher)):
             # Score networks go through recovery, which may have had to clip as well.
@@ -178,6 +212,7 @@ def compare(
     process: object,
     generator: Generator = None,
     given: Given | None = None,
+    seen: Callable[[Tensor], None] | None = None,
 ) -> tuple[Tensor, Metrics]:
     """Weighted cross-entropy of a student's law against a target law, in nats per position.
 
@@ -189,6 +224,8 @@ def compare(
         process: for an absorbing one, positions visible in ``x_t`` are left out.
         generator: used where a joint law must be scored on a draw.
         given: known positions, which are left out.
+        seen: told each sequence's loss before its weight, (B,) nats per position: KL to the target
+            between product laws, cross-entropy for joint ones.
 
     Returns:
         The loss and the metrics ``kl_to_teacher``, ``student_entropy``, ``teacher_entropy``
@@ -201,6 +238,8 @@ def compare(
         if given is not None:
             law, target = given.condition(law), given.condition(target)
         bits = law.cross_entropy(target, generator)
+        if seen is not None:
+            seen(bits.detach() / x_t.shape[1])
         metrics = {"cross_entropy": bits.detach().mean() / x_t.shape[1]}
         if isinstance(target, ProductLaw):
             metrics["teacher_entropy"] = target.entropy().mean()
@@ -214,6 +253,10 @@ def compare(
         rows = torch.arange(x_t.numel(), device=x_t.device)
     total, entropies = law_cross_entropy(law, target, rows, weight[rows // x_t.shape[1]])
     ce, loss = entropies.cross_entropy, total / x_t.numel()
+    if seen is not None:
+        divergence = (ce.detach() - entropies.target_entropy).double()
+        each = divergence.new_zeros(x_t.shape[0])
+        seen(each.index_add_(0, rows // x_t.shape[1], divergence) / x_t.shape[1])
     count = max(1, rows.shape[0])
     return loss, {
         "kl_to_teacher": (ce.detach() - entropies.target_entropy).sum() / count,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
 import torch
@@ -16,6 +16,7 @@ from fewjump.objective.intermediate import roll_down
 from fewjump.objective.known import Given, KnownName, check_known
 from fewjump.objective.nearness import Near, Target, candidate_times, check_near, choose_target
 from fewjump.objective.paths import bridge_path, forward_path, rollout_path
+from fewjump.objective.time_sampling import TimeSampling
 from fewjump.objective.times import (
     Weighting,
     check_grid,
@@ -68,6 +69,7 @@ class JointConditionalMatching(Objective):
         rollout_steps: of ``teacher-rollout``: teacher steps from 1 to t, and again from t to s.
         known, known_share: as for :class:`~fewjump.objective.ConditionalMatching`; both laws are
             conditioned on the known part.
+        times: draws and weights that adapt while training; uniform ones by default.
 
     Metrics: ``cross_entropy`` and ``teacher_entropy`` (nats per position; the latter of the
     teacher's positions at s), ``bias_bound`` (nats per position, an upper bound of TC(x₀|x_s)),
@@ -84,6 +86,7 @@ class JointConditionalMatching(Objective):
     # Options only of runs that use them: what identifies the others stays as it was.
     known: KnownName | None = None
     known_share: float = 0.5
+    times: str | None = None
 
     def __init__(
         self,
@@ -101,6 +104,7 @@ class JointConditionalMatching(Objective):
         rollout_steps: int = 16,
         known: KnownName | None = None,
         known_share: float = 0.5,
+        times: TimeSampling | None = None,
     ) -> None:
         if intermediate not in get_args(JointIntermediate):
             names = ", ".join(get_args(JointIntermediate))
@@ -146,6 +150,25 @@ class JointConditionalMatching(Objective):
             self.known = known
             self.known_share = known_share
         self.needs_data = intermediate != "teacher-rollout" or known is not None
+        if times is not None and times.curriculum != "none":
+            raise ValueError(
+                "a curriculum bounds t − s, which joint matching sets by near=; use it with "
+                "ConditionalMatching, or leave it out"
+            )
+        self._times_of = times
+        if times is not None:
+            self.times = times.describe()
+
+    def begin_step(self, step: int) -> None:
+        if self._times_of is not None:
+            self._times_of.begin_step(step)
+
+    def state(self) -> dict[str, list[float]]:
+        return {} if self._times_of is None else self._times_of.state()
+
+    def take_up(self, state: Mapping[str, list[float]]) -> None:
+        if self._times_of is not None:
+            self._times_of.take_up(state)
 
     def __call__(
         self, student: Denoiser, teacher: Denoiser | None, batch: Tensor, generator: Generator
@@ -153,7 +176,11 @@ class JointConditionalMatching(Objective):
         teacher = require_frozen(teacher, student)
         length = batch.shape[1]
         given = Given.draw(self.known, self.known_share, batch, student.process, generator)
-        t, u, has_u = self._times(batch.shape[0], generator, batch.device)
+        drawn = None
+        if self._times_of is not None:
+            drawn = self._times_of.draw(spread_uniform(batch.shape[0], generator, batch.device))
+        first = None if drawn is None else drawn.first
+        t, u, has_u = self._times(batch.shape[0], generator, batch.device, first)
         times = candidate_times(self.near, t, self.min_time, generator)
         if self.consistency:
             times = torch.cat([times, u[None]])
@@ -178,13 +205,20 @@ class JointConditionalMatching(Objective):
             total = total + self.data_weight * nll
             metrics["data_nll"] = nll.detach().mean() / length
         weight = time_weight(self.weighting, student.process, t)
+        if drawn is not None and self._times_of is not None:
+            weight = weight * drawn.weight
+            self._times_of.see(drawn.bins, entropy / length)
         return (weight.to(total.dtype) * total).mean() / length, metrics
 
     def _times(
-        self, batch_size: int, generator: Generator, device: torch.device
+        self,
+        batch_size: int,
+        generator: Generator,
+        device: torch.device,
+        first: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """t, the student's own target time u, and whether there is one: (B,) each."""
-        first = spread_uniform(batch_size, generator, device)
+        first = spread_uniform(batch_size, generator, device) if first is None else first
         if self.grid is None:
             t = self.min_time + (1 - self.min_time) * first
             u = t

@@ -50,7 +50,8 @@ class Keeper:
         """Write everything; every process must call this.
 
         Args:
-            numbers: those of :data:`NUMBERS`; ``window`` holds () tensors, equal on every process.
+            numbers: those of :data:`NUMBERS` and ``objective``, its state; ``window`` holds ()
+                tensors, equal on every process.
         """
         if self.split:
             from fewjump.train.shards import save_shards
@@ -100,7 +101,7 @@ class Keeper:
             self.optimiser.load_state_dict(state["optimiser"])
             if self.ema is not None:
                 self.ema.load_state_dict(state["ema"])
-            return {name: state[name] for name in NUMBERS}
+            return _numbers_of(state)
         from fewjump.train.sharding import fill
 
         moments = self._tensors()["optimiser"]
@@ -116,7 +117,7 @@ class Keeper:
             for name, value in self.ema.shadow.items():
                 fill(value, state["ema"]["shadow"][name])
             self.ema.updates = state["ema"]["updates"]
-        return {name: state[name] for name in NUMBERS}
+        return _numbers_of(state)
 
     def _names(self) -> dict[Tensor, str]:
         trained = {p for group in self.optimiser.param_groups for p in group["params"]}
@@ -132,6 +133,11 @@ class Keeper:
         if self.ema is not None:
             tensors["ema"] = dict(self.ema.shadow)
         return tensors
+
+
+def _numbers_of(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers of a state; those written before objectives had one hold none of theirs."""
+    return {**{name: state[name] for name in NUMBERS}, "objective": state.get("objective", {})}
 
 
 def load_weights(folder: Path, model: nn.Module, ema: ExponentialMovingAverage | None) -> int:

@@ -214,6 +214,7 @@ class _Trainer:
             self.step, self.seconds = numbers["step"], numbers["seconds"]
             self.window = {k: v.to(self.world.device) for k, v in numbers["window"].items()}
             self.window_steps = numbers["window_steps"]
+        self.objective.take_up({} if numbers is None else numbers.get("objective", {}))
         if folder is not None and self.world.is_main:
             free = {k: getattr(self.config, k) for k in FREE_OPTIONS}
             self.files = RunFolder(folder, identity | {"free": free})
@@ -369,6 +370,7 @@ class _Trainer:
             raise DivergenceError(self._diagnosis(float("nan"), float("nan")))
         self.models.gather()
         seen = self.objective.before_save(self.step, self.student)
+        objective = self.objective.state()
         if seen and self.files is not None:
             self.files.log({"step": self.step, "event": "inspected", **seen})
         if self.keeper is None:
@@ -378,7 +380,7 @@ class _Trainer:
         if keys and self.models.split:
             means = self.world.mean(torch.stack([window[k].double() for k in keys]))
             window = dict(zip(keys, means.unbind()))
-        numbers = {"step": self.step, "seconds": self.seconds}
+        numbers = {"step": self.step, "seconds": self.seconds, "objective": objective}
         self.keeper.save({**numbers, "window": window, "window_steps": self.window_steps})
 
     def _how_to_resume(self) -> str:

@@ -1,0 +1,189 @@
+"""Training times that adapt: importance sampling, learned weights, a curriculum of gaps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+Curriculum = Literal["none", "doubling", "halving"]
+
+
+class DrawnTimes(NamedTuple):
+    """Where a batch's times lie.
+
+    Attributes:
+        first: (B,) float64 in (0, 1), in place of uniforms.
+        weight: (B,) float64 factor of each loss.
+        bins: (B,) int64, the bin of each time.
+    """
+
+    first: Tensor
+    weight: Tensor
+    bins: Tensor
+
+
+class TimeSampling:
+    """How conditional matching draws and weighs its times, from the losses of earlier steps.
+
+    The uniform number that a time is made of is cut into equal bins. Every bin keeps running means
+    of the loss and of its square; they change between steps only, so that all parts of a batch are
+    drawn alike. One object belongs to one objective.
+
+    * ``importance``: a bin is drawn in proportion to the root of its mean square loss (arXiv
+      2102.09672, Sec. 3.3) and the loss divided by that proportion: the expected loss and gradient
+      are those of uniform times. No bin is drawn less than ``floor`` times as often as uniformly.
+    * ``learned_weight``: w(t) ∝ 1/(mean loss of the bin), with mean 1 over bins: what minimises
+      Σ w·loss − log w, the uncertainty weighting of arXiv 1705.07115, kept at its minimum. The
+      objective then is another one.
+    * ``curriculum``: the largest t − s, over ``curriculum_steps`` in ``stages`` equal stages, times
+      2 from a small start up to the objective's ``max_gap`` (``doubling``), or ½ down from it
+      (``halving``). Only :class:`~fewjump.objective.ConditionalMatching` has a gap to bound.
+
+    Args:
+        importance, learned_weight, curriculum: see above.
+        bins: number of bins.
+        floor: share in (0, 1] of the draws that stays uniform; 1 is uniform.
+        decay: of the running means, per step in which the bin was seen.
+        curriculum_steps: optimiser steps that the stages fill; after them the last one stays.
+        stages: of the curriculum.
+
+    Raises:
+        ValueError: for options outside their range, or a curriculum without its steps.
+    """
+
+    def __init__(
+        self,
+        importance: bool = False,
+        learned_weight: bool = False,
+        curriculum: Curriculum = "none",
+        *,
+        bins: int = 16,
+        floor: float = 0.2,
+        decay: float = 0.95,
+        curriculum_steps: int = 0,
+        stages: int = 4,
+    ) -> None:
+        if curriculum not in get_args(Curriculum):
+            known = ", ".join(get_args(Curriculum))
+            raise ValueError(f"unknown curriculum {curriculum!r}; known: {known}")
+        if bins < 2 or stages < 2 or not 0 < floor <= 1 or not 0 < decay < 1:
+            raise ValueError(
+                "bins and stages must be at least 2, floor lie in (0, 1] and decay in (0, 1); got "
+                f"{bins}, {stages}, {floor} and {decay}"
+            )
+        if (curriculum != "none") != (curriculum_steps > 0):
+            raise ValueError(
+                "a curriculum needs curriculum_steps ≥ 1, and no curriculum none; got "
+                f"{curriculum!r} and {curriculum_steps}"
+            )
+        self.importance, self.learned_weight = importance, learned_weight
+        self.curriculum: Curriculum = curriculum
+        self.bins, self.floor, self.decay = bins, floor, decay
+        self.curriculum_steps, self.stages = curriculum_steps, stages
+        self._step = 0
+        self.take_up({})
+
+    def describe(self) -> str:
+        """The options as text: part of what identifies a run."""
+        options = {k: v for k, v in sorted(vars(self).items()) if not k.startswith("_")}
+        return ", ".join(f"{k}={v}" for k, v in options.items())
+
+    # -- drawing ----------------------------------------------------------------------------
+
+    def probabilities(self) -> Tensor:
+        """How often each bin is drawn: (bins,) float64."""
+        uniform = torch.full((self.bins,), 1 / self.bins, dtype=torch.float64)
+        if not self.importance or not self._complete:
+            return uniform
+        root = self._square.sqrt()
+        return (1 - self.floor) * root / root.sum() + self.floor * uniform
+
+    def weights(self) -> Tensor:
+        """Learned w(t) of each bin, mean 1: (bins,) float64."""
+        if not self.learned_weight or not self._complete:
+            return torch.ones(self.bins, dtype=torch.float64)
+        inverse = 1 / self._mean.clamp(min=1e-8)
+        return inverse / inverse.mean()
+
+    def draw(self, uniform: Tensor) -> DrawnTimes:
+        """Spread uniforms (B,) as the statistics say."""
+        share = self.probabilities()
+        edges = torch.cat([share.new_zeros(1), share.cumsum(0)])
+        edges[-1] = 1.0
+        edges, share = edges.to(uniform.device), share.to(uniform.device)
+        place = (torch.searchsorted(edges, uniform, right=True) - 1).clamp(0, self.bins - 1)
+        inside = ((uniform - edges[place]) / (edges[place + 1] - edges[place])).clamp(0, 1)
+        first = ((place + inside) / self.bins).clamp(2.0**-54, 1 - 2.0**-53)
+        weight = self.weights().to(uniform.device)[place] / (self.bins * share[place])
+        return DrawnTimes(first, weight, place)
+
+    def max_gap(self, limit: float) -> float:
+        """The largest t − s of this step, at most ``limit``."""
+        if self.curriculum == "none":
+            return limit
+        stage = min(self.stages - 1, self._step * self.stages // self.curriculum_steps)
+        if self.curriculum == "doubling":
+            stage = self.stages - 1 - stage
+        return limit / 2**stage
+
+    # -- learning ---------------------------------------------------------------------------
+
+    def see(self, bins: Tensor, loss: Tensor) -> None:
+        """Losses (B,) ≥ 0 of this step, at times of the bins (B,), before any weight."""
+        loss = loss.detach().double().cpu().clamp(min=0)
+        sums = torch.zeros(3, self.bins, dtype=torch.float64)
+        values = torch.stack([torch.ones_like(loss), loss, loss**2])
+        self._pending = self._pending + sums.index_add_(1, bins.cpu(), values)
+
+    def begin_step(self, step: int) -> None:
+        """Take what was seen into the running means."""
+        self._step = step
+        self._gather()
+        count, total, squares = self._pending
+        seen = count > 0
+        safe = count.clamp(min=1)
+        # The first mean of a bin is taken whole.
+        keep = torch.where(self._mean.isnan(), 0.0, self.decay)
+        for running, value in ((self._mean, total / safe), (self._square, squares / safe)):
+            mixed = keep * running.nan_to_num() + (1 - keep) * value
+            running.copy_(torch.where(seen, mixed, running))
+        self._pending, self._gathered = torch.zeros_like(self._pending), False
+
+    @property
+    def _complete(self) -> bool:
+        """Whether every bin has been seen; until then times are uniform."""
+        return not bool(self._mean.isnan().any()) and float(self._square.sum()) > 0
+
+    def _gather(self) -> None:
+        """Add up over processes what each has seen."""
+        if self._gathered or not torch.distributed.is_initialized():
+            return
+        device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
+        total = self._pending.to(device)
+        torch.distributed.all_reduce(total)
+        self._pending, self._gathered = total.cpu(), True
+
+    # -- kept with the training -------------------------------------------------------------
+
+    def state(self) -> dict[str, list[float]]:
+        """What the next step depends on; every process must call this."""
+        self._gather()
+        pending = self._pending.flatten().tolist()
+        # None has no number for "not seen yet"; losses are never negative.
+        mean = self._mean.nan_to_num(nan=-1.0).tolist()
+        return {"mean": mean, "square": self._square.nan_to_num(nan=-1.0).tolist(), "new": pending}
+
+    def take_up(self, state: Mapping[str, list[float]]) -> None:
+        """Go on from a state of :meth:`state`; an empty one starts afresh."""
+
+        def read(name: str) -> Tensor:
+            values = torch.tensor(state.get(name, [-1.0] * self.bins), dtype=torch.float64)
+            return torch.where(values < 0, torch.nan, values)
+
+        self._mean, self._square = read("mean"), read("square")
+        new = state.get("new", [0.0] * (3 * self.bins))
+        self._pending = torch.tensor(new, dtype=torch.float64).reshape(3, self.bins)
+        self._gathered = bool(state)
