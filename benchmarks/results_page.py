@@ -128,7 +128,24 @@ def digits(content: Content) -> str:
 each, features of a small classifier, 95% intervals. The reference is the test part against the
 training part.
 
-{metric_tables(content)}"""
+{metric_tables(content)}
+
+{likelihoods(content)}"""
+
+
+def likelihoods(content: Content) -> str:
+    """What one evaluation gives to unseen pictures and to those it was trained on."""
+    found: dict[str, list[Content]] = {}
+    for row in content.get("one_evaluation_nll", []):
+        found.setdefault(row["model"], []).append(row)
+    rows = []
+    for model, mine in found.items():
+        cells = [sum(r[part] for r in mine) / len(mine) for part in ("test", "train")]
+        rows.append((model, *(f"{cell:.3f}" for cell in cells)))
+    return f"""Exact −log p of pictures under what **one** evaluation draws, nats per pixel. A law that had learned
+its pictures by heart would score much better on those of the training:
+
+{table(("model", "unseen pictures", "training pictures"), rows)}"""
 
 
 def metric_tables(content: Content) -> str:
@@ -157,10 +174,9 @@ one set of {content["pictures judged"]} pictures, not over seeds.
 
 {metric_tables(content)}
 
-The joint student is trained at t = 1, ¾, ½, ¼. With one to four evaluations it is nearer to real
-pictures than its teacher with 64, in one with less variety (recall); with more evaluations than it
-was trained for it drifts towards its teacher: a mixture of this size is a good law of whole
-pictures and a worse one of what is left to fill in."""
+The joint student is a mixture that weighs its components by what is visible, as Bayes does. A mixture
+without that (48 components that learned their weights at t = 1, ¾, ½, ¼) scored 3.18 in one evaluation
+and grew worse with more, 4.75 at eight: away from the times it had seen, its weights were wrong."""
 
 
 def sampling_overhead(content: Content) -> str:
