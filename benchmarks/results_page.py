@@ -128,13 +128,11 @@ def digits(content: Content) -> str:
 each, features of a small classifier, 95% intervals. The reference is the test part against the
 training part.
 
-{metric_tables(content)}
-
-{likelihoods(content)}"""
+{metric_tables(content)}{likelihoods(content)}"""
 
 
 def likelihoods(content: Content) -> str:
-    """What one evaluation gives to unseen pictures and to those it was trained on."""
+    """What one evaluation gives to unseen pictures and to those it was trained on, if measured."""
     found: dict[str, list[Content]] = {}
     for row in content.get("one_evaluation_nll", []):
         found.setdefault(row["model"], []).append(row)
@@ -142,7 +140,11 @@ def likelihoods(content: Content) -> str:
     for model, mine in found.items():
         cells = [sum(r[part] for r in mine) / len(mine) for part in ("test", "train")]
         rows.append((model, *(f"{cell:.3f}" for cell in cells)))
-    return f"""Exact −log p of pictures under what **one** evaluation draws, nats per pixel. A law that had learned
+    if not rows:
+        return ""
+    return f"""
+
+Exact −log p of pictures under what **one** evaluation draws, nats per pixel. A law that had learned
 its pictures by heart would score much better on those of the training:
 
 {table(("model", "unseen pictures", "training pictures"), rows)}"""
