@@ -62,7 +62,7 @@ def test_infilling() -> None:
 
 
 def test_no_example_is_untested() -> None:
-    tested = {"floor", "own_network", "joint_student", "infilling"}
+    tested = {"floor", "own_network", "joint_student", "infilling", "large_vocabulary"}
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested
 
 

@@ -26,6 +26,7 @@ def scrambled(denoiser: torch.nn.Module, scale: float = 0.5) -> None:
 
 def network(process: Process, kind: str = "product", **options: object) -> NetworkDenoiser:
     config = {"process": process.config(), "trunk": TRUNK, "head": {"kind": kind}, "length": L}
+    torch.manual_seed(0)
     denoiser = NetworkDenoiser.from_config({**config, **options}).double().eval()
     scrambled(denoiser)
     return denoiser
@@ -136,9 +137,11 @@ def test_score_networks_give_their_outputs_and_a_product_student(scaled: bool) -
 def test_samplers_step_by_the_ratios_of_an_imperfect_network(process: Process) -> None:
     """SEDD's Euler and analytic steps, written out, and not those of the law nearest to them."""
     config = {"process": process.config(), "trunk": TRUNK, "length": L}
+    torch.manual_seed(0)
     denoiser = ScoreDenoiser.from_config(config).double().eval()
     scrambled(denoiser)
-    x, t, s = states(), torch.tensor(0.6).double(), torch.tensor(0.59).double()
+    # A short step: the ratios of random weights are large, and Euler's must not overshoot here.
+    x, t, s = states(), torch.tensor(0.6).double(), torch.tensor(0.599).double()
     with torch.no_grad():
         ratios = denoiser.ratios(x, t.expand(3))
         euler = next(SAMPLERS["euler"]().moves(denoiser, x, t, s))
