@@ -66,9 +66,9 @@ def test_the_judge_of_a_chain_approaches_its_entropy():
 def test_ten_thousand_sequences_take_seconds():
     train = torch.randint(0, 27, (5000, 64), generator=generator_for(1))
     judge = NGramJudge(train, 27)
-    started = time.perf_counter()
+    started = time.process_time()
     judge.log_prob(torch.randint(0, 27, (10_000, 64), generator=generator_for(2)))
-    assert time.perf_counter() - started < 15
+    assert time.process_time() - started < 15
 
 
 def test_large_vocabularies_shorten_the_order():
