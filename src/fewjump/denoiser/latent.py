@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fewjump.denoiser.heads import Head, ProductHead, register_head
-from fewjump.denoiser.joint_heads.states import require_positive, spread
+from fewjump.denoiser.joint_heads.states import checked_template, require_positive, spread
 from fewjump.denoiser.latent_encoder import LatentEncoder, LatentPrior, LatentSizes
 from fewjump.denoiser.trunk_run import TrunkRun
 from fewjump.law.latent import Latent, LatentLaw
@@ -62,12 +62,7 @@ class LatentEntry(nn.Module):
             total = value if total is None else total + value
         assert total is not None
         if self.template is not None:
-            if self.template.shape[0] != length:
-                raise ValueError(
-                    f"this head was built for length={self.template.shape[0]}, got sequences of "
-                    f"{length}; length=None takes any length"
-                )
-            total = total + self.template
+            total = total + checked_template(self.template, length)
         return self.out(functional.gelu(total, approximate="tanh"))
 
 

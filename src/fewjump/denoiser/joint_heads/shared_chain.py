@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fewjump.denoiser.heads import Head, ProductHead, register_head
-from fewjump.denoiser.joint_heads.states import TABLE_RATE, require_positive
+from fewjump.denoiser.joint_heads.states import TABLE_RATE, checked_template, require_positive
 from fewjump.denoiser.transformer import zero_linear
 from fewjump.law.emission_factored import SharedFactorEmission
 from fewjump.law.shared_chain import SharedChainLaw
@@ -69,12 +69,7 @@ class SharedChainHead(Head):
         potential = potential + nn.functional.pad(self.ends[:1], before)
         potential = potential + nn.functional.pad(self.ends[1:], after)
         if self.template is not None:
-            if features.shape[1] != len(self.template):
-                raise ValueError(
-                    f"this head was built for length={len(self.template)}, got sequences of "
-                    f"{features.shape[1]}; length=None takes any length"
-                )
-            potential = potential + self.template
+            potential = potential + checked_template(self.template, features.shape[1])
         return SharedChainLaw(potential, self.transition, emission)
 
     def warm_start(self, product: ProductHead) -> None:

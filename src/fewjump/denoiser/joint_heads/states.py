@@ -68,12 +68,17 @@ class StateFeatures(nn.Module):
 
     def _checked_template(self, features: Tensor) -> Tensor:
         assert self.template is not None
-        if features.shape[1] != self.template.shape[0]:
-            raise ValueError(
-                f"this head was built for length={self.template.shape[0]}, "
-                f"got sequences of {features.shape[1]}; length=None takes any length"
-            )
-        return self.template
+        return checked_template(self.template, features.shape[1])
+
+
+def checked_template(template: Tensor, length: int) -> Tensor:
+    """The free vectors of a head's positions; raises ValueError for sequences of another length."""
+    if template.shape[0] != length:
+        raise ValueError(
+            f"this head was built for length={template.shape[0]}, got sequences of {length}; "
+            "length=None takes any length"
+        )
+    return template
 
 
 def spread(states: int, rank: int) -> Tensor:
