@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal, get_args
 
@@ -12,12 +12,13 @@ from torch import Tensor
 from fewjump.denoiser.base import Denoiser
 from fewjump.law.base import Law
 from fewjump.law.product import ProductLaw
-from fewjump.objective.base import Metrics, Objective, require_frozen
+from fewjump.objective.base import Metrics, require_frozen
 from fewjump.objective.cross_entropy import law_cross_entropy
 from fewjump.objective.intermediate import ancestral_draw, euler_draw, roll_down
 from fewjump.objective.known import Given, KnownName, check_known
 from fewjump.objective.second_order import trapezoidal_draw
 from fewjump.objective.time_sampling import TimeSampling
+from fewjump.objective.timed import TimedObjective
 from fewjump.objective.times import (
     Weighting,
     check_grid,
@@ -34,7 +35,7 @@ Intermediate = Literal[
 ]
 
 
-class ConditionalMatching(Objective):
+class ConditionalMatching(TimedObjective):
     """E w(t)·Σᵢ CE(p^θ_{0|s}(·ⁱ|x_s), p^φ_{0|t}(·ⁱ|x_t)): teacher θ at s, student φ at t > s.
 
     By p_{0|t}(x₀|x_t) = E_{x_s|x_t} p_{0|s}(x₀|x_s) the minimiser over per-position students is
@@ -122,20 +123,7 @@ class ConditionalMatching(Objective):
             self.known = known
             self.known_share = known_share
         self.needs_data = intermediate != "teacher-rollout" or known is not None
-        self._times_of = times
-        if times is not None:
-            self.times = times.describe()
-
-    def begin_step(self, step: int) -> None:
-        if self._times_of is not None:
-            self._times_of.begin_step(step)
-
-    def state(self) -> dict[str, list[float]]:
-        return {} if self._times_of is None else self._times_of.state()
-
-    def take_up(self, state: Mapping[str, list[float]]) -> None:
-        if self._times_of is not None:
-            self._times_of.take_up(state)
+        self._set_times(times)
 
     def __call__(
         self, student: Denoiser, teacher: Denoiser | None, batch: Tensor, generator: Generator

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
@@ -11,12 +11,13 @@ from torch import Tensor
 from fewjump.denoiser.base import Denoiser
 from fewjump.law.base import Law
 from fewjump.law.product import ProductLaw
-from fewjump.objective.base import Metrics, Objective, require_frozen
+from fewjump.objective.base import Metrics, require_frozen
 from fewjump.objective.intermediate import roll_down
 from fewjump.objective.known import Given, KnownName, check_known
 from fewjump.objective.nearness import Near, Target, candidate_times, check_near, choose_target
 from fewjump.objective.paths import bridge_path, forward_path, rollout_path
 from fewjump.objective.time_sampling import TimeSampling
+from fewjump.objective.timed import TimedObjective
 from fewjump.objective.times import (
     Weighting,
     check_grid,
@@ -29,7 +30,7 @@ from fewjump.random import Generator, uniform
 JointIntermediate = Literal["forward", "teacher-rollout", "student"]
 
 
-class JointConditionalMatching(Objective):
+class JointConditionalMatching(TimedObjective):
     """E_{x_t} E_{x_s|x_t} E_{x₀~p^θ_{0|s}(·|x_s)} [−log p^φ_{0|t}(x₀|x_t)], for s < t.
 
     p_{0|t}(x₀|x_t) is the mixture of p_{0|s}(x₀|x_s) over x_s|x_t (arXiv 2512.12889, the Markov
@@ -155,20 +156,7 @@ class JointConditionalMatching(Objective):
                 "a curriculum bounds t − s, which joint matching sets by near=; use it with "
                 "ConditionalMatching, or leave it out"
             )
-        self._times_of = times
-        if times is not None:
-            self.times = times.describe()
-
-    def begin_step(self, step: int) -> None:
-        if self._times_of is not None:
-            self._times_of.begin_step(step)
-
-    def state(self) -> dict[str, list[float]]:
-        return {} if self._times_of is None else self._times_of.state()
-
-    def take_up(self, state: Mapping[str, list[float]]) -> None:
-        if self._times_of is not None:
-            self._times_of.take_up(state)
+        self._set_times(times)
 
     def __call__(
         self, student: Denoiser, teacher: Denoiser | None, batch: Tensor, generator: Generator
