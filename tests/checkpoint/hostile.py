@@ -400,7 +400,7 @@ def _zipped(random_: random.Random, sources: Sources, folder: Path) -> Path:
             archive.fp.seek(archive.start_dir)  # type: ignore[union-attr]
             archive.writestr(f"{root}/data/0", b"0" * 8)
     elif how == "traversal":
-        write_archive(file, {n.replace(root, "../../../elsewhere/x"): d for n, d in records.items()})
+        write_archive(file, {n.replace(root, "../../../out/x"): d for n, d in records.items()})
     elif how == "sizes":
         _lie_in_directory(file, random_)
     else:
