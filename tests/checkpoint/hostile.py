@@ -19,7 +19,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-MARKERS = Path(tempfile.gettempdir()) / "fewjump-hostile"
+# One folder a process and its children: test workers side by side must not clear each other's.
+_FOLDER = "FEWJUMP_HOSTILE_MARKERS"
+if _FOLDER not in os.environ:
+    os.environ[_FOLDER] = tempfile.mkdtemp(prefix="fewjump-hostile-")
+MARKERS = Path(os.environ[_FOLDER])
 Sources = dict[str, Path]
 Maker = Callable[[random.Random, Sources, Path], Path]
 
