@@ -15,10 +15,10 @@ from fewjump.law.product import ProductLaw
 from fewjump.objective.base import Metrics, require_frozen
 from fewjump.objective.cross_entropy import law_cross_entropy
 from fewjump.objective.intermediate import ancestral_draw, euler_draw, roll_down
-from fewjump.objective.known import Given, KnownName, check_known
+from fewjump.objective.known import Given, KnownName
+from fewjump.objective.matching import MatchingObjective
 from fewjump.objective.second_order import trapezoidal_draw
 from fewjump.objective.time_sampling import TimeSampling
-from fewjump.objective.timed import TimedObjective
 from fewjump.objective.times import (
     Weighting,
     check_grid,
@@ -35,7 +35,7 @@ Intermediate = Literal[
 ]
 
 
-class ConditionalMatching(TimedObjective):
+class ConditionalMatching(MatchingObjective):
     """E w(t)·Σᵢ CE(p^θ_{0|s}(·ⁱ|x_s), p^φ_{0|t}(·ⁱ|x_t)): teacher θ at s, student φ at t > s.
 
     By p_{0|t}(x₀|x_t) = E_{x_s|x_t} p_{0|s}(x₀|x_s) the minimiser over per-position students is
@@ -78,11 +78,6 @@ class ConditionalMatching(TimedObjective):
         ValueError: for options outside their range; at call, for a teacher that is not frozen.
     """
 
-    # Options only of runs that use them: what identifies the others stays as it was.
-    known: KnownName | None = None
-    known_share: float = 0.5
-    times: str | None = None
-
     def __init__(
         self,
         intermediate: Intermediate = "student-euler",
@@ -118,12 +113,8 @@ class ConditionalMatching(TimedObjective):
         self.min_time = min_time
         self.max_gap = max_gap
         self.rollout_steps = rollout_steps
-        check_known(known, known_share)
-        if known is not None:
-            self.known = known
-            self.known_share = known_share
-        self.needs_data = intermediate != "teacher-rollout" or known is not None
-        self._set_times(times)
+        self.needs_data = intermediate != "teacher-rollout"
+        self._set_shared(known, known_share, times)
 
     def __call__(
         self, student: Denoiser, teacher: Denoiser | None, batch: Tensor, generator: Generator

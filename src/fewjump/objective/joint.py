@@ -13,11 +13,11 @@ from fewjump.law.base import Law
 from fewjump.law.product import ProductLaw
 from fewjump.objective.base import Metrics, require_frozen
 from fewjump.objective.intermediate import roll_down
-from fewjump.objective.known import Given, KnownName, check_known
+from fewjump.objective.known import Given, KnownName
+from fewjump.objective.matching import MatchingObjective
 from fewjump.objective.nearness import Near, Target, candidate_times, check_near, choose_target
 from fewjump.objective.paths import bridge_path, forward_path, rollout_path
 from fewjump.objective.time_sampling import TimeSampling
-from fewjump.objective.timed import TimedObjective
 from fewjump.objective.times import (
     Weighting,
     check_grid,
@@ -30,7 +30,7 @@ from fewjump.random import Generator, uniform
 JointIntermediate = Literal["forward", "teacher-rollout", "student"]
 
 
-class JointConditionalMatching(TimedObjective):
+class JointConditionalMatching(MatchingObjective):
     """E_{x_t} E_{x_s|x_t} E_{x₀~p^θ_{0|s}(·|x_s)} [−log p^φ_{0|t}(x₀|x_t)], for s < t.
 
     p_{0|t}(x₀|x_t) is the mixture of p_{0|s}(x₀|x_s) over x_s|x_t (arXiv 2512.12889, the Markov
@@ -83,11 +83,6 @@ class JointConditionalMatching(TimedObjective):
         ValueError: for options outside their range or that exclude each other; at call, for a
             teacher that is not frozen.
     """
-
-    # Options only of runs that use them: what identifies the others stays as it was.
-    known: KnownName | None = None
-    known_share: float = 0.5
-    times: str | None = None
 
     def __init__(
         self,
@@ -146,17 +141,13 @@ class JointConditionalMatching(TimedObjective):
         self.weighting: Weighting = weighting
         self.min_time, self.tolerance = min_time, tolerance
         self.rollout_steps = rollout_steps
-        check_known(known, known_share)
-        if known is not None:
-            self.known = known
-            self.known_share = known_share
-        self.needs_data = intermediate != "teacher-rollout" or known is not None
+        self.needs_data = intermediate != "teacher-rollout"
         if times is not None and times.curriculum != "none":
             raise ValueError(
                 "a curriculum bounds t − s, which joint matching sets by near=; use it with "
                 "ConditionalMatching, or leave it out"
             )
-        self._set_times(times)
+        self._set_shared(known, known_share, times)
 
     def __call__(
         self, student: Denoiser, teacher: Denoiser | None, batch: Tensor, generator: Generator
