@@ -37,6 +37,9 @@ from fewjump.schedule import Linear, LogLinear
 from fewjump.train import loop, read_metrics
 from fewjump.train.diversity import DiversityError, DiversityGuard
 
+# One worker: the models that its fixtures make are made once.
+pytestmark = pytest.mark.xdist_group("refine")
+
 SMALL = {"hidden": 16, "blocks": 1, "heads": 2, "condition_dim": 8}
 QUICK = {
     "steps": 8,

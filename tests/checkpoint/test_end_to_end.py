@@ -29,6 +29,9 @@ import sys, torch
 from pathlib import Path
 from safetensors.torch import save_file
 import fewjump
+
+# One worker: the models that its fixtures make are made once.
+pytestmark = pytest.mark.xdist_group("originals-end-to-end")
 torch.set_num_threads(1)
 folder = Path(sys.argv[1])
 found = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import warnings
@@ -21,6 +22,7 @@ from fewjump.objective import ConditionalMatching, CrossEntropyELBO, freeze
 from fewjump.process import Absorbing
 from fewjump.schedule import LogLinear
 from fewjump.train import TrainConfig, TrainResult, train
+from fewjump.train.distributed import join_world
 
 V, L, STEPS = 11, 6, 5
 
@@ -110,7 +112,13 @@ def main() -> None:
     warnings.simplefilter("ignore")
     out = Path(sys.argv[1])
     # One process group for all runs: train() uses one that is there, and leaves it.
-    dist.init_process_group("gloo")
+    with join_world("cpu"):
+        _everything(out)
+    # The threads of gloo outlive the group that DDP and FSDP keep; nothing is left to do.
+    os._exit(0)
+
+
+def _everything(out: Path) -> None:
     run(out / "ddp")
     full = {"sharding": "full"}
     result = run(out / "full", **full, checkpoint_blocks=True, accumulate=2)
@@ -131,7 +139,6 @@ def main() -> None:
             p.numel() and type(p) is torch.nn.Parameter for p in result.student.parameters()
         )
         (out / "facts.json").write_text(json.dumps({"whole": whole}))
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -22,6 +22,9 @@ from fewjump.train import ResumeError, read_metrics, train
 from fewjump.train.shards import POINTER_FILE, load_shards
 from fewjump.train.state import STATE_FILE
 
+# One worker: the models that its fixtures make are made once.
+pytestmark = pytest.mark.xdist_group("two-processes")
+
 
 @pytest.fixture(autouse=True)
 def _restore_threshold(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -68,4 +69,20 @@ def join_world(device: str | torch.device | None = None) -> Iterator[World]:
         yield World(dist.get_rank(), dist.get_world_size(), chosen)
     finally:
         if owned:
-            dist.destroy_process_group()
+            _leave()
+
+
+# What a thread of gloo needs, at most, to let go of the tensors of work that is done.
+_SETTLE_SECONDS = 0.2
+
+
+def _leave() -> None:
+    """Destroy the process group once its threads hold no tensor.
+
+    DDP and FSDP keep the group, and so its threads, past ``destroy_process_group``. One that still
+    holds the tensors of the last collective when the interpreter ends aborts the process with
+    "terminate called without an active exception" (pytorch/pytorch#179291), and torchrun then
+    counts a finished run as failed.
+    """
+    time.sleep(_SETTLE_SECONDS)
+    dist.destroy_process_group()
