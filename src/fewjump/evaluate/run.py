@@ -53,6 +53,7 @@ def evaluate_images(
     model: str = "student",
     classifier: ImageClassifier | None = None,
     grid: GridSpec | None = None,
+    temperature: float = 1.0,
     batch_size: int | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> list[Row]:
@@ -62,7 +63,7 @@ def evaluate_images(
         denoiser: makes the images.
         dataset: real images; see :func:`image_reference` for the numbers of its test part.
         steps_list: intervals of the grid, one group of rows each.
-        sampler, grid, batch_size: as for :func:`fewjump.sample`.
+        sampler, grid, temperature, batch_size: as for :func:`fewjump.sample`.
         num_samples: images per seed. By default as many as the test part has, since these metrics
             are biased by the size of the set and the reference must have the same bias.
         seeds: independent sets; a row's value is their mean.
@@ -92,6 +93,7 @@ def evaluate_images(
         grid,
         batch_size,
         progress,
+        temperature,
     )
 
 
