@@ -17,6 +17,7 @@ from fewjump.evaluate.bootstrap import REPLICATES, Interval
 from fewjump.evaluate.frontier import FrontierPoint, quality_at_entropy
 from fewjump.evaluate.text import TextMeter
 from fewjump.sampler import run as draw
+from fewjump.sampler.grid import GridSpec
 
 #: Temperatures that the search walks along, from 1 on.
 LADDER = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.35, 1.5, 2.0)
@@ -105,6 +106,7 @@ def measure_text(
     seed: int,
     target: float,
     replicates: int = REPLICATES,
+    grid: GridSpec | None = None,
 ) -> dict[str, Any]:
     """Everything about ``count`` samples at ``steps`` steps.
 
@@ -116,6 +118,7 @@ def measure_text(
         seed: of the draws.
         target: trigram entropy in nats that quality is matched at.
         replicates: of every interval.
+        grid: as for :func:`fewjump.sample`.
 
     Returns:
         The metrics of :class:`~fewjump.evaluate.text.TextMeter` at temperature 1 with ``_low`` and
@@ -128,7 +131,9 @@ def measure_text(
 
     def measure(temperature: float) -> Scores:
         with timed_trunk(denoiser) as spent:
-            result = draw(denoiser, count, steps, generator=seed, temperature=temperature)
+            result = draw(
+                denoiser, count, steps, grid=grid, generator=seed, temperature=temperature
+            )
         if temperature == 1:
             about.update(
                 nfe=result.nfe,

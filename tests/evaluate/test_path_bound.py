@@ -1,0 +1,124 @@
+"""The likelihood bound of a few-step sampler, against enumerated paths and exact output laws."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor
+
+from fewjump.denoiser.base import Denoiser
+from fewjump.evaluate.likelihood import one_evaluation_nll
+from fewjump.evaluate.path_bound import path_bound
+from fewjump.experiment.table_student import make_world
+from fewjump.law import ProductLaw
+from fewjump.law.base import enumerate_states
+from fewjump.problem import EnumeratedJoint
+from fewjump.process import Absorbing, Process, Uniform
+from fewjump.sampler import exact_output_law
+from fewjump.schedule import LogLinear
+
+GRID = (1.0, 0.6, 0.25, 0.0)
+
+
+def product(rows: Tensor) -> Tensor:
+    """The law of independent positions over all states, in the order of ``enumerate_states``."""
+    out = rows[0]
+    for row in rows[1:]:
+        out = (out[:, None] * row).reshape(-1)
+    return out
+
+
+def enumerated(denoiser: Denoiser, x0: Tensor) -> float:
+    """The bound of one sequence (L,), by adding up every path."""
+    process: Process = denoiser.process
+    states = enumerate_states(process.vocab_size, len(x0))
+    start = product(process.prior().expand(len(x0), -1))
+    total = 0.0
+    for t, s in pairwise(GRID):
+        now = torch.full((len(states),), t, dtype=torch.float64)
+        law = denoiser(states, now)
+        clean = x0.expand(len(states), -1)
+        if s == 0:
+            last = law.log_prob(clean).double()
+            return total - float((start * last)[start > 0].sum())
+        assert isinstance(law, ProductLaw)
+        rows = law.logits.double().softmax(-1)
+        rows = torch.nn.functional.pad(rows, (0, process.vocab_size - rows.shape[-1]))
+        kernel, first = process.kernel(s, t), process.kernel(0.0, s)
+        after = torch.zeros_like(start)
+        for weight, x, p in zip(start, states, rows, strict=True):
+            if weight == 0:
+                continue
+            # Bayes, one position at a time, for each clean token.
+            bridges = first[:, :, None] * kernel[None]
+            bridges = bridges / bridges.sum(1, keepdim=True)
+            from_clean = torch.stack([bridges[a, :, b] for a, b in zip(x0, x, strict=True)])
+            q = product(from_clean)
+            reach = process.kernel(0.0, t)[:, x].mT > 0
+            weights = torch.where(reach, p, 0.0)
+            weights = weights / weights.sum(-1, keepdim=True)
+            step = torch.stack(
+                [
+                    torch.nan_to_num(bridges[:, :, b]).mul(w[:, None]).sum(0)
+                    for b, w in zip(x, weights, strict=True)
+                ]
+            )
+            step = product(step)
+            here = q > 0
+            total += float(weight * (q[here] * (q[here] / step[here]).log()).sum())
+            after += weight * q
+        start = after
+    raise AssertionError
+
+
+@pytest.mark.parametrize("family", ["uniform", "absorbing"])
+def test_it_is_the_sum_over_all_paths(family: str) -> None:
+    """Of a teacher that errs, so that neither law is the other's."""
+    denoiser = make_world(family, 1.0, 3).teacher
+    x0 = torch.tensor([2, 0, 3])
+    exact = enumerated(denoiser, x0)
+    drawn = path_bound(denoiser, x0.expand(20_000, -1), None, GRID, 5, batch_size=20_000)
+    error = float(drawn.std()) / len(drawn) ** 0.5
+    assert error < 0.01 * exact
+    assert abs(float(drawn.mean()) - exact) < 4 * error
+
+
+@pytest.mark.parametrize("family", ["uniform", "absorbing"])
+def test_it_lies_above_the_exact_output_law(family: str) -> None:
+    denoiser = make_world(family, 1.0, 4).teacher
+    output = exact_output_law(denoiser, None, grid=GRID)
+    for x0 in ([0, 1, 2], [3, 3, 0]):
+        assert enumerated(denoiser, torch.tensor(x0)) > -float(output[tuple(x0)].log())
+
+
+def test_one_masked_step_is_the_likelihood_itself() -> None:
+    truth = EnumeratedJoint.random(3, 2, 1.0, torch.Generator().manual_seed(0))
+    denoiser = truth.denoiser(Absorbing(4, LogLinear()))
+    x0 = truth.sample(50, torch.Generator().manual_seed(1))
+    assert float(path_bound(denoiser, x0, 1).mean() / 2) == pytest.approx(
+        one_evaluation_nll(denoiser, x0)[0], abs=1e-12
+    )
+
+
+def test_paths_do_not_depend_on_the_batches() -> None:
+    truth = EnumeratedJoint.random(3, 2, 1.0, torch.Generator().manual_seed(0))
+    denoiser = truth.denoiser(Uniform(3, LogLinear()))
+    x0 = truth.sample(20, torch.Generator().manual_seed(1))
+    before = denoiser.evaluations
+    whole = path_bound(denoiser, x0, 4, "cosine", 1)
+    assert torch.equal(whole, path_bound(denoiser, x0, 4, "cosine", 1, batch_size=7))
+    assert denoiser.evaluations == before
+
+
+def test_what_has_no_such_bound_is_refused() -> None:
+    truth = EnumeratedJoint.random(3, 2, 1.0, torch.Generator().manual_seed(0))
+    x0 = truth.sample(4, torch.Generator().manual_seed(1))
+    process = Absorbing(4, LogLinear())
+    with pytest.raises(ValueError, match="joint"):
+        path_bound(truth.denoiser(process, joint=True), x0, 2)
+    with pytest.raises(ValueError, match="end at 0"):
+        path_bound(truth.denoiser(process), x0, None, [1.0, 0.5, 0.1])
+    with pytest.raises(ValueError, match="keeps"):
+        path_bound(truth.denoiser(Absorbing(4, LogLinear(), kept=[0])), x0, 2)
