@@ -31,11 +31,11 @@ from fewjump.checkpoint.rekey import (
     in_parameter_order,
 )
 from fewjump.checkpoint.tokenizer_mask import mask_of_folder, mask_of_pickled
+from fewjump.reading import WeightsName
 
 ContainerName = Literal[
     "SEDD hub folder", "SEDD run folder", "Lightning checkpoint", "Hugging Face folder"
 ]
-WeightsName = Literal["ema", "raw"]
 RUN_WEIGHTS = Path("checkpoints-meta") / "checkpoint.pth"
 
 

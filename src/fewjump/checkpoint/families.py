@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 
 from fewjump.checkpoint.errors import CheckpointError, listed
+from fewjump.reading import FamilyName
 from fewjump.schedule import Cosine, Geometric, Linear, LogLinear, Schedule
 
-FamilyName = Literal["sedd-absorb", "sedd-uniform", "mdlm", "udlm", "duo"]
 FAMILIES: tuple[FamilyName, ...] = get_args(FamilyName)
 Config = Mapping[str, Any]
 
@@ -99,7 +99,7 @@ def _assumed(family: str | None) -> Description:
     if family is None:
         raise CheckpointError(
             "nothing in the checkpoint says what it is: no configuration was stored with it. Give "
-            f"family=, one of {', '.join(FAMILIES)}"
+            f"family= (--family), one of {', '.join(FAMILIES)}"
         )
     note = f"no configuration: log-linear noise and the defaults of {family} are assumed"
     name: FamilyName = "sedd-absorb" if family == "sedd" else family  # type: ignore[assignment]
@@ -208,7 +208,7 @@ def _published(config: Config, family: str | None) -> Description:
         if family is None:
             raise CheckpointError(
                 f"the configuration names no known model (model_type {str(kind)[:40]!r}); known "
-                "are mdlm, udlm, duo, and SEDD's own. If it is one of them, give family="
+                "are mdlm, udlm, duo, and SEDD's own. If it is one of them, give family= (--family)"
             )
         return _assumed(family)
     if config.get("causal"):

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewjump.checkpoint.containers import WeightsName
 from fewjump.checkpoint.teacher import read_teacher
 from fewjump.denoiser import Denoiser
 from fewjump.law import Law
 from fewjump.process import Absorbing, Uniform
+from fewjump.reading import WeightsName
 from fewjump.sampler import sample
 
 TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)

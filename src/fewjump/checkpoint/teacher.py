@@ -11,7 +11,7 @@ from typing import Any, get_args
 import torch
 
 from fewjump.checkpoint.assemble import build, check_values, checked_sizes, process_of
-from fewjump.checkpoint.containers import Opened, Weights, WeightsName, opened
+from fewjump.checkpoint.containers import Opened, Weights, opened
 from fewjump.checkpoint.errors import CheckpointError
 from fewjump.checkpoint.families import describe
 from fewjump.checkpoint.folder import CONFIG_FILE, load, read_config
@@ -19,6 +19,7 @@ from fewjump.checkpoint.hub import download
 from fewjump.checkpoint.rekey import Sizes
 from fewjump.denoiser import NetworkDenoiser, ScoreDenoiser, ScoreNetwork
 from fewjump.process import Absorbing
+from fewjump.reading import WeightsName
 from fewjump.schedule import Schedule
 
 OWN = "fewjump folder"
@@ -230,7 +231,7 @@ def _chosen(found: Opened, weights: WeightsName) -> Weights:
     if weights == "ema":
         raise CheckpointError(
             "there is no average (ema) in the checkpoint, only the trained weights; ask for "
-            "weights='raw'"
+            "weights='raw' (--weights raw)"
         )
     raise CheckpointError(_one_set(found.file))
 
@@ -238,7 +239,7 @@ def _chosen(found: Opened, weights: WeightsName) -> Weights:
 def _one_set(path: Path) -> str:
     return (
         f"{path} holds one set of weights, the published or averaged one, which is what "
-        "weights='ema' means; there are no others to be read with weights='raw'"
+        "weights='ema' (--weights ema) means; there are no others to be read with weights='raw'"
     )
 
 

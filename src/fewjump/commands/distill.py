@@ -17,6 +17,7 @@ from fewjump.commands.choices import (
 )
 from fewjump.commands.documents import DocumentOptions, TokenizerOption, document_values
 from fewjump.commands.training import TrainingOptions, is_main, training_values
+from fewjump.reading import ReadingOptions, reading_values
 
 if TYPE_CHECKING:
     from fewjump.objective import Objective, TimeSampling
@@ -108,7 +109,7 @@ class Subject:
 
 
 @dataclass
-class Options(TrainingOptions, DocumentOptions, TokenizerOption, Subject):
+class Options(TrainingOptions, DocumentOptions, ReadingOptions, TokenizerOption, Subject):
     """Distil a teacher into a student that needs few evaluations.
 
     The student sees a noisy sequence and learns to answer what the frozen teacher answers at a
@@ -129,7 +130,9 @@ def run(options: Options) -> int:
     from fewjump.commands.models import open_data_like, open_model
     from fewjump.data.load import DEFAULT_LENGTH
 
-    teacher = open_model(options.teacher, tokenizer=options.tokenizer)
+    teacher = open_model(
+        options.teacher, tokenizer=options.tokenizer, reading=reading_values(options)
+    )
     data = None
     if options.data is not None:
         data = open_data_like(

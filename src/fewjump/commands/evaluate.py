@@ -13,6 +13,7 @@ import tyro
 
 from fewjump.commands.choices import DataKindName, GridName, SamplerName
 from fewjump.commands.documents import DocumentOptions, document_values
+from fewjump.reading import ReadingOptions, reading_values
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,7 +63,7 @@ class Subject:
 
 
 @dataclass
-class Options(DocumentOptions, Subject):
+class Options(DocumentOptions, ReadingOptions, Subject):
     """Measure the samples of one or more models, and write results.json.
 
     Images are judged in the features of a small classifier trained on the data (Fréchet distance,
@@ -73,13 +74,13 @@ class Options(DocumentOptions, Subject):
 
 
 def run(options: Options) -> int:
-    from fewjump.commands.models import open_data_like, open_model
+    from fewjump.commands.models import open_data_like, open_models
     from fewjump.experiment.results import machine_facts
     from fewjump.report import write_results
 
     if not options.paths:
         raise ValueError("name at least one run or saved model")
-    models = [open_model(path, options.device) for path in options.paths]
+    models = open_models(options.paths, options.device, reading_values(options))
     data = open_data_like(models[0], options.data, options.kind, **document_values(options))
     for model in models[1:]:
         if model.vocabulary != data.vocabulary:
@@ -105,11 +106,12 @@ def run(options: Options) -> int:
 def names_of(models: list[Model]) -> list[str]:
     """``teacher`` or ``student``, by how a model was trained; with its folder where not unique."""
     from fewjump.checkpoint import read_config
-    from fewjump.commands.models import is_original
+    from fewjump.checkpoint.opening import is_original
+    from fewjump.denoiser.masked_lm import is_masked_lm
 
     names = []
     for model in models:
-        foreign = is_original(model.folder)
+        foreign = is_original(model.folder) or is_masked_lm(model.folder)
         training = (None if foreign else read_config(model.folder)["training"]) or {}
         distilled = "ConditionalMatching" in json.dumps(training.get("objective"))
         names.append("student" if distilled else "teacher")

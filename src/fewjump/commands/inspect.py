@@ -4,39 +4,19 @@ from __future__ import annotations
 
 import json as json_module
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 
-FamilyName = Literal["sedd-absorb", "sedd-uniform", "mdlm", "udlm", "duo"]
-WeightsName = Literal["ema", "raw"]
+from fewjump.reading import ReadingOptions, reading_values
 
 
 @dataclass
-class Options:
-    """Say what a checkpoint is: family, container, sizes, schedule, mask, what its average is.
-
-    Reads checkpoints of SEDD, MDLM, UDLM and Duo in every form their code writes, and saved models
-    of this library. Nothing in a file is executed. Then the network is asked about noised samples
-    of its own: at each time, are its answers finite and normalised, is it right as often as it is
-    confident, and (uniform noise) does it believe as many tokens to be untouched as the noise
-    leaves untouched? The exit code is 1 if they are not finite and normalised.
-    """
+class Subject:
+    """What to look at, and how closely."""
 
     path: Annotated[str, tyro.conf.Positional]
     """A file, a folder, or owner/name of a hub repository."""
-
-    weights: WeightsName = "ema"
-    """Averaged weights, or those that were trained."""
-
-    family: FamilyName | None = None
-    """For checkpoints without a configuration."""
-
-    mask: int | None = None
-    """Number of the mask, where the checkpoint's tokenizer does not say."""
-
-    label: int | None = None
-    """Class to condition a class-conditional checkpoint on."""
 
     check: bool = True
     """Run the network."""
@@ -60,21 +40,30 @@ class Options:
     """Print everything as JSON."""
 
 
+@dataclass
+class Options(ReadingOptions, Subject):
+    """Say what a checkpoint is: family, container, sizes, schedule, mask, what its average is.
+
+    Reads checkpoints of SEDD, MDLM, UDLM and Duo in every form their code writes, and saved models
+    of this library. Nothing in a file is executed. Then the network is asked about noised samples
+    of its own: at each time, are its answers finite and normalised, is it right as often as it is
+    confident, and (uniform noise) does it believe as many tokens to be untouched as the noise
+    leaves untouched? The exit code is 1 if they are not finite and normalised.
+    """
+
+
 def run(options: Options) -> int:
     from fewjump.checkpoint.inspection import inspect
 
     found = inspect(
         options.path,
-        options.weights,
-        options.family,
         check=options.check,
         samples=options.samples,
         steps=options.steps,
         length=options.length,
         seed=options.seed,
-        mask=options.mask,
-        label=options.label,
         device=options.device,
+        **reading_values(options),
     )
     print(json_module.dumps(found, indent=1) if options.json else described(found))
     return 0 if found.get("check", {}).get("ok", True) else 1

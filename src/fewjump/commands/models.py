@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,10 +12,6 @@ from fewjump.tokenizing import HUB
 if TYPE_CHECKING:
     from fewjump.data import Dataset, Vocabulary
     from fewjump.denoiser import Denoiser
-
-
-# Besides a config.json: what a SEDD run or a Lightning run holds.
-ORIGINALS = ("checkpoints-meta/checkpoint.pth", "last.ckpt", "checkpoints/last.ckpt")
 
 
 class Model(NamedTuple):
@@ -37,48 +34,41 @@ def model_folder(path: Path) -> Path:
         from fewjump.publish.hub import resolve
 
         return resolve(path.as_posix().removeprefix(HUB))
-    for folder in (path, path / "model"):
-        if (folder / "config.json").is_file():
-            return folder
-    if path.is_file() or any((path / name).is_file() for name in ORIGINALS):
-        return path
-    if (path / "training_state.pt").is_file():
-        raise FileNotFoundError(
-            f"the training in {path} has not finished; run the same command again to go on"
-        )
-    raise FileNotFoundError(
-        f"there is no saved model in {path}: neither {path / 'config.json'} nor "
-        f"{path / 'model' / 'config.json'} exists, nor is it a checkpoint of SEDD, MDLM, UDLM or "
-        "Duo"
-    )
+    from fewjump.checkpoint.opening import model_place
+
+    return model_place(path)
 
 
-def open_model(path: Path, device: str = "cpu", tokenizer: str | None = None) -> Model:
+def open_model(
+    path: Path,
+    device: str = "cpu",
+    tokenizer: str | None = None,
+    reading: Mapping[str, Any] | None = None,
+) -> Model:
     """Load a saved model with its vocabulary; plain token numbers where none was saved.
 
     A folder or hub repository (``hf:owner/name``) of ``transformers`` that holds a masked language
     model is opened as :func:`fewjump.denoiser.from_masked_lm` does, without running its code. A
-    checkpoint of SEDD, MDLM, UDLM or Duo is opened as :func:`fewjump.load_teacher` does, with
-    averaged weights. ``tokenizer`` says what the tokens of a model are that does not say itself.
+    checkpoint of SEDD, MDLM, UDLM or Duo is opened as :func:`fewjump.load_teacher` does.
+
+    Args:
+        path: as for :func:`model_folder`.
+        device: where to put the parameters.
+        tokenizer: what the tokens of a model are that does not say itself.
+        reading: options of :func:`fewjump.load_teacher` for a checkpoint of the originals
+            (:func:`fewjump.reading.reading_values`).
 
     Raises:
         FileNotFoundError: if there is none.
-        ValueError: for a tokenizer of another size, or where the model says what its tokens are.
+        ValueError: for a tokenizer of another size, where the model says what its tokens are, or
+            for ``reading`` of a model that is no original.
     """
-    from fewjump.checkpoint import load, load_teacher, read_config
+    from fewjump.checkpoint.opening import open_place
     from fewjump.data import Tokens, Vocabulary
-    from fewjump.denoiser.masked_lm import from_masked_lm, is_masked_lm
 
     folder = model_folder(path)
-    if is_masked_lm(folder):
-        name = path.as_posix().removeprefix(HUB)
-        denoiser = from_masked_lm(folder if Path(name).exists() else name, device=device)
-        described = denoiser.vocabulary_config
-    elif is_original(folder):
-        denoiser, described = load_teacher(folder, device=device), None
-    else:
-        described = read_config(folder)["data"]
-        denoiser = load(folder, device)
+    name = path.as_posix().removeprefix(HUB)
+    denoiser, described = open_place(folder, device, reading, None if Path(name).exists() else name)
     if tokenizer is not None:
         if described:
             raise ValueError(f"the model in {folder} has a vocabulary; leave out --tokenizer")
@@ -87,6 +77,27 @@ def open_model(path: Path, device: str = "cpu", tokenizer: str | None = None) ->
     if described:
         return Model(denoiser, Vocabulary.from_config(described), folder)
     return Model(denoiser, Tokens(denoiser.clean_vocab_size), folder)
+
+
+def open_models(
+    paths: Sequence[Path], device: str = "cpu", reading: Mapping[str, Any] | None = None
+) -> list[Model]:
+    """Several models; ``reading`` is for those that are checkpoints of the originals.
+
+    Raises:
+        ValueError: if ``reading`` says something and none of them is.
+    """
+    from fewjump.checkpoint.opening import is_original, refuse_reading
+
+    originals = [is_original(model_folder(path)) for path in paths]
+    if not any(originals):
+        refuse_reading(
+            reading or {}, f"none of {', '.join(map(str, paths))} is a checkpoint of an original"
+        )
+    return [
+        open_model(path, device, reading=reading if original else None)
+        for path, original in zip(paths, originals)
+    ]
 
 
 def _described(tokenizer: str, tokens: int) -> dict[str, Any]:
@@ -100,16 +111,6 @@ def _described(tokenizer: str, tokens: int) -> dict[str, Any]:
             "the model was trained with"
         )
     return vocabulary.config()
-
-
-def is_original(folder: Path) -> bool:
-    """Whether a path is, by its files, a checkpoint of another code base."""
-    from fewjump.denoiser.masked_lm import folder_config
-
-    if not (folder / "config.json").is_file():
-        return True
-    config = folder_config(folder)
-    return bool(config) and config.get("format") != "fewjump"
 
 
 def open_data(

@@ -10,6 +10,7 @@ from fewjump.commands.arguments import save_options
 from fewjump.commands.choices import DataKindName
 from fewjump.commands.documents import DocumentOptions, document_values
 from fewjump.commands.training import TrainingOptions, is_main, training_values
+from fewjump.reading import ReadingOptions, reading_values
 
 
 @dataclass
@@ -67,7 +68,7 @@ class Subject:
 
 
 @dataclass
-class Options(TrainingOptions, DocumentOptions, Subject):
+class Options(TrainingOptions, DocumentOptions, ReadingOptions, Subject):
     """Refine a few-step student on its own samples, against its teacher.
 
     A stage for after distill. A second network learns what the student's samples look like; where
@@ -94,10 +95,12 @@ class Options(TrainingOptions, DocumentOptions, Subject):
 
 def run(options: Options) -> int:
     from fewjump.checkpoint import read_config, save
-    from fewjump.commands.models import open_data_like, open_model
+    from fewjump.commands.models import open_data_like, open_models
     from fewjump.refinement import refine
 
-    student, teacher = open_model(options.student), open_model(options.teacher)
+    student, teacher = open_models(
+        [options.student, options.teacher], reading=reading_values(options)
+    )
     if student.vocabulary != teacher.vocabulary:
         raise ValueError(
             f"the student in {student.folder} and the teacher in {teacher.folder} have different "

@@ -12,6 +12,7 @@ import tyro
 from fewjump.commands.choices import GridName, SamplerName
 from fewjump.commands.documents import TokenizerOption
 from fewjump.commands.sample_files import FORMATS, Writer, open_writer
+from fewjump.reading import ReadingOptions, reading_values
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,7 +79,7 @@ class Subject:
 
 
 @dataclass
-class Options(TokenizerOption, Subject):
+class Options(ReadingOptions, TokenizerOption, Subject):
     """Draw samples from a saved model, a teacher or a student.
 
     Without --out they are printed, each batch as soon as it is done: texts as text, images as
@@ -99,7 +100,9 @@ def run(options: Options) -> int:
     from fewjump.commands.models import open_model
     from fewjump.publish import Pipeline
 
-    denoiser, vocabulary, _ = open_model(options.path, options.device, options.tokenizer)
+    denoiser, vocabulary, _ = open_model(
+        options.path, options.device, options.tokenizer, reading_values(options)
+    )
     pipe = Pipeline(denoiser, vocabulary)
     writer = open_writer(options.out, vocabulary, options.scale)
     with writer:

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewjump.experiment.checks import CheckOptions
+from fewjump.reading import ReadingOptions, given_flags, reading_values
 
 if TYPE_CHECKING:
     from fewjump.experiment.check_result import CheckResult
 
 
 @dataclass
-class Options(CheckOptions):
+class Options(ReadingOptions, CheckOptions):
     """Recover posteriors from ratios until it breaks: every process, precision and method.
 
     Exact ratios (in float64, float32 and bfloat16), ratios with noise, and those of a small score
@@ -48,7 +49,7 @@ class Options(CheckOptions):
     """Optimiser steps of the score networks; 0 for none."""
 
     model: Path | None = None
-    """A saved model, or the run folder that holds it."""
+    """A saved model, the run folder that holds it, or a checkpoint of SEDD, MDLM, UDLM or Duo."""
 
     data: str | None = None
     """What the model was trained on: a file, `digits` or `text`. Default: its own samples."""
@@ -75,6 +76,8 @@ def run(options: Options) -> CheckResult:
         raise ValueError("--threshold lies between 0 and 2, --network-steps is at least 0")
     if options.data is not None and options.model is None:
         raise ValueError("--data belongs to --model")
+    if options.model is None and (flags := given_flags(reading_values(options))):
+        raise ValueError(f"{flags[0]} belongs to --model")
     # A model that cannot be opened should not cost minutes first.
     saved = None if options.model is None else _saved(options)
     seeds = [options.seed + k for k in range(options.seeds)]
@@ -103,7 +106,7 @@ def _saved(options: Options) -> list[dict[str, Any]]:
     from fewjump.experiment.saved_model import open_saved, tokens_for
 
     assert options.model is not None
-    model = open_saved(options.model)
+    model = open_saved(options.model, reading_values(options))
     tokens = tokens_for(model, options.data, count=128, seed=options.seed)
     return measure_checkpoint(model.denoiser, tokens, options.seed)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,21 +22,21 @@ class Saved(NamedTuple):
     folder: Path
 
 
-def open_saved(path: Path) -> Saved:
-    """Load a saved model: the folder itself, or ``model`` inside a run's folder.
+def open_saved(path: Path, reading: Mapping[str, Any] | None = None) -> Saved:
+    """Load a saved model (the folder itself, or ``model`` inside a run's folder) or an original.
+
+    Args:
+        path: of the model.
+        reading: options of :func:`fewjump.load_teacher` for a checkpoint of the originals.
 
     Raises:
         FileNotFoundError: if there is none.
+        ValueError: for ``reading`` of a model that is no original, and what is wrong with it.
     """
-    from fewjump.checkpoint import load, read_config
+    from fewjump.checkpoint.opening import model_place, open_place
 
-    for folder in (path, path / "model"):
-        if (folder / "config.json").is_file():
-            return Saved(load(folder), read_config(folder)["data"], folder)
-    raise FileNotFoundError(
-        f"there is no saved model in {path}: neither {path / 'config.json'} nor "
-        f"{path / 'model' / 'config.json'} exists"
-    )
+    place = model_place(path)
+    return Saved(*open_place(place, reading=reading), place)
 
 
 def tokens_for(model: Saved, source: str | None, count: int, seed: int, steps: int = 64) -> Tensor:

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewjump.experiment.checks import CheckOptions
+from fewjump.reading import ReadingOptions, given_flags, reading_values
 
 if TYPE_CHECKING:
     from fewjump.experiment.check_result import CheckResult
 
 
 @dataclass
-class Options(CheckOptions):
+class Options(ReadingOptions, CheckOptions):
     """Distil at several step sizes, with Euler, exact and second-order student draws of x_s.
 
     A long step lets a student learn from much cleaner states; a short one keeps the draw of x_s
@@ -41,7 +42,8 @@ class Options(CheckOptions):
     """Standard deviation of the teacher's logits at t = 1; it grows linearly from 0."""
 
     model: Path | None = None
-    """A saved teacher, or the run folder that holds it, in place of the problem."""
+    """A saved teacher, the run folder that holds it, or a checkpoint of SEDD, MDLM, UDLM or Duo, in
+    place of the problem."""
 
     data: str | None = None
     """What the model was trained on: a file, `digits` or `text`. Default: its own samples."""
@@ -63,6 +65,8 @@ def run(options: Options) -> CheckResult:
         raise ValueError("--grids, --seeds and --steps must be at least 1")
     if options.data is not None and options.model is None:
         raise ValueError("--data belongs to --model")
+    if options.model is None and (flags := given_flags(reading_values(options))):
+        raise ValueError(f"{flags[0]} belongs to --model")
 
     from fewjump.experiment.step_size_words import answer
 
@@ -87,7 +91,7 @@ def _saved(options: Options) -> list[dict[str, Any]]:
     from fewjump.objective import freeze
 
     assert options.model is not None
-    saved = open_saved(options.model)
+    saved = open_saved(options.model, reading_values(options))
     data = tokens_for(saved, options.data, count=1024, seed=options.seed)
     held_out, training = data[: len(data) // 4], data[len(data) // 4 :]
 

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fewjump.experiment.checks import CheckOptions
+from fewjump.reading import ReadingOptions, given_flags, reading_values
 
 if TYPE_CHECKING:
     from fewjump.experiment.check_result import CheckResult
 
 
 @dataclass
-class Options(CheckOptions):
+class Options(ReadingOptions, CheckOptions):
     """Distil from the teacher's weights and from random ones: loss and quality as they train.
 
     A small transformer teacher is trained on a Markov chain whose posterior is known, then
@@ -36,7 +37,8 @@ class Options(CheckOptions):
     """Repetitions, for the intervals."""
 
     model: Path | None = None
-    """A saved teacher, or the run folder that holds it, in place of the problem."""
+    """A saved teacher, the run folder that holds it, or a checkpoint of SEDD, MDLM, UDLM or Duo, in
+    place of the problem."""
 
     data: str | None = None
     """What the model was trained on: a file, `digits` or `text`. Default: its own samples."""
@@ -53,6 +55,8 @@ def run(options: Options) -> CheckResult:
         raise ValueError("--steps must be at least 8, --teacher-steps and --seeds at least 1")
     if options.data is not None and options.model is None:
         raise ValueError("--data belongs to --model")
+    if options.model is None and (flags := given_flags(reading_values(options))):
+        raise ValueError(f"{flags[0]} belongs to --model")
 
     from fewjump.experiment.warm_start_measure import (
         Subject,
@@ -68,7 +72,7 @@ def run(options: Options) -> CheckResult:
         subject: Subject = (
             chain_subject(seed, options.teacher_steps)
             if options.model is None
-            else saved_subject(options.model, options.data, seed)
+            else saved_subject(options.model, options.data, seed, reading_values(options))
         )
         rows += measure(subject, options.matching, options.steps, seed)
     return answer(rows, options)

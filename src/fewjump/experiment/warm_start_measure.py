@@ -92,15 +92,17 @@ def chain_subject(seed: int, teacher_steps: int) -> Subject:
     return Subject(teacher, lambda: fresh(6), data, judge, unit)
 
 
-def saved_subject(path: Path, source: str | None, seed: int) -> Subject:
-    """A user's model, on its own data or samples.
+def saved_subject(
+    path: Path, source: str | None, seed: int, reading: Mapping[str, Any] | None = None
+) -> Subject:
+    """A user's model, on its own data or samples; ``reading`` as for ``open_saved``.
 
     Raises:
         ValueError: if its kind cannot be built afresh from its description.
     """
     from fewjump.experiment.saved_model import open_saved, surprise, tokens_for
 
-    saved = open_saved(path)
+    saved = open_saved(path, reading)
     model = saved.denoiser
     build = getattr(type(model), "from_config", None)
     describe = getattr(model, "config", None)

@@ -1,0 +1,41 @@
+"""How a checkpoint of another code base is to be read: one set of options for every verb and check.
+
+Plain data, so that a command's help need not load what reads the files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+FamilyName = Literal["sedd-absorb", "sedd-uniform", "mdlm", "udlm", "duo"]
+WeightsName = Literal["ema", "raw"]
+
+
+@dataclass
+class ReadingOptions:
+    """How to read a checkpoint of SEDD, MDLM, UDLM or Duo; see :func:`fewjump.load_teacher`."""
+
+    weights: WeightsName = "ema"
+    """Checkpoints of SEDD, MDLM, UDLM and Duo: averaged weights, or (raw) those that were
+    trained."""
+
+    family: FamilyName | None = None
+    """Such a checkpoint without a configuration: what it is."""
+
+    mask: int | None = None
+    """Such a checkpoint: number of the mask, where its tokenizer does not say."""
+
+    label: int | None = None
+    """Such a checkpoint: class to condition a class-conditional one on."""
+
+
+def reading_values(options: Any) -> dict[str, Any]:
+    """The options under the names that :func:`fewjump.load_teacher` has for them."""
+    return {field.name: getattr(options, field.name) for field in fields(ReadingOptions)}
+
+
+def given_flags(values: dict[str, Any]) -> list[str]:
+    """The flags that say something else than the defaults, of :func:`reading_values`."""
+    defaults = reading_values(ReadingOptions())
+    return [f"--{name}" for name, value in values.items() if value != defaults[name]]
