@@ -134,8 +134,8 @@ SIZES = {
         joint_steps=400,
         batch_size=64,
         samples=400,
-        heads=heads_for(64, False, states=32, many=256, components=64, size=32, width=192),
-        longer={"shared-chain": 2000, "autoregressive": 1500},
+        heads=heads_for(64, False, states=32, many=512, components=64, size=32, width=192),
+        longer={"shared-chain": 1500, "autoregressive": 1500},
         seconds={"teacher": 750, "product": 70, "joint students": 2000, "sampling": 1200},
     ),
 }

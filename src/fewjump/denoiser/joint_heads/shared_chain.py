@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fewjump.denoiser.heads import Head, ProductHead, register_head
-from fewjump.denoiser.joint_heads.states import TABLE_RATE, checked_template, require_positive
+from fewjump.denoiser.joint_heads.states import checked_template, require_positive
 from fewjump.denoiser.transformer import zero_linear
 from fewjump.law.emission_factored import SharedFactorEmission
 from fewjump.law.shared_chain import SharedChainLaw
@@ -17,6 +17,9 @@ from fewjump.process import Process
 # Logits of q(z|x): how much a token prefers the states that are its own at the start, and how
 # unlike each other those are. States that are alike would have the same gradient for ever.
 _HOME, _SPREAD = 3.0, 0.5
+# Multiple of the learning rate for the tables: each entry of A is a log-weight of its own, and most
+# states must move by several units to come to stand for a context.
+_TABLE_RATE = 100.0
 
 
 @register_head
@@ -55,7 +58,7 @@ class SharedChainHead(Head):
         self.template = None if length is None else nn.Parameter(torch.zeros(length, states))
         for table in (self.membership, self.transition, self.ends, self.template):
             if table is not None:
-                table.lr_scale = TABLE_RATE  # type: ignore[attr-defined]
+                table.lr_scale = _TABLE_RATE  # type: ignore[attr-defined]
 
     def config(self) -> dict[str, Any]:
         return {**super().config(), "states": self.states, "length": self.length}
