@@ -60,11 +60,47 @@ def test_reweighted_draws_leave_every_expectation_as_it_was() -> None:
     assert float(drawn.weight.std()) > 0.2
 
 
+def informed_pairs() -> TimeSampling:
+    """Four bins of t by two of the gap that have seen losses 1 to 8."""
+    times = TimeSampling(importance=True, bins=4, gap_bins=2, floor=0.2)
+    times.see(torch.arange(8), torch.arange(1.0, 9.0))
+    times.begin_step(1)
+    return times
+
+
+def test_pairs_are_drawn_by_their_root_mean_square_and_reweighted() -> None:
+    """Over a fine lattice of both uniforms: frequencies, and the mean of a function of both."""
+    times, n = informed_pairs(), 800
+    line = (torch.arange(n).double() + 0.5) / n
+    first, second = (axis.flatten() for axis in torch.meshgrid(line, line, indexing="ij"))
+    drawn = times.draw(first, second)
+    expected = 0.8 * torch.arange(1, 9, dtype=torch.float64) / 36 + 0.2 / 8
+    frequency = torch.bincount(drawn.bins, minlength=8).double() / n**2
+    assert torch.allclose(frequency, expected, atol=2 / n)
+    assert drawn.second is not None
+    cell = 2 * (drawn.first * 4).long() + (drawn.second * 2).long()
+    assert torch.equal(cell, drawn.bins)
+
+    def function(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return torch.sin(5 * a) * (1 + b**2)
+
+    value = float((drawn.weight * function(drawn.first, drawn.second)).mean())
+    assert value == pytest.approx(float(function(first, second).mean()), abs=2e-3)
+    assert float(drawn.weight.std()) > 0.2
+
+
 @pytest.mark.parametrize("grid", [None, (1.0, 0.7, 0.3, 0.0)])
-@pytest.mark.parametrize("objective", [ConditionalMatching, JointConditionalMatching])
-def test_expected_loss_is_that_of_uniform_times(objective, grid) -> None:
+@pytest.mark.parametrize(
+    ("objective", "informed"),
+    [
+        (ConditionalMatching, lambda: informed(importance=True)),
+        (ConditionalMatching, informed_pairs),
+        (JointConditionalMatching, lambda: informed(importance=True)),
+    ],
+)
+def test_expected_loss_is_that_of_uniform_times(objective, informed, grid) -> None:
     network, batch = student(), DATA.repeat(8, 1)
-    for other in (None, informed(importance=True)):
+    for other in (None, informed()):
         loss = objective("forward", grid=grid, times=other)
         draws = []
         for seed in range(12):
@@ -125,7 +161,7 @@ class Stopping(ConditionalMatching):
 
 
 def trained(out: Path | None = None, accumulate: int = 1, stop: int | None = None) -> Denoiser:
-    times = TimeSampling(importance=True, learned_weight=True, bins=3)
+    times = TimeSampling(importance=True, learned_weight=True, bins=3, gap_bins=2)
     objective = Stopping("forward", times=times)
     objective._stop = stop
     options = config(steps=7, accumulate=accumulate, save_every=3)
@@ -156,5 +192,13 @@ def test_options_identify_the_run_and_nonsense_is_refused() -> None:
         TimeSampling(curriculum="doubling")
     with pytest.raises(ValueError, match="floor"):
         TimeSampling(floor=0.0)
+    with pytest.raises(ValueError, match="gap_bins"):
+        TimeSampling(gap_bins=2)
+    with pytest.raises(ValueError, match="pairs"):
+        TimeSampling(importance=True, gap_bins=2).draw(torch.rand(3))
+    with pytest.raises(ValueError, match="near="):
+        JointConditionalMatching(times=TimeSampling(importance=True, gap_bins=2))
+    assert "gap_bins" not in TimeSampling(importance=True).describe()
+    assert "gap_bins=2" in TimeSampling(importance=True, gap_bins=2).describe()
     with pytest.raises(ValueError, match="near="):
         JointConditionalMatching(times=TimeSampling(curriculum="halving", curriculum_steps=5))

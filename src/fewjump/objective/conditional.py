@@ -28,7 +28,7 @@ from fewjump.objective.times import (
     time_weight,
 )
 from fewjump.process import Absorbing
-from fewjump.random import Generator
+from fewjump.random import Generator, uniform
 
 Intermediate = Literal[
     "student-euler", "student-exact", "student-trapezoidal", "forward", "teacher-rollout"
@@ -130,7 +130,8 @@ class ConditionalMatching(MatchingObjective):
         spread, gap = None, self.max_gap
         if self._times_of is not None:
             first = spread_uniform(batch.shape[0], generator, batch.device)
-            spread, gap = self._times_of.draw(first), self._times_of.max_gap(gap)
+            second = uniform((batch.shape[0],), generator, batch.device)
+            spread, gap = self._times_of.draw(first, second), self._times_of.max_gap(gap)
         s, t = draw_time_pair(
             batch.shape[0],
             generator,
@@ -139,6 +140,7 @@ class ConditionalMatching(MatchingObjective):
             self.min_time,
             gap,
             None if spread is None else spread.first,
+            None if spread is None else spread.second,
         )
         clipped = torch.zeros((), dtype=torch.float64, device=batch.device)
         with torch.no_grad():

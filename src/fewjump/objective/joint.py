@@ -147,6 +147,11 @@ class JointConditionalMatching(MatchingObjective):
                 "a curriculum bounds t − s, which joint matching sets by near=; use it with "
                 "ConditionalMatching, or leave it out"
             )
+        if times is not None and times.gap_bins > 1:
+            raise ValueError(
+                "joint matching sets s by near=, so there are no pairs (t, s) to draw; use "
+                "gap_bins=1"
+            )
         self._set_shared(known, known_share, times)
 
     def __call__(

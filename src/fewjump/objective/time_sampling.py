@@ -17,12 +17,15 @@ class DrawnTimes(NamedTuple):
     Attributes:
         first: (B,) float64 in (0, 1), in place of uniforms.
         weight: (B,) float64 factor of each loss.
-        bins: (B,) int64, the bin of each time.
+        bins: (B,) int64, the bin of each time, or of each pair of times.
+        second: (B,) float64 in (0, 1), in place of the uniforms that the gap is made of; None
+            where none were given.
     """
 
     first: Tensor
     weight: Tensor
     bins: Tensor
+    second: Tensor | None = None
 
 
 class TimeSampling:
@@ -35,6 +38,8 @@ class TimeSampling:
     * ``importance``: a bin is drawn in proportion to the root of its mean square loss (arXiv
       2102.09672, Sec. 3.3) and the loss divided by that proportion: the expected loss and gradient
       are those of uniform times. No bin is drawn less than ``floor`` times as often as uniformly.
+      With ``gap_bins`` above 1 it is pairs (t, s) that are drawn so: each bin of t is cut again by
+      the uniform number that the gap t − s is made of.
     * ``learned_weight``: w(t) ∝ 1/(mean loss of the bin), with mean 1 over bins: what minimises
       Σ w·loss − log w, the uncertainty weighting of arXiv 1705.07115, kept at its minimum. The
       objective then is another one.
@@ -45,6 +50,8 @@ class TimeSampling:
     Args:
         importance, learned_weight, curriculum: see above.
         bins: number of bins.
+        gap_bins: parts that each bin is cut into by the gap; 1 draws by t alone. More go with
+            ``importance``, and with ConditionalMatching.
         floor: share in (0, 1] of the draws that stays uniform; 1 is uniform.
         decay: of the running means, per step in which the bin was seen.
         curriculum_steps: optimiser steps that the stages fill; after them the last one stays.
@@ -61,6 +68,7 @@ class TimeSampling:
         curriculum: Curriculum = "none",
         *,
         bins: int = 16,
+        gap_bins: int = 1,
         floor: float = 0.2,
         decay: float = 0.95,
         curriculum_steps: int = 0,
@@ -74,6 +82,10 @@ class TimeSampling:
                 "bins and stages must be at least 2, floor lie in (0, 1] and decay in (0, 1); got "
                 f"{bins}, {stages}, {floor} and {decay}"
             )
+        if gap_bins < 1 or (gap_bins > 1 and not importance):
+            raise ValueError(
+                f"gap_bins must be at least 1, and 1 without importance=True; got {gap_bins}"
+            )
         if (curriculum != "none") != (curriculum_steps > 0):
             raise ValueError(
                 "a curriculum needs curriculum_steps ≥ 1, and no curriculum none; got "
@@ -82,6 +94,7 @@ class TimeSampling:
         self.importance, self.learned_weight = importance, learned_weight
         self.curriculum: Curriculum = curriculum
         self.bins, self.floor, self.decay = bins, floor, decay
+        self.gap_bins = gap_bins
         self.curriculum_steps, self.stages = curriculum_steps, stages
         self._step = 0
         self.take_up({})
@@ -89,36 +102,48 @@ class TimeSampling:
     def describe(self) -> str:
         """The options as text: part of what identifies a run."""
         options = {k: v for k, v in sorted(vars(self).items()) if not k.startswith("_")}
+        if self.gap_bins == 1:
+            # What identifies runs by t alone stays as it was before there were pairs.
+            del options["gap_bins"]
         return ", ".join(f"{k}={v}" for k, v in options.items())
 
     # -- drawing ----------------------------------------------------------------------------
 
     def probabilities(self) -> Tensor:
-        """How often each bin is drawn: (bins,) float64."""
-        uniform = torch.full((self.bins,), 1 / self.bins, dtype=torch.float64)
+        """How often each bin is drawn, those of one t side by side: (bins·gap_bins,) float64."""
+        uniform = torch.full((self._cells,), 1 / self._cells, dtype=torch.float64)
         if not self.importance or not self._complete:
             return uniform
         root = self._square.sqrt()
         return (1 - self.floor) * root / root.sum() + self.floor * uniform
 
     def weights(self) -> Tensor:
-        """Learned w(t) of each bin, mean 1: (bins,) float64."""
+        """Learned w(t) of each bin of t, mean 1: (bins,) float64."""
         if not self.learned_weight or not self._complete:
             return torch.ones(self.bins, dtype=torch.float64)
-        inverse = 1 / self._mean.clamp(min=1e-8)
+        inverse = 1 / self._mean.reshape(self.bins, -1).mean(1).clamp(min=1e-8)
         return inverse / inverse.mean()
 
-    def draw(self, uniform: Tensor) -> DrawnTimes:
-        """Spread uniforms (B,) as the statistics say."""
+    def draw(self, uniform: Tensor, second: Tensor | None = None) -> DrawnTimes:
+        """Spread uniforms (B,) as the statistics say; of pairs, ``second`` (B,) as well.
+
+        Raises:
+            ValueError: for bins of pairs without ``second``.
+        """
+        if second is None and self.gap_bins > 1:
+            raise ValueError("bins of pairs need the uniforms that the gap is made of")
         share = self.probabilities()
         edges = torch.cat([share.new_zeros(1), share.cumsum(0)])
         edges[-1] = 1.0
         edges, share = edges.to(uniform.device), share.to(uniform.device)
-        place = (torch.searchsorted(edges, uniform, right=True) - 1).clamp(0, self.bins - 1)
-        inside = ((uniform - edges[place]) / (edges[place + 1] - edges[place])).clamp(0, 1)
+        cell = (torch.searchsorted(edges, uniform, right=True) - 1).clamp(0, self._cells - 1)
+        inside = ((uniform - edges[cell]) / (edges[cell + 1] - edges[cell])).clamp(0, 1)
+        place = cell // self.gap_bins
         first = ((place + inside) / self.bins).clamp(2.0**-54, 1 - 2.0**-53)
-        weight = self.weights().to(uniform.device)[place] / (self.bins * share[place])
-        return DrawnTimes(first, weight, place)
+        weight = self.weights().to(uniform.device)[place] / (self._cells * share[cell])
+        if second is not None:
+            second = (cell % self.gap_bins + second) / self.gap_bins
+        return DrawnTimes(first, weight, cell, second)
 
     def max_gap(self, limit: float) -> float:
         """The largest t − s of this step, at most ``limit``."""
@@ -134,7 +159,7 @@ class TimeSampling:
     def see(self, bins: Tensor, loss: Tensor) -> None:
         """Losses (B,) ≥ 0 of this step, at times of the bins (B,), before any weight."""
         loss = loss.detach().double().cpu().clamp(min=0)
-        sums = torch.zeros(3, self.bins, dtype=torch.float64)
+        sums = torch.zeros(3, self._cells, dtype=torch.float64)
         values = torch.stack([torch.ones_like(loss), loss, loss**2])
         self._pending = self._pending + sums.index_add_(1, bins.cpu(), values)
 
@@ -151,6 +176,10 @@ class TimeSampling:
             mixed = keep * running.nan_to_num() + (1 - keep) * value
             running.copy_(torch.where(seen, mixed, running))
         self._pending, self._gathered = torch.zeros_like(self._pending), False
+
+    @property
+    def _cells(self) -> int:
+        return self.bins * self.gap_bins
 
     @property
     def _complete(self) -> bool:
@@ -180,10 +209,10 @@ class TimeSampling:
         """Go on from a state of :meth:`state`; an empty one starts afresh."""
 
         def read(name: str) -> Tensor:
-            values = torch.tensor(state.get(name, [-1.0] * self.bins), dtype=torch.float64)
+            values = torch.tensor(state.get(name, [-1.0] * self._cells), dtype=torch.float64)
             return torch.where(values < 0, torch.nan, values)
 
         self._mean, self._square = read("mean"), read("square")
-        new = state.get("new", [0.0] * (3 * self.bins))
-        self._pending = torch.tensor(new, dtype=torch.float64).reshape(3, self.bins)
+        new = state.get("new", [0.0] * (3 * self._cells))
+        self._pending = torch.tensor(new, dtype=torch.float64).reshape(3, self._cells)
         self._gathered = bool(state)

@@ -67,16 +67,17 @@ def draw_time_pair(
     min_time: float,
     max_gap: float,
     first: Tensor | None = None,
+    second: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Times (s, t), each (B,) float64, with min_time ≤ s < t ≤ 1.
 
     Without a grid: t uniform on (min_time, 1) and the gap t − s uniform (Algorithm 1). With one:
     t is a grid time other than the last, chosen uniformly, and s lies uniformly between the next
     grid time and t. Gaps never exceed ``max_gap``. ``first`` (B,) takes the place of the spread
-    uniforms that t is made of.
+    uniforms that t is made of, ``second`` (B,) of those that the gap is made of.
     """
     first = spread_uniform(batch_size, generator, device) if first is None else first
-    second = uniform((batch_size,), generator, device)
+    second = uniform((batch_size,), generator, device) if second is None else second
     if grid is None:
         t = min_time + (1 - min_time) * first
         lowest = torch.full_like(t, min_time)
