@@ -26,6 +26,7 @@ def test_times_of_a_product_student(name: str) -> None:
     expected = {
         "uniform": None,
         "importance": "importance=True",
+        "importance-pairs": "gap_bins=4, importance=True",
         "learned-weight": "learned_weight=True",
         "gap-doubling": "curriculum=doubling, curriculum_steps=40",
         "gap-halving": "curriculum=halving, curriculum_steps=40",
@@ -36,6 +37,10 @@ def test_times_of_a_product_student(name: str) -> None:
 def test_times_of_joint_students() -> None:
     chain = options("--times", "importance", "--student", "chain")
     assert "importance=True" in vars(objective_of(chain, "forward", MASKED))["times"]
-    for student, times in (("chain", "gap-halving"), ("latent", "importance")):
+    for student, times in (
+        ("chain", "gap-halving"),
+        ("chain", "importance-pairs"),
+        ("latent", "importance"),
+    ):
         with pytest.raises(ValueError, match=r"near=|latent"):
             objective_of(options("--times", times, "--student", student), "forward", MASKED)

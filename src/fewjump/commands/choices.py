@@ -12,7 +12,14 @@ ProcessName = Literal["masked", "uniform", "mask-to-uniform", "uniform-to-mask",
 ScheduleName = Literal["log-linear", "cosine", "geometric", "linear"]
 DataKindName = Literal["auto", "characters", "bytes", "lines", "tokens", "documents"]
 KnownRuleName = Literal["prefix", "infill", "scattered"]
-TimesName = Literal["uniform", "importance", "learned-weight", "gap-doubling", "gap-halving"]
+TimesName = Literal[
+    "uniform",
+    "importance",
+    "importance-pairs",
+    "learned-weight",
+    "gap-doubling",
+    "gap-halving",
+]
 PackingName = Literal["stream", "documents", "fit"]
 TeacherObjectiveName = Literal["cross-entropy", "elbo", "score-entropy"]
 MatchingName = Literal[

@@ -96,9 +96,9 @@ class Subject:
     """Product students: largest time between the student's state and the cleaner one, in (0, 1]."""
 
     times: TimesName = "uniform"
-    """How training draws its times: importance follows the losses seen, without bias;
-    learned-weight evens them out; the gaps (product students) start small and double, or start
-    large and halve, over the training."""
+    """How training draws its times: importance follows the losses seen, without bias, by t, or
+    (importance-pairs, product students) by t and the gap; learned-weight evens them out; the gaps
+    (product students) start small and double, or start large and halve, over the training."""
 
     warm_start: bool = True
     """Start from the teacher's weights."""
@@ -184,6 +184,8 @@ def time_sampling(options: Options) -> TimeSampling | None:
         return None
     if options.times == "importance":
         return TimeSampling(importance=True)
+    if options.times == "importance-pairs":
+        return TimeSampling(importance=True, gap_bins=4)
     if options.times == "learned-weight":
         return TimeSampling(learned_weight=True)
     curriculum = "doubling" if options.times == "gap-doubling" else "halving"

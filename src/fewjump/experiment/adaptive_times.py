@@ -105,6 +105,7 @@ def ways(steps: int) -> dict[str, TimeSampling | None]:
     return {
         "uniform": None,
         "importance": TimeSampling(importance=True),
+        "importance pairs": TimeSampling(importance=True, gap_bins=4),
         "learned weight": TimeSampling(learned_weight=True),
         "gap doubling": TimeSampling(curriculum="doubling", curriculum_steps=steps),
         "gap halving": TimeSampling(curriculum="halving", curriculum_steps=steps),
