@@ -3,8 +3,8 @@
 ``grids``: fitted, cosine and log-linear times against uniform ones at equal evaluations, for masked
 teachers of names and digits, for the masked product student of names, and for teachers of names
 under uniform noise. ``training``: product students whose times are drawn or weighed in each way,
-after equal optimiser steps, judged at 1, 4 and 8 steps: warm-started by the paper's Algorithm 1
-(names, digits), and from random weights by the forward pair (names). Run as
+after equal optimiser steps, judged at 1, 4 and 8 sampling steps: warm-started by the paper's
+Algorithm 1 (names, digits), and from random weights by the forward pair (names). Run as
 
     python -m fewjump.experiment.adaptive_networks --names names.txt
 
@@ -54,6 +54,7 @@ class Budget:
         seeds: of teachers, trainings and draws.
         grid_steps: evaluations of the sampler; each divides 32, the candidate intervals.
         judged_steps: the same, for students.
+        sampled_steps: those of them at which samples are judged too.
         fitted_to: training sequences that a grid is fitted to.
         unseen: test sequences of the bound, at most.
         training: optimiser steps by corpus.
@@ -63,15 +64,16 @@ class Budget:
     seeds: tuple[int, ...] = (0, 1, 2)
     grid_steps: tuple[int, ...] = (2, 4, 8)
     judged_steps: tuple[int, ...] = (1, 4, 8)
+    sampled_steps: tuple[int, ...] = (4,)
     fitted_to: int = 512
     unseen: int = 1000
-    training: tuple[tuple[str, int], ...] = (("names", 150), ("digits", 80))
-    batch_size: tuple[tuple[str, int], ...] = (("names", 128), ("digits", 32))
+    training: tuple[tuple[str, int], ...] = (("names", 150), ("digits", 100))
+    batch_size: tuple[tuple[str, int], ...] = (("names", 64), ("digits", 16))
 
     def of(self, part: str) -> dict[str, Any]:
         """What the rows of one part depend on, as JSON gives it back."""
         own = {"grids": ("grid_steps", "fitted_to"), "training": ("training", "batch_size")}[part]
-        own = (*own, "unseen", *(("judged_steps",) if part == "training" else ()))
+        own = (*own, "unseen", *(("judged_steps", "sampled_steps") if part == "training" else ()))
         return json.loads(json.dumps({name: getattr(self, name) for name in own}))
 
 
@@ -120,7 +122,8 @@ def training_rows(
             monitor=False,
         )
         for count in budget.judged_steps:
-            judged.add(bench, student, name, time_grid("uniform", count, student.process.schedule))
+            grid = time_grid("uniform", count, student.process.schedule)
+            judged.add(bench, student, name, grid, count in budget.sampled_steps)
     return judged.rows
 
 
