@@ -30,6 +30,7 @@ from fewjump.law.markov import MarkovLaw
 from fewjump.law.mixture import MixtureLaw
 from fewjump.law.product import ProductLaw
 from fewjump.law.shared_chain import SharedChainLaw
+from fewjump.law.shared_mixture import SharedMixtureLaw
 from fewjump.process import Absorbing
 from fewjump.schedule import LogLinear
 
@@ -174,6 +175,11 @@ def shared_chain_pinned(seed: int = 0) -> SharedChainLaw:
     return shared_chain_with(inner.pinned(torch.ones(B, L, dtype=torch.int64), known), seed)
 
 
+def shared_mixture(seed: int = 0) -> SharedMixtureLaw:
+    tables = normal(seed + 1, L, STATES, V)
+    return SharedMixtureLaw(forbid(normal(seed, B, L, V)), tables, normal(seed + 2, B, STATES))
+
+
 def autoregressive(seed: int = 0) -> AutoregressiveLaw:
     return AutoregressiveLaw(TabularConditionals(forbid(normal(seed, B, L, V ** (L - 1), V))))
 
@@ -239,6 +245,7 @@ LAWS.add(ChainLaw, chain_low_rank, "ChainLaw-low-rank")
 LAWS.add(ChainLaw, chain_pinned, "ChainLaw-pinned")
 LAWS.add(SharedChainLaw, shared_chain)
 LAWS.add(SharedChainLaw, shared_chain_pinned, "SharedChainLaw-pinned")
+LAWS.add(SharedMixtureLaw, shared_mixture)
 LAWS.add(AutoregressiveLaw, autoregressive)
 LAWS.add(MixtureOf, mixture_of_chains, "MixtureOf-chains")
 LAWS.add(MixtureOf, mixture_of_kinds, "MixtureOf-kinds")

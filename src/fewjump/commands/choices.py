@@ -31,6 +31,7 @@ StudentName = Literal[
     "chain",
     "mixture-of-chains",
     "shared-chain",
+    "shared-mixture",
     "autoregressive",
     "latent",
 ]

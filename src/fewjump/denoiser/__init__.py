@@ -8,6 +8,7 @@ from fewjump.denoiser.joint_heads import (
     MixtureHead,
     MixtureOfChainsHead,
     SharedChainHead,
+    SharedMixtureHead,
     moved,
 )
 from fewjump.denoiser.latent import LatentHead
@@ -33,6 +34,7 @@ __all__ = [
     "ScoreDenoiser",
     "ScoreNetwork",
     "SharedChainHead",
+    "SharedMixtureHead",
     "Transformer",
     "TransformerConfig",
     "from_logits",

@@ -13,6 +13,7 @@ from fewjump.law.markov import MarkovLaw
 from fewjump.law.mixture import MixtureLaw
 from fewjump.law.product import ProductLaw
 from fewjump.law.shared_chain import SharedChainLaw
+from fewjump.law.shared_mixture import SharedMixtureLaw
 
 __all__ = [
     "AutoregressiveLaw",
@@ -35,6 +36,7 @@ __all__ = [
     "PinnedEmission",
     "ProductLaw",
     "SharedChainLaw",
+    "SharedMixtureLaw",
     "SharedFactorEmission",
     "Walk",
 ]

@@ -5,6 +5,7 @@ from fewjump.denoiser.joint_heads.chain import ChainHead, MixtureOfChainsHead
 from fewjump.denoiser.joint_heads.mixture import MixtureHead
 from fewjump.denoiser.joint_heads.movement import moved
 from fewjump.denoiser.joint_heads.shared_chain import SharedChainHead
+from fewjump.denoiser.joint_heads.shared_mixture import SharedMixtureHead
 
 __all__ = [
     "AutoregressiveHead",
@@ -12,5 +13,6 @@ __all__ = [
     "MixtureHead",
     "MixtureOfChainsHead",
     "SharedChainHead",
+    "SharedMixtureHead",
     "moved",
 ]

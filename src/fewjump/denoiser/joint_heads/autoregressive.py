@@ -134,6 +134,10 @@ class HeadConditionals(Conditionals):
     def select(self, rows: Tensor) -> HeadConditionals:
         return HeadConditionals(self.head, self.base[rows], self.inputs[rows], self.mix[rows])
 
+    def expand(self, batch_size: int) -> HeadConditionals:
+        parts = (v.expand(batch_size, -1, -1) for v in (self.base, self.inputs, self.mix))
+        return HeadConditionals(self.head, *parts)
+
 
 class _HeadWalk(Walk):
     def __init__(self, conditionals: HeadConditionals) -> None:

@@ -1,0 +1,75 @@
+"""The mixture with shared tables: equal to the mixture written out, at any scale."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from fewjump.law.mixture import MixtureLaw
+from fewjump.law.shared_mixture import SharedMixtureLaw
+
+B, K, L, V = 2, 3, 4, 5
+
+
+def parts(scale: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return scale * torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    base = normal(B, L, V)
+    base[..., V - 1] = -torch.inf
+    base[0, 1] = -torch.inf
+    base[0, 1, 2] = 0.0
+    return base, normal(L, K, V), normal(B, K)
+
+
+def written_out(base: Tensor, tables: Tensor, weights: Tensor) -> MixtureLaw:
+    return MixtureLaw((base[:, :, None] + tables).transpose(1, 2), weights)
+
+
+def plain() -> SharedMixtureLaw:
+    base, tables, weights = parts()
+    return SharedMixtureLaw(base, tables, weights)
+
+
+@pytest.mark.parametrize("scale", [1.0, 400.0])
+def test_log_prob_and_its_gradient_are_those_of_the_mixture(scale: float) -> None:
+    """At the larger scale every product of exponentials underflows somewhere."""
+    x0 = torch.tensor([[0, 2, 3, 1], [1, 0, 0, 3]])
+    values, gradients = [], []
+    for shared in (True, False):
+        base, tables, weights = (part.requires_grad_() for part in parts(scale))
+        law = (SharedMixtureLaw if shared else written_out)(base, tables, weights)
+        value = law.log_prob(x0)
+        values.append(value.detach())
+        gradients.append(torch.autograd.grad(value.sum(), (base, tables, weights)))
+    torch.testing.assert_close(values[0], values[1], atol=1e-9, rtol=1e-12)
+    for mine, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-9, rtol=1e-9)
+
+
+@pytest.mark.parametrize("shaping", [(0.7, 1.0), (1.0, 0.8), (1.3, 0.6), (0.0, 1.0)])
+def test_tempered_is_the_tempered_mixture(shaping: tuple[float, float]) -> None:
+    mine = plain().tempered(*shaping)
+    theirs = written_out(*parts()).tempered(*shaping)
+    torch.testing.assert_close(
+        mine.enumerate().exp(), theirs.enumerate().exp(), atol=1e-12, rtol=1e-9
+    )
+    torch.testing.assert_close(mine.marginals(), theirs.marginals(), atol=1e-12, rtol=1e-9)
+
+
+def test_tempered_twice_is_refused() -> None:
+    with pytest.raises(ValueError, match="already tempered"):
+        plain().tempered(1.0, 0.5).tempered(0.5)
+
+
+def test_shapes_that_do_not_fit_are_named() -> None:
+    base, tables, weights = parts()
+    with pytest.raises(ValueError, match="tables must be"):
+        SharedMixtureLaw(base, tables[1:], weights)
+    with pytest.raises(ValueError, match="weight_logits must be"):
+        SharedMixtureLaw(base, tables, weights[:, 1:])
+    with pytest.raises(ValueError, match="base must be"):
+        SharedMixtureLaw(base[0], tables, weights)
