@@ -19,6 +19,7 @@ import torch
 from fewjump.process import (
     Absorbing,
     FixedRate,
+    LowRankDiagonalRate,
     LowRankRate,
     Process,
     ResetToPrior,
@@ -184,6 +185,25 @@ PROCESSES.add(
         schedule,
     ),
     "LowRankRate-overlap",
+)
+PROCESSES.add(
+    LowRankDiagonalRate,
+    lambda schedule: LowRankDiagonalRate(
+        torch.tensor([[1.5, 0], [0.3, 0.4], [0, 0.8], [0.2, 2.0]]),
+        torch.tensor([[0.4, 0.4, 0.2, 0], [0, 0.1, 0.3, 0.6]]),
+        schedule,
+    ),
+    "LowRankDiagonalRate-overlap",
+)
+PROCESSES.add(
+    LowRankDiagonalRate,
+    lambda schedule: LowRankDiagonalRate(
+        torch.tensor([[1.0], [0.5], [2.0], [0.0]]),
+        torch.tensor([[0.0, 0, 0, 1]]),
+        schedule,
+        mask=3,
+    ),
+    "LowRankDiagonalRate-masks",
 )
 PROCESSES.add(FixedRate, lambda schedule: FixedRate(random_rate(4), schedule))
 PROCESSES.add(

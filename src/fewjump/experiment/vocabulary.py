@@ -10,15 +10,22 @@ from fewjump.experiment.checks import CheckOptions
 if TYPE_CHECKING:
     from fewjump.experiment.check_result import CheckResult
 
-FAMILIES = ("uniform", "absorbing", "random prior", "low-rank rate", "sparse rate")
+FAMILIES = (
+    "uniform",
+    "absorbing",
+    "random prior",
+    "low-rank rate",
+    "low-rank and diagonal",
+    "sparse rate",
+)
 
 
 @dataclass
 class Options(CheckOptions):
     """Time and memory of recovery and of a distillation step, from V = 2⁸ to 2¹⁷.
 
-    Structured processes, low-rank rates plus a diagonal (8 clusters) and sparse rates (8 targets a
-    token). Time is the processor's, the least of several runs; memory is the most that was
+    Structured processes, low-rank rates (8 clusters) with equal exit rates and with any, and sparse
+    rates (8 targets a token). Time is the processor's, the least of several runs; memory is the most that was
     allocated at once. The slope is that of the logarithms over the upper half of the sizes, where
     fixed costs no longer show. The dense route must refuse what would not fit.
     """

@@ -19,6 +19,7 @@ from fewjump.denoiser.network import NetworkDenoiser
 from fewjump.objective import ConditionalMatching, freeze
 from fewjump.process import (
     Absorbing,
+    LowRankDiagonalRate,
     LowRankRate,
     Process,
     ResetToPrior,
@@ -54,6 +55,12 @@ def make_process(family: str, vocab_size: int, seed: int) -> Process:
         priors = torch.rand(RANK, vocab_size, generator=source, dtype=torch.float64)
         members, priors = (m / m.sum(-1, keepdim=True) for m in (members, priors))
         return LowRankRate(members, priors, schedule)
+    if family == "low-rank and diagonal":
+        left = torch.rand(vocab_size, RANK, generator=source, dtype=torch.float64) ** 2
+        right = torch.rand(RANK, vocab_size, generator=source, dtype=torch.float64)
+        right = right / right.sum(-1, keepdim=True)
+        # Exit rates of 1 on average.
+        return LowRankDiagonalRate(left / left.sum(-1).mean(), right, schedule)
     if family == "sparse rate":
         return TimeVaryingRate(
             SummedRates([sparse_rate(vocab_size, source)], [0, 1], [[1], [1]]),

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fewjump.experiment.vocabulary import Options
 
 Rows = Sequence[Mapping[str, Any]]
-_ROLES: tuple[Role, ...] = ("teacher", "student", "data", "other", "teacher")
+_ROLES: tuple[Role, ...] = ("teacher", "student", "data", "other", "teacher", "student")
 MEASURES = {
     "recovery_seconds": ("Time of recovery, 16 positions", "processor seconds"),
     "step_seconds": ("Time of a distillation step, 2×8 positions", "processor seconds"),
@@ -75,8 +75,8 @@ _NOTE = Note(
     "What is measured",
     (
         "Recovery is the closed form alone: the rank-one formula, the r×r form of low-rank rates, "
-        "the inverse's action for sparse ones (8 targets a token, no kernel). A step is the loss, "
-        "its gradients and AdamW for a transformer of width 32, whose embedding and output grow "
+        "the inverse's action for low-rank rates with any diagonal and for sparse ones (8 targets "
+        "a token, no kernel). A step is the loss, its gradients and AdamW for a transformer of width 32, whose embedding and output grow "
         "with V themselves. Slopes are fitted over the upper half of the sizes.",
     ),
 )

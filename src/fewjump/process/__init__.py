@@ -8,6 +8,7 @@ from fewjump.process.generators import (
     discretised_gaussian_rate,
     rescale_to_gap,
 )
+from fewjump.process.low_rank_diagonal_rate import LowRankDiagonalRate
 from fewjump.process.low_rank_rate import LowRankRate
 from fewjump.process.prior_path import GIDDPriors, InterpolatedPriors, PriorPath
 from fewjump.process.rank_one import RankOne
@@ -27,6 +28,7 @@ __all__ = [
     "FixedRate",
     "GIDDPriors",
     "InterpolatedPriors",
+    "LowRankDiagonalRate",
     "LowRankRate",
     "PriorPath",
     "Process",

@@ -8,6 +8,7 @@ import torch
 
 from fewjump.process.base import Process
 from fewjump.process.general import FixedRate
+from fewjump.process.low_rank_diagonal_rate import LowRankDiagonalRate
 from fewjump.process.low_rank_rate import LowRankRate
 from fewjump.process.prior_path import prior_path_from_config
 from fewjump.process.rate_path import rate_path_from_config
@@ -16,7 +17,7 @@ from fewjump.process.time_varying_prior import TimeVaryingPrior
 from fewjump.process.time_varying_rate import TimeVaryingRate
 from fewjump.schedule import schedule_from_config
 
-_TENSOR_OPTIONS = ("prior", "rate_matrix", "memberships", "priors")
+_TENSOR_OPTIONS = ("prior", "rate_matrix", "memberships", "priors", "left", "right")
 
 PROCESSES: dict[str, type[Process]] = {
     c.__name__: c
@@ -26,6 +27,7 @@ PROCESSES: dict[str, type[Process]] = {
         ResetToPrior,
         FixedRate,
         LowRankRate,
+        LowRankDiagonalRate,
         TimeVaryingPrior,
         TimeVaryingRate,
     )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fewjump.process.base import Process, check_dense, check_times, expand_time
+from fewjump.process.condition import largest_singular_value
 from fewjump.process.flow import ActionFlow, DenseFlow, Flow
 from fewjump.process.generators import stationary_law
 from fewjump.process.rate_path import RatePath, SampledRates
@@ -142,10 +143,10 @@ class TimeVaryingRate(Process):
         when = as_time(t).double()
         start, end = self._levels(0.0, when, max(1, when.numel()))
         flow = self.flow
-        largest = _norm(
+        largest = largest_singular_value(
             lambda v: flow.pull(flow.push(v, start, end), start, end), len(end), self.vocab_size
         )
-        smallest = _norm(
+        smallest = largest_singular_value(
             lambda v: flow.pull_inverse(flow.push_inverse(v, start, end), start, end),
             len(end),
             self.vocab_size,
@@ -300,15 +301,3 @@ def row_parts(count: int, width: int) -> list[slice]:
     """Slices of {0..count−1} of at most 2²³ entries with ``width`` a row."""
     rows = max(1, _CHUNK_ELEMENTS // width)
     return [slice(i, min(i + rows, count)) for i in range(0, count, rows)]
-
-
-def _norm(square: Callable[[Tensor], Tensor], count: int, size: int) -> Tensor:
-    """Largest singular value of A (N of them), from v ↦ A Aᵀ v: (N,)."""
-    source = torch.Generator().manual_seed(0)
-    v = torch.rand(1, size, generator=source, dtype=torch.float64).expand(count, size) + 0.1
-    length = torch.ones(count, dtype=torch.float64)
-    for _ in range(_POWER_STEPS):
-        v = v / v.norm(dim=-1, keepdim=True)
-        v = square(v)
-        length = v.norm(dim=-1)
-    return length.sqrt()
