@@ -193,7 +193,11 @@ def invert_shared_cdf(weights: Tensor, u: Tensor) -> Tensor:
 
 
 def _check_total(total: Tensor) -> None:
-    if not bool(((total > 0) & (total < torch.inf)).all()):
+    if not total.numel():
+        return
+    # A NaN among them is what aminmax answers, and no comparison holds.
+    least, most = (float(bound) for bound in total.detach().aminmax())
+    if not (least > 0 and most < torch.inf):
         raise ValueError(
             "cannot draw from weights whose sum is zero, NaN or infinite; check the network's "
             "output for NaN, and that some token is possible at every position"

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
-from fewjump.law.base import enumerate_states
+sys.path.insert(0, str(Path(__file__).parents[1] / "laws"))
+from registry_laws import p_value
+
+from fewjump.law.base import enumerate_states, ravel
 from fewjump.law.emission import DenseEmission
 from fewjump.law.emission_factored import SharedFactorEmission
-from fewjump.law.field_filter import field_log_total, field_marginals
+from fewjump.law.field_filter import draw_field_paths, field_log_total, field_marginals
 from fewjump.law.shared_chain import SharedChainLaw
 
 
@@ -112,3 +118,40 @@ def test_shapes_are_checked() -> None:
         SharedChainLaw(torch.zeros(2, 3, 3), torch.zeros(4, 4), emission)
     with pytest.raises(ValueError, match=r"transition must be \(r, r\) = \(4, 4\)"):
         SharedChainLaw(torch.zeros(2, 3, 4), torch.zeros(2, 4, 4), emission)
+
+
+def test_paths_of_rows_that_underflow_are_drawn_in_log_space() -> None:
+    """In float32, beside a row that does not: neither changes what the other draws."""
+    transition = torch.tensor([[0.0, -150.0, -1.0], [-150.0, 0.0, -2.0], [0.5, -300.0, -1.0]])
+    potential = normal(4, 2, 6, 3).float()
+    for i in range(6):
+        # The only way to state 1 that is left is a step of weight e^-300, from state 2.
+        potential[1, i] = torch.tensor([-torch.inf, 0.0, -torch.inf])
+    potential[1, 0] = torch.tensor([-torch.inf, -torch.inf, 0.0])
+    u = torch.rand(400, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    both = potential.repeat_interleave(200, 0)
+    path = draw_field_paths(both, transition, u)
+    assert bool((path[200:] == torch.tensor([2, 1, 1, 1, 1, 1])).all())
+    for row, mine in enumerate((slice(0, 200), slice(200, 400))):
+        alone = draw_field_paths(potential[row : row + 1], transition, u[mine])
+        assert torch.equal(path[mine], alone)
+
+
+def test_paths_are_drawn_by_their_weights_in_float32() -> None:
+    """Potentials 90 nats apart, which the next step takes back, are no loss."""
+    potential, transition = normal(5, 1, 3, 3), normal(6, 3, 3)
+    potential[0, 1] += torch.tensor([90.0, 0.0, -90.0], dtype=torch.float64)
+    transition[0] -= 90.0
+    transition[2] += 90.0
+    _, weights = path_weights(potential, transition)
+    u = torch.rand(20_000, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    drawn = draw_field_paths(potential.float(), transition.float(), u)
+    counts = torch.bincount(ravel(drawn, 3), minlength=27)
+    assert p_value(counts, weights[0].softmax(-1)) > 1e-4
+
+
+def test_a_row_without_a_path_is_refused() -> None:
+    potential = torch.zeros(2, 3, 2)
+    potential[1, 1] = -torch.inf
+    with pytest.raises(ValueError, match="cannot draw"):
+        draw_field_paths(potential, torch.zeros(2, 2), torch.full((2, 3), 0.5).double())

@@ -173,3 +173,56 @@ def test_samples_do_not_depend_on_the_batch_split(make: Make) -> None:
         law.select(torch.tensor([b])).sample(SampleStreams(3, torch.tensor([b]))) for b in range(B)
     ]
     assert torch.equal(together, torch.cat(apart))
+
+
+@every_law
+def test_expanded_law_draws_what_its_copies_draw(make: Make) -> None:
+    copies = 50
+    for b in range(B):
+        one = make().select(torch.tensor([b]))
+        same = one.select(torch.zeros(copies, dtype=torch.int64))
+        expanded = one.expand(copies)
+        assert expanded.batch_size == copies
+        streams = [SampleStreams(3, torch.arange(copies)) for _ in range(2)]
+        x = same.sample(streams[0])
+        assert torch.equal(expanded.sample(streams[1]), x)
+        torch.testing.assert_close(expanded.log_prob(x), same.log_prob(x), atol=1e-12, rtol=1e-12)
+        torch.testing.assert_close(expanded.marginals(), same.marginals(), atol=1e-12, rtol=1e-12)
+
+
+@every_law
+@pytest.mark.parametrize("change", ["", "given", "tempered"])
+def test_rows_of_an_expanded_law_follow_its_log_prob(
+    make: Make, change: str, generator: torch.Generator
+) -> None:
+    copies = 5_000
+    one = make().select(torch.tensor([1]))
+    x0, known = torch.ones(1, L, dtype=torch.int64), torch.tensor([[True, False, False]])
+    if change == "given":
+        one = one.given(x0, known)
+    if change == "tempered":
+        one = one.tempered(0.7, 0.9)
+    x = one.expand(copies).sample(generator)
+    counts = torch.bincount(ravel(x, V), minlength=V**L)
+    assert p_value(counts, one.enumerate()[0].exp()) > 1e-4
+
+
+@every_law
+def test_expanded_law_can_be_conditioned_tempered_and_selected(make: Make) -> None:
+    one = make().select(torch.tensor([1]))
+    law = one.expand(3)
+    x0 = torch.tensor([[1, 0, 0], [1, 1, 0], [1, 1, 1]])
+    known = torch.tensor([[True, False, False], [True, True, False], [False, False, False]])
+    same = one.select(torch.zeros(3, dtype=torch.int64))
+    for changed, expected in (
+        (law.given(x0, known), same.given(x0, known)),
+        (law.tempered(0.7, 0.9), same.tempered(0.7, 0.9)),
+        (law.select(torch.tensor([2, 0])), same.select(torch.tensor([2, 0]))),
+    ):
+        torch.testing.assert_close(changed.enumerate(), expected.enumerate(), atol=1e-12, rtol=0)
+
+
+@every_law
+def test_only_a_law_of_one_row_expands(make: Make) -> None:
+    with pytest.raises(ValueError, match="one row"):
+        make().expand(4)

@@ -51,7 +51,11 @@ class Denoiser(Publishable, nn.Module, ABC):
 
     @abstractmethod
     def law(self, x_t: Tensor, t: Tensor) -> Law:
-        """p(x₀|x_t) for x_t (B, L) int64 and t (B,) float64 on the same device."""
+        """p(x₀|x_t) for x_t (B, L) int64 and t (B,) float64 on the same device.
+
+        What it says of a row depends on that row alone: samplers split batches, and show rows that
+        are alike only once.
+        """
 
     def forward(self, x_t: Tensor, t: Time) -> Law:
         """p(x₀|x_t) for x_t (B, L) int64 and t a float or a (B,) tensor."""

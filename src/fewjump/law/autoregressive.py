@@ -40,6 +40,10 @@ class Conditionals(ABC):
     def select(self, rows: Tensor) -> Conditionals:
         """The conditionals of the given batch rows."""
 
+    def expand(self, batch_size: int) -> Conditionals:
+        """Those of a batch of one for ``batch_size`` rows; see :meth:`Law.expand`."""
+        return self.select(torch.zeros(batch_size, dtype=torch.int64, device=self.device))
+
 
 class Walk(ABC):
     """One pass from left to right over the positions."""
@@ -172,6 +176,17 @@ class AutoregressiveLaw(Law):
             self.top_p,
             None if x0 is None else x0[rows],
             None if known is None else known[rows],
+        )
+
+    def _expanded(self, batch_size: int) -> AutoregressiveLaw:
+        x0, known = self._pinned()
+        return AutoregressiveLaw(
+            self.conditionals.expand(batch_size),
+            self.marginal_samples,
+            self.temperature,
+            self.top_p,
+            None if x0 is None else x0.expand(batch_size, -1),
+            None if known is None else known.expand(batch_size, -1),
         )
 
     def _pinned(self) -> tuple[Tensor | None, Tensor | None]:

@@ -55,6 +55,23 @@ class Law(ABC):
     def select(self, rows: Tensor) -> Law:
         """The law of the given batch rows: ``rows`` is an index or boolean tensor over B."""
 
+    def expand(self, batch_size: int) -> Law:
+        """The law of a batch of one as the law of ``batch_size`` rows, each drawn on its own.
+
+        As with :meth:`torch.Tensor.expand` nothing of the law's size is copied, so the tensors of
+        the result are not to be written to.
+
+        Raises:
+            ValueError: for a law of more than one row.
+        """
+        if self.batch_size != 1:
+            raise ValueError(f"only a law of one row can be expanded, this has {self.batch_size}")
+        return self._expanded(batch_size)
+
+    def _expanded(self, batch_size: int) -> Law:
+        """:meth:`expand`; laws whose :meth:`select` copies more than a few numbers override it."""
+        return self.select(torch.zeros(batch_size, dtype=torch.int64, device=self.device))
+
     @abstractmethod
     def given(self, x0: Tensor, known: Tensor) -> Law:
         """Condition exactly on known positions.

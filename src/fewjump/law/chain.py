@@ -118,6 +118,13 @@ class ChainLaw(Law):
     def select(self, rows: Tensor) -> ChainLaw:
         return self._with(self.initial[rows], self.transition[rows], self.emission.select(rows))
 
+    def _expanded(self, batch_size: int) -> ChainLaw:
+        return self._with(
+            self.initial.expand(batch_size, -1),
+            self.transition.expand(batch_size, -1, -1, -1),
+            self.emission.expand(batch_size),
+        )
+
     def given(self, x0: Tensor, known: Tensor) -> ChainLaw:
         """Exact: the path is re-weighted by the evidence and known positions are pinned.
 

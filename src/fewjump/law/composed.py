@@ -22,20 +22,40 @@ class MixtureOf(Law):
         components: either a list of K laws of the same (B, L, V), or one law with B·K rows whose
             row b·K + k is component k of batch row b (much faster when they are of one kind).
         weight_logits: (B, K) unnormalised log-weights.
+        rows: (B,) int64, whose components each batch row has, where that is not its own; the one
+            law may then have any multiple of K rows.
     """
 
-    def __init__(self, components: Law | Sequence[Law], weight_logits: Tensor) -> None:
+    def __init__(
+        self,
+        components: Law | Sequence[Law],
+        weight_logits: Tensor,
+        rows: Tensor | None = None,
+    ) -> None:
         if not isinstance(components, Law):
             components = JoinedLaw.interleaved(components)
         self.weight_logits = at_least_float32(weight_logits)
         self.batch_size, self.components_count = weight_logits.shape
-        if components.batch_size != weight_logits.numel():
+        if rows is None and components.batch_size != weight_logits.numel():
             raise ValueError(
                 f"the components have {components.batch_size} rows, but weight_logits of shape "
                 f"{tuple(weight_logits.shape)} need B*K = {weight_logits.numel()}"
             )
-        self.components = components
+        self._stored, self._rows = components, rows
         self.length, self.vocab_size = components.length, components.vocab_size
+
+    @property
+    def components(self) -> Law:
+        """The law whose row b·K + k is component k of batch row b."""
+        if self._rows is None:
+            return self._stored
+        each = torch.arange(self.components_count, device=self.device)
+        return self._stored.select((self._first()[:, None] + each).reshape(-1))
+
+    def _first(self) -> Tensor:
+        """Where the components of each batch row begin in the law that is stored: (B,)."""
+        rows = torch.arange(self.batch_size, device=self.device)
+        return (rows if self._rows is None else self._rows) * self.components_count
 
     @property
     def device(self) -> torch.device:
@@ -54,8 +74,7 @@ class MixtureOf(Law):
 
     def sample(self, generator: Generator = None) -> Tensor:
         index = categorical_from_logits(self.weight_logits, generator)
-        first = torch.arange(self.batch_size, device=self.device) * self.components_count
-        return self.components.select(first + index).sample(generator)
+        return self._stored.select(self._first() + index).sample(generator)
 
     def marginals(self) -> Tensor:
         each = self.components.marginals()
@@ -66,13 +85,12 @@ class MixtureOf(Law):
         if temperature == 1 and top_p == 1:
             return self
         weights = nucleus(self.weight_logits, temperature, top_p)
-        return MixtureOf(self.components.tempered(temperature, top_p), weights)
+        return MixtureOf(self._stored.tempered(temperature, top_p), weights, self._rows)
 
     def select(self, rows: Tensor) -> MixtureOf:
-        index = torch.arange(self.batch_size, device=self.device)[rows]
-        each = torch.arange(self.components_count, device=self.device)
-        inner = (index[:, None] * self.components_count + each).reshape(-1)
-        return MixtureOf(self.components.select(inner), self.weight_logits[index])
+        mine = torch.arange(self.batch_size, device=self.device)
+        mine = mine if self._rows is None else self._rows
+        return MixtureOf(self._stored, self.weight_logits[rows], mine[rows])
 
     def given(self, x0: Tensor, known: Tensor) -> MixtureOf:
         """Exact: components conditioned, weights multiplied by each one's evidence.

@@ -47,6 +47,10 @@ class Emission(ABC):
     def select(self, rows: Tensor) -> Emission:
         """The emissions of the given batch rows."""
 
+    def expand(self, batch_size: int) -> Emission:
+        """Emissions of a batch of one as those of ``batch_size`` rows; see :meth:`Law.expand`."""
+        return self.select(torch.zeros(batch_size, dtype=torch.int64, device=self.device))
+
     def pinned(self, x0: Tensor, known: Tensor) -> Emission:
         """Known positions (B, L) emit their token for certain, whatever the state."""
         return PinnedEmission(self, x0, known)
@@ -85,6 +89,9 @@ class DenseEmission(Emission):
 
     def select(self, rows: Tensor) -> DenseEmission:
         return DenseEmission(self.logits[rows])
+
+    def expand(self, batch_size: int) -> DenseEmission:
+        return DenseEmission(self.logits.expand(batch_size, -1, -1, -1))
 
 
 class PinnedEmission(Emission):
@@ -125,6 +132,10 @@ class PinnedEmission(Emission):
 
     def select(self, rows: Tensor) -> PinnedEmission:
         return PinnedEmission(self.inner.select(rows), self.x0[rows], self.known[rows])
+
+    def expand(self, batch_size: int) -> PinnedEmission:
+        x0, known = (value.expand(batch_size, -1) for value in (self.x0, self.known))
+        return PinnedEmission(self.inner.expand(batch_size), x0, known)
 
 
 def draw_rows(

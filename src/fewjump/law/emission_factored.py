@@ -157,7 +157,13 @@ class SharedFactorEmission(FactoredEmission):
         return SharedFactorEmission(self.base, self.log_factor, temperature, top_p)
 
     def select(self, rows: Tensor) -> SharedFactorEmission:
-        return SharedFactorEmission(self.base[rows], self.log_factor, self.temperature, self.top_p)
+        return self._on(self.base[rows])
+
+    def expand(self, batch_size: int) -> SharedFactorEmission:
+        return self._on(self.base.expand(batch_size, -1, -1))
+
+    def _on(self, base: Tensor) -> SharedFactorEmission:
+        return SharedFactorEmission(base, self.log_factor, self.temperature, self.top_p)
 
 
 class LowRankEmission(FactoredEmission):
@@ -211,9 +217,16 @@ class LowRankEmission(FactoredEmission):
         return LowRankEmission(self.base, self.features, self.tokens, temperature, top_p)
 
     def select(self, rows: Tensor) -> LowRankEmission:
-        return LowRankEmission(
-            self.base[rows], self.features[rows], self.tokens, self.temperature, self.top_p
+        return self._on(self.base[rows], self.features[rows])
+
+    def expand(self, batch_size: int) -> LowRankEmission:
+        base, features = self.base, self.features
+        return self._on(
+            base.expand(batch_size, -1, -1), features.expand(batch_size, *features.shape[1:])
         )
+
+    def _on(self, base: Tensor, features: Tensor) -> LowRankEmission:
+        return LowRankEmission(base, features, self.tokens, self.temperature, self.top_p)
 
 
 def _refuse_twice(plain: bool) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fewjump.law.tokens import safe_logsumexp
+from fewjump.random import invert_cdf
 
 
 def field_log_total(potential: Tensor, transition: Tensor) -> Tensor:
@@ -55,6 +56,86 @@ def field_messages(potential: Tensor, transition: Tensor) -> Tensor:
         message = _log_product(ahead, matrix.T, transition.T)
         out.append(message)
     return torch.stack(out[::-1], 1)
+
+
+def draw_field_paths(potential: Tensor, transition: Tensor, u: Tensor) -> Tensor:
+    """Draw a path for each row, from left to right: (B, L) int64.
+
+    What follows each position is summed up first, in weights and not in their logarithms: a step of
+    that is a matrix product and three passes over the rows. Rows whose weights underflow as a whole
+    are drawn in log space.
+
+    Args:
+        potential: (B, L, r), or (1, L, r) for rows that are alike: they are then summed up once.
+        transition: (r, r); the last axis is the later state.
+        u: (B, L) float64 in (0, 1).
+
+    Raises:
+        ValueError: if a row has no path of any weight, or holds NaN.
+    """
+    batch = u.shape[0]
+    ahead, matrix, lost = _path_weights(potential, transition)
+    lost = lost.expand(batch)
+    if not bool(lost.any()):
+        return _walk(ahead, matrix, u)
+    path = torch.empty(u.shape, dtype=torch.int64, device=u.device)
+    potential = potential.expand(batch, -1, -1)
+    for row in lost.nonzero()[:, 0].tolist():
+        path[row] = _log_space_path(potential[row], transition, u[row])
+    path[~lost] = _walk(ahead.expand(-1, batch, -1)[:, ~lost], matrix, u[~lost])
+    return path
+
+
+def _path_weights(potential: Tensor, transition: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What a path is drawn by.
+
+    Returns:
+        (L, B, r) weight of a state and of all that follows it, up to a factor for each row and
+        position; (r, r) weight of a step, up to a factor for each earlier state; (B,) rows in which
+        weights may have been lost.
+    """
+    height = transition.amax(-1)
+    height = torch.where(height.isfinite(), height, 0.0)
+    # The largest step out of every state counts 1; what it lacks, the state itself is given.
+    matrix = (transition - height[:, None]).exp()
+    # Position first: every step then reads and writes contiguous memory.
+    ahead = torch.empty_like(potential.transpose(0, 1), memory_format=torch.contiguous_format)
+    ahead.copy_(potential.transpose(0, 1))[:-1] += height
+    peak = ahead.amax(-1, keepdim=True)
+    ahead = ahead.sub_(torch.where(peak.isfinite(), peak, 0.0)).exp_()
+    tiny = torch.finfo(ahead.dtype).tiny
+    least = torch.ones_like(ahead[0, :, :1])
+    for i in range(ahead.shape[0] - 1, 0, -1):
+        message = ahead[i] @ matrix.T
+        top = message.amax(-1, keepdim=True)
+        ahead[i - 1].mul_(message.div_(top.clamp(min=tiny)))
+        least = torch.minimum(least, top)
+    # What underflows beside the largest weight of its position is taken for nothing. A position at
+    # which hardly anything is left has lost more than that.
+    least = torch.minimum(least, ahead.amax(-1, keepdim=True).amin(0))
+    return ahead, matrix, least[:, 0] < tiny**0.5
+
+
+def _walk(ahead: Tensor, matrix: Tensor, u: Tensor) -> Tensor:
+    """Paths by the weights of :func:`_path_weights`, whose rows may be one for all: (B, L)."""
+    path = torch.empty((u.shape[1], u.shape[0]), dtype=torch.int64, device=u.device)
+    path[0] = invert_cdf(ahead[0].expand(u.shape[0], -1), u[:, 0])
+    for i in range(1, u.shape[1]):
+        path[i] = invert_cdf(matrix[path[i - 1]].mul_(ahead[i]), u[:, i])
+    return path.T.contiguous()
+
+
+def _log_space_path(potential: Tensor, transition: Tensor, u: Tensor) -> Tensor:
+    """The same for one row, (L, r) and (L,) → (L,): slow, and immune to underflow."""
+    ahead = [potential[-1]]
+    for local in potential[:-1].flip(0):
+        ahead.append(safe_logsumexp(transition + ahead[-1]) + local)
+    weights, path = ahead.pop(), []
+    for each in u[:, None]:
+        path.append(invert_cdf(weights.softmax(-1)[None], each))
+        if ahead:
+            weights = transition[path[-1][0]] + ahead.pop()
+    return torch.cat(path)
 
 
 def field_marginals(potential: Tensor, transition: Tensor) -> Tensor:

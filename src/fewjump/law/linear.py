@@ -298,8 +298,14 @@ class LinearLaw(ProductLaw):
         return self._with(temperature=temperature, top_p=top_p)
 
     def select(self, rows: Tensor) -> LinearLaw:
+        return self._each(lambda value: value[rows])
+
+    def _expanded(self, batch_size: int) -> LinearLaw:
+        return self._each(lambda value: value.expand(batch_size, *value.shape[1:]))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> LinearLaw:
         values = ((name, getattr(self, name)) for name in ("features", *_POSITIONS))
-        return self._with(**{name: None if v is None else v[rows] for name, v in values})
+        return self._with(**{name: None if v is None else change(v) for name, v in values})
 
     def given(self, x0: Tensor, known: Tensor) -> LinearLaw:
         if self.shown is None:

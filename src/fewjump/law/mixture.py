@@ -83,6 +83,10 @@ class MixtureLaw(Law):
     def select(self, rows: Tensor) -> MixtureLaw:
         return MixtureLaw(self.logits[rows], self.weight_logits[rows])
 
+    def _expanded(self, batch_size: int) -> MixtureLaw:
+        logits = self.logits.expand(batch_size, -1, -1, -1)
+        return MixtureLaw(logits, self.weight_logits.expand(batch_size, -1))
+
     def given(self, x0: Tensor, known: Tensor) -> MixtureLaw:
         """Exact: components are re-weighted by what they say of the known tokens.
 

@@ -101,6 +101,12 @@ class ProductLaw(Law):
     def select(self, rows: Tensor) -> ProductLaw:
         return ProductLaw(self.logits[rows])
 
+    def _expanded(self, batch_size: int) -> ProductLaw:
+        law = ProductLaw(self.logits.expand(batch_size, -1, -1))
+        if self.ratios is not None:
+            law.ratios = self.ratios.expand(batch_size, -1, -1)
+        return law
+
     def given(self, x0: Tensor, known: Tensor) -> ProductLaw:
         return ProductLaw(pin_logits(self.logits, x0, known))
 

@@ -8,9 +8,14 @@ from torch import Tensor
 from fewjump.law.base import Law, nucleus
 from fewjump.law.chain import ChainLaw
 from fewjump.law.emission import Emission
-from fewjump.law.field_filter import field_log_total, field_marginals, field_messages
+from fewjump.law.field_filter import (
+    draw_field_paths,
+    field_log_total,
+    field_marginals,
+    field_messages,
+)
 from fewjump.law.tokens import at_least_float32
-from fewjump.random import Generator, invert_cdf, uniform
+from fewjump.random import Generator, uniform
 
 
 class SharedChainLaw(Law):
@@ -73,12 +78,10 @@ class SharedChainLaw(Law):
     def sample_states(self, generator: Generator = None) -> Tensor:
         """Draw the hidden path: (B, L) int64."""
         u = uniform((self.batch_size, self.length), generator, self.device)
-        ahead = self._ahead()
-        path = [invert_cdf(ahead[:, 0].softmax(-1), u[:, 0])]
-        for i in range(1, self.length):
-            weights = (self.transition[path[-1]] + ahead[:, i]).softmax(-1)
-            path.append(invert_cdf(weights, u[:, i]))
-        return torch.stack(path, 1)
+        potential = self.potential.detach()
+        # Rows that are views of one are summed up once.
+        alike = self.batch_size > 1 and potential.stride(0) == 0
+        return draw_field_paths(potential[:1] if alike else potential, self.transition.detach(), u)
 
     def sample(self, generator: Generator = None) -> Tensor:
         return self.emission.sample(self.sample_states(generator), generator)
@@ -114,6 +117,10 @@ class SharedChainLaw(Law):
 
     def select(self, rows: Tensor) -> SharedChainLaw:
         return SharedChainLaw(self.potential[rows], self.transition, self.emission.select(rows))
+
+    def _expanded(self, batch_size: int) -> SharedChainLaw:
+        potential = self.potential.expand(batch_size, -1, -1)
+        return SharedChainLaw(potential, self.transition, self.emission.expand(batch_size))
 
     def given(self, x0: Tensor, known: Tensor) -> SharedChainLaw:
         """Exact: the evidence multiplies the potentials, and known positions are pinned.

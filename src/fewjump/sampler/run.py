@@ -220,13 +220,23 @@ class _Shown(Denoiser):
         self.seconds = 0.0
 
     def law(self, x_t: Tensor, t: Tensor) -> Law:
+        prompt = self.prompt
+        known = () if prompt is None else (prompt.x0, prompt.fixed)
+        if not _alike(x_t, t, *known):
+            return self._law(x_t, t, prompt)
+        # As an absorbing process starts. The law is one, computed once, and B rows draw from it.
+        first = torch.zeros(1, dtype=torch.int64, device=x_t.device)
+        one = self._law(x_t[:1], t[:1], None if prompt is None else prompt.rows(first))
+        return one.expand(x_t.shape[0])
+
+    def _law(self, x_t: Tensor, t: Tensor, prompt: Prompt | None) -> Law:
         with self._clock():
             law = self.inner(x_t, t)
         if isinstance(law, LinearLaw):
             # The head's product is part of the network, whenever it is computed.
             law = law.watched(self._clock)
-        if self.prompt is not None:
-            law = law.given(self.prompt.x0, self.prompt.fixed)
+        if prompt is not None:
+            law = law.given(prompt.x0, prompt.fixed)
         if (self.temperature, self.top_p) != (1, 1):
             law = law.tempered(self.temperature, self.top_p)
         return law
@@ -239,6 +249,11 @@ class _Shown(Denoiser):
         yield
         _synchronise(device)
         self.seconds += time.perf_counter() - started
+
+
+def _alike(*values: Tensor) -> bool:
+    """Whether each of the tensors (B, ...) has B > 1 equal rows."""
+    return values[0].shape[0] > 1 and all(bool((v == v[:1]).all()) for v in values)
 
 
 class _Meter:
