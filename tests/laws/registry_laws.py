@@ -27,7 +27,7 @@ from fewjump.law.enumerated import EnumeratedLaw
 from fewjump.law.latent import DiscreteLatent, LatentLaw
 from fewjump.law.linear import LinearLaw
 from fewjump.law.markov import MarkovLaw
-from fewjump.law.mixture import MixtureLaw
+from fewjump.law.mixture import ComponentLogits, MixtureLaw
 from fewjump.law.product import ProductLaw
 from fewjump.law.shared_chain import SharedChainLaw
 from fewjump.law.shared_mixture import SharedMixtureLaw
@@ -124,6 +124,34 @@ def linear_masked(seed: int = 0) -> LinearLaw:
 def mixture(seed: int = 0) -> MixtureLaw:
     logits = forbid(normal(seed, B, L, STATES, V)).transpose(1, 2)
     return MixtureLaw(logits, normal(seed + 1, B, STATES))
+
+
+class TabularComponents(ComponentLogits):
+    """Logits that are a table."""
+
+    def __init__(self, table: Tensor) -> None:
+        self.table = table
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return tuple(self.table.shape)  # type: ignore[return-value]
+
+    def all(self) -> Tensor:
+        return self.table
+
+    def one(self, index: Tensor) -> Tensor:
+        return self.table[torch.arange(len(self.table)), index]
+
+    def select(self, rows: Tensor) -> TabularComponents:
+        return TabularComponents(self.table[rows])
+
+    def expand(self, batch_size: int) -> TabularComponents:
+        return TabularComponents(self.table.expand(batch_size, -1, -1, -1))
+
+
+def mixture_deferred(seed: int = 0) -> MixtureLaw:
+    law = mixture(seed)
+    return MixtureLaw(TabularComponents(law.logits), law.weight_logits)
 
 
 def chain_with(emission, seed: int, method="sequential") -> ChainLaw:
@@ -238,6 +266,7 @@ LAWS.add(MaskedLaw, masked)
 LAWS.add(LinearLaw, linear)
 LAWS.add(LinearLaw, linear_masked, "LinearLaw-masked")
 LAWS.add(MixtureLaw, mixture)
+LAWS.add(MixtureLaw, mixture_deferred, "MixtureLaw-deferred")
 LAWS.add(ChainLaw, chain)
 LAWS.add(ChainLaw, chain_scan, "ChainLaw-scan")
 LAWS.add(ChainLaw, chain_shared, "ChainLaw-shared-factor")

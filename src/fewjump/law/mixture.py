@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
@@ -9,6 +13,54 @@ from fewjump.law.base import Law, nucleus
 from fewjump.law.product import ProductLaw, pin_logits
 from fewjump.law.tokens import at_least_float32, safe_logsumexp, token_log_prob
 from fewjump.random import Generator, categorical_from_logits
+
+
+class ComponentLogits(ABC):
+    """The logits (B, K, L, V) of a mixture, computed when asked for: a draw needs one component."""
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, int, int, int]:
+        """(B, K, L, V)."""
+
+    @abstractmethod
+    def all(self) -> Tensor:
+        """Every component: (B, K, L, V)."""
+
+    @abstractmethod
+    def one(self, index: Tensor) -> Tensor:
+        """Component ``index`` (B,) of each row: (B, L, V)."""
+
+    @abstractmethod
+    def select(self, rows: Tensor) -> ComponentLogits:
+        """Those of the given batch rows."""
+
+    @abstractmethod
+    def expand(self, batch_size: int) -> ComponentLogits:
+        """Those of a batch of one for ``batch_size`` rows; see :meth:`Law.expand`."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Tempered(ComponentLogits):
+    inner: ComponentLogits
+    temperature: float
+    top_p: float
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return self.inner.shape
+
+    def all(self) -> Tensor:
+        return nucleus(self.inner.all(), self.temperature, self.top_p)
+
+    def one(self, index: Tensor) -> Tensor:
+        return nucleus(self.inner.one(index), self.temperature, self.top_p)
+
+    def select(self, rows: Tensor) -> ComponentLogits:
+        return _Tempered(self.inner.select(rows), self.temperature, self.top_p)
+
+    def expand(self, batch_size: int) -> ComponentLogits:
+        return _Tempered(self.inner.expand(batch_size), self.temperature, self.top_p)
 
 
 class MixtureLaw(Law):
@@ -21,25 +73,33 @@ class MixtureLaw(Law):
 
     Args:
         logits: (B, K, L, V) floating point, unnormalised; −inf marks impossible tokens. Kept, not
-            copied.
+            copied. Or what computes them when they are needed, without gradients.
         weight_logits: (B, K), unnormalised log-weights of the components.
     """
 
-    def __init__(self, logits: Tensor, weight_logits: Tensor) -> None:
-        if logits.dim() != 4:
+    def __init__(self, logits: Tensor | ComponentLogits, weight_logits: Tensor) -> None:
+        if isinstance(logits, Tensor) and logits.dim() != 4:
             raise ValueError(f"logits must be (B, K, L, V), got shape {tuple(logits.shape)}")
         if weight_logits.shape != logits.shape[:2]:
             raise ValueError(
                 f"weight_logits must be (B, K) = {tuple(logits.shape[:2])}, "
                 f"got shape {tuple(weight_logits.shape)}"
             )
-        self.logits = logits
+        self._given = logits
         self.weight_logits = at_least_float32(weight_logits)
         self.batch_size, self.components, self.length, self.vocab_size = logits.shape
 
+    @cached_property
+    def logits(self) -> Tensor:
+        """(B, K, L, V)."""
+        if isinstance(self._given, Tensor):
+            return self._given
+        with torch.no_grad():
+            return self._given.all()
+
     @property
     def device(self) -> torch.device:
-        return self.logits.device
+        return self.weight_logits.device
 
     def component_log_prob(self, x0: Tensor) -> Tensor:
         """log Πᵢ p(x₀ⁱ|k) for each component: (B, L) → (B, K)."""
@@ -57,7 +117,10 @@ class MixtureLaw(Law):
 
     def component(self, index: Tensor) -> ProductLaw:
         """The product law of component ``index`` (B,) of each row."""
-        return ProductLaw(self.logits[torch.arange(self.batch_size, device=self.device), index])
+        if isinstance(self._given, Tensor):
+            return ProductLaw(self._given[torch.arange(self.batch_size, device=self.device), index])
+        with torch.no_grad():
+            return ProductLaw(self._given.one(index))
 
     def sample(self, generator: Generator = None) -> Tensor:
         index = categorical_from_logits(self.weight_logits, generator)
@@ -78,13 +141,21 @@ class MixtureLaw(Law):
         if temperature == 1 and top_p == 1:
             return self
         weights = nucleus(self.weight_logits, temperature, top_p)
-        return MixtureLaw(nucleus(self.logits, temperature, top_p), weights)
+        if isinstance(self._given, Tensor):
+            return MixtureLaw(nucleus(self._given, temperature, top_p), weights)
+        return MixtureLaw(_Tempered(self._given, temperature, top_p), weights)
 
     def select(self, rows: Tensor) -> MixtureLaw:
-        return MixtureLaw(self.logits[rows], self.weight_logits[rows])
+        given = self._given
+        part = given[rows] if isinstance(given, Tensor) else given.select(rows)
+        return MixtureLaw(part, self.weight_logits[rows])
 
     def _expanded(self, batch_size: int) -> MixtureLaw:
-        logits = self.logits.expand(batch_size, -1, -1, -1)
+        given = self._given
+        if isinstance(given, Tensor):
+            logits = given.expand(batch_size, -1, -1, -1)
+        else:
+            logits = given.expand(batch_size)
         return MixtureLaw(logits, self.weight_logits.expand(batch_size, -1))
 
     def given(self, x0: Tensor, known: Tensor) -> MixtureLaw:

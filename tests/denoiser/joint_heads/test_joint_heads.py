@@ -335,3 +335,35 @@ def test_evidence_needs_templates_and_a_mask() -> None:
         head(
             torch.randn(1, L, HIDDEN), torch.zeros(1, L, dtype=torch.int64), Uniform(V, LogLinear())
         )
+
+
+@pytest.mark.parametrize("evidence", [False, True])
+@pytest.mark.parametrize("rank", [2, 16])
+def test_a_mixture_without_gradients_computes_the_component_it_draws(
+    evidence: bool, rank: int
+) -> None:
+    """The law is the one with gradients; a draw makes no (B, K, L, V) logits."""
+    torch.manual_seed(9)
+    process = Absorbing(V, LogLinear())
+    head = disturbed(MixtureHead(HIDDEN, V, 5, rank, length=L, evidence=evidence)).double()
+    features, x_t = inputs(process, 6)
+    eager = head(features.double(), x_t, process)
+    with torch.no_grad():
+        law = head(features.double(), x_t, process)
+    index = torch.tensor([0, 4, 2, 2, 1, 3])
+    for mine, theirs in (
+        (law, eager),
+        (law.tempered(0.7, 0.9), eager.tempered(0.7, 0.9)),
+        (
+            law.select(torch.tensor([1, 1, 5, 0, 2, 3])),
+            eager.select(torch.tensor([1, 1, 5, 0, 2, 3])),
+        ),
+        (law.select(torch.tensor([2])).expand(6), eager.select(torch.tensor([2])).expand(6)),
+    ):
+        torch.testing.assert_close(
+            mine.component(index).marginals(), theirs.component(index).marginals()
+        )
+        assert torch.equal(mine.sample(generator_for(1)), theirs.sample(generator_for(1)))
+        assert "logits" not in vars(mine)
+        torch.testing.assert_close(mine.logits, theirs.logits)
+        assert not mine.logits.requires_grad

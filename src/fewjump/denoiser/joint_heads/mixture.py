@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,7 +16,8 @@ from fewjump.denoiser.joint_heads.states import (
     TokenFactor,
     require_positive,
 )
-from fewjump.law.mixture import MixtureLaw
+from fewjump.law.mixture import ComponentLogits, MixtureLaw
+from fewjump.law.tokens import at_least_float32
 from fewjump.process import Absorbing, Process
 
 
@@ -84,10 +86,13 @@ class MixtureHead(Head):
 
     def forward(self, features: Tensor, x_t: Tensor, process: Process) -> MixtureLaw:
         base = self.base(features, x_t, process).logits
-        logits = self.states.logits(features, self.tokens) + base[:, :, None]
         weights = self.weights(features)
         if self.evidence:
             weights = weights + self.log_weights + self._evidence(x_t, process)
+        if not torch.is_grad_enabled():
+            inner = at_least_float32(self.states.body(features))
+            return MixtureLaw(HeadComponents(self, base, inner), weights)
+        logits = self.states.logits(features, self.tokens) + base[:, :, None]
         return MixtureLaw(logits.transpose(1, 2), weights)
 
     def _evidence(self, x_t: Tensor, process: Process) -> Tensor:
@@ -109,3 +114,37 @@ class MixtureHead(Head):
     def warm_start(self, product: ProductHead) -> None:
         self.base.load_state_dict(product.state_dict())
         self.tokens.weight.data.zero_()
+
+
+@dataclass(frozen=True, eq=False)
+class HeadComponents(ComponentLogits):
+    """The components of a :class:`MixtureHead` for one batch of features, one at a time or all.
+
+    Args:
+        head: whose parameters are used, outside any autocast that the trunk ran in.
+        base: (B, L, V) constrained product logits.
+        inner: (B, L, width), what the head's hidden layer makes of the features.
+    """
+
+    head: MixtureHead
+    base: Tensor
+    inner: Tensor
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        batch, length, vocab_size = self.base.shape
+        return batch, self.head.components, length, vocab_size
+
+    def all(self) -> Tensor:
+        logits = self.head.states.logits_of(self.inner, self.head.tokens)
+        return (logits + self.base[:, :, None]).transpose(1, 2)
+
+    def one(self, index: Tensor) -> Tensor:
+        return self.head.tokens(self.head.states.of_state(self.inner, index)) + self.base
+
+    def select(self, rows: Tensor) -> HeadComponents:
+        return HeadComponents(self.head, self.base[rows], self.inner[rows])
+
+    def expand(self, batch_size: int) -> HeadComponents:
+        base, inner = (v.expand(batch_size, -1, -1) for v in (self.base, self.inner))
+        return HeadComponents(self.head, base, inner)

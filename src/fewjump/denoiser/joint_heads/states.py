@@ -42,24 +42,43 @@ class StateFeatures(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, L, D) → (B, L, r, rank)."""
-        out = self.project(self.body(features))
+        return self._vectors(self.body(features))
+
+    def _vectors(self, inner: Tensor) -> Tensor:
+        out = self.project(inner)
         if self.template is not None:
-            out = out + self._checked_template(features)
+            out = out + self._checked_template(inner)
         return out.unflatten(-1, (self.states, self.rank))
 
     def logits(self, features: Tensor, tokens: TokenFactor) -> Tensor:
         """``tokens(self(features))``, (B, L, r, V), by whichever order multiplies less."""
+        return self.logits_of(self.body(features), tokens)
+
+    def logits_of(self, inner: Tensor, tokens: TokenFactor) -> Tensor:
+        """:meth:`logits` of what ``body`` makes of the features, (B, L, width)."""
         vocab_size, width = tokens.weight.shape[0], self.project.in_features
         if vocab_size * width > self.rank * (width + vocab_size):
-            return tokens(self(features))
+            return tokens(self._vectors(inner))
         # (W·C)·g instead of W·(C·g): the product of the two small matrices comes first.
         shape = (self.states, self.rank)
         weight = tokens(self.project.weight.unflatten(0, shape).transpose(1, 2))
         bias = tokens(self.project.bias.unflatten(0, shape))
         if self.template is not None:
-            bias = bias + tokens(self._checked_template(features).unflatten(-1, shape))
-        out = self.body(features) @ weight.transpose(0, 1).flatten(1)
+            bias = bias + tokens(self._checked_template(inner).unflatten(-1, shape))
+        out = inner @ weight.transpose(0, 1).flatten(1)
         return (out + bias.flatten(-2)).unflatten(-1, (self.states, vocab_size))
+
+    def of_state(self, inner: Tensor, index: Tensor) -> Tensor:
+        """The vectors of state ``index`` (B,) of each row, from what ``body`` makes: (B, L, rank)."""
+        shape = (self.states, self.rank)
+        weight = self.project.weight.unflatten(0, shape)[index]
+        out = torch.baddbmm(
+            self.project.bias.unflatten(0, shape)[index][:, None], inner, weight.transpose(1, 2)
+        )
+        if self.template is not None:
+            template = self._checked_template(inner).unflatten(-1, shape)
+            out = out + template[:, index].transpose(0, 1)
+        return out
 
     def template_features(self) -> Tensor:
         """What the vectors are to features that g maps to 0: (length, r·rank)."""
