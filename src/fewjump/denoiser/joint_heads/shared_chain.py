@@ -19,7 +19,7 @@ from fewjump.process import Process
 _HOME, _SPREAD = 3.0, 0.5
 # Multiple of the learning rate for the tables: each entry of A is a log-weight of its own, and most
 # states must move by several units to come to stand for a context.
-_TABLE_RATE = 100.0
+_TABLE_RATE = 30.0
 
 
 @register_head
