@@ -323,6 +323,42 @@ Negative log-likelihood under the true chain, nats per token; its entropy is \
 {table(header, rows("nll"))}"""
 
 
+def hybrid_steps(content: Content) -> str:
+    """Two-step samples by who answers at each evaluation, and what each law misses, by time."""
+    pairs: dict[str, dict[tuple[str, str], Content]] = {}
+    for row in content["pairs"]:
+        pairs.setdefault(row["noise"], {})[row["first"], row["second"]] = row
+    columns = list(next(iter(pairs.values())))
+
+    def cell(row: Content, key: str) -> str:
+        return f"{row[key]:.3f} ± {(row[key + '_high'] - row[key + '_low']) / 2:.3f}"
+
+    def rows() -> Iterable[Sequence[Any]]:
+        for noise, found in pairs.items():
+            for key, word in (("bigram_tv", "bigram TV"), ("nll", "nats per token")):
+                yield (noise, word, *(cell(found[c], key) for c in columns))
+
+    laws: dict[tuple[str, str], dict[float, Content]] = {}
+    for row in content["excess"]:
+        laws.setdefault((row["noise"], row["model"]), {})[row["time"]] = row
+    times = list(next(iter(laws.values())))
+    missed = [
+        (n, m, *(f"{r[t]['excess']:.4f} ± {r[t]['half_width']:.4f}" for t in times))
+        for (n, m), r in laws.items()
+    ]
+    fresh, sizes = content["fresh_samples"], content["sizes"]
+    return f"""Two steps over t = 1, ½, 0, each evaluation answered by the exact joint posterior or by the chain
+student; {sizes["samples"]} samples, 95% intervals over them. Exact samples of the chain score \
+{fresh["bigram_tv"]:.3f} and {fresh["nll"]:.3f}:
+
+{table(("noise", "", *(f"{a}, then {b}" for a, b in columns)), rows())}
+
+KL from the exact law of x₀ given x_t in nats per token, by t: of the student's joint law from the joint
+posterior, and of the trained teacher's marginals from the exact ones; {sizes["scored"]} sequences:
+
+{table(("noise", "model", *(f"t = {t:g}" for t in times)), missed)}"""
+
+
 SECTIONS: dict[str, tuple[str, str, Callable[[Content], str]]] = {
     "sampler_order": ("Order of the samplers", "fewjump.experiment.sampler_order", sampler_order),
     "error_terms": ("Three errors, three numbers", "fewjump.experiment.error_terms", error_terms),
@@ -343,6 +379,11 @@ SECTIONS: dict[str, tuple[str, str, Callable[[Content], str]]] = {
         "Noise that moves",
         "fewjump.experiment.hybrid_noise",
         hybrid_noise,
+    ),
+    "hybrid_steps": (
+        "Why more steps do not help those students",
+        "fewjump.experiment.hybrid_steps",
+        hybrid_steps,
     ),
     "cost_in_vocabulary": (
         "Cost against the vocabulary",

@@ -16,8 +16,9 @@ def test_tables_are_those_of_the_result_file() -> None:
     assert spec.loader is not None
     page = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(page)
-    content = json.loads((page.RESULTS / "hybrid_noise.json").read_text(encoding="utf-8"))
     text = (ROOT / "docs" / "time-varying.md").read_text(encoding="utf-8")
-    assert page.hybrid_noise(content) in text, (
-        "put the output of results_page.hybrid_noise into docs/time-varying.md"
-    )
+    for name in ("hybrid_noise", "hybrid_steps"):
+        content = json.loads((page.RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+        assert getattr(page, name)(content) in text, (
+            f"put the output of results_page.{name} into docs/time-varying.md"
+        )
