@@ -40,7 +40,7 @@ class Sizes:
     teacher_steps: int = 2000
     product_steps: int = 400
     joint_steps: int = 250
-    components: int = 256
+    components: int = 1024
     near: float = 0.3
     batch_size: int = 64
     samples: int = 450
@@ -112,21 +112,16 @@ def joint_student_for(
     """A mixture of product laws over whole pictures, matched to the teacher's joint conditional.
 
     The teacher is asked at s = 0.3 t, where it fills in a third of each picture: with 1,200
-    pictures to learn from, a component per five of them needs the variety.
+    pictures to learn from, almost a component for each needs the variety.
     """
 
     def make(folder: Path) -> Denoiser:
         return distill(
             teacher,
             data,
-            student="mixture",
+            student="shared-mixture",
             objective=JointConditionalMatching(near=sizes.near, steps=4),
-            head={
-                "components": sizes.components,
-                "rank": 24,
-                "length": data.length,
-                "evidence": True,
-            },
+            head={"components": sizes.components, "rank": 24, "length": data.length},
             steps=sizes.joint_steps,
             batch_size=sizes.batch_size,
             lr=3e-3,
