@@ -276,10 +276,14 @@ def categorical_from_logits(
     for start in range(0, u.shape[0], chunk):
         part = slice(start, start + chunk)
         piece = flat[part] if rows is None else flat.index_select(0, rows[part])
-        weights = piece.float() if piece.dtype in (torch.bfloat16, torch.float16) else piece
-        weights = (weights - weights.amax(-1, keepdim=True)).exp_()
-        out[part] = invert_cdf(weights, u[part])
+        out[part] = invert_logits(piece, u[part])
     return out.reshape(logits.shape[:-1]) if where is None else out
+
+
+def invert_logits(logits: Tensor, u: Tensor) -> Tensor:
+    """:func:`invert_cdf` of unnormalised log-probabilities (N, V)."""
+    weights = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+    return invert_cdf((weights - weights.amax(-1, keepdim=True)).exp_(), u)
 
 
 def permutation_keys(shape: Sequence[int], generator: Generator, device: torch.device) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from fewjump.law.base import Law, nucleus
 from fewjump.law.product import ProductLaw, pin_logits
 from fewjump.law.tokens import token_log_prob
-from fewjump.random import Generator, categorical, categorical_from_logits, generator_for
+from fewjump.random import Generator, categorical, generator_for, invert_logits, uniform
 
 _EXACT_MARGINAL_STATES = 4096
 
@@ -125,8 +125,9 @@ class AutoregressiveLaw(Law):
     def sample(self, generator: Generator = None) -> Tensor:
         walk = self.conditionals.begin()
         x0 = self.x0.clone()
+        u = uniform((self.batch_size, self.length), generator, self.device)
         for i in range(self.length):
-            drawn = categorical_from_logits(self._shape(walk.next_logits(i, x0)), generator)
+            drawn = invert_logits(self._shape(walk.next_logits(i, x0)), u[:, i])
             x0[:, i] = torch.where(self.known[:, i], self.x0[:, i], drawn)
         return x0
 

@@ -249,11 +249,14 @@ def test_step_by_step_equals_all_at_once(make: Any) -> None:
     torch.manual_seed(7)
     head = disturbed(make()).double()
     features, x_t = inputs(Uniform(V, LogLinear()))
-    given = head(features.double(), x_t, Uniform(V, LogLinear())).conditionals
-    x0 = torch.randint(V, (3, L))
-    walk = given.begin()
-    stepped = torch.stack([walk.next_logits(i, x0) for i in range(L)], 1)
-    torch.testing.assert_close(stepped, given.logits(x0), atol=1e-10, rtol=1e-10)
+    law = head(features.double(), x_t, Uniform(V, LogLinear()))
+    # One row takes the way of large vocabularies; rows that are alike share what they can.
+    for part in (law, law.select(torch.tensor([1])), law.select(torch.tensor([2])).expand(3)):
+        given = part.conditionals
+        x0 = torch.randint(V, (part.batch_size, L))
+        walk = given.begin()
+        stepped = torch.stack([walk.next_logits(i, x0) for i in range(L)], 1)
+        torch.testing.assert_close(stepped, given.logits(x0), atol=1e-10, rtol=1e-10)
 
 
 @pytest.mark.parametrize(

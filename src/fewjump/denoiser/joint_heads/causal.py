@@ -29,6 +29,19 @@ class CausalGRU(nn.Module):
         state, cache[0] = self.gru(inputs, cache[0])
         return state
 
+    def gates(self, inputs: Tensor) -> Tensor:
+        """What inputs (..., width) add to the three gates, linearly: (..., 3·width), no bias."""
+        return functional.linear(inputs, self.gru.all_weights[0][0])
+
+    def advance(self, gates: Tensor, state: Tensor) -> Tensor:
+        """The next state (B, width) from this one and the :meth:`gates` of the inputs."""
+        width = state.shape[-1]
+        _, weight, input_bias, bias = self.gru.all_weights[0]
+        gates, own = gates + input_bias, functional.linear(state, weight, bias)
+        keep = (gates[:, : 2 * width] + own[:, : 2 * width]).sigmoid()
+        new = torch.addcmul(gates[:, 2 * width :], keep[:, :width], own[:, 2 * width :]).tanh()
+        return torch.lerp(new, state, keep[:, width:])
+
 
 class CausalAttention(nn.Module):
     """One pre-norm attention block with rotary positions; its cache is the keys and values."""

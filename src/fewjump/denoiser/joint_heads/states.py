@@ -69,7 +69,7 @@ class StateFeatures(nn.Module):
         return (out + bias.flatten(-2)).unflatten(-1, (self.states, vocab_size))
 
     def of_state(self, inner: Tensor, index: Tensor) -> Tensor:
-        """The vectors of state ``index`` (B,) of each row, from what ``body`` makes: (B, L, rank)."""
+        """The vectors of state ``index`` (B,) of each row, from ``body``'s output: (B, L, rank)."""
         shape = (self.states, self.rank)
         weight = self.project.weight.unflatten(0, shape)[index]
         out = torch.baddbmm(
