@@ -31,7 +31,7 @@ of the trunk is what is counted, and the head's own time is in the tables of spe
 |---|---|---|
 | text, names, code, music: sequences | `autoregressive` | the best law of a sequence for one evaluation; draws token by token through a light layer |
 | the same, drawn in parallel over positions or with long sequences | `shared-chain` | hundreds of hidden states for the price of a few layers; visible tokens inform all others exactly |
-| images, boards: one global choice and local noise | `mixture` with `length` (and `evidence` under a mask) | a component is a template of the whole; conditioned as Bayes does, more steps never hurt |
+| images, boards: one global choice and local noise | `shared-mixture` under a mask, `mixture` with `length` elsewhere | a component is a template of the whole; conditioned as Bayes does, more steps never hurt |
 | few tokens, long-range copies | `chain`, `mixture-of-chains` | transitions of its own at every position, at r² numbers each |
 | a global choice with continuous factors | `latent` | z enters the trunk; scored by a bound, and behind the others in the tables below |
 | a product student for comparison | `product` | the paper's; at best its teacher |

@@ -32,7 +32,15 @@ from fewjump.schedule import LogLinear
 from fewjump.train import TrainConfig, train
 
 STEPS = (1, 2, 4)
-KINDS = ("product", "mixture", "chain", "mixture-of-chains", "shared-chain", "autoregressive")
+KINDS = (
+    "product",
+    "mixture",
+    "shared-mixture",
+    "chain",
+    "mixture-of-chains",
+    "shared-chain",
+    "autoregressive",
+)
 #: Tables of every mask pattern are kept up to this many entries; above, steps are sampled.
 EXACT_ENTRIES = 1 << 20
 
@@ -76,6 +84,8 @@ def head_options(kind: str, world: World, length: int) -> dict[str, Any]:
     """Sizes of a head. All-masked input looks alike everywhere: positions need templates."""
     if kind == "mixture":
         return {"components": 2 * world.states, "length": length}
+    if kind == "shared-mixture":
+        return {"components": 8 * world.states, "length": length}
     if kind == "chain":
         return {"states": world.states, "length": length}
     if kind == "shared-chain":

@@ -82,6 +82,7 @@ def trials(length: int) -> list[Trial]:
     return [
         Trial("product", "–", {}),
         *(Trial("mixture", f"K={k}", {"components": k, **at}) for k in (16, 64)),
+        Trial("shared-mixture", "K=256", {"components": 256, **at}),
         *(Trial("chain", f"r={r}", {"states": r, **at}) for r in (8, 32)),
         *(Trial("shared-chain", f"r={r}", {"states": r, **at}) for r in (32, 128, 256)),
         *(Trial("latent", f"size {n}", {"categories": 0, "size": n, **at}) for n in (8, 32)),
