@@ -1,4 +1,4 @@
-"""docs/results.md and docs/students.md hold what the committed result files say, nothing else."""
+"""README.md, docs/results.md and docs/students.md hold what the committed result files say."""
 
 from __future__ import annotations
 
@@ -34,3 +34,10 @@ def test_every_result_file_is_shown() -> None:
     files = {path.stem for path in results.RESULTS.glob("*.json")}
     shown = {*results.SECTIONS, *module("students_page").FILES, "adaptive_times"}
     assert files <= shown
+
+
+def test_the_tables_of_the_readme_are_up_to_date() -> None:
+    page = module("readme_numbers")
+    assert page.PAGE.read_text(encoding="utf-8") == page.render(), (
+        "run: python benchmarks/readme_numbers.py"
+    )
