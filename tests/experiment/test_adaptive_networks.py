@@ -86,7 +86,7 @@ def test_grids_of_every_teacher_are_judged_and_remembered(names, images, tmp_pat
 def test_every_way_is_trained_and_judged(names, images, tmp_path) -> None:
     rows = plan(names, images, tmp_path).rows("training")
     found = {(r["problem"], r["student"], r["steps"]) for r in rows if r["process"] == "bound"}
-    problems = {"names, warm", "names, from scratch", "digits, warm"}
+    problems = {"names, warm", "digits, warm"}
     assert found == {(p, way, k) for p in problems for way in ways(2) for k in (1, 2)}
     assert {r["steps"] for r in rows if r["process"] != "bound"} == {2}
 
