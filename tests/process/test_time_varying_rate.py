@@ -15,6 +15,7 @@ from fewjump.process import (
     Uniform,
     birth_death_rate,
     discretised_gaussian_rate,
+    flow,
     gidd,
     process_from_config,
 )
@@ -238,3 +239,34 @@ def test_ratios_that_determine_nothing_are_refused():
         ratios = torch.tensor([1.0, 2.0, 0.5]).expand(1, 2, 3)
         with pytest.raises(ValueError, match="singular"):
             process.posterior_from_ratios(ratios, torch.zeros(1, 2).long(), 1.0)
+
+
+def test_a_constant_sparse_rate_is_one_exponential():
+    walk, reset = birth_death_rate(9), random_rate(9)
+    path = SummedRates([walk.to_sparse(), reset.to_sparse()], [0, 0.5, 1], [[2, 0.5]] * 3)
+    process = TimeVaryingRate(path, Linear(6.0), route="action")
+    assert len(process.flow.edges) == 2
+    fixed = FixedRate(2 * walk + 0.5 * reset, Linear(6.0))
+    s, t = torch.tensor([0.1, 0.0]).double(), torch.tensor([0.2, 0.9]).double()
+    torch.testing.assert_close(process.kernel(s, t), fixed.kernel(s, t), atol=1e-13, rtol=0)
+    ratios = torch.rand(2, 3, 9, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    t = torch.tensor([0.05, 0.3], dtype=torch.float64)
+    torch.testing.assert_close(
+        process.weights_from_ratios(ratios, t), fixed.weights_from_ratios(ratios, t), rtol=1e-9,
+        atol=1e-9,
+    )  # fmt: skip
+    # Weights that change a little are not constant.
+    assert not SummedRates([walk], [0, 0.5, 1], [[2], [2 + 1e-12], [2]]).constant
+
+
+def test_parts_of_sparse_rows_do_not_change_a_result(monkeypatch):
+    process = sparse(7, tolerance=1e-4)
+    source = torch.Generator().manual_seed(3)
+    rows = torch.rand(11, 7, generator=source, dtype=torch.float64)
+    start, end = torch.full((11,), 0.1).double(), torch.linspace(0.2, 2.0, 11).double()
+    whole = process.flow.push(rows, start, end)
+    monkeypatch.setattr(flow, "_SPARSE_ELEMENTS", 1)
+    torch.testing.assert_close(process.flow.push(rows, start, end), whole, rtol=1e-12, atol=0)
+    kept = rows.clone()
+    process.flow.push_inverse(rows, start, end)
+    assert torch.equal(rows, kept)

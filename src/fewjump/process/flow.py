@@ -16,6 +16,9 @@ from fewjump.process.rate_path import RatePath
 _MOST_PANELS = 1 << 14
 _PROBES = 8
 _CHUNK_ELEMENTS = 1 << 23
+# A sparse product reads its rows at random: 4 MiB of them stay near the processor, where 16 rows of
+# 131,072 states do not. Fewer than 4 at once would read the indices too often.
+_SPARSE_ELEMENTS, _SPARSE_ROWS = 1 << 19, 4
 
 
 class Flow(ABC):
@@ -123,6 +126,7 @@ class ActionFlow(Flow):
     The panels are found once, by step doubling on the rows of at most 8 tokens spread evenly over
     the vocabulary, so that results do not depend on what else is in a batch. The error is thus
     controlled on those tokens; states that behave like none of them need a smaller tolerance.
+    A rate that is constant needs no panels.
 
     Args:
         path, clock, edges, tolerance: as for :class:`DenseFlow`.
@@ -131,6 +135,10 @@ class ActionFlow(Flow):
     def __init__(self, path: RatePath, clock: Clock, edges: Tensor, tolerance: float) -> None:
         self.path, self.clock = path, clock
         size = path.vocab_size
+        if path.constant:
+            # exp(h·R) for any h: one panel, and no error but that of the series.
+            self.edges, self.error = edges[[0, -1]], 0.0
+            return
         tokens = torch.linspace(0, size - 1, min(size, _PROBES), dtype=torch.float64).long()
         probes = torch.nn.functional.one_hot(tokens, size).double()
 
@@ -184,7 +192,10 @@ class ActionFlow(Flow):
         inverse: bool,
     ) -> Tensor:
         out = rows.double().clone()
-        chunk = max(1, _CHUNK_ELEMENTS // self.path.vocab_size)
+        size = self.path.vocab_size
+        chunk = max(1, _CHUNK_ELEMENTS // size)
+        if self.path.sparse:
+            chunk = min(chunk, max(_SPARSE_ROWS, _SPARSE_ELEMENTS // size))
         for begin in range(0, rows.shape[0], chunk):
             part = slice(begin, begin + chunk)
             a, b, piece = start[part], end[part], out[part]

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from fewjump.process.exponential import stochastic
-from fewjump.process.rate_path import RatePath
+from fewjump.process.rate_matrix import beside_sparse
+from fewjump.process.rate_path import RateOperator, RatePath
 
 ORDER = 4
 _GAUSS = (0.5 - math.sqrt(3) / 6, 0.5 + math.sqrt(3) / 6)
@@ -80,8 +81,8 @@ def step_action(
 ) -> Tensor:
     """Rows times the step, without the matrix: (N, V) → (N, V).
 
-    Uniformization; for the inverse, whose entries alternate, the plain series in runs short enough
-    that nothing cancels.
+    Uniformization, once for both factors where R is constant; for the inverse, whose entries
+    alternate, the plain series in runs short enough that nothing cancels.
 
     Args:
         path, clock: as above.
@@ -91,18 +92,24 @@ def step_action(
         inverse: multiply by the step's inverse (or its transpose) instead.
     """
     width = end - start
+    if path.sparse:
+        rows = beside_sparse(rows)
+    if path.constant:
+        operator = path.operator((clock(start),), (1.0,), width)
+        return _act(rows, operator, transpose=transpose, inverse=inverse)
     times = tuple(clock(start + c * width) for c in _GAUSS)
     factors = [(_NEAR, _FAR), (_FAR, _NEAR)]
     # The earlier factor acts on a row first; transposing and inverting each turn that around.
     for weights in reversed(factors) if transpose != inverse else factors:
         operator = path.operator(times, weights, width)
-        multiply = operator.right if transpose else operator.left
-        rows = (
-            _inverse_action(rows, multiply, operator.speed)
-            if inverse
-            else _action(rows, multiply, operator.speed)
-        )
+        rows = _act(rows, operator, transpose=transpose, inverse=inverse)
     return rows
+
+
+def _act(rows: Tensor, operator: RateOperator, *, transpose: bool, inverse: bool) -> Tensor:
+    """Rows times the exponential of an operator, its transpose or its inverse."""
+    multiply = operator.right if transpose else operator.left
+    return (_inverse_action if inverse else _action)(rows, multiply, operator.speed)
 
 
 def _action(rows: Tensor, multiply: Callable[[Tensor], Tensor], speed: Tensor) -> Tensor:
@@ -111,7 +118,7 @@ def _action(rows: Tensor, multiply: Callable[[Tensor], Tensor], speed: Tensor) -
     shift = (speed / runs)[:, None]
     norm = float(shift.max())
     for _ in range(runs):
-        moved = _series(rows, lambda v: multiply(v) / runs + shift * v, norm)
+        moved = _series(rows, multiply, 1 / runs, norm, shift)
         rows = torch.exp(-shift) * moved
     return rows
 
@@ -119,16 +126,26 @@ def _action(rows: Tensor, multiply: Callable[[Tensor], Tensor], speed: Tensor) -
 def _inverse_action(rows: Tensor, multiply: Callable[[Tensor], Tensor], speed: Tensor) -> Tensor:
     runs = max(1, math.ceil(2 * float(speed.max())))
     for _ in range(runs):
-        rows = _series(rows, lambda v: -multiply(v) / runs, 1.0)
+        rows = _series(rows, multiply, -1 / runs, 1.0)
     return rows
 
 
-def _series(rows: Tensor, multiply: Callable[[Tensor], Tensor], norm: float) -> Tensor:
-    """Σ_j rows·Aʲ/j!, A of about the given norm."""
+def _series(
+    rows: Tensor,
+    multiply: Callable[[Tensor], Tensor],
+    factor: float,
+    norm: float,
+    shift: Tensor | None = None,
+) -> Tensor:
+    """Σ_j rows·Aʲ/j! for A = factor·M + shift, of about the given norm.
+
+    ``multiply``, by M, must return a tensor of its own, which is overwritten.
+    """
     out, term, weight, j = rows.clone(), rows, 1.0, 0
     while weight > _SMALL or j < norm:
         j += 1
-        term = multiply(term) / j
+        moved = multiply(term).mul_(factor / j)
+        term = moved if shift is None else moved.addcmul_(shift, term, value=1 / j)
         out += term
         weight *= norm / j
     return out

@@ -15,22 +15,39 @@ def is_sparse(matrix: Tensor) -> bool:
 
 
 def rows_times(rows: Tensor, matrix: Tensor) -> Tensor:
-    """rows (N, V) @ matrix for a dense one; rows @ matrixᵀ for a sparse one, stored by rows."""
+    """rows (N, V) @ matrix for a dense one; rows @ matrixᵀ for a sparse one, stored by rows.
+
+    With a sparse matrix, rows that :func:`beside_sparse` laid out are not copied.
+    """
     if not is_sparse(matrix):
         return rows @ matrix
     return torch.sparse.mm(matrix, rows.mT).mT
+
+
+def beside_sparse(rows: Tensor) -> Tensor:
+    """The same rows (N, V), with the N entries of a state beside each other in memory."""
+    return rows.mT.contiguous().mT
 
 
 def for_left(matrix: Tensor) -> Tensor:
     """The form with which :func:`rows_times` gives rows @ matrix."""
     if not is_sparse(matrix):
         return matrix
-    return matrix.to_sparse_coo().t().coalesce().to_sparse_csr()
+    return _short_indices(matrix.to_sparse_coo().t().coalesce().to_sparse_csr())
 
 
 def for_right(matrix: Tensor) -> Tensor:
     """The form with which :func:`rows_times` gives rows @ matrixᵀ."""
-    return matrix if is_sparse(matrix) else matrix.mT
+    return _short_indices(matrix) if is_sparse(matrix) else matrix.mT
+
+
+def _short_indices(matrix: Tensor) -> Tensor:
+    """CSR with int32 indices: the product would otherwise convert them at every call."""
+    matrix = matrix if matrix.layout == torch.sparse_csr else matrix.to_sparse_csr()
+    if matrix.values().numel() >= 2**31:
+        return matrix
+    crow, column = matrix.crow_indices().int(), matrix.col_indices().int()
+    return torch.sparse_csr_tensor(crow, column, matrix.values(), matrix.shape)
 
 
 def exit_rates(matrix: Tensor) -> Tensor:

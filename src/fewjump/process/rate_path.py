@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -52,10 +53,12 @@ class RatePath(ABC):
         vocab_size: number of states V.
         sparse: whether the matrices are.
         kinks: times inside (0, 1) where R is not smooth.
+        constant: whether R is known to be the same at all times.
     """
 
     vocab_size: int
     sparse: bool
+    constant: bool = False
     kinks: Sequence[float] = ()
 
     @abstractmethod
@@ -113,7 +116,8 @@ class SummedRates(RatePath):
         if callable(weights):
             raise ValueError("weights given as a function need times=None")
         self.times, self.table = _check_table(times, weights, len(self.matrices))
-        self.kinks = self.times[1:-1].tolist()
+        self.constant = bool((self.table == self.table[0]).all())
+        self.kinks = [] if self.constant else self.times[1:-1].tolist()
 
     def weights(self, t: Tensor) -> Tensor:
         """c(t): (N,) → (N, K).
@@ -230,30 +234,43 @@ class _Sum(RateOperator):
         return self._apply(self._right, rows)
 
     def _apply(self, matrices: list[Tensor], rows: Tensor) -> Tensor:
-        out = torch.zeros_like(rows)
+        out: Tensor | None = None
         for matrix, weight in zip(matrices, self.weights.mT, strict=True):
             if bool(weight.any()):
-                out.addcmul_(weight[:, None], rows_times(rows, matrix))
-        return out
+                product = rows_times(rows, matrix)
+                # In place: at V = 100,000 each pass over the rows counts.
+                if out is None:
+                    out = product.mul_(weight[:, None])
+                else:
+                    out.addcmul_(weight[:, None], product)
+        return torch.zeros_like(rows) if out is None else out
 
 
 class _Each(RateOperator):
     def __init__(self, matrices: list[Tensor], index: Tensor, speed: Tensor) -> None:
         self.matrices, self.index, self.speed = matrices, index, speed
 
+    @cached_property
+    def _left(self) -> list[Tensor]:
+        return [for_left(m) for m in self.matrices]
+
+    @cached_property
+    def _right(self) -> list[Tensor]:
+        return [for_right(m) for m in self.matrices]
+
     def left(self, rows: Tensor) -> Tensor:
-        return self._apply(rows, for_left)
+        return self._apply(rows, self._left)
 
     def right(self, rows: Tensor) -> Tensor:
-        return self._apply(rows, for_right)
+        return self._apply(rows, self._right)
 
-    def _apply(self, rows: Tensor, form: Callable[[Tensor], Tensor]) -> Tensor:
-        if len(self.matrices) == 1:
-            return rows_times(rows, form(self.matrices[0]))
+    def _apply(self, rows: Tensor, matrices: list[Tensor]) -> Tensor:
+        if len(matrices) == 1:
+            return rows_times(rows, matrices[0])
         out = torch.empty_like(rows)
-        for k, matrix in enumerate(self.matrices):
+        for k, matrix in enumerate(matrices):
             mine = (self.index == k).nonzero()[:, 0]
-            out[mine] = rows_times(rows[mine], form(matrix))
+            out[mine] = rows_times(rows[mine], matrix)
         return out
 
 
