@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -106,6 +107,52 @@ def plain_network(out: Path, **changes: Any) -> TrainResult:
     return train(student, CrossEntropyELBO(), toy_data(), config, out=out)
 
 
+LOW_RANK = {"low-rank": ("product", None), "low-rank-chain": ("chain", {"states": 3})}
+# BERT has a list of layers; ALBERT's is one layer that runs twice, and its embeddings are narrow.
+LANGUAGE_MODELS = {"bert": {}, "bert-low-rank": {"lora": 2}, "albert": {}}
+
+
+def low_rank(out: Path, name: str, **changes: Any) -> tuple[Denoiser, Denoiser]:
+    """A student that shares its teacher's frozen weights; (student, teacher)."""
+    student, head = LOW_RANK[name]
+    teacher = make(9)
+    found = fewjump.distill(
+        teacher, make_data(), student=student, head=head, lora=2, out=out, **_few(), **changes
+    )
+    return found, teacher
+
+
+def language_model(out: Path, name: str, **changes: Any) -> Denoiser:
+    """A student of a masked language model of transformers, whose output layer is its embedding."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "denoiser"))
+    import tiny_hub
+
+    from fewjump.denoiser import from_masked_lm
+
+    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    model = tiny_hub.masked_lm(name.partition("-")[0], **still)
+    teacher = from_masked_lm(model, tiny_hub.tokenizer(), length=L)
+    words = torch.randint(5, 17, (64, L), generator=torch.Generator().manual_seed(2))
+    return fewjump.distill(teacher, words, out=out, **_few(), **LANGUAGE_MODELS[name], **changes)
+
+
+def _few() -> dict[str, Any]:
+    return {
+        "steps": STEPS,
+        "batch_size": 8,
+        "lr": 1e-2,
+        "warmup": 1,
+        "log_every": 1,
+        "device": "cpu",
+        "progress": False,
+        "monitor": False,
+    }
+
+
+def installed(*modules: str) -> bool:
+    return all(importlib.util.find_spec(name) is not None for name in modules)
+
+
 def main() -> None:
     """On two processes: everything that the tests look at."""
     torch.set_num_threads(1)
@@ -133,12 +180,21 @@ def _everything(out: Path) -> None:
     run(out / "from-parts", **full)
     refine(out / "refined", **full)
     plain_network(out / "plain", **full)
+    kept = True
+    if installed("peft"):
+        for name in LOW_RANK:
+            _, teacher = low_rank(out / name, name, **full)
+            pairs = zip(teacher.parameters(), make(9).parameters())
+            kept = kept and all(torch.equal(mine, first) for mine, first in pairs)
+    if installed("peft", "transformers"):
+        for name in LANGUAGE_MODELS:
+            language_model(out / name, name, **full)
     if dist.get_rank() == 0:
         save(result.averaged(), out / "model")
         whole = all(
             p.numel() and type(p) is torch.nn.Parameter for p in result.student.parameters()
         )
-        (out / "facts.json").write_text(json.dumps({"whole": whole}))
+        (out / "facts.json").write_text(json.dumps({"whole": whole, "kept": kept}))
 
 
 if __name__ == "__main__":

@@ -91,6 +91,7 @@ def shard(denoiser: Denoiser, mesh: DeviceMesh) -> ShardedDenoiser:
         units = list(_units(leaf))
         for unit in units:
             fully_shard(unit, mesh=mesh)
+        # Without units the root must return tensors itself: its backward pass starts from them.
         fully_shard(leaf if units else _network(leaf), mesh=mesh, reshard_after_forward=False)
     for name, parameter in twin.named_parameters():
         if name in scales:
@@ -117,14 +118,28 @@ def _units(denoiser: Denoiser) -> Iterator[nn.Module]:
     that take and return tensors."""
     for name, module in denoiser.named_modules():
         last = name.rpartition(".")[2]
-        if isinstance(module, nn.ModuleList) and last in ("blocks", "layers", "layer"):
+        # ALBERT's are called albert_layers.
+        if isinstance(module, nn.ModuleList) and last.rpartition("_")[2] in _LISTS:
             yield from (m for m in module if next(m.parameters(), None) is not None)
 
 
+_LISTS = ("blocks", "layers", "layer")
+
+
 def _network(denoiser: Denoiser) -> nn.Module:
+    """The network of a denoiser without units, which is split as one."""
     for name in ("network", "trunk"):
         part = getattr(denoiser, name, None)
         if isinstance(part, nn.Module):
+            inside = {id(p) for p in part.parameters()}
+            own = set(part.modules())
+            outside = [module for module in denoiser.modules() if module not in own]
+            if any(id(p) in inside for m in outside for p in m.parameters(recurse=False)):
+                raise ValueError(
+                    f"the network of this {type(denoiser).__name__} has parameters in common with "
+                    f"its head and no list of layers ({', '.join(_LISTS)}) to split by; use "
+                    "sharding='none'"
+                )
             return part
     raise ValueError(
         f"a {type(denoiser).__name__} has no network (.network or .trunk) to split; "
