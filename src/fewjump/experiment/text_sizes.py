@@ -82,7 +82,14 @@ class Sizes:
 
 
 def heads_for(
-    length: int, anchored: bool, states: int, many: int, components: int, size: int, width: int
+    length: int,
+    anchored: bool,
+    states: int,
+    many: int,
+    components: int,
+    size: int,
+    width: int,
+    table_rate: float = 30.0,
 ) -> dict[str, dict[str, Any]]:
     """Options of every head.
 
@@ -96,13 +103,14 @@ def heads_for(
         components: K of the mixture.
         size: numbers of the latent student's normal z, one for a whole sequence.
         width: of the autoregressive layer.
+        table_rate: of the chain with shared transitions.
     """
     template = {"length": length} if anchored else {}
     return {
         "product": {},
         "chain": {"states": states, "emission": "dense", **template},
         "mixture": {"components": components, "length": length},
-        "shared-chain": {"states": many, **template},
+        "shared-chain": {"states": many, "table_rate": table_rate, **template},
         "latent": {"categories": 0, "size": size, **template},
         "autoregressive": {"width": width},
     }
@@ -134,7 +142,9 @@ SIZES = {
         joint_steps=400,
         batch_size=64,
         samples=400,
-        heads=heads_for(64, False, states=32, many=512, components=64, size=32, width=192),
+        heads=heads_for(
+            64, False, states=32, many=512, components=64, size=32, width=192, table_rate=100.0
+        ),
         longer={"shared-chain": 1500, "autoregressive": 1500},
         seconds={"teacher": 750, "product": 70, "joint students": 2000, "sampling": 1200},
     ),
