@@ -34,6 +34,7 @@ from fewjump.denoiser import (
     TransformerConfig,
     head_from_config,
 )
+from fewjump.sampler.kept_grids import current_grids, read_grids
 
 FORMAT_VERSION = 1
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
@@ -96,7 +97,8 @@ def read_config(path: str | Path) -> dict[str, Any]:
     """The configuration of a saved model, without its parameters.
 
     Keys: ``denoiser``, ``data`` (the vocabulary's configuration, or None), ``metrics``,
-    ``training``, ``fewjump_version``, ``torch_version``, ``format_version``.
+    ``training``, ``fewjump_version``, ``torch_version``, ``format_version``; ``grids`` where the
+    model carries some.
 
     Raises:
         FileNotFoundError: if ``path`` is not a saved model's folder.
@@ -157,6 +159,7 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> NetworkDenoise
     # aligns its own may differ in the last bit.
     aligned = {name: tensor.clone() for name, tensor in tensors.items()}
     denoiser.load_state_dict(aligned, strict=True, assign=True)
+    denoiser.grids = read_grids(config.get("grids"))
     return denoiser.to(device).eval()
 
 
@@ -168,6 +171,7 @@ def _describe(denoiser: Denoiser, vocabulary: Any, metrics: Any, training: Any) 
         )
     if vocabulary is not None and not isinstance(vocabulary, Mapping):
         vocabulary = vocabulary.config()
+    grids = current_grids(denoiser)
     return {
         "format": "fewjump",
         "format_version": FORMAT_VERSION,
@@ -177,6 +181,7 @@ def _describe(denoiser: Denoiser, vocabulary: Any, metrics: Any, training: Any) 
         "data": plain(vocabulary, "vocabulary"),
         "metrics": plain(metrics, "metrics"),
         "training": plain(training, "training"),
+        **({} if grids is None else {"grids": grids}),
     }
 
 

@@ -17,6 +17,7 @@ from fewjump.reading import ReadingOptions, reading_values
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from fewjump.denoiser import Denoiser
     from fewjump.publish import Pipeline
     from fewjump.sampler import Seen
 
@@ -39,8 +40,12 @@ class Subject:
 
     grid: GridName | None = None
     """How the steps are spread over time. fitted finds the times that lose the least, from samples
-    of the model itself, which must not be joint. Default: uniform; first-hitting draws its own
-    times."""
+    of the model itself, which must not be joint, unless the model carries them. Default: uniform;
+    first-hitting draws its own times."""
+
+    keep_grid: bool = False
+    """With --grid fitted: write the times into the model's folder, where --grid fitted finds them
+    the next time, for as long as the model is the same."""
 
     seed: int = 0
     """The same seed gives the same samples, whatever the batch size."""
@@ -96,13 +101,17 @@ def run(options: Options) -> int:
         )
     if options.scale < 1:
         raise ValueError(f"--scale must be at least 1, got {options.scale}")
+    if options.keep_grid:
+        _check_can_keep(options)
 
     from fewjump.commands.models import open_model
     from fewjump.publish import Pipeline
 
-    denoiser, vocabulary, _ = open_model(
+    denoiser, vocabulary, folder = open_model(
         options.path, options.device, options.tokenizer, reading_values(options)
     )
+    if options.keep_grid:
+        _keep_grid(denoiser, options, folder)
     pipe = Pipeline(denoiser, vocabulary)
     writer = open_writer(options.out, vocabulary, options.scale)
     with writer:
@@ -127,6 +136,34 @@ def run(options: Options) -> int:
             f"{result.seconds:.2f} s"
         )
     return 0
+
+
+def _check_can_keep(options: Options) -> None:
+    from fewjump.checkpoint.grids import check_can_keep
+    from fewjump.commands.models import model_folder
+    from fewjump.tokenizing import HUB
+
+    if options.grid != "fitted" or len(options.length) > 1:
+        raise ValueError("--keep-grid needs --grid fitted, and one --length at most")
+    if options.path.as_posix().startswith(HUB):
+        raise ValueError(
+            "--keep-grid writes into the model's folder, and a hub repository is none of yours; "
+            "save it first: fewjump.from_pretrained(name).save_pretrained(folder)"
+        )
+    check_can_keep(model_folder(options.path))
+
+
+def _keep_grid(denoiser: Denoiser, options: Options, folder: Path) -> None:
+    from fewjump.checkpoint.grids import write_grids
+    from fewjump.sampler import FITTED, keep_grid
+    from fewjump.sampler.grid import times_for
+
+    length = options.length[0] if options.length else denoiser.length
+    times = times_for(FITTED, options.steps, denoiser, length)
+    keep_grid(denoiser, times, length)
+    write_grids(denoiser, folder)
+    listed = " ".join(f"{t:.4g}" for t in times.tolist())
+    print(f"{folder}: keeps the times {listed} for {options.steps} steps", file=sys.stderr)
 
 
 def _observer(pipe: Pipeline, writer: Writer, show_steps: bool) -> Callable[[Seen], None]:

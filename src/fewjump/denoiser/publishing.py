@@ -22,9 +22,12 @@ class Publishable:
     Attributes:
         vocabulary_config: what the tokens stand for, as plain data, where the model came from a
             folder that says so; saving keeps it.
+        grids: time grids fitted to the model, as plain data (:mod:`fewjump.sampler.kept_grids`);
+            saving keeps them while the model is what they were fitted to.
     """
 
     vocabulary_config: dict[str, Any] | None = None
+    grids: dict[str, Any] | None = None
 
     def save_pretrained(self, folder: str | Path, **options: Any) -> Path:
         """Write the model's folder; see :func:`fewjump.publish.save_pretrained`."""

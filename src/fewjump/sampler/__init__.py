@@ -7,6 +7,7 @@ from fewjump.sampler.exact import exact_output_law
 from fewjump.sampler.first_hitting import FirstHitting
 from fewjump.sampler.fitted_grid import FittedGrid, IntervalCosts, fitted_grid, interval_costs
 from fewjump.sampler.grid import FITTED, GRIDS, time_grid
+from fewjump.sampler.kept_grids import keep_grid, kept_grid
 from fewjump.sampler.registry import SAMPLERS, get_sampler
 from fewjump.sampler.rk2 import ThetaRK2
 from fewjump.sampler.run import SamplerRun, Seen, run, sample
@@ -34,6 +35,8 @@ __all__ = [
     "fitted_grid",
     "get_sampler",
     "interval_costs",
+    "keep_grid",
+    "kept_grid",
     "run",
     "sample",
     "time_grid",

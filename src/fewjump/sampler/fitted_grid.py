@@ -19,6 +19,7 @@ from fewjump.denoiser.base import Denoiser
 from fewjump.law import ProductLaw
 from fewjump.random import SampleStreams, fold_seed
 from fewjump.sampler.interval_cost import forward_entropies, reverse_entropies
+from fewjump.sampler.kept_grids import kept_grid
 from fewjump.sampler.run import draw_seed, eval_mode, run
 
 _GROUPS = 8
@@ -244,9 +245,9 @@ _KEPT: WeakKeyDictionary[Denoiser, dict[tuple[int, ...], Tensor]] = WeakKeyDicti
 
 
 def remembered_grid(denoiser: Denoiser, steps: int, length: int | None) -> Tensor:
-    """``grid="fitted"``: :func:`fitted_grid` to the denoiser's own samples, fitted once.
+    """``grid="fitted"``: the grid that the denoiser carries, or :func:`fitted_grid` to its samples.
 
-    It is fitted again where a weight has been written to since.
+    It is fitted once, and again where a weight has been written to since.
     """
     weights = (*denoiser.parameters(), *denoiser.buffers())
     key = (
@@ -257,7 +258,10 @@ def remembered_grid(denoiser: Denoiser, steps: int, length: int | None) -> Tenso
     )
     kept = _KEPT.setdefault(denoiser, {})
     if key not in kept:
-        kept[key] = fitted_grid(denoiser, None, steps, length=length).times
+        times = kept_grid(denoiser, int(steps), length)
+        if times is None:
+            times = fitted_grid(denoiser, None, steps, length=length).times
+        kept[key] = times
     return kept[key].clone()
 
 

@@ -1,0 +1,131 @@
+"""Fitted grids that a model carries: saved with it, used again, and passed over once it changes.
+
+A model carries plain data: a digest of what the grids were fitted to, and for each number of steps
+and length the times. ``grid="fitted"`` takes them where the digest is still the model's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewjump.denoiser.base import Denoiser
+from fewjump.sampler.grid import time_grid
+
+
+def keep_grid(
+    denoiser: Denoiser, times: Sequence[float] | Tensor, length: int | None = None
+) -> None:
+    """Let a model carry a grid, for as many steps as it has; saving the model saves it.
+
+    Grids that were kept for other weights or another process are dropped.
+
+    Args:
+        denoiser: one that can be saved.
+        times: from noise to data, for example ``fitted_grid(...).times``.
+        length: L that they were fitted at; the denoiser's by default.
+
+    Raises:
+        ValueError: for times that are no grid, or a denoiser without a configuration.
+    """
+    grid = time_grid(torch.as_tensor(times, dtype=torch.float64), None, denoiser.process.schedule)
+    digest = model_digest(denoiser)
+    if digest is None:
+        raise ValueError(
+            f"a {type(denoiser).__name__} cannot be saved, so that it carries no grids; pass the "
+            "times as grid="
+        )
+    entry = {
+        "steps": grid.numel() - 1,
+        "length": denoiser.length if length is None else int(length),
+        "times": grid.tolist(),
+    }
+    kept = denoiser.grids or {}
+    others = kept["grids"] if kept.get("digest") == digest else []
+    same = ("steps", "length")
+    others = [g for g in others if any(g[k] != entry[k] for k in same)]
+    denoiser.grids = {"digest": digest, "grids": [*others, entry]}
+
+
+def kept_grid(denoiser: Denoiser, steps: int, length: int | None) -> Tensor | None:
+    """The grid that a model carries for so many steps, or None: (steps + 1,) float64.
+
+    None as well where the model is no longer the one that the grid was fitted to.
+    """
+    kept = denoiser.grids
+    if not kept:
+        return None
+    length = denoiser.length if length is None else length
+    for entry in kept["grids"]:
+        if (entry["steps"], entry["length"]) == (steps, length):
+            if kept["digest"] != model_digest(denoiser):
+                return None
+            return torch.tensor(entry["times"], dtype=torch.float64)
+    return None
+
+
+def current_grids(denoiser: Denoiser) -> dict[str, Any] | None:
+    """What a model carries, for its folder: None where it carries nothing, or has changed since."""
+    kept = denoiser.grids
+    return kept if kept and kept["digest"] == model_digest(denoiser) else None
+
+
+def read_grids(data: Any) -> dict[str, Any] | None:
+    """Grids as a folder holds them, checked; None for a folder without.
+
+    Raises:
+        ValueError: for anything but a digest and entries of steps, length and their times.
+    """
+    if data is None:
+        return None
+    try:
+        digest, entries = data["digest"], data["grids"]
+        if not isinstance(digest, str) or not isinstance(entries, list):
+            raise TypeError("a digest and a list of grids are needed")
+        read = []
+        for entry in entries:
+            steps, length = entry["steps"], entry["length"]
+            if type(steps) is not int or not (length is None or type(length) is int):
+                raise TypeError("steps and length are whole numbers")
+            # A list of times is judged without a schedule.
+            times = _decreasing(entry["times"], steps)
+            read.append({"steps": steps, "length": length, "times": times})
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"the grids of this model cannot be read ({error}); remove 'grids' from its config.json"
+        ) from None
+    return {"digest": digest, "grids": read}
+
+
+def model_digest(denoiser: Denoiser) -> str | None:
+    """SHA-256 of a model's configuration, process included, and weights; None where it has none."""
+    describe = getattr(denoiser, "config", None)
+    if describe is None:
+        return None
+    try:
+        described = json.dumps(describe(), sort_keys=True)
+    except (TypeError, ValueError):
+        # Built on functions, for example: such a model cannot be saved either.
+        return None
+    found = hashlib.sha256(described.encode())
+    for name, value in sorted(denoiser.state_dict().items()):
+        plain = value.detach().cpu().contiguous()
+        found.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
+        found.update(plain.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def _decreasing(times: Any, steps: int) -> list[float]:
+    if not isinstance(times, list) or not all(type(t) in (int, float) for t in times):
+        raise TypeError("times are a list of numbers")
+    if len(times) != steps + 1 or len(times) < 2:
+        raise ValueError(f"{steps} steps have {steps + 1} times, got {len(times)}")
+    if not all(1 >= a > b >= 0 for a, b in pairwise(times)):
+        raise ValueError("times decrease strictly within [0, 1]")
+    return [float(t) for t in times]
