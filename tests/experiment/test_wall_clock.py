@@ -11,7 +11,6 @@ from fewjump.experiment.wall_clock import (
     points_of,
     points_of_results,
     speed_at_quality,
-    speed_table,
 )
 from fewjump.report.rows import Row
 
@@ -71,10 +70,3 @@ def test_rows_of_an_experiment_and_of_results() -> None:
         Row("test data", "", None, None, "frechet", 11.0),
     ]
     assert points_of_results(rows, "frechet", 100) == [Point("student", 4, 20.0, 0.02)]
-
-
-def test_table() -> None:
-    table = speed_table(speed_at_quality(made_up()), "nll").splitlines()
-    assert table[0] == "| student | steps | nll | samples/s | speed-up |"
-    assert table[3] == "| chain | 4 | 2.05 | 12.5 | 8.0× |"
-    assert table[4].endswith("| not reached |")

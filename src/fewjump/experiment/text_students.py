@@ -1,4 +1,4 @@
-"""Every student on names and on running text: few-step quality at matched entropy, and speed.
+"""Every student on names and on running text: few-step quality at matched entropy.
 
 A masked teacher is trained until its samples at L steps are good, students of every kind are
 distilled from it, and all are drawn from at 1 to L steps. Quality is the judge's NLL at the trigram
@@ -42,7 +42,7 @@ from fewjump.experiment.text_sizes import (
     load_corpus,
 )
 from fewjump.experiment.verdicts import Verdict, best_at, compare
-from fewjump.experiment.wall_clock import TEACHER, points_of, speed_at_quality
+from fewjump.experiment.wall_clock import TEACHER
 from fewjump.objective import JointConditionalMatching, LatentMatching, Objective
 from fewjump.process import Absorbing
 from fewjump.schedule import LogLinear
@@ -236,11 +236,9 @@ def run_corpus(
     runs: Path,
     students: Sequence[str] = STUDENTS,
 ) -> dict[str, Any]:
-    """All of one corpus: reference, rows, verdicts, speeds, and the seconds of each part.
+    """All of one corpus: reference, rows, verdicts, and the seconds of each part.
 
     Of the kinds of student only ``students`` are made.
-
-    The speeds are those at the quality of the teacher's largest number of steps.
     """
     clock = Clock({})
     rows: list[dict[str, Any]] = []
@@ -254,18 +252,12 @@ def run_corpus(
         for kind in [k for k in sizes.kinds(seed == first_seed) if k in students]:
             student = workshop.student(kind, teacher)
             rows += workshop.rows(kind, student, meter, target)
-    speeds = []
-    if any(r["student"] == TEACHER and r["matched_nll"] is not None for r in rows):
-        points = points_of(rows, "matched_nll")
-        most = max(p.steps for p in points if p.student == TEACHER)
-        speeds = [asdict(s) for s in speed_at_quality(points, most)]
     return {
         "data": data.description,
         "sizes": asdict(sizes),
         "matched_entropy": target,
         "reference": reference,
         "verdicts": [v.row() for v in verdicts(rows, sizes.length)],
-        "speed": speeds,
         "seconds_of_parts": seconds_of_parts(rows),
         "rows": rows,
     }

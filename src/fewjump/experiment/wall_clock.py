@@ -119,16 +119,6 @@ def speed_at_quality(
     return out
 
 
-def speed_table(speeds: Sequence[Speed], metric: str) -> str:
-    """The same as a markdown table."""
-    lines = [f"| student | steps | {metric} | samples/s | speed-up |", "|---|---:|---:|---:|---:|"]
-    for s in speeds:
-        gain = "not reached" if s.speed_up is None else f"{s.speed_up:.1f}×"
-        numbers = f"{s.steps} | {s.quality:.4g} | {s.samples_per_second:.4g}"
-        lines.append(f"| {s.student} | {numbers} | {gain} |")
-    return "\n".join(lines) + "\n"
-
-
 def _averaged(points: Sequence[Point]) -> dict[str, dict[int, Point]]:
     groups: dict[str, dict[int, list[Point]]] = {}
     for point in points:
