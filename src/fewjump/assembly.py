@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, get_args
 
 import torch
@@ -29,6 +29,7 @@ from fewjump.objective import (
 )
 from fewjump.objective.conditional import Intermediate
 from fewjump.objective.joint import JointIntermediate
+from fewjump.objective.known import KnownName
 from fewjump.process import Absorbing, Process
 from fewjump.random import fold_seed
 from fewjump.runs import can_save
@@ -47,20 +48,23 @@ def train_config(**options: Any) -> TrainConfig:
         raise ValueError(str(error)) from None
 
 
-def data_objective(name: str) -> Objective:
-    """The objective of a teacher, by name.
+def data_objective(
+    name: str, known: KnownName | None = None, known_share: float = 0.5
+) -> Objective:
+    """The objective of a teacher, by name, with a part of every sequence shown clean if asked.
 
     Raises:
         ValueError: for an unknown one.
     """
-    known = {
-        "cross-entropy": lambda: CrossEntropyELBO("uniform"),
-        "elbo": lambda: CrossEntropyELBO("elbo"),
-        "score-entropy": ScoreEntropy,
+    shown: dict[str, Any] = {"known": known, "known_share": known_share}
+    makers: dict[str, Callable[[], Objective]] = {
+        "cross-entropy": lambda: CrossEntropyELBO("uniform", **shown),
+        "elbo": lambda: CrossEntropyELBO("elbo", **shown),
+        "score-entropy": lambda: ScoreEntropy(**shown),
     }
-    if name not in known:
-        raise ValueError(f"unknown objective {name!r}; known: {', '.join(known)}, or an Objective")
-    return known[name]()
+    if name not in makers:
+        raise ValueError(f"unknown objective {name!r}; known: {', '.join(makers)}, or an Objective")
+    return makers[name]()
 
 
 def is_joint(student: Denoiser) -> bool:

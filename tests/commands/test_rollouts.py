@@ -95,8 +95,14 @@ def test_students_learn_from_the_file(tmp_path: Path, capsys: pytest.CaptureFixt
     config = read_config(tmp_path / "s" / "model")
     assert config["data"] == LETTERS.config()
     assert config["training"]["objective"]["known"] == "prefix"
-    assert cli.main([*words, "--student", "latent", "--known", "prefix"]) == cli.USAGE
-    assert "--known is not for latent" in capsys.readouterr().err
+    out = ["--out", str(tmp_path / "z")]
+    latent = [*words, *out, *quick, "--student", "latent", "--head", "categories=2"]
+    assert cli.main([*latent, "--known", "prefix"]) == cli.OK
+    assert read_config(tmp_path / "z" / "model")["training"]["objective"]["known"] == "prefix"
+    words_of_teacher = ["train", "--data", file, "--known", "infill", "--hidden", "8"]
+    small = ["--blocks", "1", "--heads", "2", "--out", str(tmp_path / "t")]
+    assert cli.main([*words_of_teacher, *small, *quick]) == cli.OK
+    assert read_config(tmp_path / "t" / "model")["training"]["objective"]["known"] == "infill"
     words = ["distill", "--teacher", teacher, "--known", "infill", "--out", str(tmp_path / "u")]
     assert cli.main([*words, *quick]) == cli.USAGE
     assert "give --data" in capsys.readouterr().err

@@ -5,10 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fewjump.denoiser import LogitDenoiser
+from fewjump.denoiser import LogitDenoiser, NetworkDenoiser
 from fewjump.denoiser.base import Denoiser
 from fewjump.law import Law
-from fewjump.objective import ConditionalMatching, JointConditionalMatching, freeze
+from fewjump.objective import (
+    ConditionalMatching,
+    CrossEntropyELBO,
+    JointConditionalMatching,
+    LatentMatching,
+    ScoreEntropy,
+    freeze,
+)
 from fewjump.objective.known import Given, draw_known
 from fewjump.problem import EnumeratedJoint
 from fewjump.process import Absorbing, Process, Uniform
@@ -186,6 +193,108 @@ def test_the_joint_loss_of_the_truth_is_the_conditional_entropy(
         student, teacher, batch, torch.Generator().manual_seed(0)
     )
     assert float(whole.detach()) * 3 > float(entropy) + 0.5
+
+
+def from_data() -> list:
+    return [
+        CrossEntropyELBO("uniform", known="infill"),
+        CrossEntropyELBO("elbo", known="infill"),
+        ScoreEntropy(known="infill"),
+    ]
+
+
+@EVERY
+@pytest.mark.parametrize("objective", from_data(), ids=["uniform", "elbo", "score"])
+def test_teachers_are_shown_known_positions_too(
+    process: Process, objective, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = torch.tensor([True, False, True, False]).expand(B, L)
+    monkeypatch.setattr("fewjump.objective.known.draw_known", lambda *_: known)
+    student = Spy(process, 0)
+    batch = torch.randint(V, (B, L), generator=torch.Generator().manual_seed(2))
+    loss, _ = objective(student, None, batch, torch.Generator().manual_seed(5))
+    loss.backward()
+    (seen,) = student.asked
+    assert torch.equal(seen[:, [0, 2]], batch[:, [0, 2]])
+    gradient = student.table.grad
+    assert gradient is not None
+    assert gradient[[0, 2]].abs().max() == 0
+    assert gradient[[1, 3]].abs().max() > 0
+    assert describe(objective)["known"] == "infill"
+    assert "known" not in describe(type(objective)())
+    with pytest.raises(ValueError, match="unknown rule"):
+        type(objective)(known="suffix")
+
+
+@pytest.mark.parametrize(
+    ("process", "objective"),
+    [
+        ("absorbing", CrossEntropyELBO("elbo", min_time=1e-5, known="prefix")),
+        ("absorbing", ScoreEntropy(min_time=1e-5, known="prefix")),
+        ("uniform", CrossEntropyELBO("elbo", min_time=1e-5, known="prefix")),
+        ("uniform", ScoreEntropy(min_time=1e-5, known="prefix")),
+    ],
+    ids=["masked-elbo", "masked-score", "uniform-elbo", "uniform-score"],
+)
+def test_the_bound_of_the_truth_is_the_conditional_entropy(
+    process: str, objective, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """−log p(x₀ᵁ|x₀ᴷ) of the exact posterior, by enumeration: H(x₁|x₀, x₂)."""
+    source = torch.Generator().manual_seed(3)
+    probs = torch.rand(V, V, V, generator=source).double() ** 3
+    problem, count = EnumeratedJoint(probs / probs.sum()), 20_000
+    known = torch.tensor([True, False, True]).expand(count, 3)
+    monkeypatch.setattr("fewjump.objective.known.draw_known", lambda *_: known)
+    index = torch.multinomial(problem.probs.reshape(-1), count, True, generator=source)
+    batch = torch.stack(torch.unravel_index(index, (V, V, V)), -1)
+    exact = Exact(problem, PROCESSES[process])
+    if process == "absorbing" and isinstance(objective, CrossEntropyELBO):
+        # The cross-entropy form of the bound is that of per-position posteriors.
+        exact.inner = problem.denoiser(exact.process)
+    loss, _ = objective(exact, None, batch, torch.Generator().manual_seed(0))
+    given = problem.probs.sum(1, keepdim=True)
+    entropy = -(problem.probs * (problem.probs / given).log()).sum()
+    assert float(entropy) > 0.2
+    assert float(loss.detach()) * 3 == pytest.approx(float(entropy), abs=0.03)
+
+
+def latent(process: Process) -> NetworkDenoiser:
+    torch.manual_seed(0)
+    trunk = {"hidden": 8, "blocks": 1, "heads": 2, "condition_dim": 8, "conv_kernel": 0}
+    head = {"kind": "latent", "categories": 2, "width": 8, "encoder_width": 8}
+    config = {"process": process.config(), "trunk": trunk, "head": head, "length": L}
+    model = NetworkDenoiser.from_config(config).double()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return model
+
+
+def test_the_latent_bound_is_that_of_the_other_positions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """−log Σ_z p(z|x_t)·exp(−CE of the unknown positions given z), by summation over z."""
+    process = PROCESSES["absorbing"]
+    known = torch.tensor([True, False, True, False]).expand(B, L)
+    monkeypatch.setattr("fewjump.objective.known.draw_known", lambda *_: known)
+    student, teacher = latent(process), freeze(Spy(process, 1))
+    batch = torch.randint(V, (B, L), generator=torch.Generator().manual_seed(2))
+    laws: list = []
+    own = student.law
+    monkeypatch.setattr(student, "law", lambda x, t: laws.append((x, own(x, t))) or laws[-1][1])
+    objective = LatentMatching(near=0.1, known="infill")
+    loss, metrics = objective(student, teacher, batch, torch.Generator().manual_seed(5))
+    x_t, law = laws[0]
+    for x in (x_t, teacher.asked[0]):
+        assert torch.equal(x[:, [0, 2]], batch[:, [0, 2]])
+    target = teacher.law(teacher.asked[0], torch.full((B,), 0.1).double()).marginals()
+    terms = []
+    for z in range(2):
+        p = law.decode(torch.full((B,), z), law.rows).marginals()
+        cost = -torch.xlogy(target, p)[:, [1, 3]].sum((-1, -2))
+        terms.append(law.prior.logits.log_softmax(-1)[:, z] - cost)
+    expected = -torch.stack(terms).logsumexp(0).mean() / L
+    assert float(metrics["cross_entropy"]) == pytest.approx(float(expected.detach()), rel=1e-9)
+    loss.backward()
+    with pytest.raises(ValueError, match="under masks only"):
+        objective.check(latent(PROCESSES["uniform"]), freeze(Spy(PROCESSES["uniform"], 1)))
 
 
 def test_nothing_given_changes_nothing() -> None:

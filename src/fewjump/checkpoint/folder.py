@@ -19,21 +19,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 import fewjump
 from fewjump.checkpoint.card import model_card
 from fewjump.checkpoint.plain import plain
-from fewjump.denoiser import (
-    Denoiser,
-    NetworkDenoiser,
-    ScoreDenoiser,
-    Transformer,
-    TransformerConfig,
-    head_from_config,
-)
+from fewjump.denoiser import Denoiser, NetworkDenoiser, ScoreDenoiser, head_from_config
+from fewjump.denoiser.affordable import contents, without_memory
+from fewjump.denoiser.network import network_from_config, trunk_config
 from fewjump.sampler.kept_grids import current_grids, read_grids
 
 FORMAT_VERSION = 1
@@ -200,31 +195,26 @@ def _tensors(denoiser: Denoiser) -> dict[str, Tensor]:
 def _check_affordable(description: Any, weights: Path) -> None:
     """Raise ValueError for sizes that these weights cannot have, before anything is allocated.
 
-    No size is larger than the number of bytes, nothing has more blocks than there are tensors, and
-    network and head, built without memory, have no more parameters than there are bytes.
+    No size is larger than the number of bytes, and network and head, built without memory, have no
+    more tensors and numbers than the file (:mod:`fewjump.denoiser.affordable`).
     """
-    size = weights.stat().st_size
-    try:
-        with safe_open(weights, framework="pt") as reader:
-            tensors = len(reader.keys())
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{weights} is damaged: {error}; copy or save it again") from None
-    for name, value in _whole_numbers(description, ""):
-        limit = tensors if name.endswith("blocks") else size
-        if value > limit and name != "length":
-            raise ValueError(f"{name} is {value}, which {weights.name} of {size} bytes cannot hold")
+    size, tensors = contents([weights])
+    for name, value in _whole_numbers({k: v for k, v in description.items() if k != "trunk"}, ""):
+        _check_number(name, value, tensors if name.endswith("blocks") else size, weights)
     trunk = {"vocab_size": description["process"].get("vocab_size", 2), **description["trunk"]}
-    if "kind" in trunk:
-        return
-    with torch.device("meta"):
-        parts: list[nn.Module] = [Transformer(TransformerConfig.from_config(trunk))]
-        sizes = {"hidden": trunk.get("hidden", 128), "vocab_size": trunk["vocab_size"]}
-        parts.append(head_from_config({"kind": "product", **sizes, **description.get("head", {})}))
-    count = sum(p.numel() for part in parts for p in part.parameters())
-    if count > size:
+    if trunk["vocab_size"] != description["process"].get("vocab_size", trunk["vocab_size"]):
+        raise ValueError("the network and the process have different vocabularies")
+    sizes = {"hidden": trunk.get("hidden", 128), "vocab_size": trunk["vocab_size"]}
+    with without_memory(size, tensors):
+        # The head first: it is what a vocabulary of any size would have to fit.
+        head_from_config({"kind": "product", **sizes, **description.get("head", {})})
+        network_from_config(trunk_config(trunk))
+
+
+def _check_number(name: str, value: int, limit: int, weights: Path) -> None:
+    if value > limit and name != "length":
         raise ValueError(
-            f"the sizes stated make {count} parameters, which {weights.name} of {size} bytes "
-            "cannot hold"
+            f"{name} is {value}, which {weights.name} of {weights.stat().st_size} bytes cannot hold"
         )
 
 

@@ -10,12 +10,16 @@ from typing import TYPE_CHECKING, Any, Literal
 from fewjump.commands.arguments import save_options
 from fewjump.commands.choices import (
     DataKindName,
-    KnownRuleName,
     MatchingName,
     StudentName,
     TimesName,
 )
-from fewjump.commands.documents import DocumentOptions, TokenizerOption, document_values
+from fewjump.commands.documents import (
+    DocumentOptions,
+    KnownOptions,
+    TokenizerOption,
+    document_values,
+)
 from fewjump.commands.training import TrainingOptions, is_main, training_values
 from fewjump.reading import ReadingOptions, reading_values
 
@@ -82,13 +86,6 @@ class Subject:
     """Latent students: steps over which the price of what the latent carries rises from 0 to its
     full height. Default: half of the steps."""
 
-    known: KnownRuleName | None = None
-    """Show a part of every sequence clean and leave it out of the loss, for prompts (prefix) and
-    infilling (infill: all but one stretch; scattered: positions here and there)."""
-
-    known_share: float = 0.5
-    """The largest share of a sequence that --known shows."""
-
     jumps: int | None = None
     """Train for exactly this many equal jumps from noise to data. Default: for any."""
 
@@ -109,7 +106,9 @@ class Subject:
 
 
 @dataclass
-class Options(TrainingOptions, DocumentOptions, ReadingOptions, TokenizerOption, Subject):
+class Options(
+    TrainingOptions, DocumentOptions, ReadingOptions, TokenizerOption, KnownOptions, Subject
+):
     """Distil a teacher into a student that needs few evaluations.
 
     The student sees a noisy sequence and learns to answer what the frozen teacher answers at a
@@ -243,11 +242,6 @@ def objective_of(options: Options, matching: MatchingName, process: Process) -> 
     intermediate = "student" if matching == "student-exact" else matching
     near = joint_near(process) if options.near is None else options.near
     if options.student == "latent":
-        if options.known is not None:
-            raise ValueError(
-                "--known is not for latent students, whose bound does not condition on a part of "
-                "the sequence; leave it out"
-            )
         if options.consistency:
             raise ValueError(
                 "--consistency is not for latent students, whose encoder is shown the teacher's "
@@ -264,6 +258,8 @@ def objective_of(options: Options, matching: MatchingName, process: Process) -> 
             free_bits=options.free_bits,
             kl_warmup=warmup if options.kl_warmup is None else options.kl_warmup,
             steps=options.jumps,
+            known=options.known,
+            known_share=options.known_share,
         )
     return JointConditionalMatching(
         intermediate,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
-from fewjump.commands.choices import PackingName
+from fewjump.commands.choices import KnownRuleName, PackingName
 
 
 @dataclass
@@ -33,6 +33,18 @@ class TokenizerOption:
     tokenizer: str | None = None
     """What the model's tokens are, if it does not say: a tokenizer.json, a tokenizer's folder, or
     hf:owner/name. Checkpoints of SEDD, MDLM, UDLM and Duo do not say."""
+
+
+@dataclass
+class KnownOptions:
+    """Whether a part of every training sequence is shown, for prompts and infilling."""
+
+    known: KnownRuleName | None = None
+    """Show a part of every sequence clean and leave it out of the loss, for prompts (prefix) and
+    infilling (infill: all but one stretch; scattered: positions here and there)."""
+
+    known_share: float = 0.5
+    """The largest share of a sequence that --known shows."""
 
 
 def document_values(options: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from fewjump.commands.choices import (
     ScheduleName,
     TeacherObjectiveName,
 )
-from fewjump.commands.documents import DocumentOptions, document_values
+from fewjump.commands.documents import DocumentOptions, KnownOptions, document_values
 from fewjump.commands.training import TrainingOptions, is_main, training_values
 
 if TYPE_CHECKING:
@@ -44,6 +44,10 @@ class Subject:
     variable_length: bool = False
     """Leave padding alone: it is never noised, learned or attended to, and `fewjump sample
     --length` says where samples end. Always so with a tokenizer."""
+
+    cut_documents: bool = False
+    """Documents that share a row do not see each other: attention and local mixing end at the
+    tokenizer's separator. So in every student of the teacher."""
 
     length: int | None = None
     """Tokens per sequence. Default: 64 for text, the rows of an array, the longest line."""
@@ -78,7 +82,7 @@ class Subject:
 
 
 @dataclass
-class Options(TrainingOptions, DocumentOptions, Subject):
+class Options(TrainingOptions, DocumentOptions, KnownOptions, Subject):
     """Train a teacher: a discrete diffusion model of your data.
 
     The run can be stopped at any moment; the same command on the same folder goes on where it was.
@@ -88,6 +92,7 @@ class Options(TrainingOptions, DocumentOptions, Subject):
 
 def run(options: Options) -> int:
     from fewjump.api import train_teacher
+    from fewjump.assembly import data_objective
     from fewjump.commands.models import open_data
 
     data = open_data(
@@ -104,7 +109,7 @@ def run(options: Options) -> int:
         data,
         process,
         network=network_options(options, data),
-        objective=options.objective,
+        objective=data_objective(options.objective, options.known, options.known_share),
         out=options.out,
         **training_values(options),
     )
@@ -216,6 +221,13 @@ def network_options(options: Options, data: Dataset) -> dict[str, Any]:
     vocabulary = data.vocabulary
     if options.variable_length or isinstance(vocabulary, TokenizerVocabulary):
         network["padding"] = vocabulary.padding_token
+    if options.cut_documents:
+        if vocabulary.separator is None:
+            raise ValueError(
+                "--cut-documents needs a separator between documents, and these data have none; "
+                "give --tokenizer, or leave it out"
+            )
+        network["separator"] = vocabulary.separator
     if isinstance(vocabulary, ImageLevels):
         network |= {"positions": "2d", "grid": (vocabulary.height, vocabulary.width)}
         network |= {"conv_kernel": 3}

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fewjump.denoiser.affordable import check_labels
 from fewjump.denoiser.heads import ProductHead
 from fewjump.tokenizing import require
 
@@ -85,6 +86,7 @@ class HuggingFaceTrunk(nn.Module):
         """
         transformers = require("transformers", "a model that was made from a Hugging Face one")
         options = _of_network(config.model)
+        check_labels(options)
         name = (options.get("architectures") or [""])[0]
         model_class = getattr(transformers, name, None)
         if not (isinstance(model_class, type) and issubclass(model_class, nn.Module)):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fewjump.denoiser.affordable import check_labels, contents, without_memory
 from fewjump.denoiser.base import Denoiser, constrain_logits
 from fewjump.denoiser.huggingface import split
 from fewjump.denoiser.masked_law import constrained_law
@@ -199,6 +200,7 @@ def is_masked_lm(folder: Path) -> bool:
 
 def _read(source: str, trust_remote_code: bool) -> nn.Module:
     transformers = require("transformers", f"reading {source}")
+    check_labels(folder_config(Path(source)))
     try:
         config = transformers.AutoConfig.from_pretrained(
             source, trust_remote_code=trust_remote_code
@@ -213,6 +215,8 @@ def _read(source: str, trust_remote_code: bool) -> nn.Module:
             "AutoModelForMaskedLM",
         )
         reader = getattr(transformers, name if trust_remote_code else "AutoModelForMaskedLM")
+        if not trust_remote_code:
+            _check_affordable(source, config, reader)
         return reader.from_pretrained(source, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         text = str(error)
@@ -222,6 +226,27 @@ def _read(source: str, trust_remote_code: bool) -> nn.Module:
                 "read it, then pass trust_remote_code=True"
             ) from error
         raise ValueError(f"no masked language model could be read from {source}: {text}") from error
+
+
+def _check_affordable(source: str, config: Any, reader: Any) -> None:
+    """Raise ValueError for sizes that the weights of a model cannot have, before they are taken."""
+    from transformers.utils.hub import cached_file
+
+    folder = Path(source)
+    files = [file for name in ("*.safetensors", "*.bin") for file in folder.glob(name)]
+    if not folder.is_dir():
+        found = cached_file(
+            source, "model.safetensors", _raise_exceptions_for_missing_entries=False
+        )
+        files = [] if found is None else [Path(found)]
+    if not files:
+        return
+    try:
+        with without_memory(*contents(files)):
+            reader.from_config(config)
+    except (RuntimeError, OverflowError, TypeError, MemoryError) as error:
+        # Sizes that are no sizes at all.
+        raise ValueError(f"the configuration makes no network: {str(error)[:200]}") from None
 
 
 def _states(model: Any) -> int:

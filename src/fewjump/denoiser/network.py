@@ -137,11 +137,7 @@ class NetworkDenoiser(Denoiser):
         check_sizes(trunk, process, length)
         leave_one_out = bool(config.get("leave_one_out", False))
         autocast = config.get("autocast")
-        if isinstance(trunk, HuggingFaceConfig):
-            network = HuggingFaceTrunk.from_config(trunk)
-        else:
-            network = Transformer(trunk)
-        return cls(network, head, process, length, autocast, leave_one_out)
+        return cls(network_from_config(trunk), head, process, length, autocast, leave_one_out)
 
     def warm_start(self, source: NetworkDenoiser) -> None:
         """Start where ``source`` is: copy its trunk, and make the head's law equal to its law.
@@ -195,6 +191,15 @@ def trunk_config(config: dict[str, Any]) -> TransformerConfig | HuggingFaceConfi
     return TransformerConfig.from_config(config)
 
 
+def network_from_config(
+    trunk: TransformerConfig | HuggingFaceConfig,
+) -> Transformer | HuggingFaceTrunk:
+    """The trunk itself, with fresh parameters."""
+    if isinstance(trunk, HuggingFaceConfig):
+        return HuggingFaceTrunk.from_config(trunk)
+    return Transformer(trunk)
+
+
 def check_sizes(
     trunk: TransformerConfig | HuggingFaceConfig, process: Process, length: int | None
 ) -> None:
@@ -203,6 +208,12 @@ def check_sizes(
         raise ValueError(
             f"the trunk has vocab_size={trunk.vocab_size}, the process {process.vocab_size} (which "
             "counts every state, a mask included); they must agree"
+        )
+    separator = getattr(trunk, "separator", None)
+    if separator is not None and separator not in process.kept:
+        raise ValueError(
+            f"the network tells documents apart by token {separator}, which this process would "
+            "noise and generate; give the process kept=[…] with it, or leave out separator"
         )
     if length is None:
         return

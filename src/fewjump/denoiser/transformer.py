@@ -24,8 +24,11 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from fewjump.denoiser.sight import Sight, mix_near, sight
+
 ROTARY_BASE = 10_000.0
 TIME_FREQUENCIES = 128
+_EVERYTHING = Sight()
 NORM_EPS = 1e-5
 
 
@@ -51,6 +54,8 @@ class TransformerConfig:
             class that a class-conditional original was loaded for.
         padding: token of positions after the end of a short sequence, which other positions do not
             see; None where there are none.
+        separator: token that ends a document, for rows that hold several: a position then sees its
+            own document only. None where a row is one sequence.
 
     Raises:
         ValueError: if the sizes do not fit together.
@@ -69,6 +74,7 @@ class TransformerConfig:
     conv_kernel: int = 5
     conditioned: bool = False
     padding: int | None = None
+    separator: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "hidden", "blocks", "heads", "mlp_ratio", "condition_dim"):
@@ -95,6 +101,14 @@ class TransformerConfig:
             self.padding is None or 0 <= self.padding < self.vocab_size,
             f"padding must be a token below {self.vocab_size}, got {self.padding}",
         )
+        _require(
+            self.separator is None or 0 <= self.separator < self.vocab_size,
+            f"separator must be a token below {self.vocab_size}, got {self.separator}",
+        )
+        _require(
+            self.separator is None or (self.positions == "1d" and self.separator != self.padding),
+            "separator= is for sequences (positions='1d'), and another token than padding",
+        )
         _require(0 <= self.dropout < 1, f"dropout must lie in [0, 1), got {self.dropout}")
         _require(
             self.conv_kernel == 0 or (self.conv_kernel > 0 and self.conv_kernel % 2 == 1),
@@ -109,6 +123,9 @@ class TransformerConfig:
         """Plain data from which :meth:`from_config` rebuilds this."""
         plain = asdict(self)
         plain["grid"] = None if self.grid is None else list(self.grid)
+        if self.separator is None:
+            # What was written before there was this option reads the same.
+            del plain["separator"]
         return plain
 
     @classmethod
@@ -181,13 +198,13 @@ class Transformer(nn.Module):
         if self.condition is not None:
             condition = condition + F.silu(self.condition)
         rotation = rotary_table(x_t.shape[1], config.head_dim, columns, x.device, dtype)
-        real = None if config.padding is None else _real_positions(x_t, config.padding)
+        seen = sight(x_t, config.padding, config.separator, config.conv_kernel)
         checkpointed = self.checkpoint_blocks and torch.is_grad_enabled()
         for block in self.blocks:
             if checkpointed:
-                x = checkpoint(block, x, condition, rotation, real, use_reentrant=False)
+                x = checkpoint(block, x, condition, rotation, seen, use_reentrant=False)
             else:
-                x = block(x, condition, rotation, real)
+                x = block(x, condition, rotation, seen)
         shift, scale = self.modulation(condition)[:, None].chunk(2, -1)
         return self.norm(x, shift, scale)
 
@@ -226,20 +243,21 @@ class Block(nn.Module):
         self.modulation = zero_linear(config.condition_dim, 6 * config.hidden)
 
     def forward(
-        self, x: Tensor, condition: Tensor, rotation: Tensor, real: Tensor | None = None
+        self, x: Tensor, condition: Tensor, rotation: Tensor, seen: Sight = _EVERYTHING
     ) -> Tensor:
-        """(B, L, D) → (B, L, D); ``real`` (B, L) says which positions others see, None for all."""
+        """(B, L, D) → (B, L, D); ``seen`` says which positions a position sees."""
         modulation = self.modulation(condition)[:, None].chunk(6, -1)
         shift, scale, gate = modulation[:3]
-        h = self._mix(self.local1, self.norm1(x, shift, scale), real)
-        x = torch.addcmul(x, gate, self._drop(self.attention(h, rotation, real)))
+        h = self._mix(self.local1, self.norm1(x, shift, scale), seen)
+        x = torch.addcmul(x, gate, self._drop(self.attention(h, rotation, seen.seen)))
         shift, scale, gate = modulation[3:]
-        h = self._mix(self.local2, self.norm2(x, shift, scale), real)
+        h = self._mix(self.local2, self.norm2(x, shift, scale), seen)
         return torch.addcmul(x, gate, self._drop(self.mlp(h)))
 
     @staticmethod
-    def _mix(local: nn.Module, h: Tensor, real: Tensor | None) -> Tensor:
-        return local(h if real is None else h * real[..., None])
+    def _mix(local: nn.Module, h: Tensor, seen: Sight) -> Tensor:
+        h = h if seen.real is None else h * seen.real[..., None]
+        return local(h) if seen.near is None else local(h, seen.near)
 
     def _drop(self, branch: Tensor) -> Tensor:
         return F.dropout(branch, self.dropout, self.training) if self.dropout else branch
@@ -254,12 +272,11 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.hidden, 3 * config.hidden, bias=False)
         self.out = nn.Linear(config.hidden, config.hidden, bias=False)
 
-    def forward(self, h: Tensor, rotation: Tensor, real: Tensor | None = None) -> Tensor:
+    def forward(self, h: Tensor, rotation: Tensor, seen: Tensor | None = None) -> Tensor:
         batch, length, hidden = h.shape
         qkv = self.qkv(h).view(batch, length, 3, self.heads, hidden // self.heads)
         qk, v = qkv.split((2, 1), dim=2)
         q, k = rotate(qk, rotation).transpose(1, 3).unbind(2)
-        seen = None if real is None else real[:, None, None, :]
         mixed = F.scaled_dot_product_attention(q, k, v.squeeze(2).transpose(1, 2), seen)
         return self.out(mixed.transpose(1, 2).reshape(batch, length, hidden))
 
@@ -278,7 +295,10 @@ class LocalMixing(nn.Module):
         self.weight = nn.Parameter(torch.zeros(config.hidden, 1, *shape))
         self.padding = (shape[0] // 2, shape[1] // 2)
 
-    def forward(self, h: Tensor) -> Tensor:
+    def forward(self, h: Tensor, near: Tensor | None = None) -> Tensor:
+        """(B, L, D) → (B, L, D); ``near`` as in :class:`~fewjump.denoiser.sight.Sight`."""
+        if near is not None:
+            return h + mix_near(h, self.weight[:, 0, 0], near)
         batch, length, hidden = h.shape
         # (B, L, D) seen as an image is already in channels-last order: nothing is copied.
         image = h.view(batch, -1, self.columns or length, hidden).permute(0, 3, 1, 2)
@@ -297,12 +317,6 @@ class ModulatedNorm(nn.Module):
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         normal = F.layer_norm(wide, (x.shape[-1],), eps=NORM_EPS)
         return torch.addcmul(shift, normal, self.weight * (1 + scale)).to(x.dtype)
-
-
-def _real_positions(x_t: Tensor, padding: int) -> Tensor:
-    """Positions (B, L) that are not padding; all of a row that is nothing else."""
-    real = x_t != padding
-    return real | ~real.any(-1, keepdim=True)
 
 
 def rotary_table(

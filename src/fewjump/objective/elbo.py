@@ -13,6 +13,7 @@ from fewjump.law.base import row_chunks
 from fewjump.law.product import ProductLaw
 from fewjump.objective.base import Metrics, Objective
 from fewjump.objective.cross_entropy import law_token_cross_entropy
+from fewjump.objective.known import Given, KnownName, check_known
 from fewjump.objective.times import spread_uniform
 from fewjump.process import Absorbing, Process, RankOne
 from fewjump.random import Generator, bernoulli
@@ -33,21 +34,39 @@ class CrossEntropyELBO(Objective):
 
     At an absorbing process visible positions carry no loss.
 
+    With ``known`` a part K of every sequence stays clean, and the loss is that of the others given
+    it: −log p(x₀ᵁ|x₀ᴷ, x_tᵁ), and with ``elbo`` a bound on −log p(x₀ᵁ|x₀ᴷ), since those of U
+    are noised as they always are. Each position of K counts 0 in the mean over positions.
+
     Args:
         weighting: see above.
         min_time: smallest t.
+        known, known_share: see :func:`~fewjump.objective.known.draw_known`.
     """
 
     needs_teacher = False
+    # Options only of runs that use them: what identifies the others stays as it was.
+    known: KnownName | None = None
+    known_share: float = 0.5
 
-    def __init__(self, weighting: ElboWeighting = "uniform", *, min_time: float = 1e-3) -> None:
+    def __init__(
+        self,
+        weighting: ElboWeighting = "uniform",
+        *,
+        min_time: float = 1e-3,
+        known: KnownName | None = None,
+        known_share: float = 0.5,
+    ) -> None:
         if weighting not in get_args(ElboWeighting):
-            known = ", ".join(get_args(ElboWeighting))
-            raise ValueError(f"unknown weighting {weighting!r}; known: {known}")
+            names = ", ".join(get_args(ElboWeighting))
+            raise ValueError(f"unknown weighting {weighting!r}; known: {names}")
         if not 0 < min_time < 1:
             raise ValueError(f"min_time must lie in (0, 1), got {min_time}")
+        check_known(known, known_share)
         self.weighting = weighting
         self.min_time = min_time
+        if known is not None:
+            self.known, self.known_share = known, known_share
 
     def __call__(
         self, student: Denoiser, teacher: Denoiser | None, batch: Tensor, generator: Generator
@@ -55,19 +74,22 @@ class CrossEntropyELBO(Objective):
         process = student.process
         t = spread_uniform(batch.shape[0], generator, batch.device)
         t = self.min_time + (1 - self.min_time) * t
-        x_t = process.corrupt(batch, 0.0, t, generator)
+        given = Given.draw(self.known, self.known_share, batch, process, generator)
+        x_t = given.pin(process.corrupt(batch, 0.0, t, generator))
         law = student(x_t, t)
         if self.weighting == "elbo" and not isinstance(process, Absorbing):
-            density = rate_divergence(process, law.marginals(), x_t, batch, t)
+            posterior = given.condition(law).marginals()
+            density = given.open(rate_divergence(process, posterior, x_t, batch, t))
             loss = (1 - self.min_time) * density.sum() / batch.numel()
             return loss, {"nelbo": loss.detach()}
         if not isinstance(law, ProductLaw):
-            ce = -law.log_prob(batch)
+            ce = -given.condition(law).log_prob(batch)
             return self._weighted(ce, process, t, batch), {"cross_entropy": _per_token(ce, batch)}
         if isinstance(process, Absorbing):
-            rows = (x_t == process.mask).reshape(-1).nonzero()[:, 0]
+            asked = x_t == process.mask
         else:
-            rows = torch.arange(x_t.numel(), device=x_t.device)
+            asked = given.open(torch.ones_like(x_t, dtype=torch.bool))
+        rows = asked.reshape(-1).nonzero()[:, 0]
         ce = law_token_cross_entropy(law, batch, rows)
         per_row = torch.zeros(batch.shape[0], dtype=ce.dtype, device=ce.device)
         per_row = per_row.index_add(0, rows // batch.shape[1], ce)

@@ -83,6 +83,10 @@ class Given:
         """A state (..., B, L) with the given positions clean."""
         return x if self.known is None else torch.where(self.known, self.x0, x)
 
+    def open(self, values: Tensor) -> Tensor:
+        """Values (B, L) of the other positions; 0 (or False) at the given ones."""
+        return values if self.known is None else values.masked_fill(self.known, 0)
+
     def condition(self, law: Law, rows: Tensor | None = None) -> Law:
         """The law of the batch (or of its ``rows``) given those positions."""
         if self.certain:

@@ -17,8 +17,10 @@ from fewjump.law.latent import DiscreteLatent, Latent, LatentLaw
 from fewjump.law.latent_parts import unit_kl
 from fewjump.objective.base import Metrics, require_frozen
 from fewjump.objective.joint import JointConditionalMatching, JointIntermediate
+from fewjump.objective.known import Given, KnownName
 from fewjump.objective.nearness import Near, candidate_times, choose_target
 from fewjump.objective.times import Weighting, time_weight
+from fewjump.process import Absorbing
 from fewjump.random import Generator
 
 Estimator = Literal["auto", "sum", "sample"]
@@ -46,8 +48,10 @@ class LatentMatching(JointConditionalMatching):
     nothing. The metrics are those of the bound itself, with neither.
 
     Args:
-        intermediate, near, steps, grid, weighting, min_time, tolerance, rollout_steps: as for
-            :class:`~fewjump.objective.JointConditionalMatching`.
+        intermediate, near, steps, grid, weighting, min_time, tolerance, rollout_steps, known,
+            known_share: as for :class:`~fewjump.objective.JointConditionalMatching`. Known
+            positions need a mask: what is shown clean is then certain for every z, and the bound is
+            that of the others given them. Under other noise they would change p(z|x_t) itself.
         draws: draws of z for each sequence, averaged.
         data_weight: weight of the same bound on −log p^φ(x₀|x_t) for the data x₀ of x_t.
         free_bits: nats per sequence below which a sequence's KL is not pressed down.
@@ -86,6 +90,8 @@ class LatentMatching(JointConditionalMatching):
         min_time: float = 1e-3,
         tolerance: float = 0.02,
         rollout_steps: int = 16,
+        known: KnownName | None = None,
+        known_share: float = 0.5,
     ) -> None:
         super().__init__(
             intermediate,
@@ -98,14 +104,16 @@ class LatentMatching(JointConditionalMatching):
             min_time=min_time,
             tolerance=tolerance,
             rollout_steps=rollout_steps,
+            known=known,
+            known_share=known_share,
         )
         if free_bits < 0 or kl_warmup < 0:
             raise ValueError(
                 f"free_bits and kl_warmup must be ≥ 0, got {free_bits} and {kl_warmup}"
             )
         if estimator not in get_args(Estimator):
-            known = ", ".join(get_args(Estimator))
-            raise ValueError(f"unknown estimator {estimator!r}; known: {known}")
+            names = ", ".join(get_args(Estimator))
+            raise ValueError(f"unknown estimator {estimator!r}; known: {names}")
         self.free_bits, self.kl_warmup = free_bits, kl_warmup
         self.estimator: Estimator = estimator
         # Not an option: where training is. Without the loop's word the warm-up counts as over.
@@ -117,6 +125,11 @@ class LatentMatching(JointConditionalMatching):
     def check(self, student: Denoiser, teacher: Denoiser | None) -> None:
         super().check(student, teacher)
         head = latent_head(student)
+        if self.known is not None and not isinstance(student.process, Absorbing):
+            raise ValueError(
+                "a latent student conditions on known positions under masks only: use a masked "
+                "teacher, another kind of student (such as mixture or chain), or leave out known"
+            )
         if head.encoder is None:
             raise ValueError(
                 "the latent student has no encoder, which training needs; build it with "
@@ -133,9 +146,10 @@ class LatentMatching(JointConditionalMatching):
     ) -> tuple[Tensor, Metrics]:
         teacher = require_frozen(teacher, student)
         head, length = latent_head(student), batch.shape[1]
+        given = Given.draw(self.known, self.known_share, batch, student.process, generator)
         t, _, _ = self._times(batch.shape[0], generator, batch.device)
         times = candidate_times(self.near, t, self.min_time, generator)
-        law, x_t, states = self._draw(student, teacher, batch, t, times, generator)
+        law, x_t, states = self._draw(student, teacher, batch, t, times, generator, given)
         assert isinstance(law, LatentLaw)
         with torch.no_grad():
             target = choose_target(teacher, states, times, self.tolerance * length)
@@ -158,7 +172,7 @@ class LatentMatching(JointConditionalMatching):
         if gap is not None:
             total = total + gap
         bound = (fit + kl).detach()
-        metrics = self._metrics(law, bound, target, teacher, x_t, t)
+        metrics = self._metrics(law, bound, target, teacher, x_t, t, given)
         metrics |= self._latent_metrics(fit, units, posterior, length)
         if gap is not None:
             metrics["encoder_gap"] = gap.detach().mean()

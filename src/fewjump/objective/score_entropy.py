@@ -8,6 +8,7 @@ from torch import Tensor
 from fewjump.denoiser.base import Denoiser
 from fewjump.objective.base import Metrics, Objective
 from fewjump.objective.elbo import rate_divergence
+from fewjump.objective.known import Given, KnownName, check_known
 from fewjump.objective.times import spread_uniform
 from fewjump.random import Generator
 from fewjump.schedule import as_time
@@ -18,18 +19,32 @@ class ScoreEntropy(Objective):
 
     ``s`` are the student's concrete scores: those of its own ``ratios(x_t, t)`` method where it
     has one (a score network), otherwise the ratios that its posterior implies. r⁰ are the ratios
-    given x₀. The loss is 0 at best, and the minimiser is the true concrete score.
+    given x₀. The loss is 0 at best, and the minimiser is the true concrete score. With ``known`` a
+    part of every sequence stays clean, and the sum is over the other positions.
 
     Args:
         min_time: smallest t; scores diverge at 0.
+        known, known_share: see :func:`~fewjump.objective.known.draw_known`.
     """
 
     needs_teacher = False
+    # Options only of runs that use them: what identifies the others stays as it was.
+    known: KnownName | None = None
+    known_share: float = 0.5
 
-    def __init__(self, *, min_time: float = 1e-3) -> None:
+    def __init__(
+        self,
+        *,
+        min_time: float = 1e-3,
+        known: KnownName | None = None,
+        known_share: float = 0.5,
+    ) -> None:
         if not 0 < min_time < 1:
             raise ValueError(f"min_time must lie in (0, 1), got {min_time}")
+        check_known(known, known_share)
         self.min_time = min_time
+        if known is not None:
+            self.known, self.known_share = known, known_share
 
     def __call__(
         self, student: Denoiser, teacher: Denoiser | None, batch: Tensor, generator: Generator
@@ -37,7 +52,8 @@ class ScoreEntropy(Objective):
         process = student.process
         t = spread_uniform(batch.shape[0], generator, batch.device)
         t = self.min_time + (1 - self.min_time) * t
-        x_t = process.corrupt(batch, 0.0, t, generator)
+        given = Given.draw(self.known, self.known_share, batch, process, generator)
+        x_t = given.pin(process.corrupt(batch, 0.0, t, generator))
         score = getattr(student, "ratios", None)
         if callable(score):
             student.evaluations += 1
@@ -45,7 +61,9 @@ class ScoreEntropy(Objective):
             assert isinstance(ratios, Tensor)
             density = rate_divergence(process, ratios, x_t, batch, t, ratios=ratios)
         else:
-            density = rate_divergence(process, student(x_t, t).marginals(), x_t, batch, t)
+            posterior = given.condition(student(x_t, t)).marginals()
+            density = rate_divergence(process, posterior, x_t, batch, t)
+        density = given.open(density)
         loss = (1 - self.min_time) * density.sum() / batch.numel()
         with torch.no_grad():
             largest = density.detach().max()

@@ -1,0 +1,154 @@
+"""Configurations that ask for more memory than their weights have: refused within what there is."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import fewjump
+from fewjump.denoiser import NetworkDenoiser
+from fewjump.denoiser.affordable import without_memory
+from fewjump.process import Absorbing
+from fewjump.schedule import LogLinear
+
+HUGE = (10**6, 10**7, 10**9, 10**12, 1 << 62, 10**30)
+LIMIT = 3 << 28
+SCRIPT = """
+import json, resource, shutil, sys
+from pathlib import Path
+
+sys.path.insert(0, sys.argv[3])
+from checkpoint.test_affordable import LIMIT, HUGE, load_any, places, put
+from fewjump.checkpoint.opening import open_place
+
+source, room = Path(sys.argv[1]), Path(sys.argv[2])
+# What reads a whole model has been imported, and its threads are there.
+load_any(source)
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + LIMIT, used + LIMIT))
+config = json.loads((source / "config.json").read_text())
+said = []
+for number, where in enumerate(places(config)):
+    for size in HUGE:
+        copy = shutil.copytree(source, room / f"{number}-{size}")
+        (copy / "config.json").write_text(json.dumps(put(config, where, size)))
+        try:
+            load_any(copy)
+            said.append((where, size, "loads"))
+        except (ValueError, FileNotFoundError) as error:
+            said.append((where, size, "refused"))
+        except BaseException as error:
+            said.append((where, size, f"{type(error).__name__}: {error}"[:200]))
+        shutil.rmtree(copy)
+print(json.dumps(said))
+"""
+
+
+def load_any(place: Path) -> None:
+    """Open a model and ask it for one law."""
+    from fewjump.checkpoint.opening import open_place
+
+    denoiser, _ = open_place(place)
+    with torch.no_grad():
+        denoiser(torch.full((1, 4), denoiser.process.mask), 0.5)  # type: ignore[arg-type]
+
+
+def places(config: Any, where: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """Where whole numbers are in a configuration."""
+    if isinstance(config, dict):
+        return [place for key in config for place in places(config[key], (*where, key))]
+    whole = isinstance(config, int) and not isinstance(config, bool)
+    return [where] if whole else []
+
+
+def put(config: Any, where: tuple[str, ...], value: int) -> Any:
+    if not where:
+        return value
+    return {**config, where[0]: put(config[where[0]], where[1:], value)}
+
+
+def attempts(source: Path, room: Path) -> list[tuple[tuple[str, ...], int, str]]:
+    tests = str(Path(__file__).parents[1])
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", SCRIPT, str(source), str(room), tests],
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def check(found: list[tuple[tuple[str, ...], int, str]], sizes: set[str]) -> None:
+    """Nothing but refusals and models; and every size of the network is refused."""
+    wrong = [entry for entry in found if entry[2] not in ("refused", "loads")]
+    assert not wrong, wrong
+    loaded = {where[-1] for where, _, outcome in found if outcome == "loads"}
+    assert not loaded & sizes, loaded
+    assert sizes <= {where[-1] for where, _, _ in found}
+
+
+def test_own_folders_stay_within_memory(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    trunk = {"hidden": 8, "blocks": 1, "heads": 2, "condition_dim": 8, "conv_kernel": 3}
+    process = Absorbing(7, LogLinear()).config()
+    model = NetworkDenoiser.from_config(
+        {
+            "process": process,
+            "trunk": trunk,
+            "length": 6,
+            "head": {"kind": "mixture", "components": 2, "rank": 3},
+        }
+    )
+    source = fewjump.save(model, tmp_path / "source")
+    sizes = {*trunk, "vocab_size", "components", "rank", "mlp_ratio"} - {"conv_kernel"}
+    check(attempts(source, tmp_path), sizes)
+
+
+def test_language_models_stay_within_memory(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    sys.path.insert(0, str(Path(__file__).parents[1] / "denoiser"))
+    import tiny_hub
+
+    from fewjump.denoiser import from_masked_lm
+
+    folder = tiny_hub.save(tmp_path / "bert")
+    own = fewjump.save(from_masked_lm(folder), tmp_path / "own")
+    sizes = {"vocab_size", "hidden_size", "num_hidden_layers", "intermediate_size"}
+    sizes |= {"max_position_embeddings", "type_vocab_size"}
+    for source in (folder, own):
+        check(attempts(source, tmp_path), sizes)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "modernbert", "albert", "esm"])
+def test_every_kind_of_model_can_be_weighed(kind: str, tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    sys.path.insert(0, str(Path(__file__).parents[1] / "denoiser"))
+    import tiny_hub
+
+    from fewjump.denoiser import from_masked_lm
+
+    model = from_masked_lm(tiny_hub.save(tmp_path / "hub", kind))
+    fewjump.load(fewjump.save(model, tmp_path / "own"))
+
+
+def test_the_building_stops_at_once_and_leaves_nothing_behind() -> None:
+    made = 0
+
+    def layer() -> nn.Module:
+        nonlocal made
+        made += 1
+        return nn.Linear(2, 2)
+
+    with pytest.raises(ValueError, match="cannot hold"), without_memory(10_000, 8):
+        nn.ModuleList(layer() for _ in range(10**6))
+    assert made < 500
+    with pytest.raises(ValueError, match="modules and more"), without_memory(10_000, 8):
+        nn.Sequential(*(nn.Sequential(nn.Identity()) for _ in range(10**4)))
+    assert nn.Linear(3000, 3000).weight.device.type == "cpu"
