@@ -193,3 +193,39 @@ def test_gradients_survive_a_clipped_posterior() -> None:
 def test_only_a_known_network_can_be_described() -> None:
     with pytest.raises(ValueError, match="ScoreNetwork"):
         ScoreDenoiser(lambda x, t: x, Uniform(V, LogLinear())).config()
+
+
+@pytest.mark.parametrize("method", ["clip", "project", "multiplicative"])
+@pytest.mark.parametrize("masked", [True, False])
+def test_recovery_in_parts_is_recovery(
+    method: str, masked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few positions at a time, computed again in the backward pass: the same law, gradients."""
+    from fewjump.denoiser import score
+    from fewjump.process import Absorbing, Uniform
+    from fewjump.schedule import LogLinear
+
+    process = Absorbing(5, LogLinear()) if masked else Uniform(5, LogLinear())
+    trunk = {"hidden": 8, "blocks": 1, "heads": 2, "condition_dim": 4, "conv_kernel": 0}
+    config = {"process": process.config(), "trunk": trunk, "length": 7, "method": method}
+    torch.manual_seed(0)
+    model = score.ScoreDenoiser.from_config(config).double()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    x0 = torch.randint(4, (3, 7))
+    x_t = process.corrupt(x0, 0.0, 0.6, torch.Generator().manual_seed(1))
+    found = []
+    for step in (7, 2):
+        parts = [slice(k, min(7, k + step)) for k in range(0, 7, step)]
+        monkeypatch.setattr(score, "row_chunks", lambda *_, parts=parts: iter(parts))
+        model.zero_grad()
+        law = model(x_t, 0.6)
+        law.log_prob(x0).sum().backward()
+        assert model.last_recovery is not None
+        grads = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
+        with torch.no_grad():
+            quiet = model(x_t, 0.6)
+        torch.testing.assert_close(quiet.log_prob(x0), law.log_prob(x0).detach())
+        found.append((law.logits.detach(), model.last_recovery.clipped_mass, torch.cat(grads)))
+    for whole, part in zip(*found):
+        torch.testing.assert_close(part, whole, rtol=1e-12, atol=1e-12)

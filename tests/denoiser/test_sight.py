@@ -159,5 +159,5 @@ def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     for folder in (teacher, student):
         model = fewjump.load(folder / "model")
         assert model.trunk.config.separator == tiny_hub.SEP  # type: ignore[union-attr]
-    assert cli.main([*words, "--kind", "lines", "--out", str(tmp_path / "u")]) == cli.USAGE
+    assert cli.main([*words, "--out", str(tmp_path / "u")]) == cli.USAGE
     assert "give --tokenizer" in capsys.readouterr().err

@@ -13,11 +13,13 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from fewjump.denoiser.base import Denoiser, constrain_logits
 from fewjump.denoiser.heads import ProductHead
 from fewjump.denoiser.network import NetworkDenoiser, check_sizes, noise_level
 from fewjump.denoiser.transformer import Transformer, TransformerConfig, zero_linear
+from fewjump.law.base import row_chunks
 from fewjump.law.product import ProductLaw
 from fewjump.process import Absorbing, Process, process_from_config
 
@@ -82,9 +84,12 @@ class ScoreDenoiser(Denoiser):
         as an evaluation: whoever calls it directly does that.
         """
         scores = self.network(x_t, t)
-        if self.log:
-            scores = scores.exp()
-        return scores.scatter(-1, x_t[..., None], 1.0)
+        if not self.log:
+            return scores.scatter(-1, x_t[..., None], 1.0)
+        scores = scores.exp()
+        if scores.requires_grad:
+            return scores.scatter(-1, x_t[..., None], 1.0)
+        return scores.scatter_(-1, x_t[..., None], 1.0)
 
     def raw_logits(self, x_t: Tensor, sigma: Tensor | float) -> Tensor:
         """The network's linear layer at noise level σ̄, before any scaling: (B, L, V).
@@ -135,10 +140,31 @@ class ScoreDenoiser(Denoiser):
 
     def law(self, x_t: Tensor, t: Tensor) -> ProductLaw:
         ratios = self.ratios(x_t, t)
+        parts = list(row_chunks(x_t.shape[1], x_t.shape[0] * ratios.shape[-1]))
+        if len(parts) == 1:
+            logits, clipped, condition = self._recovered(ratios, x_t, t)
+        else:
+            found = [self._part(ratios[:, part], x_t[:, part], t) for part in parts]
+            logits, clipped = (torch.cat([each[k] for each in found], 1) for k in (0, 1))
+            condition = found[0][2]
+        self.last_recovery = RecoveryReport(clipped, condition)
+        law = ProductLaw(constrain_logits(logits, x_t, self.process))
+        law.ratios = ratios
+        return law
+
+    def _part(self, ratios: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of some positions, each of which recovers on its own.
+
+        Recovery is in float64 and takes a dozen tensors of its size; where there are gradients they
+        are computed again in the backward pass.
+        """
+        if ratios.requires_grad and torch.is_grad_enabled():
+            return checkpoint(self._recovered, ratios, x_t, t, use_reentrant=False)  # pyright: ignore[reportReturnType]
+        return self._recovered(ratios, x_t, t)
+
+    def _recovered(self, ratios: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits (B, L, V), clipped mass (B, L) and condition number of a recovery."""
         recovery = self.process.recover(ratios, x_t, t, self.method)
-        self.last_recovery = RecoveryReport(
-            recovery.clipped_mass.detach(), recovery.condition_number
-        )
         posterior = recovery.posterior
         if isinstance(self.process, Absorbing):
             mask = self.process.mask
@@ -150,9 +176,7 @@ class ScoreDenoiser(Denoiser):
         # Not log(0): its infinite slope would turn the gradients of the other entries into NaN.
         possible = posterior > 0
         logits = torch.where(possible, torch.where(possible, posterior, 1).log(), -torch.inf)
-        law = ProductLaw(constrain_logits(logits, x_t, self.process))
-        law.ratios = ratios
-        return law
+        return logits, recovery.clipped_mass.detach(), recovery.condition_number
 
     def config(self) -> dict[str, Any]:
         """Plain data from which :meth:`from_config` rebuilds the denoiser.
