@@ -13,12 +13,13 @@ from fewjump.commands import choices
 from fewjump.commands.train import build_process, read_process
 from fewjump.process import (
     GIDDPriors,
+    LowRankDiagonalRate,
     SummedRates,
     TimeVaryingPrior,
     TimeVaryingRate,
     birth_death_rate,
 )
-from fewjump.schedule import Linear
+from fewjump.schedule import Linear, LogLinear
 
 
 @pytest.mark.parametrize("name", get_args(choices.ProcessName))
@@ -50,3 +51,13 @@ def test_any_process_from_a_file(tmp_path: Path) -> None:
         file.write_text(content)
         with pytest.raises(ValueError, match=message):
             read_process(file, 4)
+
+
+def test_low_rank_rates_with_a_mask_from_a_file(tmp_path: Path) -> None:
+    rates = torch.tensor([[0.5], [1.0], [2.0], [0.0]])
+    process = LowRankDiagonalRate(rates, torch.tensor([[0.0, 0, 0, 1]]), LogLinear(), mask=3)
+    file = tmp_path / "process.json"
+    file.write_text(json.dumps(process.config()))
+    again = read_process(file, 3)
+    assert again.mask == 3
+    assert torch.equal(again.kernel(0.1, 0.7), process.kernel(0.1, 0.7))
