@@ -25,9 +25,9 @@ class Options(CheckOptions):
     """Time and memory of recovery and of a distillation step, from V = 2⁸ to 2¹⁷.
 
     Structured processes, low-rank rates (8 clusters) with equal exit rates and with any, and sparse
-    rates (8 targets a token). Time is the processor's, the least of several runs; memory is the most that was
-    allocated at once. The slope is that of the logarithms over the upper half of the sizes, where
-    fixed costs no longer show. The dense route must refuse what would not fit.
+    rates (8 targets a token). Time is the processor's, the least of several runs; memory is the
+    most that was allocated at once. The slope is that of the logarithms over the upper half of the
+    sizes, where fixed costs no longer show. The dense route must refuse what would not fit.
     """
 
     families: list[str] = field(default_factory=lambda: list(FAMILIES))

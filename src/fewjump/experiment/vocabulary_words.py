@@ -76,8 +76,9 @@ _NOTE = Note(
     (
         "Recovery is the closed form alone: the rank-one formula, the r×r form of low-rank rates, "
         "the inverse's action for low-rank rates with any diagonal and for sparse ones (8 targets "
-        "a token, no kernel). A step is the loss, its gradients and AdamW for a transformer of width 32, whose embedding and output grow "
-        "with V themselves. Slopes are fitted over the upper half of the sizes.",
+        "a token, no kernel). A step is the loss, its gradients and AdamW for a transformer of "
+        "width 32, whose embedding and output grow with V themselves. Slopes are fitted over the "
+        "upper half of the sizes.",
     ),
 )
 
