@@ -37,6 +37,16 @@ DENOISERS: dict[str, type[NetworkDenoiser] | type[ScoreDenoiser]] = {
     "network": NetworkDenoiser,
     "score": ScoreDenoiser,
 }
+# What building from a configuration that is none raises, in this library, torch and transformers.
+_NO_DENOISER = (
+    KeyError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    AssertionError,
+    OverflowError,
+    RuntimeError,
+)
 
 
 def save(
@@ -143,7 +153,7 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> NetworkDenoise
         build = DENOISERS[description["kind"]]
         with torch.random.fork_rng(devices=[]):
             denoiser = build.from_config(description)
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
+    except _NO_DENOISER as error:
         raise ValueError(f"{folder / CONFIG_FILE} describes no known denoiser: {error}") from error
     try:
         tensors = load_file(weights)

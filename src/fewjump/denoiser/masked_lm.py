@@ -244,7 +244,7 @@ def _check_affordable(source: str, config: Any, reader: Any) -> None:
     try:
         with without_memory(*contents(files)):
             reader.from_config(config)
-    except (RuntimeError, OverflowError, TypeError, MemoryError) as error:
+    except (RuntimeError, OverflowError, TypeError, AssertionError) as error:
         # Sizes that are no sizes at all.
         raise ValueError(f"the configuration makes no network: {str(error)[:200]}") from None
 
