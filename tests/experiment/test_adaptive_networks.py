@@ -67,7 +67,7 @@ def test_grids_of_every_teacher_are_judged_and_remembered(names, images, tmp_pat
     made = plan(names, images, tmp_path)
     rows = made.rows("grids")
     found = {(r["problem"], r["student"], r["steps"]) for r in rows if r["process"] == "bound"}
-    problems = {"names, masked", "names, uniform", "names, masked student", "digits, masked"}
+    problems = {"names, masked", "names, uniform", "digits, masked"}
     assert found == {(p, c, k) for p in problems for c in CHOICES for k in (2, 4)}
     metrics = {r["process"] for r in rows if r["problem"] == "digits, masked"}
     assert metrics == {"bound", "frechet", "1 − precision", "1 − recall"}

@@ -1,10 +1,9 @@
 """Times and weights that adapt, with trained networks on names and digits, over three seeds.
 
 ``grids``: fitted, cosine and log-linear times against uniform ones at equal evaluations, for masked
-teachers of names and digits, for the masked product student of names, and for teachers of names
-under uniform noise. ``training``: product students of the masked teachers by the paper's Algorithm
-1, whose times are drawn or weighed in each way, after equal optimiser steps, judged at 1, 4 and 8
-sampling steps. Run as
+teachers of names and digits, and for teachers of names under uniform noise. ``training``: product
+students of the masked teachers by the paper's Algorithm 1, whose times are drawn or weighed in each
+way, after equal optimiser steps, judged at 1, 4 and 8 sampling steps. Run as
 
     python -m fewjump.experiment.adaptive_networks --names names.txt
 
@@ -33,10 +32,8 @@ from fewjump.experiment.adaptive_judges import (
     uniform_teacher,
 )
 from fewjump.experiment.adaptive_times import against_uniform, ways
-from fewjump.experiment.demo_parts import Clock, made_once
 from fewjump.experiment.results import Experiment, remembered
 from fewjump.experiment.text_sizes import SIZES, load_corpus
-from fewjump.experiment.text_students import Workshop
 from fewjump.objective import ConditionalMatching
 from fewjump.sampler import GRIDS, interval_costs
 from fewjump.sampler.grid import time_grid
@@ -78,7 +75,7 @@ class Budget:
 
 
 def grid_rows(
-    bench: Bench, model: Denoiser, what: str, seed: int, budget: Budget, sampled: bool = True
+    bench: Bench, model: Denoiser, what: str, seed: int, budget: Budget
 ) -> list[dict[str, Any]]:
     """Every grid at every number of steps.
 
@@ -91,10 +88,10 @@ def grid_rows(
     for steps in budget.grid_steps:
         grids = {name: time_grid(name, steps, model.process.schedule) for name in GRIDS}
         for name, grid in grids.items():
-            judged.add(bench, model, name, grid, sampled)
+            judged.add(bench, model, name, grid)
         times = table.best(steps)
         begin = len(judged.rows)
-        judged.add(bench, model, "fitted", times, sampled)
+        judged.add(bench, model, "fitted", times)
         promised = float((table.total(grids["uniform"]) - table.total(times)).mean())
         for row in judged.rows[begin:]:
             row |= {"times": times.tolist(), "promised": promised / x0.shape[1]}
@@ -150,8 +147,8 @@ class Plan:
         def masked(bench: Bench) -> Denoiser:
             return bench.masked_teacher(seed, self.teachers)
 
-        def grids(bench: Bench, what: str, model: Callable[[], Denoiser], sampled: bool = True):
-            return what, lambda: grid_rows(bench, model(), what, seed, budget, sampled)
+        def grids(bench: Bench, what: str, model: Callable[[], Denoiser]):
+            return what, lambda: grid_rows(bench, model(), what, seed, budget)
 
         def trained(bench: Bench, what: str):
             return what, lambda: training_rows(bench, masked(bench), what, seed, budget)
@@ -162,15 +159,8 @@ class Plan:
         return [
             grids(names, "names, masked", lambda: masked(names)),
             grids(names, "names, uniform", lambda: uniform_teacher(names, seed, own)),
-            grids(names, "names, masked student", lambda: self.student(seed), False),
             grids(digits, "digits, masked", lambda: masked(digits)),
         ]
-
-    def student(self, seed: int) -> Denoiser:
-        """The product student of the experiment on names."""
-        names = self.names
-        shop = Workshop(names.name, names.data, names.sizes, seed, self.teachers, Clock({}))
-        return made_once(shop.folder("product"), lambda _: shop.student("product", shop.teacher()))
 
     def rows(self, part: str) -> list[dict[str, Any]]:
         """All rows of a part, those that are finished from :attr:`runs`."""
