@@ -46,6 +46,10 @@ class HuggingFaceConfig:
     grid: None = field(default=None, init=False)
     time_conditioned: bool = field(default=False, init=False)
 
+    def __post_init__(self) -> None:
+        if self.padding is not None and not 0 <= self.padding < self.vocab_size:
+            raise ValueError(f"padding must be a token below {self.vocab_size}, got {self.padding}")
+
     def config(self) -> dict[str, Any]:
         """Plain data from which :meth:`from_config` rebuilds this."""
         return {
