@@ -1,4 +1,4 @@
-"""README.md, docs/results.md and docs/students.md hold what the committed result files say."""
+"""README.md and the pages made from results hold what the committed result files say."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def module(name: str) -> ModuleType:
     return page
 
 
-@pytest.mark.parametrize("name", ["results_page", "students_page"])
+@pytest.mark.parametrize("name", ["results_page", "students_page", "adaptive_page"])
 def test_page_is_up_to_date(name: str) -> None:
     page = module(name)
     assert page.PAGE.read_text(encoding="utf-8") == page.render(), (
@@ -29,10 +29,10 @@ def test_page_is_up_to_date(name: str) -> None:
 
 
 def test_every_result_file_is_shown() -> None:
-    """Here, or on docs/adaptive-times.md, which tests/test_adaptive_page.py compares."""
-    results = module("results_page")
+    """On one of the pages that are made from them."""
+    results, adaptive = module("results_page"), module("adaptive_page")
     files = {path.stem for path in results.RESULTS.glob("*.json")}
-    shown = {*results.SECTIONS, *module("students_page").FILES, "adaptive_times"}
+    shown = {*results.SECTIONS, *module("students_page").FILES, *adaptive.FILES}
     assert files <= shown
 
 
