@@ -179,14 +179,17 @@ def against_uniform(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def collect(
-    parts: Iterable[tuple[str, Callable[[int], list[dict[str, Any]]]]], runs: Path
+    parts: Iterable[tuple[str, Callable[[int], list[dict[str, Any]]]]],
+    runs: Path,
+    **settings: Any,
 ) -> list[dict[str, Any]]:
-    """Rows of every part and seed, those that are finished from ``runs``."""
+    """Rows of every part and seed, those that are finished with the settings from ``runs``."""
     rows = []
     for seed in SEEDS:
         for name, measure in parts:
             path = runs / f"{name}-{seed}" / "rows.json"
-            rows += remembered(path, {"seed": seed}, lambda m=measure, s=seed: m(s))
+            about = {"seed": seed, **settings}
+            rows += remembered(path, about, lambda m=measure, s=seed: m(s))
     return rows
 
 
@@ -196,7 +199,9 @@ def main() -> None:
 
     run = Experiment("adaptive_times", add=add)
     rows = collect([("joint", joint_grids), ("chain", chain_grids)], run.options.runs)
-    trained = collect([("training", training_choices)], run.options.runs)
+    # A way that is added later must not be missed among rows that were finished before.
+    parts = [("training", training_choices)]
+    trained = collect(parts, run.options.runs, ways=list(ways(TRAINING_STEPS)))
     run.save(
         {
             "grids": rows,
