@@ -24,7 +24,9 @@ def test_ratios_are_taken_within_a_turn():
         ("chain", 1): [1.0, 2.0, 1.0],
         ("product", 16): [4.0, 10.0, 5.0],
     }
-    teacher, chain, product = speed_rows(found, seconds, 50, 64)
+    single = {**seconds, ("chain", 1): [5.0, 10.0, 4.0]}
+    teacher, chain, product = speed_rows(found, seconds, single, 50, 64)
+    assert (chain["single_ratio"], chain["single_ratio_most"]) == (2.0, 2.5)
     assert teacher["ratio"] == teacher["ratio_least"] == teacher["ratio_most"] == 1.0
     assert chain["ratio_least"] == chain["ratio_most"] == pytest.approx(10.0)
     assert chain["samples_per_second"] == pytest.approx(50.0)

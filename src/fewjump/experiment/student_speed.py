@@ -3,7 +3,10 @@
 Quality comes from the results of :mod:`fewjump.experiment.text_students` and
 :mod:`fewjump.experiment.digits`: each student is given the fastest number of steps at which it is
 as good as the teacher with its most. Those samplers, and no others, are then timed again in turns,
-so that whatever else the machine does slows all of them alike. Run as
+so that whatever else the machine does slows all of them alike.
+
+Two ratios are taken. With many samples a turn, the first step of a masked sampler is one evaluation
+for all of them, whose inputs are alike; with a single sample nothing is shared. Run as
 
     python -m fewjump.experiment.student_speed --names names.txt --text shakespeare.txt
 
@@ -59,18 +62,20 @@ def in_turns(
 
 
 def speed_rows(
-    found: Sequence[Speed], seconds: Mapping[Sampler, Sequence[float]], count: int, length: int
+    found: Sequence[Speed],
+    seconds: Mapping[Sampler, Sequence[float]],
+    single: Mapping[Sampler, Sequence[float]],
+    count: int,
+    length: int,
 ) -> list[dict[str, Any]]:
-    """A row a student: steps, quality, samples per second, and the ratio to the teacher.
+    """A row a student: steps, quality, samples per second, and the ratios to the teacher.
 
-    The ratio is taken within each turn; its median, least and most are kept.
+    A ratio is taken within each turn; its median, least and most are kept. ``seconds`` are of turns
+    of ``count`` samples, ``single`` of turns of one.
     """
-    first = found[0]
-    standard = seconds[first.student, first.steps]
     rows = []
     for speed in found:
         mine = seconds[speed.student, speed.steps]
-        ratios = sorted(theirs / own for theirs, own in zip(standard, mine, strict=True))
         rows.append(
             {
                 "student": speed.student,
@@ -79,12 +84,21 @@ def speed_rows(
                 "quality": speed.quality,
                 "length": length,
                 "samples_per_second": count / sorted(mine)[len(mine) // 2],
-                "ratio": ratios[len(ratios) // 2],
-                "ratio_least": ratios[0],
-                "ratio_most": ratios[-1],
+                **_ratios("ratio", found[0], speed, seconds),
+                **_ratios("single_ratio", found[0], speed, single),
             }
         )
     return rows
+
+
+def _ratios(
+    name: str, standard: Speed, speed: Speed, seconds: Mapping[Sampler, Sequence[float]]
+) -> dict[str, float]:
+    theirs = seconds[standard.student, standard.steps]
+    mine = seconds[speed.student, speed.steps]
+    ratios = sorted(their / own for their, own in zip(theirs, mine, strict=True))
+    middle = ratios[len(ratios) // 2]
+    return {name: middle, f"{name}_least": ratios[0], f"{name}_most": ratios[-1]}
 
 
 def measured(
@@ -94,9 +108,10 @@ def measured(
     repeats: int,
     length: int,
 ) -> list[dict[str, Any]]:
-    """Time the samplers of ``found`` in turns."""
+    """Time the samplers of ``found`` in turns of ``count`` samples, then of one."""
     samplers = [(speed.student, speed.steps) for speed in found]
-    return speed_rows(found, in_turns(models, samplers, count, repeats), count, length)
+    many, single = (in_turns(models, samplers, size, repeats) for size in (count, 1))
+    return speed_rows(found, many, single, count, length)
 
 
 def text_speed(corpus: str, options: argparse.Namespace, results: Path) -> list[dict[str, Any]]:
