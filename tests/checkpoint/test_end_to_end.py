@@ -15,6 +15,9 @@ import fewjump
 from fewjump.checkpoint import load_teacher
 from fewjump.denoiser import NetworkDenoiser, ScoreDenoiser
 
+# One worker: the models that its fixtures make are made once.
+pytestmark = pytest.mark.xdist_group("originals-end-to-end")
+
 GOLDEN = Path(__file__).parents[1] / "golden" / "originals"
 CASES = ["sedd_absorb", "mdlm_subs", "udlm", "duo"]
 HEADS = {
@@ -29,9 +32,6 @@ import sys, torch
 from pathlib import Path
 from safetensors.torch import save_file
 import fewjump
-
-# One worker: the models that its fixtures make are made once.
-pytestmark = pytest.mark.xdist_group("originals-end-to-end")
 torch.set_num_threads(1)
 folder = Path(sys.argv[1])
 found = {

@@ -24,8 +24,7 @@ EVERY = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
 
 def network(process: Process, kind: str = "product", **trunk) -> NetworkDenoiser:
     sizes = {"hidden": 8, "blocks": 2, "heads": 2, "condition_dim": 4, "padding": PAD, **trunk}
-    head = {"kind": kind, "length": 6} if kind == "shared-mixture" else {"kind": kind}
-    config = {"process": process.config(), "trunk": sizes, "head": head}
+    config = {"process": process.config(), "trunk": sizes, "head": {"kind": kind}, "length": 6}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = NetworkDenoiser.from_config(config).double().eval()

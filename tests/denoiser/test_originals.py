@@ -66,7 +66,8 @@ def test_a_step_of_that_law_is_the_originals_formula() -> None:
         torch.testing.assert_close(move.rows(), above / below, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("kind", sorted(HEADS))
+# A shared mixture is for absorbing processes.
+@pytest.mark.parametrize("kind", sorted(set(HEADS) - {"shared-mixture"}))
 def test_every_student_of_such_a_teacher_starts_at_its_law(kind: str) -> None:
     teacher = network(Uniform(V, LogLinear()), leave_one_out=True)
     student = network(Uniform(V, LogLinear()), kind, leave_one_out=True)

@@ -28,9 +28,12 @@ class Head(nn.Module, ABC):
 
     Attributes:
         kind: the student's name, as the user types it: ``product``, ...
+        fixed_length: whether it is for sequences of one ``length``, which follows from the
+            denoiser's where the options leave it out.
     """
 
     kind: ClassVar[str]
+    fixed_length: ClassVar[bool] = False
 
     def __init__(self, hidden: int, vocab_size: int) -> None:
         super().__init__()

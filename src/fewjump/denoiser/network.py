@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fewjump.denoiser.base import Denoiser
-from fewjump.denoiser.heads import Head, ProductHead, head_from_config
+from fewjump.denoiser.heads import HEADS, Head, ProductHead, head_from_config
 from fewjump.denoiser.huggingface import KIND, HuggingFaceConfig, HuggingFaceTrunk
 from fewjump.denoiser.transformer import Transformer, TransformerConfig
 from fewjump.denoiser.trunk_run import TrunkRun
@@ -123,8 +123,8 @@ class NetworkDenoiser(Denoiser):
     def from_config(cls, config: dict[str, Any]) -> NetworkDenoiser:
         """A denoiser with fresh parameters.
 
-        ``head`` may leave out ``hidden`` and ``vocab_size`` and ``trunk`` its ``vocab_size``: they
-        follow from the rest. Without ``head`` it is a product head.
+        ``head`` may leave out ``hidden``, ``vocab_size`` and a ``length`` that it needs, and
+        ``trunk`` its ``vocab_size``: they follow from the rest. Without ``head`` it is a product head.
 
         Raises:
             ValueError: for unknown options, or sizes that do not agree.
@@ -132,8 +132,12 @@ class NetworkDenoiser(Denoiser):
         process = process_from_config(config["process"])
         trunk = trunk_config({"vocab_size": process.vocab_size, **config.get("trunk", {})})
         sizes = {"kind": "product", "hidden": trunk.hidden, "vocab_size": process.vocab_size}
-        head = head_from_config({**sizes, **config.get("head", {})})
         length = config.get("length")
+        options = {**sizes, **config.get("head", {})}
+        kind = HEADS.get(options["kind"])
+        if kind is not None and kind.fixed_length and length is not None:
+            options.setdefault("length", length)
+        head = head_from_config(options)
         check_sizes(trunk, process, length)
         leave_one_out = bool(config.get("leave_one_out", False))
         autocast = config.get("autocast")

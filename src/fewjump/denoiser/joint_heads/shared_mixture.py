@@ -36,12 +36,13 @@ class SharedMixtureHead(Head):
     Args:
         hidden: width D of the features.
         vocab_size: number of states V of the process.
-        length: L; the tables are for sequences of this length only.
+        length: L; the tables are for sequences of this length only. By default the denoiser's.
         components: K.
         rank: of the tables, T = a·W with W (V, rank); V or more makes them unrestricted.
     """
 
     kind = "shared-mixture"
+    fixed_length = True
 
     def __init__(
         self, hidden: int, vocab_size: int, length: int, components: int = 256, rank: int = 32
