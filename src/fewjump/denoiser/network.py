@@ -124,7 +124,8 @@ class NetworkDenoiser(Denoiser):
         """A denoiser with fresh parameters.
 
         ``head`` may leave out ``hidden``, ``vocab_size`` and a ``length`` that it needs, and
-        ``trunk`` its ``vocab_size``: they follow from the rest. Without ``head`` it is a product head.
+        ``trunk`` its ``vocab_size``: they follow from the rest. Without ``head`` it is a product
+        head.
 
         Raises:
             ValueError: for unknown options, or sizes that do not agree.
