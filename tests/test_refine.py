@@ -34,7 +34,7 @@ from fewjump.process import Absorbing, Uniform
 from fewjump.random import generator_for
 from fewjump.sampler.exact import exact_output_law
 from fewjump.schedule import Linear, LogLinear
-from fewjump.train import loop, read_metrics
+from fewjump.train import read_metrics, trainer
 from fewjump.train.diversity import DiversityError, DiversityGuard
 
 # One worker: the models that its fixtures make are made once.
@@ -237,13 +237,13 @@ def test_the_auxiliary_has_its_own_learning_rate(world, monkeypatch):
         rates[step] = [g["lr"] for g in self.seen.param_groups]
         return {}
 
-    build = loop.build_optimiser
+    build = trainer.build_optimiser
 
     def remember(parameters, config):
         OnPolicyRefinement.seen = build(parameters, config)  # type: ignore[attr-defined]
         return OnPolicyRefinement.seen  # type: ignore[attr-defined]
 
-    monkeypatch.setattr(loop, "build_optimiser", remember)
+    monkeypatch.setattr(trainer, "build_optimiser", remember)
     monkeypatch.setattr(OnPolicyRefinement, "before_save", spy)
     monkeypatch.setattr(OnPolicyRefinement, "seen", None, raising=False)
     fewjump.refine(

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from fewjump.denoiser.base import Denoiser
 from fewjump.train.distributed import World
+from fewjump.train.divergence import DivergenceError
 from fewjump.train.diversity import DiversityError
 from fewjump.train.interrupt import TrainingInterrupted
 from fewjump.train.options import TrainConfig
 
 if TYPE_CHECKING:
     from fewjump.train.sharding import ShardedDenoiser
-
-
-class DivergenceError(RuntimeError):
-    """Loss, gradient or weights are no longer finite; the last checkpoint is untouched."""
 
 
 # What all processes raise together: after anything else the others may not be listening.
@@ -92,9 +88,3 @@ def whole(value: Tensor) -> Tensor:
     """The whole of a tensor that may be split; every process must call this."""
     gathered = getattr(value, "full_tensor", None)
     return value if gathered is None else gathered()
-
-
-def not_finite(parameters: Sequence[Tensor]) -> bool:
-    """Whether some entry (of this process's part) is NaN or infinite."""
-    parts = (getattr(p, "to_local", lambda p=p: p)() for p in parameters)
-    return not all(bool(torch.isfinite(part).all()) for part in parts)
