@@ -36,6 +36,10 @@ of the trunk is what is counted, and the head's own time is in the tables of spe
 | a global choice with continuous factors | `latent` | z enters the trunk; scored by a bound, and behind the others in the tables below |
 | a product student for comparison | `product` | the paper's; at best its teacher |
 
+Draw an autoregressive student in one step. With more it gets worse in the tables below: tokens that stay
+visible to the right of a hole reach its left-to-right layer through the trunk only. A shared chain and a
+shared mixture condition on visible tokens exactly, and get better or stay.
+
     fewjump distill --teacher runs/teacher --student shared-chain --head states=256 --out runs/student
 
 Options of a head are `head={...}` in Python; the classes in `fewjump.denoiser` list them."""
