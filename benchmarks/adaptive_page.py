@@ -309,7 +309,7 @@ by chance if no choice made any difference.
 
 Digits under uniform noise, whose teacher would have had to be trained first; running text; trainings as
 long as the committed students', or from random weights; joint students with adaptive times;
-importance of pairs without networks; grids of students (a product student is warm-started at its teacher, and moves little).
+grids of students (a product student is warm-started at its teacher, and moves little).
 """
 
 
