@@ -46,7 +46,7 @@ USE = """## Splitting, recomputing, sharing
 | `--precision bfloat16` | the networks' products in bfloat16, sums of the loss in float32 |
 | `--checkpoint-blocks` | blocks are computed again in the backward pass; the same gradients, bit for bit |
 | `--sharding full` | under torchrun, every process holds a part of each weight, gradient, moment and average, of student, teacher and auxiliary network (FSDP2) |
-| `--lora 8` | the student is the frozen teacher plus a low-rank difference (needs `fewjump[lora]`); the weights are in memory once |
+| `--lora 8` | the student is the frozen teacher plus a low-rank difference (needs `fewjump[lora]`); the weights are in memory once (with `--sharding full`, in parts, once for each of the two) |
 
 They are options of `train`, `distill` and `refine` (`--lora` of `distill`), and fields of
 `fewjump.TrainConfig`.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fewjump.law.base import nucleus, row_chunks
 from fewjump.law.emission import Emission, draw_rows
-from fewjump.law.tokens import at_least_float32, token_log_prob
+from fewjump.law.tokens import at_least_float32, exponentiated, token_log_prob
 from fewjump.random import Generator
 
 # Entries of a temporary: small enough to stay in a CPU's cache hierarchy, large enough for matmuls.
@@ -246,10 +246,10 @@ def log_matmul_exp(base: Tensor, log_factor: Tensor) -> Tensor:
 class _LogMatmulExp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, base: Tensor, log_factor: Tensor) -> Tensor:
-        factor, peak = _exponentiated(log_factor)
+        factor, peak = exponentiated(log_factor)
         out = base.new_empty(base.shape[0], factor.shape[0], dtype=factor.dtype)
         for rows in row_chunks(base.shape[0], base.shape[1], _CHUNK):
-            share, top = _exponentiated(base[rows].to(factor.dtype))
+            share, top = exponentiated(base[rows].to(factor.dtype))
             out[rows] = (share @ factor.T).log() + top + peak.T
         _recompute_lost(out, base, log_factor)
         ctx.save_for_backward(base, log_factor, out)
@@ -258,10 +258,10 @@ class _LogMatmulExp(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
         base, log_factor, out = ctx.saved_tensors
-        factor, peak = _exponentiated(log_factor)
+        factor, peak = exponentiated(log_factor)
         grad_base, grad_factor = torch.empty_like(base), torch.zeros_like(factor)
         for rows in row_chunks(base.shape[0], base.shape[1], _CHUNK):
-            share, top = _exponentiated(base[rows].to(factor.dtype))
+            share, top = exponentiated(base[rows].to(factor.dtype))
             total = (out[rows] - top - peak.T).exp()
             weight = torch.where(total > 0, grads[0][rows] / total, 0.0)
             grad_factor.addmm_(weight.T, share)
@@ -275,13 +275,6 @@ def _recompute_lost(out: Tensor, base: Tensor, log_factor: Tensor) -> None:
         logits = base[row[part]].to(out.dtype) + log_factor[state[part]]
         value = logits.logsumexp(-1)
         out[row[part], state[part]] = value.masked_fill(value == -torch.inf, 0.0)
-
-
-def _exponentiated(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """exp(logits − row maximum) and the maximum (..., 1); a row of −inf gives zeros."""
-    peak = logits.amax(-1, keepdim=True)
-    peak = torch.where(peak.isfinite(), peak, 0.0)
-    return (logits - peak).exp_(), peak
 
 
 def low_rank_normaliser(base: Tensor, features: Tensor, tokens: Tensor) -> Tensor:

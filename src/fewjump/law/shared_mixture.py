@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fewjump.law.base import Law, nucleus
 from fewjump.law.product import ProductLaw, pin_logits
-from fewjump.law.tokens import at_least_float32, safe_logsumexp
+from fewjump.law.tokens import at_least_float32, exponentiated, safe_logsumexp
 from fewjump.random import Generator, categorical_from_logits
 
 
@@ -72,8 +72,8 @@ class SharedMixtureLaw(Law):
     @cached_property
     def log_normaliser(self) -> Tensor:
         """log Σ_x exp(uᵢ(x) + Tᵢᵏ(x)): (B, L, K)."""
-        share, top = _exponentiated(self.base)
-        factor, peak = _exponentiated(self.tables)
+        share, top = exponentiated(self.base)
+        factor, peak = exponentiated(self.tables)
         total = torch.einsum("blv,lkv->blk", share, factor)
         lost = (total == 0).nonzero(as_tuple=True)
         value = total.masked_fill(total == 0, 1.0).log() + top + peak[..., 0]
@@ -158,10 +158,3 @@ def position_rows(tables: Tensor, x: Tensor) -> Tensor:
     length, _, size = tables.shape
     rows = tables.transpose(1, 2).flatten(0, 1)
     return nn.functional.embedding(size * torch.arange(length, device=x.device) + x, rows)
-
-
-def _exponentiated(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """exp(logits − row maximum) and the maximum (..., 1); a row of −inf gives zeros."""
-    peak = logits.detach().amax(-1, keepdim=True)
-    peak = torch.where(peak.isfinite(), peak, 0.0)
-    return (logits - peak).exp(), peak

@@ -44,6 +44,13 @@ def at_least_float32(value: Tensor) -> Tensor:
     return value.float() if value.dtype in (torch.bfloat16, torch.float16) else value
 
 
+def exponentiated(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """exp(logits − row maximum) and the maximum (..., 1), a constant; a row of −inf gives zeros."""
+    peak = logits.detach().amax(-1, keepdim=True)
+    peak = torch.where(peak.isfinite(), peak, 0.0)
+    return (logits - peak).exp_(), peak
+
+
 class _TokenLogProb(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, tokens: Tensor) -> Tensor:
