@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from fewjump.denoiser import Transformer, TransformerConfig
-from fewjump.denoiser.transformer import LocalMixing, rotary_table, rotate
+from fewjump.denoiser.rotary import rotary_table, rotate
+from fewjump.denoiser.transformer import LocalMixing
 
 CPU = torch.device("cpu")
 SMALL = TransformerConfig(vocab_size=7, hidden=16, blocks=2, heads=2, condition_dim=8)

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from fewjump.checkpoint.errors import CheckpointError, listed
-from fewjump.denoiser.transformer import ROTARY_BASE, TIME_FREQUENCIES, TransformerConfig
+from fewjump.denoiser.rotary import ROTARY_BASE
+from fewjump.denoiser.transformer import TIME_FREQUENCIES, TransformerConfig
 
 Shape = tuple[int, ...]
 

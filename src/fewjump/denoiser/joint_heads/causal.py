@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fewjump.denoiser.transformer import rotary_table, rotate
+from fewjump.denoiser.rotary import rotary_table, rotate
 
 
 class CausalGRU(nn.Module):
