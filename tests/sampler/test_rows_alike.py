@@ -25,6 +25,7 @@ HEADS: dict[str, dict[str, Any]] = {
     "mixture-evidence": {
         "kind": "mixture", "components": 5, "rank": 3, "length": L, "evidence": True,
     },
+    "shared-mixture": {"kind": "shared-mixture", "components": 5, "rank": 3},
     "chain": {"kind": "chain", "states": 4},
     "chain-shared": {"kind": "chain", "states": 4, "emission": "shared", "method": "scan"},
     "chain-low-rank": {"kind": "chain", "states": 4, "emission": "low-rank"},
