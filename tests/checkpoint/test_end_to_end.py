@@ -24,6 +24,7 @@ HEADS = {
     "product": {},
     "mixture": {"components": 2, "rank": 4},
     "chain": {"states": 3, "rank": 4},
+    "shared-chain": {"states": 4},
     "autoregressive": {"width": 8},
     "latent": {"categories": 2},
 }
