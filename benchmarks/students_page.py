@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from results_page import RESULTS, ROOT, Content, number, provenance, table
+from results_page import RESULTS, ROOT, Content, provenance, table
 
 from fewjump.experiment.ablation import ablation_table
 from fewjump.experiment.verdicts import half_width
@@ -174,7 +174,6 @@ def ablation(content: Content) -> str:
     rows: list[Any] = content["rows"]
     one = [r for r in rows if r["steps"] == 1]
     seeds = len({r["seed"] for r in rows})
-    best = min(one, key=lambda r: r["data_nll"])
     spread = max(r["data_nll_half_width"] for r in one)
     return f"""## Kind, size, source of x_s, s
 
@@ -182,7 +181,7 @@ def ablation(content: Content) -> str:
 
 {content["data"]}; every variant has {content["steps"]} optimiser steps from the same teacher, {seeds} seed(s). First
 the exact −log p of unseen names in **one** evaluation, in nats per token (for `latent` a bound;
-95% half-widths over names are at most {spread:.3f}); best: {best["student"]} {best["size"]}, {number(best["data_nll"])}.
+95% half-widths over names are at most {spread:.3f}, those over seeds are in the cells); the best of a column is bold.
 
 {ablation_table(one, "data_nll")}
 Total variation between the trigrams of samples and of the data:
