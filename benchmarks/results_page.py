@@ -170,7 +170,7 @@ def metric_tables(content: Content) -> str:
 def demo_digits(content: Content) -> str:
     seconds = {k: v for k, v in content.items() if k.startswith("seconds, ")}
     total = sum(seconds.values())
-    return f"""What `make demo` wrote, with its default seed ({total:.0f} s in all, in part beside tests on the same two cores): the product student is the paper's
+    return f"""What `make demo` wrote, with its default seed ({total:.0f} s in all): the product student is the paper's
 (Algorithm 1), the joint student a mixture of products over whole pictures. Intervals are of
 one set of {content["pictures judged"]} pictures, not over seeds.
 
