@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fewjump.law.base import Law, nucleus
+from fewjump.law.mixture import reweighted
 from fewjump.law.tokens import at_least_float32, safe_logsumexp
 from fewjump.random import Generator, SampleStreams, categorical_from_logits, fold_seed
 
@@ -105,9 +106,7 @@ class MixtureOf(Law):
             witness = conditioned.sample(torch.Generator(device=self.device).manual_seed(0))
         evidence = self.components.log_prob(witness) - conditioned.log_prob(witness)
         evidence = evidence.nan_to_num(nan=-torch.inf).reshape(self.weight_logits.shape)
-        weights = self.weight_logits + evidence
-        impossible = (weights == -torch.inf).all(-1, keepdim=True)
-        return MixtureOf(conditioned, torch.where(impossible, self.weight_logits, weights))
+        return MixtureOf(conditioned, reweighted(self.weight_logits, evidence))
 
 
 class JoinedLaw(Law):

@@ -15,6 +15,13 @@ from fewjump.law.tokens import at_least_float32, safe_logsumexp, token_log_prob
 from fewjump.random import Generator, categorical_from_logits
 
 
+def reweighted(weight_logits: Tensor, evidence: Tensor) -> Tensor:
+    """Bayes' rule for log-weights (B, K); rows without a possible component stay as they are."""
+    weights = weight_logits + evidence
+    impossible = (weights == -torch.inf).all(-1, keepdim=True)
+    return torch.where(impossible, weight_logits, weights)
+
+
 class ComponentLogits(ABC):
     """The logits (B, K, L, V) of a mixture, computed when asked for: a draw needs one component."""
 
@@ -165,9 +172,7 @@ class MixtureLaw(Law):
         """
         evidence = self._token_log_prob(x0)
         evidence = evidence.masked_fill(~known[:, None], 0.0).sum(-1)
-        weights = self.weight_logits + evidence
-        impossible = (weights == -torch.inf).all(-1, keepdim=True)
-        weights = torch.where(impossible, self.weight_logits, weights)
+        weights = reweighted(self.weight_logits, evidence)
         shape = self.logits.shape[:3]
         pinned = pin_logits(self.logits, x0[:, None].expand(shape), known[:, None].expand(shape))
         return MixtureLaw(pinned, weights)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fewjump.law.base import Law, nucleus
+from fewjump.law.mixture import reweighted
 from fewjump.law.product import ProductLaw, pin_logits
 from fewjump.law.tokens import at_least_float32, exponentiated, safe_logsumexp
 from fewjump.random import Generator, categorical_from_logits
@@ -146,11 +147,12 @@ class SharedMixtureLaw(Law):
 
         Tokens that no component allows leave the weights as they are.
         """
-        evidence = self._token_log_prob(torch.where(known, x0, 0))
-        weights = self.weight_logits + evidence.masked_fill(~known[..., None], 0.0).sum(1)
-        impossible = (weights == -torch.inf).all(-1, keepdim=True)
-        weights = torch.where(impossible, self.weight_logits, weights)
-        return self._with(pin_logits(self.base, torch.where(known, x0, 0), known), weights)
+        safe = torch.where(known, x0, 0)
+        evidence = self._token_log_prob(safe)
+        evidence = evidence.masked_fill(~known[..., None], 0.0).sum(1)
+        return self._with(
+            pin_logits(self.base, safe, known), reweighted(self.weight_logits, evidence)
+        )
 
 
 def position_rows(tables: Tensor, x: Tensor) -> Tensor:

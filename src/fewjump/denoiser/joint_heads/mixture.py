@@ -15,6 +15,7 @@ from fewjump.denoiser.joint_heads.states import (
     StateFeatures,
     TokenFactor,
     require_positive,
+    visible_evidence,
 )
 from fewjump.law.mixture import ComponentLogits, MixtureLaw
 from fewjump.law.tokens import at_least_float32
@@ -102,14 +103,8 @@ class MixtureHead(Head):
                 "evidence=True reads visible tokens and needs an absorbing process, not "
                 f"{type(process).__name__}; use evidence=False"
             )
-        assert self.length is not None
         template = self.states.template_features().unflatten(-1, (self.components, self.rank))
-        tables = self.prior[:, None] + self.tokens(template)
-        tables = tables.index_fill(-1, torch.tensor(process.mask, device=x_t.device), -torch.inf)
-        rows = tables.log_softmax(-1).transpose(1, 2).flatten(0, 1)
-        start = self.vocab_size * torch.arange(self.length, device=x_t.device)
-        each = nn.functional.embedding(start + x_t, rows)
-        return each.masked_fill((x_t == process.mask)[..., None], 0.0).sum(1)
+        return visible_evidence(self.prior[:, None] + self.tokens(template), x_t, process.mask)
 
     def warm_start(self, product: ProductHead) -> None:
         self.base.load_state_dict(product.state_dict())

@@ -13,8 +13,9 @@ from fewjump.denoiser.joint_heads.states import (
     ComponentWeights,
     TokenFactor,
     require_positive,
+    visible_evidence,
 )
-from fewjump.law.shared_mixture import SharedMixtureLaw, position_rows
+from fewjump.law.shared_mixture import SharedMixtureLaw
 from fewjump.process import Absorbing, Process
 
 
@@ -82,16 +83,8 @@ class SharedMixtureHead(Head):
         base = self.base(features, x_t, process).logits
         tables = self.tokens(self.template)
         weights = self.weights(features) + self.log_weights
-        weights = weights + self._evidence(tables, x_t, process.mask)
+        weights = weights + visible_evidence(self.prior[:, None] + tables, x_t, process.mask)
         return SharedMixtureLaw(base, tables, weights)
-
-    def _evidence(self, tables: Tensor, x_t: Tensor, mask: int) -> Tensor:
-        """log-likelihood of the visible tokens under each component: (B, K)."""
-        own = (self.prior[:, None] + tables).index_fill(
-            -1, torch.tensor(mask, device=x_t.device), -torch.inf
-        )
-        each = position_rows(own.log_softmax(-1), x_t)
-        return each.masked_fill((x_t == mask)[..., None], 0.0).sum(1)
 
     def warm_start(self, product: ProductHead) -> None:
         self.base.load_state_dict(product.state_dict())

@@ -11,6 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from fewjump.law.shared_mixture import position_rows
+
 #: Multiple of the learning rate for tables that no layer stands in front of.
 TABLE_RATE = 10.0
 
@@ -132,6 +134,19 @@ class ComponentWeights(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """(B, L, D) → (B, K)."""
         return self.out(self.body(features).mean(1))
+
+
+def visible_evidence(tables: Tensor, x_t: Tensor, mask: int) -> Tensor:
+    """log-likelihood of the visible tokens of x_t under each component: (B, K).
+
+    Args:
+        tables: (L, K, V) logits of the components at each position.
+        x_t: (B, L) tokens.
+        mask: the token that says nothing and is never drawn.
+    """
+    tables = tables.index_fill(-1, torch.tensor(mask, device=x_t.device), -torch.inf)
+    each = position_rows(tables.log_softmax(-1), x_t)
+    return each.masked_fill((x_t == mask)[..., None], 0.0).sum(1)
 
 
 def require_positive(**sizes: int) -> None:
