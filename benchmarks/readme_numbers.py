@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from results_page import RESULTS, ROOT, Content, table
+from page_parts import RESULTS, ROOT, Content, table
 
 PAGE = ROOT / "README.md"
 TEACHER = "teacher"

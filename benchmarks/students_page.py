@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from results_page import RESULTS, ROOT, Content, provenance, table
+from page_parts import RESULTS, ROOT, Content, provenance, table
 
 from fewjump.experiment.ablation import ablation_table
 from fewjump.experiment.verdicts import half_width
