@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import math
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -25,11 +24,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from fewjump.denoiser.network import NetworkDenoiser
+from fewjump.experiment.vocabulary_measure import peak_bytes, quickest, slope
 from fewjump.objective import JointConditionalMatching, freeze
 from fewjump.process import Absorbing
 from fewjump.random import generator_for
@@ -85,29 +84,6 @@ def _pointer(t: Tensor) -> int:
     return t.untyped_storage().data_ptr()
 
 
-def peak_bytes(call: Callable[[], object]) -> int:
-    """Most bytes that were allocated at once during a call, above what was there before."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
-        call()
-    assert record.profiler is not None
-    assert record.profiler.kineto_results is not None
-    events = [e for e in record.profiler.kineto_results.events() if e.name() == "[memory]"]
-    current = peak = 0
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        current += event.nbytes()
-        peak = max(peak, current)
-    return peak
-
-
-def slope(vocabularies: Sequence[int], values: Sequence[float]) -> float:
-    """Least-squares exponent of a power law in V."""
-    x = [math.log(v) for v in vocabularies]
-    y = [math.log(v) for v in values]
-    mx, my = sum(x) / len(x), sum(y) / len(y)
-    covariance = sum((a - mx) * (b - my) for a, b in zip(x, y))
-    return covariance / sum((a - mx) ** 2 for a in x)
-
-
 def make(vocab: int, emission: str, size: Size) -> tuple[NetworkDenoiser, NetworkDenoiser]:
     """A product teacher and a chain student, both away from the uniform law."""
     torch.manual_seed(0)
@@ -153,11 +129,7 @@ def measure(vocab: int, emission: str, size: Size, repeats: int) -> list[dict[st
     rows = []
     for name, call in calls(vocab, emission, size).items():
         call()  # allocates the optimiser's moments, fills caches
-        seconds = []
-        for _ in range(repeats):
-            started = time.process_time()
-            call()
-            seconds.append(time.process_time() - started)
+        seconds = quickest(call, repeats)
         with Created() as created:
             call()
         rows.append(
@@ -165,7 +137,7 @@ def measure(vocab: int, emission: str, size: Size, repeats: int) -> list[dict[st
                 "emission": emission,
                 "step": name,
                 "vocab": vocab,
-                "cpu_seconds": min(seconds),
+                "cpu_seconds": seconds,
                 "peak_bytes": peak_bytes(call),
                 "created_bytes": created.total,
                 "largest_entries": created.largest,

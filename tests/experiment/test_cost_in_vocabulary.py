@@ -26,12 +26,6 @@ def bench() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
-def test_slope_of_a_power_law(bench: ModuleType, power: float) -> None:
-    sizes = (256, 4096, 50_257)
-    assert bench.slope(sizes, [3 * v**power for v in sizes]) == pytest.approx(power)
-
-
 def test_records_see_what_a_call_creates(bench: ModuleType) -> None:
     x = torch.ones(1000)
 
