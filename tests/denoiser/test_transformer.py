@@ -200,6 +200,11 @@ def test_time_is_read_when_conditioned_and_only_then() -> None:
     assert torch.equal(blind.features(x, early), blind.features(x, late))
 
 
+def test_tokens_must_be_rows_of_positions() -> None:
+    with pytest.raises(ValueError, match="must be"):
+        Transformer(SMALL).features(tokens(5), torch.ones(1))
+
+
 def test_large_vocabulary() -> None:
     network = Transformer(TransformerConfig(50_258, hidden=16, blocks=1, heads=2))
     assert network.features(tokens(1, 5, high=50_258), torch.ones(1)).isfinite().all()
@@ -261,37 +266,3 @@ def test_without_local_mixing_it_is_the_published_layout() -> None:
     expected = plain_dit(dict(network.state_dict()), x, sigma, blocks=3, heads=2)
     with torch.no_grad():
         torch.testing.assert_close(network.features(x, sigma), expected, atol=1e-10, rtol=1e-10)
-
-
-# -- configuration --------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("config", [SMALL, IMAGE])
-def test_config_round_trip(config: TransformerConfig) -> None:
-    assert TransformerConfig.from_config(config.config()) == config
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"hidden": 10, "heads": 4}, "multiple of heads"),
-        ({"hidden": 12, "heads": 4}, "multiple of 2"),
-        ({"hidden": 24, "heads": 4, "positions": "2d", "grid": (2, 2)}, "multiple of 4"),
-        ({"positions": "2d"}, "goes with"),
-        ({"grid": (8, 8)}, "goes with"),
-        ({"positions": "3d"}, "1d or 2d"),
-        ({"conv_kernel": 4}, "odd"),
-        ({"dropout": 1.0}, "dropout"),
-        ({"blocks": 0}, "blocks"),
-    ],
-)
-def test_sizes_that_do_not_fit_are_refused(options: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        TransformerConfig(vocab_size=5, **options)
-
-
-def test_unknown_options_and_bad_shapes_are_refused() -> None:
-    with pytest.raises(ValueError, match="unknown transformer options: width"):
-        TransformerConfig.from_config({"vocab_size": 5, "width": 3})
-    with pytest.raises(ValueError, match="must be"):
-        Transformer(SMALL).features(tokens(5), torch.ones(1))

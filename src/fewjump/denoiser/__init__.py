@@ -15,7 +15,8 @@ from fewjump.denoiser.latent import LatentHead
 from fewjump.denoiser.masked_lm import LogitsDenoiser, from_logits, from_masked_lm
 from fewjump.denoiser.network import NetworkDenoiser, parameter_counts
 from fewjump.denoiser.score import RecoveryReport, ScoreDenoiser, ScoreNetwork
-from fewjump.denoiser.transformer import Transformer, TransformerConfig
+from fewjump.denoiser.transformer import Transformer
+from fewjump.denoiser.transformer_config import TransformerConfig
 
 __all__ = [
     "HEADS",

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from fewjump.denoiser.joint_heads.states import ComponentWeights
-from fewjump.denoiser.transformer import Transformer, TransformerConfig
+from fewjump.denoiser.transformer import Transformer
+from fewjump.denoiser.transformer_config import TransformerConfig
 from fewjump.law.latent import DiscreteLatent, GaussianLatent, Latent
 from fewjump.law.latent_parts import LatentProduct, PositionLatent
 

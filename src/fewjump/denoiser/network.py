@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from fewjump.denoiser.base import Denoiser
 from fewjump.denoiser.heads import HEADS, Head, ProductHead, head_from_config
 from fewjump.denoiser.huggingface import KIND, HuggingFaceConfig, HuggingFaceTrunk
-from fewjump.denoiser.transformer import Transformer, TransformerConfig
+from fewjump.denoiser.transformer import Transformer
+from fewjump.denoiser.transformer_config import TransformerConfig
 from fewjump.denoiser.trunk_run import TrunkRun
 from fewjump.law.base import Law
 from fewjump.process import Process, Uniform, process_from_config
