@@ -10,7 +10,8 @@ from fewjump.law import ProductLaw
 from fewjump.random import SampleStreams
 from fewjump.sampler.grid import GridSpec, times_for
 from fewjump.sampler.reverse import posterior
-from fewjump.sampler.run import draw_seed, eval_mode
+from fewjump.sampler.run import draw_seed
+from fewjump.sampler.shown import eval_mode
 
 
 @torch.no_grad()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,12 +12,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fewjump.denoiser.base import Denoiser
-from fewjump.law import Law, LinearLaw
 from fewjump.random import SampleStreams
 from fewjump.sampler.base import Move, Sampler, draw_step
 from fewjump.sampler.grid import GridSpec, times_for
-from fewjump.sampler.prompt import Prompt, make_prompt
+from fewjump.sampler.prompt import make_prompt
 from fewjump.sampler.registry import get_sampler
+from fewjump.sampler.shown import Shown, eval_mode, synchronise
 from fewjump.sampler.trajectory import check_options, trajectory
 
 _BATCH_LIMIT = 256
@@ -168,7 +167,7 @@ def run(
         fits = _LOGIT_LIMIT // (length * denoiser.process.vocab_size)
         batch_size = max(1, min(_BATCH_LIMIT, fits))
     on_device = times.to(device)
-    shown = _Shown(denoiser, temperature, top_p)
+    shown = Shown(denoiser, temperature, top_p)
     meter = _Meter()
     samples: list[Tensor] = []
     nfe, started = 0, time.perf_counter()
@@ -194,7 +193,7 @@ def run(
             samples.append(x)
             nfe = max(nfe, denoiser.evaluations - before)
             meter.end_batch(len(indices))
-        _synchronise(device)
+        synchronise(device)
         seconds = time.perf_counter() - started
     return SamplerRun(
         samples=torch.cat(samples),
@@ -206,54 +205,6 @@ def run(
         times=times,
         sampler=method.name,
     )
-
-
-class _Shown(Denoiser):
-    """The denoiser as the sampler sees it: timed, conditioned on the prompt, tempered."""
-
-    def __init__(self, inner: Denoiser, temperature: float, top_p: float) -> None:
-        super().__init__(inner.process, inner.length, inner.clean_vocab_size)
-        self.inner = inner
-        self.time_conditioned = inner.time_conditioned
-        self.temperature, self.top_p = temperature, top_p
-        self.prompt: Prompt | None = None
-        self.seconds = 0.0
-
-    def law(self, x_t: Tensor, t: Tensor) -> Law:
-        prompt = self.prompt
-        known = () if prompt is None else (prompt.x0, prompt.fixed)
-        if not _alike(x_t, t, *known):
-            return self._law(x_t, t, prompt)
-        # As an absorbing process starts. The law is one, computed once, and B rows draw from it.
-        first = torch.zeros(1, dtype=torch.int64, device=x_t.device)
-        one = self._law(x_t[:1], t[:1], None if prompt is None else prompt.rows(first))
-        return one.expand(x_t.shape[0])
-
-    def _law(self, x_t: Tensor, t: Tensor, prompt: Prompt | None) -> Law:
-        with self._clock():
-            law = self.inner(x_t, t)
-        if isinstance(law, LinearLaw):
-            # The head's product is part of the network, whenever it is computed.
-            law = law.watched(self._clock)
-        if prompt is not None:
-            law = law.given(prompt.x0, prompt.fixed)
-        if (self.temperature, self.top_p) != (1, 1):
-            law = law.tempered(self.temperature, self.top_p)
-        return law
-
-    @contextmanager
-    def _clock(self) -> Iterator[None]:
-        device = self.inner.device
-        _synchronise(device)
-        started = time.perf_counter()
-        yield
-        _synchronise(device)
-        self.seconds += time.perf_counter() - started
-
-
-def _alike(*values: Tensor) -> bool:
-    """Whether each of the tensors (B, ...) has B > 1 equal rows."""
-    return values[0].shape[0] > 1 and all(bool((v == v[:1]).all()) for v in values)
 
 
 class _Meter:
@@ -271,23 +222,6 @@ class _Meter:
         if self._batch:
             self.total += size * float(torch.stack(self._batch).sum())
         self._batch = []
-
-
-@contextmanager
-def eval_mode(denoiser: Denoiser) -> Iterator[None]:
-    """Eval mode inside; afterwards every submodule is as it was."""
-    modes = [(module, module.training) for module in denoiser.modules()]
-    denoiser.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def draw_seed(generator: torch.Generator | int | None) -> int:
