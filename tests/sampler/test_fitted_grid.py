@@ -1,4 +1,4 @@
-"""Fitted grids: costs against enumeration, the search against exhaustion, and the result."""
+"""Fitted grids: costs against enumeration, and the result."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from fewjump.law.base import enumerate_states
 from fewjump.problem import EnumeratedJoint, MarkovChain
 from fewjump.process import Absorbing, Process, ResetToPrior, Uniform
 from fewjump.sampler import exact_output_law, fitted_grid, interval_costs, run, time_grid
-from fewjump.sampler.fitted_grid import IntervalCosts, _StratifiedStreams, cheapest_path
+from fewjump.sampler.cheapest_grid import IntervalCosts
+from fewjump.sampler.fitted_grid import _StratifiedStreams
 from fewjump.sampler.interval_cost import forward_entropies, reverse_entropies
 from fewjump.schedule import Cosine, LogLinear
 
@@ -84,18 +85,6 @@ def test_best_grid_is_the_one_of_least_path_divergence(name: str, steps: int) ->
     other = max(divergence, key=lambda grid: divergence[grid])
     apart = float(table.total(other) - table.total(best))
     assert apart == pytest.approx(divergence[other] - divergence[best], abs=1e-10)
-
-
-def test_search_equals_exhaustion() -> None:
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(5):
-        costs = torch.randn(8, 8, generator=generator, dtype=torch.float64)
-        costs = torch.where(torch.ones(8, 8).triu(1) > 0, costs, torch.inf)
-        for steps in range(1, 8):
-            paths = [(7, *sorted(c, reverse=True), 0) for c in combinations(range(1, 7), steps - 1)]
-            totals = [sum(float(costs[s, t]) for t, s in pairwise(path)) for path in paths]
-            found = cheapest_path(costs, steps).tolist()
-            assert tuple(found) == paths[totals.index(min(totals))]
 
 
 @pytest.mark.parametrize("schedule", [LogLinear(), Cosine()])

@@ -2,10 +2,11 @@
 
 from fewjump.sampler.ancestral import Ancestral
 from fewjump.sampler.base import Move, Moves, Sampler
+from fewjump.sampler.cheapest_grid import IntervalCosts
 from fewjump.sampler.euler import Euler
 from fewjump.sampler.exact import exact_output_law
 from fewjump.sampler.first_hitting import FirstHitting
-from fewjump.sampler.fitted_grid import FittedGrid, IntervalCosts, fitted_grid, interval_costs
+from fewjump.sampler.fitted_grid import FittedGrid, fitted_grid, interval_costs
 from fewjump.sampler.grid import FITTED, GRIDS, time_grid
 from fewjump.sampler.kept_grids import keep_grid, kept_grid
 from fewjump.sampler.registry import SAMPLERS, get_sampler
