@@ -18,7 +18,7 @@ from fewjump.evaluate import (
     text_reference,
 )
 from fewjump.problem import MarkovChain
-from fewjump.process import Absorbing, Uniform
+from fewjump.process import Uniform
 from fewjump.random import generator_for
 
 
@@ -48,32 +48,6 @@ def test_markov_rows_follow_the_product_floor(chain):
     assert find(reference, "bigram_tv").value < many.value < one.value / 3
     assert find(rows, "nll", 1).low > find(reference, "nll").value
     assert {r.metric for r in rows} == {"bigram_tv", "nll"}
-
-
-def test_rows_are_a_function_of_the_seeds(chain):
-    denoiser = chain.denoiser(Absorbing(5, fewjump.LogLinear()))
-
-    def values(**options):
-        rows = evaluate_markov(denoiser, chain, [2], num_samples=60, **options)
-        return [(r.metric, r.value, r.low, r.high) for r in rows]
-
-    assert values(seeds=[3]) == values(seeds=[3], batch_size=7)
-    assert values(seeds=[3]) != values(seeds=[4])
-
-
-def test_arguments_are_checked_before_anything_is_sampled(chain):
-    denoiser = chain.denoiser(Uniform(4, fewjump.LogLinear()))
-    calls = denoiser.evaluations
-    with pytest.raises(ValueError, match="steps"):
-        evaluate_markov(denoiser, chain, [1, 0])
-    with pytest.raises(ValueError, match="one seed"):
-        evaluate_markov(denoiser, chain, [1], seeds=[])
-    with pytest.raises(ValueError, match="best"):
-        evaluate_markov(denoiser, chain, [1], sampler="best")
-    other = MarkovChain.random(4, 9, generator=generator_for(2))
-    with pytest.raises(ValueError, match="data set it was trained on"):
-        evaluate_markov(denoiser, other, [1])
-    assert denoiser.evaluations == calls
 
 
 def text_dataset(chain: MarkovChain) -> Dataset:

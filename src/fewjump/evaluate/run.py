@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from fewjump.data import Dataset
-from fewjump.evaluate.bootstrap import Interval, combine
+from fewjump.evaluate.bootstrap import Interval
+from fewjump.evaluate.by_steps import check_fit, rows_by_steps
 from fewjump.evaluate.classifier import ImageClassifier, classifier_for
 from fewjump.evaluate.frontier import (
     TEMPERATURES,
@@ -38,8 +38,6 @@ STEPS = (1, 2, 4, 8, 16, 64)
 SEEDS = (0, 1, 2)
 # Keeps the draws of the bootstrap apart from the sampler's of the same seed.
 _BOOTSTRAP = 0xB007
-
-Measure = Callable[[Tensor, int], dict[str, Interval]]
 
 
 def evaluate_images(
@@ -74,7 +72,7 @@ def evaluate_images(
     Raises:
         ValueError: for steps, seeds or data that make no sense, before anything is sampled.
     """
-    _check_fit(denoiser, dataset.vocab_size, dataset.length)
+    check_fit(denoiser, dataset.vocab_size, dataset.length)
     num_samples = len(dataset.test) if num_samples is None else num_samples
     space = classifier_for(dataset) if classifier is None else classifier
     real = space.features(dataset.all("train"))
@@ -82,7 +80,7 @@ def evaluate_images(
     def measure(samples: Tensor, seed: int) -> dict[str, Interval]:
         return _image_scores(real, space.features(samples), seed)
 
-    return _evaluate(
+    return rows_by_steps(
         denoiser,
         measure,
         steps_list,
@@ -128,10 +126,10 @@ def evaluate_text(
         meter: judges and dictionary; by default an n-gram judge of the training part.
         temperature: of every draw.
     """
-    _check_fit(denoiser, dataset.vocab_size, dataset.length)
+    check_fit(denoiser, dataset.vocab_size, dataset.length)
     num_samples = len(dataset.test) if num_samples is None else num_samples
     meter = TextMeter(dataset) if meter is None else meter
-    return _evaluate(
+    return rows_by_steps(
         denoiser,
         meter.measure,
         steps_list,
@@ -182,7 +180,7 @@ def text_frontier(
     """
     from fewjump.sampler.run import run
 
-    _check_fit(denoiser, dataset.vocab_size, dataset.length)
+    check_fit(denoiser, dataset.vocab_size, dataset.length)
     num_samples = len(dataset.test) if num_samples is None else num_samples
     meter = TextMeter(dataset) if meter is None else meter
     if entropy is None:
@@ -221,12 +219,12 @@ def evaluate_markov(
 
     Arguments as for images.
     """
-    _check_fit(denoiser, chain.vocab_size, chain.length)
+    check_fit(denoiser, chain.vocab_size, chain.length)
 
     def measure(samples: Tensor, seed: int) -> dict[str, Interval]:
         return chain_metrics(chain, samples, generator_for(seed, _BOOTSTRAP))
 
-    return _evaluate(
+    return rows_by_steps(
         denoiser,
         measure,
         steps_list,
@@ -250,60 +248,6 @@ def markov_reference(chain: MarkovChain, num_samples: int = 10_000, seed: int = 
     ]
 
 
-def _evaluate(
-    denoiser: Denoiser,
-    measure: Measure,
-    steps_list: Sequence[int],
-    sampler: str | Sampler,
-    num_samples: int,
-    seeds: Sequence[int],
-    model: str,
-    grid: GridSpec | None,
-    batch_size: int | None,
-    progress: Callable[[str], None] | None,
-    temperature: float = 1.0,
-    given: Mapping[str, Any] = MappingProxyType({}),
-) -> list[Row]:
-    from fewjump.sampler.grid import check_spec
-    from fewjump.sampler.registry import get_sampler
-    from fewjump.sampler.run import run
-
-    method = get_sampler(sampler)
-    method.check(denoiser)
-    if not steps_list or not seeds or num_samples < 2:
-        raise ValueError(
-            "give at least one number of steps, one seed and 2 samples; got "
-            f"steps {list(steps_list)}, seeds {list(seeds)}, {num_samples} samples"
-        )
-    for steps in steps_list:
-        check_spec(grid, steps, denoiser.process.schedule)
-    rows = []
-    for steps in steps_list:
-        runs, scores = [], []
-        for seed in seeds:
-            result = run(
-                denoiser,
-                num_samples,
-                steps,
-                method,
-                grid,
-                seed,
-                batch_size=batch_size,
-                temperature=temperature,
-                **given,
-            )
-            runs.append(result)
-            scores.append(measure(result.samples.cpu(), seed))
-            if progress is not None:
-                progress(f"{model}, {method.name}, {steps} steps, seed {seed}")
-        nfe = max(result.nfe for result in runs)
-        seconds = sum(result.seconds for result in runs) / len(runs)
-        for metric in scores[0]:
-            value = combine([score[metric] for score in scores if metric in score])
-            rows.append(as_result(value, metric, model, method.name, steps, nfe, seconds))
-    return rows
-
-
 def _image_scores(real: Tensor, generated: Tensor, seed: int) -> dict[str, Interval]:
     def generator(stream: int) -> torch.Generator:
         return generator_for(seed, _BOOTSTRAP, stream)
@@ -316,11 +260,3 @@ def _image_scores(real: Tensor, generated: Tensor, seed: int) -> dict[str, Inter
         "density": overlap.density,
         "coverage": overlap.coverage,
     }
-
-
-def _check_fit(denoiser: Denoiser, vocab_size: int, length: int) -> None:
-    if denoiser.clean_vocab_size > vocab_size or denoiser.length not in (None, length):
-        raise ValueError(
-            f"the denoiser makes {denoiser.length} tokens below {denoiser.clean_vocab_size}, the "
-            f"data have {length} below {vocab_size}: is this the data set it was trained on?"
-        )
