@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fewjump.evaluate.likelihood import one_evaluation_nll
+from fewjump.evaluate.likelihood import one_evaluation_nll, one_evaluation_nlls
 from fewjump.problem import EnumeratedJoint
 from fewjump.process import Absorbing, Uniform
 from fewjump.sampler import exact_output_law
@@ -19,6 +19,7 @@ def test_it_is_that_of_the_output_law_of_one_step(joint: bool) -> None:
     x0 = truth.sample(300, torch.Generator().manual_seed(1))
     output = exact_output_law(denoiser, 1)
     each = -output[x0[:, 0], x0[:, 1]].log() / 2
+    torch.testing.assert_close(one_evaluation_nlls(denoiser, x0), each, atol=1e-6, rtol=0)
     mean, half = one_evaluation_nll(denoiser, x0)
     assert mean == pytest.approx(float(each.mean()), abs=1e-6)
     assert half == pytest.approx(1.96 * float(each.std()) / 300**0.5, rel=1e-4)

@@ -3,28 +3,13 @@
 from __future__ import annotations
 
 import json
-import random
 import sys
 
+from experiment.toy import SIZES, names_file
 from fewjump.denoiser.heads import HEADS
 from fewjump.experiment import text_ablation
 from fewjump.experiment.ablation import ablation_table
 from fewjump.experiment.text_ablation import Trial, trials
-from fewjump.experiment.text_sizes import Sizes
-
-SIZES = Sizes(
-    length=6,
-    seeds=1,
-    hidden=16,
-    blocks=1,
-    teacher_steps=3,
-    product_steps=2,
-    joint_steps=2,
-    batch_size=8,
-    samples=20,
-    heads={},
-    replicates=3,
-)
 
 
 def test_the_plan_names_every_kind_and_varies_one_thing_at_a_time():
@@ -37,11 +22,16 @@ def test_the_plan_names_every_kind_and_varies_one_thing_at_a_time():
 
 
 def test_rows_are_whole_and_remembered(tmp_path, monkeypatch, capsys):
-    pick = random.Random(0)
-    names = ["".join(pick.choices(["an", "be", "lo"], k=pick.randint(1, 3))) for _ in range(300)]
-    file = tmp_path / "names.txt"
-    file.write_text("\n".join(names) + "\n")
-    arguments = ["--names", file, "--runs", tmp_path / "runs", "--out", tmp_path, "--steps", 2]
+    arguments = [
+        "--names",
+        names_file(tmp_path),
+        "--runs",
+        tmp_path / "runs",
+        "--out",
+        tmp_path,
+        "--steps",
+        2,
+    ]
     monkeypatch.setattr(sys, "argv", ["text_ablation", *map(str, arguments)])
     chosen = [
         Trial("product", "–", {}),

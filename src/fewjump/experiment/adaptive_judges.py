@@ -1,9 +1,10 @@
-"""Names and digits as the adaptive experiment needs them: data, teachers, and what judges samples.
+"""Names, running text and digits as the adaptive experiment needs them: teachers and judges.
 
 Two kinds of judgement. ``bound`` is :func:`fewjump.evaluate.path_bound.path_bound` on unseen data,
 in nats per token: a proper score of the sampler with its grid, compared on the same sequences and
-nearly the same noise. The others look at samples: judge NLL at matched trigram entropy for names;
-Fréchet distance, and what precision and recall lack of 1, for digits.
+nearly the same noise. The others look at samples: judge NLL at matched trigram entropy and trigram
+total variation for names and text; Fréchet distance, and what precision and recall lack of 1, for
+digits.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from fewjump.api import train_teacher
-from fewjump.data import Dataset, load_data
+from fewjump.data import Dataset
 from fewjump.denoiser.base import Denoiser
-from fewjump.evaluate.classifier import ImageClassifier, classifier_for
+from fewjump.evaluate.classifier import ImageClassifier
+from fewjump.evaluate.likelihood import one_evaluation_nlls
 from fewjump.evaluate.path_bound import path_bound
 from fewjump.evaluate.run import evaluate_images
 from fewjump.evaluate.text import TextMeter
@@ -38,6 +40,7 @@ class Bench(Protocol):
     Attributes:
         name: of the corpus.
         data: its sequences.
+        teachers: how many masked teachers there are; more seeds take them in turn.
         teacher_steps: of the uniform-noise teachers, which are trained here; 0 for none.
     """
 
@@ -45,6 +48,8 @@ class Bench(Protocol):
     def name(self) -> str: ...
     @property
     def data(self) -> Dataset: ...
+    @property
+    def teachers(self) -> int: ...
     @property
     def teacher_steps(self) -> int: ...
 
@@ -62,13 +67,13 @@ class Bench(Protocol):
 
 
 @dataclass
-class NamesBench:
-    """Names of at most 16 letters."""
+class TextBench:
+    """Names, or running text: ``target`` is the trigram entropy of real sequences, in nats."""
 
+    name: str
     data: Dataset
     sizes: text_sizes.Sizes
-    teacher_steps: int = 800
-    name: str = "names"
+    teacher_steps: int = 0
     meter: TextMeter = field(init=False)
     target: float = field(init=False)
 
@@ -76,8 +81,13 @@ class NamesBench:
         self.meter = TextMeter(self.data)
         self.target = reference_row(self.data, self.meter, self.sizes.samples)["entropy"]
 
+    @property
+    def teachers(self) -> int:
+        return self.sizes.seeds
+
     def masked_teacher(self, seed: int, runs: Path) -> Denoiser:
-        return Workshop(self.name, self.data, self.sizes, seed, runs, Clock({})).teacher()
+        own = seed % self.teachers
+        return Workshop(self.name, self.data, self.sizes, own, runs, Clock({})).teacher()
 
     def network(self) -> dict[str, Any]:
         return {**self.sizes.network(), "time_conditioned": True}
@@ -93,19 +103,18 @@ class NamesBench:
 
 @dataclass
 class DigitsBench:
-    """Digits of 8×8 pixels."""
+    """Digits of 8×8 pixels, and the classifier whose features samples are compared by."""
 
-    data: Dataset = field(default_factory=lambda: load_data("digits"))
+    data: Dataset
+    judge: ImageClassifier
     sizes: digits.Sizes = field(default_factory=digits.Sizes)
+    teachers: int = 3
     teacher_steps: int = 0
     name: str = "digits"
-    judge: ImageClassifier = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.judge = classifier_for(self.data)
 
     def masked_teacher(self, seed: int, runs: Path) -> Denoiser:
-        return digits.teacher_for(self.data, self.sizes, seed, runs / f"digits-teacher-{seed}")
+        own = seed % self.teachers
+        return digits.teacher_for(self.data, self.sizes, own, runs / f"digits-teacher-{own}")
 
     def network(self) -> dict[str, Any]:
         return dict(self.sizes.network())
@@ -162,12 +171,15 @@ class Judged:
         about: what all rows have in common.
         unseen: sequences that the bound is of.
         seed: of all draws.
+        joint: whether the laws are joint: at one step their likelihood is exact, and at more
+            steps there is none.
         rows: what was found.
     """
 
     about: dict[str, Any]
     unseen: Tensor
     seed: int
+    joint: bool = False
     rows: list[dict[str, Any]] = field(default_factory=list)
     _first: dict[int, Tensor] = field(default_factory=dict)
 
@@ -180,11 +192,13 @@ class Judged:
         sequence; the standard itself has none.
         """
         steps = len(grid) - 1
-        each = path_bound(model, self.unseen, None, grid, self.seed) / self.unseen.shape[1]
-        difference = each - self._first.setdefault(steps, each)
-        half = 1.96 * float(difference.std()) / len(each) ** 0.5
-        value = float(each.mean())
-        scores: dict[str, Score] = {"bound": (value, value - half, value + half)}
+        each = self._nats(model, grid)
+        scores: dict[str, Score] = {}
+        if each is not None:
+            difference = each - self._first.setdefault(steps, each)
+            half = 1.96 * float(difference.std()) / len(each) ** 0.5
+            value = float(each.mean())
+            scores["bound"] = (value, value - half, value + half)
         if sampled:
             scores |= bench.sampled(model, steps, grid, self.seed)
         for metric, (mean, low, high) in scores.items():
@@ -200,3 +214,9 @@ class Judged:
                     "loss_high": high,
                 }
             )
+
+    def _nats(self, model: Denoiser, grid: Tensor) -> Tensor | None:
+        """A bound on −log p of each unseen sequence, nats per token; None where there is none."""
+        if not self.joint:
+            return path_bound(model, self.unseen, None, grid, self.seed) / self.unseen.shape[1]
+        return one_evaluation_nlls(model, self.unseen) if len(grid) == 2 else None

@@ -1,126 +1,53 @@
-"""Times and weights that adapt, with trained networks on names and digits, over three seeds.
+"""Times and weights that adapt, with trained networks on names, text and digits, three seeds each.
 
 ``grids``: fitted, cosine and log-linear times against uniform ones at equal evaluations, for masked
-teachers of names and digits, and for teachers of names under uniform noise. ``training``: product
-students of the masked teachers by the paper's Algorithm 1, whose times are drawn or weighed in each
-way, after equal optimiser steps, judged at 1, 4 and 8 sampling steps. Run as
+teachers of names, text and digits, and for teachers of names under uniform noise. ``training``:
+product students of the masked teachers by the paper's Algorithm 1, whose times are drawn or weighed
+in each way, after equal optimiser steps, judged at 1, 4 and 8 sampling steps. ``joint``: students
+of names with a shared chain, in each way that they have, judged at 1 and 4 steps. Run as
 
-    python -m fewjump.experiment.adaptive_networks --names names.txt
+    python -m fewjump.experiment.adaptive_networks --names names.txt --text shakespeare.txt
 
 after :mod:`fewjump.experiment.text_students` and :mod:`fewjump.experiment.digits`, whose models in
-``--teachers`` are read. Finished rows are kept in ``--runs`` and not computed again;
-``--only grids`` or ``--only training`` does one part and writes no result.
+``--teachers`` are read. Text has one teacher: its three seeds are of trainings, draws and bounds.
+Finished rows are kept in ``--runs`` and not computed again; ``--only PART`` does one part and
+writes no result.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-from fewjump.api import distill
+from fewjump.data import load_data
 from fewjump.denoiser.base import Denoiser
-from fewjump.experiment.adaptive_judges import (
-    Bench,
-    DigitsBench,
-    Judged,
-    NamesBench,
-    uniform_teacher,
+from fewjump.evaluate.classifier import classifier_for
+from fewjump.experiment.adaptive_judges import Bench, DigitsBench, TextBench, uniform_teacher
+from fewjump.experiment.adaptive_rows import (
+    TEXT_BUDGET,
+    Budget,
+    Rows,
+    grid_rows,
+    joint_rows,
+    training_rows,
 )
-from fewjump.experiment.adaptive_times import against_uniform, ways
+from fewjump.experiment.adaptive_times import against_uniform
 from fewjump.experiment.results import Experiment, remembered
 from fewjump.experiment.text_sizes import SIZES, load_corpus
-from fewjump.objective import ConditionalMatching
-from fewjump.sampler import GRIDS, interval_costs
-from fewjump.sampler.grid import time_grid
 
-CHOICES = (*GRIDS, "fitted")
-CANDIDATES = 32
-PARTS = ("grids", "training")
+PARTS = ("grids", "training", "joint")
 
 
-@dataclass(frozen=True)
-class Budget:
-    """How much is fitted, trained and judged.
+class Block(NamedTuple):
+    """Rows of one problem and seed: its name, their budget, and what computes them."""
 
-    Attributes:
-        seeds: of teachers, trainings and draws.
-        grid_steps: evaluations of the sampler; each divides 32, the candidate intervals.
-        judged_steps: the same, for students.
-        sampled_steps: those of them at which samples are judged too.
-        fitted_to: training sequences that a grid is fitted to.
-        unseen: test sequences of the bound, at most.
-        training: optimiser steps by corpus.
-        batch_size: the same, sequences a step.
-    """
-
-    seeds: tuple[int, ...] = (0, 1, 2)
-    grid_steps: tuple[int, ...] = (2, 4, 8)
-    judged_steps: tuple[int, ...] = (1, 4, 8)
-    sampled_steps: tuple[int, ...] = (4,)
-    fitted_to: int = 512
-    unseen: int = 1000
-    training: tuple[tuple[str, int], ...] = (("names", 150), ("digits", 100))
-    batch_size: tuple[tuple[str, int], ...] = (("names", 64), ("digits", 16))
-
-    def of(self, part: str) -> dict[str, Any]:
-        """What the rows of one part depend on, as JSON gives it back."""
-        own = {"grids": ("grid_steps", "fitted_to"), "training": ("training", "batch_size")}[part]
-        own = (*own, "unseen", *(("judged_steps", "sampled_steps") if part == "training" else ()))
-        return json.loads(json.dumps({name: getattr(self, name) for name in own}))
-
-
-def grid_rows(
-    bench: Bench, model: Denoiser, what: str, seed: int, budget: Budget
-) -> list[dict[str, Any]]:
-    """Every grid at every number of steps.
-
-    Rows of the fitted grid hold its ``times`` and ``promised``: nats per token by which its path
-    KL lies below the uniform grid's, as the network sees it on the data that it was fitted to.
-    """
-    judged = Judged({"problem": what}, bench.data.all("test", budget.unseen), seed)
-    x0 = bench.data.all("train", budget.fitted_to)
-    table = interval_costs(model, x0, [k / CANDIDATES for k in range(CANDIDATES + 1)], seed)
-    for steps in budget.grid_steps:
-        grids = {name: time_grid(name, steps, model.process.schedule) for name in GRIDS}
-        for name, grid in grids.items():
-            judged.add(bench, model, name, grid)
-        times = table.best(steps)
-        begin = len(judged.rows)
-        judged.add(bench, model, "fitted", times)
-        promised = float((table.total(grids["uniform"]) - table.total(times)).mean())
-        for row in judged.rows[begin:]:
-            row |= {"times": times.tolist(), "promised": promised / x0.shape[1]}
-    return judged.rows
-
-
-def training_rows(
-    bench: Bench, teacher: Denoiser, what: str, seed: int, budget: Budget
-) -> list[dict[str, Any]]:
-    """A product student for each way to draw and weigh times, judged on uniform grids."""
-    steps = dict(budget.training)[bench.name]
-    judged = Judged({"problem": what}, bench.data.all("test", budget.unseen), seed)
-    for name, times in ways(steps).items():
-        student = distill(
-            teacher,
-            bench.data,
-            student="product",
-            objective=ConditionalMatching("student-euler", times=times),
-            steps=steps,
-            batch_size=dict(budget.batch_size)[bench.name],
-            lr=5e-4,
-            ema=0.99,
-            seed=seed,
-            monitor=False,
-        )
-        for count in budget.judged_steps:
-            grid = time_grid("uniform", count, student.process.schedule)
-            judged.add(bench, student, name, grid, count in budget.sampled_steps)
-    return judged.rows
+    what: str
+    budget: Budget
+    compute: Callable[[], Rows]
 
 
 @dataclass
@@ -128,57 +55,65 @@ class Plan:
     """What is compared, and where models and rows are.
 
     Attributes:
-        names, digits: the benches.
+        names, text, digits: the benches.
         teachers: folder of the models of the other experiments.
         runs: folder of this one's models and rows.
-        budget: see :class:`Budget`.
+        budget: of names and digits, see :class:`Budget`.
+        text_budget: of text.
     """
 
-    names: NamesBench
+    names: TextBench
+    text: TextBench
     digits: Bench
     teachers: Path
     runs: Path
     budget: Budget
+    text_budget: Budget
 
-    def blocks(self, part: str, seed: int) -> list[tuple[str, Callable[[], list[dict[str, Any]]]]]:
-        """Name of each block of rows of a part and seed, and what computes it."""
-        budget, names, digits = self.budget, self.names, self.digits
+    def budget_of(self, bench: Bench) -> Budget:
+        """The budget of a corpus."""
+        return self.text_budget if bench is self.text else self.budget
+
+    def blocks(self, part: str, seed: int) -> list[Block]:
+        """The blocks of rows of a part and seed."""
+        names = self.names
 
         def masked(bench: Bench) -> Denoiser:
             return bench.masked_teacher(seed, self.teachers)
 
-        def grids(bench: Bench, what: str, model: Callable[[], Denoiser]):
-            return what, lambda: grid_rows(bench, model(), what, seed, budget)
+        def block(bench: Bench, noun: str, rows: Callable[..., Rows], model=masked) -> Block:
+            what, budget = f"{bench.name}, {noun}", self.budget_of(bench)
+            return Block(what, budget, lambda: rows(bench, model(bench), what, seed, budget))
 
-        def trained(bench: Bench, what: str):
-            return what, lambda: training_rows(bench, masked(bench), what, seed, budget)
+        def under_uniform_noise(bench: Bench) -> Denoiser:
+            return uniform_teacher(bench, seed, self.runs / f"names-uniform-teacher-{seed}")
 
+        if part == "joint":
+            return [block(names, "joint", joint_rows)]
+        corpora = (names, self.text, self.digits)
         if part == "training":
-            return [trained(names, "names, warm"), trained(digits, "digits, warm")]
-        own = self.runs / f"names-uniform-teacher-{seed}"
-        return [
-            grids(names, "names, masked", lambda: masked(names)),
-            grids(names, "names, uniform", lambda: uniform_teacher(names, seed, own)),
-            grids(digits, "digits, masked", lambda: masked(digits)),
-        ]
+            return [block(bench, "warm", training_rows) for bench in corpora]
+        own = block(names, "uniform", grid_rows, under_uniform_noise)
+        return [*(block(bench, "masked", grid_rows) for bench in corpora), own]
 
-    def rows(self, part: str) -> list[dict[str, Any]]:
+    def rows(self, part: str) -> Rows:
         """All rows of a part, those that are finished from :attr:`runs`."""
         out = []
         for seed in self.budget.seeds:
-            for what, compute in self.blocks(part, seed):
+            for block in self.blocks(part, seed):
                 begin = time.perf_counter()
-                path = self.runs / f"{part}-{what}-{seed}".replace(", ", "-").replace(" ", "-")
-                out += remembered(path / "rows.json", self.budget.of(part), compute)
-                print(
-                    f"{part}: {what}, seed {seed}: {time.perf_counter() - begin:.0f} s", flush=True
-                )
+                name = f"{part}-{block.what}-{seed}".replace(", ", "-").replace(" ", "-")
+                path = self.runs / name / "rows.json"
+                out += remembered(path, block.budget.of(part), block.compute)
+                seconds = time.perf_counter() - begin
+                print(f"{part}: {block.what}, seed {seed}: {seconds:.0f} s", flush=True)
         return out
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options of this experiment alone."""
     parser.add_argument("--names", type=Path, required=True, help="file with one name a line")
+    parser.add_argument("--text", type=Path, help="text file; built-in text without it")
     parser.add_argument("--teachers", type=Path, default=Path("runs"), help="models that are read")
     parser.add_argument("--runs", type=Path, default=Path("runs/adaptive-networks"))
     parser.add_argument("--only", choices=PARTS, help="one part, and no result")
@@ -186,15 +121,29 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def main() -> None:
     run = Experiment("adaptive_networks", add=add_options)
+    options, bench = run.options, {}
     # Fewer samples than the students' experiment has: many more sets are drawn here.
-    options, sizes = run.options, replace(SIZES["names"], samples=1000, replicates=100)
-    names = NamesBench(load_corpus("names", sizes, options.names, None), sizes)
-    plan = Plan(names, DigitsBench(), options.teachers, options.runs, Budget())
+    for corpus, samples, steps in (("names", 1000, 800), ("text", 400, 0)):
+        sizes = replace(SIZES[corpus], samples=samples, replicates=100)
+        data = load_corpus(corpus, sizes, options.names, options.text)
+        bench[corpus] = TextBench(corpus, data, sizes, steps)
+    names, text = bench["names"], bench["text"]
+    images = load_data("digits")
+    corpora = (names, text, DigitsBench(images, classifier_for(images)))
+    plan = Plan(*corpora, options.teachers, options.runs, Budget(), TEXT_BUDGET)
     rows = {part: plan.rows(part) for part in PARTS if options.only in (None, part)}
     if options.only is None:
         found = {f"{part}_against_uniform": against_uniform(rows[part]) for part in PARTS}
-        facts = {"budget": asdict(plan.budget), "matched_entropy": names.target}
-        run.save({**facts, "uniform_teacher_steps": names.teacher_steps, **found, **rows})
+        facts = {
+            "budget": asdict(plan.budget),
+            "text_budget": asdict(plan.text_budget),
+            "teachers": {b.name: min(b.teachers, len(plan.budget.seeds)) for b in corpora},
+            "data": {b.name: b.data.description for b in corpora},
+            "samples": {b.name: b.sizes.samples for b in corpora},
+            "matched_entropy": {b.name: b.target for b in (names, text)},
+            "uniform_teacher_steps": names.teacher_steps,
+        }
+        run.save({**facts, **found, **rows})
 
 
 if __name__ == "__main__":
