@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fewjump.law import shared_mixture
 from fewjump.law.mixture import MixtureLaw
 from fewjump.law.shared_mixture import SharedMixtureLaw
 
@@ -48,6 +49,44 @@ def test_log_prob_and_its_gradient_are_those_of_the_mixture(scale: float) -> Non
     torch.testing.assert_close(values[0], values[1], atol=1e-9, rtol=1e-12)
     for mine, theirs in zip(*gradients, strict=True):
         torch.testing.assert_close(mine, theirs, atol=1e-9, rtol=1e-9)
+
+
+@pytest.mark.parametrize("chunk", [1 << 22, 1])
+@pytest.mark.parametrize("scale", [1.0, 400.0])
+def test_marginals_and_their_gradient_are_those_of_the_mixture(
+    scale: float, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_mixture, "_CHUNK", chunk)
+    worth = torch.rand(B, L, V, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    values, gradients = [], []
+    for shared in (True, False):
+        base, tables, weights = (part.requires_grad_() for part in parts(scale))
+        law = (SharedMixtureLaw if shared else written_out)(base, tables, weights)
+        value = law.marginals()
+        values.append(value.detach())
+        gradients.append(torch.autograd.grad((value * worth).sum(), (base, tables, weights)))
+    torch.testing.assert_close(values[0], values[1], atol=1e-14, rtol=1e-12)
+    for mine, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-12, rtol=1e-9)
+
+
+@pytest.mark.parametrize("scale", [1.0, 25.0, 60.0])
+def test_marginals_in_float32_lose_no_more_than_its_rounding(scale: float) -> None:
+    """At the larger scales normalisers lie near the smallest number that float32 has."""
+    wide = SharedMixtureLaw(*parts(scale)).marginals()
+    narrow = SharedMixtureLaw(*(part.float() for part in parts(scale))).marginals()
+    torch.testing.assert_close(narrow.double(), wide, atol=2e-5, rtol=1e-4)
+
+
+def test_a_component_without_weight_may_allow_nothing() -> None:
+    """As after a token was given that it cannot emit."""
+    base, tables, weights = parts()
+    tables[1, 0, 2] = -torch.inf
+    known = torch.zeros(B, L, dtype=torch.bool)
+    known[:, 1] = True
+    law = SharedMixtureLaw(base, tables, weights).given(torch.full((B, L), 2), known)
+    expected = written_out(base, tables[:, 1:], weights[:, 1:]).given(torch.full((B, L), 2), known)
+    torch.testing.assert_close(law.marginals(), expected.marginals(), atol=1e-14, rtol=1e-12)
 
 
 @pytest.mark.parametrize("shaping", [(0.7, 1.0), (1.0, 0.8), (1.3, 0.6), (0.0, 1.0)])

@@ -7,11 +7,14 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from fewjump.law.base import Law, nucleus
+from fewjump.law.base import Law, nucleus, row_chunks
 from fewjump.law.mixture import reweighted
 from fewjump.law.product import ProductLaw, pin_logits
 from fewjump.law.tokens import at_least_float32, exponentiated, safe_logsumexp
 from fewjump.random import Generator, categorical_from_logits
+
+# Entries of a temporary: positions are taken a few at a time where their tables are large.
+_CHUNK = 1 << 22
 
 
 class SharedMixtureLaw(Law):
@@ -113,10 +116,37 @@ class SharedMixtureLaw(Law):
 
     def marginals(self) -> Tensor:
         weights = self.weight_logits.softmax(-1)
+        if self._plain:
+            width = self.vocab_size * max(self.batch_size, self.components)
+            chunks = row_chunks(self.length, width, _CHUNK)
+            return torch.cat([self._mixed(weights, positions) for positions in chunks], 1)
         total = torch.zeros((), dtype=weights.dtype, device=self.device)
         for k in range(self.components):
             total = total + weights[:, k, None, None] * self._component(k).marginals()
         return total
+
+    def _mixed(self, weights: Tensor, positions: slice) -> Tensor:
+        """Marginals of some positions: (B, l, V).
+
+        Σ_k π_k·exp(u + Tᵏ)/Zᵏ = exp(u)·Σ_k (π_k/Zᵏ)·exp(Tᵏ): two matrix products a position.
+        """
+        base, tables = self.base[:, positions], self.tables[positions]
+        share, _ = exponentiated(base)
+        factor, _ = exponentiated(tables)
+        total = torch.einsum("blv,lkv->blk", share, factor)
+        weights = weights.to(total.dtype)
+        # A component is computed from its logits where products underflow, or where the gradient,
+        # which divides by the square of the sum, would overflow.
+        lost = total < torch.finfo(total.dtype).tiny ** 0.5
+        each = (weights[:, None] / total.masked_fill(lost, 1.0)).masked_fill(lost, 0.0)
+        mixed = share * torch.einsum("blk,lkv->blv", each, factor)
+        found = (lost & (weights[:, None] > 0)).nonzero()
+        for part in row_chunks(found.shape[0], self.vocab_size, _CHUNK):
+            row, position, component = found[part].unbind(1)
+            law = (base[row, position] + tables[position, component]).softmax(-1)
+            value = weights[row, component, None] * law
+            mixed = mixed.index_put((row, position), value, accumulate=True)
+        return mixed
 
     def responsibilities(self, x0: Tensor) -> Tensor:
         """Posterior probability of each component given a sequence: (B, K)."""
