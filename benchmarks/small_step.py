@@ -5,9 +5,13 @@ Two whole training steps (teacher, student, loss, backward, AdamW, moving averag
 has a process of its own; the peak is that process's highest resident size, Python and torch
 included. Linux only.
 
-    deferred       as the library does it: the heads' logits in chunks
-    checkpointed   and each block computed again in the backward pass (checkpoint_blocks)
-    logits         the heads' logits written down
+    deferred        as the library does it: the heads' logits in chunks
+    checkpointed    and each block computed again in the backward pass (checkpoint_blocks)
+    logits          the heads' logits written down
+    score           teacher and student are concrete-score networks under a mask (SEDD absorb)
+    score-logits    the same with their scores written down, and recovery in parts
+    score-uniform   such a teacher under uniform noise, whose recovery needs every score; its
+                    student gives posteriors
 
 Usage: python benchmarks/small_step.py [--threads 1] [--way deferred ...]
 """
@@ -26,15 +30,15 @@ from typing import Any
 import torch
 from loss_memory import resident
 
-from fewjump.denoiser import NetworkDenoiser, deferred
+from fewjump.denoiser import NetworkDenoiser, ScoreDenoiser, deferred
 from fewjump.experiment.results import machine_facts
 from fewjump.objective import ConditionalMatching, freeze
-from fewjump.process import Absorbing
+from fewjump.process import Absorbing, Process, Uniform
 from fewjump.schedule import LogLinear
 from fewjump.train import TrainConfig, train
 
 RESULT = Path(__file__).parent / "results" / "scale" / "small_step.json"
-WAYS = ("deferred", "checkpointed", "logits")
+WAYS = ("deferred", "checkpointed", "logits", "score", "score-logits", "score-uniform")
 VOCAB, LENGTH = 50_258, 1024
 TRUNK = {"hidden": 768, "blocks": 12, "heads": 12, "condition_dim": 128, "conv_kernel": 0}
 STEPS = 2
@@ -42,15 +46,22 @@ STEPS = 2
 
 def measure(way: str) -> dict[str, Any]:
     """Train in this process and say what it took."""
-    if way == "logits":
+    if way.endswith("logits"):
         deferred.DEFER_FROM = VOCAB + 1
     torch.manual_seed(0)
-    process = Absorbing(VOCAB, LogLinear())
+    process: Process = Absorbing(VOCAB, LogLinear())
+    if way == "score-uniform":
+        process = Uniform(VOCAB, LogLinear())
     config = {"process": process.config(), "trunk": TRUNK, "length": LENGTH}
-    student = NetworkDenoiser.from_config(config)
+    made = ScoreDenoiser if way.startswith("score") else NetworkDenoiser
+    student = made.from_config(config)
     student.process = process
-    torch.nn.init.normal_(student.head.get_submodule("linear").get_parameter("weight"), std=0.02)
+    for name, parameter in student.named_parameters():
+        if name in ("head.linear.weight", "network.linear.weight"):
+            torch.nn.init.normal_(parameter, std=0.02)
     teacher = freeze(copy.deepcopy(student))
+    if isinstance(teacher, ScoreDenoiser):
+        student = teacher.as_student()
     data = torch.randint(VOCAB - 1, (4, LENGTH))
     options = TrainConfig(
         steps=STEPS,

@@ -169,6 +169,8 @@ def build_student(
     plain = kind == "product" and network is None and not head
     if has_weights and not isinstance(teacher, NetworkDenoiser):
         if plain and warm_start:
+            if isinstance(teacher, ScoreDenoiser):
+                return teacher.as_student()
             model = copy.deepcopy(teacher).requires_grad_(True)
             model.evaluations = 0
             return model

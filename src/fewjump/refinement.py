@@ -169,8 +169,9 @@ def refine(
 def _auxiliary(given: Denoiser | None, teacher: Denoiser, student: Denoiser, seed: int) -> Denoiser:
     if given is not None:
         return copy.deepcopy(given).requires_grad_(True)
-    product = isinstance(teacher, NetworkDenoiser) and teacher.kind == "product"
-    if product or isinstance(teacher, ScoreDenoiser):
+    if isinstance(teacher, ScoreDenoiser):
+        return teacher.as_student()
+    if isinstance(teacher, NetworkDenoiser) and teacher.kind == "product":
         return copy.deepcopy(teacher).requires_grad_(True)
     if not isinstance(student, NetworkDenoiser):
         raise ValueError(

@@ -101,28 +101,30 @@ def test_a_student_starts_at_the_originals_law(case: str, kind: str) -> None:
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
 
 
-def test_a_uniform_score_network_lends_its_trunk(tmp_path: Path) -> None:
-    """Its posterior is no softmax, so that a joint student's head starts uniform."""
+@pytest.mark.parametrize("kind", list(HEADS))
+def test_a_uniform_score_network_lends_trunk_and_head(kind: str, tmp_path: Path) -> None:
+    """Its posterior is no softmax, and has zeros where it was clipped: every student of it has a
+    head that starts from its scores, and is distilled without infinite losses."""
     from checkpoint import written as w
 
     config = w.sedd_config("uniform")
     run = w.sedd_run(tmp_path / "run", w.network(seed=1), w.network(seed=2), config)
     teacher = load_teacher(run)
     assert isinstance(teacher, ScoreDenoiser)
-    student = teacher.as_network()
-    assert isinstance(student, NetworkDenoiser)
-    trained = student.trunk.state_dict()
-    lent = teacher.network.trunk.state_dict()  # type: ignore[union-attr]
-    assert all(torch.equal(value, lent[name]) for name, value in trained.items())
+    x_t = torch.randint(w.V, (2, 6), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        marginals = student(torch.zeros(1, 6, dtype=torch.int64), 0.5).marginals()
-    torch.testing.assert_close(marginals, torch.full_like(marginals, 1 / w.V))
-    joint = fewjump.distill(
+        assert bool((teacher(x_t, 0.95).marginals() == 0).any()), "the case must clip something"
+        found = teacher.as_network()(x_t, 0.5).marginals()
+        scores = teacher.raw_logits(x_t, teacher.process.schedule.sigma_bar(0.5)).double()
+        seen = scores.softmax(-1) * teacher.process.likelihood(x_t, 0.5)
+    torch.testing.assert_close(found.double(), seen / seen.sum(-1, keepdim=True))
+    student = fewjump.distill(
         teacher,
         torch.randint(w.V, (4, 6)),
-        student="chain",
-        head={"states": 2},
-        steps=2,
+        student=kind,
+        head=HEADS[kind],
+        steps=3,
         batch_size=2,
     )
-    assert joint.kind == "chain"  # type: ignore[union-attr]
+    assert isinstance(student, NetworkDenoiser)
+    assert student.kind == kind

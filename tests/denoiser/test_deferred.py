@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from fewjump.denoiser import NetworkDenoiser, deferred
+from fewjump.denoiser import NetworkDenoiser, ScoreDenoiser, deferred, score_law
 from fewjump.law import LinearLaw, linear_cross_entropy, linear_table
 from fewjump.law.product import ProductLaw
 from fewjump.objective import (
@@ -33,20 +33,29 @@ PROCESSES = {
     "uniform": Uniform(V, LogLinear()),
     "absorbing": Absorbing(V, LogLinear()),
     "leave-one-out": Uniform(V, LogLinear()),
+    "score": Absorbing(V, LogLinear()),
 }
 every_process = pytest.mark.parametrize("process", PROCESSES.values(), ids=list(PROCESSES))
 RunBoth = Callable[[Callable[[], Any]], tuple[Any, Any]]
 
 
 def network(process: Process, kind: str = "product", seed: int = 0, length: int = L) -> Any:
-    """Random weights in float64; a joint student's head starts at a product."""
+    """Random weights in float64; a joint student's head starts at a product, and a product student
+    of a concrete-score network is such a network."""
     torch.manual_seed(seed)
     trunk = {"hidden": D, "blocks": 1, "heads": 2, "condition_dim": 8}
     config = {"process": process.config(), "trunk": trunk, "length": length}
+    if process is PROCESSES["score"] and kind == "product":
+        model: Any = ScoreDenoiser.from_config(config)
+        return filled(model, process)
     config["leave_one_out"] = process is PROCESSES["leave-one-out"]
     if kind == "autoregressive":
         config["head"] = {"kind": kind}
-    model = NetworkDenoiser.from_config(config)
+    return filled(NetworkDenoiser.from_config(config), process)
+
+
+def filled(model: Any, process: Process) -> Any:
+    """Random weights in float64, and the caller's own process."""
     model.process = process
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
@@ -85,7 +94,7 @@ def test_the_law_is_the_same(process: Process, run_both: RunBoth) -> None:
     dense, late = run_both(lambda: model(x, 0.6))
     assert isinstance(late, LinearLaw)
     assert not isinstance(dense, LinearLaw)
-    torch.testing.assert_close(late.logits, dense.logits, atol=1e-12, rtol=1e-12)
+    torch.testing.assert_close(late.log_probs(), dense.log_probs(), atol=1e-12, rtol=1e-12)
     with torch.no_grad():
         law = run_both(lambda: model(x, 0.6))[1]
     assert not law.log_prob(x.clamp(max=V - 2)).requires_grad
@@ -225,3 +234,54 @@ def test_a_joint_head_still_has_its_base(run_both: RunBoth) -> None:
     one, two = run_both(lambda: model(x, 0.6).log_prob(torch.where(x == V - 1, x0, x)))
     torch.testing.assert_close(one, two, atol=1e-10, rtol=1e-10)
     assert not isinstance(model(x, 0.6), ProductLaw)
+
+
+def test_a_deferred_score_law_has_the_scores_and_the_report(
+    run_both: RunBoth, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the mask's entry of the closed form can be below zero, and by how much is reported."""
+    process = PROCESSES["score"]
+    model = network(process)
+    x = process.corrupt(torch.randint(V - 1, (B, L)), 0.0, 0.6)
+    t = torch.linspace(0.05, 0.95, B, dtype=torch.float64)
+
+    def ask() -> tuple[Any, Any]:
+        return model(x, t), model.last_recovery
+
+    (dense, plain), (late, report) = run_both(ask)
+    assert isinstance(late, score_law.ScoreLaw)
+    torch.testing.assert_close(late.ratios, dense.ratios, atol=1e-12, rtol=1e-12)
+    torch.testing.assert_close(late.ratios, model.ratios(x, t), atol=1e-12, rtol=1e-12)
+    assert plain.clipped_mass.max() > 0.1, "the case must clip something"
+    torch.testing.assert_close(report.clipped_mass, plain.clipped_mass, atol=1e-12, rtol=1e-12)
+    assert not report.clipped_mass.requires_grad
+    torch.testing.assert_close(report.condition_number, plain.condition_number)
+    torch.testing.assert_close(report.mean_clipped_mass(), plain.mean_clipped_mass())
+
+    monkeypatch.setattr(score_law, "REPORTED_POSITIONS", B * L // 2)
+    _, estimate = run_both(ask)[1]
+    some = plain.clipped_mass.flatten()[torch.linspace(0, B * L - 1, B * L // 2).round().long()]
+    torch.testing.assert_close(estimate.mean_clipped_mass(), some.mean())
+
+
+def test_a_score_law_keeps_its_scores_for_more_rows_only(run_both: RunBoth) -> None:
+    model = network(PROCESSES["score"])
+    masks = torch.full((1, L), V - 1)
+    late = run_both(lambda: model(masks, 0.6))[1]
+    torch.testing.assert_close(late.expand(3).ratios, late.ratios.expand(3, -1, -1))
+    assert late.select(torch.tensor([0])).ratios is None
+    assert late.given(masks * 0, masks >= 0).ratios is None
+
+
+def test_scores_asked_for_later_are_in_the_precision_of_the_call(run_both: RunBoth) -> None:
+    model = network(PROCESSES["score"]).float()
+    x = torch.full((2, L), V - 1)
+
+    def ask() -> Tensor:
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            law = model(x, 0.6)
+        assert not law.ratios.requires_grad
+        return law.ratios.float()
+
+    dense, late = run_both(ask)
+    torch.testing.assert_close(late, dense, atol=0, rtol=2e-2)

@@ -229,3 +229,42 @@ def test_recovery_in_parts_is_recovery(
         found.append((law.logits.detach(), model.last_recovery.clipped_mass, torch.cat(grads)))
     for whole, part in zip(*found):
         torch.testing.assert_close(part, whole, rtol=1e-12, atol=1e-12)
+
+
+def test_ratios_stand_in_for_what_the_other_positions_say_at_low_noise() -> None:
+    """Why a student of a uniform score network starts from its scores: over the states x_t that
+    occur, r_y·P[y, x_t], normalised, is the posterior up to an error of the order of 1 − α."""
+    truth = CASES["uniform"]
+    errors = []
+    for t in (0.01, 0.1):
+        x = torch.tensor(list(itertools.product(range(V), repeat=L)))
+        time = torch.full((len(x),), t, dtype=torch.float64)
+        kernel = truth.process.kernel(0.0, t)
+        occurs = torch.stack([truth.noised(tuple(row), kernel).sum() for row in x.tolist()])
+        torch.testing.assert_close(occurs.sum(), torch.ones((), dtype=torch.float64))
+        weights = truth.ratios(x, time) * truth.process.likelihood(x, t)
+        law = weights / weights.sum(-1, keepdim=True)
+        error = (law - truth.posterior(x, time)).abs().sum(-1).mean(-1)
+        forgotten = 1 - float(truth.process.schedule.alpha(t))
+        errors.append(float((occurs * error).sum()) / forgotten)
+    assert errors[1] < 1
+    assert errors[0] == pytest.approx(errors[1], rel=0.5), "in proportion to 1 − α"
+
+
+@pytest.mark.parametrize("method", ["clip", "project", "multiplicative"])
+def test_a_student_of_scores_has_no_zeros(method: str) -> None:
+    trunk = {"hidden": 8, "blocks": 1, "heads": 2, "condition_dim": 4}
+    for process in (
+        Uniform(V, LogLinear()),
+        ResetToPrior(PRIOR, LogLinear()),
+        Absorbing(V + 1, LogLinear()),
+    ):
+        config = {"process": process.config(), "trunk": trunk, "length": L, "method": method}
+        teacher = ScoreDenoiser.from_config(config)
+        torch.nn.init.normal_(teacher.network.linear.weight, std=2.0)  # type: ignore[union-attr]
+        student = teacher.as_student()
+        assert isinstance(student, ScoreDenoiser) == isinstance(process, Absorbing)
+        assert all(p.requires_grad for p in student.parameters())
+        x = torch.full((1, L), process.vocab_size - 1)
+        marginals = student(x, 0.5).marginals()[..., : student.clean_vocab_size]
+        assert bool((marginals > 0).all())

@@ -9,33 +9,24 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from fewjump.denoiser.base import Denoiser, constrain_logits
+from fewjump.denoiser.deferred import deferred_law, defers
 from fewjump.denoiser.heads import ProductHead
 from fewjump.denoiser.network import NetworkDenoiser, check_sizes, noise_level
+from fewjump.denoiser.score_law import MaskedRecoveryReport, RecoveryReport, ScoreLaw
 from fewjump.denoiser.transformer import Transformer, TransformerConfig, zero_linear
 from fewjump.law.base import row_chunks
+from fewjump.law.linear import LinearLaw
 from fewjump.law.product import ProductLaw
-from fewjump.process import Absorbing, Process, process_from_config
+from fewjump.process import Absorbing, Process, Uniform, process_from_config
 
 LawRecovery = Literal["clip", "project", "multiplicative"]
-
-
-class RecoveryReport(NamedTuple):
-    """What the last recovery had to repair.
-
-    Attributes:
-        clipped_mass: (B, L) probability that the closed form put below zero.
-        condition_number: () or (B,) condition number of P_{t|0}.
-    """
-
-    clipped_mass: Tensor
-    condition_number: Tensor
 
 
 class ScoreDenoiser(Denoiser):
@@ -86,10 +77,7 @@ class ScoreDenoiser(Denoiser):
         scores = self.network(x_t, t)
         if not self.log:
             return scores.scatter(-1, x_t[..., None], 1.0)
-        scores = scores.exp()
-        if scores.requires_grad:
-            return scores.scatter(-1, x_t[..., None], 1.0)
-        return scores.scatter_(-1, x_t[..., None], 1.0)
+        return _ratios(scores, x_t)
 
     def raw_logits(self, x_t: Tensor, sigma: Tensor | float) -> Tensor:
         """The network's linear layer at noise level σ̄, before any scaling: (B, L, V).
@@ -113,22 +101,38 @@ class ScoreDenoiser(Denoiser):
         return scores.scatter(-1, x_t[..., None], 0.0)
 
     def as_network(self) -> NetworkDenoiser:
-        """A product student that starts where this network is.
+        """A product denoiser that starts where this network is.
 
         Under a mask its law is this one's (softmax of the network's output over clean tokens, for
-        any scaling). Under other noise a posterior is no softmax of log-ratios: there the trunk is
-        taken over and the head starts uniform.
+        any scaling). Under uniform noise it starts near it: r_y is in proportion to what the other
+        positions say of a noisy token y, which stands in for what they say of a clean one
+        (``leave_one_out``); they agree at low noise. Under other noise the trunk is taken over and
+        the head starts uniform.
 
         Raises:
             ValueError: if the network is not a :class:`ScoreNetwork`.
         """
-        network = self._own_network()
-        head = ProductHead(network.trunk.config.hidden, self.process.vocab_size)
+        network, process = self._own_network(), self.process
+        head = ProductHead(network.trunk.config.hidden, process.vocab_size)
         head = head.to(network.linear.weight)
-        if isinstance(self.process, Absorbing):
+        uniform = isinstance(process, Uniform)
+        if uniform or isinstance(process, Absorbing):
             head.linear.load_state_dict(network.linear.state_dict())
         trunk = copy.deepcopy(network.trunk).requires_grad_(True)
-        return NetworkDenoiser(trunk, head, self.process, self.length)
+        return NetworkDenoiser(trunk, head, process, self.length, leave_one_out=uniform)
+
+    def as_student(self) -> Denoiser:
+        """A trainable product denoiser that starts at or near this one.
+
+        A copy under a mask, where its law has no zeros. Recovery under other noise may clip, and
+        cross-entropy of a law with zeros is infinite: :meth:`as_network` then, for a
+        :class:`ScoreNetwork`.
+        """
+        if isinstance(self.network, ScoreNetwork) and not isinstance(self.process, Absorbing):
+            return self.as_network()
+        model = copy.deepcopy(self).requires_grad_(True)
+        model.evaluations = 0
+        return model
 
     def _own_network(self) -> ScoreNetwork:
         if not isinstance(self.network, ScoreNetwork):
@@ -139,6 +143,14 @@ class ScoreDenoiser(Denoiser):
         return self.network
 
     def law(self, x_t: Tensor, t: Tensor) -> ProductLaw:
+        network = self.network
+        if (
+            isinstance(network, ScoreNetwork)
+            and isinstance(self.process, Absorbing)
+            and self.method == "clip"
+            and defers(network.linear)
+        ):
+            return self._masked_law(network, x_t, t)
         ratios = self.ratios(x_t, t)
         parts = list(row_chunks(x_t.shape[1], x_t.shape[0] * ratios.shape[-1]))
         if len(parts) == 1:
@@ -151,6 +163,22 @@ class ScoreDenoiser(Denoiser):
         law = ProductLaw(constrain_logits(logits, x_t, self.process))
         law.ratios = ratios
         return law
+
+    def _masked_law(self, network: ScoreNetwork, x_t: Tensor, t: Tensor) -> ScoreLaw:
+        """The law under a mask: the closed form at clean tokens is in proportion to the ratios,
+        so that it is the softmax of the network's output, and nothing needs to be inverted."""
+        sigma_bar = self.process.schedule.sigma_bar(t)
+        features = network.trunk.features(x_t, sigma_bar)
+        law = deferred_law(network.linear, features, x_t, self.process)
+        offset, condition = network.offset(sigma_bar), self.process.condition_number(t)
+        self.last_recovery = MaskedRecoveryReport(law, offset, sigma_bar, condition)
+        bias = network.linear.bias if law.weight.requires_grad else network.linear.bias.detach()
+
+        def scores() -> Tensor:
+            raw = LinearLaw(features, law.weight, bias, compute=law.compute).logits
+            return _ratios(network.scaled_scores(raw, sigma_bar), x_t)
+
+        return ScoreLaw(law, scores)
 
     def _part(self, ratios: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Of some positions, each of which recovers on its own.
@@ -241,9 +269,27 @@ class ScoreNetwork(nn.Module):
 
     def log_ratios(self, x_t: Tensor, sigma_bar: Tensor) -> Tensor:
         """As :meth:`forward`, at noise level σ̄ (B,)."""
-        scores = self.raw_logits(x_t, sigma_bar)
-        if self.scaled and isinstance(self.process, Absorbing):
-            clean = self.process.vocab_size - 1
-            offset = torch.log(torch.expm1(sigma_bar) * clean)
-            scores = scores - offset[:, None, None].to(scores.dtype)
-        return scores
+        return self.scaled_scores(self.raw_logits(x_t, sigma_bar), sigma_bar)
+
+    def scaled_scores(self, raw: Tensor, sigma_bar: Tensor) -> Tensor:
+        """Log-ratios from the linear layer's output (B, L, V) at noise level σ̄ (B,)."""
+        if not self._scales():
+            return raw
+        return raw - self.offset(sigma_bar)[:, None, None].to(raw.dtype)
+
+    def offset(self, sigma_bar: Tensor) -> Tensor:
+        """What is taken off the linear layer's output at noise level σ̄: (B,) → (B,)."""
+        if not self._scales():
+            return torch.zeros_like(sigma_bar)
+        return torch.log(torch.expm1(sigma_bar) * (self.process.vocab_size - 1))
+
+    def _scales(self) -> bool:
+        return self.scaled and isinstance(self.process, Absorbing)
+
+
+def _ratios(scores: Tensor, x_t: Tensor) -> Tensor:
+    """Ratios (B, L, V) from their logarithms, 1 at the current token."""
+    ratios = scores.exp()
+    if ratios.requires_grad:
+        return ratios.scatter(-1, x_t[..., None], 1.0)
+    return ratios.scatter_(-1, x_t[..., None], 1.0)

@@ -142,10 +142,13 @@ class LinearLaw(ProductLaw):
         assert self.tokens is not None
         return self.tokens
 
-    def _with(self, **changes: Any) -> LinearLaw:
+    def parts(self) -> dict[str, Any]:
+        """The arguments that make this law."""
         names = ("features", "weight", "bias", *_POSITIONS, "compute")
-        kept = {name: getattr(self, name) for name in (*names, "temperature", "top_p", "watch")}
-        return LinearLaw(**{**kept, **changes})
+        return {name: getattr(self, name) for name in (*names, "temperature", "top_p", "watch")}
+
+    def _with(self, **changes: Any) -> LinearLaw:
+        return LinearLaw(**{**self.parts(), **changes})
 
     def detach(self) -> LinearLaw:
         parts = {name: getattr(self, name).detach() for name in ("features", "weight", "bias")}

@@ -181,7 +181,7 @@ class ConditionalMatching(MatchingObjective):
             # Score networks go through recovery, which may have had to clip as well.
             report = getattr(model, "last_recovery", None)
             if report is not None:
-                metrics[f"{name}_recovery_clipped"] = report.clipped_mass.mean()
+                metrics[f"{name}_recovery_clipped"] = report.mean_clipped_mass()
         return loss, metrics
 
 
