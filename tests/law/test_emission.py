@@ -10,15 +10,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from fewjump.law import emission_factored
+from fewjump.law import emission_factored, emission_normaliser
 from fewjump.law.chain import ChainLaw
 from fewjump.law.emission import DenseEmission, Emission
-from fewjump.law.emission_factored import (
-    LowRankEmission,
-    SharedFactorEmission,
-    log_matmul_exp,
-    low_rank_normaliser,
-)
+from fewjump.law.emission_factored import LowRankEmission, SharedFactorEmission
 from fewjump.random import generator_for
 
 B, L, R, V, D = 2, 3, 4, 11, 3
@@ -56,7 +51,8 @@ X0 = torch.tensor([[0, 3, 10], [1, 2, 9]])
 @pytest.fixture(params=[1 << 20, 16])
 def chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """The whole problem in one chunk, and in many."""
-    monkeypatch.setattr(emission_factored, "_CHUNK", request.param)
+    for module in (emission_factored, emission_normaliser):
+        monkeypatch.setattr(module, "CHUNK", request.param)
     return request.param
 
 
@@ -99,19 +95,6 @@ def test_tempered_equals_the_tempered_dense_emission(case: Case, chunk: int) -> 
     torch.testing.assert_close(mine.marginals(weights), dense.marginals(weights))
     with pytest.raises(ValueError, match="already tempered"):
         mine.tempered(0.5, 1.0)
-
-
-def test_a_factor_that_underflows_is_summed_in_log_space() -> None:
-    logits = torch.tensor([[0.0, -torch.inf, -torch.inf]])
-    factor = torch.tensor([[-300.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
-    torch.testing.assert_close(log_matmul_exp(logits, factor), torch.tensor([[-300.0, 0.0]]))
-
-
-def test_normalisers_agree_with_logsumexp_in_float32() -> None:
-    u, features, tokens = (x.detach().float() for x in (base(), draw(2, B, L, R, D), draw(3, V, D)))
-    expected = (u[:, :, None] + features @ tokens.T).logsumexp(-1).flatten(0, 1)
-    value = low_rank_normaliser(u.flatten(0, 1), features.flatten(0, 1), tokens)
-    torch.testing.assert_close(value, expected)
 
 
 class Largest(TorchDispatchMode):

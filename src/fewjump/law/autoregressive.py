@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fewjump.law.base import Law, nucleus
+from fewjump.law.base import Law, nucleus, refuse_twice
 from fewjump.law.product import ProductLaw, pin_logits
 from fewjump.law.tokens import token_log_prob
 from fewjump.random import Generator, categorical, generator_for, invert_logits, uniform
@@ -162,8 +162,7 @@ class AutoregressiveLaw(Law):
         nucleus(torch.zeros(1), temperature, top_p)  # refuses bad values before any sampling
         if temperature == 1 and top_p == 1:
             return self
-        if (self.temperature, self.top_p) != (1, 1):
-            raise ValueError("this law is already tempered; temper the original law instead")
+        refuse_twice(self.temperature, self.top_p)
         return AutoregressiveLaw(
             self.conditionals, self.marginal_samples, temperature, top_p, *self._pinned()
         )

@@ -144,6 +144,12 @@ def nucleus(logits: Tensor, temperature: float, top_p: float) -> Tensor:
     return torch.empty_like(logits).scatter_(-1, index, ordered)
 
 
+def refuse_twice(temperature: float, top_p: float) -> None:
+    """Raise ValueError where a law carries these already: they do not compose."""
+    if (temperature, top_p) != (1, 1):
+        raise ValueError("this law is already tempered; temper the original law instead")
+
+
 def row_chunks(rows: int, width: int, elements: int = 1 << 22) -> Iterator[slice]:
     """Slices over ``rows`` such that each covers about ``elements`` entries of a (rows, width)."""
     step = max(1, elements // max(1, width))

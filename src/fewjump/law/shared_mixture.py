@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from fewjump.law.base import Law, nucleus, row_chunks
+from fewjump.law.base import Law, nucleus, refuse_twice, row_chunks
 from fewjump.law.mixture import reweighted
 from fewjump.law.product import ProductLaw, pin_logits
 from fewjump.law.tokens import at_least_float32, exponentiated, safe_logsumexp
@@ -155,8 +155,7 @@ class SharedMixtureLaw(Law):
     def tempered(self, temperature: float = 1.0, top_p: float = 1.0) -> SharedMixtureLaw:
         if temperature == 1 and top_p == 1:
             return self
-        if not self._plain:
-            raise ValueError("this law is already tempered; temper the original law instead")
+        refuse_twice(self.temperature, self.top_p)
         weights = nucleus(self.weight_logits, temperature, top_p)
         if top_p < 1 or temperature == 0:
             return SharedMixtureLaw(self.base, self.tables, weights, temperature, top_p)
