@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fewjump.inversion import invert_cdf
 from fewjump.law.tokens import safe_logsumexp
-from fewjump.random import invert_cdf
 
 
 def field_log_total(potential: Tensor, transition: Tensor) -> Tensor:

@@ -18,9 +18,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fewjump.inversion import rows_per_chunk
 from fewjump.law import ProductLaw
 from fewjump.process import Absorbing, Process, RankOne
-from fewjump.random import rows_per_chunk
 from fewjump.sampler.reverse import posterior_logits
 
 
