@@ -129,6 +129,60 @@ class ForwardBackward:
             ahead = self.evidence[:, i + 1] * self.backward[:, i + 1]
             yield normalised(self.step(i)[self.which] * ahead[:, None, :])
 
+    def log_weight(self, x: Tensor) -> Tensor:
+        """log of the weight of the tokens x (B, L), factors left out, summed over states: (B,)."""
+        if self.emission is None:
+            step = torch.arange(self.length - 1, device=x.device)
+            step = step.clamp(max=self.transition.shape[1] - 1)
+            moves = self.transition[self.which[:, None], step, x[:, :-1], x[:, 1:]]
+            return self.initial[self.which, x[:, 0]].log() + moves.log().sum(-1)
+        message = self.initial[self.which]
+        total = message.new_zeros(self.batch_size)
+        for i in range(self.length):
+            message = message * self.emission_at(i).mT[self.which, x[:, i]]
+            scale = message.sum(-1)
+            total = total + scale.log()
+            message = message / torch.where(scale > 0, scale, 1.0)[:, None]
+            if i + 1 < self.length:
+                message = contract(self.step(i).mT, self.which, message)
+        return total
+
 
 def _with_ones(tables: Tensor) -> Tensor:
     return torch.cat([tables, torch.ones_like(tables[:1])])
+
+
+def check_shapes(
+    initial: Tensor,
+    transition: Tensor,
+    emission: Tensor | None,
+    factors: Tensor,
+    which: Tensor | None,
+) -> None:
+    """Raise ValueError for tensors of :class:`ForwardBackward` that do not fit together.
+
+    Without ``which`` there must be one chain, or one for each row.
+    """
+    batch_size, length, tokens = factors.shape
+    chains, states = initial.shape[0], initial.shape[-1]
+    steps = max(length - 1, 1)
+    square = transition.shape[0] == chains and transition.shape[2:] == (states, states)
+    if transition.dim() != 4 or not square or transition.shape[1] not in (1, steps):
+        raise ValueError(
+            f"transition must be ({chains}, 1 or {steps}, {states}, {states}), "
+            f"got {tuple(transition.shape)}"
+        )
+    if emission is None and states != tokens:
+        raise ValueError(f"{states} states cannot be {tokens} tokens: give an emission")
+    if emission is not None and (
+        emission.dim() != 4
+        or emission.shape[0] != chains
+        or emission.shape[1] not in (1, length)
+        or emission.shape[2:] != (states, tokens)
+    ):
+        raise ValueError(
+            f"emission must be ({chains}, 1 or {length}, {states}, {tokens}), "
+            f"got {tuple(emission.shape)}"
+        )
+    if which is None and chains not in (1, batch_size):
+        raise ValueError(f"{chains} chains for {batch_size} rows: say which chain each row uses")

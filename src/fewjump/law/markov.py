@@ -10,14 +10,13 @@ from torch import Tensor
 from fewjump.law.base import ENUMERATION_LIMIT, Law, enumerate_states, nucleus, row_chunks
 from fewjump.law.contraction import (
     certain,
-    contract,
     normalised,
     outer,
     padded,
     pinned,
     position_entropy,
 )
-from fewjump.law.forward_backward import ForwardBackward
+from fewjump.law.forward_backward import ForwardBackward, check_shapes
 from fewjump.law.product import ProductLaw
 from fewjump.random import Generator, invert_cdf, uniform
 
@@ -57,7 +56,9 @@ class MarkovLaw(Law):
         self.batch_size, self.length, self.tokens = factors.shape
         self.states = initial.shape[-1]
         self.vocab_size = self.tokens if vocab_size is None else vocab_size
-        self._check_shapes(initial, transition, emission, which)
+        check_shapes(initial, transition, emission, factors, which)
+        if self.vocab_size < self.tokens:
+            raise ValueError(f"vocab_size {self.vocab_size} is smaller than {self.tokens} tokens")
         if which is None:
             index = torch.arange(self.batch_size, device=factors.device)
             which = index if initial.shape[0] > 1 else torch.zeros_like(index)
@@ -70,35 +71,6 @@ class MarkovLaw(Law):
                 raise ValueError("a row's factors exclude every sequence and no fallback was given")
             chain = chain.with_memoryless(impossible, fallback())
         self._chain = chain
-
-    def _check_shapes(
-        self, initial: Tensor, transition: Tensor, emission: Tensor | None, which: Tensor | None
-    ) -> None:
-        chains, states, steps = initial.shape[0], self.states, max(self.length - 1, 1)
-        square = transition.shape[0] == chains and transition.shape[2:] == (states, states)
-        if transition.dim() != 4 or not square or transition.shape[1] not in (1, steps):
-            raise ValueError(
-                f"transition must be ({chains}, 1 or {steps}, {states}, {states}), "
-                f"got {tuple(transition.shape)}"
-            )
-        if emission is None and states != self.tokens:
-            raise ValueError(f"{states} states cannot be {self.tokens} tokens: give an emission")
-        if emission is not None and (
-            emission.dim() != 4
-            or emission.shape[0] != chains
-            or emission.shape[1] not in (1, self.length)
-            or emission.shape[2:] != (states, self.tokens)
-        ):
-            raise ValueError(
-                f"emission must be ({chains}, 1 or {self.length}, {states}, {self.tokens}), "
-                f"got {tuple(emission.shape)}"
-            )
-        if which is None and chains not in (1, self.batch_size):
-            raise ValueError(
-                f"{chains} chains for {self.batch_size} rows: say which chain each row uses"
-            )
-        if self.vocab_size < self.tokens:
-            raise ValueError(f"vocab_size {self.vocab_size} is smaller than {self.tokens} tokens")
 
     @property
     def device(self) -> torch.device:
@@ -136,27 +108,8 @@ class MarkovLaw(Law):
         inside = (x0 < self.tokens).all(-1)
         x = x0.clamp(max=self.tokens - 1)
         factors = self._chain.factors.gather(-1, x[..., None])[..., 0].log().sum(-1)
-        value = self._chain_log_weight(x) + factors - self._chain.log_total
+        value = self._chain.log_weight(x) + factors - self._chain.log_total
         return torch.where(inside, value, -torch.inf)
-
-    def _chain_log_weight(self, x: Tensor) -> Tensor:
-        """log Σ_z of the chain's weight of the tokens x (B, L), without the factors: (B,)."""
-        chain = self._chain
-        if chain.emission is None:
-            step = torch.arange(self.length - 1, device=self.device)
-            step = step.clamp(max=chain.transition.shape[1] - 1)
-            moves = chain.transition[chain.which[:, None], step, x[:, :-1], x[:, 1:]]
-            return chain.initial[chain.which, x[:, 0]].log() + moves.log().sum(-1)
-        message = chain.initial[chain.which]
-        total = message.new_zeros(self.batch_size)
-        for i in range(self.length):
-            message = message * chain.emission_at(i).mT[chain.which, x[:, i]]
-            scale = message.sum(-1)
-            total = total + scale.log()
-            message = message / torch.where(scale > 0, scale, 1.0)[:, None]
-            if i + 1 < self.length:
-                message = contract(chain.step(i).mT, chain.which, message)
-        return total
 
     def enumerate(self) -> Tensor:
         count = self.vocab_size**self.length
