@@ -1,4 +1,4 @@
-"""What the rows of ``recovery`` say: tables, charts and a verdict."""
+"""What the rows of ``recovery`` say: tables and charts, and the whole check."""
 
 from __future__ import annotations
 
@@ -19,21 +19,19 @@ from fewjump.experiment.recovery_network_words import (
     saved_verdict,
     values_of,
 )
+from fewjump.experiment.recovery_verdict import NOISY, Rows, of_largest, verdict_of
 from fewjump.report.axis import short
 from fewjump.report.content import Chart, Note, Reference, Role, Series, Table
 
 if TYPE_CHECKING:
     from fewjump.experiment.recovery import Options
 
-Rows = Sequence[Mapping[str, Any]]
-_NOISY = "noise 1%"
-
 
 def answer(rows: Rows, networks: Rows, saved: Rows | None, options: Options) -> CheckResult:
     """The whole check from what was measured."""
     charts = [_families(rows, options.threshold), *_others(rows, options.threshold)]
     tables = [_breaks(rows), _methods(rows)]
-    verdict = _verdict(rows)
+    verdict = verdict_of(rows)
     failures = [
         f"{r['family']}, V = {r['vocab_size']}: exact float64 ratios at α = 0.9 give an error of "
         f"{short(r['l1'][0])}"
@@ -84,7 +82,7 @@ _NOTE = Note(
 
 def _families(rows: Rows, threshold: float) -> Chart:
     series = []
-    for role, row in zip(ROLES * 2, _largest(rows, _NOISY, "exact")):
+    for role, row in zip(ROLES * 2, of_largest(rows, NOISY, "exact")):
         series.append(_line(f"{row['family']}, V = {row['vocab_size']}", row, "l1", role))
     return Chart(
         "Error of the closed form, from ratios with 1% noise",
@@ -107,10 +105,10 @@ def _others(rows: Rows, threshold: float) -> list[Chart]:
     where = f"{family}, V = {size}"
     closed = [r for r in mine if r["method"] == "exact"]
     lines = [_line(r["source"], r, "l1", role) for role, r in zip(ROLES * 2, closed)]
-    noisy = [r for r in mine if r["source"] == _NOISY]
+    noisy = [r for r in mine if r["source"] == NOISY]
     methods = [_line(METHOD_WORDS[r["method"]], r, "l1", role) for role, r in zip(ROLES, noisy)]
     predicted = _line("predicted by 1/α", noisy[0], "predicted", "other")
-    largest = _largest(rows, _NOISY, "exact")
+    largest = of_largest(rows, NOISY, "exact")
     by_condition = [
         Series(r["family"], *_pairs(r["condition"], r["l1"]), role=role)
         for role, r in zip(ROLES * 2, largest)
@@ -170,7 +168,7 @@ def _largest_condition(row: Mapping[str, Any]) -> str:
 
 
 def _methods(rows: Rows) -> Table:
-    noisy = [r for r in rows if r["source"] == _NOISY]
+    noisy = [r for r in rows if r["source"] == NOISY]
     keys = list(dict.fromkeys((r["family"], r["vocab_size"]) for r in noisy))
     found = {(r["family"], r["vocab_size"], r["method"]): r for r in noisy}
     return Table(
@@ -207,103 +205,6 @@ def _break_words(row: Mapping[str, Any]) -> str:
 
 def _at(row: Mapping[str, Any], alpha: float) -> float | None:
     return row["l1"][row["alpha"].index(alpha)]
-
-
-def _verdict(rows: Rows) -> list[str]:
-    words = []
-    largest = {r["family"]: r for r in _largest(rows, _NOISY, "exact")}
-    for family in ("uniform", "random prior"):
-        if family in largest:
-            row = largest[family]
-            share = [a / p for a, p in zip(row["l1"], row["predicted"]) if a and p]
-            low, high = min(share), max(share)
-            name = family[0].upper() + family[1:]
-            words.append(
-                f"**{name} noise (V = {row['vocab_size']})**: the error is what 1/α predicts, "
-                f"times {low:.2f} to {high:.2f} over all α. With 1% noise on the ratios the closed "
-                f"form breaks at {_break_sentence(row)}."
-            )
-    if "absorbing" in largest:
-        row = largest["absorbing"]
-        words.append(
-            f"**Absorbing noise** amplifies nothing at all: from α = {short(row['alpha'][0])} to "
-            f"{short(row['alpha'][-1])} the error stays between {short(min(row['l1']))} and "
-            f"{short(max(row['l1']))}, while the condition number rises to "
-            f"{row['condition'][-1]:.1e}. At a masked position p(y) is a multiple of r_y, so each "
-            "entry keeps its own relative error: the condition number is no guide there."
-        )
-    for family in ("discretised Gaussian", "random rate"):
-        if family in largest:
-            row = largest[family]
-            refused = [a for a, e in zip(row["alpha"], row["l1"]) if e is None]
-            end = (
-                f"; from α = {short(refused[0])} on the kernel is singular in float64"
-                if refused
-                else ""
-            )
-            words.append(
-                f"**{family[0].upper()}{family[1:]} (V = {row['vocab_size']})** breaks at "
-                f"{_break_sentence(row)}, where 1/α is still {short(1 / row['break_alpha'])}: its "
-                f"fast modes are forgotten sooner than α says{end}."
-            )
-    return [*words, *_precision(rows), *_gain(rows)]
-
-
-def _precision(rows: Rows) -> list[str]:
-    """What the precision of exact ratios costs uniform noise."""
-    found = {
-        s.name.removeprefix("exact, "): row
-        for s in SOURCES
-        if not s.noise
-        for row in _largest(rows, s.name, "exact")
-        if row["family"] == "uniform"
-    }
-    if len(found) < 3:
-        return []
-    parts = [f"in {name} {_precision_words(row)}" for name, row in found.items()]
-    return [f"**Precision** (exact ratios, uniform noise): recovery {', '.join(parts)}."]
-
-
-def _precision_words(row: Mapping[str, Any]) -> str:
-    if row["break_alpha"] is None:
-        return "never breaks"
-    after = row["break_time"] > 1
-    where = "past a log-linear schedule's end" if after else f"t = {row['break_time']:.3f}"
-    return f"breaks at α = {short(row['break_alpha'])} ({where})"
-
-
-def _gain(rows: Rows) -> list[str]:
-    """What keeping p ≥ 0 is worth, where the closed form breaks by noise."""
-    mine = {
-        m: next((r for r in _largest(rows, _NOISY, m) if r["family"] == "uniform"), None)
-        for m in METHODS
-    }
-    known = {m: r for m, r in mine.items() if r is not None and r["break_alpha"] is not None}
-    if len(known) < len(METHODS):
-        return []
-    best = min(known, key=lambda m: known[m]["break_alpha"])
-    return [
-        f"**Methods** (uniform noise, V = {known[best]['vocab_size']}, 1% noise): `{best}` holds "
-        f"longest, to α = {short(known[best]['break_alpha'])} against "
-        f"{short(known['exact']['break_alpha'])} for the closed form. Keeping p ≥ 0 postpones the "
-        "end; it does not remove it."
-    ]
-
-
-def _break_sentence(row: Mapping[str, Any]) -> str:
-    if row["break_alpha"] is None:
-        return "no α that was tried"
-    return f"α = {short(row['break_alpha'])} (t = {row['break_time']:.2f} of a log-linear schedule)"
-
-
-def _largest(rows: Rows, source: str, method: str) -> list[Mapping[str, Any]]:
-    """For each family the row of its largest vocabulary."""
-    mine = [r for r in rows if (r["source"], r["method"]) == (source, method)]
-    best: dict[str, Mapping[str, Any]] = {}
-    for row in mine:
-        if row["family"] not in best or row["vocab_size"] > best[row["family"]]["vocab_size"]:
-            best[row["family"]] = row
-    return list(best.values())
 
 
 def _line(label: str, row: Mapping[str, Any], key: str, role: Role) -> Series:
