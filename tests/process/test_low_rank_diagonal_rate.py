@@ -12,10 +12,10 @@ from fewjump.process import (
     LowRankRate,
     process_from_config,
 )
-from fewjump.process import base as process_base
 from fewjump.process.exponential import exponential_from_series
 from fewjump.random import generator_for
 from fewjump.schedule import Linear, LogLinear, Schedule
+from process.one_step import takes_a_step_without_a_square_matrix
 
 
 def uneven(
@@ -155,20 +155,7 @@ def test_the_condition_number_above_the_dense_sizes_is_estimated_from_below() ->
 def test_no_operation_of_a_training_step_builds_a_square_matrix(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    process, source = uneven(1500, 4), generator_for(2)
-    monkeypatch.setattr(process_base, "DENSE_LIMIT", 1000)
-    x0 = torch.randint(1500, (2, 3), generator=source)
-    s, t = (torch.tensor(v, dtype=torch.float64) for v in ([0.2, 0.3], [0.5, 0.9]))
-    x_t = process.corrupt(x0, 0.0, t, source)
-    posterior = torch.full((2, 3, 1500), 1 / 1500)
-    ratios = process.ratios_from_posterior(posterior, x_t, t)
-    assert ratios.dtype == torch.float32
-    process.recover(ratios, x_t, t, "clip")
-    process.reverse_marginals(posterior, x_t, s, t)
-    process.bridge(x_t, x0, s, t, source)
-    process.reverse_rates(ratios, x_t, t)
-    with pytest.raises(ValueError, match="too large"):
-        process.kernel(0.0, 0.5)
+    takes_a_step_without_a_square_matrix(uneven(1500, 4), "clip", torch.float32, monkeypatch)
 
 
 def test_corruption_does_not_depend_on_the_batch_split() -> None:

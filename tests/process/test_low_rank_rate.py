@@ -15,9 +15,9 @@ from fewjump.process import (
     TimeVaryingRate,
     process_from_config,
 )
-from fewjump.process import base as process_base
 from fewjump.random import generator_for
 from fewjump.schedule import Linear, LogLinear
+from process.one_step import takes_a_step_without_a_square_matrix
 
 
 def clusters(vocab: int, rank: int, seed: int = 0) -> LowRankRate:
@@ -73,20 +73,9 @@ def test_exact_ratios_give_the_posterior_back_with_one_time_a_row() -> None:
 def test_no_operation_of_a_training_step_builds_a_square_matrix(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    process = clusters(3000, 4)
-    monkeypatch.setattr(process_base, "DENSE_LIMIT", 1000)
-    source = generator_for(2)
-    x0 = torch.randint(3000, (2, 3), generator=source)
-    s, t = (torch.tensor(v, dtype=torch.float64) for v in ([0.2, 0.3], [0.5, 0.9]))
-    x_t = process.corrupt(x0, 0.0, t, source)
-    posterior = torch.full((2, 3, 3000), 1 / 3000, dtype=torch.float64)
-    ratios = process.ratios_from_posterior(posterior, x_t, t)
-    process.recover(ratios, x_t, t, "multiplicative")
-    process.reverse_marginals(posterior, x_t, s, t)
-    process.bridge(x_t, x0, s, t, source)
-    process.reverse_rates(ratios, x_t, t)
-    with pytest.raises(ValueError, match="too large"):
-        process.kernel(0.0, 0.5)
+    takes_a_step_without_a_square_matrix(
+        clusters(3000, 4), "multiplicative", torch.float64, monkeypatch
+    )
 
 
 def test_a_kernel_that_left_nothing_is_refused() -> None:
