@@ -8,14 +8,8 @@ from torch import Tensor
 from fewjump.checkpoint.containers import Opened, Weights
 from fewjump.checkpoint.errors import CheckpointError
 from fewjump.checkpoint.families import Description
-from fewjump.checkpoint.rekey import (
-    FREQUENCIES,
-    Sizes,
-    check_frequencies,
-    expected_names,
-    renamed,
-    sizes_of,
-)
+from fewjump.checkpoint.rekey import FREQUENCIES, expected_names, renamed
+from fewjump.checkpoint.sizes import Sizes, check_frequencies, sizes_of
 from fewjump.denoiser import (
     NetworkDenoiser,
     ProductHead,

@@ -1,22 +1,16 @@
-"""From the names that the originals give their tensors to this library's, sizes included.
+"""From the names that the originals give their tensors to this library's.
 
-SEDD, MDLM, UDLM and Duo share one network. Every size is read from the tensors' shapes.
+SEDD, MDLM, UDLM and Duo share one network.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fewjump.checkpoint.errors import CheckpointError, listed
-from fewjump.denoiser.rotary import ROTARY_BASE
-from fewjump.denoiser.transformer import TIME_FREQUENCIES
-from fewjump.denoiser.transformer_config import TransformerConfig
 
 Shape = tuple[int, ...]
 
@@ -52,40 +46,6 @@ _LAST = list(OUTER)[5:]
 # Beside the network: a schedule without parameters, a distillation teacher, metrics.
 BESIDE = ("noise.", "teacher.", "metrics.", "train_metrics.", "valid_metrics.", "test_metrics.")
 BESIDE_EXACTLY = ("limiting_distribution",)
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Sizes of an original network, from the shapes of its tensors.
-
-    Attributes:
-        vocab_size: rows V of the embedding.
-        hidden, blocks, heads, mlp_ratio, condition_dim: as in
-            :class:`~fewjump.denoiser.transformer_config.TransformerConfig`.
-        classes: rows of the class embedding, the one for "no class" included; 0 for none.
-    """
-
-    vocab_size: int
-    hidden: int
-    blocks: int
-    heads: int
-    mlp_ratio: int
-    condition_dim: int
-    classes: int
-
-    def trunk(self, time_conditioned: bool, conditioned: bool) -> TransformerConfig:
-        """The configuration of the same network here."""
-        return TransformerConfig(
-            vocab_size=self.vocab_size,
-            hidden=self.hidden,
-            blocks=self.blocks,
-            heads=self.heads,
-            mlp_ratio=self.mlp_ratio,
-            time_conditioned=time_conditioned,
-            condition_dim=self.condition_dim,
-            conv_kernel=0,
-            conditioned=conditioned,
-        )
 
 
 def bare_names(entries: Mapping[Any, Any], nested: bool) -> tuple[dict[str, Any], list[str]]:
@@ -137,107 +97,6 @@ def expected_names(blocks: int, classes: bool) -> list[str]:
     return [*_FIRST, *middle, *inside, *_LAST]
 
 
-def sizes_of(shapes: Mapping[str, Shape], heads: int | None = None) -> Sizes:
-    """Sizes of the network that tensors of these shapes make up.
-
-    Args:
-        shapes: by the network's own names.
-        heads: attention heads, for files without ``rotary_emb.inv_freq``.
-
-    Raises:
-        CheckpointError: for names that are missing or not expected, and for shapes that do not
-            fit together.
-    """
-    found = [re.match(r"blocks\.(\d{1,4})\.", name) for name in shapes]
-    blocks = 1 + max((int(match[1]) for match in found if match), default=-1)
-    expected = expected_names(blocks, CLASSES in shapes)
-    missing = [name for name in expected if name not in shapes]
-    extra = sorted(set(shapes) - set(expected) - {FREQUENCIES})
-    if missing or extra or not blocks:
-        said = [f"missing: {listed(missing)}"] if missing else []
-        said += [f"not expected: {listed(extra)}"] if extra else []
-        raise CheckpointError(
-            "the tensors are not those of the network that SEDD, MDLM, UDLM and Duo share; "
-            f"{'; '.join(said) or 'there are no blocks'}"
-        )
-    vocab_size, hidden = _matrix(shapes, "vocab_embed.embedding")
-    condition_dim, frequencies = _matrix(shapes, "sigma_map.mlp.0.weight")
-    inner = _matrix(shapes, "blocks.0.mlp.0.weight")[0]
-    heads = _heads(shapes, hidden, heads)
-    if inner % hidden or not inner or frequencies != 2 * TIME_FREQUENCIES:
-        raise CheckpointError(
-            f"an MLP of width {inner} on {hidden} channels and {frequencies} time features were "
-            f"found; the originals have a whole multiple, and {2 * TIME_FREQUENCIES}"
-        )
-    classes = _matrix(shapes, CLASSES)[0] if CLASSES in shapes else 0
-    sizes = Sizes(vocab_size, hidden, blocks, heads, inner // hidden, condition_dim, classes)
-    _check_shapes(shapes, sizes)
-    return sizes
-
-
-def _heads(shapes: Mapping[str, Shape], hidden: int, heads: int | None) -> int:
-    if FREQUENCIES in shapes:
-        shape = shapes[FREQUENCIES]
-        if len(shape) != 1 or not shape[0] or hidden % (2 * shape[0]):
-            raise CheckpointError(
-                f"{FREQUENCIES} has shape {shape}; half of a head's width was expected, and "
-                f"{hidden} channels to be whole heads"
-            )
-        return hidden // (2 * shape[0])
-    if not isinstance(heads, int) or isinstance(heads, bool) or heads < 1 or hidden % (2 * heads):
-        raise CheckpointError(
-            f"neither {FREQUENCIES} nor the configuration says how many attention heads there are"
-        )
-    return heads
-
-
-def _matrix(shapes: Mapping[str, Shape], name: str) -> tuple[int, int]:
-    shape = shapes[name]
-    if len(shape) != 2 or 0 in shape:
-        raise CheckpointError(f"{name} has shape {shape}; a matrix was expected")
-    return shape[0], shape[1]
-
-
-def _check_shapes(shapes: Mapping[str, Shape], sizes: Sizes) -> None:
-    hidden, condition = sizes.hidden, sizes.condition_dim
-    inner = sizes.mlp_ratio * hidden
-    expected: dict[str, Shape] = {
-        "vocab_embed.embedding": (sizes.vocab_size, hidden),
-        "sigma_map.mlp.0.weight": (condition, 2 * TIME_FREQUENCIES),
-        "sigma_map.mlp.0.bias": (condition,),
-        "sigma_map.mlp.2.weight": (condition, condition),
-        "sigma_map.mlp.2.bias": (condition,),
-        "output_layer.norm_final.weight": (hidden,),
-        "output_layer.linear.weight": (sizes.vocab_size, hidden),
-        "output_layer.linear.bias": (sizes.vocab_size,),
-        "output_layer.adaLN_modulation.weight": (2 * hidden, condition),
-        "output_layer.adaLN_modulation.bias": (2 * hidden,),
-        CLASSES: (sizes.classes, condition),
-    }
-    block: dict[str, Shape] = {
-        "norm1.weight": (hidden,),
-        "attn_qkv.weight": (3 * hidden, hidden),
-        "attn_out.weight": (hidden, hidden),
-        "norm2.weight": (hidden,),
-        "mlp.0.weight": (inner, hidden),
-        "mlp.0.bias": (inner,),
-        "mlp.2.weight": (hidden, inner),
-        "mlp.2.bias": (hidden,),
-        "adaLN_modulation.weight": (6 * hidden, condition),
-        "adaLN_modulation.bias": (6 * hidden,),
-    }
-    expected |= {
-        f"blocks.{i}.{k}": shape for i in range(sizes.blocks) for k, shape in block.items()
-    }
-    wrong = [
-        f"{name} has shape {shape}, expected {expected[name]}"
-        for name, shape in shapes.items()
-        if name != FREQUENCIES and shape != expected[name]
-    ]
-    if wrong:
-        raise CheckpointError(f"the tensors' shapes do not fit together: {listed(wrong, 3)}")
-
-
 def in_parameter_order(
     shapes: Mapping[str, Shape], average: Sequence[Shape], beside: int = 0
 ) -> list[str]:
@@ -284,19 +143,6 @@ def in_parameter_order(
             "others"
         )
     return fitting[0]
-
-
-def check_frequencies(found: Tensor) -> None:
-    """Raise CheckpointError unless the rotary frequencies are those of base 10,000."""
-    count = found.shape[0]
-    step = torch.arange(count, dtype=torch.float64) / count
-    expected = ROTARY_BASE**-step
-    tolerance = 1e-5 if found.dtype.itemsize >= 4 else 1e-2
-    if not torch.allclose(found.double(), expected, rtol=tolerance, atol=0):
-        raise CheckpointError(
-            f"{FREQUENCIES} is not that of rotary positions with base {ROTARY_BASE:g}; the file is "
-            "damaged, or of another network"
-        )
 
 
 def renamed(tensors: Mapping[str, Tensor], label: int | None) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from fewjump.checkpoint.errors import CheckpointError
 from fewjump.checkpoint.families import describe
 from fewjump.checkpoint.folder import CONFIG_FILE, load, read_config
 from fewjump.checkpoint.hub import download
-from fewjump.checkpoint.rekey import Sizes
+from fewjump.checkpoint.sizes import Sizes
 from fewjump.denoiser import NetworkDenoiser, ScoreDenoiser, ScoreNetwork
 from fewjump.process import Absorbing
 from fewjump.reading import WeightsName
