@@ -14,11 +14,11 @@ from typing import Any, get_args
 import torch
 
 from fewjump.checkpoint.errors import CheckpointError, listed
+from fewjump.checkpoint.settings import Config, flag, number, setting, text, whole
 from fewjump.reading import FamilyName
 from fewjump.schedule import Cosine, Geometric, Linear, LogLinear, Schedule
 
 FAMILIES: tuple[FamilyName, ...] = get_args(FamilyName)
-Config = Mapping[str, Any]
 
 
 def float32_eps(eps: float) -> float:
@@ -112,24 +112,24 @@ def _assumed(family: str | None) -> Description:
 
 
 def _sedd_code(config: Config) -> Description:
-    graph = _text(config, "graph.type")
+    graph = text(config, "graph.type")
     if graph not in ("absorb", "uniform"):
         raise CheckpointError(f"graph.type is {graph!r}; absorb and uniform are known")
-    scaled = _value(config, "model.scale_by_sigma")
+    scaled = setting(config, "model.scale_by_sigma")
     if scaled is None:
         scaled = graph == "absorb"
     if graph == "uniform" and scaled:
         raise CheckpointError(
             "model.scale_by_sigma is set for a uniform graph, which SEDD's own code refuses"
         )
-    tokens = _whole(config, "tokens")
+    tokens = whole(config, "tokens")
     return Description(
         family="sedd-absorb" if graph == "absorb" else "sedd-uniform",
         schedule=_schedule(config),
-        scaled=_flag(scaled, "model.scale_by_sigma"),
-        length=_whole(config, "model.length"),
+        scaled=flag(scaled, "model.scale_by_sigma"),
+        length=whole(config, "model.length"),
         vocab_size=None if tokens is None else tokens + (graph == "absorb"),
-        heads=_whole(config, "model.n_heads"),
+        heads=whole(config, "model.n_heads"),
     )
 
 
@@ -154,15 +154,15 @@ def _mdlm_code(config: Config) -> Description:
         Description(
             family=known[pair],
             schedule=_schedule(config),
-            time_conditioned=_flag(config.get("time_conditioning", False), "time_conditioning"),
-            length=_whole(config, "model.length"),
-            heads=_whole(config, "model.n_heads"),
+            time_conditioned=flag(config.get("time_conditioning", False), "time_conditioning"),
+            length=whole(config, "model.length"),
+            heads=whole(config, "model.n_heads"),
         )
     )
 
 
 def _duo_code(config: Config) -> Description:
-    name = _text(config, "algo.name")
+    name = text(config, "algo.name")
     families: dict[str, tuple[FamilyName, str]] = {
         "mdlm": ("mdlm", "subs"),
         "sedd": ("sedd-absorb", "score"),
@@ -176,24 +176,24 @@ def _duo_code(config: Config) -> Description:
             f"algo.name is {name!r}, which is not supported; known: {', '.join(families)}"
         )
     family, expected = families[name]
-    found = _value(config, "algo.parameterization")
+    found = setting(config, "algo.parameterization")
     if found not in (None, expected):
         raise CheckpointError(
             f"algo.parameterization is {str(found)[:40]!r}, expected {expected!r} for {name}"
         )
-    _require_backbone(_value(config, "algo.backbone") or "dit")
-    if _value(config, "algo.causal_attention"):
+    _require_backbone(setting(config, "algo.backbone") or "dit")
+    if setting(config, "algo.causal_attention"):
         raise CheckpointError("algo.causal_attention=True is not supported")
-    conditioning = _value(config, "algo.time_conditioning")
+    conditioning = setting(config, "algo.time_conditioning")
     return _checked_time(
         Description(
             family=family,
             schedule=_schedule(config),
             time_conditioned=family != "mdlm"
             if conditioning is None
-            else _flag(conditioning, "algo.time_conditioning"),
-            length=_whole(config, "model.length"),
-            heads=_whole(config, "model.n_heads"),
+            else flag(conditioning, "algo.time_conditioning"),
+            length=whole(config, "model.length"),
+            heads=whole(config, "model.n_heads"),
         )
     )
 
@@ -218,10 +218,10 @@ def _published(config: Config, family: str | None) -> Description:
     described = Description(
         family=kind,  # type: ignore[arg-type]
         schedule=LogLinear(CODE_EPS),
-        time_conditioned=_flag(config.get("time_conditioning", default), "time_conditioning"),
-        length=_whole(config, "model_length"),
-        vocab_size=_whole(config, "vocab_size"),
-        heads=_whole(config, "n_heads"),
+        time_conditioned=flag(config.get("time_conditioning", default), "time_conditioning"),
+        length=whole(config, "model_length"),
+        vocab_size=whole(config, "vocab_size"),
+        heads=whole(config, "n_heads"),
         notes=noted,
     )
     if "noise" in config:
@@ -243,18 +243,18 @@ def _require_backbone(name: Any) -> None:
 
 def _schedule(config: Config) -> Schedule:
     """The noise schedule; code and settings of the three code bases agree on the names."""
-    kind = _text(config, "noise.type")
+    kind = text(config, "noise.type")
     try:
         if kind == "loglinear":
             return LogLinear(CODE_EPS)
         if kind == "log-linear":
-            return LogLinear(float32_eps(_number(config, "noise.eps", 1e-3)))
+            return LogLinear(float32_eps(number(config, "noise.eps", 1e-3)))
         if kind == "cosine" and isinstance(config.get("algo"), Mapping):
-            return Cosine(float32_eps(_number(config, "noise.eps", 1e-3)))
+            return Cosine(float32_eps(number(config, "noise.eps", 1e-3)))
         if kind == "geometric":
-            return Geometric(_number(config, "noise.sigma_min"), _number(config, "noise.sigma_max"))
+            return Geometric(number(config, "noise.sigma_min"), number(config, "noise.sigma_max"))
         if kind == "linear":
-            low, high = _number(config, "noise.sigma_min"), _number(config, "noise.sigma_max")
+            low, high = number(config, "noise.sigma_min"), number(config, "noise.sigma_max")
             return Linear(sigma_max=high, sigma_min=low)
     except CheckpointError:
         raise
@@ -263,50 +263,3 @@ def _schedule(config: Config) -> Schedule:
     raise CheckpointError(
         f"noise.type is {kind!r}; known: loglinear, log-linear, geometric, linear, and Duo's cosine"
     )
-
-
-# -- reading a configuration ---------------------------------------------------------------------
-
-
-def _value(config: Config, path: str) -> Any:
-    here: Any = config
-    for part in path.split("."):
-        if not isinstance(here, Mapping):
-            return None
-        here = here.get(part)
-    return here
-
-
-def _text(config: Config, path: str) -> str:
-    value = _value(config, path)
-    if not isinstance(value, str):
-        raise CheckpointError(f"the configuration lacks {path}, or it is no text")
-    return value[:60]
-
-
-def _number(config: Config, path: str, default: float | None = None) -> float:
-    value = _value(config, path)
-    if value is None and default is not None:
-        return default
-    # YAML reads 1e-3 as a text; the originals convert it.
-    try:
-        return float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        raise CheckpointError(f"the configuration lacks {path}, or it is no number") from None
-
-
-def _whole(config: Config, path: str) -> int | None:
-    value = _value(config, path)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 1 << 31:
-        raise CheckpointError(
-            f"{path} is {str(value)[:40]!r}; a positive whole number was expected"
-        )
-    return value
-
-
-def _flag(value: Any, path: str) -> bool:
-    if not isinstance(value, bool):
-        raise CheckpointError(f"{path} is {str(value)[:40]!r}; true or false was expected")
-    return value
