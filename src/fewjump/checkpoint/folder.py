@@ -4,16 +4,12 @@
     model.safetensors    the parameters, under the names of ``state_dict``
     README.md            a model card
 
-A folder is written beside its final place and renamed into it, so a reader finds a whole model or
-none.
+A reader finds a whole model or none (:mod:`fewjump.checkpoint.replace`).
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +22,7 @@ from torch import Tensor
 import fewjump
 from fewjump.checkpoint.card import model_card
 from fewjump.checkpoint.plain import plain
+from fewjump.checkpoint.replace import check_replaceable, replacing, resolve
 from fewjump.denoiser import Denoiser, NetworkDenoiser, ScoreDenoiser, head_from_config
 from fewjump.denoiser.affordable import contents, without_memory
 from fewjump.denoiser.network import network_from_config, trunk_config
@@ -81,20 +78,11 @@ def save(
     text = json.dumps(config, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     card = model_card(path.name, denoiser, config)
     tensors = _tensors(denoiser)
-    _check_replaceable(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}")
-    temporary.mkdir()
-    try:
-        save_file(tensors, temporary / WEIGHTS_FILE, metadata={"format": "pt"})
-        (temporary / CONFIG_FILE).write_text(text, encoding="utf-8")
-        (temporary / CARD_FILE).write_text(card, encoding="utf-8")
-        for name in (WEIGHTS_FILE, CONFIG_FILE, CARD_FILE):
-            _flush(temporary / name)
-        _move_into_place(temporary, path)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    check_replaceable(path, {CONFIG_FILE, WEIGHTS_FILE, CARD_FILE})
+    with replacing(path) as folder:
+        save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+        (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
+        (folder / CARD_FILE).write_text(card, encoding="utf-8")
     return path
 
 
@@ -109,7 +97,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
         FileNotFoundError: if ``path`` is not a saved model's folder.
         ValueError: if its configuration cannot be read by this version.
     """
-    folder = _resolve(Path(path))
+    folder = resolve(Path(path))
     file = folder / CONFIG_FILE
     if not file.is_file():
         raise FileNotFoundError(f"{folder} has no {CONFIG_FILE}; give the folder of a saved model")
@@ -142,7 +130,7 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> NetworkDenoise
         ValueError: for an unknown format version or configuration, a damaged file, and for
             tensors that are missing, not expected, or of the wrong shape.
     """
-    folder = _resolve(Path(path))
+    folder = resolve(Path(path))
     config = read_config(folder)
     weights = folder / WEIGHTS_FILE
     if not weights.is_file():
@@ -254,51 +242,3 @@ def _check_tensors(file: Path, found: dict[str, Tensor], expected: dict[str, Ten
             f"{file} does not fit its {CONFIG_FILE}: {'; '.join(problems[:5])}{more}. "
             "Take both files from the same save"
         )
-
-
-def _previous(path: Path) -> Path:
-    """Where the model that is being replaced waits while the new one moves in."""
-    return path.with_name(f".{path.name}.previous")
-
-
-def _resolve(path: Path) -> Path:
-    """The folder to read: the replaced model, if a save was killed between its two renames."""
-    if path.is_dir():
-        return path
-    if path.exists():
-        raise FileNotFoundError(f"{path} is a file; give the folder of a saved model")
-    if _previous(path).is_dir():
-        return _previous(path)
-    raise FileNotFoundError(f"there is no folder {path}")
-
-
-def _check_replaceable(path: Path) -> None:
-    if not path.exists():
-        return
-    if not path.is_dir():
-        raise ValueError(f"{path} is a file; give a folder to save into")
-    known = {CONFIG_FILE, WEIGHTS_FILE, CARD_FILE}
-    others = sorted(entry.name for entry in path.iterdir() if entry.name not in known)
-    if others:
-        raise ValueError(
-            f"{path} holds other files ({', '.join(others[:3])}) that saving would delete; "
-            "give a folder of the model's own"
-        )
-
-
-def _move_into_place(temporary: Path, path: Path) -> None:
-    previous = _previous(path)
-    if path.exists():
-        shutil.rmtree(previous, ignore_errors=True)
-        path.rename(previous)
-    temporary.rename(path)
-    shutil.rmtree(previous, ignore_errors=True)
-
-
-def _flush(file: Path) -> None:
-    """Wait until the file is on the disk: a rename must not get there before its contents."""
-    descriptor = os.open(file, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
