@@ -31,7 +31,8 @@ logits are computed when they are read. Nothing has to be switched on.
   position that the teacher sees unmasked costs no product with the teacher's weight. For soft
   labels, the gradients of features, weight and bias are summed up in float32 while a chunk's logits
   are there, so that no product is computed twice.
-- **Hard labels** go through `torch.nn.functional.linear_cross_entropy` where torch has it.
+- **Hard labels** go through Liger's fused kernel on CUDA where `fewjump[liger]` is installed, else
+  through `torch.nn.functional.linear_cross_entropy` where torch has it.
 - **Samplers** first draw whether a position may move, then compute the rows of those that may.
 - Temperature is part of the features. A nucleus (`top_p`) is cut from each row as it is read.
 - Anything else (`law.logits`, `law.marginals()`, a head of another kind on top) writes the logits
@@ -124,6 +125,10 @@ Two whole distillation steps (teacher, student, loss, backward, AdamW, average) 
 L = {content["length"]:,}, V = {content["vocab"]:,}: {first["parameters"] / 1e6:.0f}M parameters ({content["trunk"]["hidden"]} × {content["trunk"]["blocks"]} × {content["trunk"]["heads"]}), float32, random weights. Of that peak,
 {first["parameters"] * 4 * 6 / 2**30:.1f} GiB are weights of student and teacher, gradients, two moments and the average, which every way
 holds.
+
+`deferred` is what the library does; `logits` writes the logits down. `score` is a concrete-score network
+(SEDD) distilled into another, under a mask; with `score-logits` its scores are written down and recovery
+runs in parts, with `score-uniform` the teacher's are, under uniform noise.
 
 {table(header, rows)}
 

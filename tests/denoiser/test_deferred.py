@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from fewjump.denoiser import NetworkDenoiser, ScoreDenoiser, deferred, score_law
-from fewjump.law import LinearLaw, linear_cross_entropy, linear_table
+from fewjump.law import LinearLaw, linear_pass, linear_table, linear_token
 from fewjump.law.product import ProductLaw
 from fewjump.objective import (
     ConditionalMatching,
@@ -73,7 +73,7 @@ def run_both(monkeypatch: pytest.MonkeyPatch) -> RunBoth:
             results.append(do())
         return results[0], results[1]
 
-    for module in (linear_cross_entropy, linear_table):
+    for module in (linear_pass, linear_table, linear_token):
         monkeypatch.setattr(module, "CHUNK_ELEMENTS", 3 * V)
     return both
 

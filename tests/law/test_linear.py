@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd import gradcheck
 
 from fewjump.law import linear_cross_entropy as lce
-from fewjump.law import linear_table
+from fewjump.law import linear_pass, linear_table, linear_token
 from fewjump.law.enumerated import EnumeratedLaw
 from fewjump.law.linear import LinearLaw
 from fewjump.law.product import ProductLaw
@@ -22,7 +22,7 @@ MASK = 6
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (lce, linear_table):
+    for module in (linear_pass, linear_table, linear_token):
         monkeypatch.setattr(module, "CHUNK_ELEMENTS", 2 * V)
     monkeypatch.setattr(linear_table, "_ENTRY_ELEMENTS", 1)
 
@@ -194,25 +194,6 @@ def test_soft_gradients_by_finite_differences(eager: bool) -> None:
     twice = torch.autograd.grad(value, (h, weight, bias))
     for a, b in zip(once, twice):
         torch.testing.assert_close(a, b)
-
-
-@pytest.mark.parametrize("with_torch", [True, False])
-def test_hard_labels_equal_the_plain_formula(
-    with_torch: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if with_torch and not hasattr(torch.nn, "LinearCrossEntropyOptions"):
-        pytest.skip("this torch has no chunked linear cross-entropy")
-    if not with_torch:
-        monkeypatch.delattr(torch.nn, "LinearCrossEntropyOptions", raising=False)
-    features, weight, bias = parts(0)
-    h = features.flatten(0, 1)
-    bias = bias.index_fill(0, torch.tensor([MASK]), -torch.inf)
-    tokens = torch.tensor([1, 0, 5, 2, 2, 4])
-    scale = torch.rand(6, dtype=torch.float64)
-    got = lce.linear_token_cross_entropy(h, weight, bias, tokens)
-    want = torch.nn.functional.cross_entropy(h @ weight.T + bias, tokens, reduction="none")
-    torch.testing.assert_close(got, want, atol=1e-12, rtol=1e-12)
-    same_gradients([features, weight], (scale * got).sum(), (scale * want).sum())
 
 
 def test_half_precision_products_with_sums_in_float32() -> None:

@@ -18,12 +18,12 @@ from torch.nn import functional
 
 from fewjump.law.base import Law, nucleus, row_chunks
 from fewjump.law.linear_cross_entropy import (
-    Gain,
     LinearSoftCrossEntropy,
     linear_soft_cross_entropy,
-    linear_token_cross_entropy,
 )
+from fewjump.law.linear_pass import Gain
 from fewjump.law.linear_table import LinearTable
+from fewjump.law.linear_token import linear_token_cross_entropy
 from fewjump.law.product import ProductLaw
 from fewjump.random import Generator, invert_cdf, uniform, uniform_where
 

@@ -1,35 +1,26 @@
-"""Cross-entropies straight from features and a head's weight: no (N, V) tensor but one chunk.
+"""Soft cross-entropy straight from features and a head's weight: no (N, V) tensor but one chunk.
 
 Where the weights of the rows in the loss are known, each chunk's gradient is computed while its
 logits are there (as Liger and torch's own linear cross-entropy do), so that a training step costs
 the same matrix products as the plain formula. Otherwise the backward pass computes the logits
-again. Products run in the precision of autocast, sums and softmax in at least float32. A product
-0·(−inf) counts as 0.
+again. A product 0·(−inf) counts as 0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from fewjump.law.base import row_chunks
-from fewjump.law.linear_table import CHUNK_ELEMENTS, LinearTable, linear_rows, raise_logits
+from fewjump.law.linear_pass import Gain, HeadPass
+from fewjump.law.linear_table import LinearTable
 
 # Entries of a product that is summed at once: what a CPU's cache holds.
 _DOT_ELEMENTS = 1 << 19
 
 Rows: TypeAlias = Tensor | LinearTable
-
-
-class Gain(NamedTuple):
-    """Constants that are added to one logit of each row: tokens (N,) int64 and amounts (N,)."""
-
-    tokens: Tensor
-    amount: Tensor
 
 
 class LinearSoftCrossEntropy(NamedTuple):
@@ -77,109 +68,13 @@ def linear_soft_cross_entropy(
     return LinearSoftCrossEntropy(*out)
 
 
-def linear_token_cross_entropy(
-    features: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    tokens: Tensor,
-    compute: torch.dtype | None = None,
-    gain: Gain | None = None,
-) -> Tensor:
-    """−log softmax(features·weightᵀ + bias)(token): (N, D), (V, D), (V,), (N,) → (N,).
-
-    Torch's own chunked function where it has one, the precision is the features' own and nothing
-    is added to the logits.
-    """
-    compute = compute or features.dtype
-    options = getattr(torch.nn, "LinearCrossEntropyOptions", None)
-    wide = features.dtype == weight.dtype == compute and compute in (torch.float32, torch.float64)
-    with torch.autocast(features.device.type, enabled=False):
-        if options is None or not wide or not features.shape[0] or gain is not None:
-            return _LinearToken.apply(features, weight, bias, tokens, compute, gain)
-        rows = max(1, min(features.shape[0], CHUNK_ELEMENTS // weight.shape[0]))
-        return functional.linear_cross_entropy(  # type: ignore[attr-defined]
-            features,
-            weight,
-            tokens,
-            linear_bias=bias,
-            reduction="none",
-            options=options(batch_chunk_size=rows, chunking_method=None),
-        )
-
-
-class _Student:
-    """The student's side of a pass over chunks: logits, and gradients that add up."""
-
-    def __init__(
-        self,
-        features: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        compute: torch.dtype,
-        needs: list[bool],
-        gain: Gain | None = None,
-    ) -> None:
-        self.given, self.gain = (features, weight, bias), gain
-        self.features, self.weight = features.to(compute), weight.to(compute)
-        self.bias, self.compute, self.needs = bias.to(compute), compute, needs
-        self.wide = torch.promote_types(compute, torch.float32)
-        self.sums = [
-            torch.zeros_like(given, dtype=self.wide) if need else None
-            for given, need in zip(self.given, needs)
-        ]
-
-    def chunks(self) -> Iterator[tuple[slice, Tensor]]:
-        """Slices over the rows, and memory for three chunks of logits (3, n, V) to work in."""
-        shape = (self.features.shape[0], self.weight.shape[0])
-        memory: Tensor | None = None
-        for part in row_chunks(*shape, CHUNK_ELEMENTS):
-            size = part.stop - part.start
-            if memory is None:
-                memory = torch.empty(
-                    3, size, shape[1], dtype=self.wide, device=self.features.device
-                )
-            yield part, memory[:, :size]
-
-    def log_probs(self, part: slice, scratch: Tensor, out: Tensor) -> Tensor:
-        """log softmax of the chunk's logits, in ``out``."""
-        linear_rows(self.features[part], self.weight, self.bias, self.wide, scratch)
-        if self.gain is not None:
-            raise_logits(scratch, self.gain.tokens[part], self.gain.amount[part])
-        return _log_softmax(scratch, out)
-
-    def add(self, part: slice, slope: Tensor) -> None:
-        """Take in ∂loss/∂logits (n, V) of a chunk."""
-        by_features, by_weight, by_bias = self.sums
-        if by_bias is not None:
-            by_bias += slope.sum(0)
-        slope = slope.to(self.compute)
-        if by_features is not None:
-            by_features[part] = (slope @ self.weight).to(self.wide)
-        if by_weight is None:
-            return
-        if self.compute == self.wide:
-            by_weight.addmm_(slope.T, self.features[part])
-        else:
-            by_weight += slope.T @ self.features[part]
-
-    def gradients(self) -> list[Tensor | None]:
-        return [
-            None if total is None else total.to(given.dtype)
-            for total, given in zip(self.sums, self.given)
-        ]
-
-
-def _log_softmax(rows: Tensor, out: Tensor) -> Tensor:
-    return torch.log_softmax(rows, -1, out=out)
-
-
 def _target_log_probs(target: Rows, rows: Tensor, scratch: Tensor, out: Tensor) -> Tensor:
     """Log-probabilities of some rows in ``out``, −inf replaced by the least finite number."""
     if isinstance(target, LinearTable) and target.dtype == scratch.dtype:
         logits = target.index_select(0, rows, out=scratch)
     else:
         logits = target.index_select(0, rows).to(scratch.dtype)
-    return _log_softmax(logits, out).clamp_(min=torch.finfo(out.dtype).min)
+    return torch.log_softmax(logits, -1, out=out).clamp_(min=torch.finfo(out.dtype).min)
 
 
 class _LinearSoft(torch.autograd.Function):
@@ -199,7 +94,7 @@ class _LinearSoft(torch.autograd.Function):
         needs = list(ctx.needs_input_grad[:3])
         early = early and any(needs)
         adding = needs if early else [False] * 3
-        student = _Student(features, weight, bias, compute, adding, gain)
+        student = HeadPass(features, weight, bias, compute, adding, gain)
         dtype = student.wide
         # A token that the student cannot produce has log-probability −inf everywhere.
         never = (bias == -torch.inf).nonzero()[:, 0]
@@ -243,7 +138,7 @@ class _LinearSoft(torch.autograd.Function):
             early, ctx.early = ctx.early, None
             return (*(None if g is None else g.mul_(by_total.to(g.dtype)) for g in early), *rest)
         features, weight, bias, rows, row_weight = ctx.saved_tensors
-        student = _Student(features, weight, bias, ctx.compute, ctx.needs, ctx.gain)
+        student = HeadPass(features, weight, bias, ctx.compute, ctx.needs, ctx.gain)
         slope_weight = torch.zeros(rows.shape[0], dtype=student.wide, device=rows.device)
         if by_row is not None:
             slope_weight += by_row
@@ -254,39 +149,6 @@ class _LinearSoft(torch.autograd.Function):
             slope -= _target_log_probs(ctx.target, rows[part], scratch, p).exp_()
             student.add(part, slope.mul_(slope_weight[part, None]))
         return (*student.gradients(), *rest)
-
-
-class _LinearToken(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        features: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        tokens: Tensor,
-        compute: torch.dtype,
-        gain: Gain | None,
-    ) -> Tensor:
-        student = _Student(features, weight, bias, compute, [False] * 3, gain)
-        out = torch.empty(features.shape[0], dtype=student.wide, device=features.device)
-        for part, (scratch, log_q, _) in student.chunks():
-            student.log_probs(part, scratch, log_q)
-            out[part] = -log_q.gather(1, tokens[part, None])[:, 0]
-        ctx.save_for_backward(features, weight, bias, tokens)
-        ctx.compute, ctx.gain = compute, gain
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        features, weight, bias, tokens = ctx.saved_tensors
-        needs = list(ctx.needs_input_grad[:3])
-        student = _Student(features, weight, bias, ctx.compute, needs, ctx.gain)
-        for part, (scratch, slope, _) in student.chunks():
-            student.log_probs(part, scratch, slope).exp_()
-            at = torch.arange(slope.shape[0], device=slope.device)
-            slope[at, tokens[part]] -= 1
-            student.add(part, slope.mul_(grads[0][part, None].to(slope.dtype)))
-        return (*student.gradients(), None, None, None)
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
