@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fewjump.process import Absorbing, Recovery, ResetToPrior, Uniform, recovery
+from fewjump.experiment.vocabulary_measure import peak_bytes
+from fewjump.process import Absorbing, LowRankRate, Recovery, ResetToPrior, Uniform, recovery
 from fewjump.process.recovery import normalise, project_to_simplex
 from fewjump.schedule import LogLinear
 
@@ -115,19 +116,65 @@ def test_multiplicative_iterations_never_lower_the_likelihood_of_the_scores():
     assert values == sorted(values, reverse=True)
 
 
+def clusters():
+    source = torch.Generator().manual_seed(1)
+    members, priors = (torch.rand(9, 2, generator=source).double() for _ in range(2))
+    members, priors = members / members.sum(-1, keepdim=True), priors / priors.sum(0)
+    return LowRankRate(members, priors.mT, LogLinear())
+
+
 @pytest.mark.parametrize("method", ["exact", *NON_NEGATIVE])
 @pytest.mark.parametrize("batched", [False, True])
-def test_chunks_do_not_change_the_result(method, batched, monkeypatch):
-    process = Uniform(9, LogLinear())
-    _, ratios, x_t, t = noisy_scores(process, 0.2, positions=30)
+@pytest.mark.parametrize("process", [Uniform(9, LogLinear()), clusters()], ids=["apart", "shared"])
+# 30 entries: three positions; 200: two elements of the batch, with their times.
+@pytest.mark.parametrize("elements", [30, 200])
+def test_chunks_do_not_change_the_result(method, batched, process, elements, monkeypatch):
+    _, ratios, x_t, t = noisy_scores(Uniform(9, LogLinear()), 0.2, positions=30)
     ratios, x_t = ratios.reshape(3, 5, 2, 9), x_t.reshape(3, 5, 2)
     time = torch.tensor([t, 0.5, 0.3], dtype=torch.float64) if batched else t
-    whole = process.recover(ratios, x_t, time, method)
-    monkeypatch.setattr(recovery, "CHUNK_ELEMENTS", 30)
-    parts = process.recover(ratios, x_t, time, method)
-    assert isinstance(parts, Recovery)
-    for a, b in zip(whole, parts):
+    leaves = [ratios.clone().requires_grad_(True) for _ in range(2)]
+    weights = torch.rand(ratios.shape, generator=torch.Generator().manual_seed(0)).double()
+    found = []
+    for leaf in leaves:
+        found.append(recovery.recover(process, ratios, x_t, time, method, iterations=5))
+        posterior, _ = recovery.recovered(process, leaf, x_t, time, method, iterations=5)
+        (posterior * weights).sum().backward()
+        monkeypatch.setattr(recovery, "CHUNK_ELEMENTS", elements)
+        monkeypatch.setattr(recovery, "NEAR_ELEMENTS", elements)
+    assert isinstance(found[1], Recovery)
+    for a, b in zip(*found):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(leaves[0].grad, leaves[1].grad, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kept", [(), (2, 5)])
+@pytest.mark.parametrize("batched", [False, True])
+def test_closed_form_is_likelihood_times_weights(kept, batched):
+    process = ResetToPrior(
+        torch.tensor([0.4, 0.0, 0.0, 0.3, 0.3, 0.0]).double(), LogLinear(), kept=kept
+    )
+    source = torch.Generator().manual_seed(3)
+    ratios = torch.rand(2, 6, 6, generator=source, dtype=torch.float64)
+    x_t = torch.arange(6).expand(2, 6)
+    t = torch.tensor([0.2, 0.7]).double() if batched else 0.4
+    expected = process.likelihood(x_t, t) * process.weights_from_ratios(ratios, t)
+    torch.testing.assert_close(
+        process.closed_posterior(ratios, x_t, t), expected, rtol=1e-14, atol=0
+    )
+    kernel = process.kernel(0.0, t).expand(2, 6, 6)
+    solved = torch.linalg.solve(kernel.mT[:, None], ratios[..., None])[..., 0]
+    torch.testing.assert_close(expected, kernel.mT[:, range(6)] * solved, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(("method", "copies"), [("exact", 1.5), ("clip", 2.0), ("project", 2.5)])
+@pytest.mark.parametrize("process", [Uniform, Absorbing])
+def test_peak_memory_is_the_result_and_little_more(process, method, copies):
+    process = process(1 << 16, LogLinear())
+    x_t = torch.randint(1 << 16, (2, 16), generator=torch.Generator().manual_seed(0))
+    ratios = torch.ones(2, 16, 1 << 16, dtype=torch.float64)
+    call = lambda: process.posterior_from_ratios(ratios, x_t, 0.5, method)  # noqa: E731
+    call()
+    assert ratios.nbytes <= peak_bytes(call) <= copies * ratios.nbytes
 
 
 def test_bad_input_is_refused():

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewjump.process.recovery import Recovery, RecoveryMethod, recover
+from fewjump.process.recovery import Recovery, RecoveryMethod, recover, recovered
 from fewjump.random import Generator, categorical, invert_shared_cdf, uniform
 from fewjump.schedule import Schedule, Time, as_time
 
@@ -73,14 +73,15 @@ class Process(ABC):
         vocab_size: number of states V, the mask included where there is one.
         schedule: the noise schedule.
         mask: a state that no clean sequence holds, or None.
-        kept: tokens that are never noised, and never come of noise (see
-            :mod:`fewjump.process.kept`).
+        kept: tokens that noise neither takes nor makes (see :mod:`fewjump.process.kept`).
+        rows_apart: whether recovering positions costs the same a few at a time as all at once.
     """
 
     vocab_size: int
     schedule: Schedule
     mask: int | None = None
     kept: tuple[int, ...] = ()
+    rows_apart: bool = False
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Process:
         """The process itself: nothing changes one, and sparse rates cannot be copied by torch."""
@@ -214,6 +215,11 @@ class Process(ABC):
         solution = torch.linalg.lu_solve(factors, pivots, columns)
         return solution.mT.reshape(ratios.shape)
 
+    def closed_posterior(self, ratios: Tensor, x_t: Tensor, t: Time) -> Tensor:
+        """P_{t|0}[a, x_t]·w(a), the closed form of p(x₀|x_t), in float64: (B, L, V)."""
+        likelihood, weights = self.likelihood(x_t, t).double(), self.weights_from_ratios(ratios, t)
+        return likelihood * weights if weights.requires_grad else likelihood.mul_(weights)
+
     def push_weights(self, weights: Tensor, t: Time) -> Tensor:
         """P_{t|0}ᵀ w, the inverse of :meth:`weights_from_ratios`: (B, L, V)."""
         return self._push(weights, 0.0, t)
@@ -232,7 +238,7 @@ class Process(ABC):
         self, ratios: Tensor, x_t: Tensor, t: Time, method: RecoveryMethod = "exact"
     ) -> Tensor:
         """p(x₀|x_t) from concrete scores: (B, L, V) → (B, L, V). See :meth:`recover`."""
-        return self.recover(ratios, x_t, t, method).posterior
+        return recovered(self, ratios, x_t, t, method)[0]
 
     def condition_number(self, t: Time) -> Tensor:
         """2-norm condition number of P_{t|0}: by how much recovery may amplify a score error."""

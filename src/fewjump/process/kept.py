@@ -12,6 +12,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from fewjump.process.base import Process
 from fewjump.process.rank_one import RankOne
 from fewjump.random import Generator
 from fewjump.schedule import Time
@@ -96,6 +97,11 @@ class KeepsTokens(RankOne):
         if not self.kept:
             return super().weights_from_ratios(ratios, t)
         return self._with_kept(super().weights_from_ratios(self._without_kept(ratios), t), ratios)
+
+    def closed_posterior(self, ratios: Tensor, x_t: Tensor, t: Time) -> Tensor:
+        if not self.kept:
+            return super().closed_posterior(ratios, x_t, t)
+        return Process.closed_posterior(self, ratios, x_t, t)
 
 
 def kept_in_range(kept: Iterable[int], vocab_size: int) -> tuple[int, ...]:

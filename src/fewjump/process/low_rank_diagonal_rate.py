@@ -158,8 +158,9 @@ class LowRankDiagonalRate(Process):
         least = fastest * float((self._exits - inside).mean())
         if least <= 34.5 and fastest * self.speed <= 700:
             weights = self._inverse(self._inverse_series, rows, gap)
-            back = self._forward(self._push_series, weights, gap)
-            residual = (back - rows).abs().amax(-1)
+            rows = rows.detach()
+            back = self._forward(self._push_series, weights.detach(), gap)
+            residual = back.sub_(rows).abs_().amax(-1)
             if bool((residual <= 1e-6 * rows.abs().amax(-1)).all()):
                 return weights.reshape(ratios.shape)
             said = f"has a condition number of about {float(self.condition_number(t).max()):.1e}"
@@ -253,7 +254,7 @@ class LowRankDiagonalRate(Process):
 
     def _run(self, series: LowRankSeries, rows: Tensor, gap: Tensor, weights: Tensor) -> Tensor:
         alone = torch.exp(-gap[:, None] * self._exits.to(gap.device))[:, None]
-        return series.of_rows(rows, weights) + rows * alone
+        return series.of_rows(rows, weights).addcmul_(rows, alone)
 
     def _runs(self, gap: Tensor) -> int:
         longest = self.speed * float(gap.max()) if gap.numel() else 0.0

@@ -159,7 +159,7 @@ class LowRankRate(Process):
         keep, inner = self._parts(self._gap(s, t, rows[..., 0]))
         members, priors = (f.to(rows.dtype) for f in self._factors(rows.device))
         through = self._expand_rows(rows @ priors.mT, inner.mT.to(rows.dtype)) @ members.mT
-        return through + rows * _beside(keep, rows[..., 0]).to(rows.dtype)[..., None]
+        return through.addcmul_(rows, _beside(keep, rows[..., 0]).to(rows.dtype)[..., None])
 
     def _rate_columns(self, x: Tensor, t: Time) -> Tensor:
         members, priors = self._factors(x.device)
@@ -172,7 +172,7 @@ class LowRankRate(Process):
         """rows @ (keep·I + U·inner·W)."""
         members, priors = (f.to(rows.dtype) for f in self._factors(rows.device))
         through = self._expand_rows(rows @ members, inner.to(rows.dtype)) @ priors
-        return through + rows * _beside(keep, rows[..., 0]).to(rows.dtype)[..., None]
+        return through.addcmul_(rows, _beside(keep, rows[..., 0]).to(rows.dtype)[..., None])
 
     def _gap(self, s: Time, t: Time, x: Tensor | None = None) -> Tensor:
         check_times(s, t)

@@ -14,7 +14,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_CHUNK_ELEMENTS = 1 << 21
+from fewjump.inversion import rows_per_chunk
+
 # So that one triangular system serves neighbouring numbers of terms.
 _TERMS_STEP = 8
 # Entries of the weights' (N, J, J) Hankel matrices, one for each time, at once.
@@ -53,7 +54,7 @@ class LowRankSeries:
         terms, device = weights.shape[1] - 1, rows.device
         left = self.left.to(device)
         inner = 0.0
-        for part in self._parts(terms):
+        for part in self._parts(terms, device):
             powers = self._powers(part, terms, device)
             features = (powers[..., None] * left[part, None, :]).flatten(1)
             inner = inner + rows[..., part] @ features
@@ -89,19 +90,22 @@ class LowRankSeries:
         outer = outer.reshape(count, width, terms * self.rank)
         right = self.right.to(device)
         columns = []
-        for part in self._parts(terms):
-            powers = self._powers(part, terms, device)
-            features = (powers.mT[:, None, :] * right[:, part]).flatten(0, 1)
-            columns.append(outer @ features)
+        for part in self._parts(terms, device):
+            columns.append(outer @ self._right_features(part, terms, right))
         return torch.cat(columns, -1)
 
-    def _parts(self, terms: int) -> list[slice]:
+    def _parts(self, terms: int, device: torch.device) -> list[slice]:
         size = self.scale.shape[0]
-        width = max(1, _CHUNK_ELEMENTS // (terms * self.rank))
+        width = rows_per_chunk(terms * self.rank, device)
         return [slice(i, min(i + width, size)) for i in range(0, size, width)]
 
     def _powers(self, part: slice, terms: int, device: torch.device) -> Tensor:
         return _powers_of(self.scale[part].to(device), terms)
+
+    def _right_features(self, part: slice, terms: int, right: Tensor) -> Tensor:
+        """W·sᵐ for m < terms, the columns of some states: (J·r, n)."""
+        powers = self._powers(part, terms, right.device).mT.contiguous()
+        return (powers[:, None, :] * right[:, part]).flatten(0, 1)
 
     def _system(self, terms: int, device: torch.device) -> Tensor:
         """I − T with T the strictly lower block Toeplitz matrix of the moments: (J·r, J·r)."""
@@ -126,10 +130,10 @@ class LowRankSeries:
         """M_m = W·sᵐ·U for m < terms: (J, r, r)."""
         if self._moments.shape[0] < terms:
             total = torch.zeros(terms * self.rank, self.rank, dtype=torch.float64)
-            for part in self._parts(terms):
-                powers = self._powers(part, terms, self.scale.device)
-                features = (powers.mT[:, None, :] * self.right[:, part]).flatten(0, 1)
-                total += features @ self.left[part]
+            for part in self._parts(terms, self.scale.device):
+                features = self._right_features(part, terms, self.right)
+                # The long side last: the other order takes twice as long.
+                total += (self.left[part].mT @ features.mT).mT
             self._moments = total.reshape(terms, self.rank, self.rank)
         return self._moments[:terms]
 

@@ -42,6 +42,8 @@ class ReverseCoefficients(NamedTuple):
 class RankOne(Process):
     """A process with kernel α·I + (1−α)·1mᵀ."""
 
+    rows_apart = True
+
     @abstractmethod
     def redrawn(
         self,
@@ -114,10 +116,15 @@ class RankOne(Process):
         return invert_shared_cdf(self.prior_on(u.device), u)
 
     def likelihood(self, x_t: Tensor, t: Time) -> Tensor:
+        elsewhere, here = self._likelihoods(x_t, t)
+        out = elsewhere.expand(*x_t.shape, self.vocab_size).contiguous()
+        return out.scatter_(-1, x_t[..., None], here)
+
+    def _likelihoods(self, x_t: Tensor, t: Time) -> tuple[Tensor, Tensor]:
+        """P_{t|0}[a, x_t], one number for all a but x_t, and the one at x_t: (B, L, 1) each."""
         keep, forget = self._keep(0.0, t, x_t)
         elsewhere = (forget * look_up(self.redrawn(0.0, t, x_t.device), x_t))[..., None]
-        out = elsewhere.expand(*x_t.shape, self.vocab_size).contiguous()
-        return out.scatter_(-1, x_t[..., None], elsewhere + keep[..., None].expand_as(elsewhere))
+        return elsewhere, elsewhere + keep[..., None].expand_as(elsewhere)
 
     # -- backward ---------------------------------------------------------------------------
 
@@ -187,7 +194,7 @@ class RankOne(Process):
         keep, forget = self._keep(0.0, t, x)
         total = rows.sum(-1, keepdim=True) * forget.to(rows.dtype)[..., None]
         redrawn = _beside(self.redrawn(0.0, t, rows.device, rows.dtype), x)
-        return rows * keep.to(rows.dtype)[..., None] + total * redrawn
+        return (total * redrawn).addcmul_(rows, keep.to(rows.dtype)[..., None])
 
     def ratios_from_posterior(self, posterior: Tensor, x_t: Tensor, t: Time) -> Tensor:
         # Weights reach V/(1−α), too much for float16.
@@ -209,12 +216,21 @@ class RankOne(Process):
 
     def weights_from_ratios(self, ratios: Tensor, t: Time) -> Tensor:
         # w = (r − β·Σr)/α, since Σr = Σw (METHOD section 2.2).
-        ratios = ratios.double()
         x = ratios[..., 0]
         keep, forget = self._keep(0.0, t, x)
-        total = ratios.sum(-1, keepdim=True) * forget[..., None]
-        redrawn = _beside(self.redrawn(0.0, t, ratios.device), x)
-        return (ratios - total * redrawn) / keep[..., None]
+        total = ratios.sum(-1, keepdim=True, dtype=torch.float64) * -forget[..., None]
+        # In place: a tensor of this size is dearer to make than to write to.
+        weights = total * _beside(self.redrawn(0.0, t, ratios.device), x)
+        return weights.add_(ratios).div_(keep[..., None])
+
+    def closed_posterior(self, ratios: Tensor, x_t: Tensor, t: Time) -> Tensor:
+        elsewhere, here = (values.reshape(-1, 1) for values in self._likelihoods(x_t, t))
+        rows = self.weights_from_ratios(ratios, t).reshape(-1, self.vocab_size)
+        # By index, which unlike a gather leaves nothing to keep for a backward pass.
+        place = torch.arange(rows.shape[0], device=rows.device), x_t.reshape(-1)
+        here = rows[place] * here[:, 0]
+        rows.mul_(elsewhere)[place] = here
+        return rows.reshape(ratios.shape)
 
     def condition_number(self, t: Time) -> Tensor:
         """σ_max/σ_min of α·I + (1−α)·1mᵀ on the tokens that are noised, in O(V).

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 RecoveryMethod = Literal["exact", "clip", "project", "multiplicative"]
 MULTIPLICATIVE_ITERATIONS = 200
 CHUNK_ELEMENTS = 1 << 24
+# Of a process with Process.rows_apart: float64 temporaries of 2 MiB stay near the processor, where
+# larger ones are mapped, and their pages cleared, anew in every operation.
+NEAR_ELEMENTS = 1 << 18
 
 
 class Recovery(NamedTuple):
@@ -80,6 +83,19 @@ def recover(
         ValueError: for an unknown method, for ratios of the wrong shape, and where P_{t|0} is
             singular in float64.
     """
+    posterior, clipped = recovered(process, ratios, x_t, t, method, iterations)
+    return Recovery(posterior, clipped, process.condition_number(t))
+
+
+def recovered(
+    process: Process,
+    ratios: Tensor,
+    x_t: Tensor,
+    t: Time,
+    method: RecoveryMethod = "exact",
+    iterations: int = MULTIPLICATIVE_ITERATIONS,
+) -> tuple[Tensor, Tensor]:
+    """Posterior and clipped mass of :func:`recover`, whose condition number may cost more."""
     if method not in get_args(RecoveryMethod):
         raise ValueError(f"unknown method {method!r}; known: {', '.join(get_args(RecoveryMethod))}")
     if ratios.shape != (*x_t.shape, process.vocab_size):
@@ -87,21 +103,42 @@ def recover(
             f"ratios must have shape {(*x_t.shape, process.vocab_size)} "
             f"(the state's shape and the vocabulary), got {tuple(ratios.shape)}"
         )
-    parts = [
-        _recover_part(process, *part, method, iterations)
-        for part in _parts(ratios, x_t, as_time(t))
-    ]
-    posterior = torch.cat([p for p, _ in parts]).reshape(ratios.shape)
-    clipped = torch.cat([c for _, c in parts]).reshape(x_t.shape)
-    return Recovery(posterior, clipped, process.condition_number(t))
+    parts = list(_parts(process, ratios, x_t, as_time(t)))
+    if len(parts) == 1:
+        posterior, clipped = _recover_part(process, *parts[0], method, iterations)
+        return posterior.to(ratios.dtype).reshape(ratios.shape), clipped.reshape(x_t.shape)
+    if torch.is_grad_enabled() and ratios.requires_grad:
+        found = [_recover_part(process, *part, method, iterations) for part in parts]
+        posterior = torch.cat([p.to(ratios.dtype) for p, _ in found])
+        return posterior.reshape(ratios.shape), torch.cat([c for _, c in found]).reshape(x_t.shape)
+    out = torch.empty(x_t.numel(), ratios.shape[-1], dtype=ratios.dtype, device=ratios.device)
+    mass = torch.empty(x_t.numel(), dtype=torch.float64, device=ratios.device)
+    done = 0
+    for part in parts:
+        rows = slice(done, done + part[1].numel())
+        out[rows], mass[rows] = _recover_part(process, *part, method, iterations)
+        done = rows.stop
+    return out.reshape(ratios.shape), mass.reshape(x_t.shape)
 
 
-def _parts(ratios: Tensor, x_t: Tensor, t: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Cut a batch so that float64 temporaries stay small: (1, n, V), (1, n) and a scalar time."""
-    if ratios.numel() <= CHUNK_ELEMENTS or x_t.dim() == 0:
+def _parts(
+    process: Process, ratios: Tensor, x_t: Tensor, t: Tensor
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Cut a batch so that float64 temporaries stay small: whole elements of it, with their times,
+    where several fit; else some positions of one, (1, n, V) and (1, n), at a scalar time."""
+    apart = process.rows_apart and ratios.device.type == "cpu"
+    elements = NEAR_ELEMENTS if apart else CHUNK_ELEMENTS
+    if ratios.numel() <= elements or x_t.dim() == 0:
         yield ratios, x_t, t
         return
-    width = max(1, CHUNK_ELEMENTS // ratios.shape[-1])
+    # A dense kernel for each of several times may not fit where one does.
+    together = elements // ratios[0].numel() if apart else 0
+    if together > 1:
+        for first in range(0, x_t.shape[0], together):
+            part = slice(first, first + together)
+            yield ratios[part], x_t[part], t[part] if t.dim() else t
+        return
+    width = max(1, elements // ratios.shape[-1])
     for row in range(x_t.shape[0]):
         r, x = ratios[row].reshape(-1, ratios.shape[-1]), x_t[row].reshape(-1)
         for start in range(0, x.shape[0], width):
@@ -112,7 +149,10 @@ def _parts(ratios: Tensor, x_t: Tensor, t: Tensor) -> Iterator[tuple[Tensor, Ten
 def _recover_part(
     process: Process, ratios: Tensor, x_t: Tensor, t: Tensor, method: RecoveryMethod, rounds: int
 ) -> tuple[Tensor, Tensor]:
-    """Posterior and clipped mass, flattened over positions: (N, V) and (N,)."""
+    """Posterior and clipped mass in float64, flattened over positions: (N, V) and (N,)."""
+    if method == "exact":
+        closed = process.closed_posterior(ratios, x_t, t)
+        return closed.flatten(0, -2), -closed.clamp(max=0).sum(-1).reshape(-1)
     likelihood = process.likelihood(x_t, t).double()
     closed = likelihood * process.weights_from_ratios(ratios, t)
     clipped = -closed.clamp(max=0).sum(-1)
@@ -121,10 +161,10 @@ def _recover_part(
     elif method == "project":
         # Tokens that x_t excludes must not receive a share of the missing mass.
         closed = project_to_simplex(closed.masked_fill(likelihood == 0, -torch.inf))
-    elif method == "multiplicative":
+    else:
         start = normalise(closed.clamp(min=0), likelihood)
         closed = _richardson_lucy(process, ratios.double(), start, likelihood, t, rounds)
-    return closed.to(ratios.dtype).flatten(0, -2), clipped.reshape(-1)
+    return closed.flatten(0, -2), clipped.reshape(-1)
 
 
 def normalise(weights: Tensor, fallback: Tensor) -> Tensor:

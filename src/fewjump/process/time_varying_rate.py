@@ -158,7 +158,8 @@ class TimeVaryingRate(Process):
             return super().weights_from_ratios(ratios, t)
         flat, start, end = self._flatten(ratios, 0.0, t)
         weights = self.flow.push_inverse(flat, start, end)
-        residual = (self.flow.push(weights, start, end) - flat).abs().amax(-1)
+        flat = flat.detach()
+        residual = self.flow.push(weights.detach(), start, end).sub_(flat).abs_().amax(-1)
         if not bool((residual <= 1e-6 * flat.abs().amax(-1)).all()):
             raise ValueError(
                 f"the kernel at t = {t} is singular in float64, so ratios there do not determine a "
