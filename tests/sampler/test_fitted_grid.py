@@ -16,18 +16,27 @@ from fewjump.experiment.verify import pad_for_mask, processes, random_joint
 from fewjump.law import ProductLaw
 from fewjump.law.base import enumerate_states
 from fewjump.problem import EnumeratedJoint, MarkovChain
-from fewjump.process import Absorbing, Process, ResetToPrior, Uniform
+from fewjump.process import Absorbing, LowRankDiagonalRate, Process, ResetToPrior, Uniform
 from fewjump.sampler import exact_output_law, fitted_grid, interval_costs, run, time_grid
 from fewjump.sampler.cheapest_grid import IntervalCosts
 from fewjump.sampler.fitted_grid import _StratifiedStreams
 from fewjump.sampler.interval_cost import forward_entropies, reverse_entropies
-from fewjump.schedule import Cosine, LogLinear
+from fewjump.schedule import Cosine, LogLinear, Time
 
 JOINT = random_joint(4, 3, 1)
 TIMES = (0.0, 0.2, 0.5, 0.75, 1.0)
 
 
-FAMILIES = processes()
+def low_rank(vocab_size: int = 4) -> LowRankDiagonalRate:
+    source = torch.Generator().manual_seed(2)
+    left, right = (
+        torch.rand(s, generator=source, dtype=torch.float64)
+        for s in ((vocab_size, 2), (2, vocab_size))
+    )
+    return LowRankDiagonalRate(left, right, LogLinear())
+
+
+FAMILIES = {**processes(), "low-rank and diagonal": low_rank()}
 
 
 def path_parts(process: Process, s: float, t: float) -> tuple[float, float, float]:
@@ -61,6 +70,40 @@ def test_costs_are_total_correlations_up_to_what_telescopes(name: str, s: float,
     process = FAMILIES[name]
     correlation, before, after = path_parts(process, s, t)
     assert exact_cost(process, s, t) == pytest.approx(correlation + before - after, abs=1e-10)
+
+
+def test_kernels_serve_all_rows_and_give_what_the_products_without_them_do(monkeypatch) -> None:
+    process, times, positions = low_rank(12), [0.0, 0.1, 0.3, 0.6], (40, 3)
+    source = torch.Generator().manual_seed(0)
+    law = ProductLaw(torch.randn(*positions, 12, generator=source))
+    x_t = torch.randint(12, positions, generator=source)
+    counts = torch.rand(3, 12, generator=source, dtype=torch.float64)
+    asked: list[int] = []
+    kernel = process.kernel
+
+    def counted(s: Time, t: Time) -> Tensor:
+        found = kernel(s, t)
+        asked.append(found.numel() // 144)
+        return found
+
+    monkeypatch.setattr(process, "kernel", counted)
+    module = sys.modules[reverse_entropies.__module__]
+    results = []
+    # All four times at once; two at a time; rows in several parts; and without kernels.
+    for name, value, made in (
+        ("_DENSE_STATES", 1024, [1, 4, 4, 4, 4]),
+        ("_KERNEL_ELEMENTS", 2 * 144, [1, 2, 2] * 2 + [2] * 4),
+        ("rows_per_chunk", lambda width, device: 7, [1, 2, 2] * 2 + [2] * 4),
+        ("_DENSE_STATES", 0, [2] * 4),
+    ):
+        monkeypatch.setattr(module, name, value)
+        asked.clear()
+        backward = reverse_entropies(law, process, x_t, 0.8, times)
+        results.append((backward, forward_entropies(process, counts, 0.8, times)))
+        assert sorted(asked) == sorted(made)
+    for found in results[1:]:
+        for a, b in zip(results[0], found):
+            torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
 def exact_table(process: Process) -> IntervalCosts:

@@ -14,14 +14,20 @@ form in the kernel.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from fewjump.inversion import rows_per_chunk
 from fewjump.law import ProductLaw
+from fewjump.law.base import row_chunks
 from fewjump.process import Absorbing, Process, RankOne
 from fewjump.sampler.reverse import posterior_logits
+
+# Up to here a product with a kernel costs less than what avoids making one.
+_DENSE_STATES = 1024
+_KERNEL_ELEMENTS = 1 << 24
 
 
 def reverse_entropies(
@@ -46,17 +52,65 @@ def reverse_entropies(
     masked = isinstance(process, Absorbing)
     index = (flat == process.mask).nonzero()[:, 0] if masked else torch.arange(flat.shape[0])
     index = index.to(x_t.device)
-    width = process.vocab_size * (1 if masked else len(earlier))
-    step = rows_per_chunk(width, x_t.device)
-    for start in range(0, index.shape[0], step):
-        part = index[start : start + step]
-        p = rows.index_select(0, part).double().softmax(-1)
-        if masked:
-            values = _masked_entropies(p, process, t, earlier)
-        else:
-            values = _entropies(p, process, flat[part], t, earlier)
-        out.index_add_(0, part // length, values)
+    together = _KERNEL_ELEMENTS if _dense(process) else process.vocab_size**2 * len(earlier)
+    for times in row_chunks(len(earlier), process.vocab_size**2, together):
+        now = earlier[times]
+        kernels = _kernels(process, t, now, x_t.device) if _dense(process) else None
+        step = rows_per_chunk(process.vocab_size * (1 if masked else len(now)), x_t.device)
+        for start in range(0, index.shape[0], step):
+            part = index[start : start + step]
+            p = rows.index_select(0, part).double().softmax(-1)
+            if masked:
+                values = _masked_entropies(p, process, t, now)
+            elif kernels is None:
+                values = _entropies(p, process, flat[part], t, now)
+            else:
+                values = kernels.entropies(p, flat[part], now)
+            out[:, times].index_add_(0, part // length, values)
     return out
+
+
+def _dense(process: Process) -> bool:
+    """Whether reverse marginals are to be computed with kernels, each made once for all rows."""
+    if isinstance(process, RankOne):
+        return False
+    return type(process)._push is Process._push or process.vocab_size <= _DENSE_STATES
+
+
+class _Kernels(NamedTuple):
+    """What the reverse marginals at S times s need, given x_t.
+
+    Attributes:
+        likelihood: (V, V), [x, a] = P_{t|0}[a, x].
+        forward: (S, V, V), P_{s|0}.
+        backward: (S, V, V), [s, x, a] = P_{t|s}[a, x].
+    """
+
+    likelihood: Tensor
+    forward: Tensor
+    backward: Tensor
+
+    def entropies(self, p: Tensor, x: Tensor, earlier: Sequence[float]) -> Tensor:
+        """H(x_sⁱ|x_t) of positions in state x (N,) with posteriors p (N, V): (N, S)."""
+        likelihood = self.likelihood[x]
+        possible = likelihood > 0
+        weights = torch.where(possible, p / torch.where(possible, likelihood, 1.0), 0.0)
+        rows = (weights @ self.forward).mul_(self.backward[:, x])
+        total = rows.sum(-1, keepdim=True)
+        # Where nothing is possible the position stays, with certainty.
+        rows = rows.div_(torch.where(total > 0, total, 1.0)).clamp_(min=0)
+        times = torch.as_tensor(earlier, dtype=torch.float64, device=p.device)
+        rows = torch.where((times > 0)[:, None, None], rows, p)
+        return torch.special.entr(rows).sum(-1).mT
+
+
+def _kernels(
+    process: Process, t: float, earlier: Sequence[float], device: torch.device
+) -> _Kernels:
+    times = torch.as_tensor(earlier, dtype=torch.float64)
+    forward = process.kernel(torch.zeros_like(times), times).to(device)
+    backward = process.kernel(times, torch.full_like(times, t)).to(device).mT
+    return _Kernels(process.kernel(0.0, t).to(device).mT, forward, backward)
 
 
 def _masked_entropies(p: Tensor, process: Process, t: float, earlier: Sequence[float]) -> Tensor:
@@ -94,10 +148,13 @@ def forward_entropies(
     if isinstance(process, RankOne):
         return counts @ _by_clean_token(process, t, earlier, counts.device).mT
     columns = []
-    for s in earlier:
-        rows = torch.special.entr(process.kernel(s, t).to(counts.device).clamp(min=0)).sum(-1)
-        columns.append(process.kernel(0.0, s).to(counts.device) @ rows if s > 0 else rows)
-    return counts @ torch.stack(columns, -1)
+    for part in row_chunks(len(earlier), process.vocab_size**2, _KERNEL_ELEMENTS):
+        times = torch.as_tensor(earlier[part], dtype=torch.float64)
+        kernels = process.kernel(times, torch.full_like(times, t)).to(counts.device)
+        rows = torch.special.entr(kernels.clamp(min=0)).sum(-1)
+        before = process.kernel(torch.zeros_like(times), times).to(counts.device)
+        columns.append((before @ rows[..., None])[..., 0])
+    return counts @ torch.cat(columns).mT
 
 
 def _by_clean_token(
