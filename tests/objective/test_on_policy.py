@@ -18,7 +18,7 @@ from fewjump.law.mixture import MixtureLaw
 from fewjump.law.product import ProductLaw
 from fewjump.objective import OnPolicyRefinement, freeze
 from fewjump.objective.auxiliary import StudentWithAuxiliary
-from fewjump.objective.on_policy import table_reward, token_reward
+from fewjump.objective.on_policy_reward import table_reward, token_reward
 from fewjump.objective.score_function import (
     draw,
     expected_surrogate,

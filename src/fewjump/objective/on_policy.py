@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -16,15 +15,8 @@ from fewjump.law.product import ProductLaw
 from fewjump.objective.auxiliary import StudentWithAuxiliary
 from fewjump.objective.base import Metrics, Objective, require_frozen
 from fewjump.objective.nearness import position_entropy
-from fewjump.objective.score_function import (
-    Draw,
-    draw,
-    expected_reward,
-    expected_surrogate,
-    leave_one_out,
-    own_posterior,
-    score_surrogate,
-)
+from fewjump.objective.on_policy_reward import Seen, expected_gradient, token_reward
+from fewjump.objective.score_function import Draw, draw, leave_one_out, score_surrogate
 from fewjump.objective.times import (
     Weighting,
     check_grid,
@@ -186,7 +178,7 @@ class OnPolicyRefinement(Objective):
         total = reward.double().sum(-1) * scale
         if self._uses_expected(law):
             seen = Seen(x_t, t, x_u.reshape(self.draws, -1, length), u, scale)
-            surrogate = self._expected(drawn, fake, real, seen, student)
+            surrogate = expected_gradient(drawn, fake, real, seen, process, self.floor)
         else:
             advantage = leave_one_out(total)
             each = [score_surrogate(law.log_prob(o.x0), a) for o, a in zip(drawn, advantage)]
@@ -239,37 +231,6 @@ class OnPolicyRefinement(Objective):
             )
         return possible and self.estimator != "score"
 
-    def _expected(
-        self, drawn: list[Draw], fake: ProductLaw, real: ProductLaw, seen: Seen, student: Denoiser
-    ) -> Tensor:
-        """Mean of the surrogates over the draws: (B,)."""
-        process, size = student.process, seen.x_t.shape[0]
-        tables, posteriors, means = [], [], []
-        with torch.no_grad():
-            for number, one in enumerate(drawn):
-                assert one.law is not None
-                rows = torch.arange(number * size, (number + 1) * size, device=seen.x_t.device)
-                reward = table_reward(fake.select(rows), real.select(rows), self.floor)
-                posterior = own_posterior(
-                    one.law, seen.x_u[number], seen.u, seen.x_t, seen.t, process
-                )
-                tables.append(reward)
-                posteriors.append(posterior)
-                means.append(expected_reward(posterior, reward).sum(-1))
-            mean = torch.stack(means)
-            advantage = leave_one_out(mean)
-            baselines = mean - advantage
-        surrogates = []
-        for one, table, posterior, base, gain in zip(
-            drawn, tables, posteriors, baselines, advantage
-        ):
-            assert one.law is not None
-            value = expected_surrogate(one.law, posterior, table, base, seen.scale)
-            if one.log_choice is not None:
-                value = value + score_surrogate(one.log_choice, gain * seen.scale)
-            surrogates.append(value)
-        return torch.stack(surrogates).mean(0)
-
     @torch.no_grad()
     def _metrics(
         self, law: Law, drawn: list[Draw], fake: ProductLaw, real: ProductLaw, length: int
@@ -279,30 +240,6 @@ class OnPolicyRefinement(Objective):
             "student_entropy": position_entropy(fake).mean(),
             "teacher_entropy": position_entropy(real).mean(),
         }
-
-
-class Seen(NamedTuple):
-    """Where the draws were made: x_t (B, L), t (B,), x_u (S, B, L), u (B,), scale of R (B,)."""
-
-    x_t: Tensor
-    t: Tensor
-    x_u: Tensor
-    u: Tensor
-    scale: Tensor
-
-
-@torch.no_grad()
-def token_reward(fake: ProductLaw, real: ProductLaw, x0: Tensor, floor: float) -> Tensor:
-    """log p^ψ(x₀ⁱ|x_u) − log p^θ(x₀ⁱ|x_u), both floored, constant: (B, L)."""
-    low = math.log(floor)
-    return fake.token_log_prob(x0).clamp(min=low) - real.token_log_prob(x0).clamp(min=low)
-
-
-@torch.no_grad()
-def table_reward(fake: ProductLaw, real: ProductLaw, floor: float) -> Tensor:
-    """:func:`token_reward` of every token: (B, L, V)."""
-    low = math.log(floor)
-    return fake.log_probs().clamp(min=low) - real.log_probs().clamp(min=low)
 
 
 def _product(law: Law) -> ProductLaw:
