@@ -26,7 +26,7 @@ from fewjump.assembly import (
     train_config,
 )
 from fewjump.data import Dataset
-from fewjump.denoiser import Denoiser, NetworkDenoiser
+from fewjump.denoiser import Denoiser, NetworkDenoiser, ScoreDenoiser
 from fewjump.denoiser.low_rank import is_low_rank, merged
 from fewjump.objective import Objective
 from fewjump.process import Process
@@ -185,7 +185,7 @@ def _finish(
     config: TrainConfig,
 ) -> Denoiser:
     model = result.averaged()
-    if isinstance(model, NetworkDenoiser) and is_low_rank(model):
+    if isinstance(model, NetworkDenoiser | ScoreDenoiser) and is_low_rank(model):
         model = merged(model)
     keep_model(
         for_sampling(model),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import torch
 
@@ -18,7 +18,7 @@ from fewjump.denoiser import (
     TransformerConfig,
 )
 from fewjump.denoiser.huggingface import HuggingFaceConfig
-from fewjump.denoiser.low_rank import adapt
+from fewjump.denoiser.low_rank import WithTrunk, adapt
 from fewjump.objective import (
     ConditionalMatching,
     CrossEntropyELBO,
@@ -213,12 +213,13 @@ def add_adapters(model: Denoiser, teacher: Denoiser, rank: int, seed: int, own: 
     Raises:
         ValueError: where the student does not start at a transformer teacher's weights.
     """
-    if own or not isinstance(model, NetworkDenoiser) or not isinstance(teacher, NetworkDenoiser):
+    both = (model, teacher)
+    if own or not all(isinstance(one, NetworkDenoiser | ScoreDenoiser) for one in both):
         raise ValueError(
             "lora starts at a transformer teacher's weights: give the kind of student by name, "
             "with warm_start=True"
         )
-    adapt(model, teacher, rank, seed=seed)
+    adapt(cast(WithTrunk, model), cast(WithTrunk, teacher), rank, seed=seed)
 
 
 def trunk_options(network: Network | HuggingFaceConfig | None) -> dict[str, Any]:

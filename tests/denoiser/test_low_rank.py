@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 import fewjump
-from fewjump.denoiser import NetworkDenoiser
+from fewjump.assembly import add_adapters, build_student
+from fewjump.denoiser import NetworkDenoiser, ScoreDenoiser
 from fewjump.denoiser.low_rank import adapt, is_low_rank, merged
-from fewjump.process import Absorbing
+from fewjump.process import Absorbing, Uniform
 from fewjump.schedule import LogLinear
 from fewjump.train import ExponentialMovingAverage
 
@@ -134,3 +135,44 @@ def test_distillation_trains_the_difference_only(kind: str, tmp_path: Path) -> N
     # Resumed from the saved state, which holds the difference.
     again = distilled(tmp_path / "run")
     torch.testing.assert_close(again(states(), 0.5).log_prob(x0), got)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("kind", ["product", "mixture"])
+def test_a_score_network_lends_its_weights(kind: str, masked: bool, tmp_path: Path) -> None:
+    """Under a mask its output layer too, where the student's law is that layer's softmax."""
+    pytest.importorskip("peft", reason="needs fewjump[lora]")
+    torch.manual_seed(0)
+    process = Absorbing(V, LogLinear()) if masked else Uniform(V, LogLinear())
+    trunk = {"hidden": 8, "blocks": 2, "heads": 2, "condition_dim": 8}
+    teacher = ScoreDenoiser.from_config({"process": process.config(), "trunk": trunk, "length": L})
+    for parameter in teacher.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    kept = {k: v.clone() for k, v in teacher.state_dict().items()}
+    student = build_student(teacher, kind, None, None, True, L, 0)
+    add_adapters(student, teacher, RANK, 0, own=False)
+    lent = pointers(teacher) & pointers(student)
+    assert len(lent) >= len(pointers(teacher)) - (0 if masked and kind == "product" else 2)
+    # Before the first step the student is what it would be without the difference.
+    plain = build_student(teacher, kind, None, None, True, L, 0)
+    got, want = (model(states(), 0.5).marginals() for model in (student, plain))
+    torch.testing.assert_close(got, want)
+
+    data = torch.randint(V - 1, (64, L), generator=torch.Generator().manual_seed(2))
+    made = fewjump.distill(
+        teacher, data, student=kind, lora=RANK, steps=3, batch_size=8, out=tmp_path / "run"
+    )
+    assert all(torch.equal(v, kept[k]) for k, v in teacher.state_dict().items())
+    assert not is_low_rank(made)
+    loaded = fewjump.load(tmp_path / "run" / "model")
+    x0 = torch.where(states() == V - 1, 0, states())
+    assert type(loaded) is type(made)
+    got, want = (model(states(), 0.5).log_prob(x0) for model in (loaded, made))
+    torch.testing.assert_close(got, want)
+
+
+def test_foreign_scores_have_no_transformer_to_take_over() -> None:
+    process = Absorbing(V, LogLinear())
+    teacher = ScoreDenoiser(torch.nn.Embedding(V, V), process)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="takes over a transformer"):
+        adapt(teacher, teacher, RANK)

@@ -246,3 +246,17 @@ def test_logit_denoiser_does_not_overwrite_what_its_network_saved_for_backward()
     (-denoiser(x, 0.5).log_prob(torch.where(x == process.mask, 0, x)).sum()).backward()
     assert weight.grad is not None
     assert weight.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "head", [{"kind": "shared-mixture"}, {"kind": "mixture", "evidence": True}]
+)
+def test_a_head_for_masks_is_refused_before_anything_is_asked(head: dict[str, object]) -> None:
+    config = {
+        "process": Uniform(V, LogLinear()).config(),
+        "trunk": {"hidden": 16, "blocks": 1, "heads": 2},
+        "head": {"length": L, **head},
+        "length": L,
+    }
+    with pytest.raises(ValueError, match="needs an absorbing process, not Uniform"):
+        NetworkDenoiser.from_config(config)

@@ -48,6 +48,13 @@ class Head(nn.Module, ABC):
         :func:`fewjump.denoiser.base.constrain_logits`).
         """
 
+    def check_process(self, process: Process) -> None:
+        """Refuse a forward process that this head is not for; most heads are for any.
+
+        Raises:
+            ValueError: naming a head that is.
+        """
+
     def law(self, run: TrunkRun) -> Law:
         """The law of x₀ for the batch of ``run``: the trunk once, then :meth:`forward`.
 

@@ -8,29 +8,36 @@ frozen. What is published is an ordinary denoiser with the differences added up 
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from fewjump.denoiser.heads import ProductHead
 from fewjump.denoiser.network import NetworkDenoiser
+from fewjump.denoiser.score import ScoreDenoiser, ScoreNetwork
+from fewjump.process import Absorbing
 from fewjump.random import fold_seed
 from fewjump.tokenizing import require
 
 _INITIAL_WEIGHTS = 7
 
+#: What has a transformer of ours or of ``transformers`` in it.
+WithTrunk = NetworkDenoiser | ScoreDenoiser
+AnyWithTrunk = TypeVar("AnyWithTrunk", NetworkDenoiser, ScoreDenoiser)
+
 
 def adapt(
-    student: NetworkDenoiser,
-    teacher: NetworkDenoiser,
+    student: WithTrunk,
+    teacher: WithTrunk,
     rank: int,
     alpha: float | None = None,
     seed: int = 0,
 ) -> None:
     """Make a student share its teacher's weights, and learn a low-rank difference; in place.
 
-    The trunk is shared, and the head where both have the product head; another head is the
+    The trunk is shared, and the layer onto the vocabulary where it means the same in both: product
+    heads, and scores under a mask, which are posteriors but for a factor. Another head is the
     student's own and is trained whole. Shared parameters are frozen in both.
 
     Args:
@@ -41,25 +48,48 @@ def adapt(
         seed: of the first A.
 
     Raises:
-        ValueError: for trunks of different configurations, or a rank or scale below its range.
+        ValueError: for trunks of different configurations, a foreign score network, or a rank or
+            scale below its range.
         ModuleNotFoundError: without ``peft``.
     """
     if rank < 1 or (alpha is not None and alpha <= 0):
         raise ValueError(f"lora needs a rank ≥ 1 and alpha > 0, got {rank} and {alpha}")
-    if student.trunk.config != teacher.trunk.config:
+    trunk, source = _trunk(student), _trunk(teacher)
+    if trunk.config != source.config:
         raise ValueError(
             "a low-rank student has its teacher's network: leave out network=…, or lora=…"
         )
     peft: Any = require("peft", "a low-rank student", "lora")
-    share(student.trunk, teacher.trunk)
-    if isinstance(student.head, ProductHead) and isinstance(teacher.head, ProductHead):
-        share(student.head, teacher.head)
+    share(trunk, source)
+    output, given = _output(student), _output(teacher)
+    if output is not None and given is not None:
+        share(output, given)
     config = peft.LoraConfig(
-        r=rank, lora_alpha=rank if alpha is None else alpha, target_modules=_targets(student.trunk)
+        r=rank, lora_alpha=rank if alpha is None else alpha, target_modules=_targets(trunk)
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(fold_seed(seed, _INITIAL_WEIGHTS))
-        peft.inject_adapter_in_model(config, student.trunk)
+        peft.inject_adapter_in_model(config, trunk)
+
+
+def _trunk(model: WithTrunk) -> Any:
+    if isinstance(model, NetworkDenoiser):
+        return model.trunk
+    if not isinstance(model.network, ScoreNetwork):
+        raise ValueError(
+            "lora takes over a transformer; the scores here are of a "
+            f"{type(model.network).__name__}"
+        )
+    return model.network.trunk
+
+
+def _output(model: WithTrunk) -> nn.Module | None:
+    """The layer whose softmax over clean tokens is the law, if there is one."""
+    if isinstance(model, NetworkDenoiser):
+        return model.head.linear if isinstance(model.head, ProductHead) else None
+    if isinstance(model.network, ScoreNetwork) and isinstance(model.process, Absorbing):
+        return model.network.linear
+    return None
 
 
 def share(module: nn.Module, source: nn.Module) -> None:
@@ -91,7 +121,7 @@ def is_low_rank(denoiser: nn.Module) -> bool:
     return any(hasattr(module, "lora_A") for module in denoiser.modules())
 
 
-def merged(student: NetworkDenoiser) -> NetworkDenoiser:
+def merged(student: AnyWithTrunk) -> AnyWithTrunk:
     """The ordinary denoiser of the same law, with weights of its own: W ← W + (α/r)·B·A."""
     whole = copy.deepcopy(student)
     for path, module in list(whole.named_modules()):

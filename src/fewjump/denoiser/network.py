@@ -37,8 +37,8 @@ class NetworkDenoiser(Denoiser):
             :mod:`fewjump.denoiser.evidence`).
 
     Raises:
-        ValueError: if the sizes of trunk, head, process and length do not agree, or for
-            ``leave_one_out`` under another process than a uniform one.
+        ValueError: if the sizes of trunk, head, process and length do not agree, for a process
+            that the head is not for, or for ``leave_one_out`` under another than a uniform one.
     """
 
     def __init__(
@@ -63,6 +63,7 @@ class NetworkDenoiser(Denoiser):
                 f"the head has hidden={head.hidden} and vocab_size={head.vocab_size}; the trunk "
                 f"has hidden={config.hidden} and the process vocab_size={process.vocab_size}"
             )
+        head.check_process(process)
         self.trunk = trunk
         self.head = head
         self.autocast: Autocast = check_autocast(autocast)

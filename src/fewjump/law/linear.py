@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fewjump.law.base import Law, nucleus, row_chunks
+from fewjump.law.base import Law, nucleus, refuse_twice, row_chunks
 from fewjump.law.linear_cross_entropy import (
     LinearSoftCrossEntropy,
     linear_soft_cross_entropy,
@@ -290,8 +290,7 @@ class LinearLaw(ProductLaw):
         nucleus(torch.zeros(1), temperature, top_p)  # refuses bad values before any reading
         if temperature == 1 and top_p == 1:
             return self
-        if self._shaped:
-            raise ValueError("this law is already tempered; temper the original law instead")
+        refuse_twice(self.temperature, self.top_p)
         if temperature > 0 and top_p == 1:
             return self._with(
                 features=self.features / temperature,

@@ -109,6 +109,6 @@ def test_what_it_cannot_do_is_said() -> None:
     with pytest.raises(ValueError, match="length=5"):
         SharedMixtureHead(HIDDEN, V, L + 1)(features, x_t, PROCESS)
     with pytest.raises(ValueError, match="absorbing"):
-        make()(features, x_t, Uniform(V, LogLinear()))
+        make().check_process(Uniform(V, LogLinear()))
     with pytest.raises(ValueError, match="components"):
         SharedMixtureHead(HIDDEN, V, L, components=0)

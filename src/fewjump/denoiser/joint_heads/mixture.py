@@ -85,6 +85,13 @@ class MixtureHead(Head):
             "evidence": self.evidence,
         }
 
+    def check_process(self, process: Process) -> None:
+        if self.evidence and not isinstance(process, Absorbing):
+            raise ValueError(
+                "evidence=True reads visible tokens and needs an absorbing process, not "
+                f"{type(process).__name__}; use evidence=False"
+            )
+
     def forward(self, features: Tensor, x_t: Tensor, process: Process) -> MixtureLaw:
         base = self.base(features, x_t, process).logits
         weights = self.weights(features)
@@ -98,11 +105,7 @@ class MixtureHead(Head):
 
     def _evidence(self, x_t: Tensor, process: Process) -> Tensor:
         """log-likelihood of the visible tokens under each component's templates: (B, K)."""
-        if not isinstance(process, Absorbing):
-            raise ValueError(
-                "evidence=True reads visible tokens and needs an absorbing process, not "
-                f"{type(process).__name__}; use evidence=False"
-            )
+        assert isinstance(process, Absorbing)
         template = self.states.template_features().unflatten(-1, (self.components, self.rank))
         return visible_evidence(self.prior[:, None] + self.tokens(template), x_t, process.mask)
 

@@ -69,17 +69,20 @@ class SharedMixtureHead(Head):
             "rank": self.rank,
         }
 
+    def check_process(self, process: Process) -> None:
+        if not isinstance(process, Absorbing):
+            raise ValueError(
+                "a shared mixture reads visible tokens and needs an absorbing process, not "
+                f"{type(process).__name__}; use student 'mixture'"
+            )
+
     def forward(self, features: Tensor, x_t: Tensor, process: Process) -> SharedMixtureLaw:
         if features.shape[1] != self.length:
             raise ValueError(
                 f"this head was built for length={self.length}, got sequences of "
                 f"{features.shape[1]}; another head, such as shared-chain, takes any length"
             )
-        if not isinstance(process, Absorbing):
-            raise ValueError(
-                "a shared mixture reads visible tokens and needs an absorbing process, not "
-                f"{type(process).__name__}; use student 'mixture'"
-            )
+        assert isinstance(process, Absorbing)
         base = self.base(features, x_t, process).logits
         tables = self.tokens(self.template)
         weights = self.weights(features) + self.log_weights
