@@ -21,7 +21,11 @@ def rows_times(rows: Tensor, matrix: Tensor) -> Tensor:
     """
     if not is_sparse(matrix):
         return rows @ matrix
-    return torch.sparse.mm(matrix, rows.mT).mT
+    if rows.requires_grad or rows.dtype != matrix.dtype:
+        return torch.sparse.mm(matrix, rows.mT).mT
+    # torch.sparse.mm adds to a copy of zeros; here they are what is added to.
+    out = rows.new_zeros(matrix.shape[0], rows.shape[0])
+    return torch.addmm(out, matrix, rows.mT, out=out).mT
 
 
 def beside_sparse(rows: Tensor) -> Tensor:
