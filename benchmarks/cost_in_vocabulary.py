@@ -53,8 +53,9 @@ class Size:
     hidden: int = 32
 
     def bound(self, vocab: int) -> int:
-        """Entries that a tensor may have: logits, one r×V factor, embeddings, or one chunk."""
-        rows = max(self.batch * self.length, self.states, self.hidden, self.rank)
+        """Entries that a tensor may have: one r×V factor, embeddings, one chunk, or three times the
+        logits, the working memory of a loss that takes all rows in one chunk."""
+        rows = max(3 * self.batch * self.length, self.states, self.hidden, self.rank)
         return max(rows * (vocab + 1), CHUNK)
 
     def forbidden(self, vocab: int) -> int:

@@ -169,11 +169,7 @@ def build_student(
     plain = kind == "product" and network is None and not head
     if has_weights and not isinstance(teacher, NetworkDenoiser):
         if plain and warm_start:
-            if isinstance(teacher, ScoreDenoiser):
-                return teacher.as_student()
-            model = copy.deepcopy(teacher).requires_grad_(True)
-            model.evaluations = 0
-            return model
+            return product_copy(teacher)
         if network is None and can_save(teacher):
             assert isinstance(teacher, ScoreDenoiser)
             network_teacher = teacher.as_network()
@@ -205,6 +201,16 @@ def build_student(
                 "pass warm_start=False"
             )
     return student
+
+
+def product_copy(teacher: Denoiser) -> Denoiser:
+    """A trainable denoiser that starts at a teacher with a product law, or near a score network
+    whose law has zeros (:meth:`fewjump.denoiser.ScoreDenoiser.as_student`)."""
+    if isinstance(teacher, ScoreDenoiser):
+        return teacher.as_student()
+    model = copy.deepcopy(teacher).requires_grad_(True)
+    model.evaluations = 0
+    return model
 
 
 def add_adapters(model: Denoiser, teacher: Denoiser, rank: int, seed: int, own: bool) -> None:

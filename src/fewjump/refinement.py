@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from fewjump.assembly import train_config
+from fewjump.assembly import product_copy, train_config
 from fewjump.data import Dataset
 from fewjump.denoiser import Denoiser, NetworkDenoiser, ScoreDenoiser
 from fewjump.objective import OnPolicyRefinement
@@ -169,10 +169,9 @@ def refine(
 def _auxiliary(given: Denoiser | None, teacher: Denoiser, student: Denoiser, seed: int) -> Denoiser:
     if given is not None:
         return copy.deepcopy(given).requires_grad_(True)
-    if isinstance(teacher, ScoreDenoiser):
-        return teacher.as_student()
-    if isinstance(teacher, NetworkDenoiser) and teacher.kind == "product":
-        return copy.deepcopy(teacher).requires_grad_(True)
+    product = isinstance(teacher, NetworkDenoiser) and teacher.kind == "product"
+    if product or isinstance(teacher, ScoreDenoiser):
+        return product_copy(teacher)
     if not isinstance(student, NetworkDenoiser):
         raise ValueError(
             f"neither a {type(teacher).__name__} nor a {type(student).__name__} says what the "

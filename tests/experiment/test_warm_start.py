@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from fewjump.checkpoint import save
-from fewjump.denoiser import NetworkDenoiser
+from fewjump.denoiser import NetworkDenoiser, ScoreDenoiser
 from fewjump.experiment.checks import run_check
 from fewjump.experiment.warm_start_measure import (
     chain_subject,
@@ -66,6 +67,26 @@ def test_the_check_on_a_saved_model(tmp_path: Path) -> None:
     result = run_check("warm-start", model=tmp_path, data=data, steps=8, seeds=1)
     assert result.rows[0]["unit"].endswith("true tokens")
     assert len(result.charts) == 2
+
+
+def test_the_check_on_a_score_network_whose_law_has_zeros(tmp_path: Path) -> None:
+    """Its students give posteriors, so that no loss is infinite; theirs is the random start too."""
+    torch.manual_seed(0)
+    trunk = {"hidden": 8, "blocks": 1, "heads": 1}
+    config = {"process": Uniform(5, LogLinear()).config(), "trunk": trunk, "length": 4}
+    model = ScoreDenoiser.from_config(config)
+    torch.nn.init.normal_(model.network.linear.weight)  # type: ignore[union-attr]
+    save(model, tmp_path / "model")
+    x_t = torch.randint(5, (64, 4))
+    assert bool((model(x_t, 0.95).marginals() == 0).any()), "the case must clip something"
+    tokens = torch.randint(5, (400, 4), generator=torch.Generator().manual_seed(0)).numpy()
+    np.save(tmp_path / "tokens.npy", tokens.astype(np.uint8))
+    data = str(tmp_path / "tokens.npy")
+    for check, steps in (("warm-start", 8), ("step-size", 2)):
+        result = run_check(check, model=tmp_path, data=data, steps=steps, seeds=1)
+        losses = [row["loss"] for row in result.rows if row.get("loss") is not None]
+        assert all(math.isfinite(loss) for loss in losses)
+        assert losses or check == "step-size"
 
 
 def test_bad_options_are_refused_at_once() -> None:

@@ -24,7 +24,7 @@ _INITIAL_WEIGHTS = 7
 
 #: What has a transformer of ours or of ``transformers`` in it.
 WithTrunk = NetworkDenoiser | ScoreDenoiser
-AnyWithTrunk = TypeVar("AnyWithTrunk", NetworkDenoiser, ScoreDenoiser)
+AnyWithTrunk = TypeVar("AnyWithTrunk", bound=NetworkDenoiser | ScoreDenoiser)
 
 
 def adapt(

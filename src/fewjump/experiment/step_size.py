@@ -86,6 +86,7 @@ def run(options: Options) -> CheckResult:
 def _saved(options: Options) -> list[dict[str, Any]]:
     import copy
 
+    from fewjump.assembly import product_copy
     from fewjump.experiment.saved_model import open_saved, surprise, tokens_for
     from fewjump.experiment.step_size_measure import measure_saved
     from fewjump.objective import freeze
@@ -95,9 +96,6 @@ def _saved(options: Options) -> list[dict[str, Any]]:
     data = tokens_for(saved, options.data, count=1024, seed=options.seed)
     held_out, training = data[: len(data) // 4], data[len(data) // 4 :]
 
-    def student() -> Any:
-        return copy.deepcopy(saved.denoiser).requires_grad_(True)
-
     return measure_saved(
         freeze(copy.deepcopy(saved.denoiser)),
         training,
@@ -105,7 +103,7 @@ def _saved(options: Options) -> list[dict[str, Any]]:
         [options.seed + k for k in range(options.seeds)],
         options.steps,
         lambda denoiser, seed: surprise(denoiser, held_out, seed),
-        student,
+        lambda: product_copy(saved.denoiser),
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fewjump.assembly import product_copy
 from fewjump.denoiser.base import Denoiser
 from fewjump.denoiser.network import NetworkDenoiser
 from fewjump.experiment.verdicts import half_width
@@ -104,8 +105,9 @@ def saved_subject(
 
     saved = open_saved(path, reading)
     model = saved.denoiser
-    build = getattr(type(model), "from_config", None)
-    describe = getattr(model, "config", None)
+    warm = product_copy(model)
+    build = getattr(type(warm), "from_config", None)
+    describe = getattr(warm, "config", None)
     if build is None or describe is None:
         raise ValueError(
             f"a {type(model).__name__} cannot be built with random weights from its description"
@@ -150,8 +152,8 @@ def measure(
         | {"quality": _judge(subject, subject.teacher), "unit": subject.unit}
     ]
     for start in ("teacher", "random"):
-        student = copy.deepcopy(subject.teacher) if start == "teacher" else subject.cold()
-        student.requires_grad_(True).train()
+        student = product_copy(subject.teacher) if start == "teacher" else subject.cold()
+        student.train()
         optimiser = torch.optim.Adam(student.parameters(), subject.lr)
         objective, generator = ConditionalMatching(matching), generator_for(seed, 40)
         marks, losses = checkpoints(steps), []
