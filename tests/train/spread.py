@@ -17,7 +17,7 @@ from torch import Tensor
 
 import fewjump
 from fewjump.checkpoint import save
-from fewjump.denoiser import Denoiser, NetworkDenoiser, deferred
+from fewjump.denoiser import Denoiser, NetworkDenoiser, ScoreDenoiser, deferred
 from fewjump.denoiser.base import LogitDenoiser
 from fewjump.objective import ConditionalMatching, CrossEntropyELBO, freeze
 from fewjump.process import Absorbing
@@ -91,6 +91,18 @@ def refine(out: Path, **changes: Any) -> Denoiser:
         monitor=False,
         **changes,
     )
+
+
+def scores(out: Path, **changes: Any) -> Denoiser:
+    """A concrete-score network distilled into another; their logits are deferred too."""
+    deferred.DEFER_FROM = V
+    torch.manual_seed(9)
+    trunk = {"hidden": 8, "blocks": 2, "heads": 2, "condition_dim": 8}
+    process = Absorbing(V, LogLinear()).config()
+    teacher = ScoreDenoiser.from_config({"process": process, "trunk": trunk, "length": L})
+    for parameter in teacher.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return fewjump.distill(teacher, make_data(), out=out, **_few(), **changes)
 
 
 def plain_network(out: Path, **changes: Any) -> TrainResult:
@@ -179,6 +191,7 @@ def _everything(out: Path) -> None:
     dist.barrier()
     run(out / "from-parts", **full)
     refine(out / "refined", **full)
+    scores(out / "scores", **full)
     plain_network(out / "plain", **full)
     kept = True
     if installed("peft"):

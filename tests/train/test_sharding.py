@@ -24,6 +24,7 @@ from spread import (
     plain_network,
     refine,
     run,
+    scores,
 )
 from test_loop import config, free_port, weights
 from toy import make_data, make_student
@@ -52,6 +53,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     one, two = folder / "one", folder / "two"
     run(one / "whole")
     refine(one / "refined")
+    scores(one / "scores")
     plain_network(one / "plain")
     if installed("peft"):
         for name in LOW_RANK:
@@ -125,6 +127,11 @@ def same_law(runs: Path, name: str) -> None:
     with torch.no_grad():
         first, second = (model(x_t, 0.5).marginals() for model in (one, two))
     torch.testing.assert_close(first, second, atol=1e-5, rtol=0)
+
+
+def test_score_networks_can_be_split(runs: Path) -> None:
+    same_curve(runs / "one" / "scores", runs / "two" / "scores")
+    same_law(runs, "scores")
 
 
 @pytest.mark.parametrize("name", list(LOW_RANK))
