@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,7 @@ ROWS = [
 
 def same(a: Any, b: Any) -> bool:
     x = torch.tensor([[4, 0, 4, 1, 2, 4]])
+    x[x == 4] = a.process.mask
     with torch.no_grad():
         return torch.equal(a(x, 0.5).marginals(), b(x, 0.5).marginals())
 
@@ -183,5 +185,49 @@ def test_real_client_has_what_is_asked_of_it() -> None:
 
 @pytest.mark.parametrize("source", ["nowhere", "a/b/c", "./x", "/no/such"])
 def test_a_name_that_is_neither_says_what_to_give(source: str) -> None:
-    with pytest.raises(FileNotFoundError, match=r"config\.json, the folder of a run, or"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"config\.json, the folder of a run, .* or a repository as owner/name",
+    ):
         fewjump.from_pretrained(source)
+
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "originals"
+
+
+def test_checkpoints_of_the_originals_are_opened_too(tmp_path: Path) -> None:
+    from checkpoint import written as w
+
+    teacher = fewjump.load_teacher(GOLDEN / "mdlm_subs" / "hf")
+    opened = fewjump.from_pretrained(GOLDEN / "mdlm_subs" / "hf")
+    assert same(opened, teacher)
+    drawn = fewjump.pipeline(GOLDEN / "mdlm_subs" / "hf")(2, num_inference_steps=2, generator=0)
+    assert drawn.tokens.shape == (2, teacher.length)
+
+    path = w.lightning(
+        tmp_path / "last.ckpt", w.network(seed=1), w.network(seed=2), w.mdlm_config()
+    )
+    raw, ema = (fewjump.from_pretrained(path, weights=which) for which in ("raw", "ema"))
+    assert same(raw, fewjump.load_teacher(path, "raw"))
+    assert not same(raw, ema)
+    fewjump.save(raw, tmp_path / "own")
+    with pytest.raises(ValueError, match=r"leave out --weights"):
+        fewjump.from_pretrained(tmp_path / "own", weights="raw")
+    with pytest.raises(TypeError, match="no options wieghts"):
+        fewjump.from_pretrained(path, wieghts="raw")
+    with pytest.raises(ValueError, match=r"fewjump\.load_teacher reads"):
+        fewjump.load(GOLDEN / "mdlm_subs" / "hf")
+
+
+def test_a_repository_of_an_original_brings_all_its_weights(fake: FakeHub, tmp_path: Path) -> None:
+    """Its weights may be a pickle, and its mask in the tokenizer's files."""
+    target = tmp_path / "owner" / "original"
+    target.parent.mkdir()
+    shutil.copytree(GOLDEN / "sedd_absorb" / "hf", target)
+    opened = fewjump.from_pretrained("owner/original", revision="v2")
+    assert same(opened, fewjump.load_teacher(target))
+    first, second = (options for name, options in fake.calls if name == "download")
+    assert first["allow_patterns"] == ["config.json", "model.safetensors", "README.md"]
+    assert "pytorch_model.bin" in second["allow_patterns"]
+    assert not any(pattern.endswith(".py") for pattern in second["allow_patterns"])
+    assert first["revision"] == second["revision"] == "v2"

@@ -106,7 +106,10 @@ def read_config(path: str | Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is not valid JSON: {error}; save the model again") from None
     if not isinstance(config, dict) or config.get("format") != "fewjump":
-        raise ValueError(f"{file} was not written by fewjump.save")
+        raise ValueError(
+            f"{file} was not written by fewjump.save; fewjump.load_teacher reads checkpoints of "
+            "SEDD, MDLM, UDLM and Duo"
+        )
     version = config.get("format_version")
     if version != FORMAT_VERSION:
         raise ValueError(

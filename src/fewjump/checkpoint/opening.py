@@ -68,7 +68,8 @@ def open_place(
         ValueError, FileNotFoundError: as the function does that reads the model.
     """
     if is_original(place):
-        return load_teacher(place, device=device, **(reading or {})), None
+        denoiser = load_teacher(place, device=device, **(reading or {}))
+        return denoiser, denoiser.vocabulary_config
     refuse_reading(reading or {}, f"{place} is no checkpoint of SEDD, MDLM, UDLM or Duo")
     if is_masked_lm(place):
         denoiser = from_masked_lm(place if name is None else name, device=device)
@@ -78,7 +79,7 @@ def open_place(
 
 def refuse_reading(reading: Mapping[str, Any], why: str) -> None:
     """Raise CheckpointError if options say how an original is to be read and there is none."""
-    flags = given_flags(dict(reading)) if reading else []
+    flags = given_flags(dict(reading))
     if flags:
         raise CheckpointError(
             f"{why}, and holds one set of weights; leave out {' and '.join(flags)}"

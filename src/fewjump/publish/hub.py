@@ -1,20 +1,23 @@
 """Models as folders and as repositories of the Hugging Face hub: the same three files.
 
 A folder needs the core dependencies only. Nothing in it is code, and nothing of a repository but
-those three files is downloaded.
+those three files is downloaded; of a checkpoint of SEDD, MDLM, UDLM or Duo what those have.
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from fewjump.checkpoint import load, read_config, save
+from fewjump.checkpoint import read_config, save
 from fewjump.checkpoint.card import model_card
 from fewjump.checkpoint.folder import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
-from fewjump.denoiser.masked_lm import from_masked_lm, is_masked_lm
+from fewjump.checkpoint.hub import PATTERNS
+from fewjump.checkpoint.opening import is_original, model_place, open_place
+from fewjump.reading import ReadingOptions
 
 if TYPE_CHECKING:
     import torch
@@ -67,19 +70,23 @@ def from_pretrained(
     cache_dir: str | Path | None = None,
     token: str | bool | None = None,
     local_files_only: bool = False,
+    **reading: Any,
 ) -> Denoiser:
     """Read a model from a folder, a run's folder, or a hub repository.
 
     A folder or repository of ``transformers`` that holds a masked language model is read as
-    :func:`fewjump.denoiser.from_masked_lm` does.
+    :func:`fewjump.denoiser.from_masked_lm` does, a checkpoint of SEDD, MDLM, UDLM or Duo as
+    :func:`fewjump.load_teacher` does.
 
     Args:
-        source: a folder, or ``owner/name``. A folder of that name wins.
+        source: a folder, a checkpoint's file, or ``owner/name``. A path of that name wins.
         device: where to put the parameters.
         revision: branch, tag or commit of a repository.
         cache_dir: where downloads are kept; the hub library's own place by default.
         token: a hub token, or True for the one that is stored on this machine.
         local_files_only: do not ask the network.
+        **reading: ``weights``, ``family``, ``mask`` and ``label`` of
+            :func:`fewjump.load_teacher`, for such a checkpoint.
 
     Returns:
         The denoiser in eval mode, with its ``vocabulary_config``.
@@ -87,8 +94,12 @@ def from_pretrained(
     Raises:
         FileNotFoundError: if there is no such folder and the name is no repository's.
         ModuleNotFoundError: for a repository, without the ``hub`` extra.
-        ValueError: see :func:`fewjump.load`.
+        TypeError: for an option that there is not.
+        ValueError: see :func:`fewjump.load`; for ``reading`` of another model.
     """
+    unknown = reading.keys() - {field.name for field in fields(ReadingOptions)}
+    if unknown:
+        raise TypeError(f"from_pretrained has no options {', '.join(sorted(unknown))}")
     folder = resolve(
         source,
         revision=revision,
@@ -96,13 +107,9 @@ def from_pretrained(
         token=token,
         local_files_only=local_files_only,
     )
-    if is_masked_lm(folder):
-        # Of a repository only the configuration was needed to know.
-        whole = folder if Path(source).exists() else str(source)
-        return from_masked_lm(whole, device=device)
-    described = read_config(folder)["data"]
-    denoiser = load(folder, device)
-    denoiser.vocabulary_config = described
+    # Of a repository of transformers only the configuration was needed to know what it is.
+    name = None if Path(source).exists() else str(source)
+    denoiser, denoiser.vocabulary_config = open_place(folder, device, reading, name)
     return denoiser
 
 
@@ -164,22 +171,24 @@ def push_to_hub(
 
 
 def resolve(source: str | Path, **hub: Any) -> Path:
-    """The folder of a saved model that ``source`` means, downloaded if it is a repository.
+    """The place of a model that ``source`` means, downloaded if it is a repository.
 
     Args:
         source: as for :func:`from_pretrained`.
         **hub: arguments of ``huggingface_hub.snapshot_download``.
     """
     path = Path(source)
-    for folder in (path, path / "model"):
-        if (folder / CONFIG_FILE).is_file():
-            return folder
-    if path.exists() or not _REPOSITORY.fullmatch(str(source)):
+    if path.exists():
+        return model_place(path)
+    if not _REPOSITORY.fullmatch(str(source)):
         raise FileNotFoundError(
-            f"there is no saved model in {path}; give a folder that holds {CONFIG_FILE}, the "
-            "folder of a run, or a repository as owner/name"
+            f"there is no {source}; give a folder that holds {CONFIG_FILE}, the folder of a run, a "
+            "checkpoint of SEDD, MDLM, UDLM or Duo, or a repository as owner/name"
         )
-    return Path(_hub().snapshot_download(str(source), allow_patterns=list(FILES), **hub))
+    folder = Path(_hub().snapshot_download(str(source), allow_patterns=list(FILES), **hub))
+    if is_original(folder):
+        folder = Path(_hub().snapshot_download(str(source), allow_patterns=list(PATTERNS), **hub))
+    return folder
 
 
 def _hub() -> Any:
