@@ -152,3 +152,49 @@ def test_the_building_stops_at_once_and_leaves_nothing_behind() -> None:
     with pytest.raises(ValueError, match="modules and more"), without_memory(10_000, 8):
         nn.Sequential(*(nn.Sequential(nn.Identity()) for _ in range(10**4)))
     assert nn.Linear(3000, 3000).weight.device.type == "cpu"
+
+
+@pytest.mark.parametrize("safe", [True, False], ids=["safetensors", "pickles"])
+@pytest.mark.parametrize("parts", [True, False], ids=["in parts", "whole"])
+def test_a_repository_of_transformers_is_weighed_whatever_its_weights_are(
+    safe: bool, parts: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All its weights count, and a configuration that asks for more than they hold is refused."""
+    pytest.importorskip("transformers", reason="needs the hub extra")
+    import transformers.utils.hub
+    from safetensors.torch import load_file, save_file
+
+    from denoiser import tiny_hub
+    from fewjump.denoiser import masked_lm
+
+    whole = tmp_path / "whole"
+    model = tiny_hub.masked_lm()
+    model.save_pretrained(whole)
+    tensors = load_file(whole / "model.safetensors")
+    (whole / "model.safetensors").unlink()
+    stem, end = ("model", "safetensors") if safe else ("pytorch_model", "bin")
+    names = sorted(tensors)
+    cuts = [names[::2], names[1::2]] if parts else [names]
+    files = [f"{stem}-{k}.{end}" if parts else f"{stem}.{end}" for k in range(len(cuts))]
+    for file, cut in zip(files, cuts):
+        content = {name: tensors[name].clone() for name in cut}
+        save_file(content, whole / file) if safe else torch.save(content, whole / file)
+    if parts:
+        index = {"weight_map": {n: f for f, cut in zip(files, cuts) for n in cut}}
+        (whole / f"{stem}.{end}.index.json").write_text(json.dumps(index))
+
+    def fetched(source: str, name: str, **options: Any) -> str | None:
+        assert source == "owner/name"
+        return str(whole / name) if (whole / name).is_file() else None
+
+    monkeypatch.setattr(transformers.utils.hub, "cached_file", fetched)
+    assert sorted(masked_lm._files_of_repository("owner/name")) == sorted(whole / f for f in files)
+    reader = transformers.AutoModelForMaskedLM
+    masked_lm._check_affordable("owner/name", model.config, reader)
+    model.config.vocab_size = 10**9
+    with pytest.raises(ValueError, match="cannot hold"):
+        masked_lm._check_affordable("owner/name", model.config, reader)
+    if parts:
+        (whole / f"{stem}.{end}.index.json").write_text('{"weight_map": 3}')
+        with pytest.raises(ValueError, match="is damaged"):
+            masked_lm._files_of_repository("owner/name")

@@ -230,15 +230,10 @@ def _read(source: str, trust_remote_code: bool) -> nn.Module:
 
 def _check_affordable(source: str, config: Any, reader: Any) -> None:
     """Raise ValueError for sizes that the weights of a model cannot have, before they are taken."""
-    from transformers.utils.hub import cached_file
-
     folder = Path(source)
     files = [file for name in ("*.safetensors", "*.bin") for file in folder.glob(name)]
     if not folder.is_dir():
-        found = cached_file(
-            source, "model.safetensors", _raise_exceptions_for_missing_entries=False
-        )
-        files = [] if found is None else [Path(found)]
+        files = _files_of_repository(source)
     if not files:
         return
     try:
@@ -247,6 +242,29 @@ def _check_affordable(source: str, config: Any, reader: Any) -> None:
     except (RuntimeError, OverflowError, TypeError, AssertionError) as error:
         # Sizes that are no sizes at all.
         raise ValueError(f"the configuration makes no network: {str(error)[:200]}") from None
+
+
+def _files_of_repository(source: str) -> list[Path]:
+    """The weights that transformers would read of a hub repository, downloaded: one or in parts."""
+    from transformers.utils.hub import cached_file
+
+    def fetched(name: str) -> Path | None:
+        found = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
+        return None if found is None else Path(found)
+
+    for whole in ("model.safetensors", "pytorch_model.bin"):
+        found = fetched(whole)
+        if found is not None:
+            return [found]
+        index = fetched(f"{whole}.index.json")
+        if index is not None:
+            try:
+                parts = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            except (TypeError, KeyError, AttributeError, ValueError) as error:
+                raise ValueError(f"{index} is damaged: {error}; download it again") from None
+            files = [fetched(str(part)) for part in sorted(parts, key=str)]
+            return [file for file in files if file is not None]
+    return []
 
 
 def _states(model: Any) -> int:
