@@ -34,7 +34,7 @@ def test_charts_are_up_to_date(page: ModuleType) -> None:
     assert drawn == page.drawings(), "run: python benchmarks/experiments_page.py"
 
 
-# Measured on a loaded machine: three of twenty exponents of V are above their limit, and said so.
+# Times of sparse rates' recovery grow faster than V once vectors leave the caches, and say so.
 NOT_ALL_HOLDS = {"vocabulary"}
 
 

@@ -9,13 +9,14 @@ from fewjump.experiment.checks import run_check
 from fewjump.experiment.vocabulary import FAMILIES
 from fewjump.experiment.vocabulary_measure import (
     make_process,
+    near_rate,
     peak_bytes,
     recovery_of,
     refusals,
     slope,
     sparse_rate,
 )
-from fewjump.experiment.vocabulary_words import answer, upper_slope
+from fewjump.experiment.vocabulary_words import MEASURES, answer, upper_slope
 from fewjump.random import generator_for
 
 
@@ -37,14 +38,21 @@ def test_peak_memory_counts_what_lives_at_once() -> None:
     assert peak_bytes(twice) == pytest.approx(2 * 4 * (1 << 18), rel=0.05)
 
 
-def test_sparse_rates_are_a_generator_of_few_targets() -> None:
-    dense = sparse_rate(40, generator_for(0)).to_dense()
+@pytest.mark.parametrize("near", [False, True])
+def test_sparse_rates_are_a_generator_of_few_targets(near: bool) -> None:
+    dense = (near_rate(40) if near else sparse_rate(40, generator_for(0))).to_dense()
+    if near:
+        # From a token to itself, the next ones and the mask, around the end of the clean tokens.
+        assert dense[36].nonzero()[:, 0].tolist() == [0, 1, 2, 3, 4, 36, 37, 38, 39]
+        assert not dense[39].any()
+        dense = dense[:39]
     assert float(dense.sum(-1).abs().max()) < 1e-12
     assert float(dense.diagonal().max()) < 0
     assert int((dense > 0).sum(-1).max()) <= 8
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.filterwarnings("ignore:at t = 1 the slowest mode:UserWarning")
 @pytest.mark.filterwarnings("ignore:Sparse CSR:UserWarning")
 def test_recovery_gives_posteriors_back(family: str) -> None:
     process = make_process(family, 40, 0)
@@ -71,6 +79,28 @@ def test_the_check_runs_and_a_quadratic_cost_is_a_failure() -> None:
         row["recovery_bytes"] = row["vocab_size"] ** 2
     failed = answer(rows, [], Options(smallest=8, largest=9)).failures
     assert any("memory of recovery (absorbing)" in text for text in failed)
+
+
+def test_sparse_products_that_only_read_memory_at_random_are_told_apart() -> None:
+    from fewjump.experiment.vocabulary import Options
+
+    def verdict(far: float, near: float) -> str:
+        powers = {"sparse rate": far, "sparse rate, near targets": near}
+        rows = [
+            {"family": family, "vocab_size": v, **dict.fromkeys(MEASURES, v**power)}
+            for family, power in powers.items()
+            for v in (256, 512, 1024, 2048)
+        ]
+        return " ".join(answer(rows, [], Options()).verdict)
+
+    said = verdict(1.4, 1.0)
+    assert "1.40 (recovery) and 1.40 (step); to 8 tokens near by, as many entries: 1.00" in said
+    assert "times as slow at V = 1,024" in said
+    assert f"{1024**0.4:.1f} times as slow" in said
+    assert f"{2048**0.4:.1f} times at V = 2,048" in said
+    # Where near targets grow as fast, or neither does, memory explains nothing.
+    assert "caches" not in verdict(1.4, 1.4)
+    assert "caches" not in verdict(1.0, 1.0)
 
 
 def test_bad_options_are_refused() -> None:

@@ -173,8 +173,8 @@ def test_peak_memory_is_the_result_and_little_more(process, method, copies):
     x_t = torch.randint(1 << 16, (2, 16), generator=torch.Generator().manual_seed(0))
     ratios = torch.ones(2, 16, 1 << 16, dtype=torch.float64)
     call = lambda: process.posterior_from_ratios(ratios, x_t, 0.5, method)  # noqa: E731
-    call()
-    assert ratios.nbytes <= peak_bytes(call) <= copies * ratios.nbytes
+    # The profiler loses events now and then, and with them memory.
+    assert ratios.nbytes <= max(peak_bytes(call) for _ in range(3)) <= copies * ratios.nbytes
 
 
 def test_bad_input_is_refused():

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fewjump.experiment.vocabulary import Options
 
 Rows = Sequence[Mapping[str, Any]]
-_ROLES: tuple[Role, ...] = ("teacher", "student", "data", "other", "teacher", "student")
+_ROLES: tuple[Role, ...] = ("teacher", "student", "data", "other", "teacher", "student", "data")
 MEASURES = {
     "recovery_seconds": ("Time of recovery, 16 positions", "processor seconds"),
     "step_seconds": ("Time of a distillation step, 2×8 positions", "processor seconds"),
@@ -46,6 +46,7 @@ def answer(rows: Rows, refused: Rows, options: Options) -> CheckResult:
         f"At V = {largest:,} the closed form recovers 16 posteriors in "
         + ", ".join(f"{short(_at(rows, f, largest)['recovery_seconds'])} s ({f})" for f in families)
         + ".",
+        *_sparse(rows, slopes, options.limit),
         f"The dense route was asked for {len(refused)} things that would not fit, and refused "
         + ("each with an error that names the way around." if not silent else f"not: {silent}."),
     ]
@@ -75,12 +76,38 @@ _NOTE = Note(
     "What is measured",
     (
         "Recovery is the closed form alone: the rank-one formula, the r×r form of low-rank rates, "
-        "the inverse's action for low-rank rates with any diagonal and for sparse ones (8 targets "
-        "a token, no kernel). A step is the loss, its gradients and AdamW for a transformer of "
-        "width 32, whose embedding and output grow with V themselves. Slopes are fitted over the "
-        "upper half of the sizes.",
+        "the inverse's action for low-rank rates with any diagonal and for sparse ones, which make "
+        "no kernel. Sparse rates lead to 8 tokens: drawn from the whole vocabulary, or (near "
+        "targets) the 7 next and a mask. A step is the loss, its gradients and AdamW for a "
+        "transformer of width 32, whose embedding and output grow with V themselves. The first "
+        "call of each, which fills caches and has the system map memory, does not count. Slopes "
+        "are fitted over the upper half of the sizes.",
     ),
 )
+
+
+def _sparse(rows: Rows, slopes: Mapping[tuple[str, str], float], limit: float) -> list[str]:
+    """How much of the cost of sparse products is where they read, if both kinds were measured."""
+    keys = ("recovery_seconds", "step_seconds")
+    kinds = ("sparse rate", "sparse rate, near targets")
+    if not all((kind, key) in slopes for kind in kinds for key in keys):
+        return []
+    far, near = ([slopes[kind, key] for key in keys] for kind in kinds)
+    said = (
+        f"Sparse rates to 8 tokens anywhere: exponents {far[0]:.2f} (recovery) and {far[1]:.2f} "
+        f"(step); to 8 tokens near by, as many entries: {near[0]:.2f} and {near[1]:.2f}."
+    )
+    sizes = sorted({r["vocab_size"] for r in rows})
+    ends = [sizes[len(sizes) // 2], sizes[-1]]
+    costs = [[_at(rows, kind, v)[keys[0]] for kind in kinds] for v in ends]
+    times = [other / next_to for other, next_to in costs]
+    if far[0] > limit and times[1] > times[0]:
+        said += (
+            " Operations grow in proportion to V in both: reading at random in place of near by "
+            f"makes recovery {times[0]:.1f} times as slow at V = {ends[0]:,} and {times[1]:.1f} "
+            f"times at V = {ends[1]:,}, where vectors no longer fit the processor's caches."
+        )
+    return [said]
 
 
 def upper_slope(rows: Rows, key: str) -> float:
