@@ -6,27 +6,24 @@ Run: python benchmarks/adaptive_page.py   (a test fails when the page is out of 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import sys
 from pathlib import Path
-from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results"
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from adaptive_tables import (
+    beside_teacher,
+    comparison,
+    fitted_times,
+    promises,
+    small_grids,
+    small_training,
+    tally,
+)
+from page_parts import RESULTS, ROOT, Content
+
 PAGE = ROOT / "docs" / "adaptive-times.md"
 FILES = ("adaptive_times", "adaptive_networks")
-
-Content = dict[str, Any]
-
-WORDS = {
-    "bound": "likelihood bound",
-    "matched_nll": "judge NLL at matched entropy",
-    "trigram_tv": "trigram TV",
-    "frechet": "Fréchet",
-    "1 − precision": "1 − precision",
-    "1 − recall": "1 − recall",
-    "output": "KL of the exact output",
-    "posterior": "KL from the exact posterior",
-}
+PARTS = ("grids", "training", "joint")
 
 
 def read() -> tuple[Content, Content]:
@@ -34,123 +31,6 @@ def read() -> tuple[Content, Content]:
     paths = (RESULTS / f"{name}.json" for name in FILES)
     small, networks = (json.loads(path.read_text(encoding="utf-8")) for path in paths)
     return small, networks
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A Markdown table."""
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
-    return "\n".join(lines)
-
-
-def change(row: Content | None) -> str:
-    """Difference and half of its interval; bold where the interval does not hold 0."""
-    if row is None:
-        return "–"
-    text = f"{row['difference']:+.4f} ± {(row['high'] - row['low']) / 2:.4f}"
-    return f"**{text}**" if decided(row) else text
-
-
-def decided(row: Content) -> bool:
-    """Whether a choice is told from the uniform one."""
-    return bool(row["better"] or row["worse"])
-
-
-def in_order(row: Content) -> bool:
-    """Names before digits."""
-    return row["problem"].startswith("digits")
-
-
-def comparison(found: Sequence[Content], leave_out: Sequence[str] = ()) -> str:
-    """One line a problem, metric and number of steps; one column a choice."""
-    choices = list(dict.fromkeys(r["choice"] for r in found))
-    found = sorted(found, key=in_order)
-    by_place: dict[tuple[str, str, int], dict[str, Content]] = {}
-    for row in found:
-        if row["process"] not in leave_out:
-            place = (row["problem"], row["process"], row["steps"])
-            by_place.setdefault(place, {})[row["choice"]] = row
-    lines = []
-    for (problem, metric, steps), here in by_place.items():
-        base = next(iter(here.values()))["uniform"]
-        cells = (change(here.get(choice)) for choice in choices)
-        lines.append((problem, WORDS.get(metric, metric), steps or "–", f"{base:.4f}", *cells))
-    header = ("problem", "measure", "steps", "uniform", *(f"{c} − uniform" for c in choices))
-    return table(header, lines)
-
-
-def tally(found: Sequence[Content]) -> str:
-    """How often each choice is better and worse beyond its interval, and where."""
-    lines = []
-    for choice in dict.fromkeys(r["choice"] for r in found):
-        mine = [r for r in found if r["choice"] == choice]
-        parts = []
-        for word in ("better", "worse"):
-            hits = [r for r in mine if r[word]]
-            places: dict[str, list[str]] = {}
-            for r in hits:
-                metric = WORDS.get(r["process"], r["process"])
-                places.setdefault(r["problem"], []).append(f"{metric} at {r['steps']}")
-            text = "; ".join(f"{p}: {', '.join(where)}" for p, where in places.items())
-            parts.append(f"{word} {len(hits)}" + (f" ({text})" if hits else ""))
-        lines.append(f"* `{choice}`, {len(mine)} comparisons: {'; '.join(parts)}.")
-    return "\n".join(lines)
-
-
-def promises(networks: Content) -> str:
-    """What the fit promises beside what unseen data find, nats per token, mean over seeds."""
-    found: dict[tuple[str, int], list[float]] = {}
-    for row in sorted(networks["grids"], key=in_order):
-        if row["student"] == "fitted" and row["process"] == "bound":
-            found.setdefault((row["problem"], row["steps"]), []).append(row["promised"])
-    kept = {
-        (r["problem"], r["steps"]): r
-        for r in networks["grids_against_uniform"]
-        if r["choice"] == "fitted" and r["process"] == "bound"
-    }
-    rows = [
-        (problem, steps, f"{-sum(values) / len(values):+.4f}", change(kept[problem, steps]))
-        for (problem, steps), values in found.items()
-    ]
-    return table(("problem", "steps", "promised", "found in the bound"), rows)
-
-
-def beside_teacher(networks: Content) -> str:
-    """Bounds of the teachers and of their students, on the same paths of the same sequences."""
-
-    def mean(part: str, problem: str, student: str, steps: int) -> float | None:
-        key = (problem, "bound", student, steps)
-        found = [
-            r["loss"]
-            for r in networks[part]
-            if (r["problem"], r["process"], r["student"], r["steps"]) == key
-        ]
-        return sum(found) / len(found) if found else None
-
-    shared = sorted(
-        {r["steps"] for r in networks["grids"]} & {r["steps"] for r in networks["training"]}
-    )
-    rows = []
-    for corpus in ("names", "digits"):
-        for steps in shared:
-            values = (
-                mean("grids", f"{corpus}, masked", "uniform", steps),
-                mean("training", f"{corpus}, warm", "uniform", steps),
-                mean("training", f"{corpus}, warm", "gap halving", steps),
-            )
-            rows.append((corpus, steps, *("–" if v is None else f"{v:.4f}" for v in values)))
-    return table(("problem", "steps", "teacher", "student, uniform", "student, gap halving"), rows)
-
-
-def fitted_times(networks: Content, problem: str, steps: int) -> str:
-    """The fitted times of every seed, in words."""
-    grids = [
-        r["times"]
-        for r in networks["grids"]
-        if (r["problem"], r["steps"], r["student"], r["process"])
-        == (problem, steps, "fitted", "bound")
-    ]
-    return "; ".join(", ".join(f"{t:.2f}" for t in times) for times in grids)
 
 
 def facts(content: Content) -> str:
@@ -165,10 +45,12 @@ def facts(content: Content) -> str:
 def render() -> str:
     """The whole page."""
     small, networks = read()
-    budget = networks["budget"]
-    steps, batch = dict(budget["training"]), dict(budget["batch_size"])
+    budget, text_budget = networks["budget"], networks["text_budget"]
+    steps = dict(budget["training"] + text_budget["training"])
+    batch = dict(budget["batch_size"] + text_budget["batch_size"])
+    entropy, samples = networks["matched_entropy"], networks["samples"]
     base = {r["problem"]: r["uniform"] for r in small["training_against_uniform"]}
-    many = sum(len(networks[f"{part}_against_uniform"]) for part in ("grids", "training"))
+    many = sum(len(networks[f"{part}_against_uniform"]) for part in PARTS)
     return f"""# Times and weights that adapt
 
 Where a few-step sampler stops on its way from noise to data, and which times a distillation trains
@@ -181,9 +63,12 @@ equal optimiser steps. It is written by `python benchmarks/adaptive_page.py` fro
   teachers and tables, no network;
 * `python -m fewjump.experiment.adaptive_networks`
   ([source](../src/fewjump/experiment/adaptive_networks.py),
-  [results](../benchmarks/results/adaptive_networks.json)): trained networks on names and digits.
+  [results](../benchmarks/results/adaptive_networks.json)): trained networks on names, running text
+  (Tiny Shakespeare) and digits.
 
-Both on a shared {facts(networks)}.
+Both on a shared {facts(networks)}. Masked teachers: {networks["teachers"]["names"]} of names and {networks["teachers"]["digits"]} of
+digits, one a seed, **but {networks["teachers"]["text"]} of text**, whose seeds are of draws, noise and students' trainings: its intervals
+hold for that teacher and do not say how teachers differ.
 
 ## What to use
 
@@ -233,17 +118,18 @@ uniform grid.
 
 ### Trained networks
 
-Masked teachers of names (16 letters) and digits (64 pixels), as the pages on
+Masked teachers of names (16 letters), text (64 letters) and digits (64 pixels), as the pages on
 [students](students.md) and [results](results.md) have them, and teachers of names under *uniform* noise, {networks["uniform_teacher_steps"]} training steps. Grids are fitted to {budget["fitted_to"]} training sequences.
 
 `path_bound` ({PATH_BOUND}) bounds −log p(x₀) under the sampler *with its grid*, here of at most {budget["unseen"]:,} unseen
-sequences, in nats per token: a proper score that needs no judge. The other measures are of samples: the
-judge's NLL at the trigram entropy of real names ({networks["matched_entropy"]:.2f} nats), Fréchet distance, precision and
-recall. Less is better everywhere.
+sequences, in nats per token: a proper score that needs no judge. The other measures are of samples ({samples["names"]:,}
+of names, {samples["text"]:,} of text, {samples["digits"]:,} of digits): the judge's NLL at the trigram entropy of as many real sequences
+({entropy["names"]:.2f} nats for names, {entropy["text"]:.2f} for text), Fréchet distance, precision and recall. Less is better
+everywhere.
 
 {comparison(networks["grids_against_uniform"], ("trigram_tv",))}
 
-Beyond their intervals, trigram total variation of names included:
+Beyond their intervals, trigram total variation of names and text included:
 
 {tally(networks["grids_against_uniform"])}
 
@@ -252,7 +138,7 @@ What the fit promises, from the network's own entropies on training data, beside
 {promises(networks)}
 
 The fitted times at 4 steps, one list a seed. Names, masked: {fitted_times(networks, "names, masked", 4)}. Names, uniform
-noise: {fitted_times(networks, "names, uniform", 4)}. Digits, masked: {fitted_times(networks, "digits, masked", 4)}.
+noise: {fitted_times(networks, "names, uniform", 4)}. Text, masked: {fitted_times(networks, "text, masked", 4)}. Digits, masked: {fitted_times(networks, "digits, masked", 4)}.
 
 {GRIDS_SAY}
 
@@ -289,12 +175,12 @@ steps, nats (uniform: {base["output"]:.4f}):
 ### Trained networks
 
 Product students of the masked teachers by the paper's Algorithm 1, warm-started at the teacher's
-weights. Names: {steps["names"]} steps of {batch["names"]} sequences, digits: {steps["digits"]} of {batch["digits"]}, small budgets for one core. Judged
-on uniform grids; the bound's paths are the same for all students of a seed.
+weights. Names: {steps["names"]} steps of {batch["names"]} sequences, text: {steps["text"]} of {batch["text"]}, digits: {steps["digits"]} of {batch["digits"]}, small budgets
+for one core. Judged on uniform grids; the bound's paths are the same for all students of a seed.
 
 {comparison(networks["training_against_uniform"], ("trigram_tv",))}
 
-Beyond their intervals, trigram total variation of names included:
+Beyond their intervals, trigram total variation of names and text included:
 
 {tally(networks["training_against_uniform"])}
 
@@ -302,42 +188,27 @@ Beyond their intervals, trigram total variation of names included:
 
 {beside_teacher(networks)}
 
+### Joint students
+
+Shared-chain students of names from the same teachers, with the objective of the [students](students.md) page
+(s = 0.1·t, t at the times of four equal intervals), {budget["joint_training"]} steps of {budget["joint_batch"]} sequences. Joint matching sets s
+by `near`, so that pairs and gaps do not apply. At one step the likelihood of unseen names is exact; at
+four there is none.
+
+{comparison(networks["joint_against_uniform"])}
+
+{JOINT_SAYS}
+
 There are {many} comparisons with networks in all, and no correction for their number: about {many / 20:.0f} would leave out 0
 by chance if no choice made any difference.
 
 ## Not measured
 
-Digits under uniform noise, whose teacher would have had to be trained first; running text; trainings as
-long as the committed students', or from random weights; joint students with adaptive times;
-grids of students (a product student is warm-started at its teacher, and moves little).
+Text and digits under uniform noise, whose teachers would have had to be trained first; a second
+teacher of text; product students by the exact pair (`forward`) with networks; trainings as long as the
+committed students', or from random weights; joint students with adaptive times on text and digits, of other heads, or with t drawn continuously; grids of students
+(a product student is warm-started at its teacher, and moves little).
 """
-
-
-def small_grids(small: Content) -> str:
-    """The table of grids without networks."""
-    found = {
-        (r["problem"], r["process"], r["steps"], r["choice"]): r
-        for r in small["grids_against_uniform"]
-    }
-    rows = []
-    for problem, process, steps in dict.fromkeys(key[:3] for key in found):
-        here = [found[problem, process, steps, c] for c in ("fitted", "cosine", "log-linear")]
-        cells = (f"{here[0]['uniform']:.4f}", *(change(r) for r in here))
-        rows.append((f"{problem}, {process}", steps, *cells))
-    rows.sort(key=lambda row: (not row[0].startswith("joint"), row[0].endswith("masked")))
-    names = ("fitted", "cosine", "log-linear")
-    return table(("problem, noise", "steps", "uniform", *(f"{n} − uniform" for n in names)), rows)
-
-
-def small_training(small: Content) -> str:
-    """The table of trainings without networks."""
-    found = {(r["problem"], r["choice"]): r for r in small["training_against_uniform"]}
-    rows = [
-        (choice, change(found["posterior", choice]), change(found["output", choice]))
-        for choice in dict.fromkeys(choice for _, choice in found)
-    ]
-    head = ("choice", "posterior KL − uniform's", "4-step output KL − uniform's")
-    return table(head, rows)
 
 
 PATH_BOUND = "[source](../src/fewjump/evaluate/path_bound.py)"
@@ -347,26 +218,38 @@ digits alike.
 
 * **Grid: `fitted` is the one to try, at few steps.** It is nowhere worse beyond its interval. It wins
   without networks under uniform noise, and with them at 2 steps on names under uniform noise (judge NLL)
-  and on masked digits (Fréchet, recall). On masked names it cannot be told from uniform, and with
-  networks at 4 and 8 steps nowhere. It is no default because a fit costs more than the few samples that
-  many calls draw.
-* **`cosine`** is better at 2 steps on masked digits, and worse or no better everywhere else. `log-linear`
-  is once better and once worse with networks: what chance would give. Neither is worth a default.
+  and on masked digits (Fréchet, recall). On masked names and text it cannot be told from uniform, and
+  with networks at 4 and 8 steps nowhere. It is no default because a fit costs more than the few samples
+  that many calls draw.
+* **`cosine`** is better at 2 steps on masked digits, and worse or no better everywhere else: on text worse
+  at 2, 4 and 8 steps by the bound and by the judge. **`log-linear`** is once better, on digits, and worse on
+  text at 4 and 8 steps by every measure. Neither is worth a default.
 * **Training times: `importance`, `importance-pairs`, `learned-weight` and `gap-doubling` won nothing with
-  networks.** What `importance`, `learned-weight` and `gap-doubling` gained with a table did not carry over.
+  product students**; `importance` is once worse, on text, and `learned-weight` twice, on text and names.
+  What they gained with a table was not found again (the table's training draws the exact pair, the
+  networks' is Algorithm 1).
 * **`gap-halving` does less harm in Algorithm 1**, and is the one to use with `--matching
-  student-euler`: better on digits at 4 and 8 steps and on names at 8, never worse. It is no default,
-  because the default of `fewjump distill` draws the exact pair, which has no such harm to avoid."""
+  student-euler`: better by the bound at 8 steps on names, text and digits, at 4 on text and
+  digits, and never worse. It is no default, because the default of `fewjump distill` draws the exact
+  pair, which has no such harm to avoid.
+* **Joint students of names**: `importance` cannot be told from uniform times, and `learned-weight` is worse
+  at one step by every measure. Leave both out."""
 
-GRIDS_SAY = """Under masks a token that is shown stays, and the optimum is flat and near uniform times. Under uniform
-noise tokens can still be put right later, and the fit spends its steps late. On digits it spends them
-early, as `cosine` does. The fit promises more than the bound finds; the bound's own noise, from one path
-for each sequence, is as large as most differences, so that samples tell what it cannot."""
+GRIDS_SAY = """Under masks a token that is shown stays, and the optimum is flat and near uniform times: on text the fit
+moves them by 1/32 at most, the spacing of the times it chooses from. `cosine` and `log-linear` begin with
+a short step from noise, and text loses by both. Under uniform noise tokens can still be put right later,
+and the fit spends its steps late. On digits it spends them early, as `cosine` does. The fit promises more
+than the bound finds; the bound's own noise, from one path for each sequence, is as large as most
+differences between near grids, so that samples tell what it cannot."""
 
 TRAINING_SAYS = """Every student is *worse* than its teacher in the bound at 4 and 8 steps: x_s is drawn by the student's
 Euler step, which is biased the more the larger the gap, and a warm student has little else to learn.
 Under `gap-halving` the later gaps are small, and the student strays least; its lead is smaller harm.
 Choices that change how often or how heavily a time counts leave that bias where it is."""
+
+
+JOINT_SAYS = """`importance` leaves the expected loss as it is, and changed nothing that can be told. `learned-weight` gives
+the largest losses the least weight, and those are at pure noise, where a one-step sampler begins."""
 
 
 if __name__ == "__main__":

@@ -43,30 +43,67 @@ def test_a_tally_counts_what_is_told_apart() -> None:
     )
 
 
-def test_the_verdict_is_what_the_results_say() -> None:
-    """Each sentence of the page's verdict on networks, asked of the result file."""
+def verdicts(
+    networks: dict[str, Any], part: str, word: str
+) -> dict[str, set[tuple[str, str, int]]]:
+    """By choice: problem, measure and steps of the rows that are ``better`` or ``worse``."""
+    out: dict[str, set[tuple[str, str, int]]] = {}
+    for r in networks[f"{part}_against_uniform"]:
+        places = out.setdefault(r["choice"], set())
+        if r[word]:
+            places.add((r["problem"], r["process"], r["steps"]))
+    return out
+
+
+def test_the_verdict_on_grids_is_what_the_results_say() -> None:
+    """Each sentence of the page's verdict on grids with networks, asked of the result file."""
     _, networks = page().read()
-    found = {
-        (part, r["choice"], r["problem"], r["process"], r["steps"]): r
-        for part in ("grids", "training")
-        for r in networks[f"{part}_against_uniform"]
-    }
-    better = {key[1:] for key, r in found.items() if r["better"]}
-    worse = {key[1:] for key, r in found.items() if r["worse"]}
-    fitted = {key[1:] for key in better if key[0] == "fitted"}
-    assert ("names, uniform", "matched_nll", 2) in fitted
-    assert {("digits, masked", m, 2) for m in ("frechet", "1 − recall")} <= fitted
-    assert all(steps == 2 for _, _, steps in fitted)
-    assert not any(key[0] in ("fitted", "gap halving") for key in worse)
-    cosine = {key[1:] for key in better if key[0] == "cosine"}
-    assert cosine
-    assert all(problem == "digits, masked" and steps == 2 for problem, _, steps in cosine)
-    for word in (better, worse):
-        assert sum(key[0] == "log-linear" for key in word) == 1
+    better, worse = (verdicts(networks, "grids", word) for word in ("better", "worse"))
+    assert ("names, uniform", "matched_nll", 2) in better["fitted"]
+    assert {("digits, masked", m, 2) for m in ("frechet", "1 − recall")} <= better["fitted"]
+    assert all(steps == 2 for _, _, steps in better["fitted"])
+    assert {problem for problem, _, _ in better["fitted"]} == {"names, uniform", "digits, masked"}
+    assert not worse["fitted"]
+    assert {(problem, steps) for problem, _, steps in better["cosine"]} == {("digits, masked", 2)}
+    on_text = {("text, masked", m, k) for m in ("bound", "matched_nll") for k in (4, 8)}
+    assert on_text | {("text, masked", m, 2) for m in ("bound", "matched_nll")} <= worse["cosine"]
+    assert len(better["log-linear"]) == 1
+    assert on_text | {("text, masked", "trigram_tv", k) for k in (4, 8)} <= worse["log-linear"]
+
+
+def test_the_verdict_on_training_times_is_what_the_results_say() -> None:
+    _, networks = page().read()
+    better, worse = (verdicts(networks, "training", word) for word in ("better", "worse"))
     for choice in ("importance", "importance pairs", "learned weight", "gap doubling"):
-        assert not any(key[0] == choice for key in better)
-    halving = {key[1:] for key in better if key[0] == "gap halving"}
-    assert halving >= {("digits, warm", "bound", k) for k in (4, 8)} | {("names, warm", "bound", 8)}
+        assert not better[choice]
+    assert [problem for problem, _, _ in worse["importance"]] == ["text, warm"]
+    assert {p for p, _, _ in worse["learned weight"]} == {"names, warm", "text, warm"}
+    assert len(worse["learned weight"]) == 2
+    assert not worse["gap halving"]
+    won = {("names, warm", "bound", 8)}
+    won |= {(f"{corpus}, warm", "bound", k) for corpus in ("text", "digits") for k in (4, 8)}
+    assert won <= better["gap halving"]
+
+
+def test_the_verdict_on_joint_students_is_what_the_results_say() -> None:
+    _, networks = page().read()
+    better, worse = (verdicts(networks, "joint", word) for word in ("better", "worse"))
+    assert not better["importance"] | worse["importance"] | better["learned weight"]
+    at_one = {("names, joint", m, 1) for m in ("bound", "matched_nll", "trigram_tv")}
+    assert at_one <= worse["learned weight"]
+
+
+def test_the_fit_on_text_moves_times_by_one_candidate() -> None:
+    _, networks = page().read()
+    fits = [
+        r["times"]
+        for r in networks["grids"]
+        if (r["problem"], r["student"], r["process"]) == ("text, masked", "fitted", "bound")
+    ]
+    assert len(fits) == 9
+    for times in fits:
+        steps = len(times) - 1
+        assert all(abs(t - (1 - k / steps)) <= 1 / 32 for k, t in enumerate(times))
 
 
 def test_every_student_is_worse_than_its_teacher_in_the_bound() -> None:
@@ -79,7 +116,7 @@ def test_every_student_is_worse_than_its_teacher_in_the_bound() -> None:
         assert len(mine) == 3
         return sum(r["loss"] for r in mine) / 3
 
-    for corpus in ("names", "digits"):
+    for corpus in ("names", "text", "digits"):
         for steps in (4, 8):
             teacher = mean("grids", f"{corpus}, masked", "uniform", steps)
             for way in {r["student"] for r in networks["training"]}:
