@@ -24,6 +24,7 @@ CHECKS: dict[str, str] = {
     "commutation": "whether the generators of different times commute, and the error if not",
     "step-size": "how far a student's draw of x_s may reach before it does harm",
     "warm-start": "what starting the student at the teacher is worth",
+    "times": "whether times that adapt beat uniform ones, for sampling and for training",
     "vocabulary": "what recovery and a distillation step cost as the vocabulary grows",
     "monitor-overhead": "what watching a distillation for its failures costs",
 }
