@@ -74,12 +74,18 @@ students of L = 32 are used unchanged at L = 512. Nats per token are under the t
 {table(("problem", "L", "student", "noise", "bigram TV", "nats per token"), rows)}"""
 
 
+def _with_half(row: Content, key: str, digits: int = 3) -> str:
+    """A value and half of its interval."""
+    half = (row[f"{key}_high"] - row[f"{key}_low"]) / 2
+    return f"{row[key]:.{digits}f} ± {half:.{digits}f}"
+
+
 def hybrid_noise(content: Content) -> str:
     """Bigram error and likelihood against steps, one row for each noise and model."""
     found: dict[tuple[str, str], dict[int, Content]] = {}
-    for row in content["rows"]:
+    for row in content["means"]:
         found.setdefault((row["noise"], row["model"]), {})[row["steps"]] = row
-    counts = sorted({row["steps"] for row in content["rows"]})
+    counts = sorted({row["steps"] for row in content["means"]})
 
     def rows(key: str) -> Iterable[Sequence[Any]]:
         for (noise, model), by_steps in found.items():
@@ -87,18 +93,13 @@ def hybrid_noise(content: Content) -> str:
             yield (
                 noise,
                 model,
-                *(
-                    "–"
-                    if r is None
-                    else f"{r[key]:.3f} ± {(r[key + '_high'] - r[key + '_low']) / 2:.3f}"
-                    for r in cells
-                ),
+                *("–" if r is None else _with_half(r, key) for r in cells),
             )
 
     header = ("noise", "model", *(f"{k} step{'s' * (k > 1)}" for k in counts))
     floor, sizes = content["reference"], content["sizes"]
-    return f"""A Markov chain of 8 tokens, 32 positions; {sizes["samples"]} samples, seed \
-{content["seed"]}, 95% intervals over samples. Teachers of one size, {sizes["teacher_steps"]} training \
+    return f"""A Markov chain of 8 tokens, 32 positions; {sizes["samples"]} samples, mean of \
+{len(content["seeds"])} seeds (of data, trainings and draws), 95% intervals over samples and seeds. Teachers of one size, {sizes["teacher_steps"]} training \
 steps; students {sizes["student_steps"]}.
 
 Total variation of the bigram law; exact samples of the same number score {floor["bigram_tv"]:.3f}:
@@ -114,29 +115,23 @@ Negative log-likelihood under the true chain, nats per token; its entropy is \
 def hybrid_steps(content: Content) -> str:
     """Two-step samples by who answers at each evaluation, and what each law misses, by time."""
     pairs: dict[str, dict[tuple[str, str], Content]] = {}
-    for row in content["pairs"]:
+    for row in content["pair_means"]:
         pairs.setdefault(row["noise"], {})[row["first"], row["second"]] = row
     columns = list(next(iter(pairs.values())))
-
-    def cell(row: Content, key: str) -> str:
-        return f"{row[key]:.3f} ± {(row[key + '_high'] - row[key + '_low']) / 2:.3f}"
 
     def rows() -> Iterable[Sequence[Any]]:
         for noise, found in pairs.items():
             for key, word in (("bigram_tv", "bigram TV"), ("nll", "nats per token")):
-                yield (noise, word, *(cell(found[c], key) for c in columns))
+                yield (noise, word, *(_with_half(found[c], key) for c in columns))
 
     laws: dict[tuple[str, str], dict[float, Content]] = {}
-    for row in content["excess"]:
+    for row in content["excess_means"]:
         laws.setdefault((row["noise"], row["model"]), {})[row["time"]] = row
     times = list(next(iter(laws.values())))
-    missed = [
-        (n, m, *(f"{r[t]['excess']:.4f} ± {r[t]['half_width']:.4f}" for t in times))
-        for (n, m), r in laws.items()
-    ]
+    missed = [(n, m, *(_with_half(r[t], "excess", 4) for t in times)) for (n, m), r in laws.items()]
     fresh, sizes = content["fresh_samples"], content["sizes"]
     return f"""Two steps over t = 1, ½, 0, each evaluation answered by the exact joint posterior or by the chain
-student; {sizes["samples"]} samples, 95% intervals over them. Exact samples of the chain score \
+student; {sizes["samples"]} samples, mean of {len(content["seeds"])} seeds, 95% intervals over samples and seeds. Exact samples of the chain score \
 {fresh["bigram_tv"]:.3f} and {fresh["nll"]:.3f}:
 
 {table(("noise", "", *(f"{a}, then {b}" for a, b in columns)), rows())}

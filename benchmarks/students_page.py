@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from page_parts import RESULTS, ROOT, Content, provenance, table
 
 from fewjump.experiment.ablation import ablation_table
-from fewjump.experiment.verdicts import half_width
+from fewjump.experiment.verdicts import over_seeds
 from fewjump.experiment.wall_clock import TEACHER
 
 PAGE = ROOT / "docs" / "students.md"
@@ -53,13 +53,11 @@ def load(name: str) -> Content | None:
 
 def mean_cell(rows: Sequence[Content], metric: str) -> str:
     """Mean over seeds with the wider of two 95% half-widths: over samples and over seeds."""
-    values = [r[metric] for r in rows if r[metric] is not None]
-    if not values:
+    known = [r for r in rows if r[metric] is not None]
+    if not known:
         return "–"
-    inner = [(r[f"{metric}_high"] - r[f"{metric}_low"]) / 2 for r in rows if r[metric] is not None]
-    over_samples = sum(h * h for h in inner) ** 0.5 / len(values)
-    half = max(over_samples, half_width(values))
-    return f"{sum(values) / len(values):.3f} ± {half:.3f}"
+    mean, _, high = over_seeds(known, metric)
+    return f"{mean:.3f} ± {high - mean:.3f}"
 
 
 def quality(content: Content, metric: str) -> str:

@@ -21,14 +21,13 @@ from fewjump.evaluate.likelihood import one_evaluation_nll
 from fewjump.evaluate.run import evaluate_images, image_reference
 from fewjump.experiment.demo_parts import made_once
 from fewjump.experiment.results import Experiment, remembered
+from fewjump.experiment.verdicts import over_seeds
 from fewjump.objective import JointConditionalMatching
 from fewjump.process import Absorbing
 from fewjump.schedule import LogLinear
 
 STEPS = (1, 2, 4, 8, 16, 64)
 JOINT_STEPS = (1, 2, 4, 8, 16)
-# 97.5% quantiles of Student's t, by degrees of freedom.
-STUDENT_T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}
 
 
 @dataclass(frozen=True)
@@ -201,26 +200,18 @@ def judged(
 
 
 def mean_row(rows: Sequence[Row]) -> Row:
-    """Mean over seeds, with the wider of two intervals: over samples, and over seeds.
-
-    The first is the root mean square of the seeds' own half-widths, shrunk by their number; the
-    second is Student's t interval of their mean.
-    """
-    count = len(rows)
-    values = [row.value for row in rows]
-    mean = sum(values) / count
-    inner = sum(((r.high or r.value) - (r.low or r.value)) ** 2 / 4 for r in rows) ** 0.5 / count
-    outer = 0.0
-    if count > 1:
-        spread = (sum((v - mean) ** 2 for v in values) / (count - 1)) ** 0.5
-        outer = STUDENT_T.get(count - 1, 1.96) * spread / count**0.5
-    half = max(inner, outer)
+    """Mean over seeds with its interval; see :func:`fewjump.experiment.verdicts.over_seeds`."""
+    found = [
+        {"value": r.value, "value_low": r.low or r.value, "value_high": r.high or r.value}
+        for r in rows
+    ]
+    mean, low, high = over_seeds(found, "value")
     seconds = [row.seconds for row in rows if row.seconds is not None]
     return replace(
         rows[0],
         value=mean,
-        low=mean - half,
-        high=mean + half,
+        low=low,
+        high=high,
         seconds=sum(seconds) / len(seconds) if seconds else None,
     )
 

@@ -3,15 +3,17 @@
 The problem is a Markov chain of 8 tokens and 32 positions whose law is known. For each noise: the
 exact product teacher (what a perfect network per position does), a small network trained on
 samples of the chain, and a chain student distilled from that network; each drawn at a few numbers
-of steps. Run as ``python -m fewjump.experiment.hybrid_noise``; it goes on where it was stopped.
+of steps, with three seeds. Run as ``python -m fewjump.experiment.hybrid_noise``; it goes on where
+it was stopped.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from fewjump.assembly import joint_near
 from fewjump.denoiser.base import Denoiser
 from fewjump.experiment.joint_markov import chain_row
 from fewjump.experiment.results import Experiment, remembered
+from fewjump.experiment.verdicts import over_seeds
 from fewjump.objective import JointConditionalMatching
 from fewjump.problem.examples import reference_markov_chain
 from fewjump.process import Absorbing, Process, Uniform, gidd, mask_to_uniform
@@ -35,6 +38,9 @@ NOISES: dict[str, Callable[[int], Process]] = {
     "mask to uniform": lambda vocab: mask_to_uniform(vocab + 1, LogLinear()),
     "GIDD, 20% uniform": lambda vocab: gidd(vocab + 1, LogLinear(), peak=0.2),
 }
+
+
+TRAINED = ("trained teacher", "chain student")
 
 
 @dataclass(frozen=True)
@@ -89,7 +95,7 @@ def rows_of(name: str, seed: int, sizes: Sizes, folder: Path | None = None) -> l
         out=None if folder is None else folder / "teacher",
     )
     trained = time.perf_counter()
-    rows += drawn(teacher, "trained teacher", sizes.teacher_counts, seed, sizes)
+    rows += drawn(teacher, TRAINED[0], sizes.teacher_counts, seed, sizes)
     started = time.perf_counter()
     student = distill(
         teacher,
@@ -108,7 +114,7 @@ def rows_of(name: str, seed: int, sizes: Sizes, folder: Path | None = None) -> l
         "teacher_seconds": round(trained - begin, 1),
         "student_seconds": round(time.perf_counter() - started, 1),
     }
-    rows += drawn(student, "chain student", sizes.student_counts, seed, sizes)
+    rows += drawn(student, TRAINED[1], sizes.student_counts, seed, sizes)
     return [{"noise": name, "seed": seed, **seconds, **row} for row in rows]
 
 
@@ -132,25 +138,81 @@ def references(seed: int, sizes: Sizes) -> dict[str, Any]:
     return {"entropy_per_token": chain.entropy() / chain.length, **exact}
 
 
-def main() -> None:
-    experiment = Experiment(
-        "hybrid_noise",
-        add=lambda parser: parser.add_argument(
-            "--only", nargs="*", choices=list(NOISES), help="noises to train on now, and no result"
-        ),
+def mean_over_seeds(
+    rows: Sequence[dict[str, Any]], by: Sequence[str], metrics: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Rows that differ by their seed only, as one: means of the metrics with 95% intervals."""
+    found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(tuple(row[name] for name in by), []).append(row)
+    out = []
+    for key, alike in found.items():
+        merged = dict(zip(by, key))
+        for metric in metrics:
+            names = (metric, f"{metric}_low", f"{metric}_high")
+            merged |= zip(names, over_seeds(alike, metric))
+        out.append({**merged, "seeds": len(alike)})
+    return out
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options of this experiment alone."""
+    add_seeds(parser)
+    parser.add_argument(
+        "--training", nargs="+", type=int, default=[1, 5], help="multiples of the training steps"
     )
-    sizes, seed, only = Sizes(), experiment.seed, experiment.options.only
+    parser.add_argument(
+        "--only", nargs="*", choices=list(NOISES), help="noises to train on now, and no result"
+    )
+
+
+def add_seeds(parser: argparse.ArgumentParser) -> None:
+    """``--seeds`` of data, trainings and draws."""
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+
+
+def main() -> None:
+    experiment = Experiment("hybrid_noise", add=add_options)
+    sizes, options = Sizes(), experiment.options
     rows: list[dict[str, Any]] = []
-    for name in only or NOISES:
-        folder = Path("runs") / "hybrid-noise" / f"{name}-{seed}".replace(" ", "-")
-        rows += remembered(
-            folder / "rows.json",
-            json.loads(json.dumps(asdict(sizes))),
-            partial(rows_of, name, seed, sizes, folder),
+    for factor in options.training:
+        for seed in options.seeds:
+            for name in options.only or NOISES:
+                rows += kept_rows(name, seed, sizes, factor)
+    if not options.only:
+        means = mean_over_seeds(rows, ("noise", "model", "steps", "nfe"), ("bigram_tv", "nll"))
+        reference = references(options.seeds[0], sizes)
+        experiment.save(
+            {
+                "sizes": asdict(sizes),
+                "seeds": options.seeds,
+                "training": options.training,
+                "reference": reference,
+                "means": means,
+                "rows": rows,
+            }
         )
-    if not only:
-        reference = references(seed, sizes)
-        experiment.save({"sizes": asdict(sizes), "reference": reference, "rows": rows})
+
+
+def kept_rows(name: str, seed: int, sizes: Sizes, factor: int) -> list[dict[str, Any]]:
+    """:func:`rows_of`, from the run's folder if they are there; all trainings ``factor`` times as
+    long, in which case only what was trained is in the rows, and its name says so."""
+    longer = replace(
+        sizes,
+        teacher_steps=factor * sizes.teacher_steps,
+        student_steps=factor * sizes.student_steps,
+    )
+    place = f"{name}-{seed}".replace(" ", "-") + (f"-x{factor}" if factor > 1 else "")
+    folder = Path("runs") / "hybrid-noise" / place
+    rows = remembered(
+        folder / "rows.json",
+        json.loads(json.dumps(asdict(longer))),
+        partial(rows_of, name, seed, longer, folder),
+    )
+    if factor == 1:
+        return rows
+    trained = [row for row in rows if row["model"] in TRAINED]
+    return [{**row, "model": f"{row['model']}, {factor}× training"} for row in trained]
 
 
 if __name__ == "__main__":

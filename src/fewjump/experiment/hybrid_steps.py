@@ -28,7 +28,7 @@ from torch import Tensor
 
 from fewjump.checkpoint import load
 from fewjump.denoiser.base import Denoiser
-from fewjump.experiment.hybrid_noise import NOISES
+from fewjump.experiment.hybrid_noise import NOISES, add_seeds, mean_over_seeds
 from fewjump.experiment.joint_markov import chain_row
 from fewjump.experiment.results import Experiment, remembered
 from fewjump.law import Law
@@ -99,7 +99,8 @@ def rows_of(name: str, seed: int, sizes: Sizes, models: Path) -> list[dict[str, 
         for model, one, truth in (("student", student, joint), ("teacher", teacher, product)):
             mean, half = excess(one, truth, chain, x0, t, seed)
             about = {"noise": name, "seed": seed, "model": model, "time": t}
-            rows.append({**about, "excess": mean, "half_width": half})
+            ends = {"excess_low": mean - half, "excess_high": mean + half}
+            rows.append({**about, "excess": mean, **ends})
     return rows
 
 
@@ -135,28 +136,38 @@ def excess(
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options of this experiment alone."""
+    add_seeds(parser)
     parser.add_argument("--models", type=Path, default=Path("runs/hybrid-noise"))
     parser.add_argument("--runs", type=Path, default=Path("runs/hybrid-steps"))
 
 
 def main() -> None:
     run = Experiment("hybrid_steps", add=add_options)
-    sizes, rows = Sizes(), []
-    for name in NOISES:
-        place = f"{name}-{run.seed}".replace(" ", "-")
-        rows += remembered(
-            run.options.runs / place / "rows.json",
-            json.loads(json.dumps(asdict(sizes))),
-            partial(rows_of, name, run.seed, sizes, run.options.models / place),
-        )
+    sizes, seeds = Sizes(), run.options.seeds
+    rows: list[dict[str, Any]] = []
+    for seed in seeds:
+        for name in NOISES:
+            place = f"{name}-{seed}".replace(" ", "-")
+            rows += remembered(
+                run.options.runs / place / "rows.json",
+                json.loads(json.dumps(asdict(sizes))),
+                partial(rows_of, name, seed, sizes, run.options.models / place),
+            )
     chain = reference_markov_chain(sizes.length)
-    fresh = chain.sample(sizes.samples, generator_for(run.seed, 10))
+    fresh = chain.sample(sizes.samples, generator_for(seeds[0], 10))
+    pairs = [r for r in rows if "first" in r]
+    missed = [r for r in rows if "excess" in r]
     run.save(
         {
             "sizes": asdict(sizes),
-            "fresh_samples": chain_row(chain, fresh, run.seed),
-            "pairs": [r for r in rows if "first" in r],
-            "excess": [r for r in rows if "excess" in r],
+            "seeds": seeds,
+            "fresh_samples": chain_row(chain, fresh, seeds[0]),
+            "pair_means": mean_over_seeds(
+                pairs, ("noise", "first", "second"), ("bigram_tv", "nll")
+            ),
+            "excess_means": mean_over_seeds(missed, ("noise", "model", "time"), ("excess",)),
+            "pairs": pairs,
+            "excess": missed,
         }
     )
 

@@ -119,6 +119,19 @@ def _half(row: Measured, metric: str) -> float:
     return (row[f"{metric}_high"] - row[f"{metric}_low"]) / 2
 
 
+def over_seeds(rows: Sequence[Measured], metric: str) -> tuple[float, float, float]:
+    """Mean of a metric over rows, one per seed, and the ends of its 95% interval.
+
+    The interval is the wider of what the samples' own intervals (``<metric>_low`` and
+    ``<metric>_high``) say and Student's t on the seeds.
+    """
+    values = [row[metric] for row in rows]
+    mean = sum(values) / len(values)
+    sampling = sum(_half(row, metric) ** 2 for row in rows) ** 0.5 / len(values)
+    half = max(sampling, half_width(values))
+    return mean, mean - half, mean + half
+
+
 def half_width(values: Sequence[float]) -> float:
     """Half-width of Student's 95% interval of the mean; 0 for a single value."""
     n = len(values)
