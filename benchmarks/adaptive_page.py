@@ -232,6 +232,8 @@ digits alike.
   student-euler`: better by the bound at 8 steps on names, text and digits, at 4 on text and
   digits, and never worse. It is no default, because the default of `fewjump distill` draws the exact
   pair, which has no such harm to avoid.
+* **On a teacher of your own** `fewjump verify times --model runs/teacher --data corpus.txt` makes the same
+  comparison, with the default way to draw pairs ([experiments](experiments.md)).
 * **Joint students of names**: `importance` cannot be told from uniform times, and `learned-weight` is worse
   at one step by every measure. Leave both out."""
 

@@ -22,7 +22,15 @@ RESULTS = ROOT / "benchmarks" / "results" / "checks"
 PAGE = ROOT / "docs" / "experiments.md"
 CHARTS = ROOT / "docs" / "experiments"
 #: The order of the page; results that are not named here follow by name.
-ORDER = ("recovery", "commutation", "step_size", "warm_start", "vocabulary", "monitor_overhead")
+ORDER = (
+    "recovery",
+    "commutation",
+    "step_size",
+    "warm_start",
+    "times",
+    "vocabulary",
+    "monitor_overhead",
+)
 #: Charts drawn for each result: the first ones.
 MOST_CHARTS = 6
 
