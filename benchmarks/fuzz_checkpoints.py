@@ -1,6 +1,6 @@
 """Load damaged and hostile checkpoints of every container, and count what comes of it.
 
-Run: python benchmarks/fuzz_checkpoints.py --files 2040
+Run: python benchmarks/fuzz_checkpoints.py --files 2160
 
 Each file follows from its number alone. Files are loaded in worker processes of their own with
 limits on memory and on processor time, and with a hook that sees what Python executes, opens or
@@ -113,7 +113,7 @@ def run(first: int, last: int, seed: int, report: Path) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--files", type=int, default=2040)
+    parser.add_argument("--files", type=int, default=2160)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=int, nargs=2)

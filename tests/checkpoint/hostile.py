@@ -235,8 +235,9 @@ def _config_maker(how: str) -> Maker:
         assert file is not None
         if how == "text":
             _damaged(file, random_, random_.choice(["flip", "truncate", "delete", "swap", "noise"]))
-        elif how == "lies":
-            file.write_text(json.dumps(_lying(random_, json.loads(file.read_text()))))
+        elif how in ("lies", "sizes"):
+            change = _lying if how == "lies" else _oversized
+            file.write_text(json.dumps(change(random_, json.loads(file.read_text()))))
         else:
             file.write_text(
                 random_.choice(
@@ -260,19 +261,31 @@ def _config_maker(how: str) -> Maker:
     return make
 
 
+def _places(config: Any) -> list[tuple[Any, Any]]:
+    """Every entry of a configuration, as what holds it and its key there."""
+    found: list[tuple[Any, Any]] = []
+    for key, entry in config.items() if isinstance(config, dict) else enumerate(config):
+        found.append((config, key))
+        if isinstance(entry, dict | list):
+            found += _places(entry)
+    return found
+
+
+def _oversized(random_: random.Random, config: Any) -> Any:
+    """A configuration with one size, or two, made larger by orders of magnitude."""
+    sizes = [
+        (place, key)
+        for place, key in _places(config)
+        if isinstance(place[key], int) and not isinstance(place[key], bool)
+    ]
+    for place, key in random_.sample(sizes, random_.choice([1, 1, 2])):
+        place[key] = max(1, place[key]) * 10 ** random_.choice([2, 4, 5, 6, 8, 12, 18, 30])
+    return config
+
+
 def _lying(random_: random.Random, config: Any) -> Any:
     """A configuration with one value replaced by one of another type or size, or removed."""
-    places: list[tuple[Any, Any]] = []
-
-    def visit(value: Any) -> None:
-        entries = value.items() if isinstance(value, dict) else enumerate(value)
-        for key, entry in list(entries):
-            places.append((value, key))
-            if isinstance(entry, dict | list):
-                visit(entry)
-
-    visit(config)
-    place, key = random_.choice(places)
+    place, key = random_.choice(_places(config))
     if random_.random() < 0.2:
         del place[key]
     else:
@@ -463,6 +476,7 @@ MAKERS: dict[str, Maker] = {
     },
     "configuration: damaged text": _config_maker("text"),
     "configuration: lies": _config_maker("lies"),
+    "configuration: sizes": _config_maker("sizes"),
     "configuration: hostile": _config_maker("hostile"),
     "pickle: mutated": _mutated_pickle,
     "pickle: attack in a checkpoint": _injected,

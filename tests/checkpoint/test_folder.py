@@ -328,3 +328,21 @@ def test_a_saved_folder_is_as_readable_as_any_other(saved: Path) -> None:
     ordinary = saved.parent / "ordinary"
     ordinary.mkdir()
     assert saved.stat().st_mode == ordinary.stat().st_mode
+
+
+def test_what_torch_says_of_a_size_is_told_in_one_line(tmp_path: Path) -> None:
+    """Its own message goes on with a stack of C++ frames."""
+    torch.manual_seed(0)
+    config = {
+        "process": Absorbing(5, LogLinear()).config(),
+        "trunk": {"hidden": 8, "blocks": 1, "heads": 1},
+        "length": 4,
+    }
+    folder = save(NetworkDenoiser.from_config(config), tmp_path / "m")
+    content = json.loads((folder / "config.json").read_text())
+    content["denoiser"]["trunk"]["condition_dim"] = 10**30
+    (folder / "config.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="describes no known denoiser") as raised:
+        load(folder)
+    assert "\n" not in str(raised.value)
+    assert len(str(raised.value)) < 700

@@ -182,7 +182,9 @@ def _configuration_changed(path: Path) -> bool:
     if not file.is_file():
         # Inside a pickle, whose checksums are right.
         return zipfile.is_zipfile(path) or path.is_dir()
-    return yaml.safe_load(file.read_text("utf-8")) is not None
+    text = file.read_text("utf-8")
+    # YAML reads JSON, but for some characters that JSON allows.
+    return (json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)) is not None
 
 
 def _stated(path: Path, weights: str) -> dict[str, Tensor]:

@@ -17,3 +17,8 @@ def listed(names: Iterable[object], limit: int = 5) -> str:
     found = [str(name)[:80] for name in names]
     more = f" and {len(found) - limit} more" if len(found) > limit else ""
     return ", ".join(found[:limit]) + more
+
+
+def reason(error: BaseException, limit: int = 300) -> str:
+    """The first line of what an error says: torch adds its own stack to some."""
+    return str(error).partition("\n")[0][:limit]

@@ -21,6 +21,7 @@ from torch import Tensor
 
 import fewjump
 from fewjump.checkpoint.card import model_card
+from fewjump.checkpoint.errors import reason
 from fewjump.checkpoint.plain import plain
 from fewjump.checkpoint.replace import check_replaceable, replacing, resolve
 from fewjump.denoiser import Denoiser, NetworkDenoiser, ScoreDenoiser, head_from_config
@@ -145,7 +146,9 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> NetworkDenoise
         with torch.random.fork_rng(devices=[]):
             denoiser = build.from_config(description)
     except _NO_DENOISER as error:
-        raise ValueError(f"{folder / CONFIG_FILE} describes no known denoiser: {error}") from error
+        raise ValueError(
+            f"{folder / CONFIG_FILE} describes no known denoiser: {reason(error)}"
+        ) from error
     try:
         tensors = load_file(weights)
     except (SafetensorError, OSError) as error:
