@@ -38,8 +38,8 @@ logits are computed when they are read. Nothing has to be switched on.
 - Anything else (`law.logits`, `law.marginals()`, a head of another kind on top) writes the logits
   down as before. So do layers that something is hooked into.
 - **Concrete-score networks** under a mask (SEDD absorb) need no inversion: the closed form at clean
-  tokens is the softmax of their output. Their laws are deferred too, and the scores themselves are
-  computed when a sampler asks for them. Under other noise recovery needs every score: it is done for
+  tokens is the softmax of their output. Their laws are deferred too; SEDD's own sampling steps need
+  besides what the scores of a position sum to, which is found in chunks. Under other noise recovery needs every score: it is done for
   a few positions at a time, and the student is a network that gives posteriors."""
 
 USE = """## Splitting, recomputing, sharing

@@ -152,15 +152,16 @@ def test_samples_are_the_same(sampler: str, process: Process, run_both: RunBoth)
 
 
 @contextmanager
-def largest_tensor() -> Iterator[list[int]]:
-    """The number of entries of the largest tensor that any operation inside returns."""
+def largest_tensor(width: int | None = None) -> Iterator[list[int]]:
+    """The number of entries of the largest tensor that any operation inside returns; with
+    ``width``, of those whose last axis is that long."""
     seen = [0]
 
     class Watch(TorchDispatchMode):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None):
             out = func(*args, **(kwargs or {}))
             for value in tree_iter(out):
-                if isinstance(value, Tensor):
+                if isinstance(value, Tensor) and width in (None, *value.shape[-1:]):
                     seen[0] = max(seen[0], value.numel())
             return out
 
@@ -186,6 +187,23 @@ def test_no_training_step_holds_the_logits(name: str, process: Process, run_both
     assert dense >= B * long * V
     # What is left is the network's own.
     assert late <= B * long * 4 * D
+
+
+@pytest.mark.parametrize("sampler", ["ancestral", "euler", "theta-trapezoidal"])
+def test_no_sampling_step_holds_the_scores(sampler: str, run_both: RunBoth) -> None:
+    """SEDD's own steps need a number per position beside the law: what its scores sum to."""
+    long = 40
+    model = network(PROCESSES["score"], length=long)
+
+    def largest() -> int:
+        with largest_tensor(V) as seen:
+            # Many short steps, in which few positions move.
+            run(model, B, 40, sampler, generator=1)
+        return seen[0]
+
+    dense, late = run_both(largest)
+    assert dense >= B * long * V
+    assert late <= B * long * V // 4
 
 
 def test_sampling_reads_only_rows_that_may_move(

@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from registry import Registry
 
 from fewjump.denoiser.masked_law import MaskedLaw
+from fewjump.denoiser.score_law import ScoreLaw
 from fewjump.law.autoregressive import AutoregressiveLaw, Conditionals, Walk
 from fewjump.law.base import Law
 from fewjump.law.chain import ChainLaw
@@ -119,6 +120,13 @@ def linear_masked(seed: int = 0) -> LinearLaw:
     law = linear(seed)
     bias = law.bias.index_fill(0, torch.tensor([2]), -torch.inf)
     return LinearLaw(law.features, law.weight, bias, x_t != 2, x_t)
+
+
+def scores(seed: int = 0) -> ScoreLaw:
+    """Some positions are seen, others masked."""
+    law = linear_masked(seed)
+    shift = torch.zeros(B, dtype=torch.float64)
+    return ScoreLaw(law, lambda: law.logits.exp(), shift)
 
 
 def mixture(seed: int = 0) -> MixtureLaw:
@@ -264,6 +272,7 @@ LAWS: Registry[Law] = Registry(Law, "fewjump")
 LAWS.add(ProductLaw, product)
 LAWS.add(MaskedLaw, masked)
 LAWS.add(LinearLaw, linear)
+LAWS.add(ScoreLaw, scores)
 LAWS.add(LinearLaw, linear_masked, "LinearLaw-masked")
 LAWS.add(MixtureLaw, mixture)
 LAWS.add(MixtureLaw, mixture_deferred, "MixtureLaw-deferred")

@@ -170,15 +170,17 @@ class ScoreDenoiser(Denoiser):
         sigma_bar = self.process.schedule.sigma_bar(t)
         features = network.trunk.features(x_t, sigma_bar)
         law = deferred_law(network.linear, features, x_t, self.process)
-        offset, condition = network.offset(sigma_bar), self.process.condition_number(t)
-        self.last_recovery = MaskedRecoveryReport(law, offset, sigma_bar, condition)
         bias = network.linear.bias if law.weight.requires_grad else network.linear.bias.detach()
 
         def scores() -> Tensor:
             raw = LinearLaw(features, law.weight, bias, compute=law.compute).logits
             return _ratios(network.scaled_scores(raw, sigma_bar), x_t)
 
-        return ScoreLaw(law, scores)
+        shift = torch.expm1(sigma_bar.double()).log() - network.offset(sigma_bar).double()
+        found = ScoreLaw(law, scores, shift)
+        condition = self.process.condition_number(t)
+        self.last_recovery = MaskedRecoveryReport(found, condition)
+        return found
 
     def _part(self, ratios: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Of some positions, each of which recovers on its own.

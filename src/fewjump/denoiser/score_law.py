@@ -10,7 +10,6 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from fewjump.law.base import row_chunks
 from fewjump.law.linear import LinearLaw
 
 # Positions of a deferred law that the mean of a training step's report is taken over, at most.
@@ -46,63 +45,59 @@ class RecoveryReport:
 
 
 class MaskedRecoveryReport(RecoveryReport):
-    """Of a masked position's closed form: r(e^σ̄ − 1) at clean tokens, and the rest at the mask.
+    """Of a masked position's closed form; see :class:`ScoreLaw`.
 
-    Only the mask's entry, 1 − (e^σ̄ − 1)·Σr, can be below zero. A visible position has certainty.
+    Only the mask's entry, 1 − (e^σ̄ − 1)·Σr, can be below zero.
 
     Args:
-        law: its logits are log r + ``offset`` at clean tokens.
-        offset: (B,).
-        sigma_bar: (B,) noise level.
+        law: what was recovered.
         condition_number: () or (B,) condition number of P_{t|0}.
     """
 
-    def __init__(
-        self, law: LinearLaw, offset: Tensor, sigma_bar: Tensor, condition_number: Tensor
-    ) -> None:
+    def __init__(self, law: ScoreLaw, condition_number: Tensor) -> None:
         super().__init__(None, condition_number)
-        self._law = law.detach()
-        self._shift = (torch.expm1(sigma_bar.double()).log() - offset.double()).detach()
+        self._law = law
 
     def _computed(self) -> Tensor:
-        shape = (self._law.batch_size, self._law.length)
-        return self._at(torch.arange(shape[0] * shape[1], device=self._law.device)).reshape(shape)
+        return (self._law.mass - 1).clamp(min=0)
 
     def mean_clipped_mass(self) -> Tensor:
         count = self._law.batch_size * self._law.length
         if self._clipped_mass is not None or count <= REPORTED_POSITIONS:
             return self.clipped_mass.mean()
         spread = torch.linspace(0, count - 1, REPORTED_POSITIONS, dtype=torch.float64)
-        return self._at(spread.round().long().to(self._law.device)).mean()
-
-    def _at(self, index: Tensor) -> Tensor:
-        """Clipped mass at positions (N,), counted row-major: (N,) float64."""
-        shown, table = self._law.shown, self._law.table
-        assert shown is not None
-        out = torch.zeros(index.shape[0], dtype=torch.float64, device=index.device)
-        (left,) = (~shown.reshape(-1)[index]).nonzero(as_tuple=True)
-        for part in row_chunks(left.shape[0], 1, table.rows_at_once()):
-            rows = index[left[part]]
-            total = table.index_select(0, rows).logsumexp(-1).double()
-            total += self._shift.to(total.device)[rows // self._law.length]
-            out[left[part]] = torch.expm1(total).clamp(min=0)
-        return out
+        index = spread.round().long().to(self._law.device)
+        return (self._law.mass_at(index) - 1).clamp(min=0).mean()
 
 
 class ScoreLaw(LinearLaw):
-    """A deferred law that knows the concrete scores it was recovered from.
+    """A deferred law that knows the concrete scores it was recovered from, under a mask.
 
-    Laws made from it (selected, tempered, conditioned) are plain ones, as those of a
+    The closed form of a masked position is r(e^σ̄ − 1) at clean tokens and 1 less their sum at the
+    mask; the law is its clean part, normalised. A visible position has certainty. Laws made from it
+    (selected, tempered, conditioned) are plain ones, as those of a
     :class:`~fewjump.law.ProductLaw` with ``ratios`` are.
 
     Args:
-        law: the law.
+        law: the law; its logits are log r at clean tokens but for a number per sequence.
         scores: computes its (B, L, V) concrete scores.
+        shift: (B,), what makes log r(e^σ̄ − 1) of the logits.
+        mass: (B, L), where :attr:`mass` is known already.
     """
 
-    def __init__(self, law: LinearLaw, scores: Callable[[], Tensor]) -> None:
+    def __init__(
+        self,
+        law: LinearLaw,
+        scores: Callable[[], Tensor],
+        shift: Tensor,
+        mass: Tensor | None = None,
+    ) -> None:
         super().__init__(**law.parts())
-        self._scores = scores
+        self._scores, self._shift, self._mass = scores, shift.detach().double(), mass
+
+    @property
+    def has_ratios(self) -> bool:
+        return True
 
     @cached_property
     def ratios(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -110,10 +105,34 @@ class ScoreLaw(LinearLaw):
         with self.watch():
             return self._scores()
 
+    @property
+    def mass(self) -> Tensor:
+        """Σ of the closed form over clean tokens; 1 for exact scores: (B, L) float64."""
+        if self._mass is None:
+            every = torch.arange(self.batch_size * self.length, device=self.device)
+            self._mass = self.mass_at(every).reshape(self.batch_size, self.length)
+        return self._mass
+
+    @torch.no_grad()
+    def mass_at(self, index: Tensor) -> Tensor:
+        """:attr:`mass` at positions (N,), counted row-major, in chunks: (N,) float64."""
+        assert self.shown is not None
+        out = torch.ones(index.shape[0], dtype=torch.float64, device=index.device)
+        (left,) = (~self.shown.reshape(-1)[index]).nonzero(as_tuple=True)
+        for part in self._chunks(left):
+            rows = index[left[part]]
+            total = self.table.index_select(0, rows).logsumexp(-1).double()
+            out[left[part]] = torch.exp(total + self._shift.to(total.device)[rows // self.length])
+        return out
+
     def watched(self, watch: Callable[[], AbstractContextManager[object]]) -> LinearLaw:
-        return ScoreLaw(super().watched(watch), lambda: self.ratios)
+        return ScoreLaw(super().watched(watch), lambda: self.ratios, self._shift, self._mass)
 
     def _expanded(self, batch_size: int) -> LinearLaw:
+        # Rows that are alike are summed up once.
         return ScoreLaw(
-            super()._expanded(batch_size), lambda: self.ratios.expand(batch_size, -1, -1)
+            super()._expanded(batch_size),
+            lambda: self.ratios.expand(batch_size, -1, -1),
+            self._shift.expand(batch_size),
+            self.mass.expand(batch_size, -1),
         )

@@ -68,7 +68,7 @@ def path_bound(
             for k in range(len(times) - 1):
                 t, s = times[k].expand(len(rows)), times[k + 1].expand(len(rows))
                 law = denoiser(x, t)
-                if not isinstance(law, ProductLaw) or law.ratios is not None:
+                if not isinstance(law, ProductLaw) or law.has_ratios:
                     raise ValueError(
                         "the bound is of samplers that move positions independently by a network's "
                         "posterior; this denoiser's law is joint, or recovered from ratios"

@@ -81,7 +81,9 @@ def liger_token_cross_entropy(
     Raises:
         ImportError: without ``fewjump[liger]``.
     """
-    from liger_kernel.ops.fused_linear_cross_entropy import LigerFusedLinearCrossEntropyFunction
+    from liger_kernel.ops.fused_linear_cross_entropy import (  # pyright: ignore[reportMissingImports]
+        LigerFusedLinearCrossEntropyFunction,
+    )
 
     # Under autocast the weight stays as it is and so does the precision of its gradient.
     low = compute in (torch.bfloat16, torch.float16)

@@ -40,6 +40,11 @@ class ProductLaw(Law):
     def device(self) -> torch.device:
         return self.logits.device
 
+    @property
+    def has_ratios(self) -> bool:
+        """Whether there are :attr:`ratios`, which may be computed when they are read."""
+        return self.ratios is not None
+
     @cached_property
     def log_normaliser(self) -> Tensor:
         """logsumexp of the logits, (B, L), in at least float32, without a (B, L, V) temporary."""
