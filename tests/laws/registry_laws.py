@@ -25,6 +25,7 @@ from fewjump.law.composed import JoinedLaw, MixtureOf
 from fewjump.law.emission import DenseEmission
 from fewjump.law.emission_factored import LowRankEmission, SharedFactorEmission
 from fewjump.law.enumerated import EnumeratedLaw
+from fewjump.law.factored_mixture import FactoredMixtureLaw
 from fewjump.law.latent import DiscreteLatent, LatentLaw
 from fewjump.law.linear import LinearLaw
 from fewjump.law.markov import MarkovLaw
@@ -157,6 +158,12 @@ class TabularComponents(ComponentLogits):
         return TabularComponents(self.table.expand(batch_size, -1, -1, -1))
 
 
+def factored_mixture(seed: int = 0) -> FactoredMixtureLaw:
+    features, tokens = normal(seed + 1, B, L, STATES, 2), normal(seed + 2, V, 2)
+    emission = LowRankEmission(forbid(normal(seed, B, L, V)), features, tokens)
+    return FactoredMixtureLaw(emission, normal(seed + 3, B, STATES))
+
+
 def mixture_deferred(seed: int = 0) -> MixtureLaw:
     law = mixture(seed)
     return MixtureLaw(TabularComponents(law.logits), law.weight_logits)
@@ -275,6 +282,7 @@ LAWS.add(LinearLaw, linear)
 LAWS.add(ScoreLaw, scores)
 LAWS.add(LinearLaw, linear_masked, "LinearLaw-masked")
 LAWS.add(MixtureLaw, mixture)
+LAWS.add(FactoredMixtureLaw, factored_mixture)
 LAWS.add(MixtureLaw, mixture_deferred, "MixtureLaw-deferred")
 LAWS.add(ChainLaw, chain)
 LAWS.add(ChainLaw, chain_scan, "ChainLaw-scan")

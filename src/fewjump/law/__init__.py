@@ -7,6 +7,7 @@ from fewjump.law.composed import JoinedLaw, MixtureOf
 from fewjump.law.emission import DenseEmission, Emission, PinnedEmission
 from fewjump.law.emission_factored import LowRankEmission, SharedFactorEmission
 from fewjump.law.enumerated import EnumeratedLaw
+from fewjump.law.factored_mixture import FactoredMixtureLaw
 from fewjump.law.latent import DiscreteLatent, GaussianLatent, Latent, LatentLaw
 from fewjump.law.linear import LinearLaw
 from fewjump.law.markov import MarkovLaw
@@ -31,6 +32,7 @@ __all__ = [
     "LinearLaw",
     "LowRankEmission",
     "MarkovLaw",
+    "FactoredMixtureLaw",
     "MixtureLaw",
     "MixtureOf",
     "PinnedEmission",

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from fewjump.denoiser import deferred
 from fewjump.denoiser.heads import Head, ProductHead, register_head
 from fewjump.denoiser.joint_heads.states import (
     ComponentWeights,
@@ -46,7 +47,7 @@ class ChainParameters(nn.Module):
         hidden: int,
         vocab_size: int,
         states: int,
-        emission: EmissionKind,
+        emission: EmissionKind | None,
         rank: int,
         width: int,
         length: int | None,
@@ -54,6 +55,8 @@ class ChainParameters(nn.Module):
     ) -> None:
         super().__init__()
         require_positive(states=states, rank=rank, width=width)
+        if emission is None:
+            emission = "dense" if vocab_size < deferred.DEFER_FROM else "low-rank"
         if emission not in get_args(EmissionKind):
             known = ", ".join(get_args(EmissionKind))
             raise ValueError(f"unknown emission {emission!r}; known: {known}")
@@ -105,7 +108,8 @@ class ChainHead(Head):
         states: r; time grows with L·r².
         emission: ``dense`` ((B, L, r, V) logits; small V), ``low-rank`` (the same law, whose
             normalisers are computed in chunks: nothing of size r·V per position) or ``shared``
-            (one r×V factor for all positions: cheapest and weakest).
+            (one r×V factor for all positions: cheapest and weakest). By default ``dense`` below
+            8,192 tokens, ``low-rank`` from there on.
         rank: rank of the correction a state makes to the product logits.
         width: of the hidden layers between features and factors.
         length: see :class:`~fewjump.denoiser.joint_heads.states.StateFeatures`; not for ``shared``.
@@ -119,7 +123,7 @@ class ChainHead(Head):
         hidden: int,
         vocab_size: int,
         states: int = 32,
-        emission: EmissionKind = "dense",
+        emission: EmissionKind | None = None,
         rank: int = 32,
         width: int = 64,
         length: int | None = None,
@@ -172,7 +176,7 @@ class MixtureOfChainsHead(Head):
         vocab_size: int,
         components: int = 8,
         states: int = 16,
-        emission: EmissionKind = "dense",
+        emission: EmissionKind | None = None,
         rank: int = 32,
         width: int = 64,
         length: int | None = None,
@@ -212,7 +216,7 @@ class MixtureOfChainsHead(Head):
         self.chain.tokens.weight.data.zero_()
 
 
-def _check_template(emission: str, length: int | None) -> None:
+def _check_template(emission: str | None, length: int | None) -> None:
     if emission == "shared" and length is not None:
         raise ValueError(
             "a shared factor is the same at every position and takes no length; "

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fewjump.denoiser import deferred
 from fewjump.denoiser.heads import Head, ProductHead, register_head
 from fewjump.denoiser.joint_heads.states import (
     TABLE_RATE,
@@ -17,6 +18,8 @@ from fewjump.denoiser.joint_heads.states import (
     require_positive,
     visible_evidence,
 )
+from fewjump.law.emission_factored import LowRankEmission
+from fewjump.law.factored_mixture import FactoredMixtureLaw
 from fewjump.law.mixture import ComponentLogits, MixtureLaw
 from fewjump.law.tokens import at_least_float32
 from fewjump.process import Absorbing, Process
@@ -30,7 +33,8 @@ class MixtureHead(Head):
     ``evidence`` the choice is Bayes' own: a component that makes the visible tokens likely is more
     likely, by its templates. The conditionals of a mixture have exactly this form, so a student
     that is right at t = 1 stays right at smaller t and does not have to learn it again there: more
-    steps then cost no quality.
+    steps then cost no quality. From 8,192 tokens on the components' logits are never written down
+    (:class:`~fewjump.law.factored_mixture.FactoredMixtureLaw`).
 
     Args:
         hidden: width D of the features.
@@ -92,11 +96,16 @@ class MixtureHead(Head):
                 f"{type(process).__name__}; use evidence=False"
             )
 
-    def forward(self, features: Tensor, x_t: Tensor, process: Process) -> MixtureLaw:
+    def forward(
+        self, features: Tensor, x_t: Tensor, process: Process
+    ) -> MixtureLaw | FactoredMixtureLaw:
         base = self.base(features, x_t, process).logits
         weights = self.weights(features)
         if self.evidence:
             weights = weights + self.log_weights + self._evidence(x_t, process)
+        if self.vocab_size >= deferred.DEFER_FROM:
+            emission = LowRankEmission(base, self.states(features), self.tokens.weight)
+            return FactoredMixtureLaw(emission, weights)
         if not torch.is_grad_enabled():
             inner = at_least_float32(self.states.body(features))
             return MixtureLaw(HeadComponents(self, base, inner), weights)
