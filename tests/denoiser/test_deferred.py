@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -303,3 +304,20 @@ def test_scores_asked_for_later_are_in_the_precision_of_the_call(run_both: RunBo
 
     dense, late = run_both(ask)
     torch.testing.assert_close(late, dense, atol=0, rtol=2e-2)
+
+
+def test_a_network_that_was_asked_can_be_copied_and_pickled(run_both: RunBoth) -> None:
+    """The report that it keeps holds no graph, and no second copy of the weights."""
+    model = network(PROCESSES["score"])
+    x = torch.full((2, L), V - 1)
+
+    def ask() -> Tensor:
+        model(x, 0.6).log_prob(x * 0).sum().backward()
+        twin = copy.deepcopy(model)
+        assert twin.last_recovery is not None
+        loaded = pickle.loads(pickle.dumps(model))
+        assert not loaded.last_recovery.clipped_mass.requires_grad
+        return loaded.last_recovery.clipped_mass
+
+    one, two = run_both(ask)
+    torch.testing.assert_close(one, two)

@@ -177,10 +177,9 @@ class ScoreDenoiser(Denoiser):
             return _ratios(network.scaled_scores(raw, sigma_bar), x_t)
 
         shift = torch.expm1(sigma_bar.double()).log() - network.offset(sigma_bar).double()
-        found = ScoreLaw(law, scores, shift)
         condition = self.process.condition_number(t)
-        self.last_recovery = MaskedRecoveryReport(found, condition)
-        return found
+        self.last_recovery = MaskedRecoveryReport(law, shift, condition)
+        return ScoreLaw(law, scores, shift)
 
     def _part(self, ratios: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Of some positions, each of which recovers on its own.

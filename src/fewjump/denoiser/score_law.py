@@ -6,10 +6,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from fewjump.law.base import row_chunks
 from fewjump.law.linear import LinearLaw
 
 # Positions of a deferred law that the mean of a training step's report is taken over, at most.
@@ -51,15 +53,23 @@ class MaskedRecoveryReport(RecoveryReport):
 
     Args:
         law: what was recovered.
+        shift: as for :class:`ScoreLaw`.
         condition_number: () or (B,) condition number of P_{t|0}.
     """
 
-    def __init__(self, law: ScoreLaw, condition_number: Tensor) -> None:
+    def __init__(self, law: LinearLaw, shift: Tensor, condition_number: Tensor) -> None:
         super().__init__(None, condition_number)
-        self._law = law
+        # It outlives the training step, whose graph must not.
+        self._law, self._shift = law.detach(), shift.detach()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> MaskedRecoveryReport:
+        # A copied network need not copy its weights again for the sake of a report.
+        return self
 
     def _computed(self) -> Tensor:
-        return (self._law.mass - 1).clamp(min=0)
+        shape = (self._law.batch_size, self._law.length)
+        every = torch.arange(shape[0] * shape[1], device=self._law.device)
+        return (clean_mass(self._law, self._shift, every) - 1).clamp(min=0).reshape(shape)
 
     def mean_clipped_mass(self) -> Tensor:
         count = self._law.batch_size * self._law.length
@@ -67,7 +77,25 @@ class MaskedRecoveryReport(RecoveryReport):
             return self.clipped_mass.mean()
         spread = torch.linspace(0, count - 1, REPORTED_POSITIONS, dtype=torch.float64)
         index = spread.round().long().to(self._law.device)
-        return (self._law.mass_at(index) - 1).clamp(min=0).mean()
+        return (clean_mass(self._law, self._shift, index) - 1).clamp(min=0).mean()
+
+
+@torch.no_grad()
+def clean_mass(law: LinearLaw, shift: Tensor, index: Tensor) -> Tensor:
+    """Σ of the closed form over clean tokens, in chunks: (N,) float64.
+
+    Args:
+        law, shift: as for :class:`ScoreLaw`.
+        index: (N,) int64 positions, counted row-major; visible ones have 1.
+    """
+    assert law.shown is not None
+    out = torch.ones(index.shape[0], dtype=torch.float64, device=index.device)
+    (left,) = (~law.shown.reshape(-1)[index]).nonzero(as_tuple=True)
+    for part in row_chunks(left.shape[0], 1, law.table.rows_at_once()):
+        rows = index[left[part]]
+        total = law.table.index_select(0, rows).logsumexp(-1).double()
+        out[left[part]] = torch.exp(total + shift.to(total.device)[rows // law.length])
+    return out
 
 
 class ScoreLaw(LinearLaw):
@@ -110,20 +138,9 @@ class ScoreLaw(LinearLaw):
         """Σ of the closed form over clean tokens; 1 for exact scores: (B, L) float64."""
         if self._mass is None:
             every = torch.arange(self.batch_size * self.length, device=self.device)
-            self._mass = self.mass_at(every).reshape(self.batch_size, self.length)
+            mass = clean_mass(self, self._shift, every)
+            self._mass = mass.reshape(self.batch_size, self.length)
         return self._mass
-
-    @torch.no_grad()
-    def mass_at(self, index: Tensor) -> Tensor:
-        """:attr:`mass` at positions (N,), counted row-major, in chunks: (N,) float64."""
-        assert self.shown is not None
-        out = torch.ones(index.shape[0], dtype=torch.float64, device=index.device)
-        (left,) = (~self.shown.reshape(-1)[index]).nonzero(as_tuple=True)
-        for part in self._chunks(left):
-            rows = index[left[part]]
-            total = self.table.index_select(0, rows).logsumexp(-1).double()
-            out[left[part]] = torch.exp(total + self._shift.to(total.device)[rows // self.length])
-        return out
 
     def watched(self, watch: Callable[[], AbstractContextManager[object]]) -> LinearLaw:
         return ScoreLaw(super().watched(watch), lambda: self.ratios, self._shift, self._mass)

@@ -128,9 +128,9 @@ SIZES = {
         batch_size=128,
         samples=1500,
         heads=heads_for(16, True, states=32, many=256, components=64, size=32, width=128),
-        longer={"shared-chain": 2000, "autoregressive": 1500, "chain": 600},
+        longer={"shared-chain": 2000, "autoregressive": 6000, "chain": 600},
         once=("chain", "mixture", "latent"),
-        seconds={"teacher": 160, "product": 20, "joint students": 400, "sampling": 300},
+        seconds={"teacher": 160, "product": 20, "joint students": 1000, "sampling": 300},
     ),
     "text": Sizes(
         length=64,
