@@ -87,6 +87,23 @@ def verdict(row: Content) -> str:
     )
 
 
+def optimiser_steps(content: Content) -> str:
+    """How long each kind of student was trained: they are not equal."""
+    sizes = content["sizes"]
+    kinds = [k for k in dict.fromkeys(r["student"] for r in content["rows"]) if k in sizes["heads"]]
+    steps = {
+        kind: sizes["product_steps"]
+        if kind == "product"
+        else sizes["longer"].get(kind, sizes["joint_steps"])
+        for kind in kinds
+    }
+    told = ", ".join(f"{kind} {count:,}" for kind, count in steps.items())
+    return (
+        f"Optimiser steps of {sizes['batch_size']} sequences: teacher {sizes['teacher_steps']:,}, "
+        f"{told}."
+    )
+
+
 def text(title: str, content: Content) -> str:
     reference, rows = content["reference"], content["rows"]
     words = reference.get("dictionary_words")
@@ -96,6 +113,7 @@ def text(title: str, content: Content) -> str:
         f"{content['sizes']['samples']} samples at each temperature, 95% intervals. Real text scores "
         f"{reference['nll']:.3f}"
         + ("." if words is None else f" and has {100 * words:.0f}% dictionary words.")
+        + f" {optimiser_steps(content)}"
     )
     one = [r for r in rows if r["steps"] == 1 and r["seed"] == content["seed"]]
     most = [r for r in rows if r["student"] == TEACHER and r["seed"] == content["seed"]][-1]
