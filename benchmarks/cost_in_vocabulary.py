@@ -46,7 +46,7 @@ CHUNK = 1 << 20
 class Size:
     """The network: small, so that the head's cost is what is seen."""
 
-    batch: int = 2
+    batch: int = 1
     length: int = 16
     states: int = 32
     rank: int = 16

@@ -260,10 +260,12 @@ def test_a_student_of_scores_has_no_zeros(method: str) -> None:
         Absorbing(V + 1, LogLinear()),
     ):
         config = {"process": process.config(), "trunk": trunk, "length": L, "method": method}
+        torch.manual_seed(0)
         teacher = ScoreDenoiser.from_config(config)
-        torch.nn.init.normal_(teacher.network.linear.weight, std=2.0)  # type: ignore[union-attr]
+        torch.nn.init.normal_(teacher.network.linear.weight, std=0.5)  # type: ignore[union-attr]
         student = teacher.as_student()
-        assert isinstance(student, ScoreDenoiser) == isinstance(process, Absorbing)
+        kept = isinstance(process, Absorbing) and method == "clip"
+        assert isinstance(student, ScoreDenoiser) == kept
         assert all(p.requires_grad for p in student.parameters())
         x = torch.full((1, L), process.vocab_size - 1)
         marginals = student(x, 0.5).marginals()[..., : student.clean_vocab_size]

@@ -124,11 +124,12 @@ class ScoreDenoiser(Denoiser):
     def as_student(self) -> Denoiser:
         """A trainable product denoiser that starts at or near this one.
 
-        A copy under a mask, where its law has no zeros. Recovery under other noise may clip, and
-        cross-entropy of a law with zeros is infinite: :meth:`as_network` then, for a
-        :class:`ScoreNetwork`.
+        A copy under a mask with method ``clip``, where its law has no zeros. Recovery under other
+        noise may clip, the projection puts zeros anywhere, and cross-entropy of a law with zeros is
+        infinite: :meth:`as_network` then, for a :class:`ScoreNetwork`.
         """
-        if isinstance(self.network, ScoreNetwork) and not isinstance(self.process, Absorbing):
+        positive = isinstance(self.process, Absorbing) and self.method == "clip"
+        if isinstance(self.network, ScoreNetwork) and not positive:
             return self.as_network()
         model = copy.deepcopy(self).requires_grad_(True)
         model.evaluations = 0
