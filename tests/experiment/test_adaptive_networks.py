@@ -53,6 +53,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> TextBench:
 
 @pytest.fixture(scope="module")
 def images() -> DigitsBench:
+    pytest.importorskip("sklearn", reason="the digits come with fewjump[eval]")
     small = digits.Sizes(hidden=16, blocks=1, teacher_steps=1, batch_size=4, samples=30)
     data = load_data("digits")
     return DigitsBench(data, train_classifier(data, steps=10), small)
