@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from typing import Any, cast, get_args
 
@@ -169,7 +168,7 @@ def build_student(
     plain = kind == "product" and network is None and not head
     if has_weights and not isinstance(teacher, NetworkDenoiser):
         if plain and warm_start:
-            return product_copy(teacher)
+            return teacher.as_student()
         if network is None and can_save(teacher):
             assert isinstance(teacher, ScoreDenoiser)
             network_teacher = teacher.as_network()
@@ -201,16 +200,6 @@ def build_student(
                 "pass warm_start=False"
             )
     return student
-
-
-def product_copy(teacher: Denoiser) -> Denoiser:
-    """A trainable denoiser that starts at a teacher with a product law, or near a score network
-    whose law has zeros (:meth:`fewjump.denoiser.ScoreDenoiser.as_student`)."""
-    if isinstance(teacher, ScoreDenoiser):
-        return teacher.as_student()
-    model = copy.deepcopy(teacher).requires_grad_(True)
-    model.evaluations = 0
-    return model
 
 
 def add_adapters(model: Denoiser, teacher: Denoiser, rank: int, seed: int, own: bool) -> None:

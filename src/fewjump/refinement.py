@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from fewjump.assembly import product_copy, train_config
+from fewjump.assembly import train_config
 from fewjump.data import Dataset
 from fewjump.denoiser import Denoiser, NetworkDenoiser, ScoreDenoiser
 from fewjump.objective import OnPolicyRefinement
@@ -171,7 +171,7 @@ def _auxiliary(given: Denoiser | None, teacher: Denoiser, student: Denoiser, see
         return copy.deepcopy(given).requires_grad_(True)
     product = isinstance(teacher, NetworkDenoiser) and teacher.kind == "product"
     if product or isinstance(teacher, ScoreDenoiser):
-        return product_copy(teacher)
+        return teacher.as_student()
     if not isinstance(student, NetworkDenoiser):
         raise ValueError(
             f"neither a {type(teacher).__name__} nor a {type(student).__name__} says what the "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
@@ -61,6 +62,12 @@ class Denoiser(Publishable, nn.Module, ABC):
         """p(x₀|x_t) for x_t (B, L) int64 and t a float or a (B,) tensor."""
         self.evaluations += 1
         return self.law(x_t, as_time(t, x_t.device).double().expand(x_t.shape[0]))
+
+    def as_student(self) -> Denoiser:
+        """A trainable copy, for a student that starts here; its own evaluations are counted."""
+        model = copy.deepcopy(self).requires_grad_(True)
+        model.evaluations = 0
+        return model
 
     @property
     def device(self) -> torch.device:

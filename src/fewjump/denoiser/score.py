@@ -131,9 +131,7 @@ class ScoreDenoiser(Denoiser):
         positive = isinstance(self.process, Absorbing) and self.method == "clip"
         if isinstance(self.network, ScoreNetwork) and not positive:
             return self.as_network()
-        model = copy.deepcopy(self).requires_grad_(True)
-        model.evaluations = 0
-        return model
+        return super().as_student()
 
     def _own_network(self) -> ScoreNetwork:
         if not isinstance(self.network, ScoreNetwork):

@@ -26,20 +26,9 @@ class RecoveryReport:
         condition_number: () or (B,) condition number of P_{t|0}.
     """
 
-    def __init__(self, clipped_mass: Tensor | None, condition_number: Tensor) -> None:
-        self._clipped_mass = clipped_mass
+    def __init__(self, clipped_mass: Tensor, condition_number: Tensor) -> None:
+        self.clipped_mass = clipped_mass
         self.condition_number = condition_number
-
-    @property
-    def clipped_mass(self) -> Tensor:
-        """Probability that the closed form put below zero: (B, L)."""
-        if self._clipped_mass is None:
-            self._clipped_mass = self._computed()
-        return self._clipped_mass
-
-    def _computed(self) -> Tensor:
-        """:attr:`clipped_mass` where it was left to be computed."""
-        raise NotImplementedError
 
     def mean_clipped_mass(self) -> Tensor:
         """Its mean, (): over positions spread evenly where computing all of them costs much."""
@@ -58,7 +47,7 @@ class MaskedRecoveryReport(RecoveryReport):
     """
 
     def __init__(self, law: LinearLaw, shift: Tensor, condition_number: Tensor) -> None:
-        super().__init__(None, condition_number)
+        self.condition_number = condition_number
         # It outlives the training step, whose graph must not.
         self._law, self._shift = law.detach(), shift.detach()
 
@@ -66,14 +55,14 @@ class MaskedRecoveryReport(RecoveryReport):
         # A copied network need not copy its weights again for the sake of a report.
         return self
 
-    def _computed(self) -> Tensor:
-        shape = (self._law.batch_size, self._law.length)
-        every = torch.arange(shape[0] * shape[1], device=self._law.device)
-        return (clean_mass(self._law, self._shift, every) - 1).clamp(min=0).reshape(shape)
+    @cached_property
+    def clipped_mass(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """(B, L), computed when first asked for."""
+        return (clean_mass(self._law, self._shift) - 1).clamp(min=0)
 
     def mean_clipped_mass(self) -> Tensor:
         count = self._law.batch_size * self._law.length
-        if self._clipped_mass is not None or count <= REPORTED_POSITIONS:
+        if "clipped_mass" in vars(self) or count <= REPORTED_POSITIONS:
             return self.clipped_mass.mean()
         spread = torch.linspace(0, count - 1, REPORTED_POSITIONS, dtype=torch.float64)
         index = spread.round().long().to(self._law.device)
@@ -81,14 +70,17 @@ class MaskedRecoveryReport(RecoveryReport):
 
 
 @torch.no_grad()
-def clean_mass(law: LinearLaw, shift: Tensor, index: Tensor) -> Tensor:
-    """Σ of the closed form over clean tokens, in chunks: (N,) float64.
+def clean_mass(law: LinearLaw, shift: Tensor, index: Tensor | None = None) -> Tensor:
+    """Σ of the closed form over clean tokens, in chunks: (N,) float64, or (B, L) of all positions.
 
     Args:
         law, shift: as for :class:`ScoreLaw`.
         index: (N,) int64 positions, counted row-major; visible ones have 1.
     """
     assert law.shown is not None
+    if index is None:
+        every = torch.arange(law.batch_size * law.length, device=law.device)
+        return clean_mass(law, shift, every).reshape(law.batch_size, law.length)
     out = torch.ones(index.shape[0], dtype=torch.float64, device=index.device)
     (left,) = (~law.shown.reshape(-1)[index]).nonzero(as_tuple=True)
     for part in row_chunks(left.shape[0], 1, law.table.rows_at_once()):
@@ -137,9 +129,7 @@ class ScoreLaw(LinearLaw):
     def mass(self) -> Tensor:
         """Σ of the closed form over clean tokens; 1 for exact scores: (B, L) float64."""
         if self._mass is None:
-            every = torch.arange(self.batch_size * self.length, device=self.device)
-            mass = clean_mass(self, self._shift, every)
-            self._mass = mass.reshape(self.batch_size, self.length)
+            self._mass = clean_mass(self, self._shift)
         return self._mass
 
     def watched(self, watch: Callable[[], AbstractContextManager[object]]) -> LinearLaw:

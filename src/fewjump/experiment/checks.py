@@ -16,6 +16,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from fewjump.reading import given_flags, reading_values
+
 if TYPE_CHECKING:
     from fewjump.experiment.check_result import CheckResult
 
@@ -39,6 +41,16 @@ class CheckOptions:
 
     seed: int = 0
     """Seed of every random draw."""
+
+
+def refuse_without_model(options: Any) -> None:
+    """Raise ValueError for options that go with ``--model`` where there is none."""
+    if options.model is not None:
+        return
+    if options.data is not None:
+        raise ValueError("--data belongs to --model")
+    if flags := given_flags(reading_values(options)):
+        raise ValueError(f"{flags[0]} belongs to --model")
 
 
 def check_module(name: str) -> ModuleType:

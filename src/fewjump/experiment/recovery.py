@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewjump.experiment.checks import CheckOptions
-from fewjump.reading import ReadingOptions, given_flags, reading_values
+from fewjump.experiment.checks import CheckOptions, refuse_without_model
+from fewjump.reading import ReadingOptions, reading_values
 
 if TYPE_CHECKING:
     from fewjump.experiment.check_result import CheckResult
@@ -74,10 +74,7 @@ def run(options: Options) -> CheckResult:
         raise ValueError("--vocab-sizes must be at least 3 (a mask included), --seeds at least 1")
     if not 0 < options.threshold < 2 or options.network_steps < 0:
         raise ValueError("--threshold lies between 0 and 2, --network-steps is at least 0")
-    if options.data is not None and options.model is None:
-        raise ValueError("--data belongs to --model")
-    if options.model is None and (flags := given_flags(reading_values(options))):
-        raise ValueError(f"{flags[0]} belongs to --model")
+    refuse_without_model(options)
     # A model that cannot be opened should not cost minutes first.
     saved = None if options.model is None else _saved(options)
     seeds = [options.seed + k for k in range(options.seeds)]

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewjump.experiment.checks import CheckOptions
-from fewjump.reading import ReadingOptions, given_flags, reading_values
+from fewjump.experiment.checks import CheckOptions, refuse_without_model
+from fewjump.reading import ReadingOptions, reading_values
 
 if TYPE_CHECKING:
     from fewjump.experiment.check_result import CheckResult
@@ -63,10 +63,7 @@ def run(options: Options) -> CheckResult:
         raise ValueError("--gaps needs two numbers or more, each in (0, 1]")
     if any(k < 1 for k in options.grids) or options.seeds < 1 or options.steps < 1:
         raise ValueError("--grids, --seeds and --steps must be at least 1")
-    if options.data is not None and options.model is None:
-        raise ValueError("--data belongs to --model")
-    if options.model is None and (flags := given_flags(reading_values(options))):
-        raise ValueError(f"{flags[0]} belongs to --model")
+    refuse_without_model(options)
 
     from fewjump.experiment.step_size_words import answer
 
@@ -86,7 +83,6 @@ def run(options: Options) -> CheckResult:
 def _saved(options: Options) -> list[dict[str, Any]]:
     import copy
 
-    from fewjump.assembly import product_copy
     from fewjump.experiment.saved_model import open_saved, surprise, tokens_for
     from fewjump.experiment.step_size_measure import measure_saved
     from fewjump.objective import freeze
@@ -103,7 +99,7 @@ def _saved(options: Options) -> list[dict[str, Any]]:
         [options.seed + k for k in range(options.seeds)],
         options.steps,
         lambda denoiser, seed: surprise(denoiser, held_out, seed),
-        lambda: product_copy(saved.denoiser),
+        saved.denoiser.as_student,
     )
 
 

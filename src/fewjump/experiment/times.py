@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewjump.experiment.checks import CheckOptions
-from fewjump.reading import ReadingOptions, given_flags, reading_values
+from fewjump.experiment.checks import CheckOptions, refuse_without_model
+from fewjump.reading import ReadingOptions, reading_values
 
 if TYPE_CHECKING:
     from fewjump.experiment.check_result import CheckResult
@@ -60,10 +60,7 @@ def run(options: Options) -> CheckResult:
         raise ValueError("--training must be at least 0, --teacher-steps and --seeds at least 1")
     if options.sequences < 8:
         raise ValueError(f"--sequences must be at least 8, got {options.sequences}")
-    if options.data is not None and options.model is None:
-        raise ValueError("--data belongs to --model")
-    if options.model is None and (flags := given_flags(reading_values(options))):
-        raise ValueError(f"{flags[0]} belongs to --model")
+    refuse_without_model(options)
 
     from fewjump.experiment.times_measure import (
         chain_bench,

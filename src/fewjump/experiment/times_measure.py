@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from fewjump.assembly import product_copy
 from fewjump.denoiser import Denoiser, NetworkDenoiser, ScoreDenoiser
 from fewjump.evaluate.path_bound import path_bound
 from fewjump.experiment.adaptive_times import ways
@@ -123,7 +122,7 @@ def training_rows(
     rows, first = [], {}
     for name, times in ways(training).items():
         result = train(
-            product_copy(bench.teacher),
+            bench.teacher.as_student(),
             ConditionalMatching("forward", times=times),
             bench.training,
             config,

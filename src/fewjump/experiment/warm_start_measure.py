@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fewjump.assembly import product_copy
 from fewjump.denoiser.base import Denoiser
 from fewjump.denoiser.network import NetworkDenoiser
 from fewjump.experiment.verdicts import half_width
@@ -105,7 +104,7 @@ def saved_subject(
 
     saved = open_saved(path, reading)
     model = saved.denoiser
-    warm = product_copy(model)
+    warm = model.as_student()
     build = getattr(type(warm), "from_config", None)
     describe = getattr(warm, "config", None)
     if build is None or describe is None:
@@ -152,7 +151,7 @@ def measure(
         | {"quality": _judge(subject, subject.teacher), "unit": subject.unit}
     ]
     for start in ("teacher", "random"):
-        student = product_copy(subject.teacher) if start == "teacher" else subject.cold()
+        student = subject.teacher.as_student() if start == "teacher" else subject.cold()
         student.train()
         optimiser = torch.optim.Adam(student.parameters(), subject.lr)
         objective, generator = ConditionalMatching(matching), generator_for(seed, 40)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fewjump.law.base import Law, nucleus, refuse_twice
+from fewjump.law.base import Law, nucleus
 from fewjump.law.emission import Emission
 from fewjump.law.mixture import reweighted
 from fewjump.law.tokens import at_least_float32, safe_logsumexp
@@ -23,16 +23,15 @@ class FactoredMixtureLaw(Law):
     Args:
         emission: of B rows, L positions and K states.
         weight_logits: (B, K), unnormalised log-weights of the components.
-        shaped: whether temperature or nucleus were applied already.
     """
 
-    def __init__(self, emission: Emission, weight_logits: Tensor, shaped: bool = False) -> None:
+    def __init__(self, emission: Emission, weight_logits: Tensor) -> None:
         if weight_logits.shape != (emission.batch_size, emission.states):
             raise ValueError(
                 f"weight_logits must be (B, K) = {(emission.batch_size, emission.states)}, "
                 f"got shape {tuple(weight_logits.shape)}"
             )
-        self.emission, self._shaped = emission, shaped
+        self.emission = emission
         self.weight_logits = at_least_float32(weight_logits)
         self.batch_size, self.length = emission.batch_size, emission.length
         self.components, self.vocab_size = emission.states, emission.vocab_size
@@ -60,16 +59,14 @@ class FactoredMixtureLaw(Law):
         weights = nucleus(self.weight_logits, temperature, top_p)
         if temperature == 1 and top_p == 1:
             return self
-        if self._shaped:
-            refuse_twice(temperature, top_p)
-        return FactoredMixtureLaw(self.emission.tempered(temperature, top_p), weights, shaped=True)
+        return FactoredMixtureLaw(self.emission.tempered(temperature, top_p), weights)
 
     def select(self, rows: Tensor) -> FactoredMixtureLaw:
-        return self._with(self.emission.select(rows), self.weight_logits[rows])
+        return FactoredMixtureLaw(self.emission.select(rows), self.weight_logits[rows])
 
     def _expanded(self, batch_size: int) -> FactoredMixtureLaw:
         weights = self.weight_logits.expand(batch_size, -1)
-        return self._with(self.emission.expand(batch_size), weights)
+        return FactoredMixtureLaw(self.emission.expand(batch_size), weights)
 
     def given(self, x0: Tensor, known: Tensor) -> FactoredMixtureLaw:
         """Exact: components are re-weighted by what they say of the known tokens.
@@ -79,7 +76,4 @@ class FactoredMixtureLaw(Law):
         evidence = self.emission.log_likelihood(x0.masked_fill(~known, 0))
         evidence = evidence.masked_fill(~known[..., None], 0.0).sum(1)
         weights = reweighted(self.weight_logits, evidence)
-        return self._with(self.emission.pinned(x0, known), weights)
-
-    def _with(self, emission: Emission, weights: Tensor) -> FactoredMixtureLaw:
-        return FactoredMixtureLaw(emission, weights, self._shaped)
+        return FactoredMixtureLaw(self.emission.pinned(x0, known), weights)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -48,17 +46,13 @@ def reverse_rates(law: Law, process: Process, x: Tensor, t: Tensor) -> Rates:
     Rates involve one position at a time, so a joint law enters through its marginals only. A law
     that was recovered from a network's ratios has those: this is then SEDD's own Euler step.
     """
-    scores = _scores_of(law)
-    if scores is not None and not isinstance(process, Absorbing):
-        return DenseRates(process.reverse_rates(scores(), x, t), x)
+    if _by_ratios(law, process):
+        return DenseRates(process.reverse_rates(_ratios(law), x, t), x)
     if not isinstance(process, RankOne):
         ratios = process.ratios_from_posterior(posterior(law, process), x, t)
         return DenseRates(process.reverse_rates(ratios, x, t), x)
-    coefficients = process.rate_coefficients(x, t)
-    if scores is not None:
-        coefficients = _with_mass(coefficients, law, process, x, t)
     redrawn = process.redrawn(0.0, t, x.device)
-    return ResetRates(posterior_logits(law, process), x, coefficients, redrawn)
+    return _reset_rates(law, process, x, t, process.rate_coefficients(x, t), redrawn)
 
 
 def reverse_step(law: ProductLaw, process: RankOne, x: Tensor, t: Tensor, s: Tensor) -> Rates:
@@ -67,41 +61,45 @@ def reverse_step(law: ProductLaw, process: RankOne, x: Tensor, t: Tensor, s: Ten
     From ratios this is SEDD's own analytic step: where an imperfect network's table has an entry
     below zero, that entry is 0 here, and never drawn there.
     """
-    scores = _scores_of(law)
-    if scores is not None and not isinstance(process, Absorbing):
-        closed = process.posterior_from_ratios(scores().double(), x, t)
+    if _by_ratios(law, process):
+        closed = process.posterior_from_ratios(_ratios(law).double(), x, t)
         return DenseRates(process.reverse_marginals(closed, x, s, t).clamp(min=0), x)
-    coefficients = process.reverse_coefficients(x, s, t)
-    if scores is not None:
-        coefficients = _with_mass(coefficients, law, process, x, t)
     redrawn = process.redrawn(0.0, s, x.device)
+    return _reset_rates(law, process, x, t, process.reverse_coefficients(x, s, t), redrawn)
+
+
+def _by_ratios(law: Law, process: Process) -> bool:
+    """Whether steps need every ratio of the law's. Under a mask their sums are enough."""
+    recovered = isinstance(law, ProductLaw) and law.has_ratios
+    return recovered and not isinstance(process, Absorbing)
+
+
+def _ratios(law: Law) -> Tensor:
+    assert isinstance(law, ProductLaw)
+    assert law.ratios is not None
+    return law.ratios
+
+
+def _reset_rates(
+    law: Law,
+    process: Process,
+    x: Tensor,
+    t: Tensor,
+    coefficients: ReverseCoefficients,
+    redrawn: Tensor,
+) -> Rates:
+    if isinstance(law, ProductLaw) and law.has_ratios:
+        mass = _clean_mass(law, process, x, t)
+        coefficients = coefficients._replace(data=coefficients.data * mass)
     return ResetRates(posterior_logits(law, process), x, coefficients, redrawn)
 
 
-def _scores_of(law: Law) -> Callable[[], Tensor] | None:
-    """What gives the ratios that a law was recovered from; None for other laws."""
-    if not isinstance(law, ProductLaw) or not law.has_ratios:
-        return None
-
-    def scores() -> Tensor:
-        assert law.ratios is not None
-        return law.ratios
-
-    return scores
-
-
-def _with_mass(
-    coefficients: ReverseCoefficients, law: Law, process: Process, x: Tensor, t: Tensor
-) -> ReverseCoefficients:
-    """Coefficients by which the normalised law stands for the closed form under a mask, whose
-    clean part sums to more or less than 1 where scores are imperfect."""
+def _clean_mass(law: ProductLaw, process: Process, x: Tensor, t: Tensor) -> Tensor:
+    """By what the normalised law is to be multiplied for the closed form under a mask, whose clean
+    part sums to more or less than 1 where scores are imperfect: (B, L) float64."""
     if isinstance(law, ScoreLaw):
-        mass = law.mass
-    else:
-        scores = _scores_of(law)
-        assert scores is not None
-        ratios = scores().double()
-        total = ratios.sum(-1) - ratios[..., [process.mask, *process.kept]].sum(-1)
-        mass = torch.expm1(expand_time(process.schedule.sigma_bar(t).double(), x)) * total
-        mass = torch.where(x == process.mask, mass, 1.0)
-    return coefficients._replace(data=coefficients.data * mass)
+        return law.mass
+    ratios = _ratios(law).double()
+    total = ratios.sum(-1) - ratios[..., [process.mask, *process.kept]].sum(-1)
+    mass = torch.expm1(expand_time(process.schedule.sigma_bar(t).double(), x)) * total
+    return torch.where(x == process.mask, mass, 1.0)
