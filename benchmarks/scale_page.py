@@ -37,7 +37,7 @@ logits are computed when they are read. Nothing has to be switched on.
 - Temperature is part of the features. A nucleus (`top_p`) is cut from each row as it is read.
 - **Joint heads** have the base logits of their network, and nothing per state or component and token
   beside them: from 8,192 tokens on `chain` and `mixture-of-chains` take `emission="low-rank"` and
-  `mixture` a `FactoredMixtureLaw`, the same laws whose normalisers are computed in chunks.
+  `mixture` a `LowRankEmission`, the same laws whose normalisers are computed in chunks.
 - Anything else (`law.logits`, `law.marginals()`, a head of another kind on top) writes the logits
   down as before. So do layers that something is hooked into.
 - **Concrete-score networks** under a mask (SEDD absorb) need no inversion: the closed form at clean

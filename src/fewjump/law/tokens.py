@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewjump.law.base import row_chunks
+from fewjump.law.base import at_least_float32, row_chunks
 
 # Entries of a temporary: about what a CPU's cache holds.
 _CHUNK = 1 << 20
@@ -27,28 +27,6 @@ def token_log_prob(logits: Tensor, tokens: Tensor) -> Tensor:
         (...) in at least float32; −inf for an impossible token (whose gradient is finite).
     """
     return _TokenLogProb.apply(logits, tokens.expand(logits.shape[:-1]))  # type: ignore[no-any-return]
-
-
-def safe_logsumexp(values: Tensor, dim: int = -1) -> Tensor:
-    """logsumexp whose gradient is 0, not NaN, where every term is −inf."""
-    peak = values.detach().amax(dim, keepdim=True)
-    peak = torch.where(peak.isfinite(), peak, 0.0)
-    total = (values - peak).exp().sum(dim)
-    empty = total == 0
-    finite = torch.where(empty, 1.0, total).log() + peak.squeeze(dim)
-    return finite.masked_fill(empty, -torch.inf)
-
-
-def at_least_float32(value: Tensor) -> Tensor:
-    """Half-precision tensors as float32; others as they are."""
-    return value.float() if value.dtype in (torch.bfloat16, torch.float16) else value
-
-
-def exponentiated(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """exp(logits − row maximum) and the maximum (..., 1), a constant; a row of −inf gives zeros."""
-    peak = logits.detach().amax(-1, keepdim=True)
-    peak = torch.where(peak.isfinite(), peak, 0.0)
-    return (logits - peak).exp_(), peak
 
 
 class _TokenLogProb(torch.autograd.Function):

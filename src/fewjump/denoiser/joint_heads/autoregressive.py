@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -12,7 +12,7 @@ from fewjump.denoiser.heads import Head, ProductHead, register_head
 from fewjump.denoiser.joint_heads.causal import CausalAttention, CausalGRU
 from fewjump.denoiser.joint_heads.states import TokenFactor, require_positive
 from fewjump.law.autoregressive import AutoregressiveLaw, Conditionals, Walk
-from fewjump.law.tokens import at_least_float32
+from fewjump.law.base import SHARED, at_least_float32
 from fewjump.process import Process
 
 CausalKind = Literal["gru", "attention"]
@@ -107,6 +107,7 @@ class AutoregressiveHead(Head):
         return self.tokens(functional.gelu(self.read(states) + mix, approximate="tanh"))
 
 
+@dataclass(eq=False)
 class HeadConditionals(Conditionals):
     """The conditionals of an :class:`AutoregressiveHead` for one batch of features.
 
@@ -116,13 +117,13 @@ class HeadConditionals(Conditionals):
         inputs, mix: (B, L, width), projections of the features.
     """
 
-    def __init__(self, head: AutoregressiveHead, base: Tensor, inputs: Tensor, mix: Tensor) -> None:
-        self.head, self.base, self.inputs, self.mix = head, base, inputs, mix
-        self.batch_size, self.length, self.vocab_size = base.shape
+    head: AutoregressiveHead = field(metadata=SHARED)
+    base: Tensor
+    inputs: Tensor
+    mix: Tensor
 
-    @property
-    def device(self) -> torch.device:
-        return self.base.device
+    def __post_init__(self) -> None:
+        self.batch_size, self.length, self.vocab_size = self.base.shape
 
     def logits(self, x0: Tensor) -> Tensor:
         inputs = self.head.embed(x0, slice(0, self.length)) + self.inputs
@@ -134,13 +135,6 @@ class HeadConditionals(Conditionals):
         if isinstance(layer, CausalGRU) and self.vocab_size < self.batch_size * self.length:
             return _GRUWalk(self, layer)
         return _HeadWalk(self)
-
-    def select(self, rows: Tensor) -> HeadConditionals:
-        return HeadConditionals(self.head, self.base[rows], self.inputs[rows], self.mix[rows])
-
-    def expand(self, batch_size: int) -> HeadConditionals:
-        parts = (v.expand(batch_size, -1, -1) for v in (self.base, self.inputs, self.mix))
-        return HeadConditionals(self.head, *parts)
 
 
 class _HeadWalk(Walk):

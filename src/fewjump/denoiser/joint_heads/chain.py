@@ -19,8 +19,12 @@ from fewjump.denoiser.joint_heads.states import (
 )
 from fewjump.law.chain import ChainLaw, ChainMethod
 from fewjump.law.composed import MixtureOf
-from fewjump.law.emission import DenseEmission, Emission
-from fewjump.law.emission_factored import LowRankEmission, SharedFactorEmission
+from fewjump.law.emission import (
+    DenseEmission,
+    Emission,
+    LowRankEmission,
+    SharedFactorEmission,
+)
 from fewjump.process import Process
 
 EmissionKind = Literal["dense", "shared", "low-rank"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,10 +19,9 @@ from fewjump.denoiser.joint_heads.states import (
     require_positive,
     visible_evidence,
 )
-from fewjump.law.emission_factored import LowRankEmission
-from fewjump.law.factored_mixture import FactoredMixtureLaw
-from fewjump.law.mixture import ComponentLogits, MixtureLaw
-from fewjump.law.tokens import at_least_float32
+from fewjump.law.base import SHARED, at_least_float32, nucleus, refuse_twice
+from fewjump.law.emission import DenseEmission, Emission, LowRankEmission
+from fewjump.law.mixture import MixtureLaw
 from fewjump.process import Absorbing, Process
 
 
@@ -34,7 +34,7 @@ class MixtureHead(Head):
     likely, by its templates. The conditionals of a mixture have exactly this form, so a student
     that is right at t = 1 stays right at smaller t and does not have to learn it again there: more
     steps then cost no quality. From 8,192 tokens on the components' logits are never written down
-    (:class:`~fewjump.law.factored_mixture.FactoredMixtureLaw`).
+    (:class:`~fewjump.law.emission.LowRankEmission`).
 
     Args:
         hidden: width D of the features.
@@ -96,21 +96,19 @@ class MixtureHead(Head):
                 f"{type(process).__name__}; use evidence=False"
             )
 
-    def forward(
-        self, features: Tensor, x_t: Tensor, process: Process
-    ) -> MixtureLaw | FactoredMixtureLaw:
+    def forward(self, features: Tensor, x_t: Tensor, process: Process) -> MixtureLaw:
         base = self.base(features, x_t, process).logits
         weights = self.weights(features)
         if self.evidence:
             weights = weights + self.log_weights + self._evidence(x_t, process)
         if self.vocab_size >= deferred.DEFER_FROM:
             emission = LowRankEmission(base, self.states(features), self.tokens.weight)
-            return FactoredMixtureLaw(emission, weights)
-        if not torch.is_grad_enabled():
+        elif torch.is_grad_enabled():
+            emission = DenseEmission(self.states.logits(features, self.tokens) + base[:, :, None])
+        else:
             inner = at_least_float32(self.states.body(features))
-            return MixtureLaw(HeadComponents(self, base, inner), weights)
-        logits = self.states.logits(features, self.tokens) + base[:, :, None]
-        return MixtureLaw(logits.transpose(1, 2), weights)
+            emission = DeferredEmission(base, inner, self)
+        return MixtureLaw(emission, weights)
 
     def _evidence(self, x_t: Tensor, process: Process) -> Tensor:
         """log-likelihood of the visible tokens under each component's templates: (B, K)."""
@@ -123,35 +121,47 @@ class MixtureHead(Head):
         self.tokens.weight.data.zero_()
 
 
-@dataclass(frozen=True, eq=False)
-class HeadComponents(ComponentLogits):
-    """The components of a :class:`MixtureHead` for one batch of features, one at a time or all.
+@dataclass(eq=False)
+class DeferredEmission(Emission):
+    """The components of a :class:`MixtureHead`, without gradients: a draw computes only its own.
 
     Args:
-        head: whose parameters are used, outside any autocast that the trunk ran in.
         base: (B, L, V) constrained product logits.
         inner: (B, L, width), what the head's hidden layer makes of the features.
+        head: whose parameters are used, outside any autocast that the trunk ran in.
+        temperature, top_p: applied to every component's positions.
     """
 
-    head: MixtureHead
     base: Tensor
     inner: Tensor
+    head: MixtureHead = field(metadata=SHARED)
+    temperature: float = field(default=1.0, metadata=SHARED)
+    top_p: float = field(default=1.0, metadata=SHARED)
 
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        batch, length, vocab_size = self.base.shape
-        return batch, self.head.components, length, vocab_size
+    def __post_init__(self) -> None:
+        self.batch_size, self.length, self.vocab_size = self.base.shape
+        self.states = self.head.components
 
-    def all(self) -> Tensor:
-        logits = self.head.states.logits_of(self.inner, self.head.tokens)
-        return (logits + self.base[:, :, None]).transpose(1, 2)
+    @cached_property
+    def dense(self) -> DenseEmission:
+        """All of them at once."""
+        with torch.no_grad():
+            logits = self.head.states.logits_of(self.inner, self.head.tokens)
+            dense = DenseEmission(logits + self.base[:, :, None])
+            return dense.tempered(self.temperature, self.top_p)
 
-    def one(self, index: Tensor) -> Tensor:
-        return self.head.tokens(self.head.states.of_state(self.inner, index)) + self.base
+    def log_likelihood(self, x0: Tensor) -> Tensor:
+        return self.dense.log_likelihood(x0)
 
-    def select(self, rows: Tensor) -> HeadComponents:
-        return HeadComponents(self.head, self.base[rows], self.inner[rows])
+    def marginals(self, weights: Tensor) -> Tensor:
+        return self.dense.marginals(weights)
 
-    def expand(self, batch_size: int) -> HeadComponents:
-        base, inner = (v.expand(batch_size, -1, -1) for v in (self.base, self.inner))
-        return HeadComponents(self.head, base, inner)
+    @torch.no_grad()
+    def logits_of(self, state: Tensor) -> Tensor:
+        """As for every emission; ``state`` is one component for each row."""
+        vectors = self.head.states.of_state(self.inner, state[:, 0])
+        return nucleus(self.head.tokens(vectors) + self.base, self.temperature, self.top_p)
+
+    def tempered(self, temperature: float, top_p: float) -> DeferredEmission:
+        refuse_twice(self.temperature, self.top_p)
+        return replace(self, temperature=temperature, top_p=top_p)

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from fewjump.denoiser.heads import Head, ProductHead, register_head
 from fewjump.denoiser.joint_heads.states import checked_template, require_positive
 from fewjump.denoiser.transformer import zero_linear
-from fewjump.law.emission_factored import SharedFactorEmission
-from fewjump.law.shared_chain import SharedChainLaw
+from fewjump.law.chain import ChainLaw
+from fewjump.law.emission import SharedFactorEmission
 from fewjump.process import Process
 
 # Logits of q(z|x): how much a token prefers the states that are its own at the start, and how
@@ -76,7 +76,7 @@ class SharedChainHead(Head):
             "table_rate": self.table_rate,
         }
 
-    def forward(self, features: Tensor, x_t: Tensor, process: Process) -> SharedChainLaw:
+    def forward(self, features: Tensor, x_t: Tensor, process: Process) -> ChainLaw:
         logits = self.base(features, x_t, process).logits
         emission = SharedFactorEmission(logits, self.membership.log_softmax(-1).T)
         potential = self.potential(features) + emission.log_normaliser
@@ -86,7 +86,7 @@ class SharedChainHead(Head):
         potential = potential + nn.functional.pad(self.ends[1:], after)
         if self.template is not None:
             potential = potential + checked_template(self.template, features.shape[1])
-        return SharedChainLaw(potential, self.transition, emission)
+        return ChainLaw(potential, self.transition, emission)
 
     def warm_start(self, product: ProductHead) -> None:
         self.base.load_state_dict(product.state_dict())

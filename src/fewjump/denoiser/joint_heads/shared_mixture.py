@@ -15,7 +15,8 @@ from fewjump.denoiser.joint_heads.states import (
     require_positive,
     visible_evidence,
 )
-from fewjump.law.shared_mixture import SharedMixtureLaw
+from fewjump.law.emission import SharedFactorEmission
+from fewjump.law.mixture import MixtureLaw
 from fewjump.process import Absorbing, Process
 
 
@@ -76,7 +77,7 @@ class SharedMixtureHead(Head):
                 f"{type(process).__name__}; use student 'mixture'"
             )
 
-    def forward(self, features: Tensor, x_t: Tensor, process: Process) -> SharedMixtureLaw:
+    def forward(self, features: Tensor, x_t: Tensor, process: Process) -> MixtureLaw:
         if features.shape[1] != self.length:
             raise ValueError(
                 f"this head was built for length={self.length}, got sequences of "
@@ -87,7 +88,7 @@ class SharedMixtureHead(Head):
         tables = self.tokens(self.template)
         weights = self.weights(features) + self.log_weights
         weights = weights + visible_evidence(self.prior[:, None] + tables, x_t, process.mask)
-        return SharedMixtureLaw(base, tables, weights)
+        return MixtureLaw(SharedFactorEmission(base, tables), weights)
 
     def warm_start(self, product: ProductHead) -> None:
         self.base.load_state_dict(product.state_dict())

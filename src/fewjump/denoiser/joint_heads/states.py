@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fewjump.law.shared_mixture import position_rows
+from fewjump.law.emission import position_rows
 
 #: Multiple of the learning rate for tables that no layer stands in front of.
 TABLE_RATE = 10.0
