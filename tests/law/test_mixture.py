@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from fewjump.law.base import safe_logsumexp
+from fewjump.law.cross_entropy import token_log_prob
 from fewjump.law.emission import DenseEmission
 from fewjump.law.mixture import MixtureLaw
 from fewjump.law.product import ProductLaw
-from fewjump.law.tokens import token_log_prob
 
 B, K, L, V = 2, 3, 4, 5
 

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from fewjump.denoiser.base import constrain_logits
-from fewjump.law.linear import LinearLaw
 from fewjump.law.linear_table import LinearTable
 from fewjump.law.product import ProductLaw
 from fewjump.process import Absorbing, Process
@@ -63,4 +62,4 @@ def open_logits(law: ProductLaw) -> Tensor:
 
 def open_rows(law: ProductLaw) -> Tensor | LinearTable:
     """The law's logits as rows (B·L, V), valid where the state is masked."""
-    return law.table if isinstance(law, LinearLaw) else open_logits(law).flatten(0, 1)
+    return law.open_logits.flatten(0, 1) if isinstance(law, MaskedLaw) else law.rows

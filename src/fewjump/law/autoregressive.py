@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from fewjump.law.base import SHARED, Batched, Law, nucleus, refuse_twice
+from fewjump.law.cross_entropy import token_log_prob
 from fewjump.law.product import ProductLaw, pin_logits
-from fewjump.law.tokens import token_log_prob
 from fewjump.random import Generator, categorical, generator_for, invert_logits, uniform
 
 _EXACT_MARGINAL_STATES = 4096

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -34,7 +34,10 @@ class Batched:
         return {name: part for name, part in parts.items() if part is not None}
 
     def _each(self, change: Callable[[Tensor | Batched], Tensor | Batched]) -> Self:
-        return replace(self, **{name: change(part) for name, part in self._batched().items()})  # type: ignore[type-var]
+        return self._with(**{name: change(part) for name, part in self._batched().items()})
+
+    def _with(self, **changes: Any) -> Self:
+        return replace(self, **changes)  # type: ignore[type-var]
 
     @property
     def device(self) -> torch.device:

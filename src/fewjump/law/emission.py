@@ -24,9 +24,9 @@ from fewjump.law.base import (
     refuse_twice,
     row_chunks,
 )
+from fewjump.law.cross_entropy import token_log_prob
 from fewjump.law.emission_normaliser import CHUNK, log_matmul_exp, low_rank_normaliser, tiles
 from fewjump.law.product import ProductLaw, pin_logits
-from fewjump.law.tokens import token_log_prob
 from fewjump.random import Generator, categorical_from_logits, invert_logits, uniform
 
 

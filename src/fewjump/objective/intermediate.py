@@ -9,7 +9,6 @@ from torch import Tensor
 
 from fewjump.denoiser.base import Denoiser
 from fewjump.law.base import Law, row_chunks
-from fewjump.law.linear import rows_of
 from fewjump.law.product import ProductLaw
 from fewjump.objective.known import Given
 from fewjump.process import Process, RankOne
@@ -101,7 +100,7 @@ def _draw_law_except(law: ProductLaw, x: Tensor, where: Tensor, generator: Gener
     """Draws from the law restricted to tokens other than ``x``, at the True positions: (N,)."""
     u = uniform_where(where, generator)
     rows = where.reshape(-1).nonzero()[:, 0]
-    table, tokens = rows_of(law), x.reshape(-1)
+    table, tokens = law.rows, x.reshape(-1)
     out = torch.empty(rows.shape[0], dtype=torch.int64, device=x.device)
     for part in row_chunks(rows.shape[0], law.vocab_size):
         piece = table.index_select(0, rows[part])

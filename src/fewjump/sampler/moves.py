@@ -14,7 +14,6 @@ from torch import Tensor
 from fewjump.denoiser.masked_law import open_rows
 from fewjump.law import Law, ProductLaw
 from fewjump.law.base import row_chunks
-from fewjump.law.linear import rows_of
 from fewjump.process import Absorbing, Process
 from fewjump.random import (
     Generator,
@@ -134,7 +133,7 @@ class LawMove(Move):
         if self.open is not None:
             return fill(self.x, self.law, self.open, generator)
         u = uniform(self.x.shape, generator, self.x.device).reshape(-1)
-        return LogitRows(rows_of(self.law)).draw(None, u).reshape(self.x.shape)
+        return LogitRows(self.law.rows).draw(None, u).reshape(self.x.shape)
 
     def rows(self) -> Tensor:
         """Probability of every token at each position: (B, L, V) float64.

@@ -24,7 +24,7 @@ def posterior_logits(law: Law, process: Process) -> Tensor | LinearTable:
     deferred, as (B·L, V).
     """
     if isinstance(law, LinearLaw) and law.vocab_size == process.vocab_size:
-        return law.table
+        return law.rows
     logits = open_logits(law) if isinstance(law, ProductLaw) else law.marginals().log()
     return _over_all_states(logits, law, process)
 
