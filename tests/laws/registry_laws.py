@@ -16,7 +16,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parent))
 from registry import Registry
 
-from fewjump.denoiser.masked_law import MaskedLaw
+from fewjump.denoiser.deferred import MaskedLaw
 from fewjump.denoiser.score_law import ScoreLaw
 from fewjump.law.autoregressive import AutoregressiveLaw, Conditionals, Walk
 from fewjump.law.base import Law

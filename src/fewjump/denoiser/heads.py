@@ -7,8 +7,7 @@ from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor, nn
 
-from fewjump.denoiser.deferred import deferred_law, defers
-from fewjump.denoiser.masked_law import constrained_law
+from fewjump.denoiser.deferred import constrained_law, deferred_law, defers
 from fewjump.denoiser.transformer import zero_linear
 from fewjump.denoiser.trunk_run import TrunkRun
 from fewjump.law.base import Law

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from fewjump.denoiser.affordable import check_labels, contents, without_memory
 from fewjump.denoiser.base import Denoiser, constrain_logits
+from fewjump.denoiser.deferred import constrained_law
 from fewjump.denoiser.huggingface import split
-from fewjump.denoiser.masked_law import constrained_law
 from fewjump.denoiser.network import NetworkDenoiser
 from fewjump.law.product import ProductLaw
 from fewjump.process import Absorbing

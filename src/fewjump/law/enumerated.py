@@ -56,7 +56,7 @@ class EnumeratedLaw(PosteriorLaw):
     def _append_flat(self) -> None:
         self._tables = torch.cat([self._tables, torch.ones_like(self._tables[:1])])
 
-    def _with(
+    def _tilted(
         self, factors: Tensor, which: Tensor, fallback: Fallback | None = None
     ) -> EnumeratedLaw:
         return EnumeratedLaw(self._tables, factors, self.vocab_size, which, fallback)

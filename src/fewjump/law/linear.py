@@ -78,7 +78,7 @@ class LinearLaw(ProductLaw):
         self._logits: dict[bool, Tensor] = {}
 
     @cached_property
-    def rows(self) -> LinearTable:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def rows(self) -> LinearTable:  # pyright: ignore[reportIncompatibleMethodOverride]
         return LinearTable(self)
 
     @property
@@ -140,17 +140,17 @@ class LinearLaw(ProductLaw):
         """The same law with a clock around what it computes."""
         return self._with(watch=watch)
 
-    def open_rows(self, index: Tensor) -> Tensor:
+    def _uncertain(self, index: Tensor) -> Tensor:
         """Those of the positions ``index`` (N,), counted row-major, that are not certain: (M,)."""
         return index if self.shown is None else index[~self.shown.reshape(-1)[index]]
 
-    def _every_open_row(self) -> Tensor:
-        return self.open_rows(torch.arange(self.batch_size * self.length, device=self.device))
+    def _every_uncertain(self) -> Tensor:
+        return self._uncertain(torch.arange(self.batch_size * self.length, device=self.device))
 
     def is_linear_at(self, rows: Tensor) -> bool:
         """Whether log-odds at the positions ``rows`` (N,) are linear in the features: no token
         there is certain, and nothing was cut from the law."""
-        return not self._shaped and self.open_rows(rows).shape[0] == rows.shape[0]
+        return not self._shaped and self._uncertain(rows).shape[0] == rows.shape[0]
 
     def _recorded(self) -> bool:
         parts = (self.features, self.weight, self.bias)
@@ -196,7 +196,7 @@ class LinearLaw(ProductLaw):
         out = torch.full((flat.shape[0],), -torch.inf, dtype=dtype, device=self.device)
         if self.shown is not None:
             out[(self.shown & (x0 == self._tokens)).reshape(-1)] = 0.0
-        rows = self._every_open_row()
+        rows = self._every_uncertain()
         rows = rows[self.bias.detach()[flat[rows]] > -torch.inf]
         if self._shaped:
             found = torch.empty(rows.shape[0], dtype=dtype, device=self.device)
@@ -211,7 +211,7 @@ class LinearLaw(ProductLaw):
     def entropy(self) -> Tensor:
         if self._recorded():
             return super().entropy()
-        rows = self._every_open_row()
+        rows = self._every_uncertain()
         out = torch.zeros(self.batch_size * self.length, dtype=self.rows.dtype, device=self.device)
         for part in self._chunks(rows):
             log_p = self.rows.index_select(0, rows[part]).log_softmax(-1)
@@ -229,7 +229,7 @@ class LinearLaw(ProductLaw):
             # Certain here: nothing if the target is certain of the same token, else infinite.
             agrees = _certain(target, torch.where(self.shown, self._tokens, 0))
             out.masked_fill_(self.shown & ~agrees, torch.inf)
-        rows = self._every_open_row()
+        rows = self._every_uncertain()
         found = self.soft_cross_entropy(target, rows).cross_entropy
         return out.reshape(-1).index_put((rows,), found).reshape(shape)
 
@@ -284,7 +284,7 @@ class LinearLaw(ProductLaw):
         return self._with(temperature=temperature, top_p=top_p)
 
     def _expanded(self, batch_size: int) -> LinearLaw:
-        return Batched._expanded(self, batch_size)
+        return Batched._expanded(self, batch_size)  # pyright: ignore[reportReturnType]
 
     def given(self, x0: Tensor, known: Tensor) -> LinearLaw:
         if self.shown is None:

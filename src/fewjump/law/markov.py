@@ -61,7 +61,9 @@ class MarkovLaw(PosteriorLaw):
         self.initial, self.transition = map(_with_ones, (self.initial, self.transition))
         self.emission = None if self.emission is None else _with_ones(self.emission)
 
-    def _with(self, factors: Tensor, which: Tensor, fallback: Fallback | None = None) -> MarkovLaw:
+    def _tilted(
+        self, factors: Tensor, which: Tensor, fallback: Fallback | None = None
+    ) -> MarkovLaw:
         prior = self.initial, self.transition
         return MarkovLaw(*prior, factors, self.emission, self.vocab_size, which, fallback)
 

@@ -82,7 +82,7 @@ class PosteriorLaw(Law):
         """Add a prior of weight 1 for every sequence."""
 
     @abstractmethod
-    def _with(
+    def _tilted(
         self, factors: Tensor, which: Tensor, fallback: Fallback | None = None
     ) -> PosteriorLaw:
         """The same priors with other factors."""
@@ -122,7 +122,7 @@ class PosteriorLaw(Law):
         return position_entropy(self.marginals()) - self.entropy()
 
     def select(self, rows: Tensor) -> PosteriorLaw:
-        law = self._with(self.factors[rows], self.which[rows])
+        law = self._tilted(self.factors[rows], self.which[rows])
         law.log_evidence = self.log_evidence[rows]
         return law
 
@@ -136,7 +136,7 @@ class PosteriorLaw(Law):
         def fallback() -> Tensor:
             return certain(self.marginals()[..., : self.tokens], x0, known)
 
-        law = self._with(pinned(self.factors, x0, known), self.which, fallback)
+        law = self._tilted(pinned(self.factors, x0, known), self.which, fallback)
         law.log_evidence = law.log_evidence + (self.log_evidence - self.log_total)
         return law
 

@@ -48,6 +48,16 @@ class ProductLaw(Law):
         """The (B·L, V) logits without gradients, to be read by rows."""
         return self.logits.detach().flatten(0, 1)
 
+    @property
+    def open_logits(self) -> Tensor:
+        """(B, L, V) logits that hold where the state is masked; everywhere, for most laws."""
+        return self.logits
+
+    @property
+    def open_rows(self) -> Tensor | LinearTable:
+        """:attr:`rows` that hold where the state is masked."""
+        return self.rows
+
     @cached_property
     def log_normaliser(self) -> Tensor:
         """logsumexp of the logits, (B, L), in at least float32, without a (B, L, V) temporary."""

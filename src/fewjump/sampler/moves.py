@@ -11,7 +11,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fewjump.denoiser.masked_law import open_rows
 from fewjump.law import Law, ProductLaw
 from fewjump.law.base import row_chunks
 from fewjump.process import Absorbing, Process
@@ -190,7 +189,7 @@ class JointReverseMove(Move):
 def fill(x: Tensor, law: ProductLaw, where: Tensor, generator: Generator) -> Tensor:
     """``x`` (B, L) with the masked positions ``where`` (B, L) drawn from the law."""
     u = uniform_where(where, generator)
-    rows = LogitRows(open_rows(law), where.reshape(-1).nonzero()[:, 0])
+    rows = LogitRows(law.open_rows, where.reshape(-1).nonzero()[:, 0])
     return x.masked_scatter(where, rows.draw(None, u))
 
 
