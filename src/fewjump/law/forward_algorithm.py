@@ -127,21 +127,28 @@ def _advance(message: Tensor, matrix: Tensor, step: int, out: Tensor) -> None:
 
 def log_vector_product(transition: Tensor, vector: Tensor) -> Tensor:
     """log Σ_b exp(transition[a, b] + vector[b]): (r, r), (..., r) → (..., r), or a matrix a row."""
-    return _log_product(transition, exponentiated(transition), vector)
+    value, top = _log_product(transition, exponentiated(transition), vector)
+    return value + top
 
 
-def _log_product(transition: Tensor, weights: tuple[Tensor, Tensor], vector: Tensor) -> Tensor:
-    """:func:`log_vector_product` with the exponentials of ``transition`` at hand."""
+def _log_product(
+    transition: Tensor, weights: tuple[Tensor, Tensor], vector: Tensor
+) -> tuple[Tensor, Tensor]:
+    """:func:`log_vector_product` less the vector's largest entry, and that: (..., r), (..., 1).
+
+    ``weights`` are the exponentials of ``transition``.
+    """
     matrix, height = weights
     share, top = exponentiated(vector)
     total = share @ matrix.mT if matrix.dim() == 2 else (matrix @ share[..., None])[..., 0]
     lost = total < torch.finfo(total.dtype).tiny
-    value = total.masked_fill(lost, 1.0).log() + height[..., 0] + top
+    if not bool(lost.any()):
+        return total.log() + height[..., 0], top
+    value = total.masked_fill(lost, 1.0).log() + height[..., 0]
     where = lost.nonzero(as_tuple=True)
-    if where[0].numel():
-        steps = transition[where[-1]] if matrix.dim() == 2 else transition[where]
-        value = value.index_put(where, safe_logsumexp(steps + vector[where[:-1]]))
-    return value
+    steps = transition[where[-1]] if matrix.dim() == 2 else transition[where]
+    again = safe_logsumexp(steps + (vector - top)[where[:-1]])
+    return value.index_put(where, again), top
 
 
 def _log_messages(potential: Tensor, transition: Tensor) -> Tensor:
@@ -154,9 +161,7 @@ def _log_messages(potential: Tensor, transition: Tensor) -> Tensor:
     out, shared = [message], exponentiated(transition) if transition.dim() == 2 else None
     for i in range(potential.shape[1] - 1):
         step = transition if shared else transition[:, i]
-        message = _log_product(step, shared or exponentiated(step), message + potential[:, i])
-        peak = message.amax(-1, keepdim=True)
-        message = message - torch.where(peak.isfinite(), peak, 0.0)
+        message, _ = _log_product(step, shared or exponentiated(step), message + potential[:, i])
         out.append(message)
     return torch.stack(out, 1)
 
