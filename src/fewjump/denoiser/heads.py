@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from inspect import signature
 from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor, nn
@@ -73,8 +74,15 @@ class Head(nn.Module, ABC):
         """Set the parameters so that this head's law equals that of ``product`` (same sizes)."""
 
     def config(self) -> dict[str, Any]:
-        """Plain data from which :func:`head_from_config` rebuilds it; subclasses add to this."""
-        return {"kind": self.kind, "hidden": self.hidden, "vocab_size": self.vocab_size}
+        """Plain data from which :func:`head_from_config` rebuilds it.
+
+        The arguments of the constructor, each read from the attribute of its name.
+        """
+        options = {name: getattr(self, name) for name in signature(type(self)).parameters}
+        return {
+            "kind": self.kind,
+            **{k: list(v) if isinstance(v, tuple) else v for k, v in options.items()},
+        }
 
 
 HEADS: dict[str, type[Head]] = {}

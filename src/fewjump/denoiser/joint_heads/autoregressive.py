@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -156,15 +156,6 @@ class AutoregressiveHead(Head):
         self.mix = nn.Linear(hidden, width)
         self.read = nn.Linear(width, width)
         self.tokens = TokenFactor(vocab_size, width)
-
-    def config(self) -> dict[str, Any]:
-        return {
-            **super().config(),
-            "width": self.width,
-            "causal": self.causal,
-            "neighbours": list(self.neighbours),
-            "heads": self.heads,
-        }
 
     def forward(self, features: Tensor, x_t: Tensor, process: Process) -> AutoregressiveLaw:
         base = self.base(features, x_t, process).logits

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -142,17 +142,7 @@ class ChainHead(Head):
         self.chain = ChainParameters(
             hidden, vocab_size, states, emission, rank, width, length, method
         )
-
-    def config(self) -> dict[str, Any]:
-        return {
-            **super().config(),
-            "states": self.chain.count,
-            "emission": self.chain.emission,
-            "rank": self.rank,
-            "width": self.width,
-            "length": self.length,
-            "method": self.chain.method,
-        }
+        self.states, self.method, self.emission = states, method, self.chain.emission
 
     def forward(self, features: Tensor, x_t: Tensor, process: Process) -> ChainLaw:
         return self.chain(features, self.base(features, x_t, process).logits)
@@ -197,19 +187,8 @@ class MixtureOfChainsHead(Head):
         self.chain = ChainParameters(
             hidden, vocab_size, states, emission, rank, width, length, method
         )
+        self.states, self.method, self.emission = states, method, self.chain.emission
         self.weights = ComponentWeights(hidden, components)
-
-    def config(self) -> dict[str, Any]:
-        return {
-            **super().config(),
-            "components": self.components,
-            "states": self.chain.count,
-            "emission": self.chain.emission,
-            "rank": self.rank,
-            "width": self.width,
-            "length": self.length,
-            "method": self.chain.method,
-        }
 
     def forward(self, features: Tensor, x_t: Tensor, process: Process) -> MixtureOf:
         base = self.base(features, x_t, process).logits
@@ -283,14 +262,6 @@ class SharedChainHead(Head):
         for table in (self.membership, self.transition, self.ends, self.template):
             if table is not None:
                 table.lr_scale = table_rate  # type: ignore[attr-defined]
-
-    def config(self) -> dict[str, Any]:
-        return {
-            **super().config(),
-            "states": self.states,
-            "length": self.length,
-            "table_rate": self.table_rate,
-        }
 
     def forward(self, features: Tensor, x_t: Tensor, process: Process) -> ChainLaw:
         logits = self.base(features, x_t, process).logits

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -78,16 +77,6 @@ class MixtureHead(Head):
             self.log_weights = nn.Parameter(torch.zeros(components))
             for table in (self.prior, self.log_weights, self.states.template, self.tokens.weight):
                 table.lr_scale = TABLE_RATE  # type: ignore[attr-defined]
-
-    def config(self) -> dict[str, Any]:
-        return {
-            **super().config(),
-            "components": self.components,
-            "rank": self.rank,
-            "width": self.width,
-            "length": self.length,
-            "evidence": self.evidence,
-        }
 
     def check_process(self, process: Process) -> None:
         if self.evidence and not isinstance(process, Absorbing):
@@ -208,14 +197,6 @@ class SharedMixtureHead(Head):
         self.log_weights = nn.Parameter(torch.zeros(components))
         for table in (self.template, self.tokens.weight, self.prior, self.log_weights):
             table.lr_scale = TABLE_RATE  # type: ignore[attr-defined]
-
-    def config(self) -> dict[str, Any]:
-        return {
-            **super().config(),
-            "length": self.length,
-            "components": self.components,
-            "rank": self.rank,
-        }
 
     def check_process(self, process: Process) -> None:
         if not isinstance(process, Absorbing):
