@@ -58,11 +58,11 @@ at, are free choices. This page says how to make them from the model instead of 
 that was worth: {len(budget["seeds"])} seeds, 95% intervals, each choice against the uniform one at equal evaluations or
 equal optimiser steps. It is written by `python benchmarks/adaptive_page.py` from two results:
 
-* `python -m fewjump.experiment.adaptive_times` ([source](../src/fewjump/experiment/adaptive_times.py),
+* `python -m fewjump.verify.adaptive_times` ([source](../src/fewjump/verify/adaptive_times.py),
   [results](../benchmarks/results/adaptive_times.json)): enumerated joints and a Markov chain, exact
   teachers and tables, no network;
-* `python -m fewjump.experiment.adaptive_networks`
-  ([source](../src/fewjump/experiment/adaptive_networks.py),
+* `python -m experiments.adaptive_networks`
+  ([source](../experiments/adaptive_networks.py),
   [results](../benchmarks/results/adaptive_networks.json)): trained networks on names, running text
   (Tiny Shakespeare) and digits.
 

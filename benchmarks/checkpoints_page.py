@@ -115,7 +115,7 @@ def fuzz(content: dict[str, Any]) -> str:
 def sections() -> dict[str, str]:
     originals = json.loads((RESULTS / "originals.json").read_text(encoding="utf-8"))
     fuzzed = json.loads((RESULTS / "fuzz.json").read_text(encoding="utf-8"))
-    oracle = provenance(originals, "python -m fewjump.experiment.originals")
+    oracle = provenance(originals, "python -m experiments.originals")
     return {
         "outputs": f"{outputs(originals)}\n\n{oracle}",
         "everything": everything(originals),

@@ -28,12 +28,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from fewjump.denoiser.network import NetworkDenoiser
-from fewjump.experiment.vocabulary_measure import peak_bytes, quickest, slope
 from fewjump.objective import JointConditionalMatching, freeze
 from fewjump.process import Absorbing
 from fewjump.random import generator_for
 from fewjump.sampler import run
 from fewjump.schedule import LogLinear
+from fewjump.verify.vocabulary_measure import peak_bytes, quickest, slope
 
 RESULT = Path(__file__).parent / "results" / "cost_in_vocabulary.json"
 VOCABULARIES = (256, 4096, 50_257)

@@ -2,7 +2,7 @@
 
 Run: python benchmarks/experiments_page.py   (a test fails when the page is out of date)
 
-A result is benchmarks/results/checks/NAME.json, as ``python -m fewjump.experiment.NAME`` writes it.
+A result is benchmarks/results/checks/NAME.json, as ``python -m fewjump.verify.NAME`` writes it.
 Its question, verdict, charts and tables are the page's; a new file needs no change here.
 """
 
@@ -12,10 +12,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from fewjump.experiment.check_result import CheckResult, read_result
 from fewjump.report.axis import short
 from fewjump.report.content import Table
 from fewjump.report.svg import standalone
+from fewjump.verify.result import CheckResult, read_result
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "checks"
@@ -38,11 +38,11 @@ OPENING = """# Experiments: where the method holds, and where it breaks
 
 Each section is one named check, `fewjump verify NAME`: the question, the answer in plain words, the
 charts and the tables. The same command runs it on this or on your own problem (`--help` says how;
-several take `--model` and `--data`), and `fewjump.experiment.checks.run_check(name, …)` does so in
+several take `--model` and `--data`), and `fewjump.verify.checks.run_check(name, …)` does so in
 Python:
 
 ```python
-from fewjump.experiment.checks import run_check
+from fewjump.verify.checks import run_check
 
 result = run_check("recovery", families=["uniform"], vocab_sizes=[4], seeds=1, network_steps=0)
 assert result.passed
@@ -101,7 +101,7 @@ def provenance(facts: dict[str, Any]) -> str:
     """Where the numbers come from: script, seed, time, machine."""
     machine = facts["machine"]
     return (
-        f"`python -m fewjump.experiment.{facts['experiment']}` · seed {facts['seed']} · "
+        f"`python -m fewjump.verify.{facts['experiment']}` · seed {facts['seed']} · "
         f"{facts['seconds']:.0f} s on a shared {machine['cpu_count']}-core CPU, "
         f"{machine['torch_threads']} torch thread(s), torch {machine['torch']}"
     )

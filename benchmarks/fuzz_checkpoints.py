@@ -125,7 +125,7 @@ def main() -> None:
     if options.work:
         work(*options.work, options.seed, options.report)
         return
-    from fewjump.experiment.results import machine_facts
+    from fewjump.verify.results import machine_facts
 
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:

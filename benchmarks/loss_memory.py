@@ -27,9 +27,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fewjump.experiment.results import machine_facts
 from fewjump.law import LinearLaw, ProductLaw
 from fewjump.objective.cross_entropy import law_cross_entropy, law_token_cross_entropy
+from fewjump.verify.results import machine_facts
 
 RESULT = Path(__file__).parent / "results" / "scale" / "loss_memory.json"
 VOCABULARIES = (8_192, 32_000, 50_258)

@@ -21,29 +21,29 @@ PAGE = ROOT / "docs" / "results.md"
 
 
 SECTIONS: dict[str, tuple[str, str, Callable[[Content], str]]] = {
-    "sampler_order": ("Order of the samplers", "fewjump.experiment.sampler_order", sampler_order),
-    "error_terms": ("Three errors, three numbers", "fewjump.experiment.error_terms", error_terms),
-    "markov_curve": ("The product floor", "fewjump.experiment.markov_curve", markov_curve),
-    "digits": ("Digits", "fewjump.experiment.digits", digits),
+    "sampler_order": ("Order of the samplers", "experiments.sampler_order", sampler_order),
+    "error_terms": ("Three errors, three numbers", "experiments.error_terms", error_terms),
+    "markov_curve": ("The product floor", "fewjump.demo.markov_curve", markov_curve),
+    "digits": ("Digits", "fewjump.demo.digits_models", digits),
     "demo_digits": ("The digits demo", "make demo", demo_digits),
     "joint_markov": (
         "Past the floor on chains",
-        "fewjump.experiment.joint_markov",
+        "experiments.joint_markov",
         joint_markov,
     ),
     "joint_exact": (
         "Past the floor on enumerated problems",
-        "fewjump.experiment.joint_exact",
+        "experiments.joint_exact",
         joint_exact,
     ),
     "hybrid_noise": (
         "Noise that moves",
-        "fewjump.experiment.hybrid_noise",
+        "experiments.hybrid_noise",
         hybrid_noise,
     ),
     "hybrid_steps": (
         "Why more steps do not help those students",
-        "fewjump.experiment.hybrid_steps",
+        "experiments.hybrid_steps",
         hybrid_steps,
     ),
     "cost_in_vocabulary": (

@@ -31,11 +31,11 @@ import torch
 from loss_memory import resident
 
 from fewjump.denoiser import NetworkDenoiser, ScoreDenoiser, deferred
-from fewjump.experiment.results import machine_facts
 from fewjump.objective import ConditionalMatching, freeze
 from fewjump.process import Absorbing, Process, Uniform
 from fewjump.schedule import LogLinear
 from fewjump.train import TrainConfig, train
+from fewjump.verify.results import machine_facts
 
 RESULT = Path(__file__).parent / "results" / "scale" / "small_step.json"
 WAYS = ("deferred", "checkpointed", "logits", "score", "score-logits", "score-uniform")

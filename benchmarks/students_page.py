@@ -14,9 +14,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from page_parts import RESULTS, ROOT, Content, provenance, table
 
-from fewjump.experiment.ablation import ablation_table
-from fewjump.experiment.verdicts import over_seeds
-from fewjump.experiment.wall_clock import TEACHER
+from experiments.ablation import ablation_table
+from experiments.wall_clock import TEACHER
+from fewjump.verify.verdicts import over_seeds
 
 PAGE = ROOT / "docs" / "students.md"
 FILES = ("text_students_names", "text_students_text", "student_speed", "text_ablation")
@@ -141,7 +141,7 @@ def text(title: str, content: Content) -> str:
     verdicts = "\n".join(verdict(row) for row in content["verdicts"])
     return f"""## {title}
 
-{provenance(content, "fewjump.experiment.text_students")}
+{provenance(content, "experiments.text_students")}
 
 {facts}
 
@@ -175,7 +175,7 @@ def speed(content: Content) -> str:
     header = ("data", "student", "steps", "quality", "", "samples/s", "speed-up", "one sample")
     return f"""## Speed at the teacher's quality
 
-{provenance(content, "fewjump.experiment.student_speed")}
+{provenance(content, "experiments.student_speed")}
 
 Each student at the fastest measured number of steps that is as good as the teacher with its most (or,
 where none is, at its best), timed in turns with the teacher: {content["samples"]} samples a turn, the median of
@@ -193,7 +193,7 @@ def ablation(content: Content) -> str:
     spread = max(r["data_nll_half_width"] for r in one)
     return f"""## Kind, size, source of x_s, s
 
-{provenance(content, "fewjump.experiment.text_ablation")}
+{provenance(content, "experiments.text_ablation")}
 
 {content["data"]}; every variant has {content["steps"]} optimiser steps from the same teacher, {seeds} seed(s). First
 the exact −log p of unseen names in **one** evaluation, in nats per token (for `latent` a bound;

@@ -24,11 +24,11 @@ import torch
 import torch.distributed as dist
 
 from fewjump.denoiser import NetworkDenoiser
-from fewjump.experiment.results import machine_facts
 from fewjump.objective import ConditionalMatching, freeze
 from fewjump.process import Absorbing
 from fewjump.schedule import LogLinear
 from fewjump.train import TrainConfig, read_metrics, train
+from fewjump.verify.results import machine_facts
 
 RESULT = Path(__file__).parent / "results" / "scale" / "two_ranks.json"
 VOCAB, LENGTH, STEPS, BATCH = 9000, 16, 20, 8

@@ -39,7 +39,7 @@ NOT_ALL_HOLDS = {"vocabulary"}
 
 
 def test_every_committed_check_has_a_name_and_holds_or_says_so(page: ModuleType) -> None:
-    from fewjump.experiment.checks import CHECKS
+    from fewjump.verify.checks import CHECKS
 
     text = page.PAGE.read_text(encoding="utf-8")
     for stem, check, facts in page.results():

@@ -20,9 +20,9 @@ from checkpoint import written as w
 from fewjump import cli
 from fewjump.checkpoint import CheckpointError
 from fewjump.checkpoint.families import FAMILIES
-from fewjump.experiment import saved_model
-from fewjump.experiment.checks import CHECKS, run_check
 from fewjump.reading import FamilyName, ReadingOptions, reading_values
+from fewjump.verify import saved_model
+from fewjump.verify.checks import CHECKS, run_check
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "originals"
 QUICK = ["--steps", "1", "--batch-size", "2", "--no-progress", "--device", "cpu"]
@@ -61,7 +61,7 @@ def test_the_options_are_one_definition_and_reach_every_verb() -> None:
         options = importlib.import_module(f"fewjump.commands.{verb}").Options
         assert issubclass(options, ReadingOptions), verb
     for name in CHECKS:
-        options = importlib.import_module(f"fewjump.experiment.{name.replace('-', '_')}").Options
+        options = importlib.import_module(f"fewjump.verify.{name.replace('-', '_')}").Options
         takes = "model" in {field.name for field in dataclasses.fields(options)}
         assert issubclass(options, ReadingOptions) == takes, name
 

@@ -53,15 +53,15 @@ def run(options: Options) -> int:
         torch.set_num_threads(options.threads)
     out = options.out or Path(f"demo-{options.kind}")
     if options.kind == "digits":
-        from fewjump.experiment.demo_digits import run_demo
+        from fewjump.demo.digits import run_demo
 
         report = run_demo(out, seed=options.seed, quick=options.quick)
     elif options.kind == "text":
-        from fewjump.experiment.demo_text import run_demo
+        from fewjump.demo.text import run_demo
 
         report = run_demo(out, data=options.data, seed=options.seed, quick=options.quick)
     else:
-        from fewjump.experiment.demo_markov import run_demo
+        from fewjump.demo.markov import run_demo
 
         report = run_demo(out, seed=options.seed, quick=options.quick)
     print(f"report: {report}")

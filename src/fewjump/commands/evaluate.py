@@ -75,8 +75,8 @@ class Options(DocumentOptions, ReadingOptions, Subject):
 
 def run(options: Options) -> int:
     from fewjump.commands.models import open_data_like, open_models
-    from fewjump.experiment.results import machine_facts
     from fewjump.report import write_results
+    from fewjump.verify.results import machine_facts
 
     if not options.paths:
         raise ValueError("name at least one run or saved model")

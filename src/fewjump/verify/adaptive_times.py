@@ -1,0 +1,217 @@
+"""Times and weights that adapt, against uniform ones, at equal cost and over three seeds.
+
+``grids``: the fitted grid against uniform, cosine and log-linear ones at equal numbers of
+evaluations, with teachers that need no training: an enumerated joint (output law exact) and the
+reference Markov chain (sampled). ``training``: ways to draw and weigh times in conditional
+matching at equal optimiser steps, for a free table on an enumerated joint whose teacher errs more
+the noisier its input (exact KLs; no network).
+
+Run as ``python -m fewjump.verify.adaptive_times``. Finished rows are kept in
+``runs/adaptive-times`` and not computed again.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from fewjump.demo.markov_curve import bigram_interval
+from fewjump.evaluate.exact import data_law, kl
+from fewjump.objective import ConditionalMatching, TimeSampling
+from fewjump.problem import EnumeratedJoint
+from fewjump.problem.examples import reference_markov_chain
+from fewjump.process import Absorbing, Process, Uniform
+from fewjump.random import generator_for
+from fewjump.sampler import GRIDS, exact_output_law, fitted_grid, interval_costs
+from fewjump.sampler import run as draw
+from fewjump.sampler.grid import time_grid
+from fewjump.schedule import LogLinear
+from fewjump.train import TrainConfig, train
+from fewjump.verify.enumeration import random_joint
+from fewjump.verify.results import Experiment, remembered
+from fewjump.verify.table_student import TableStudent, make_world, output_kl, posterior_kl
+from fewjump.verify.verdicts import compare
+
+SEEDS = (0, 1, 2)
+TRAINING_STEPS = 200
+STEPS = (2, 4, 8)
+RUNS = Path("runs/adaptive-times")
+CHOICES = (*GRIDS, "fitted")
+
+
+def families(vocab_size: int) -> dict[str, Process]:
+    """Uniform noise and masks on the log-linear schedule."""
+    return {
+        "uniform": Uniform(vocab_size, LogLinear()),
+        "masked": Absorbing(vocab_size + 1, LogLinear()),
+    }
+
+
+def joint_grids(seed: int, samples: int = 4096) -> list[dict[str, Any]]:
+    """Exact output KL, nats, of the exact product teacher on every grid: a joint of 4³ states."""
+    rows = []
+    problem = EnumeratedJoint(random_joint(4, 3, seed))
+    x0 = problem.sample(samples, generator_for(seed, 1))
+    for family, process in families(4).items():
+        teacher, law = problem.denoiser(process), data_law(problem)
+        for steps in STEPS:
+            fit = fitted_grid(
+                teacher,
+                x0,
+                steps,
+                samples=samples,
+                candidates=16,
+                batch_size=samples,
+                generator=seed,
+            )
+            for name in CHOICES:
+                grid = fit.times if name == "fitted" else name
+                value = kl(law, exact_output_law(teacher, steps, grid=grid))
+                rows.append(_row("joint", family, name, steps, seed, value, value, value))
+            rows[-1] |= {
+                "times": fit.times.tolist(),
+                "saving": fit.saving,
+                "saving_error": fit.saving_error,
+            }
+    return rows
+
+
+def chain_grids(seed: int, samples: int = 2048, fitted_to: int = 64) -> list[dict[str, Any]]:
+    """Bigram total variation of samples of the exact product teacher: a chain of 32 tokens."""
+    rows = []
+    chain = reference_markov_chain(32)
+    x0 = chain.sample(fitted_to, generator_for(seed, 2))
+    for family, process in families(chain.vocab_size).items():
+        teacher = chain.denoiser(process)
+        # One table serves every number of steps: 16 equal intervals hold all uniform grids.
+        candidates = [k / 16 for k in range(17)]
+        table = interval_costs(teacher, x0, candidates, seed)
+        for steps in STEPS:
+            times = table.best(steps)
+            for name in CHOICES:
+                grid = times if name == "fitted" else time_grid(name, steps, process.schedule)
+                result = draw(teacher, samples, None, grid=grid, generator=seed, batch_size=1024)
+                value, low, high = bigram_interval(chain, result.samples, seed, 50)
+                rows.append(_row("chain", family, name, steps, seed, value, low, high))
+            saved = table.total(time_grid("uniform", steps, process.schedule)) - table.total(times)
+            rows[-1] |= {"times": times.tolist(), "saving": float(saved.mean())}
+    return rows
+
+
+def ways(steps: int) -> dict[str, TimeSampling | None]:
+    """The choices of training times that are compared, for a training of ``steps``."""
+    return {
+        "uniform": None,
+        "importance": TimeSampling(importance=True),
+        "importance pairs": TimeSampling(importance=True, gap_bins=4),
+        "learned weight": TimeSampling(learned_weight=True),
+        "gap doubling": TimeSampling(curriculum="doubling", curriculum_steps=steps),
+        "gap halving": TimeSampling(curriculum="halving", curriculum_steps=steps),
+    }
+
+
+def training_choices(seed: int, steps: int = TRAINING_STEPS) -> list[dict[str, Any]]:
+    """Students of one seed: what they miss of the exact posterior, and in 4 steps, in nats."""
+    world = make_world("uniform", 1.0, seed)
+    data = world.problem.sample(20_000, generator_for(seed, 3))
+    rows = []
+    for name, times in ways(steps).items():
+        student = TableStudent(world.process)
+        config = TrainConfig(
+            steps=steps, batch_size=128, lr=0.1, ema=0.95, seed=seed, monitor=False, log_every=100
+        )
+        objective = ConditionalMatching("forward", times=times)
+        result = train(student, objective, data, config, teacher=world.teacher, label=name)
+        model = result.averaged()
+        for problem, value, sampled in (
+            ("posterior", posterior_kl(world, model), 0),
+            ("output", output_kl(world, model, 4), 4),
+        ):
+            rows.append(_row(problem, "uniform", name, sampled, seed, value, value, value))
+    return rows
+
+
+def _row(
+    problem: str, family: str, choice: str, steps: int, seed: int, value: float, *ends: float
+) -> dict[str, Any]:
+    return {
+        "problem": problem,
+        "process": family,
+        "student": choice,
+        "steps": steps,
+        "seed": seed,
+        "loss": value,
+        "loss_low": ends[0],
+        "loss_high": ends[1],
+    }
+
+
+def against_uniform(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Every choice against ``uniform``, by problem, process and number of steps."""
+    found = []
+    places = sorted({(r["problem"], r["process"], r["steps"]) for r in rows})
+    for problem, process, steps in places:
+        here = [
+            r for r in rows if (r["problem"], r["process"], r["steps"]) == (problem, process, steps)
+        ]
+        base = [r["loss"] for r in here if r["student"] == "uniform"]
+        for name in dict.fromkeys(r["student"] for r in here):
+            if name == "uniform":
+                continue
+            verdict = compare(here, (name, steps), ("uniform", steps), "loss")
+            found.append(
+                {
+                    "problem": problem,
+                    "process": process,
+                    "steps": steps,
+                    "choice": name,
+                    "uniform": sum(base) / len(base),
+                    "difference": verdict.difference,
+                    "low": verdict.low,
+                    "high": verdict.high,
+                    "better": verdict.better,
+                    "worse": verdict.low > 0,
+                }
+            )
+    return found
+
+
+def collect(
+    parts: Iterable[tuple[str, Callable[[int], list[dict[str, Any]]]]],
+    runs: Path,
+    **settings: Any,
+) -> list[dict[str, Any]]:
+    """Rows of every part and seed, those that are finished with the settings from ``runs``."""
+    rows = []
+    for seed in SEEDS:
+        for name, measure in parts:
+            path = runs / f"{name}-{seed}" / "rows.json"
+            about = {"seed": seed, **settings}
+            rows += remembered(path, about, lambda m=measure, s=seed: m(s))
+    return rows
+
+
+def main() -> None:
+    def add(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--runs", type=Path, default=RUNS, help="folder of finished rows")
+
+    run = Experiment("adaptive_times", add=add)
+    rows = collect([("joint", joint_grids), ("chain", chain_grids)], run.options.runs)
+    # A way that is added later must not be missed among rows that were finished before.
+    parts = [("training", training_choices)]
+    trained = collect(parts, run.options.runs, ways=list(ways(TRAINING_STEPS)))
+    run.save(
+        {
+            "grids": rows,
+            "grids_against_uniform": against_uniform(rows),
+            "training_steps": TRAINING_STEPS,
+            "training": trained,
+            "training_against_uniform": against_uniform(trained),
+        }
+    )
+
+
+if __name__ == "__main__":
+    main()
