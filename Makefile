@@ -7,7 +7,7 @@ DEMO ?= digits
 OUT ?= demo-$(DEMO)
 EXTRAS ?= eval,dev
 
-.PHONY: help install demo test lint format wheel clean
+.PHONY: help install demo test lint format docs wheel clean
 
 help:
 	@echo 'make demo               train, distil, sample and compare; writes $(OUT)/report.html'
@@ -15,6 +15,7 @@ help:
 	@echo 'make test               the test suite (two processes)'
 	@echo 'make lint               ruff and pyright'
 	@echo 'EXTRAS=…                what is installed beside the core: $(EXTRAS)'
+	@echo 'make docs               the documentation as a site in build/site'
 	@echo 'make wheel              build dist/*.whl'
 	@echo 'make clean              remove the virtual environment and build products'
 
@@ -40,6 +41,10 @@ lint: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 wheel: $(STAMP)
 	rm -rf dist

@@ -1,0 +1,1 @@
+"""The named checks of ``fewjump verify`` and the identities that it enumerates."""
