@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from fewjump import cli
 from fewjump.checkpoint import load
@@ -112,3 +113,165 @@ def test_a_narrow_type_refuses_what_it_cannot_hold() -> None:
     for wrong in (256, -1):
         with pytest.raises(ValueError, match=f"{wrong}.* do not fit uint8"):
             narrowed(np.array([3, wrong]), np.dtype(np.uint8))
+
+
+# -- the frame ----------------------------------------------------------------------------------
+
+
+def framed(closing: str = "[SEP]") -> Any:
+    out = words()
+    out.post_processor = tokenizers.processors.TemplateProcessing(
+        single=f"[CLS] $A {closing}".strip(), special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return out
+
+
+@pytest.mark.parametrize("direction", ["left", "right"])
+def test_padding_and_truncation_of_a_call_do_not_hide_the_frame(direction: str) -> None:
+    out = framed()
+    out.enable_truncation(3)
+    out.enable_padding(direction=direction, length=50, pad_id=0, pad_token="[PAD]")
+    vocabulary = TokenizerVocabulary.from_tokenizer(out)
+    assert vocabulary.frame == ((2,), (3,))
+    assert len(vocabulary.encode(" ".join(WORDS))) == len(WORDS)
+    assert out.padding is not None, "the tokenizer that was given is left as it was"
+
+
+@pytest.mark.parametrize(
+    ("closing", "frame"),
+    [("", ((2,), ())), ("[SEP] [SEP]", ((2,), (3, 3))), ("[CLS]", ((2,), (2,)))],
+)
+def test_frames_of_other_templates(closing: str, frame: Any) -> None:
+    assert TokenizerVocabulary.from_tokenizer(framed(closing)).frame == frame
+
+
+@pytest.mark.parametrize("unknown", [None, "[CLS]"])
+def test_a_frame_is_found_without_a_letter_a(unknown: str | None) -> None:
+    """No probe is a word, or every probe is unknown and looks like the frame."""
+    vocab = {"[CLS]": 0, "[SEP]": 1, "xyzzy": 2}
+    model = tokenizers.models.WordLevel(vocab, unk_token=unknown or "[NONE]")
+    out = tokenizers.Tokenizer(model)
+    out.add_special_tokens(["[CLS]", "[SEP]"])
+    out.post_processor = tokenizers.processors.BertProcessing(("[SEP]", 1), ("[CLS]", 0))
+    assert TokenizerVocabulary.from_tokenizer(out).frame == ((0,), (1,))
+
+
+def byte_level() -> Any:
+    from tokenizers import decoders, models, pre_tokenizers, processors, trainers
+
+    out = tokenizers.Tokenizer(models.BPE())
+    out.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    out.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=["<s>", "</s>", "<mask>", "<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    out.train_from_iterator([" ".join(WORDS)] * 9, trainer)
+    template = processors.TemplateProcessing(
+        single="<s> $A </s> </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
+    )
+    out.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=True), template])
+    return out
+
+
+def test_the_frame_of_a_byte_level_tokenizer() -> None:
+    vocabulary = TokenizerVocabulary.from_tokenizer(byte_level())
+    assert vocabulary.frame == ((0,), (1, 1))
+
+
+# -- documents are text -------------------------------------------------------------------------
+
+QUOTE = "the [MASK] cat [PAD] sat [CLS][SEP] on"
+
+
+@pytest.mark.parametrize("splitter", ["Whitespace", "WhitespaceSplit"])
+def test_special_tokens_in_a_document_are_text(splitter: str, tmp_path: Path) -> None:
+    """Also where a tokenizer takes the whole word for a token of its vocabulary."""
+    out = framed()
+    out.pre_tokenizer = getattr(tokenizers.pre_tokenizers, splitter)()
+    vocabulary = TokenizerVocabulary.from_tokenizer(out)
+    row = vocabulary.encode(QUOTE).tolist()
+    assert set(row) & set(vocabulary.special) == {1}
+    assert [token for token in row if token > 4] == [5, 6, 7, 8]
+    assert [each.tolist() for each in vocabulary.encode_batch([QUOTE, "", "cat"])] == [row, [], [6]]
+    data = load_data(lines(tmp_path, [QUOTE] * 9), 40, vocabulary=out, packing="documents")
+    assert data.train[0].tolist() == [2, *row, 3, *[0] * (38 - len(row))]
+
+
+def test_special_tokens_that_bytes_can_spell_come_back() -> None:
+    vocabulary = TokenizerVocabulary.from_tokenizer(byte_level())
+    text = "the <mask> cat <|endoftext|></s> sat"
+    assert vocabulary.decode(vocabulary.encode(text))[0].strip() == text
+
+
+def test_an_added_token_that_is_not_marked_special_is_text_too() -> None:
+    out = words(special=["[UNK]", "[PAD]"])
+    out.add_tokens([tokenizers.AddedToken("[MASK]", lstrip=True)])
+    vocabulary = TokenizerVocabulary.from_tokenizer(out)
+    assert vocabulary.mask == out.token_to_id("[MASK]")
+    assert vocabulary.encode("the [MASK] cat")[[0, -1]].tolist() == [5, 6]
+    assert vocabulary.mask not in vocabulary.encode("the [MASK] cat")
+
+
+def test_a_special_token_of_one_letter_in_a_document_is_refused() -> None:
+    out = words(special=["[UNK]", "[MASK]", "#"])
+    from transformers import PreTrainedTokenizerFast
+
+    whole = PreTrainedTokenizerFast(tokenizer_object=out, unk_token="[UNK]", pad_token="#")
+    vocabulary = TokenizerVocabulary.from_tokenizer(whole)
+    with pytest.raises(ValueError, match=r"a text holds '#'.*special token '#'; replace it"):
+        vocabulary.encode("the # cat")
+
+
+def test_a_word_that_a_tokenizer_without_unknown_cannot_read_is_refused() -> None:
+    model = tokenizers.models.WordLevel({"the": 0}, unk_token="[UNK]")
+    vocabulary = TokenizerVocabulary.from_tokenizer(tokenizers.Tokenizer(model))
+    with pytest.raises(ValueError, match="the tokenizer cannot read this text"):
+        vocabulary.encode("cat")
+
+
+# -- padding that is another token too ----------------------------------------------------------
+
+
+def gpt2() -> Any:
+    """As GPT-2's: one token ends a text and fills it up."""
+    return words(special=["[UNK]", "[MASK]", "<|endoftext|>"])
+
+
+def test_a_separator_is_never_hidden_as_padding(tmp_path: Path) -> None:
+    vocabulary = TokenizerVocabulary.from_tokenizer(gpt2())
+    assert (vocabulary.separator, vocabulary.padding_token) == (2, None)
+    gpt2().save(str(tmp_path / "tok.json"))
+    path = lines(tmp_path, ["the cat", "sat on a mat", "dog"] * 9)
+    words = ["train", "--data", str(path), "--tokenizer", str(tmp_path / "tok.json")]
+    words += ["--length", "6", "--hidden", "8", "--blocks", "1", "--heads", "2", "--steps", "2"]
+    words += ["--batch-size", "2", "--no-progress", "--device", "cpu"]
+    for packing in ("stream", "documents", "fit"):
+        out = tmp_path / packing
+        assert cli.main([*words, "--packing", packing, "--out", str(out)]) == cli.OK
+        model = load(out / "model")
+        assert model.padding is None
+        assert 2 in model.process.kept
+        tokens = torch.tensor([[5, 6, 2, 1, 8, 9], [5, 6, 5, 1, 8, 9]])
+        law = model(tokens, torch.full((2,), 0.5))
+        assert not torch.equal(*law.marginals()[:, 3]), "the network sees the separator"
+
+
+def test_rows_without_padding_are_filled_with_the_separator(tmp_path: Path) -> None:
+    path = lines(tmp_path, ["the cat", "sat on a mat", "dog"] * 9)
+    whole = load_data(path, 6, vocabulary=gpt2(), packing="documents")
+    assert whole.train[0].tolist() == [5, 6, 2, 2, 2, 2]
+    fitted = load_data(path, 6, vocabulary=gpt2(), packing="fit")
+    assert (fitted.all() != 0).all()
+
+
+@pytest.mark.parametrize("same", ["[UNK]", "[MASK]", "[SEP]"])
+def test_padding_that_must_be_seen_is_no_padding(same: str) -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    out = PreTrainedTokenizerFast(
+        tokenizer_object=framed(), unk_token="[UNK]", mask_token="[MASK]", pad_token=same
+    )
+    assert TokenizerVocabulary.from_tokenizer(out).padding_token is None

@@ -75,7 +75,10 @@ def corpus(
         vocabulary = TokenizerVocabulary.from_tokenizer(vocabulary)
     packing = packing or "stream"
     opening, closing = vocabulary.frame
-    shape = Shape(length, opening, closing, vocabulary.separator, vocabulary.padding_token)
+    padding = vocabulary.padding_token
+    # A separator is kept by noise and seen by networks, wherever it stands.
+    fill = vocabulary.separator if padding is None else padding
+    shape = Shape(length, opening, closing, vocabulary.separator, fill)
 
     def pieces() -> Iterable[np.ndarray]:
         texts = documents()
