@@ -20,6 +20,11 @@ _MAX_PROBES = 1024
 _MAX_UNUSED = 1 << 20
 
 
+def is_hub(source: Any) -> bool:
+    """Whether a name is one of the hub."""
+    return str(source).startswith(HUB)
+
+
 def open_tokenizer(source: Any, trust_remote_code: bool = False) -> Any:
     """A tokenizer from a folder, the hub or a ``tokenizer.json``; an object is left as it is.
 
@@ -35,8 +40,12 @@ def open_tokenizer(source: Any, trust_remote_code: bool = False) -> Any:
     if isinstance(source, str | Path):
         path = Path(source)
         if path.is_file() and path.suffix == ".json":
-            return tokenizers().Tokenizer.from_file(str(path))
-        if not path.exists() and not str(source).startswith(HUB):
+            backend = tokenizers().Tokenizer
+            try:
+                return backend.from_str(path.read_text(encoding="utf-8-sig"))
+            except Exception as error:  # The package raises no class of its own.
+                raise ValueError(f"{path} is no tokenizer.json: {error}") from error
+        if not path.exists() and not is_hub(source):
             raise FileNotFoundError(
                 f"there is no tokenizer at {path}; for one of the hub say {HUB}{source}"
             )

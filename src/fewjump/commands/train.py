@@ -29,8 +29,8 @@ class Subject:
     """What to learn, and with which network."""
 
     data: str = "digits"
-    """digits, text (Python's own documentation), a text file, documents (.jsonl, .parquet, a data
-    set's folder, hf:owner/name), or an array of tokens (.npy, .bin)."""
+    """digits, text (Python's own documentation), a text file, documents (.jsonl, .json, .csv, .tsv,
+    .parquet, a data set's folder, hf:owner/name), or an array of tokens (.npy, .bin)."""
 
     out: Path = Path("runs/teacher")
     """Folder of the run."""

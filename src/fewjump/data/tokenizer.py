@@ -101,8 +101,9 @@ class TokenizerVocabulary(Vocabulary):
         return torch.from_numpy(self.encode_batch([value])[0])
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        backend = self.backend
         try:
-            found = self.backend.encode_batch(list(texts), add_special_tokens=False)
+            found = backend.encode_batch(list(texts), add_special_tokens=False)
         except Exception as error:  # The package raises no class of its own.
             raise ValueError(f"the tokenizer cannot read this text: {error}") from error
         reserved = self._reserved
