@@ -6,9 +6,11 @@ import errno
 import hashlib
 import json
 import os
+import tempfile
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -67,10 +69,11 @@ def cached_tokens(
         pieces: returns the tokens in pieces, from the start, at each call.
         folder: where the file is kept. By default ``.fewjump-cache`` beside the source, or in the
             working directory for the hub; where nothing may be written there, ``fewjump`` in
-            ``$XDG_CACHE_HOME``, which is ``~/.cache`` by default.
+            ``$XDG_CACHE_HOME``, which is ``~/.cache`` by default; where nothing may be written
+            there either, in a temporary file, for this run, with a warning.
 
     Raises:
-        PermissionError: if nothing can be written in any of them.
+        PermissionError: if nothing can be written in ``folder``.
     """
     told = json.dumps([_VERSION, identity], sort_keys=True).encode()
     seal = hashlib.sha256(told).digest()
@@ -87,10 +90,18 @@ def cached_tokens(
             if made is None:
                 raise RuntimeError(f"{place / name} was not written whole; is the disk sound?")
             return made
-    raise PermissionError(
-        f"the tokens of {source} can be kept in none of {', '.join(map(str, folders))}; name a "
-        "folder that can be written: --cache, cache_folder="
+    if folder is not None:
+        raise PermissionError(f"nothing can be written in {folder}; name another --cache folder")
+    warnings.warn(
+        f"the tokens of {source} are made for this run only: nothing can be written in "
+        f"{' or '.join(map(str, folders))}; name a folder for them with --cache (cache_folder=)",
+        stacklevel=2,
     )
+    with tempfile.TemporaryFile() as file:
+        start, count = _fill(file, token_dtype(vocab_size), pieces, seal)
+        if not count:
+            return np.empty(0, token_dtype(vocab_size))
+        return np.memmap(file, token_dtype(vocab_size), "r", start, (count,))
 
 
 def default_folders(source: str | Path) -> list[Path]:
@@ -133,21 +144,29 @@ def _write(
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            # The header says how many tokens follow, which only the end of the file tells: it is
-            # written twice, in the same room (NumPy pads the shape to leave it).
-            header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False}
-            np.lib.format.write_array_header_1_0(file, {**header, "shape": (0,)})
-            start = file.tell()
-            for piece in pieces():
-                narrowed(piece, dtype).tofile(file)
-            count = (file.tell() - start) // dtype.itemsize
-            file.write(seal)
-            file.seek(0)
-            np.lib.format.write_array_header_1_0(file, {**header, "shape": (count,)})
-            if file.tell() != start:
-                raise RuntimeError("NumPy's header changed its length; please report this")
-            file.flush()
+            _fill(file, dtype, pieces, seal)
             os.fsync(file.fileno())
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _fill(
+    file: IO[bytes], dtype: np.dtype, pieces: Callable[[], Iterable[np.ndarray]], seal: bytes
+) -> tuple[int, int]:
+    """Write a header, the tokens and the seal; returns where the tokens begin, and how many."""
+    # The header says how many tokens follow, which only the end of the file tells: it is written
+    # twice, in the same room (NumPy pads the shape to leave it).
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False}
+    np.lib.format.write_array_header_1_0(file, {**header, "shape": (0,)})
+    start = file.tell()
+    for piece in pieces():
+        file.write(narrowed(piece, dtype).tobytes())
+    count = (file.tell() - start) // dtype.itemsize
+    file.write(seal)
+    file.seek(0)
+    np.lib.format.write_array_header_1_0(file, {**header, "shape": (count,)})
+    if file.tell() != start:
+        raise RuntimeError("NumPy's header changed its length; please report this")
+    file.flush()
+    return start, count

@@ -98,7 +98,8 @@ def _open(path: Path) -> np.ndarray:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-        said = "an array of Python objects" if "allow_pickle" in str(error) else str(error)
+        objects = any(word in str(error) for word in ("allow_pickle", "Python objects"))
+        said = "an array of Python objects" if objects else str(error)
         raise ValueError(
             f"{path} is not a plain NumPy array (.npy): {said}; save one of integers"
         ) from error
@@ -124,7 +125,7 @@ def _open_raw(path: Path, bits: TokenBits | None, vocab_size: int | None) -> np.
     if found is not None:
         raise ValueError(f"{path} is {found}, not raw numbers; save the tokens as .npy")
     start, told = _header(path)
-    if bits is None and told is None and (index := path.with_suffix(".idx")).is_file():
+    if told is None and (index := path.with_suffix(".idx")).is_file():
         told = _index_bits(index)
     if bits is not None and told not in (None, bits):
         raise ValueError(f"{path} says that its tokens have {told} bits, not {bits}; leave it out")
