@@ -19,6 +19,7 @@ from fewjump.commands.documents import (
     KnownOptions,
     TokenizerOption,
     document_values,
+    refuse_without_data,
 )
 from fewjump.commands.training import TrainingOptions, is_main, training_values
 from fewjump.reading import ReadingOptions, reading_values
@@ -129,6 +130,8 @@ def run(options: Options) -> int:
     from fewjump.commands.models import open_data_like, open_model
     from fewjump.data.load import DEFAULT_LENGTH
 
+    if options.data is None:
+        refuse_without_data(options)
     teacher = open_model(
         options.teacher, tokenizer=options.tokenizer, reading=reading_values(options)
     )

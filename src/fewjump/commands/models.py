@@ -146,8 +146,7 @@ def open_data_like(
         ValueError: if the data are of another kind, or the length is not the model's.
     """
     from fewjump.data import Characters, TokenizerVocabulary, load_data
-    from fewjump.data.documents import is_documents
-    from fewjump.data.load import ARRAYS, BUILTIN
+    from fewjump.data.load import BUILTIN, kind_of
 
     own = model.denoiser.length
     if own is not None and length not in (None, own):
@@ -155,15 +154,20 @@ def open_data_like(
     length = own if length is None else length
     vocabulary = model.vocabulary
     alphabet = None
-    arrays = Path(source).suffix in ARRAYS or kind == "tokens"
-    in_documents = kind == "documents" or (kind == "auto" and is_documents(source))
-    if arrays or in_documents or isinstance(vocabulary, TokenizerVocabulary):
-        return load_data(source, length, kind=kind, vocabulary=vocabulary, **documents)
-    if isinstance(vocabulary, Characters) and source not in BUILTIN and kind != "tokens":
-        alphabet = vocabulary.symbols.replace(vocabulary.padding or "", "")
-        kind = "lines" if vocabulary.padding and kind == "auto" else kind
-    elif vocabulary.name == "bytes" and kind == "auto":
-        kind = "bytes"
+    built_in = source in BUILTIN and not Path(source).is_file()
+    if not built_in:
+        in_words = isinstance(vocabulary, TokenizerVocabulary)
+        found = kind_of(source, kind, in_words)
+        if found in ("tokens", "documents") or in_words:
+            return load_data(source, length, kind=found, vocabulary=vocabulary, **documents)
+        if isinstance(vocabulary, Characters):
+            alphabet = None if found == "bytes" else vocabulary.symbols
+            if vocabulary.padding and kind == "auto":
+                kind = "lines"
+            if vocabulary.padding and alphabet is not None:
+                alphabet = alphabet.replace(vocabulary.padding, "")
+        elif vocabulary.name == "bytes" and kind == "auto":
+            kind = "bytes"
     data = load_data(source, length, kind=kind, alphabet=alphabet, **documents)
     if data.vocabulary != vocabulary:
         raise ValueError(

@@ -8,7 +8,7 @@ from typing import Literal
 
 from fewjump.commands.arguments import save_options
 from fewjump.commands.choices import DataKindName
-from fewjump.commands.documents import DocumentOptions, document_values
+from fewjump.commands.documents import DocumentOptions, document_values, refuse_without_data
 from fewjump.commands.training import TrainingOptions, is_main, training_values
 from fewjump.reading import ReadingOptions, reading_values
 
@@ -98,6 +98,8 @@ def run(options: Options) -> int:
     from fewjump.commands.models import open_data_like, open_models
     from fewjump.refinement import refine
 
+    if options.data is None:
+        refuse_without_data(options)
     student, teacher = open_models(
         [options.student, options.teacher], reading=reading_values(options)
     )

@@ -29,8 +29,8 @@ class Subject:
     """What to learn, and with which network."""
 
     data: str = "digits"
-    """digits, text (Python's own documentation), a text file, documents (.jsonl, .parquet, a data
-    set's folder, hf:owner/name), or an array of tokens (.npy, .bin)."""
+    """digits, text (Python's own documentation), a text file, documents (.jsonl, .json, .csv, .tsv,
+    .parquet, a data set's folder, hf:owner/name), or an array of tokens (.npy, .bin)."""
 
     out: Path = Path("runs/teacher")
     """Folder of the run."""
@@ -130,7 +130,8 @@ def process_for(options: Options, data: Dataset) -> Process:
     vocabulary = data.vocabulary
     if isinstance(vocabulary, TokenizerVocabulary):
         mask = vocabulary.mask
-        special = set(vocabulary.special)
+        # The loss teaches nothing of a number that no token has, so that samples could hold it.
+        special = {*vocabulary.special, *vocabulary.unused}
         return build(special if options.process == "uniform" else special - {mask}, mask)
     if not options.variable_length:
         return build()
