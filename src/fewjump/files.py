@@ -14,11 +14,12 @@ import shutil
 import uuid
 import zlib
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_KEPT = " (what was there before is kept; make room and run the same again)"
 # How safetensors, which is written in Rust, tells what the system said.
 _RUST = re.compile(r"\(os error (\d+)\)")
 
@@ -126,6 +127,20 @@ def check_replaceable(path: Path, known: Collection[str]) -> None:
     check_writable(path)
 
 
+@contextmanager
+def folder_made(folder: Path) -> Iterator[None]:
+    """Make a folder and those that it is in; those still empty after the block are removed."""
+    made = [one for one in (folder, *folder.parents) if not one.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        # Only empty folders can be removed like this.
+        with suppress(OSError):
+            for one in made:
+                one.rmdir()
+
+
 def check_writable(folder: Path) -> None:
     """Raise if files cannot be made in a folder, or the folder, if it is not there yet.
 
@@ -207,12 +222,15 @@ def naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
     except Exception as error:
         for cause in _causes(error):
             number, name = _what_system_said(cause)
+            if number is None and isinstance(cause, OSError):
+                # NumPy says how much was written, and not why no more.
+                raise OSError(f"{path}: {cause}{_KEPT}") from error
             about = name is not None and temporary is not None and _is_in(name, temporary)
             if number is None or not (about or number in _NO_ROOM):
                 continue
             said = os.strerror(number)
             if number in _NO_ROOM:
-                said += " (what was there before is kept; make room and run the same again)"
+                said += _KEPT
             if about:
                 assert name is not None
                 path = path / os.path.relpath(name, temporary)

@@ -9,11 +9,11 @@ import platform
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime
 from pathlib import Path
 
-from fewjump.files import check_writable
+from fewjump.files import check_writable, folder_made
 
 NOTE_FILE = ".writer.json"
 
@@ -50,42 +50,28 @@ def sole_writer(place: Path) -> Iterator[None]:
         return
     if place.is_file():
         check_writable(place.parent)
-        made, note = [], place.with_name(f".{place.name}{NOTE_FILE}")
+        made, note = nullcontext(), place.with_name(f".{place.name}{NOTE_FILE}")
     else:
         check_writable(place)
-        made, note = _make(place), place / NOTE_FILE
-    descriptor = os.open(place, os.O_RDONLY)
-    try:
-        if key in _held or not _lock(descriptor, place):
-            raise BusyError(_busy(place, note))
-        _held[key] = threading.get_ident()
-        now = datetime.now().astimezone().isoformat(timespec="seconds")
-        holder = {"host": platform.node(), "pid": os.getpid(), "since": now}
-        # A courtesy to others: a disk that is full is told of where it matters.
-        with suppress(OSError):
-            note.write_text(json.dumps(holder) + "\n", encoding="utf-8")
+        made, note = folder_made(place), place / NOTE_FILE
+    with made:
+        descriptor = os.open(place, os.O_RDONLY)
         try:
-            yield
+            if key in _held or not _lock(descriptor, place):
+                raise BusyError(_busy(place, note))
+            _held[key] = threading.get_ident()
+            now = datetime.now().astimezone().isoformat(timespec="seconds")
+            holder = {"host": platform.node(), "pid": os.getpid(), "since": now}
+            # A courtesy to others: a disk that is full is told of where it matters.
+            with suppress(OSError):
+                note.write_text(json.dumps(holder) + "\n", encoding="utf-8")
+            try:
+                yield
+            finally:
+                del _held[key]
+                note.unlink(missing_ok=True)
         finally:
-            del _held[key]
-            note.unlink(missing_ok=True)
-    finally:
-        # Only empty folders can be removed like this.
-        with suppress(OSError):
-            for one in made:
-                one.rmdir()
-        os.close(descriptor)
-
-
-def _make(folder: Path) -> list[Path]:
-    """Make a folder; those that were not there, the innermost first."""
-    made = []
-    for place in (folder, *folder.parents):
-        if place.exists():
-            break
-        made.append(place)
-    folder.mkdir(parents=True, exist_ok=True)
-    return made
+            os.close(descriptor)
 
 
 def _lock(descriptor: int, place: Path) -> bool:

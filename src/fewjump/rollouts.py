@@ -10,6 +10,8 @@ from __future__ import annotations
 import io
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +24,15 @@ from fewjump.checkpoint.plain import plain
 from fewjump.data import Vocabulary
 from fewjump.data.cache import token_dtype
 from fewjump.denoiser import Denoiser
-from fewjump.files import check_file_writable, naming, write_text
+from fewjump.files import check_file_writable, folder_made, naming, write_text
 from fewjump.lock import sole_writer
 from fewjump.sampler import Sampler, get_sampler, run
 from fewjump.sampler.grid import GridSpec, check_spec
 from fewjump.sampler.trajectory import check_options
 from fewjump.train.state import weights_checksum
+
+# Of NumPy, for an array of two axes.
+_HEADER_BYTES = 128
 
 
 def rollouts(
@@ -101,40 +106,56 @@ def rollouts(
     done = _whole_rows(path if path.is_file() else part, dtype, length)
     if done > num_samples:
         raise ValueError(f"{path} holds {done} samples already, more than {num_samples}")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    notes = path.with_suffix(".json")
+    with folder_made(path.parent), _held_part(path, part, notes):
+        with part.open("r+b") as file:
+            write_text(notes, json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+            file.write(_header(dtype, num_samples, length))
+            file.truncate(file.tell() + done * length * dtype.itemsize)
+            file.seek(0, os.SEEK_END)
+            with tqdm(total=num_samples, initial=done, disable=not progress, unit="sample") as bar:
+                while done < num_samples:
+                    count = min(batch_size, num_samples - done)
+                    rows = (
+                        None if prompt is None else torch.arange(done, done + count) % len(prompt)
+                    )
+                    result = run(
+                        teacher,
+                        count,
+                        steps,
+                        method,
+                        grid,
+                        seed,
+                        length=length,
+                        batch_size=batch_size,
+                        prompt=None if prompt is None else prompt[rows],
+                        fixed=None if fixed is None else fixed[rows],
+                        first=done,
+                    )
+                    file.write(result.samples.cpu().numpy().astype(dtype).tobytes())
+                    file.flush()
+                    os.fsync(file.fileno())
+                    done += count
+                    bar.update(count)
+        part.replace(path)
+    return path
+
+
+@contextmanager
+def _held_part(path: Path, part: Path, notes: Path) -> Iterator[None]:
+    """Hold the file that samples are added to; a new one is gone again if none was added."""
+    new = not (path.is_file() or part.is_file())
     if path.is_file():
         path.replace(part)
-    with part.open("ab"):
-        pass
-    with sole_writer(part), naming(part), part.open("r+b") as file:
-        write_text(path.with_suffix(".json"), json.dumps(told, indent=1, ensure_ascii=False) + "\n")
-        file.write(_header(dtype, num_samples, length))
-        file.truncate(file.tell() + done * length * dtype.itemsize)
-        file.seek(0, os.SEEK_END)
-        with tqdm(total=num_samples, initial=done, disable=not progress, unit="sample") as bar:
-            while done < num_samples:
-                count = min(batch_size, num_samples - done)
-                rows = None if prompt is None else torch.arange(done, done + count) % len(prompt)
-                result = run(
-                    teacher,
-                    count,
-                    steps,
-                    method,
-                    grid,
-                    seed,
-                    length=length,
-                    batch_size=batch_size,
-                    prompt=None if prompt is None else prompt[rows],
-                    fixed=None if fixed is None else fixed[rows],
-                    first=done,
-                )
-                file.write(result.samples.cpu().numpy().astype(dtype).tobytes())
-                file.flush()
-                os.fsync(file.fileno())
-                done += count
-                bar.update(count)
-    part.replace(path)
-    return path
+    part.touch()
+    with sole_writer(part), naming(part):
+        try:
+            yield
+        except BaseException:
+            if new and part.stat().st_size <= _HEADER_BYTES:
+                part.unlink()
+                notes.unlink(missing_ok=True)
+            raise
 
 
 def _given(prompt: Tensor | None, fixed: Tensor | None) -> list[Any] | None:

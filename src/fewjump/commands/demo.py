@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -56,8 +58,7 @@ def run(options: Options) -> int:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     out = options.out or Path(f"demo-{options.kind}")
-    with sole_writer(out):
-        _check_same(options, out)
+    with sole_writer(out), _same_options(options, out):
         check_file_writable(out / "report.html")
         made: dict[str, Any] = {"seed": options.seed, "quick": options.quick}
         if options.kind == "digits":
@@ -76,7 +77,8 @@ def run(options: Options) -> int:
     return 0
 
 
-def _check_same(options: Options, out: Path) -> None:
+@contextmanager
+def _same_options(options: Options, out: Path) -> Iterator[None]:
     """Write down what a demo is made from; its models are taken up when it is started again.
 
     Raises:
@@ -99,3 +101,10 @@ def _check_same(options: Options, out: Path) -> None:
             f"{out} holds a demo of other options ({lines}); give another --out, or remove it"
         )
     write_text(path, json.dumps(now, indent=1, ensure_ascii=False) + "\n")
+    try:
+        yield
+    except BaseException:
+        # No model was begun.
+        if not any(one.is_dir() for one in out.iterdir()):
+            path.unlink()
+        raise

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 SHOWN_IMAGES, SHOWN_TEXTS = 24, 3
 # What an evaluation, and a report on it, leave in the folder.
-WRITTEN = ("results.json", "samples.json", "report.html")
+RESULTS, SAMPLES, PAGE = "results.json", "samples.json", "report.html"
 
 
 @dataclass
@@ -89,7 +89,7 @@ def run(options: Options) -> int:
     names = dict(zip(names_of(models), models))
     out = options.out or results_folder(options.paths[0], models[0])
     with sole_writer(out):
-        for name in WRITTEN:
+        for name in (RESULTS, SAMPLES, PAGE):
             check_file_writable(out / name)
         data = open_data_like(models[0], options.data, options.kind, **document_values(options))
         for model in models[1:]:
@@ -107,11 +107,11 @@ def run(options: Options) -> int:
         }
         if any(model.folder == out / "model" for model in models):
             facts["weights"] = checksum(out / "model" / WEIGHTS_FILE)
-        # A page of earlier results must not stay beside these.
-        for name in WRITTEN:
-            (out / name).unlink(missing_ok=True)
-        path = write_results(out / "results.json", rows, facts)
-        write_text(out / "samples.json", json.dumps(shown, ensure_ascii=False) + "\n")
+        path = write_results(out / RESULTS, rows, facts)
+        # Samples and a page of earlier results must not stay beside these.
+        (out / PAGE).unlink(missing_ok=True)
+        (out / SAMPLES).unlink(missing_ok=True)
+        write_text(out / SAMPLES, json.dumps(shown, ensure_ascii=False) + "\n")
     print(f"results: {path}\nfor a page of it: fewjump report {out}")
     return 0
 

@@ -82,7 +82,7 @@ def read_results(path: str | Path) -> tuple[list[Row], dict[str, Any]]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(
-            f"{path} is damaged ({error}); run `fewjump evaluate`, or what wrote it, again"
+            f"{path} is not valid JSON ({error}); run `fewjump evaluate`, or what wrote it, again"
         ) from error
     if isinstance(content, list):
         content = {"rows": content}

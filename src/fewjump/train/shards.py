@@ -119,7 +119,10 @@ def load_shards(folder: Path, tensors: Mapping[str, Any], world: World | None = 
         load_distributed(dict(tensors), storage_reader=reader, no_dist=alone)
     except CheckpointException as error:
         causes = "; ".join(str(cause) for cause, _ in error.failures.values())
-        raise ResumeError(f"{reader.checkpoint_id} cannot be read: {causes}") from None
+        raise ResumeError(
+            f"{reader.checkpoint_id} cannot be read: {causes}; put a copy of it back, or remove "
+            f"{folder / POINTER_FILE} to train again from the start"
+        ) from None
 
 
 class _Reader(FileSystemReader):

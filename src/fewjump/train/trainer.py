@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fewjump.denoiser.base import Denoiser
+from fewjump.files import check_readable
 from fewjump.objective.base import Metrics, Objective
 from fewjump.random import SampleStreams, fold_seed
 from fewjump.train.data import TokenData
@@ -22,7 +23,7 @@ from fewjump.train.divergence import DivergenceError, diagnosis, not_finite
 from fewjump.train.ema import ExponentialMovingAverage
 from fewjump.train.interrupt import StopRequest, TrainingInterrupted
 from fewjump.train.keeper import Keeper
-from fewjump.train.log import Progress, RunFolder
+from fewjump.train.log import METRICS_FILE, Progress, RunFolder
 from fewjump.train.monitor import Monitor
 from fewjump.train.options import FREE_OPTIONS, TrainConfig
 from fewjump.train.probe import Probe
@@ -133,6 +134,8 @@ class Trainer:
         self.objective.take_up({} if numbers is None else numbers.get("objective", {}))
         if folder is not None and self.world.is_main:
             before = _steps_before(folder)
+            if (folder / METRICS_FILE).exists():
+                check_readable(folder / METRICS_FILE)
             free = {k: getattr(self.config, k) for k in FREE_OPTIONS}
             self.files = RunFolder(folder, identity | {"free": free})
             self.files.rewind(self.step, None if numbers is None else numbers.get("logged"))
