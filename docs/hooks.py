@@ -1,7 +1,7 @@
 """What the site makes of the pages' formulas and of the docstrings' references (a mkdocs hook).
 
-Formulas between dollar signs become MathML, which browsers draw without a script. References such as
-``:class:`~fewjump.law.Law``` become links to the reference pages.
+Formulas between dollar signs become MathML, which browsers draw without a script. References such
+as ``:class:`~fewjump.law.Law``` become links to the reference pages.
 """
 
 from __future__ import annotations

@@ -117,7 +117,7 @@ def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, OSError) and error.strerror and error.filename:
         text = f"{error.strerror}: {error.filename}"
-    if not isinstance(error, (*_INPUT_ERRORS, RuntimeError)) or not text:
+    if not isinstance(error, (*_INPUT_ERRORS, RuntimeError, OSError)) or not text:
         text = f"{type(error).__name__}: {text}".rstrip(": ")
     return text
 

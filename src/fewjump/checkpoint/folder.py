@@ -4,7 +4,7 @@
     model.safetensors    the parameters, under the names of ``state_dict``
     README.md            a model card
 
-A reader finds a whole model or none (:mod:`fewjump.checkpoint.replace`).
+A reader finds a whole model or none (:mod:`fewjump.files`).
 """
 
 from __future__ import annotations
@@ -23,14 +23,22 @@ import fewjump
 from fewjump.checkpoint.card import model_card
 from fewjump.checkpoint.errors import reason
 from fewjump.checkpoint.plain import plain
-from fewjump.checkpoint.replace import check_replaceable, replacing, resolve
 from fewjump.denoiser import Denoiser, NetworkDenoiser, ScoreDenoiser, head_from_config
 from fewjump.denoiser.affordable import contents, without_memory
 from fewjump.denoiser.network import network_from_config, trunk_config
+from fewjump.files import (
+    check_readable,
+    check_replaceable,
+    resolve,
+    whole_file,
+    whole_folder,
+    write_text,
+)
 from fewjump.sampler.kept_grids import current_grids, read_grids
 
 FORMAT_VERSION = 1
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
+MODEL_FILES = (CONFIG_FILE, WEIGHTS_FILE, CARD_FILE)
 DENOISERS: dict[str, type[NetworkDenoiser] | type[ScoreDenoiser]] = {
     "network": NetworkDenoiser,
     "score": ScoreDenoiser,
@@ -73,17 +81,19 @@ def save(
     Raises:
         ValueError: if the denoiser has no configuration, if the given data is not plain, or if
             ``path`` is something other than a saved model.
+        OSError: naming the file, where the disk is full or the folder cannot be written.
     """
     path = Path(path)
     config = _describe(denoiser, vocabulary, metrics, training)
     text = json.dumps(config, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     card = model_card(path.name, denoiser, config)
     tensors = _tensors(denoiser)
-    check_replaceable(path, {CONFIG_FILE, WEIGHTS_FILE, CARD_FILE})
-    with replacing(path) as folder:
-        save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
-        (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
-        (folder / CARD_FILE).write_text(card, encoding="utf-8")
+    check_replaceable(path, MODEL_FILES)
+    with whole_folder(path) as folder:
+        with whole_file(folder / WEIGHTS_FILE) as weights:
+            save_file(tensors, weights, metadata={"format": "pt"})
+        write_text(folder / CONFIG_FILE, text)
+        write_text(folder / CARD_FILE, card)
     return path
 
 
@@ -131,6 +141,7 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> NetworkDenoise
 
     Raises:
         FileNotFoundError: if the folder or one of its files is missing.
+        PermissionError: if a file may not be read.
         ValueError: for an unknown format version or configuration, a damaged file, and for
             tensors that are missing, not expected, or of the wrong shape.
     """
@@ -139,6 +150,7 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> NetworkDenoise
     weights = folder / WEIGHTS_FILE
     if not weights.is_file():
         raise FileNotFoundError(f"{folder} has no {WEIGHTS_FILE}; copy or save the whole folder")
+    check_readable(weights)
     try:
         description = config["denoiser"]
         _check_affordable(description, weights)

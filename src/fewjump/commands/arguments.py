@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
+from fewjump.files import write_text
 from fewjump.textfile import read_text
 
 T = TypeVar("T")
@@ -92,10 +93,9 @@ def save_options(options: Any, folder: Path, without: Sequence[str] = ()) -> Pat
     """Write every option, defaults included, to ``options.yaml`` in a run's folder."""
     import yaml
 
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "options.yaml"
     text = yaml.safe_dump(as_mapping(options, without), sort_keys=False, allow_unicode=True)
-    path.write_text("# Read again with --config\n" + text, encoding="utf-8")
+    write_text(path, "# Read again with --config\n" + text)
     return path
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,7 +22,8 @@ from fewjump.commands.documents import (
     document_values,
     refuse_without_data,
 )
-from fewjump.commands.training import TrainingOptions, is_main, training_values
+from fewjump.commands.training import TrainingOptions, training_values
+from fewjump.lock import is_main
 from fewjump.reading import ReadingOptions, reading_values
 
 if TYPE_CHECKING:
@@ -125,8 +127,6 @@ class Options(
 
 def run(options: Options) -> int:
     from fewjump.api import distill
-    from fewjump.assembly import for_sampling
-    from fewjump.checkpoint import read_config, save
     from fewjump.commands.models import open_data_like, open_model
     from fewjump.data.load import DEFAULT_LENGTH
 
@@ -153,9 +153,9 @@ def run(options: Options) -> int:
     if data is None and options.known is not None:
         raise ValueError("--known shows a part of the data: give --data")
     objective = objective_of(options, matching, teacher.denoiser.process)
-    if is_main():
-        save_options(options, options.out)
-    student = distill(
+    # Without data the library is not told what the tokens mean; the teacher's folder knows.
+    teacher.denoiser.vocabulary_config = teacher.vocabulary.config()
+    distill(
         teacher.denoiser,
         data,
         student=options.student,
@@ -164,17 +164,11 @@ def run(options: Options) -> int:
         warm_start=options.warm_start,
         lora=options.lora,
         out=options.out,
+        accepted=partial(save_options, options),
         **training_values(options),
     )
-    folder = options.out / "model"
-    if not is_main():
-        return 0
-    if data is None:
-        # Without data the library was not told what the tokens mean; the teacher's folder knows.
-        config = read_config(folder)
-        student = for_sampling(student)
-        save(student, folder, vocabulary=teacher.vocabulary, training=config["training"])
-    print(f"student: {folder}")
+    if is_main():
+        print(f"student: {options.out / 'model'}")
     return 0
 
 

@@ -11,7 +11,7 @@ import tyro
 
 from fewjump.commands.choices import GridName, SamplerName
 from fewjump.commands.documents import TokenizerOption
-from fewjump.commands.sample_files import FORMATS, Writer, open_writer
+from fewjump.commands.sample_files import Writer, check_out, open_writer
 from fewjump.reading import ReadingOptions, reading_values
 
 if TYPE_CHECKING:
@@ -95,10 +95,7 @@ class Options(ReadingOptions, TokenizerOption, Subject):
 
 
 def run(options: Options) -> int:
-    if options.out is not None and options.out.suffix not in ("", *FORMATS):
-        raise ValueError(
-            f"--out must end in one of {', '.join(FORMATS)}, or name a folder; got {options.out}"
-        )
+    check_out(options.out)
     if options.scale < 1:
         raise ValueError(f"--scale must be at least 1, got {options.scale}")
     if options.keep_grid:

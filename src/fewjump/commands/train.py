@@ -16,7 +16,8 @@ from fewjump.commands.choices import (
     TeacherObjectiveName,
 )
 from fewjump.commands.documents import DocumentOptions, KnownOptions, document_values
-from fewjump.commands.training import TrainingOptions, is_main, training_values
+from fewjump.commands.training import TrainingOptions, training_values
+from fewjump.lock import is_main
 
 if TYPE_CHECKING:
     from fewjump.data import Dataset
@@ -103,14 +104,13 @@ def run(options: Options) -> int:
         **document_values(options),
     )
     process = process_for(options, data)
-    if is_main():
-        save_options(options, options.out)
     train_teacher(
         data,
         process,
         network=network_options(options, data),
         objective=data_objective(options.objective, options.known, options.known_share),
         out=options.out,
+        accepted=partial(save_options, options),
         **training_values(options),
     )
     if is_main():

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fewjump.files import read_json_lines
 from fewjump.report.axis import short
 from fewjump.report.content import (
     Chart,
@@ -161,8 +161,7 @@ def training_charts(path: str | Path, title: str, role: Role = "other") -> list[
     if not path.is_file():
         return []
     steps, losses = [], []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        record = json.loads(line)
+    for record in read_json_lines(path):
         # A loss that was not finite is recorded as null.
         if record.get("loss") is not None and "step" in record:
             steps.append(float(record["step"]))

@@ -9,6 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from fewjump.files import write_text
 from fewjump.report.axis import short
 from fewjump.report.content import (
     Chart,
@@ -56,10 +57,7 @@ def write(report: Report, path: str | Path) -> Path:
     path = Path(path)
     if path.suffix not in (".html", ".htm"):
         path = path / "report.html"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(render(report), encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, render(report))
     return path
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fewjump.files import read_json_lines
 from fewjump.report.content import Chart, Series, Table
 
 Lines = Sequence[Mapping[str, Any]]
@@ -100,4 +100,4 @@ def _lines(path: str | Path) -> list[dict[str, Any]]:
     path = path / "metrics.jsonl" if path.is_dir() else path
     if not path.is_file():
         return []
-    return [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines()]
+    return read_json_lines(path)
