@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from fewjump.checkpoint.plain import plain
 from fewjump.data import Vocabulary
-from fewjump.data.cache import token_dtype
+from fewjump.data.cache import narrowed, token_dtype
 from fewjump.denoiser import Denoiser
 from fewjump.sampler import Sampler, get_sampler, run
 from fewjump.sampler.grid import GridSpec, check_spec
@@ -113,7 +113,7 @@ def rollouts(
                     fixed=None if fixed is None else fixed[rows],
                     first=done,
                 )
-                file.write(result.samples.cpu().numpy().astype(dtype).tobytes())
+                file.write(narrowed(result.samples.cpu().numpy(), dtype).tobytes())
                 file.flush()
                 os.fsync(file.fileno())
                 done += count

@@ -13,6 +13,8 @@ MASK_SYMBOLS = ("[MASK]", "<mask>", "<|mask|>", "<|mdm_mask|>")
 PADDING_SYMBOLS = ("[PAD]", "<pad>", "<|pad|>", "<|endoftext|>")
 SEPARATOR_SYMBOLS = ("[SEP]", "</s>", "<|endoftext|>", "<|end_of_text|>")
 _PROBE = "a"
+# A row of the embedding is learned for every number, whether or not a token has it.
+_MAX_UNUSED = 1 << 20
 
 
 def open_tokenizer(source: Any, trust_remote_code: bool = False) -> Any:
@@ -58,10 +60,13 @@ def describe_tokenizer(source: Any) -> dict[str, Any]:
         source: what :func:`open_tokenizer` returns.
 
     Returns:
-        ``tokenizer`` (the content of its tokenizer.json), ``size``, ``mask``, ``padding`` (token
-        numbers or None), ``separator`` (what stands between documents, or None), ``special``
-        (numbers of all special tokens), ``opening`` and ``closing`` (those that it puts around a
-        text).
+        ``tokenizer`` (the content of its tokenizer.json), ``size`` (the largest token number + 1),
+        ``mask``, ``padding`` (token numbers or None), ``separator`` (what stands between documents,
+        or None), ``special`` (numbers of all special tokens), ``opening`` and ``closing`` (those
+        that it puts around a text), ``unused`` (the numbers below ``size`` that no token has).
+
+    Raises:
+        ValueError: for a tokenizer without tokens, or whose numbers leave out millions.
     """
     backend = getattr(source, "backend_tokenizer", source)
     content = json.loads(backend.to_str())
@@ -78,15 +83,17 @@ def describe_tokenizer(source: Any) -> dict[str, Any]:
         separator = _number(source, backend, "sep_token_id", SEPARATOR_SYMBOLS)
     special |= {token for token in (mask, padding, separator) if token is not None}
     opening, closing = _frame(backend)
+    size, unused = _numbers(backend)
     return {
         "tokenizer": content,
-        "size": backend.get_vocab_size(with_added_tokens=True),
+        "size": size,
         "mask": mask,
         "padding": padding,
         "separator": separator,
         "special": sorted(special),
         "opening": opening,
         "closing": closing,
+        "unused": unused,
     }
 
 
@@ -111,6 +118,20 @@ def _number(source: Any, backend: Any, name: str, symbols: Sequence[str]) -> int
         return None if number is None else int(number)
     found = (backend.token_to_id(symbol) for symbol in symbols)
     return next((number for number in found if number is not None), None)
+
+
+def _numbers(backend: Any) -> tuple[int, list[int]]:
+    """The largest token number + 1, and the numbers below it that no token has."""
+    used = set(backend.get_vocab(with_added_tokens=True).values())
+    if not used:
+        raise ValueError("the tokenizer has no tokens; train it first")
+    size = max(used) + 1
+    if size - len(used) > _MAX_UNUSED:
+        raise ValueError(
+            f"the tokenizer numbers its {len(used)} tokens up to {size - 1}; number them from 0 "
+            "without leaving so many out"
+        )
+    return size, sorted(set(range(size)) - used)
 
 
 def _frame(backend: Any) -> tuple[list[int], list[int]]:

@@ -130,7 +130,8 @@ def process_for(options: Options, data: Dataset) -> Process:
     vocabulary = data.vocabulary
     if isinstance(vocabulary, TokenizerVocabulary):
         mask = vocabulary.mask
-        special = set(vocabulary.special)
+        # The loss teaches nothing of a number that no token has, so that samples could hold it.
+        special = {*vocabulary.special, *vocabulary.unused}
         return build(special if options.process == "uniform" else special - {mask}, mask)
     if not options.variable_length:
         return build()

@@ -17,6 +17,20 @@ def token_dtype(vocab_size: int) -> np.dtype:
     return np.min_scalar_type(vocab_size - 1)
 
 
+def narrowed(tokens: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Tokens in an unsigned type.
+
+    Raises:
+        ValueError: for a token that the type cannot hold.
+    """
+    if tokens.size and not 0 <= int(tokens.min()) <= int(tokens.max()) <= np.iinfo(dtype).max:
+        raise ValueError(
+            f"tokens {int(tokens.min())}..{int(tokens.max())} do not fit {dtype}; does the "
+            "vocabulary give its size as the largest token + 1?"
+        )
+    return tokens.astype(dtype)
+
+
 def encoded_file(
     source: Path,
     folder: Path,
@@ -80,7 +94,7 @@ def _write(target: Path, dtype: np.dtype, pieces: Callable[[], Iterable[np.ndarr
             np.lib.format.write_array_header_1_0(file, {**header, "shape": (0,)})
             start = file.tell()
             for piece in pieces():
-                piece.astype(dtype).tofile(file)
+                narrowed(piece, dtype).tofile(file)
             count = (file.tell() - start) // dtype.itemsize
             file.seek(0)
             np.lib.format.write_array_header_1_0(file, {**header, "shape": (count,)})

@@ -23,10 +23,11 @@ class TokenizerVocabulary(Vocabulary):
 
     Args:
         tokenizer: the content of its ``tokenizer.json``.
-        size: number of tokens.
+        size: the largest token number + 1, V.
         mask, padding, separator: their numbers, or None.
         special: numbers of all special tokens; they are not decoded.
         opening, closing: tokens around every text.
+        unused: the numbers below ``size`` that no token has.
     """
 
     name = "tokenizer"
@@ -41,10 +42,11 @@ class TokenizerVocabulary(Vocabulary):
         special: Sequence[int] = (),
         opening: Sequence[int] = (),
         closing: Sequence[int] = (),
+        unused: Sequence[int] = (),
     ) -> None:
         self.content, self.size = dict(tokenizer), size
         self.mask, self.padding_token, self.separator = mask, padding, separator
-        self.special = tuple(special)
+        self.special, self.unused = tuple(special), tuple(unused)
         self.frame = (tuple(opening), tuple(closing))
         self._backend: Any = None
 
@@ -64,6 +66,7 @@ class TokenizerVocabulary(Vocabulary):
             "special": list(self.special),
             "opening": list(self.frame[0]),
             "closing": list(self.frame[1]),
+            "unused": list(self.unused),
         }
 
     @property

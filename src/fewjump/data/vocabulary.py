@@ -27,6 +27,7 @@ class Vocabulary(ABC):
         padding_token: the symbol that follows the end of a short sequence, or None.
         separator: the symbol between documents of a stream, or None.
         frame: tokens that open and close every sequence, such as ``[CLS]`` and ``[SEP]``.
+        unused: numbers below ``size`` that stand for nothing; noise and models leave them alone.
     """
 
     name: ClassVar[str]
@@ -34,6 +35,7 @@ class Vocabulary(ABC):
     padding_token: int | None = None
     separator: int | None = None
     frame: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+    unused: tuple[int, ...] = ()
 
     @abstractmethod
     def encode(self, value: Any) -> Tensor:
