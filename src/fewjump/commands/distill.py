@@ -17,7 +17,6 @@ from fewjump.commands.choices import (
 from fewjump.commands.documents import (
     DocumentOptions,
     KnownOptions,
-    TokenizerOption,
     document_values,
 )
 from fewjump.commands.training import TrainingOptions, is_main, training_values
@@ -106,9 +105,7 @@ class Subject:
 
 
 @dataclass
-class Options(
-    TrainingOptions, DocumentOptions, ReadingOptions, TokenizerOption, KnownOptions, Subject
-):
+class Options(TrainingOptions, DocumentOptions, ReadingOptions, KnownOptions, Subject):
     """Distil a teacher into a student that needs few evaluations.
 
     The student sees a noisy sequence and learns to answer what the frozen teacher answers at a
@@ -129,9 +126,7 @@ def run(options: Options) -> int:
     from fewjump.commands.models import open_data_like, open_model
     from fewjump.data.load import DEFAULT_LENGTH
 
-    teacher = open_model(
-        options.teacher, tokenizer=options.tokenizer, reading=reading_values(options)
-    )
+    teacher = open_model(options.teacher, reading=reading_values(options))
     data = None
     if options.data is not None:
         data = open_data_like(
@@ -143,6 +138,7 @@ def run(options: Options) -> int:
             "without them: run `fewjump rollouts` first, and give its file as --data"
         )
     elif teacher.denoiser.length is None:
+        teacher.denoiser.check_length(options.length or DEFAULT_LENGTH)
         teacher.denoiser.length = options.length or DEFAULT_LENGTH
     matching = options.matching or ("forward" if data is not None else "teacher-rollout")
     if data is None and matching != "teacher-rollout":

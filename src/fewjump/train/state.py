@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from fewjump.config import differences
+from fewjump.denoiser.wrappers import unwrapped
 
 STATE_FILE = "training_state.pt"
 _FORMAT = 1
@@ -91,7 +92,7 @@ def config_hash(config: Mapping[str, Any]) -> str:
 def weights_checksum(module: nn.Module) -> str:
     """A checksum of every tensor of a module: which teacher this is."""
     value = 0
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in sorted(unwrapped(module).state_dict().items()):
         data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
         value = zlib.crc32(data, zlib.crc32(name.encode(), value))
     return f"{value:08x}"
