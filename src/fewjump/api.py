@@ -161,6 +161,8 @@ def distill(
     config = train_config(steps=steps, batch_size=batch_size, lr=lr, ema=ema, seed=seed, **options)
     tokens = data.train if isinstance(data, Dataset) else data
     length = teacher.length if tokens is None else int(tokens.shape[-1])
+    if length is not None:
+        teacher.check_length(length)
     if isinstance(student, Denoiser):
         model = student
     else:

@@ -16,6 +16,7 @@ import torch
 from fewjump.assembly import train_config
 from fewjump.data import Dataset
 from fewjump.denoiser import Denoiser, NetworkDenoiser, ScoreDenoiser
+from fewjump.denoiser.wrappers import unwrapped
 from fewjump.objective import OnPolicyRefinement
 from fewjump.objective.auxiliary import StudentWithAuxiliary
 from fewjump.objective.on_policy import Estimator, Source
@@ -124,6 +125,8 @@ def refine(
     length = student.length if tokens is None else int(tokens.shape[-1])
     if length is None:
         raise ValueError("the student has no length of its own; give data")
+    for model in (student, teacher):
+        model.check_length(length)
     own = copy.deepcopy(student).requires_grad_(True)
     helper = _auxiliary(auxiliary, teacher, own, seed)
     pair = StudentWithAuxiliary(own, helper, auxiliary_lr)
@@ -191,7 +194,7 @@ def _auxiliary(given: Denoiser | None, teacher: Denoiser, student: Denoiser, see
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(fold_seed(seed, _AUXILIARY_WEIGHTS))
         helper = NetworkDenoiser.from_config({**student.config(), "head": {"kind": "product"}})
-    helper.trunk.load_state_dict(student.trunk.state_dict())
+    helper.trunk.load_state_dict(unwrapped(student.trunk).state_dict())
     helper.process = student.process
     return helper
 

@@ -28,6 +28,7 @@ from fewjump.files import check_file_writable, folder_made, naming, write_text
 from fewjump.lock import sole_writer
 from fewjump.sampler import Sampler, get_sampler, run
 from fewjump.sampler.grid import GridSpec, check_spec
+from fewjump.sampler.prompt import make_prompt
 from fewjump.sampler.trajectory import check_options
 from fewjump.train.state import weights_checksum
 
@@ -88,6 +89,10 @@ def rollouts(
     method = get_sampler(sampler)
     check_spec(grid, steps, teacher.process.schedule)
     check_options(method, teacher, grid, True)
+    teacher.check_length(length)
+    vocab_size, mask = teacher.clean_vocab_size, teacher.process.mask
+    rows = 1 if prompt is None else len(prompt)
+    make_prompt(prompt, fixed, rows, length, vocab_size, torch.device("cpu"), mask)
     identity = {
         "teacher": weights_checksum(teacher),
         "process": teacher.process.config(),

@@ -20,16 +20,34 @@ _MAX_PROBES = 1024
 _MAX_UNUSED = 1 << 20
 
 
+BERT_WORDS = "vocab.txt"
+# Beside vocab.txt, these say more of the tokenizer than that it is BERT's.
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+# How the names of a tokenizer's files begin, over all kinds; without any, transformers makes an
+# empty one.
+_TOKENIZER_STEMS = (
+    "tokenizer",
+    "vocab",
+    "spiece",
+    "sentencepiece",
+    "spm",
+    "merges",
+    "bpe",
+    "source",
+)
+
+
 def is_hub(source: Any) -> bool:
     """Whether a name is one of the hub."""
     return str(source).startswith(HUB)
 
 
 def open_tokenizer(source: Any, trust_remote_code: bool = False) -> Any:
-    """A tokenizer from a folder, the hub or a ``tokenizer.json``; an object is left as it is.
+    """A tokenizer from a folder, the hub, a ``tokenizer.json`` or BERT's ``vocab.txt``.
 
     Args:
-        source: ``transformers`` or ``tokenizers`` object, a path, or ``hf:owner/name``.
+        source: ``transformers`` or ``tokenizers`` object, which is left as it is, a path, or
+            ``hf:owner/name``.
         trust_remote_code: let a hub tokenizer run code of its own.
 
     Raises:
@@ -45,9 +63,20 @@ def open_tokenizer(source: Any, trust_remote_code: bool = False) -> Any:
                 return backend.from_str(path.read_text(encoding="utf-8-sig"))
             except Exception as error:  # The package raises no class of its own.
                 raise ValueError(f"{path} is no tokenizer.json: {error}") from error
+        words = path if path.is_file() else path / BERT_WORDS
+        alone = not any((path / name).is_file() for name in TOKENIZER_FILES)
+        if words.name == BERT_WORDS and words.is_file() and alone:
+            return _bert_tokenizer(words)
         if not path.exists() and not is_hub(source):
             raise FileNotFoundError(
                 f"there is no tokenizer at {path}; for one of the hub say {HUB}{source}"
+            )
+        if path.is_dir() and not any(
+            file.name.startswith(_TOKENIZER_STEMS) for file in path.iterdir()
+        ):
+            raise ValueError(
+                f"{path} holds no tokenizer (no {', '.join((*TOKENIZER_FILES, BERT_WORDS))}); say "
+                "where it is: --tokenizer (tokenizer=)"
             )
         transformers = require("transformers", "reading a tokenizer")
         try:
@@ -110,6 +139,31 @@ def describe_tokenizer(source: Any) -> dict[str, Any]:
         "closing": closing,
         "unused": unused,
     }
+
+
+def unused_tokens(described: Mapping[str, Any], states: int) -> set[int]:
+    """The numbers below ``states`` that no token of a described tokenizer has."""
+    return {*described.get("unused", ()), *range(described["size"], states)}
+
+
+def _bert_tokenizer(words: Path) -> Any:
+    """BERT's tokenizer of a list of words, one a line; in lower case if all of them are.
+
+    Raises:
+        ValueError: for a list without BERT's special tokens, or with a word twice.
+    """
+    lines = words.read_text(encoding="utf-8").splitlines()
+    vocab = {word.strip(): number for number, word in enumerate(lines)}
+    missing = [word for word in ("[UNK]", "[CLS]", "[SEP]") if word not in vocab]
+    if missing or len(vocab) < len(lines):
+        raise ValueError(
+            f"{words} is no list of BERT's words: "
+            + (f"it lacks {', '.join(missing)}" if missing else "a word stands there twice")
+            + "; give a tokenizer.json"
+        )
+    ordinary = [word for word in vocab if not (word.startswith("[") and word.endswith("]"))]
+    lowercase = all(word == word.lower() for word in ordinary)
+    return tokenizers().BertWordPieceTokenizer(vocab, lowercase=lowercase, strip_accents=lowercase)
 
 
 def require(name: str, what: str, extra: str = "hub") -> Any:

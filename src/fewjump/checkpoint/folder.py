@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -26,6 +26,7 @@ from fewjump.checkpoint.plain import plain
 from fewjump.denoiser import Denoiser, NetworkDenoiser, ScoreDenoiser, head_from_config
 from fewjump.denoiser.affordable import contents, without_memory
 from fewjump.denoiser.network import network_from_config, trunk_config
+from fewjump.denoiser.wrappers import matched_names, unwrapped
 from fewjump.files import (
     check_readable,
     check_replaceable,
@@ -35,10 +36,13 @@ from fewjump.files import (
     write_text,
 )
 from fewjump.sampler.kept_grids import current_grids, read_grids
+from fewjump.train.state import weights_checksum
 
 FORMAT_VERSION = 1
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
 MODEL_FILES = (CONFIG_FILE, WEIGHTS_FILE, CARD_FILE)
+# In the configuration and in the weights' metadata: the two belong together where it is the same.
+WEIGHTS_KEY = "weights"
 DENOISERS: dict[str, type[NetworkDenoiser] | type[ScoreDenoiser]] = {
     "network": NetworkDenoiser,
     "score": ScoreDenoiser,
@@ -67,7 +71,8 @@ def save(
 
     Args:
         denoiser: a :class:`~fewjump.denoiser.NetworkDenoiser`, or a
-            :class:`~fewjump.denoiser.ScoreDenoiser` of a ``ScoreNetwork``.
+            :class:`~fewjump.denoiser.ScoreDenoiser` of a ``ScoreNetwork``; compiled or wrapped for
+            several processes, as a whole or in part, it is saved as the same without.
         path: the folder. Its parents are created.
         vocabulary: how tokens become text or images again: an object with a ``config()`` method,
             or plain data. Comes back as ``read_config(path)["data"]``.
@@ -84,14 +89,16 @@ def save(
         OSError: naming the file, where the disk is full or the folder cannot be written.
     """
     path = Path(path)
+    denoiser = unwrapped(denoiser)
     config = _describe(denoiser, vocabulary, metrics, training)
     text = json.dumps(config, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     card = model_card(path.name, denoiser, config)
     tensors = _tensors(denoiser)
+    metadata = {"format": "pt", WEIGHTS_KEY: config[WEIGHTS_KEY]}
     check_replaceable(path, MODEL_FILES)
     with whole_folder(path) as folder:
         with whole_file(folder / WEIGHTS_FILE) as weights:
-            save_file(tensors, weights, metadata={"format": "pt"})
+            save_file(tensors, weights, metadata=metadata)
         write_text(folder / CONFIG_FILE, text)
         write_text(folder / CARD_FILE, card)
     return path
@@ -142,8 +149,9 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> NetworkDenoise
     Raises:
         FileNotFoundError: if the folder or one of its files is missing.
         PermissionError: if a file may not be read.
-        ValueError: for an unknown format version or configuration, a damaged file, and for
-            tensors that are missing, not expected, or of the wrong shape.
+        ValueError: for an unknown format version or configuration, a damaged file, files of
+            different models, and for tensors that are missing, not expected, or of the wrong
+            shape, once the marks of wrappers are taken off their names.
     """
     folder = resolve(Path(path))
     config = read_config(folder)
@@ -163,8 +171,20 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> NetworkDenoise
         ) from error
     try:
         tensors = load_file(weights)
+        with safe_open(weights, framework="pt") as reader:
+            belongs = (reader.metadata() or {}).get(WEIGHTS_KEY)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{weights} is damaged: {error}; copy or save it again") from None
+    if belongs is not None and belongs != config.get(WEIGHTS_KEY, belongs):
+        raise ValueError(
+            f"{weights} and {folder / CONFIG_FILE} are of different models; take both files from "
+            "the same save"
+        )
+    try:
+        names = matched_names(tensors, denoiser.state_dict().keys())
+    except ValueError as error:
+        raise ValueError(f"{weights}: {error}") from None
+    tensors = {names[name]: tensor for name, tensor in tensors.items()}
     _check_tensors(weights, tensors, denoiser.state_dict())
     # A file's tensors lie where its header ends. Arithmetic on memory that is not aligned as torch
     # aligns its own may differ in the last bit.
@@ -188,6 +208,7 @@ def _describe(denoiser: Denoiser, vocabulary: Any, metrics: Any, training: Any) 
         "format_version": FORMAT_VERSION,
         "fewjump_version": fewjump.__version__,
         "torch_version": str(torch.__version__),
+        WEIGHTS_KEY: weights_checksum(denoiser),
         "denoiser": plain(denoiser.config(), "denoiser"),
         "data": plain(vocabulary, "vocabulary"),
         "metrics": plain(metrics, "metrics"),

@@ -18,7 +18,6 @@ from fewjump.commands.choices import (
 from fewjump.commands.documents import (
     DocumentOptions,
     KnownOptions,
-    TokenizerOption,
     document_values,
     refuse_without_data,
 )
@@ -109,9 +108,7 @@ class Subject:
 
 
 @dataclass
-class Options(
-    TrainingOptions, DocumentOptions, ReadingOptions, TokenizerOption, KnownOptions, Subject
-):
+class Options(TrainingOptions, DocumentOptions, ReadingOptions, KnownOptions, Subject):
     """Distil a teacher into a student that needs few evaluations.
 
     The student sees a noisy sequence and learns to answer what the frozen teacher answers at a
@@ -132,9 +129,7 @@ def run(options: Options) -> int:
 
     if options.data is None:
         refuse_without_data(options)
-    teacher = open_model(
-        options.teacher, tokenizer=options.tokenizer, reading=reading_values(options)
-    )
+    teacher = open_model(options.teacher, reading=reading_values(options))
     data = None
     if options.data is not None:
         data = open_data_like(
@@ -146,6 +141,7 @@ def run(options: Options) -> int:
             "without them: run `fewjump rollouts` first, and give its file as --data"
         )
     elif teacher.denoiser.length is None:
+        teacher.denoiser.check_length(options.length or DEFAULT_LENGTH)
         teacher.denoiser.length = options.length or DEFAULT_LENGTH
     matching = options.matching or ("forward" if data is not None else "teacher-rollout")
     if data is None and matching != "teacher-rollout":

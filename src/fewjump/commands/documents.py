@@ -37,15 +37,6 @@ class DocumentOptions:
 
 
 @dataclass
-class TokenizerOption:
-    """What the tokens are, for models that do not say."""
-
-    tokenizer: str | None = None
-    """What the model's tokens are, if it does not say: a tokenizer.json, a tokenizer's folder, or
-    hf:owner/name. Checkpoints of SEDD, MDLM, UDLM and Duo do not say."""
-
-
-@dataclass
 class KnownOptions:
     """Whether a part of every training sequence is shown, for prompts and infilling."""
 

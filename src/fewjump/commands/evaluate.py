@@ -43,6 +43,9 @@ class Subject:
     kind: DataKindName = "auto"
     """How to read a data file."""
 
+    length: int | None = None
+    """Tokens per sequence, for models that take any. Default: the models', or 64."""
+
     steps: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16, 64])
     """Numbers of steps to sample with."""
 
@@ -91,8 +94,11 @@ def run(options: Options) -> int:
     with sole_writer(out):
         for name in (RESULTS, SAMPLES, PAGE):
             check_file_writable(out / name)
-        data = open_data_like(models[0], options.data, options.kind, **document_values(options))
+        data = open_data_like(
+            models[0], options.data, options.kind, options.length, **document_values(options)
+        )
         for model in models[1:]:
+            model.denoiser.check_length(data.length)
             if model.vocabulary != data.vocabulary:
                 raise ValueError(
                     f"{model.folder} and {models[0].folder} speak different vocabularies"
@@ -120,7 +126,7 @@ def names_of(models: list[Model]) -> list[str]:
     """``teacher`` or ``student``, by how a model was trained; with its folder where not unique."""
     from fewjump.checkpoint import read_config
     from fewjump.checkpoint.opening import is_original
-    from fewjump.denoiser.masked_lm import is_masked_lm
+    from fewjump.denoiser.pretrained import is_masked_lm
 
     names = []
     for model in models:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from fewjump.commands.choices import GridName, SamplerName
-from fewjump.commands.documents import TokenizerOption
 from fewjump.commands.sample_files import Writer, check_out, open_writer
 from fewjump.reading import ReadingOptions, reading_values
 
@@ -84,7 +83,7 @@ class Subject:
 
 
 @dataclass
-class Options(ReadingOptions, TokenizerOption, Subject):
+class Options(ReadingOptions, Subject):
     """Draw samples from a saved model, a teacher or a student.
 
     Without --out they are printed, each batch as soon as it is done: texts as text, images as
@@ -104,9 +103,7 @@ def run(options: Options) -> int:
     from fewjump.commands.models import open_model
     from fewjump.publish import Pipeline
 
-    denoiser, vocabulary, folder = open_model(
-        options.path, options.device, options.tokenizer, reading_values(options)
-    )
+    denoiser, vocabulary, folder = open_model(options.path, options.device, reading_values(options))
     if options.keep_grid:
         _keep_grid(denoiser, options, folder)
     pipe = Pipeline(denoiser, vocabulary)

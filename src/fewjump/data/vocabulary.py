@@ -24,6 +24,7 @@ class Vocabulary(ABC):
     Attributes:
         name: what the configuration calls the kind.
         size: number of symbols V.
+        mask: the symbol that stands for a hidden one, where the vocabulary has one, or None.
         padding_token: the symbol that follows the end of a short sequence, or None.
         separator: the symbol between documents of a stream, or None.
         frame: tokens that open and close every sequence, such as ``[CLS]`` and ``[SEP]``.
@@ -32,6 +33,7 @@ class Vocabulary(ABC):
 
     name: ClassVar[str]
     size: int
+    mask: int | None = None
     padding_token: int | None = None
     separator: int | None = None
     frame: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())

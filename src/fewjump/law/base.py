@@ -41,6 +41,13 @@ class Law(ABC):
     def marginals(self) -> Tensor:
         """Per-position probabilities p(x₀ⁱ = · | x_t): (B, L, V), rows sum to 1."""
 
+    def precise_marginals(self) -> Tensor:
+        """:meth:`marginals` in float64, normalised in it where that can be done.
+
+        The sum of a softmax over a large vocabulary has an error of its own in float32.
+        """
+        return self.marginals().double()
+
     @abstractmethod
     def tempered(self, temperature: float = 1.0, top_p: float = 1.0) -> Law:
         """The law with every conditional draw sharpened and truncated to its nucleus.

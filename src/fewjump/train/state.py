@@ -13,6 +13,7 @@ import yaml
 from torch import nn
 
 from fewjump.config import differences
+from fewjump.denoiser.wrappers import unwrapped
 from fewjump.files import check_readable, whole_file
 from fewjump.train.options import FREE_OPTIONS
 
@@ -130,7 +131,7 @@ def _first_line(error: Exception) -> str:
 def weights_checksum(module: nn.Module) -> str:
     """A checksum of every tensor of a module: which teacher this is."""
     value = 0
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in sorted(unwrapped(module).state_dict().items()):
         data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
         value = zlib.crc32(data, zlib.crc32(name.encode(), value))
     return f"{value:08x}"
