@@ -177,7 +177,7 @@ def read_process(path: Path, vocab_size: int) -> Process:
     from fewjump.process import process_from_config
 
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(path.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(config, dict):
