@@ -13,6 +13,7 @@ from fewjump.checkpoint.folder import CONFIG_FILE, load, read_config
 from fewjump.checkpoint.teacher import load_teacher
 from fewjump.denoiser import Denoiser
 from fewjump.denoiser.masked_lm import folder_config, from_masked_lm, is_masked_lm
+from fewjump.device import usable_device
 from fewjump.reading import given_flags
 
 # Besides a config.json: what a SEDD run or a Lightning run holds.
@@ -67,6 +68,7 @@ def open_place(
         CheckpointError: for options of originals with a model that is none.
         ValueError, FileNotFoundError: as the function does that reads the model.
     """
+    device = usable_device(device)
     if is_original(place):
         denoiser = load_teacher(place, device=device, **(reading or {}))
         return denoiser, denoiser.vocabulary_config

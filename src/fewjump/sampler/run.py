@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -253,7 +254,7 @@ def _check_sizes(
 
 
 def _check_temperature(temperature: float, top_p: float) -> None:
-    if temperature < 0 or not 0 < top_p <= 1:
-        raise ValueError(
-            f"temperature must be ≥ 0 and top_p in (0, 1]; got {temperature} and {top_p}"
-        )
+    if not 0 <= temperature < math.inf:
+        raise ValueError(f"temperature must be a finite number ≥ 0, got {temperature}")
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p must lie in (0, 1], got {top_p}")
