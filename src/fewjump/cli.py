@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from io import TextIOWrapper
+from typing import TextIO
 
 from fewjump import __version__
 
@@ -86,9 +87,12 @@ def _main(words: list[str]) -> int:
         return _complain(str(stop) or "interrupted", INTERRUPTED)
     except BrokenPipeError:
         # The reader (head, less) has gone: not worth a word.
-        _to_nowhere(sys.stdout)
+        _to_nowhere(sys.stdout, sys.stderr)
         return OK
     except Exception as error:
+        if isinstance(error, OSError) and error.filename is None:
+            # Most likely the output itself, on a disk that is full.
+            _to_nowhere(sys.stdout)
         if debug:
             traceback.print_exc()
         code = USAGE if isinstance(error, _INPUT_ERRORS) else FAILED
@@ -128,6 +132,10 @@ def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, OSError) and error.strerror and error.filename:
         text = f"{error.strerror}: {error.filename}"
+    elif isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if "can't allocate memory" in text or "out of memory" in text:
+        return "there is not enough memory; make the model or the batch smaller"
     if not isinstance(error, (*_INPUT_ERRORS, RuntimeError)) or not text:
         text = f"{type(error).__name__}: {text}".rstrip(": ")
     return text
@@ -199,7 +207,8 @@ def _warning(message: Warning | str, *_: object, **__: object) -> str:
     return f"fewjump: warning: {' '.join(str(message).split())}\n"
 
 
-def _to_nowhere(stream: object) -> None:
+def _to_nowhere(*streams: TextIO) -> None:
     """Let what is still to be written, and what follows, go nowhere without an error."""
-    with suppress(OSError, AttributeError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # type: ignore[attr-defined]
+    for stream in streams:
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

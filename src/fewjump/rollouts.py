@@ -15,12 +15,12 @@ from typing import IO, Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from fewjump.checkpoint.plain import plain
 from fewjump.data import Vocabulary
 from fewjump.data.cache import token_dtype
 from fewjump.denoiser import Denoiser
+from fewjump.progress import Progress
 from fewjump.sampler import Sampler, get_sampler, run
 from fewjump.sampler.grid import GridSpec, check_spec
 from fewjump.sampler.trajectory import check_options
@@ -58,7 +58,7 @@ def rollouts(
         batch_size: samples between two writes.
         prompt, fixed: (M, L) given tokens, and which they are; sample i takes row i mod M.
         vocabulary: what the tokens stand for, to be written down.
-        progress: show a bar.
+        progress: show progress on stderr (:mod:`fewjump.progress`).
 
     Returns:
         The path.
@@ -96,7 +96,7 @@ def rollouts(
         done = _prepare(file, dtype, num_samples, length)
         if done > num_samples:
             raise ValueError(f"{path} holds {done} samples already, more than {num_samples}")
-        with tqdm(total=num_samples, initial=done, disable=not progress, unit="sample") as bar:
+        with Progress(progress, num_samples, done, unit="sample") as bar:
             while done < num_samples:
                 count = min(batch_size, num_samples - done)
                 rows = None if prompt is None else torch.arange(done, done + count) % len(prompt)

@@ -11,19 +11,18 @@ import io
 import math
 import re
 import sys
-import types
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from fewjump.config import type_in_words
 
 T = TypeVar("T")
 
 # Arguments of the library's functions that the command line gives another name.
 _OTHER_NAMES = {"field": "text_field", "limit": "documents", "intermediate": "matching"}
-_KINDS = {int: "a whole number", float: "a number", str: "text", Path: "a path"}
-_KINDS |= {bool: "no value", type(None): "None"}
 
 
 def parse(options: type[T], words: Sequence[str], prog: str) -> T:
@@ -90,6 +89,9 @@ def in_flags(text: str, options: type) -> str:
     ``batch_size`` becomes ``--batch-size``, ``matching='forward'`` becomes ``--matching forward``,
     and ``steps must be …`` becomes ``--steps must be …``. A plain word is left alone anywhere else.
     """
+    if re.search(r"\bhead\b", text):
+        # A head has options of its own, some of the same names.
+        return text
     own = {field.name for field in dataclasses.fields(options)} - positional_names(options)
     names = {name: flag_of(name) for name in own}
     names |= {name: flag_of(other) for name, other in _OTHER_NAMES.items() if other in own}
@@ -126,14 +128,14 @@ def _explain(options: type, words: Sequence[str], told: str) -> str:
     message = _without_box(told)
     for flag in re.findall(r"--[a-z][a-z-]*", message):
         if flag in flags:
-            asked = _asked(hints[flags[flag]])
+            asked = type_in_words(hints[flags[flag]])
             given = _values_of(flag, words)
             return f"{flag} takes {asked}; got {' '.join(given) or 'nothing'}" + _near(
                 given, hints[flags[flag]]
             )
     for name in positional:
         if re.search(rf"\b{re.escape(name)}\b", message, re.IGNORECASE):
-            said = f"{name.upper()} takes {_asked(hints[name])}{_near(words, hints[name])}"
+            said = f"{name.upper()} takes {type_in_words(hints[name])}{_near(words, hints[name])}"
             return f"{name.upper()} is missing: {said}" if "Missing" in message else said
     return message.replace("Unrecognized options:", "nothing takes the words")
 
@@ -163,23 +165,6 @@ def _values_of(flag: str, words: Sequence[str]) -> list[str]:
                     break
                 found.append(following)
     return found
-
-
-def _asked(hint: Any) -> str:
-    """A type in words."""
-    origin, inner = get_origin(hint), get_args(hint)
-    if origin is Annotated:
-        return _asked(inner[0])
-    if origin in (Union, types.UnionType):
-        return " or ".join(_asked(one) for one in inner)
-    if origin is Literal:
-        return f"one of {', '.join(map(str, inner))}"
-    if origin in (list, tuple):
-        each = [one for one in inner if one is not Ellipsis]
-        if origin is tuple and Ellipsis not in inner:
-            return " and ".join(map(_asked, each))
-        return f"one or more, each {_asked(each[0])}"
-    return _KINDS.get(hint, str(hint))
 
 
 def _near(words: Sequence[str], hint: Any) -> str:
@@ -215,7 +200,7 @@ def flags_from_yaml(options: type, path: Path) -> list[str]:
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold options as 'name: value' lines")
     known = {field.name: field for field in dataclasses.fields(options)}
-    positional = positional_names(options)
+    positional, hints = positional_names(options), get_type_hints(options)
     words: list[str] = []
     for key, value in content.items():
         name = str(key).replace("-", "_")
@@ -225,6 +210,13 @@ def flags_from_yaml(options: type, path: Path) -> list[str]:
             raise ValueError(f"{path}: there is no option {key!r}; {hint}")
         if name in positional:
             raise ValueError(f"{path}: {key!r} belongs on the command line, not in the file")
+        hint = hints[name]
+        listed = get_origin(hint) in (list, tuple)
+        if isinstance(value, bool) != (hint is bool) or (
+            isinstance(value, dict | list) and not (listed and isinstance(value, list))
+        ):
+            asked = "true or false" if hint is bool else type_in_words(hint)
+            raise ValueError(f"{path}: {key!r} takes {asked}; got {value!r}")
         words += _flag(name, value)
     return words
 

@@ -37,6 +37,8 @@ def read_documents(
         FileNotFoundError, ModuleNotFoundError, ValueError: for a source that is missing, needs an
             extra, or has no such field; at the first document.
     """
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit must be at least 1 (or None), got {limit}")
     texts = _of_source(source, field, split)
     yield from islice((text for text in texts if text), limit)
 
