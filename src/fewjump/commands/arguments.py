@@ -142,15 +142,17 @@ def _explain(options: type, words: Sequence[str], told: str) -> str:
 
 def _without_box(told: str) -> str:
     """The first paragraph of what stands in tyro's box, in one line."""
-    lines = []
+    paragraphs: list[list[str]] = [[]]
     for line in told.splitlines():
         text = line.strip().strip("│|").strip()
-        if text and not set(text) <= set("─-╭╮╰╯+"):
-            if not re.match(r"[╭+][─-]", text):
-                lines.append(text)
-        elif lines:
-            break
-    return " ".join(lines).rstrip(".")
+        if set(text) <= set("─-╭╮╰╯+"):
+            paragraphs.append([])
+        elif not text.startswith("╭"):
+            paragraphs[-1].append(text)
+    found = [lines for lines in paragraphs if lines]
+    # Without letters for a frame, the box's title is a paragraph of its own.
+    titled = "╭" not in told and len(found) > 1
+    return " ".join(found[titled] if found else []).rstrip(".")
 
 
 def _values_of(flag: str, words: Sequence[str]) -> list[str]:
