@@ -193,7 +193,7 @@ def _terminal() -> Iterator[None]:
                     os.dup2(stream.fileno(), descriptor)
             setattr(sys, name, stream)
     for stream, handler in ((sys.stdout, "backslashreplace"), (sys.stderr, "fewjump.plainly")):
-        if isinstance(stream, TextIOWrapper) and stream.errors in ("strict", "backslashreplace"):
+        if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors=handler)
     shown = warnings.formatwarning
     warnings.formatwarning = _warning
