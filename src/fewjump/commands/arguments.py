@@ -135,8 +135,10 @@ def _explain(options: type, words: Sequence[str], told: str) -> str:
             )
     for name in positional:
         if re.search(rf"\b{re.escape(name)}\b", message, re.IGNORECASE):
-            said = f"{name.upper()} takes {type_in_words(hints[name])}{_near(words, hints[name])}"
-            return f"{name.upper()} is missing: {said}" if "Missing" in message else said
+            asked = f"{name.upper()} takes {type_in_words(hints[name])}"
+            if "Missing" in message:
+                return f"{name.upper()} is missing: {asked}"
+            return f"{asked}; got {words[0]}{_near(words, hints[name])}"
     return message.replace("Unrecognized options:", "nothing takes the words")
 
 
