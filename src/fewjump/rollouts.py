@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from fewjump.checkpoint.plain import plain
 from fewjump.data import Vocabulary
@@ -26,6 +25,7 @@ from fewjump.data.cache import narrowed, token_dtype
 from fewjump.denoiser import Denoiser
 from fewjump.files import check_file_writable, folder_made, naming, write_text
 from fewjump.lock import sole_writer
+from fewjump.progress import Progress
 from fewjump.sampler import Sampler, get_sampler, run
 from fewjump.sampler.grid import GridSpec, check_spec
 from fewjump.sampler.prompt import make_prompt
@@ -67,7 +67,7 @@ def rollouts(
         batch_size: samples between two writes.
         prompt, fixed: (M, L) given tokens, and which they are; sample i takes row i mod M.
         vocabulary: what the tokens stand for, to be written down.
-        progress: show a bar.
+        progress: show progress on stderr (:mod:`fewjump.progress`).
 
     Returns:
         The path.
@@ -118,7 +118,7 @@ def rollouts(
             file.write(_header(dtype, num_samples, length))
             file.truncate(file.tell() + done * length * dtype.itemsize)
             file.seek(0, os.SEEK_END)
-            with tqdm(total=num_samples, initial=done, disable=not progress, unit="sample") as bar:
+            with Progress(progress, num_samples, done, unit="sample") as bar:
                 while done < num_samples:
                     count = min(batch_size, num_samples - done)
                     rows = (

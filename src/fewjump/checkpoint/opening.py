@@ -22,6 +22,7 @@ from fewjump.denoiser.pretrained import (
     folder_config,
     is_masked_lm,
 )
+from fewjump.device import usable_device
 from fewjump.process import Absorbing
 from fewjump.reading import given_flags
 
@@ -100,6 +101,7 @@ def open_described(
             that is not the model's.
         ValueError, FileNotFoundError: as the function does that reads the model.
     """
+    device = usable_device(device)
     if is_original(place):
         denoiser, facts = read_teacher(place, device=device, **(reading or {}))
         return denoiser, denoiser.vocabulary_config, facts

@@ -280,5 +280,8 @@ def head_options(words: Sequence[str]) -> dict[str, Any]:
         name, equals, value = word.partition("=")
         if not equals or not name or not value:
             raise ValueError(f"--head takes name=value, such as states=64; got {word!r}")
-        out[name.replace("-", "_")] = yaml.safe_load(value)
+        try:
+            out[name.replace("-", "_")] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ValueError(f"--head {name}: {value!r} is neither a value nor a list") from None
     return out

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,8 +36,8 @@ class Subject:
     paths: Annotated[list[Path], tyro.conf.Positional]
     """Runs or saved models: for example a teacher and its student."""
 
-    data: str = "digits"
-    """The data the models learned from."""
+    data: str | None = None
+    """The data the models learned from. Default: digits, for models of such images."""
 
     kind: DataKindName = "auto"
     """How to read a data file."""
@@ -68,6 +67,9 @@ class Subject:
     device: str = "cpu"
     """Where to compute."""
 
+    progress: bool = True
+    """Say which measurement is being made."""
+
 
 @dataclass
 class Options(DocumentOptions, ReadingOptions, Subject):
@@ -95,7 +97,11 @@ def run(options: Options) -> int:
         for name in (RESULTS, SAMPLES, PAGE):
             check_file_writable(out / name)
         data = open_data_like(
-            models[0], options.data, options.kind, options.length, **document_values(options)
+            models[0],
+            _source(options, models[0]),
+            options.kind,
+            options.length,
+            **document_values(options),
         )
         for model in models[1:]:
             model.denoiser.check_length(data.length)
@@ -120,6 +126,25 @@ def run(options: Options) -> int:
         write_text(out / SAMPLES, json.dumps(shown, ensure_ascii=False) + "\n")
     print(f"results: {path}\nfor a page of it: fewjump report {out}")
     return 0
+
+
+def _source(options: Options, model: Model) -> str:
+    """Where the data are.
+
+    Raises:
+        ValueError: if that is not said, and the model is not one of the built-in images.
+    """
+    from fewjump.data import ImageLevels
+
+    if options.data is not None:
+        return options.data
+    vocabulary = model.vocabulary
+    if isinstance(vocabulary, ImageLevels) and (vocabulary.height, vocabulary.width) == (8, 8):
+        return "digits"
+    raise ValueError(
+        f"give --data: the data that the model in {model.folder} learned from, whose test part its "
+        "samples are compared with"
+    )
 
 
 def names_of(models: list[Model]) -> list[str]:
@@ -177,15 +202,13 @@ def _judges(
     """How to measure a model with a sampler under a name, and what real data score."""
     from fewjump import evaluate
     from fewjump.data import ImageLevels
-
-    def tell(what: str) -> None:
-        print(what, file=sys.stderr, flush=True)
+    from fewjump.progress import tell
 
     common: dict[str, Any] = {
         "num_samples": options.num_samples,
         "seeds": options.seeds,
         "grid": options.grid,
-        "progress": tell,
+        "progress": tell if options.progress else None,
     }
     # Without classes there is no classifier to train; pictures are then judged as tokens.
     if isinstance(data.vocabulary, ImageLevels) and data.labels:

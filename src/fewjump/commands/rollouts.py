@@ -50,6 +50,9 @@ class Subject:
     device: str = "cpu"
     """Where to compute, for example cuda."""
 
+    progress: bool = True
+    """Show progress, if it takes a while."""
+
 
 @dataclass
 class Options(ReadingOptions, Subject):
@@ -62,8 +65,6 @@ class Options(ReadingOptions, Subject):
 
 
 def run(options: Options) -> int:
-    import sys
-
     from fewjump.commands.models import open_model
     from fewjump.publish import Pipeline
     from fewjump.publish.conditions import read_conditions
@@ -92,7 +93,7 @@ def run(options: Options) -> int:
         prompt=given.prompt,
         fixed=given.fixed,
         vocabulary=vocabulary,
-        progress=sys.stderr.isatty(),
+        progress=options.progress,
     )
     print(f"{options.out}: {options.num_samples} samples of {given.length} tokens")
     return 0

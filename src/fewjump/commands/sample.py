@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -81,6 +80,9 @@ class Subject:
     device: str = "cpu"
     """Where to compute, for example cuda."""
 
+    progress: bool = True
+    """Show progress, if it takes a while."""
+
 
 @dataclass
 class Options(ReadingOptions, Subject):
@@ -121,7 +123,7 @@ def run(options: Options) -> int:
             temperature=options.temperature,
             top_p=options.top_p,
             batch_size=options.batch_size,
-            progress=sys.stderr.isatty() and not options.show_steps,
+            progress=options.progress and not options.show_steps,
             callback=_observer(pipe, writer, options.show_steps),
         )
     if options.out is not None:
@@ -149,6 +151,7 @@ def _check_can_keep(options: Options) -> None:
 
 def _keep_grid(denoiser: Denoiser, options: Options, folder: Path) -> None:
     from fewjump.checkpoint.grids import write_grids
+    from fewjump.progress import tell
     from fewjump.sampler import FITTED, keep_grid
     from fewjump.sampler.grid import times_for
 
@@ -157,17 +160,18 @@ def _keep_grid(denoiser: Denoiser, options: Options, folder: Path) -> None:
     keep_grid(denoiser, times, length)
     write_grids(denoiser, folder)
     listed = " ".join(f"{t:.4g}" for t in times.tolist())
-    print(f"{folder}: keeps the times {listed} for {options.steps} steps", file=sys.stderr)
+    tell(f"{folder}: keeps the times {listed} for {options.steps} steps")
 
 
 def _observer(pipe: Pipeline, writer: Writer, show_steps: bool) -> Callable[[Seen], None]:
     """Hands finished batches to ``writer``, and shows the way there."""
+    from fewjump.progress import tell
 
     def watch(seen: Seen) -> None:
         if show_steps:
             text = pipe.vocabulary.show(seen.x[0], pipe.mask)
             title = f"sample {int(seen.indices[0])}, step {seen.step} of {seen.steps}"
-            print(f"{title}:{chr(10) if chr(10) in text else ' '}{text}", file=sys.stderr)
+            tell(f"{title}:{chr(10) if chr(10) in text else ' '}{text}")
         if seen.step == seen.steps:
             writer.add(seen.x.cpu())
 

@@ -133,7 +133,7 @@ def nucleus(logits: Tensor, temperature: float, top_p: float) -> Tensor:
 
     ``temperature`` 0 keeps the (first) most likely token only.
     """
-    if temperature < 0 or not 0 < top_p <= 1:
+    if not 0 <= temperature < float("inf") or not 0 < top_p <= 1:
         raise ValueError(
             f"temperature must be ≥ 0 and top_p in (0, 1]; got {temperature} and {top_p}"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,9 +10,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from fewjump.denoiser.base import Denoiser
+from fewjump.progress import Progress
 from fewjump.random import SampleStreams
 from fewjump.sampler.base import Move, Sampler, draw_step
 from fewjump.sampler.grid import GridSpec, times_for
@@ -147,7 +148,7 @@ def run(
         temperature, top_p: as in :meth:`fewjump.law.Law.tempered`, at every step.
         denoise: draw x₀ at the last positive time (see :mod:`fewjump.sampler.trajectory`).
             Without it an absorbing process may leave masks.
-        progress: show a bar.
+        progress: show progress on stderr (:mod:`fewjump.progress`).
         watch: told the state after every step (see :class:`Seen`); batches come in order.
         first: number of the first sample: what is drawn are samples ``first`` to ``first`` + N − 1
             of the seed. Rows of ``prompt`` belong to these, from its first.
@@ -173,7 +174,7 @@ def run(
     samples: list[Tensor] = []
     nfe, started = 0, time.perf_counter()
     starts = range(0, num_samples, batch_size)
-    with eval_mode(denoiser), tqdm(total=None, disable=not progress, unit="step") as bar:
+    with eval_mode(denoiser), Progress(progress, label="sampling:") as bar:
         for begin in starts:
             rows = torch.arange(begin, min(begin + batch_size, num_samples), device=device)
             indices = rows + first
@@ -255,7 +256,7 @@ def _check_sizes(
 
 
 def _check_temperature(temperature: float, top_p: float) -> None:
-    if temperature < 0 or not 0 < top_p <= 1:
-        raise ValueError(
-            f"temperature must be ≥ 0 and top_p in (0, 1]; got {temperature} and {top_p}"
-        )
+    if not 0 <= temperature < math.inf:
+        raise ValueError(f"temperature must be a finite number ≥ 0, got {temperature}")
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p must lie in (0, 1], got {top_p}")

@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import os
 import platform
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from fewjump import __version__
 from fewjump.config import dump_config
 from fewjump.files import naming, read_json_lines, remove_leftovers, write_text
+from fewjump.progress import Progress, tell
 from fewjump.train.state import CONFIG_FILE
 
 METRICS_FILE = "metrics.jsonl"
@@ -97,31 +96,21 @@ def _step_of(line: str) -> float:
         return float("inf")
 
 
-class Progress:
+class TrainingProgress(Progress):
     """A bar with the time left on a terminal, one plain line per logged step elsewhere."""
 
-    def __init__(self, total: int, start: int, enabled: bool, label: str) -> None:
-        self.enabled, self.total, self.label = enabled, total, label
-        self.bar: tqdm | None = None
-        if enabled and sys.stderr.isatty():
-            self.bar = tqdm(total=total, initial=start, desc=label, dynamic_ncols=True)
-
-    def step(self) -> None:
-        """One optimiser step done."""
-        if self.bar is not None:
-            self.bar.update()
+    def update(self, count: int = 1) -> None:
+        """``count`` optimiser steps more are done."""
+        if self._bar is not None:
+            self._bar.update(count)
+        self.done += count
 
     def log(self, line: Mapping[str, Any]) -> None:
         """Show a line of metrics."""
-        if self.bar is not None:
-            self.bar.set_postfix({"loss": f"{line['loss']:.4f}"})
-        elif self.enabled:
+        self.note(loss=f"{line['loss']:.4f}")
+        if self._bar is None and self.enabled:
             shown = ("loss", "kl_to_teacher", "grad_norm", "lr", "seconds")
             parts = [f"{k} {line[k]:.4g}" for k in shown if line.get(k) is not None]
-            message = f"{self.label} step {line['step']}/{self.total}  " + "  ".join(parts)
-            print(message, file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        """Leave the terminal in order."""
-        if self.bar is not None:
-            self.bar.close()
+            left = self.left()
+            parts += [] if left is None else [f"left {left}"]
+            tell(f"{self.label} step {line['step']}/{self.total}  " + "  ".join(parts))

@@ -23,7 +23,7 @@ from fewjump.train.divergence import DivergenceError, diagnosis, not_finite
 from fewjump.train.ema import ExponentialMovingAverage
 from fewjump.train.interrupt import StopRequest, TrainingInterrupted
 from fewjump.train.keeper import Keeper
-from fewjump.train.log import METRICS_FILE, Progress, RunFolder
+from fewjump.train.log import METRICS_FILE, RunFolder, TrainingProgress
 from fewjump.train.monitor import Monitor
 from fewjump.train.options import FREE_OPTIONS, TrainConfig
 from fewjump.train.probe import Probe
@@ -152,9 +152,8 @@ class Trainer:
     def run(self, stop: StopRequest) -> TrainResult:
         """Steps until the end, the clock, or a signal."""
         config, begin, before = self.config, time.monotonic(), self.seconds
-        progress = Progress(
-            config.steps, self.step, config.progress and self.world.is_main, self.label
-        )
+        shown = config.progress and self.world.is_main
+        progress = TrainingProgress(shown, config.steps, self.step, label=self.label)
         timed_out = False
         try:
             while self.step < config.steps and not timed_out:
@@ -162,7 +161,7 @@ class Trainer:
                 self.step += 1
                 self.seconds = before + time.monotonic() - begin
                 self._collect({"loss": loss, "grad_norm": norm, **metrics})
-                progress.step()
+                progress.update()
                 if self.step % config.log_every == 0 or self.step in (1, config.steps):
                     self._log(progress)
                 limit = config.max_seconds
@@ -273,7 +272,7 @@ class Trainer:
             self.window[key] = self.window[key] + value if key in self.window else value
         self.window_steps += 1
 
-    def _log(self, progress: Progress) -> None:
+    def _log(self, progress: TrainingProgress) -> None:
         keys = sorted(self.window)
         means = torch.stack([self.window[k].to(self.world.device) for k in keys])
         means = self.world.mean(means / self.window_steps).tolist()
