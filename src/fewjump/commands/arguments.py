@@ -70,7 +70,7 @@ def refuse_unusable(options: Any) -> None:
         for one in value if isinstance(value, list | tuple) else [value]:
             if isinstance(one, float) and not math.isfinite(one):
                 raise ValueError(f"{flag} must be a finite number, got {one}")
-        if field.name == "device" and value is not None:
+        if field.name == "device" and isinstance(value, str):
             from fewjump.device import usable_device
 
             try:

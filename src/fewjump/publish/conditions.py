@@ -138,7 +138,7 @@ def _read(
         table = words.tolist()
         if words.dim() == 1:
             table = [table]
-        rows = [[int(token) for token in row] for row in table]
+        rows: list[list[int | None]] = [[int(token) for token in row] for row in table]
     else:
         if isinstance(vocabulary, ImageLevels):
             raise ValueError(f"a {what} of words is for models of text; this one makes images")
@@ -146,7 +146,7 @@ def _read(
         rows = [_tokens(vocabulary, text, masked, masks) for text in texts]
     if masked:
         rows = [[None if token in masks else token for token in row] for row in rows]
-    elif found := masks.intersection(token for row in rows for token in row):
+    elif found := [t for row in rows for t in row if t is not None and t in masks]:
         raise ValueError(
             f"the prompt holds the mask (token {min(found)}), which no finished sample does; for "
             "text with holes give it as an infilling (infill=, --infill)"
@@ -155,7 +155,7 @@ def _read(
         raise ValueError(f"{len(rows)} {what}s were given for {num_samples} samples; give 1 or all")
     if not masked and any(not row for row in rows):
         raise ValueError(f"an empty {what} says nothing; leave it out")
-    return rows * num_samples if len(rows) == 1 else rows
+    return [rows[0]] * num_samples if len(rows) == 1 else rows
 
 
 def _tokens(
