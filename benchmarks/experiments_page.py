@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fewjump.experiment.check_result import CheckResult, read_result
-from fewjump.report.axis import short
-from fewjump.report.content import Table
-from fewjump.report.svg import standalone
+from fewjump.report import Table, short, standalone
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "checks"

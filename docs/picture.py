@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 
 from fewjump.process import Uniform
 from fewjump.random import generator_for
-from fewjump.report.svg import style_sheet
+from fewjump.report import style_sheet
 from fewjump.schedule import LogLinear
 
 TILE, TOP, BOTTOM, LEFT, RIGHT = 64, 78, 250, 40, 836

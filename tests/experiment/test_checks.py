@@ -15,7 +15,7 @@ from fewjump import cli
 from fewjump.experiment import checks
 from fewjump.experiment.check_result import CheckResult, read_result
 from fewjump.experiment.checks import CHECKS, CheckOptions, check_module, run_check
-from fewjump.report.content import Chart, KeyNumber, Note, Reference, Series, Table
+from fewjump.report import Chart, KeyNumber, Note, Reference, Series, Table
 
 CHART = Chart(
     "Squares", [Series("n²", [1, 2, 3], [1, 4, 9])], [Reference("ten", 10)], "n", "n²", log_x=False

@@ -8,8 +8,7 @@ import zlib
 import numpy as np
 import pytest
 
-from fewjump.report import contact_sheet, encode_png
-from fewjump.report.png import as_pixels
+from fewjump.report import as_pixels, contact_sheet, encode_png
 
 
 def decode(data: bytes) -> np.ndarray:

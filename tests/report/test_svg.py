@@ -9,9 +9,19 @@ from xml.etree import ElementTree
 
 import pytest
 
-from fewjump.report import Chart, Reference, Series, line_chart, standalone
-from fewjump.report.axis import budget_axis, linear_axis, log_axis, short
-from fewjump.report.svg import describe, legend
+from fewjump.report import (
+    Chart,
+    Reference,
+    Series,
+    budget_axis,
+    describe,
+    legend,
+    line_chart,
+    linear_axis,
+    log_axis,
+    short,
+    standalone,
+)
 
 SVG = "{http://www.w3.org/2000/svg}"
 

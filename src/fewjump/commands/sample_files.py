@@ -117,7 +117,10 @@ def open_writer(out: Path | None, vocabulary: Vocabulary, scale: int) -> Writer:
 
     Raises:
         ValueError: if it asks for what the vocabulary has not.
+        ModuleNotFoundError: for pictures without Pillow, naming the extra.
     """
+    from fewjump.data import ImageLevels
+
     if out is None:
         return Writer(vocabulary)
     if out.suffix in (".txt", ".jsonl"):
@@ -128,14 +131,19 @@ def open_writer(out: Path | None, vocabulary: Vocabulary, scale: int) -> Writer:
         return WholeWriter(vocabulary, out, scale)
     if out.is_file():
         raise ValueError(f"{out} is a file; give a folder, or a name with a suffix")
+    if isinstance(vocabulary, ImageLevels):
+        _images(vocabulary)
     return FolderWriter(vocabulary, out, scale)
 
 
 def _images(vocabulary: Vocabulary) -> ImageLevels:
+    """The vocabulary, if pictures can be made of it here."""
     from fewjump.data import ImageLevels
+    from fewjump.tokenizing import require
 
     if not isinstance(vocabulary, ImageLevels):
         raise ValueError(f".png is for models of images; this one makes {vocabulary.name}")
+    require("PIL.Image", "a picture", "report")
     return vocabulary
 
 

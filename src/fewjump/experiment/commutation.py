@@ -105,7 +105,7 @@ def load_function(where: str) -> Callable[[float], Tensor]:
 
 def _answer(measured: list[tuple[Commutation, bool | None]], options: Options) -> CheckResult:
     from fewjump.experiment.check_result import CheckResult
-    from fewjump.report.content import Chart, Note, Series, Table
+    from fewjump.report import Chart, Note, Series, Table
 
     found = [one for one, _ in measured]
     moving = [one for one in found if not one.commutes]

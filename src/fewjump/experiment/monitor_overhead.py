@@ -116,7 +116,7 @@ def share(row: dict[str, Any], log_every: int = 50, steps: int = 2000) -> float:
 
 def _answer(rows: list[dict[str, Any]], options: Options) -> CheckResult:
     from fewjump.experiment.check_result import CheckResult
-    from fewjump.report.content import Chart, KeyNumber, Reference, Series, Table
+    from fewjump.report import Chart, KeyNumber, Reference, Series, Table
 
     limit = 0.03
     shares = {row["student"]: share(row) for row in rows}

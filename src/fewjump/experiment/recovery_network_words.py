@@ -7,8 +7,7 @@ from typing import Any
 
 from fewjump.experiment.recovery_cases import METHODS
 from fewjump.experiment.recovery_network import POSTERIOR_NETWORK, exceeds
-from fewjump.report.axis import short
-from fewjump.report.content import Chart, Role, Series, Table
+from fewjump.report import Chart, Role, Series, Table, short
 
 Rows = Sequence[Mapping[str, Any]]
 ROLES: tuple[Role, ...] = ("teacher", "student", "data", "other")

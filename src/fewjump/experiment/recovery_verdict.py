@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fewjump.experiment.recovery_cases import METHODS, SOURCES
-from fewjump.report.axis import short
+from fewjump.report import short
 
 Rows = Sequence[Mapping[str, Any]]
 #: The source of ratios that families and methods are compared by.

@@ -20,8 +20,7 @@ from fewjump.experiment.recovery_network_words import (
     values_of,
 )
 from fewjump.experiment.recovery_verdict import NOISY, Rows, of_largest, verdict_of
-from fewjump.report.axis import short
-from fewjump.report.content import Chart, Note, Reference, Role, Series, Table
+from fewjump.report import Chart, Note, Reference, Role, Series, Table, short
 
 if TYPE_CHECKING:
     from fewjump.experiment.recovery import Options

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fewjump.experiment.check_result import CheckResult
 from fewjump.experiment.step_size_measure import DRAWS, break_points
 from fewjump.experiment.verdicts import half_width
-from fewjump.report.axis import short
-from fewjump.report.content import Chart, KeyNumber, Note, Reference, Role, Series, Table
+from fewjump.report import Chart, KeyNumber, Note, Reference, Role, Series, Table, short
 
 if TYPE_CHECKING:
     from fewjump.experiment.step_size import Options

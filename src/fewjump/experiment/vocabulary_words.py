@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from fewjump.experiment.check_result import CheckResult
 from fewjump.experiment.vocabulary_measure import slope
-from fewjump.report.axis import short
-from fewjump.report.content import Chart, KeyNumber, Note, Role, Series, Table
+from fewjump.report import Chart, KeyNumber, Note, Role, Series, Table, short
 
 if TYPE_CHECKING:
     from fewjump.experiment.vocabulary import Options
