@@ -77,14 +77,14 @@ def draw(chart: Chart, width: int, height: int) -> Figure:
         handles = _lines(axes, chart, drawn)
         colours = palette()
         direction = f" ({chart.better} is better)" if chart.better else ""
-        letters = width // 9
-        axes.set_title(textwrap.fill(chart.y_label + direction, letters), loc="left")
-        axes.set_xlabel(textwrap.fill(chart.x_label, letters))
+        room = width - 90
+        axes.set_title(_folded(figure, chart.y_label + direction, room), loc="left")
+        axes.set_xlabel(_folded(figure, chart.x_label, room))
         _scale(axes, chart, drawn)
         axes.grid(axis="y", color=colours["hair"], linewidth=1)
         axes.tick_params(length=0, labelcolor=colours["soft"])
         axes.spines[["top", "left", "right"]].set_visible(False)
-        labels = [textwrap.fill(str(line.get_label()), letters) for line in handles]
+        labels = [_folded(figure, str(line.get_label()), room) for line in handles]
         for columns in range(len(handles), 0, -1):
             legend = figure.legend(handles, labels, loc="outside upper left", ncols=columns)
             box = legend.get_window_extent()
@@ -279,6 +279,16 @@ def _style() -> Any:
         },
         after_reset=True,
     )
+
+
+def _folded(figure: Figure, text: str, width: float) -> str:
+    """The text with line breaks, so that it is at most ``width`` points wide."""
+    probe, letters = figure.text(0, 0, text), len(text)
+    while letters > 1 and probe.get_window_extent().width > width:
+        letters = letters * 9 // 10
+        probe.set_text(textwrap.fill(text, letters))
+    probe.remove()
+    return probe.get_text()
 
 
 def _drawable(chart: Chart) -> list[Series]:
