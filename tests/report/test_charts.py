@@ -150,19 +150,26 @@ def written(figure) -> list[tuple[str, tuple[float, float, float, float]]]:
 
 @pytest.mark.parametrize("low", [-3.0, 0.0, 1e-9, 0.13, 7.0])
 @pytest.mark.parametrize("span", [0.0, 1e-7, 0.3, 5.0, 3e5])
+def test_axes_hold_every_value_with_few_ticks(low: float, span: float) -> None:
+    lines = [Series("a", [1, 2], [low, low + span])]
+    for log in (False, True) if low > 0 else (False,):
+        axes = draw(chart(series=lines, references=(), log_y=log, log_x=False), 400, 270).axes[0]
+        bottom, top = axes.get_ylim()
+        slack = 1e-9 * max(abs(bottom), abs(top))
+        assert bottom - slack <= low
+        assert low + span <= top + slack
+        shown = [t for t in axes.get_yticks() if bottom - slack <= t <= top + slack]
+        assert 1 <= len(shown) <= 12
+
+
 @pytest.mark.parametrize("log", [False, True])
-def test_axes_hold_every_value_with_few_ticks(low: float, span: float, log: bool) -> None:
-    if log and low <= 0:
-        pytest.skip("not for a logarithmic axis")
-    values = [low, low + span]
-    lines = [Series("a", [k + 1 for k in range(len(values))], values)]
-    axes = draw(chart(series=lines, references=(), log_y=log, log_x=False), 400, 270).axes[0]
-    bottom, top = axes.get_ylim()
-    slack = 1e-9 * max(abs(bottom), abs(top))
-    assert bottom - slack <= low
-    assert low + span <= top + slack
-    shown = [t for t in axes.get_yticks() if bottom - slack <= t <= top + slack]
-    assert 1 <= len(shown) <= 12
+@pytest.mark.parametrize(("low", "high"), [(1.395, 1.403), (2.725, 2.85), (1e5, 1e5 + 1), (0, 1)])
+def test_ticks_say_their_values(low: float, high: float, log: bool) -> None:
+    lines = [Series("a", [1, 2], [low or 0.5, high])]
+    axes = draw(chart(series=lines, references=(), log_y=log), 400, 270).axes[0]
+    ticks = axes.get_yticks()
+    for tick, name in zip(ticks, axes.yaxis.get_major_formatter().format_ticks(ticks)):
+        assert float(name.replace(",", "")) == pytest.approx(tick, abs=(high - low) / 200)
 
 
 @pytest.mark.parametrize("values", [[3.0], [1.0, 64.0], [1.0, 2.0, 3.0, 1000.0]])

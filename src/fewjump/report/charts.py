@@ -11,7 +11,9 @@ import math
 import re
 import textwrap
 from collections import Counter
+from functools import partial
 from io import BytesIO
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 from zlib import crc32
@@ -360,7 +362,9 @@ def _scale(axes: Axes, chart: Chart, drawn: list[Series]) -> None:
             locator = LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,), numticks=9)
         axis.set_major_locator(locator)
         axis.set_minor_locator(NullLocator())
-        axis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+        # Ticks of a narrow range differ in later digits than the third.
+        step = min((b - a for a, b in pairwise(locator.tick_values(low, high))), default=high)
+        axis.set_major_formatter(FuncFormatter(partial(_tick, step)))
     budgets = sorted({x for series in drawn for x in series.x})
     if chart.log_x and len(budgets) <= _MOST_BUDGETS:
         axes.xaxis.set_major_locator(FixedLocator(budgets[:: 1 + (len(budgets) > 9)]))
@@ -368,6 +372,13 @@ def _scale(axes: Axes, chart: Chart, drawn: list[Series]) -> None:
     if not chart.log_y:
         ticks = axes.yaxis.get_major_locator().tick_values(0 if 0 < low < 0.6 * high else low, high)
         axes.set_ylim(ticks[0], ticks[-1])
+
+
+def _tick(step: float, value: float, _: int) -> str:
+    """A tick's name, in as many digits as tell it from the next one, which is ``step`` away."""
+    names = (short(value, digits) for digits in range(3, 16))
+    near = (name for name in names if abs(float(name.replace(",", "")) - value) < abs(step) / 50)
+    return next(near, str(value))
 
 
 def _tip(series: Series, i: int) -> str:

@@ -172,19 +172,17 @@ class Report:
     charts_heading: str = "Quality against the number of evaluations"
 
 
-def short(value: float) -> str:
+def short(value: float, digits: int = 3) -> str:
     """A number as a reader wants it: three significant digits, no trailing zeros."""
     if not math.isfinite(value):
         return str(value)
     if value == 0:
         return "0"
     if abs(value) >= 1e6 or abs(value) < 1e-4:
-        mantissa, exponent = f"{value:.2e}".split("e")
+        mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
         return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
-    if abs(value) >= 1000:
-        return f"{value:,.0f}"
-    digits = max(0, 2 - math.floor(math.log10(abs(value))))
-    text = f"{value:.{digits}f}"
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    text = f"{value:,.{decimals}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
