@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO ?= digits
 OUT ?= demo-$(DEMO)
-EXTRAS ?= eval,dev
+EXTRAS ?= eval,report,dev
 
 .PHONY: help install demo test lint format docs wheel clean
 

@@ -12,9 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from fewjump.report.axis import short
-from fewjump.report.content import Table
-from fewjump.report.svg import standalone
+from fewjump.report import Table, short, standalone
 from fewjump.verify.result import CheckResult, read_result
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 
 from fewjump import cli
-from fewjump.report.content import Chart, KeyNumber, Note, Reference, Series, Table
+from fewjump.report import Chart, KeyNumber, Note, Reference, Series, Table
 from fewjump.verify import checks
 from fewjump.verify.checks import CHECKS, CheckOptions, check_module, run_check
 from fewjump.verify.result import CheckResult, read_result

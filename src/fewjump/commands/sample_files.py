@@ -153,7 +153,10 @@ def open_writer(out: Path | None, vocabulary: Vocabulary, scale: int) -> Writer:
 
     Raises:
         ValueError: if it asks for what the vocabulary has not.
+        ModuleNotFoundError: for pictures without Pillow, naming the extra.
     """
+    from fewjump.data import ImageLevels
+
     if out is None:
         return Writer(vocabulary)
     if out.suffix in (".txt", ".jsonl"):
@@ -162,14 +165,19 @@ def open_writer(out: Path | None, vocabulary: Vocabulary, scale: int) -> Writer:
         if out.suffix == ".png":
             _images(vocabulary)
         return WholeWriter(vocabulary, out, scale)
+    if isinstance(vocabulary, ImageLevels):
+        _images(vocabulary)
     return FolderWriter(vocabulary, out, scale)
 
 
 def _images(vocabulary: Vocabulary) -> ImageLevels:
+    """The vocabulary, if pictures can be made of it here."""
     from fewjump.data import ImageLevels
+    from fewjump.tokenizing import require
 
     if not isinstance(vocabulary, ImageLevels):
         raise ValueError(f".png is for models of images; this one makes {vocabulary.name}")
+    require("PIL.Image", "a picture", "report")
     return vocabulary
 
 

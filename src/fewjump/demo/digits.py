@@ -18,9 +18,8 @@ from fewjump.demo.parts import Clock, draw_samples, value_of, write_demo
 from fewjump.evaluate.classifier import classifier_for
 from fewjump.evaluate.run import TEST_DATA, evaluate_images, image_reference
 from fewjump.random import generator_for
-from fewjump.report import ImageSamples, KeyNumber, SampleGroup
-from fewjump.report.axis import short
-from fewjump.report.png import contact_sheet, encode_png
+from fewjump.report import ImageSamples, KeyNumber, SampleGroup, contact_sheet, encode_png, short
+from fewjump.tokenizing import require
 
 TEACHER, PRODUCT, JOINT = "teacher", "product student", "joint student"
 DEMO = Sizes(teacher_steps=1200, product_steps=150, samples=450)
@@ -37,7 +36,11 @@ def run_demo(out: Path, seed: int = 0, quick: bool = False) -> Path:
             of a demo that was stopped is taken up.
         seed: of every draw.
         quick: tiny sizes that only show that everything works.
+
+    Raises:
+        ModuleNotFoundError: without Pillow, naming the extra, before anything is trained.
     """
+    require("PIL.Image", "this demo, which saves pictures,", "report")
     sizes = QUICK if quick else DEMO
     steps = (1, 2, 4, 8) if quick else (1, 2, 4, 8, 16, 64)
     out.mkdir(parents=True, exist_ok=True)

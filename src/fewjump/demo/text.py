@@ -16,8 +16,7 @@ from fewjump.evaluate.run import TEST_DATA, evaluate_text, text_reference
 from fewjump.evaluate.text import TextMeter
 from fewjump.objective import JointConditionalMatching
 from fewjump.process import Absorbing
-from fewjump.report import KeyNumber, SampleGroup, TextSamples
-from fewjump.report.axis import short
+from fewjump.report import KeyNumber, SampleGroup, TextSamples, short
 from fewjump.schedule import LogLinear
 
 TEACHER, PRODUCT, JOINT = "teacher", "product student", "joint student"

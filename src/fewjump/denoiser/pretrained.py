@@ -92,7 +92,7 @@ def masked_lm_name(model_type: str) -> str | None:
         from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
     except ImportError:
         return None
-    names: Mapping[str, Any] = MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    names: Any = MODEL_FOR_MASKED_LM_MAPPING_NAMES
     name = names.get(model_type)
     return name[0] if isinstance(name, tuple) else name
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -109,8 +109,3 @@ def write_results(
     content = {**facts, "rows": [asdict(row) for row in rows]}
     write_text(path, json.dumps(content, indent=1, default=str) + "\n")
     return path
-
-
-def metrics_in(rows: Sequence[Row]) -> list[str]:
-    """Names of the metrics, in order of first appearance."""
-    return list(dict.fromkeys(row.metric for row in rows))

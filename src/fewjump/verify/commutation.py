@@ -104,7 +104,7 @@ def load_function(where: str) -> Callable[[float], Tensor]:
 
 
 def _answer(measured: list[tuple[Commutation, bool | None]], options: Options) -> CheckResult:
-    from fewjump.report.content import Chart, Note, Series, Table
+    from fewjump.report import Chart, Note, Series, Table
     from fewjump.verify.result import CheckResult
 
     found = [one for one, _ in measured]

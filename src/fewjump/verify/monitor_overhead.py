@@ -115,7 +115,7 @@ def share(row: dict[str, Any], log_every: int = 50, steps: int = 2000) -> float:
 
 
 def _answer(rows: list[dict[str, Any]], options: Options) -> CheckResult:
-    from fewjump.report.content import Chart, KeyNumber, Reference, Series, Table
+    from fewjump.report import Chart, KeyNumber, Reference, Series, Table
     from fewjump.verify.result import CheckResult
 
     limit = 0.03

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fewjump.report.axis import short
-from fewjump.report.content import Chart, Role, Series, Table
+from fewjump.report import Chart, Role, Series, Table, short
 from fewjump.verify.recovery_cases import METHODS
 from fewjump.verify.recovery_network import POSTERIOR_NETWORK, exceeds
 

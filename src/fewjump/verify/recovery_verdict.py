@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fewjump.report.axis import short
+from fewjump.report import short
 from fewjump.verify.recovery_cases import METHODS, SOURCES
 
 Rows = Sequence[Mapping[str, Any]]

@@ -6,8 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fewjump.report.axis import short
-from fewjump.report.content import Chart, Note, Reference, Role, Series, Table
+from fewjump.report import Chart, Note, Reference, Role, Series, Table, short
 from fewjump.verify.recovery_cases import METHODS, SOURCES
 from fewjump.verify.recovery_network_words import (
     METHOD_WORDS,

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fewjump.report.content import Chart, KeyNumber, Note, Reference, Report, Series, Table
+from fewjump.report import Chart, KeyNumber, Note, Reference, Report, Series, Table
 
 RESULTS_FILE = "results.json"
 
@@ -57,7 +57,7 @@ class CheckResult:
             folder: made if needed.
             facts: of the run: machine, seconds. Those of this machine when None.
         """
-        from fewjump.report.page import write
+        from fewjump.report import write
         from fewjump.verify.results import machine_facts
 
         facts = {"machine": machine_facts()} if facts is None else dict(facts)

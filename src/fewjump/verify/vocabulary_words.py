@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fewjump.report.axis import short
-from fewjump.report.content import Chart, KeyNumber, Note, Role, Series, Table
+from fewjump.report import Chart, KeyNumber, Note, Role, Series, Table, short
 from fewjump.verify.result import CheckResult
 from fewjump.verify.vocabulary_measure import slope
 

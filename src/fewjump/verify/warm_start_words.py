@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fewjump.report.axis import short
-from fewjump.report.content import Chart, KeyNumber, Note, Reference, Role, Series, Table
+from fewjump.report import Chart, KeyNumber, Note, Reference, Role, Series, Table, short
 from fewjump.verify.result import CheckResult
 from fewjump.verify.verdicts import half_width
 from fewjump.verify.warm_start_measure import curve, steps_to_reach
