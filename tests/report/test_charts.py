@@ -138,7 +138,10 @@ def written(figure) -> list[tuple[str, tuple[float, float, float, float]]]:
 
     figure.draw_without_rendering()
     axes = figure.axes[0]
-    texts = [*axes.get_xticklabels(), axes.xaxis.label, *axes.get_yticklabels()]
+    texts = [axes.xaxis.label]
+    for axis in (axes.xaxis, axes.yaxis):
+        low, high = axis.get_view_interval()
+        texts += [tick.label1 for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
     texts += [*figure.findobj(lambda t: isinstance(t, Text) and t in axes.get_children())]
     texts += figure.legends[0].get_texts()
     return [
