@@ -12,7 +12,9 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -115,3 +117,11 @@ def made_once(folder: Path, make: Callable[[Path], Denoiser]) -> Denoiser:
     if (folder / "model" / "config.json").is_file():
         return load(folder / "model")
     return make(folder)
+
+
+def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function of a module in a new process: its memory is its own, its threads as many."""
+    threads = (torch.get_num_threads(),)
+    new = get_context("spawn")
+    with ProcessPoolExecutor(1, new, torch.set_num_threads, threads) as pool:
+        return pool.submit(function, *arguments).result()
