@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from torch.multiprocessing.spawn import spawn
 
 from experiments.harness import RESULTS, Content, Options, Rows, main
 from fewjump.denoiser import NetworkDenoiser
@@ -102,7 +102,7 @@ def measure(config: Config) -> Content:
         folder = Path(temporary)
         weights, one = distil(folder / "one"), curve(folder / "one")
         distil(folder / RESUMED, max_seconds=1e-6)
-        mp.spawn(worker, (folder, config.threads), nprocs=2)
+        spawn(worker, (folder, config.threads), nprocs=2)
         for name in WAYS:
             two = curve(folder / name)
             assert len(two) == len(one) == STEPS
