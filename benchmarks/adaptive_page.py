@@ -58,7 +58,7 @@ at, are free choices. This page says how to make them from the model instead of 
 that was worth: {len(budget["seeds"])} seeds, 95% intervals, each choice against the uniform one at equal evaluations or
 equal optimiser steps. It is written by `python benchmarks/adaptive_page.py` from two results:
 
-* `python -m fewjump.verify.adaptive_times` ([source](../src/fewjump/verify/adaptive_times.py),
+* `python -m experiments.adaptive_times` ([source](../experiments/adaptive_times.py),
   [results](../benchmarks/results/adaptive_times.json)): enumerated joints and a Markov chain, exact
   teachers and tables, no network;
 * `python -m experiments.adaptive_networks`

@@ -15,7 +15,7 @@ from typing import Any
 from fewjump.report.axis import short
 from fewjump.report.content import Table
 from fewjump.report.svg import standalone
-from fewjump.verify.result import CheckResult, read_result
+from fewjump.verify.checks import CheckResult, read_result
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "checks"

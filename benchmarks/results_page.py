@@ -23,8 +23,8 @@ PAGE = ROOT / "docs" / "results.md"
 SECTIONS: dict[str, tuple[str, str, Callable[[Content], str]]] = {
     "sampler_order": ("Order of the samplers", "experiments.sampler_order", sampler_order),
     "error_terms": ("Three errors, three numbers", "experiments.error_terms", error_terms),
-    "markov_curve": ("The product floor", "fewjump.demo.markov_curve", markov_curve),
-    "digits": ("Digits", "fewjump.demo.digits_models", digits),
+    "markov_curve": ("The product floor", "experiments.markov_curve", markov_curve),
+    "digits": ("Digits", "experiments.digits", digits),
     "demo_digits": ("The digits demo", "make demo", demo_digits),
     "joint_markov": (
         "Past the floor on chains",

@@ -16,7 +16,7 @@ from page_parts import RESULTS, ROOT, Content, provenance, table
 
 from experiments.ablation import ablation_table
 from experiments.wall_clock import TEACHER
-from fewjump.verify.verdicts import over_seeds
+from fewjump.evaluate.bootstrap import over_seeds
 
 PAGE = ROOT / "docs" / "students.md"
 FILES = ("text_students_names", "text_students_text", "student_speed", "text_ablation")

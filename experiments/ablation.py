@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from fewjump.verify.verdicts import half_width
+from fewjump.evaluate.bootstrap import half_width
 
 _MISSING = "–"
 

@@ -20,8 +20,8 @@ from experiments.text_quality import measure_text, reference_row
 from experiments.text_students import Workshop
 from fewjump.api import train_teacher
 from fewjump.data import Dataset
-from fewjump.demo import digits_models as digits
-from fewjump.demo.parts import Clock, made_once
+from fewjump.demo import digits
+from fewjump.demo.parts import Clock, made_once, teacher_for
 from fewjump.denoiser.base import Denoiser
 from fewjump.evaluate.classifier import ImageClassifier
 from fewjump.evaluate.likelihood import one_evaluation_nlls
@@ -115,7 +115,7 @@ class DigitsBench:
 
     def masked_teacher(self, seed: int, runs: Path) -> Denoiser:
         own = seed % self.teachers
-        return digits.teacher_for(self.data, self.sizes, own, runs / f"digits-teacher-{own}")
+        return teacher_for(self.data, self.sizes, own, runs / f"digits-teacher-{own}")
 
     def network(self) -> dict[str, Any]:
         return dict(self.sizes.network())

@@ -8,7 +8,7 @@ of names with a shared chain, in each way that they have, judged at 1 and 4 step
 
     python -m experiments.adaptive_networks --names names.txt --text shakespeare.txt
 
-after :mod:`experiments.text_students` and :mod:`fewjump.demo.digits_models`, whose models in
+after :mod:`experiments.text_students` and :mod:`fewjump.demo.digits`, whose models in
 ``--teachers`` are read. Text has one teacher: its three seeds are of trainings, draws and bounds.
 Finished rows are kept in ``--runs`` and not computed again; ``--only PART`` does one part and
 writes no result.
@@ -32,11 +32,11 @@ from experiments.adaptive_rows import (
     joint_rows,
     training_rows,
 )
+from experiments.adaptive_times import against_uniform
 from experiments.text_sizes import SIZES, load_corpus
 from fewjump.data import load_data
 from fewjump.denoiser.base import Denoiser
 from fewjump.evaluate.classifier import classifier_for
-from fewjump.verify.adaptive_times import against_uniform
 from fewjump.verify.results import Experiment, remembered
 
 PARTS = ("grids", "training", "joint")

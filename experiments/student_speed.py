@@ -1,7 +1,7 @@
 """How much faster the students are at the teacher's quality, with both sides timed in one run.
 
 Quality comes from the results of :mod:`experiments.text_students` and
-:mod:`fewjump.demo.digits_models`: each student is given the fastest number of steps at which it is
+:mod:`experiments.digits`: each student is given the fastest number of steps at which it is
 as good as the teacher with its most. Those samplers, and no others, are then timed again in turns,
 so that whatever else the machine does slows all of them alike.
 
@@ -33,7 +33,7 @@ from experiments.wall_clock import (
 )
 from fewjump.checkpoint import load
 from fewjump.data import load_data
-from fewjump.demo.digits_models import Sizes as DigitSizes
+from fewjump.demo.digits import Sizes as DigitSizes
 from fewjump.demo.parts import Clock
 from fewjump.denoiser.base import Denoiser
 from fewjump.evaluate.frontier import Row

@@ -33,6 +33,7 @@ from experiments.text_sizes import (
     Sizes,
     load_corpus,
 )
+from experiments.verdicts import Verdict, best_at, compare
 from experiments.wall_clock import TEACHER
 from fewjump.api import distill, train_teacher
 from fewjump.assembly import default_kl_warmup, for_sampling
@@ -45,7 +46,6 @@ from fewjump.objective import JointConditionalMatching, LatentMatching, Objectiv
 from fewjump.process import Absorbing
 from fewjump.schedule import LogLinear
 from fewjump.verify.results import Experiment
-from fewjump.verify.verdicts import Verdict, best_at, compare
 
 #: Of the way rows are measured: another number leaves the rows of earlier versions aside.
 MEASURED = 2

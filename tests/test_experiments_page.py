@@ -43,7 +43,7 @@ def test_every_committed_check_has_a_name_and_holds_or_says_so(page: ModuleType)
 
     text = page.PAGE.read_text(encoding="utf-8")
     for stem, check, facts in page.results():
-        assert check.name in CHECKS, stem
+        assert check.name in {*CHECKS, "monitor-overhead"}, stem
         assert (check.failures != []) == (check.name in NOT_ALL_HOLDS), stem
         for failure in check.failures:
             assert f"**Does not hold:** {failure}" in text

@@ -6,7 +6,7 @@ reference Markov chain (sampled). ``training``: ways to draw and weigh times in 
 matching at equal optimiser steps, for a free table on an enumerated joint whose teacher errs more
 the noisier its input (exact KLs; no network).
 
-Run as ``python -m fewjump.verify.adaptive_times``. Finished rows are kept in
+Run as ``python -m experiments.adaptive_times``. Finished rows are kept in
 ``runs/adaptive-times`` and not computed again.
 """
 
@@ -17,9 +17,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from fewjump.demo.markov_curve import bigram_interval
+from experiments.markov_curve import bigram_interval
+from experiments.verdicts import compare
 from fewjump.evaluate.exact import data_law, kl
-from fewjump.objective import ConditionalMatching, TimeSampling
+from fewjump.objective import ConditionalMatching
 from fewjump.problem import EnumeratedJoint
 from fewjump.problem.examples import reference_markov_chain
 from fewjump.process import Absorbing, Process, Uniform
@@ -32,7 +33,7 @@ from fewjump.train import TrainConfig, train
 from fewjump.verify.enumeration import random_joint
 from fewjump.verify.results import Experiment, remembered
 from fewjump.verify.table_student import TableStudent, make_world, output_kl, posterior_kl
-from fewjump.verify.verdicts import compare
+from fewjump.verify.times import ways
 
 SEEDS = (0, 1, 2)
 TRAINING_STEPS = 200
@@ -98,18 +99,6 @@ def chain_grids(seed: int, samples: int = 2048, fitted_to: int = 64) -> list[dic
             saved = table.total(time_grid("uniform", steps, process.schedule)) - table.total(times)
             rows[-1] |= {"times": times.tolist(), "saving": float(saved.mean())}
     return rows
-
-
-def ways(steps: int) -> dict[str, TimeSampling | None]:
-    """The choices of training times that are compared, for a training of ``steps``."""
-    return {
-        "uniform": None,
-        "importance": TimeSampling(importance=True),
-        "importance pairs": TimeSampling(importance=True, gap_bins=4),
-        "learned weight": TimeSampling(learned_weight=True),
-        "gap doubling": TimeSampling(curriculum="doubling", curriculum_steps=steps),
-        "gap halving": TimeSampling(curriculum="halving", curriculum_steps=steps),
-    }
 
 
 def training_choices(seed: int, steps: int = TRAINING_STEPS) -> list[dict[str, Any]]:

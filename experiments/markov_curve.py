@@ -2,7 +2,7 @@
 
 An exact teacher (forward–backward) needs no training, so what its few-step samples lack is the
 product form and nothing else. A student trained on it by the paper's objective can at best be that
-teacher. Run as ``python -m fewjump.demo.markov_curve``; it resumes where it was stopped. It
+teacher. Run as ``python -m experiments.markov_curve``; it resumes where it was stopped. It
 took 36 minutes on a third of a core, so count on a quarter of an hour on an idle one.
 """
 
