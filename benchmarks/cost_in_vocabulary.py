@@ -27,7 +27,8 @@ from fewjump.process import Absorbing
 from fewjump.random import generator_for
 from fewjump.sampler import run
 from fewjump.schedule import LogLinear
-from fewjump.verify.vocabulary_measure import peak_bytes, quickest, slope
+from fewjump.verify.vocabulary import slope
+from fewjump.verify.vocabulary_measure import peak_bytes, quickest
 
 VOCABULARIES = (256, 4096, 50_257)
 LIMIT = 1.1

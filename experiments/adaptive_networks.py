@@ -8,8 +8,8 @@ of names with a shared chain, in each way that they have, judged at 1 and 4 step
 
     python -m experiments.adaptive_networks --names names.txt --text shakespeare.txt
 
-after :mod:`experiments.text_students` and :mod:`fewjump.demo.digits_models`, whose models are read
-from the same ``--runs``. Text has one teacher: its three seeds are of trainings, draws and bounds.
+after :mod:`experiments.text_students` and :mod:`experiments.digits`, whose models are read from the
+same ``--runs``. Text has one teacher: its three seeds are of trainings, draws and bounds.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from experiments.adaptive_rows import (
     joint_rows,
     training_rows,
 )
+from experiments.adaptive_times import against_uniform
 from experiments.harness import Content, Options, Rows, kept, main, place
 from experiments.text_sizes import SIZES, load_corpus
 from fewjump.data import load_data
 from fewjump.denoiser.base import Denoiser
 from fewjump.evaluate.classifier import classifier_for
-from fewjump.verify.adaptive_times import against_uniform
 
 PARTS = ("grids", "training", "joint")
 

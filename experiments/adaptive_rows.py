@@ -18,7 +18,7 @@ from fewjump.denoiser.base import Denoiser
 from fewjump.objective import ConditionalMatching, JointConditionalMatching, TimeSampling
 from fewjump.sampler import GRIDS, interval_costs
 from fewjump.sampler.grid import time_grid
-from fewjump.verify.adaptive_times import ways
+from fewjump.verify.times import ways
 
 CHOICES = (*GRIDS, "fitted")
 CANDIDATES = 32

@@ -20,13 +20,13 @@ from experiments.joint_markov import chain_row
 from fewjump.api import distill, train_teacher
 from fewjump.assembly import joint_near
 from fewjump.denoiser.base import Denoiser
+from fewjump.evaluate.bootstrap import over_seeds
 from fewjump.objective import JointConditionalMatching
 from fewjump.problem.examples import reference_markov_chain
 from fewjump.process import Absorbing, Process, Uniform, gidd, mask_to_uniform
 from fewjump.random import generator_for
 from fewjump.sampler import run as draw
 from fewjump.schedule import LogLinear
-from fewjump.verify.verdicts import over_seeds
 
 #: Each noise over a vocabulary of clean tokens.
 NOISES: dict[str, Callable[[int], Process]] = {

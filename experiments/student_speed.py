@@ -1,7 +1,7 @@
 """How much faster the students are at the teacher's quality, with both sides timed in one run.
 
 Quality comes from the results of :mod:`experiments.text_students` and
-:mod:`fewjump.demo.digits_models`: each student is given the fastest number of steps at which it is
+:mod:`experiments.digits`: each student is given the fastest number of steps at which it is
 as good as the teacher with its most. Those samplers, and no others, are then timed again in turns,
 so that whatever else the machine does slows all of them alike.
 
@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from experiments.digits import folders
 from experiments.harness import Content, Options, Rows, main
 from experiments.text_sizes import SIZES, load_corpus
 from experiments.text_students import Workshop
@@ -33,7 +34,7 @@ from experiments.wall_clock import (
 )
 from fewjump.checkpoint import load
 from fewjump.data import load_data
-from fewjump.demo.digits_models import Sizes as DigitSizes
+from fewjump.demo.digits import Sizes as DigitSizes
 from fewjump.demo.parts import Clock
 from fewjump.denoiser.base import Denoiser
 from fewjump.evaluate.frontier import Row
@@ -137,7 +138,7 @@ def text_speed(corpus: str, content: Content, config: Config) -> Rows:
     found = speed_at_quality(points, most)
     sizes = SIZES[corpus]
     data = load_corpus(corpus, sizes, config.names, config.text)
-    shop = Workshop(corpus, data, sizes, content["seed"], config.runs, Clock({}))
+    shop = Workshop(corpus, data, sizes, content["seed"], config.runs, Clock())
     models = {s.student: load(shop.folder(s.student) / "model") for s in found}
     return measured(found, models, config.count, config.repeats, sizes.length)
 
@@ -146,11 +147,8 @@ def digits_speed(content: Content, config: Config) -> Rows:
     """Digits, by Fréchet distance; models of the first seed."""
     rows = [Row(**row) for row in content["rows"]]
     found = speed_at_quality(points_of_results(rows, "frechet", DigitSizes().samples))
-    folders = {TEACHER: "teacher", "product student": "product", "joint student": "joint"}
-    models = {
-        s.student: load(config.runs / f"digits-{folders[s.student]}-{content['seed']}" / "model")
-        for s in found
-    }
+    places = folders(DigitSizes(), content["seed"], config.runs)
+    models = {s.student: load(places[s.student] / "model") for s in found}
     return measured(found, models, config.count, config.repeats, load_data("digits").length)
 
 

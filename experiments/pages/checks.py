@@ -12,7 +12,7 @@ from experiments.pages.markdown import table as markdown
 from experiments.pages.road import MARK, PAGES, load
 from fewjump.report.axis import short
 from fewjump.report.svg import standalone
-from fewjump.verify.result import read_result
+from fewjump.verify.checks import read_result
 
 FOLDER = ROOT / "docs" / "experiments"
 

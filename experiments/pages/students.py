@@ -17,7 +17,7 @@ from experiments.pages.markdown import (
 )
 from experiments.pages.road import Content, load
 from experiments.wall_clock import TEACHER
-from fewjump.verify.verdicts import half_width, over_seeds
+from fewjump.evaluate.bootstrap import half_width, over_seeds
 
 QUALITY = {"names": "matched NLL", "text": "matched NLL", "digits": "Fréchet distance"}
 

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments import error_terms, sampler_order
-from fewjump.demo import markov_curve
+from experiments import error_terms, markov_curve, sampler_order
 from fewjump.problem.examples import reference_markov_chain
 from fewjump.process import Uniform
 from fewjump.random import generator_for

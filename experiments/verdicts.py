@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-Measured = Mapping[str, Any]
+from fewjump.evaluate.bootstrap import half_width
 
-#: 97.5% quantiles of Student's t, by degrees of freedom; above 9 the last one is kept.
-_T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+Measured = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -117,26 +116,3 @@ def _by_seed(rows: Sequence[Measured], who: tuple[str, int], metric: str) -> dic
 
 def _half(row: Measured, metric: str) -> float:
     return (row[f"{metric}_high"] - row[f"{metric}_low"]) / 2
-
-
-def over_seeds(rows: Sequence[Measured], metric: str) -> tuple[float, float, float]:
-    """Mean of a metric over rows, one per seed, and the ends of its 95% interval.
-
-    The interval is the wider of what the samples' own intervals (``<metric>_low`` and
-    ``<metric>_high``) say and Student's t on the seeds.
-    """
-    values = [row[metric] for row in rows]
-    mean = sum(values) / len(values)
-    sampling = sum(_half(row, metric) ** 2 for row in rows) ** 0.5 / len(values)
-    half = max(sampling, half_width(values))
-    return mean, mean - half, mean + half
-
-
-def half_width(values: Sequence[float]) -> float:
-    """Half-width of Student's 95% interval of the mean; 0 for a single value."""
-    n = len(values)
-    if n < 2:
-        return 0.0
-    mean = sum(values) / n
-    variance = sum((v - mean) ** 2 for v in values) / (n - 1)
-    return _T[min(n - 1, max(_T))] * (variance / n) ** 0.5

@@ -2,23 +2,24 @@
 
 An exact teacher (forward–backward) needs no training, so what its few-step samples lack is the
 product form and nothing else. A student trained on it by the paper's objective can at best be that
-teacher. Run as ``python -m fewjump.demo.markov_curve``; it resumes where it was stopped. It
+teacher. Run as ``python -m experiments.markov_curve``; it resumes where it was stopped. It
 took 36 minutes on a third of a core, so count on a quarter of an hour on an idle one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from experiments.harness import Content, Options, Rows, main, place
+from experiments.training import fitted, network
 from fewjump.denoiser.base import Denoiser
-from fewjump.denoiser.network import NetworkDenoiser
-from fewjump.objective import ConditionalMatching, freeze
+from fewjump.objective import ConditionalMatching
 from fewjump.objective.conditional import Intermediate
 from fewjump.problem import MarkovChain
 from fewjump.problem.examples import reference_markov_chain
@@ -26,8 +27,6 @@ from fewjump.process import Process, Uniform
 from fewjump.random import generator_for
 from fewjump.sampler import run as draw
 from fewjump.schedule import LogLinear
-from fewjump.train import TrainConfig, train
-from fewjump.verify.results import Experiment
 
 STEPS = (1, 2, 4, 8, 16, 32, 64)
 TEACHER = "exact product teacher"
@@ -49,14 +48,6 @@ class Sizes:
     seeds: tuple[int, ...] = (0,)
 
 
-def student_for(process: Process, length: int, sizes: Sizes) -> NetworkDenoiser:
-    """A small transformer for sequences of ``length`` tokens."""
-    trunk = {"hidden": sizes.hidden, "blocks": sizes.blocks, "heads": 4, "conv_kernel": 5}
-    return NetworkDenoiser.from_config(
-        {"process": process.config(), "trunk": trunk, "length": length}
-    )
-
-
 def train_student(
     chain: MarkovChain,
     process: Process,
@@ -66,21 +57,19 @@ def train_student(
     out: Path | None = None,
 ) -> Denoiser:
     """Conditional matching against the exact product teacher; returns averaged weights."""
-    torch.manual_seed(seed)
-    student = student_for(process, chain.length, sizes)
-    data = chain.sample(65536, generator_for(seed, 1))
-    config = TrainConfig(
+    trunk = {"hidden": sizes.hidden, "blocks": sizes.blocks, "heads": 4, "conv_kernel": 5}
+    return fitted(
+        network(process, chain.length, seed, **trunk),
+        ConditionalMatching(intermediate),
+        chain.sample(65536, generator_for(seed, 1)),
+        chain.denoiser(process),
+        out,
         steps=sizes.training_steps,
         batch_size=sizes.batch_size,
         lr=2e-3,
         ema=0.995,
         seed=seed,
-        log_every=100,
     )
-    objective = ConditionalMatching(intermediate)
-    teacher = freeze(chain.denoiser(process))
-    result = train(student, objective, data, config, teacher=teacher, out=out, label="student")
-    return result.averaged()
 
 
 def bigram_interval(
@@ -109,9 +98,7 @@ def bigram_interval(
     return value, value + low, value + high
 
 
-def curve(
-    chain: MarkovChain, denoiser: Denoiser, name: str, sizes: Sizes, seed: int
-) -> list[dict[str, Any]]:
+def curve(chain: MarkovChain, denoiser: Denoiser, name: str, sizes: Sizes, seed: int) -> Rows:
     """Bigram TV and NLL of ancestral samples at each number of steps."""
     rows = []
     for steps in STEPS:
@@ -134,15 +121,23 @@ def curve(
     return rows
 
 
-def experiment(sizes: Sizes, runs: Path | None = None) -> dict[str, Any]:
+@dataclass
+class Config(Options):
+    """The product floor on a Markov chain."""
+
+    sizes: Sizes = field(default_factory=Sizes)
+
+
+def measure(config: Config) -> Content:
     """All rows, and the reference levels."""
+    sizes = config.sizes
     chain = reference_markov_chain(32)
     process = Uniform(chain.vocab_size, LogLinear())
-    rows: list[dict[str, Any]] = []
+    rows: Rows = []
     for seed in sizes.seeds:
         rows += curve(chain, chain.denoiser(process), TEACHER, sizes, seed)
         for name, intermediate in STUDENTS.items():
-            out = None if runs is None else runs / f"markov-curve-{intermediate}-{seed}"
+            out = place(config.runs, f"markov-curve-{intermediate}-{seed}", asdict(sizes))
             student = train_student(chain, process, sizes, seed, intermediate, out)
             rows += curve(chain, student, name, sizes, seed + 100)
     floor = chain.bigram_tv_floor(sizes.samples, generator=generator_for(9))
@@ -159,7 +154,7 @@ def experiment(sizes: Sizes, runs: Path | None = None) -> dict[str, Any]:
     }
 
 
-def against_teacher(rows: Sequence[dict[str, Any]], student: str) -> list[dict[str, Any]]:
+def against_teacher(rows: Sequence[dict[str, Any]], student: str) -> Rows:
     """A student against the teacher at each number of steps, paired by seed.
 
     ``difference`` is student minus teacher in bigram TV, averaged over seeds, and ``half_width``
@@ -187,10 +182,5 @@ def against_teacher(rows: Sequence[dict[str, Any]], student: str) -> list[dict[s
     return table
 
 
-def main() -> None:
-    run = Experiment("markov_curve")
-    run.save(experiment(Sizes(), Path("runs")))
-
-
 if __name__ == "__main__":
-    main()
+    main("markov_curve", Config, measure)

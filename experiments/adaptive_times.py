@@ -6,20 +6,21 @@ reference Markov chain (sampled). ``training``: ways to draw and weigh times in 
 matching at equal optimiser steps, for a free table on an enumerated joint whose teacher errs more
 the noisier its input (exact KLs; no network).
 
-Run as ``python -m fewjump.verify.adaptive_times``. Finished rows are kept in
-``runs/adaptive-times`` and not computed again.
+Run as ``python -m experiments.adaptive_times``.
 """
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fewjump.demo.markov_curve import bigram_interval
+from experiments.harness import Content, Options, Rows, kept, main, place
+from experiments.markov_curve import bigram_interval
+from experiments.verdicts import compare
 from fewjump.evaluate.exact import data_law, kl
-from fewjump.objective import ConditionalMatching, TimeSampling
+from fewjump.objective import ConditionalMatching
 from fewjump.problem import EnumeratedJoint
 from fewjump.problem.examples import reference_markov_chain
 from fewjump.process import Absorbing, Process, Uniform
@@ -30,14 +31,12 @@ from fewjump.sampler.grid import time_grid
 from fewjump.schedule import LogLinear
 from fewjump.train import TrainConfig, train
 from fewjump.verify.enumeration import random_joint
-from fewjump.verify.results import Experiment, remembered
 from fewjump.verify.table_student import TableStudent, make_world, output_kl, posterior_kl
-from fewjump.verify.verdicts import compare
+from fewjump.verify.times import ways
 
 SEEDS = (0, 1, 2)
 TRAINING_STEPS = 200
 STEPS = (2, 4, 8)
-RUNS = Path("runs/adaptive-times")
 CHOICES = (*GRIDS, "fitted")
 
 
@@ -49,7 +48,7 @@ def families(vocab_size: int) -> dict[str, Process]:
     }
 
 
-def joint_grids(seed: int, samples: int = 4096) -> list[dict[str, Any]]:
+def joint_grids(seed: int, samples: int = 4096) -> Rows:
     """Exact output KL, nats, of the exact product teacher on every grid: a joint of 4³ states."""
     rows = []
     problem = EnumeratedJoint(random_joint(4, 3, seed))
@@ -78,7 +77,7 @@ def joint_grids(seed: int, samples: int = 4096) -> list[dict[str, Any]]:
     return rows
 
 
-def chain_grids(seed: int, samples: int = 2048, fitted_to: int = 64) -> list[dict[str, Any]]:
+def chain_grids(seed: int, samples: int = 2048, fitted_to: int = 64) -> Rows:
     """Bigram total variation of samples of the exact product teacher: a chain of 32 tokens."""
     rows = []
     chain = reference_markov_chain(32)
@@ -100,19 +99,7 @@ def chain_grids(seed: int, samples: int = 2048, fitted_to: int = 64) -> list[dic
     return rows
 
 
-def ways(steps: int) -> dict[str, TimeSampling | None]:
-    """The choices of training times that are compared, for a training of ``steps``."""
-    return {
-        "uniform": None,
-        "importance": TimeSampling(importance=True),
-        "importance pairs": TimeSampling(importance=True, gap_bins=4),
-        "learned weight": TimeSampling(learned_weight=True),
-        "gap doubling": TimeSampling(curriculum="doubling", curriculum_steps=steps),
-        "gap halving": TimeSampling(curriculum="halving", curriculum_steps=steps),
-    }
-
-
-def training_choices(seed: int, steps: int = TRAINING_STEPS) -> list[dict[str, Any]]:
+def training_choices(seed: int, steps: int = TRAINING_STEPS) -> Rows:
     """Students of one seed: what they miss of the exact posterior, and in 4 steps, in nats."""
     world = make_world("uniform", 1.0, seed)
     data = world.problem.sample(20_000, generator_for(seed, 3))
@@ -148,7 +135,7 @@ def _row(
     }
 
 
-def against_uniform(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def against_uniform(rows: Rows) -> Rows:
     """Every choice against ``uniform``, by problem, process and number of steps."""
     found = []
     places = sorted({(r["problem"], r["process"], r["steps"]) for r in rows})
@@ -178,40 +165,29 @@ def against_uniform(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def collect(
-    parts: Iterable[tuple[str, Callable[[int], list[dict[str, Any]]]]],
-    runs: Path,
-    **settings: Any,
-) -> list[dict[str, Any]]:
-    """Rows of every part and seed, those that are finished with the settings from ``runs``."""
-    rows = []
+def collect(name: str, measure: Callable[[int], Rows], runs: Path, **settings: Any) -> Rows:
+    """Rows of every seed, computed once for the same settings."""
+    rows: Rows = []
     for seed in SEEDS:
-        for name, measure in parts:
-            path = runs / f"{name}-{seed}" / "rows.json"
-            about = {"seed": seed, **settings}
-            rows += remembered(path, about, lambda m=measure, s=seed: m(s))
+        folder = place(runs / "adaptive-times", f"{name}-{seed}", settings)
+        rows += kept(folder / "rows.json", partial(measure, seed))
     return rows
 
 
-def main() -> None:
-    def add(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--runs", type=Path, default=RUNS, help="folder of finished rows")
-
-    run = Experiment("adaptive_times", add=add)
-    rows = collect([("joint", joint_grids), ("chain", chain_grids)], run.options.runs)
+def measure(config: Options) -> Content:
+    """Both parts, and each choice against the uniform one."""
+    grids = collect("joint", joint_grids, config.runs) + collect("chain", chain_grids, config.runs)
     # A way that is added later must not be missed among rows that were finished before.
-    parts = [("training", training_choices)]
-    trained = collect(parts, run.options.runs, ways=list(ways(TRAINING_STEPS)))
-    run.save(
-        {
-            "grids": rows,
-            "grids_against_uniform": against_uniform(rows),
-            "training_steps": TRAINING_STEPS,
-            "training": trained,
-            "training_against_uniform": against_uniform(trained),
-        }
-    )
+    known = list(ways(TRAINING_STEPS))
+    trained = collect("training", training_choices, config.runs, ways=known)
+    return {
+        "grids": grids,
+        "grids_against_uniform": against_uniform(grids),
+        "training_steps": TRAINING_STEPS,
+        "training": trained,
+        "training_against_uniform": against_uniform(trained),
+    }
 
 
 if __name__ == "__main__":
-    main()
+    main("adaptive_times", Options, measure, __doc__)

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from fewjump.verify.verdicts import best_at, compare, half_width
+from experiments.verdicts import best_at, compare
+from fewjump.evaluate.bootstrap import half_width
 
 
 def row(
