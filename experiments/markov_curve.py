@@ -19,6 +19,7 @@ from torch import Tensor
 from experiments.harness import Content, Options, Rows, main, place
 from experiments.training import fitted, network
 from fewjump.denoiser.base import Denoiser
+from fewjump.evaluate.ngrams import ngram_keys, tv_to_law
 from fewjump.objective import ConditionalMatching
 from fewjump.objective.conditional import Intermediate
 from fewjump.problem import MarkovChain
@@ -57,9 +58,9 @@ def train_student(
     out: Path | None = None,
 ) -> Denoiser:
     """Conditional matching against the exact product teacher; returns averaged weights."""
-    trunk = {"hidden": sizes.hidden, "blocks": sizes.blocks, "heads": 4, "conv_kernel": 5}
+    trunk: dict[str, Any] = {"hidden": sizes.hidden, "blocks": sizes.blocks}
     return fitted(
-        network(process, chain.length, seed, **trunk),
+        network(process, chain.length, seed, **trunk, heads=4, conv_kernel=5),
         ConditionalMatching(intermediate),
         chain.sample(65536, generator_for(seed, 1)),
         chain.denoiser(process),
@@ -75,27 +76,10 @@ def train_student(
 def bigram_interval(
     chain: MarkovChain, samples: Tensor, seed: int, repeats: int = 200
 ) -> tuple[float, float, float]:
-    """Bigram TV with a 95% percentile bootstrap over sequences, centred on the estimate.
-
-    Resampling adds its own sampling noise to a distance that cannot be negative; the interval is
-    therefore the estimate plus the bootstrap's deviations from its own mean.
-    """
-    generator = generator_for(seed, 2)
-    value = chain.bigram_tv(samples)
-    n, vocab = samples.shape[0], chain.vocab_size
-    pairs = samples[:, :-1] * vocab + samples[:, 1:]
-    counts = torch.zeros(n, vocab * vocab, dtype=torch.float64)
-    counts.scatter_add_(1, pairs, torch.ones_like(pairs, dtype=torch.float64))
-    target = chain.bigram_law().reshape(-1)
-    tvs = []
-    for _ in range(repeats):
-        weight = torch.bincount(torch.randint(n, (n,), generator=generator), minlength=n)
-        frequency = weight.double() @ counts
-        tvs.append(0.5 * (frequency / frequency.sum() - target).abs().sum())
-    spread = torch.stack(tvs)
-    spread = spread - spread.mean()
-    low, high = torch.quantile(spread, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return value, value + low, value + high
+    """Bigram TV of samples (N, L) with the ends of its 95% interval, a bootstrap over sequences."""
+    pairs = ngram_keys(samples, 2, chain.vocab_size)
+    found = tv_to_law(pairs, chain.bigram_law().flatten(), generator_for(seed, 2), repeats)
+    return found.value, found.low, found.high
 
 
 def curve(chain: MarkovChain, denoiser: Denoiser, name: str, sizes: Sizes, seed: int) -> Rows:

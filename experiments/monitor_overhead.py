@@ -24,12 +24,13 @@ from fewjump.objective import ConditionalMatching, JointConditionalMatching, fre
 from fewjump.process import Absorbing
 from fewjump.random import SampleStreams, fold_seed
 from fewjump.report import Chart, KeyNumber, Reference, Series, Table
+from fewjump.report.content import Role
 from fewjump.schedule import LogLinear
 from fewjump.train.probe import Probe
 from fewjump.verify.checks import CheckResult
 
 HIDDEN, LENGTH, VOCAB, REPEATS, BATCH = 64, 64, 27, 5, 128
-KINDS = {"product": "teacher", "chain": "student", "autoregressive": "data"}
+KINDS: dict[str, Role] = {"product": "teacher", "chain": "student", "autoregressive": "data"}
 LIMIT = 0.03
 
 
