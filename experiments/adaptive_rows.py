@@ -12,17 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from experiments.adaptive_judges import Bench, Judged, TextBench
+from experiments.harness import Rows
 from fewjump.api import distill
 from fewjump.denoiser.base import Denoiser
 from fewjump.objective import ConditionalMatching, JointConditionalMatching, TimeSampling
 from fewjump.sampler import GRIDS, interval_costs
 from fewjump.sampler.grid import time_grid
-from fewjump.verify.adaptive_times import ways
+from fewjump.verify.times import ways
 
 CHOICES = (*GRIDS, "fitted")
 CANDIDATES = 32
-
-Rows = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,14 @@ import pytest
 from fewjump import cli
 from fewjump.report import Chart, KeyNumber, Note, Reference, Series, Table
 from fewjump.verify import checks
-from fewjump.verify.checks import CHECKS, CheckOptions, check_module, run_check
-from fewjump.verify.result import CheckResult, read_result
+from fewjump.verify.checks import (
+    CHECKS,
+    CheckOptions,
+    CheckResult,
+    check_module,
+    read_result,
+    run_check,
+)
 
 CHART = Chart(
     "Squares", [Series("n²", [1, 2, 3], [1, 4, 9])], [Reference("ten", 10)], "n", "n²", log_x=False

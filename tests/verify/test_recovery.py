@@ -14,22 +14,17 @@ from fewjump.denoiser import NetworkDenoiser
 from fewjump.process import FixedRate, Uniform
 from fewjump.random import generator_for
 from fewjump.schedule import LogLinear
-from fewjump.verify.checks import run_check
-from fewjump.verify.recovery_cases import (
-    DENSE,
-    STRUCTURED,
-    RememberingRate,
-    Source,
-    make_case,
-)
+from fewjump.verify.checks import read_result, run_check
+from fewjump.verify.recovery import DENSE, STRUCTURED, Source, exceeds
 from fewjump.verify.recovery_measure import (
+    RememberingRate,
     break_point,
     degrade,
+    make_case,
     measure,
+    measure_checkpoint,
     relative_error,
 )
-from fewjump.verify.recovery_network import exceeds, measure_checkpoint
-from fewjump.verify.result import read_result
 
 
 @pytest.mark.parametrize("family", STRUCTURED + DENSE)
@@ -53,7 +48,7 @@ def test_noise_and_rounding_are_what_they_claim() -> None:
     noisy = degrade(ratios, x_t, Source("noise", noise=0.05), generator_for(1))
     assert bool((noisy[..., 0] == 1).all())
     assert float((noisy / ratios)[..., 1:].log().std()) == pytest.approx(0.05, rel=0.01)
-    rounded = Source("bfloat16", torch.bfloat16)
+    rounded = Source("bfloat16", "bfloat16")
     given = degrade(ratios, x_t, rounded, generator_for(1))
     assert given.dtype == torch.bfloat16
     error = float((given.double() / ratios - 1).std())

@@ -17,8 +17,8 @@ from fewjump.objective import ConditionalMatching
 from fewjump.process import Uniform
 from fewjump.schedule import LogLinear
 from fewjump.verify.checks import run_check
-from fewjump.verify.saved_model import surprise
-from fewjump.verify.step_size_measure import break_points, measure, run_table
+from fewjump.verify.step_size import break_points, measure, run_table
+from fewjump.verify.subjects import surprise
 from fewjump.verify.table_student import TableStudent, make_world, output_kl, posterior_kl
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from fewjump.checkpoint import save
 from fewjump.denoiser import NetworkDenoiser, ScoreDenoiser
+from fewjump.evaluate.bootstrap import over_seeds
 from fewjump.evaluate.exact import data_law, kl
 from fewjump.problem import EnumeratedJoint
 from fewjump.process import Absorbing, Uniform
@@ -18,8 +20,7 @@ from fewjump.random import generator_for
 from fewjump.sampler import exact_output_law
 from fewjump.schedule import LogLinear
 from fewjump.verify.checks import run_check
-from fewjump.verify.times_measure import Bench, grid_rows
-from fewjump.verify.times_words import _verdict
+from fewjump.verify.times import Bench, grid_rows, told
 
 TRUNK = {"hidden": 8, "blocks": 1, "heads": 1}
 
@@ -75,7 +76,7 @@ def test_a_winner_is_better_everywhere_and_the_others_are_told_apart() -> None:
                 row("grid", "cosine", steps, seed, {1: 0.0, 2: -0.1, 4: 0.1}[steps] + noise),
                 row("grid", "log-linear", steps, seed, noise),
             ]
-    first, second = _verdict(rows, "grid")
+    first, second = told(rows, "grid", partial(over_seeds, metric="difference"))
     assert first.startswith("**Grids, at equal evaluations: fitted is better than uniform**")
     assert "0.099 at 2, 0.099 at 4 nats per token (`--grid fitted" in first
     assert second == (

@@ -7,17 +7,22 @@ import torch
 
 from fewjump.random import generator_for
 from fewjump.verify.checks import run_check
-from fewjump.verify.vocabulary import FAMILIES
+from fewjump.verify.vocabulary import (
+    FAMILIES,
+    MEASURES,
+    Options,
+    slope,
+    summarise,
+    upper_slope,
+)
 from fewjump.verify.vocabulary_measure import (
     make_process,
     near_rate,
     peak_bytes,
     recovery_of,
     refusals,
-    slope,
     sparse_rate,
 )
-from fewjump.verify.vocabulary_words import MEASURES, answer, upper_slope
 
 
 def test_a_power_law_has_its_exponent() -> None:
@@ -73,17 +78,13 @@ def test_the_check_runs_and_a_quadratic_cost_is_a_failure() -> None:
     result = run_check("vocabulary", families=["absorbing"], smallest=8, largest=9, repeats=1)
     assert len(result.charts) == 4
     rows = [dict(r) for r in result.rows if "step_bytes" in r]
-    from fewjump.verify.vocabulary import Options
-
     for row in rows:
         row["recovery_bytes"] = row["vocab_size"] ** 2
-    failed = answer(rows, [], Options(smallest=8, largest=9)).failures
+    failed = summarise(rows, Options(smallest=8, largest=9)).failures
     assert any("memory of recovery (absorbing)" in text for text in failed)
 
 
 def test_sparse_products_that_only_read_memory_at_random_are_told_apart() -> None:
-    from fewjump.verify.vocabulary import Options
-
     def verdict(far: float, near: float) -> str:
         powers = {"sparse rate": far, "sparse rate, near targets": near}
         rows = [
@@ -91,10 +92,10 @@ def test_sparse_products_that_only_read_memory_at_random_are_told_apart() -> Non
             for family, power in powers.items()
             for v in (256, 512, 1024, 2048)
         ]
-        return " ".join(answer(rows, [], Options()).verdict)
+        return " ".join(summarise(rows, Options()).verdict)
 
     said = verdict(1.4, 1.0)
-    assert "1.40 (recovery) and 1.40 (step); to 8 tokens near by, as many entries: 1.00" in said
+    assert "1.40 (recovery) and 1.40 (step); to 8 tokens near by: 1.00" in said
     assert "times as slow at V = 1,024" in said
     assert f"{1024**0.4:.1f} times as slow" in said
     assert f"{2048**0.4:.1f} times at V = 2,048" in said

@@ -15,8 +15,8 @@ from fewjump.denoiser import NetworkDenoiser, ScoreDenoiser
 from fewjump.process import Uniform
 from fewjump.schedule import LogLinear
 from fewjump.verify.checks import run_check
-from fewjump.verify.warm_start_measure import (
-    chain_subject,
+from fewjump.verify.subjects import chain_subject
+from fewjump.verify.warm_start import (
     checkpoints,
     curve,
     measure,
@@ -36,11 +36,11 @@ def row(start: str, seed: int, step: int, quality: float) -> dict[str, Any]:
 def test_curves_average_over_seeds_and_say_when_a_target_is_reached() -> None:
     rows = [row("random", k, s, 3.0 - s + k) for k in (0, 1) for s in (0, 1, 2)]
     found = curve(rows, "random", "quality")
-    assert (found.steps, found.mean) == ([0, 1, 2], [3.5, 2.5, 1.5])
-    assert found.high[0] - found.mean[0] == pytest.approx(12.706 * 0.5)
+    assert (found.x, found.y) == ([0, 1, 2], [3.5, 2.5, 1.5])
+    assert found.high[0] - found.y[0] == pytest.approx(12.706 * 0.5)
     assert steps_to_reach(rows, "random", 2.6) == 1
     assert steps_to_reach(rows, "random", 1.0) is None
-    assert curve(rows, "random", "loss").steps == []
+    assert curve(rows, "random", "loss").x == []
 
 
 def test_the_warm_start_begins_at_the_teacher_and_the_other_does_not() -> None:

@@ -1,1 +1,1 @@
-"""What ``fewjump demo`` runs: small problems, end to end, each with a report page."""
+"""What ``fewjump demo`` runs: the whole method on a small problem, ending in a report."""

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fewjump.demo.markov_curve import bigram_interval
-from fewjump.denoiser.base import Denoiser
-from fewjump.problem import MarkovChain
+from torch import Tensor
+
+from fewjump.demo.parts import evaluations, value_of
+from fewjump.evaluate.run import evaluate_markov
 from fewjump.problem.examples import reference_markov_chain
-from fewjump.process import Absorbing, Uniform
+from fewjump.process import Absorbing, Process, Uniform
 from fewjump.random import generator_for
 from fewjump.report import (
     ABOUT_FLOOR,
     KeyNumber,
-    Note,
     Row,
     SampleGroup,
     TextSamples,
@@ -22,23 +22,12 @@ from fewjump.report import (
     write,
     write_results,
 )
-from fewjump.sampler import run as draw
+from fewjump.sampler import sample
 from fewjump.schedule import LogLinear
 from fewjump.verify.results import machine_facts
 
 LETTERS = "abcdefgh"
 PRODUCT, JOINT = "exact teacher (per position)", "exact joint law"
-
-ABOUT_JOINT = Note(
-    "What goes past the floor",
-    (
-        "The second line is the same teacher, asked for the **joint** law of all positions "
-        "instead of one table per position. It is exact in one evaluation, because nothing "
-        "that belongs together is drawn apart.",
-        "For this chain the joint law is known. For a trained network it is what a joint student "
-        "(mixture, chain, autoregressive head) learns to give.",
-    ),
-)
 
 
 def run_demo(out: Path, seed: int = 0, quick: bool = False) -> Path:
@@ -53,18 +42,31 @@ def run_demo(out: Path, seed: int = 0, quick: bool = False) -> Path:
     chain = reference_markov_chain(32)
     count = 1024 if quick else 8192
     steps = (1, 4, 16) if quick else (1, 2, 4, 8, 16, 32, 64)
+    last = steps[-1]
     rows: list[Row] = []
     texts: dict[tuple[str, int], list[str]] = {}
-    uniform = Uniform(chain.vocab_size, LogLinear())
-    masked = Absorbing(chain.vocab_size + 1, LogLinear())
-    for process_name, process in (("uniform", uniform), ("masked", masked)):
+    processes: dict[str, Process] = {
+        "uniform": Uniform(chain.vocab_size, LogLinear()),
+        "masked": Absorbing(chain.vocab_size + 1, LogLinear()),
+    }
+    for noise, process in processes.items():
         for joint in (False, True):
-            name = f"{JOINT if joint else PRODUCT}, {process_name}"
+            name = f"{JOINT if joint else PRODUCT}, {noise}"
             denoiser = chain.denoiser(process, joint=joint)
             # The joint law is exact at any number of steps; two show that.
-            for k in (1, steps[-1]) if joint else steps:
-                print(f"{name}: {k} step{'s' * (k > 1)}", flush=True)
-                rows += _measure(chain, denoiser, name, k, count, seed, texts)
+            asked = (1, last) if joint else steps
+            rows += evaluate_markov(
+                denoiser,
+                chain,
+                asked,
+                num_samples=count,
+                seeds=(seed,),
+                model=name,
+                batch_size=1024,
+                progress=lambda text: print(text, flush=True),
+            )
+            for k in asked:
+                texts[name, k] = _spelled(sample(denoiser, 6, k, generator=seed))
     floor = chain.bigram_tv_floor(count, generator=generator_for(seed, 9))
     rows.append(Row("fresh data", "", None, None, "bigram_tv", float(floor.value)))
     rows.append(Row("entropy rate of the data", "", None, None, "nll", chain.entropy_rate()))
@@ -79,80 +81,45 @@ def run_demo(out: Path, seed: int = 0, quick: bool = False) -> Path:
     write_results(out, rows, facts)
     lines = [f"# {name}, {k} steps\n" + "\n".join(t) for (name, k), t in texts.items()]
     (out / "samples.txt").write_text("\n\n".join(lines) + "\n", encoding="utf-8")
-    return _report(out, chain, rows, texts, steps, facts)
 
-
-def _measure(
-    chain: MarkovChain,
-    denoiser: Denoiser,
-    name: str,
-    steps: int,
-    count: int,
-    seed: int,
-    texts: dict[tuple[str, int], list[str]],
-) -> list[Row]:
-    result = draw(denoiser, count, steps, generator=seed, batch_size=1024)
-    value, low, high = bigram_interval(chain, result.samples, seed)
-    texts[name, steps] = ["".join(LETTERS[i] for i in x) for x in result.samples[:6].tolist()]
-    nll = -chain.log_prob(result.samples) / chain.length
-    # A sample that the chain cannot produce has no likelihood; the share that has is averaged.
-    nll = nll[nll.isfinite()]
-    half = 1.96 * float(nll.std()) / nll.numel() ** 0.5
-    mean = float(nll.mean())
-    common = (name, "ancestral", steps, result.nfe)
-    return [
-        Row(*common, "bigram_tv", value, max(low, 0.0), high, result.seconds),
-        Row(*common, "nll", mean, mean - half, mean + half, result.seconds),
-    ]
-
-
-def _report(
-    out: Path,
-    chain: MarkovChain,
-    rows: list[Row],
-    texts: dict[tuple[str, int], list[str]],
-    steps: tuple[int, ...],
-    facts: dict[str, object],
-) -> Path:
-    def value(name: str, k: int) -> float:
-        found = [r for r in rows if (r.model, r.steps, r.metric) == (name, k, "bigram_tv")]
-        return found[0].value
-
-    last = steps[-1]
-    product, joint = f"{PRODUCT}, uniform", f"{JOINT}, uniform"
-    data = chain.sample(6, generator_for(0, 5)).tolist()
-    data_texts = ["".join(LETTERS[i] for i in x) for x in data]
-    groups = [
-        SampleGroup(
-            f"{k} evaluation{'s' * (k > 1)}",
-            [
-                TextSamples("per position", texts[product, k], "teacher"),
-                TextSamples("joint law", texts[joint, k], "student"),
-                TextSamples("the chain itself", data_texts, "data"),
-            ],
-        )
-        for k in (1, last)
-    ]
+    product, whole = f"{PRODUCT}, uniform", f"{JOINT}, uniform"
+    real = TextSamples("the chain itself", _spelled(chain.sample(6, generator_for(0, 5))), "data")
+    in_one = value_of(rows, product, 1, "bigram_tv")
+    in_last = value_of(rows, product, last, "bigram_tv")
+    of_joint = value_of(rows, whole, 1, "bigram_tv")
     report = from_results(
         rows,
         title="How far a perfect teacher gets in a few steps",
         subtitle="A Markov chain whose posterior is known exactly: nothing here was trained.",
         summary=(
-            "The teacher below makes no mistake: its table for every position is the exact "
-            f"posterior. Yet in one step its samples miss {100 * value(product, 1):.0f}% of the "
-            "law of neighbouring tokens (total variation), because it draws every position on "
-            f"its own. At {last} steps {100 * value(product, last):.1f}% is left. No "
-            "per-position distillation can go below this line.",
-            f"Drawn from the joint law, one step misses {100 * value(joint, 1):.1f}%, which is "
-            "what fresh data of the same size miss.",
+            "Drawing every position on its own from the exact posterior, one step misses "
+            f"{100 * in_one:.0f}% of the law of neighbouring tokens (total variation), and {last} "
+            f"steps {100 * in_last:.1f}%: no per-position student can do better.",
+            f"Drawn from the **joint** law, one step misses {100 * of_joint:.1f}%, as fresh data "
+            "of the same size do. Joint students learn to give such a law.",
         ),
         key_numbers=(
-            KeyNumber(short(value(product, 1)), "bigram error of the exact teacher in one step"),
-            KeyNumber(short(value(joint, 1)), "of the exact joint law in one step"),
+            KeyNumber(short(in_one), "bigram error of the exact teacher in one step"),
+            KeyNumber(short(of_joint), "of the exact joint law in one step"),
         ),
-        samples=groups,
-        notes=(ABOUT_FLOOR, ABOUT_JOINT),
+        samples=[
+            SampleGroup(
+                evaluations(k),
+                [
+                    TextSamples("per position", texts[product, k], "teacher"),
+                    TextSamples("joint law", texts[whole, k], "student"),
+                    real,
+                ],
+            )
+            for k in (1, last)
+        ],
+        notes=(ABOUT_FLOOR,),
         facts=facts,
         headline="bigram_tv",
     )
     return write(report, out / "report.html")
+
+
+def _spelled(samples: Tensor) -> list[str]:
+    """Sequences of tokens as letters."""
+    return ["".join(LETTERS[token] for token in row) for row in samples.tolist()]

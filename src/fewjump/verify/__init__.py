@@ -1,1 +1,1 @@
-"""The named checks of ``fewjump verify`` and the identities that it enumerates."""
+"""``fewjump verify``: the identities by enumeration, and the named checks."""

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from fewjump.verify.checks import CheckOptions
+from fewjump.report import Chart, Series, Table
+from fewjump.verify.checks import CheckOptions, CheckResult
+from fewjump.verify.summary import Rows, pick
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from torch import Tensor
 
     from fewjump.process import Process
-    from fewjump.verify.commutation_measure import Commutation
-    from fewjump.verify.result import CheckResult
 
 
 @dataclass
@@ -25,6 +25,9 @@ class Options(CheckOptions):
     Without --rate or --process: the noise of the original models and the library's hybrids. With
     one of them: yours. Reports the largest relative commutator over a grid of times and, beside it,
     by how much exp(∫Q) misses the time-ordered kernel. A few seconds.
+
+    One matrix times a rate σ(t) always commutes: relative commutators are taken of Q_t/σ(t). The
+    reference is a product of fourth-order Magnus steps, refined until step doubling agrees.
     """
 
     rate: str | None = None
@@ -54,29 +57,29 @@ def run(options: Options) -> CheckResult:
         raise ValueError("--times and --vocab-size must be at least 2")
     from fewjump.verify.commutation_measure import commutation, families
 
-    own = _own(options)
-    if own is not None:
-        name, generator = own
-        return _answer([(commutation(generator, name, options.times), None)], options)
-    measured: list[tuple[Commutation, bool | None]] = [
-        (commutation(process, name, options.times), commutes)
-        for name, (process, commutes) in families(options.vocab_size).items()
-    ]
-    return _answer(measured, options)
-
-
-def _own(options: Options) -> tuple[str, Process | Callable[[float], Tensor]] | None:
+    expected: dict[str, bool] = {}
+    asked: dict[str, Process | Callable[[float], Tensor]] = {}
     if options.rate is not None:
-        return options.rate, load_function(options.rate)
-    if options.process is not None:
-        import json
+        asked[options.rate] = load_function(options.rate)
+    elif options.process is not None:
+        asked[str(options.process)] = load_process(options.process)
+    else:
+        known = families(options.vocab_size)
+        asked = {name: process for name, (process, _) in known.items()}
+        expected = {name: commutes for name, (_, commutes) in known.items()}
+    rows = [commutation(given, name, options.times).row() for name, given in asked.items()]
+    return summarise(rows, options, expected)
 
-        from fewjump.process import process_from_config
 
-        config = json.loads(options.process.read_text(encoding="utf-8"))
-        config = config.get("denoiser", config) if isinstance(config, dict) else {}
-        return str(options.process), process_from_config(config.get("process", config))
-    return None
+def load_process(path: Path) -> Process:
+    """The process that a JSON file describes, alone or in a saved model's ``config.json``."""
+    import json
+
+    from fewjump.process import process_from_config
+
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config = config.get("denoiser", config) if isinstance(config, dict) else {}
+    return process_from_config(config.get("process", config))
 
 
 def load_function(where: str) -> Callable[[float], Tensor]:
@@ -103,85 +106,92 @@ def load_function(where: str) -> Callable[[float], Tensor]:
     return getattr(module, name)
 
 
-def _answer(measured: list[tuple[Commutation, bool | None]], options: Options) -> CheckResult:
-    from fewjump.report import Chart, Note, Series, Table
-    from fewjump.verify.result import CheckResult
+def summarise(
+    rows: Rows, options: Options, expected: Mapping[str, bool] = MappingProxyType({})
+) -> CheckResult:
+    """The check from what was measured.
 
-    found = [one for one, _ in measured]
-    moving = [one for one in found if not one.commutes]
+    Args:
+        rows: fields of :class:`~fewjump.verify.commutation_measure.Commutation`, ``commutes`` and
+            ``worst_error``.
+        options: what was asked for.
+        expected: by name, whether it must commute.
+    """
     failures = [
-        f"{one.name} should {'commute' if expected else 'not commute'}, but its largest relative "
-        f"commutator is {one.largest:.2g}"
-        for one, expected in measured
-        if expected is not None and one.commutes != expected
+        f"{row['name']} should {'commute' if expected[row['name']] else 'not commute'}, but its "
+        f"largest relative commutator is {row['largest']:.2g}"
+        for row in rows
+        if expected.get(row["name"], row["commutes"]) != row["commutes"]
     ]
     failures += [
-        f"{one.name} commutes, yet exp(∫Q) is off by {one.worst_error:.2g}"
-        for one in found
-        if one.commutes and one.worst_error > 1e-7
+        f"{row['name']} commutes, yet exp(∫Q) is off by {row['worst_error']:.2g}"
+        for row in rows
+        if row["commutes"] and row["worst_error"] > 1e-7
     ]
-    shown = moving or found
+    shown = pick(rows, commutes=False) or rows
     charts = [
         Chart(
-            "How wrong is the exponential of the integral?",
-            [Series(one.name, one.times, one.errors) for one in shown],
+            title,
+            [Series(row["name"], row["times"], row[key]) for row in shown],
             x_label="time t",
-            y_label="total variation at t, worst token",
+            y_label=y_label,
             log_x=False,
             better="lower",
-            caption="Between exp(∫₀ᵗ Q) and the time-ordered kernel P of t given 0.",
-        ),
-        Chart(
-            "How far from commuting?",
-            [Series(one.name, one.times, one.commutators) for one in shown],
-            x_label="time t",
-            y_label="largest relative commutator of Q_t",
-            log_x=False,
-            better="lower",
-            caption="‖[Q_t, Q_u]‖ / (‖Q_t‖·‖Q_u‖), the largest over the other times u.",
-        ),
+            caption=caption,
+        )
+        for title, key, y_label, caption in (
+            (
+                "How wrong is the exponential of the integral?",
+                "errors",
+                "total variation at t, worst token",
+                "Between exp(∫₀ᵗ Q) and the time-ordered kernel P of t given 0.",
+            ),
+            (
+                "How far from commuting?",
+                "commutators",
+                "largest relative commutator of Q_t",
+                "‖[Q_t, Q_u]‖ / (‖Q_t‖·‖Q_u‖), the largest over the other times u.",
+            ),
+        )
     ]
     table = Table(
         "Every generator",
         ("noise", "commutes", "largest relative commutator", "error of exp(∫Q)"),
         [
-            (one.name, "yes" if one.commutes else "no", f"{one.largest:.1e}",
-             f"{one.worst_error:.1e}")
-            for one in found
+            (
+                row["name"],
+                "yes" if row["commutes"] else "no",
+                f"{row['largest']:.1e}",
+                f"{row['worst_error']:.1e}",
+            )
+            for row in rows
         ],
-    )  # fmt: skip
-    rows: list[dict[str, Any]] = [
-        {**asdict(one), "commutes": one.commutes, "worst_error": one.worst_error} for one in found
-    ]
+    )
     return CheckResult(
         name="commutation",
         question="Do the generators of different times commute?",
-        verdict=[one.verdict for one in sorted(found, key=lambda one: -one.largest)],
+        verdict=[told(row) for row in sorted(rows, key=lambda row: -row["largest"])],
         rows=rows,
         charts=charts,
         tables=[table],
-        notes=[
-            Note(
-                "How it is measured",
-                (
-                    "One matrix times a rate σ(t) always commutes, whatever the schedule: "
-                    "relative commutators are taken of Q_t/σ(t), whose size σ does not blow up.",
-                    "The reference is a product of fourth-order Magnus steps, refined until step "
-                    f"doubling agrees to {max(one.reference_error for one in found):.0e}.",
-                ),
-            )
-        ],
-        settings=asdict(options),
+        notes=[options.note()],
+        settings=options.settings(),
         failures=failures,
     )
 
 
-def main() -> None:
-    """The committed result: ``python -m fewjump.verify.commutation``; a few seconds."""
-    from fewjump.verify.committed import commit_check
-
-    commit_check("commutation", Options())
-
-
-if __name__ == "__main__":
-    main()
+def told(row: Mapping[str, Any]) -> str:
+    """One generator's answer in plain words."""
+    if row["commutes"]:
+        return (
+            f"**{row['name']}** commutes: the exponential of the integral is its kernel (largest "
+            f"difference {row['worst_error']:.1e})."
+        )
+    t, u = row["between"]
+    when = row["times"][row["errors"].index(row["worst_error"])]
+    return (
+        f"**{row['name']}** does not commute (relative commutator {row['largest']:.2g} between "
+        f"t = {t:.2g} and {u:.2g}); exp(∫Q) is wrong by {row['worst_error']:.2g} in total "
+        f"variation at t = {when:.2g}: use `TimeVaryingPrior` if every Q_t redraws from a law, "
+        "`TimeVaryingRate` otherwise."
+    )

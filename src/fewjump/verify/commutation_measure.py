@@ -7,8 +7,9 @@ kernel is the time-ordered exponential.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,22 +61,9 @@ class Commutation:
         """The largest error of the closed form."""
         return max(self.errors)
 
-    @property
-    def verdict(self) -> str:
-        """The answer in plain words."""
-        if self.commutes:
-            return (
-                f"**{self.name}** commutes: the exponential of the integral is its kernel "
-                f"(largest difference {self.worst_error:.1e})."
-            )
-        t, u = self.between
-        when = self.times[self.errors.index(self.worst_error)]
-        return (
-            f"**{self.name}** does not commute (relative commutator {self.largest:.2g} between "
-            f"t = {t:.2g} and {u:.2g}). The exponential of the integral would be wrong by "
-            f"{self.worst_error:.2g} in total variation at t = {when:.2g}: use `TimeVaryingPrior` "
-            "if every Q_t redraws from a law, `TimeVaryingRate` otherwise."
-        )
+    def row(self) -> dict[str, Any]:
+        """As plain data, with ``commutes`` and ``worst_error``."""
+        return {**asdict(self), "commutes": self.commutes, "worst_error": self.worst_error}
 
 
 def commutation(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import os
 import time
 import warnings
@@ -224,14 +223,6 @@ def _quiet() -> Iterator[None]:
         os.close(nowhere)
 
 
-def slope(sizes: Sequence[int], values: Sequence[float]) -> float:
-    """Least-squares exponent of a power law in V."""
-    xs, ys = [math.log(v) for v in sizes], [math.log(max(v, 1e-12)) for v in values]
-    mx, my = sum(xs) / len(xs), sum(ys) / len(ys)
-    spread = sum((x - mx) ** 2 for x in xs)
-    return sum((x - mx) * (y - my) for x, y in zip(xs, ys)) / spread
-
-
 def refusals(vocab_size: int) -> list[dict[str, Any]]:
     """What the dense route says where V×V entries would not fit: a row per thing asked for."""
     schedule, time_ = LogLinear(), 0.5
@@ -247,10 +238,10 @@ def refusals(vocab_size: int) -> list[dict[str, Any]]:
     }
     rows = []
     for name, call in asked.items():
+        said = None
         try:
             call()
         except ValueError as error:
-            rows.append({"asked": name, "vocab_size": vocab_size, "said": str(error)})
-        else:
-            rows.append({"asked": name, "vocab_size": vocab_size, "said": None})
+            said = str(error)
+        rows.append({"asked": name, "vocab_size": vocab_size, "said": said})
     return rows
