@@ -225,7 +225,7 @@ def test_verify_passes_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
 def test_verify_fails_when_a_check_does(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from fewjump.experiment import verify
+    from fewjump.verify import enumeration as verify
 
     check = verify.Check("recovery", "uniform", 1.0, 1e-10, False, "it should hold")
     monkeypatch.setattr(verify, "run_checks", lambda *sizes: [check])
@@ -318,7 +318,7 @@ def test_sample_draws_pictures(tmp_path: Path) -> None:
         (["--out", "x.png"], ".png is for models of images"),
         (["--prompt", "xyz"], "character 'x'"),
         (["--steps", "0"], "steps"),
-        (["--num-samples", "0"], "num_samples must be at least 1"),
+        (["--num-samples", "0"], "--num-samples must be at least 1"),
         (["--sampler", "first-hitting", "--grid", "cosine"], "draws its own times"),
         (["--sampler", "best"], "best"),
     ],
