@@ -7,13 +7,14 @@ DEMO ?= digits
 OUT ?= demo-$(DEMO)
 EXTRAS ?= eval,dev
 
-.PHONY: help install demo test lint format wheel clean
+.PHONY: help install demo test lint format pages wheel clean
 
 help:
 	@echo 'make demo               train, distil, sample and compare; writes $(OUT)/report.html'
 	@echo 'make demo DEMO=markov   the same on a problem with a known answer, without training'
 	@echo 'make test               the test suite (two processes)'
 	@echo 'make lint               ruff and pyright'
+	@echo 'make pages              put committed results into README.md and docs/'
 	@echo 'EXTRAS=…                what is installed beside the core: $(EXTRAS)'
 	@echo 'make wheel              build dist/*.whl'
 	@echo 'make clean              remove the virtual environment and build products'
@@ -40,6 +41,9 @@ lint: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+pages: $(STAMP)
+	$(BIN)/python -m experiments.pages
 
 wheel: $(STAMP)
 	rm -rf dist

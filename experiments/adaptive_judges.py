@@ -11,17 +11,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 
 from experiments import text_sizes
+from experiments.harness import Rows, made_once
 from experiments.text_quality import measure_text, reference_row
 from experiments.text_students import Workshop
 from fewjump.api import train_teacher
 from fewjump.data import Dataset
 from fewjump.demo import digits
-from fewjump.demo.parts import Clock, made_once, teacher_for
+from fewjump.demo.parts import Clock, teacher_for
 from fewjump.denoiser.base import Denoiser
 from fewjump.evaluate.classifier import ImageClassifier
 from fewjump.evaluate.likelihood import one_evaluation_nlls
@@ -35,41 +36,18 @@ from fewjump.schedule import LogLinear
 Score = tuple[float, float, float]
 
 
-class Bench(Protocol):
-    """A corpus with its teachers and its judge.
+@dataclass
+class TextBench:
+    """Names, or running text, with its teachers and its judge.
 
     Attributes:
         name: of the corpus.
         data: its sequences.
-        teachers: how many masked teachers there are; more seeds take them in turn.
+        sizes: of its teachers and sets of samples.
         teacher_steps: of the uniform-noise teachers, which are trained here; 0 for none.
+        meter: judge of samples.
+        target: the trigram entropy of real sequences, in nats.
     """
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def data(self) -> Dataset: ...
-    @property
-    def teachers(self) -> int: ...
-    @property
-    def teacher_steps(self) -> int: ...
-
-    def masked_teacher(self, seed: int, runs: Path) -> Denoiser:
-        """The teacher of the corpus's own experiment, loaded (trained if it is not there)."""
-        ...
-
-    def network(self) -> dict[str, Any]:
-        """Options of a uniform-noise teacher's transformer."""
-        ...
-
-    def sampled(self, model: Denoiser, steps: int, grid: Tensor, seed: int) -> dict[str, Score]:
-        """What is measured on samples, less being better."""
-        ...
-
-
-@dataclass
-class TextBench:
-    """Names, or running text: ``target`` is the trigram entropy of real sequences, in nats."""
 
     name: str
     data: Dataset
@@ -84,16 +62,20 @@ class TextBench:
 
     @property
     def teachers(self) -> int:
+        """How many masked teachers there are; more seeds take them in turn."""
         return self.sizes.seeds
 
     def masked_teacher(self, seed: int, runs: Path) -> Denoiser:
+        """The teacher of the corpus's own experiment, loaded (trained if it is not there)."""
         own = seed % self.teachers
         return Workshop(self.name, self.data, self.sizes, own, runs, Clock({})).teacher()
 
     def network(self) -> dict[str, Any]:
+        """Options of a uniform-noise teacher's transformer."""
         return {**self.sizes.network(), "time_conditioned": True}
 
     def sampled(self, model: Denoiser, steps: int, grid: Tensor, seed: int) -> dict[str, Score]:
+        """What is measured on samples, less being better."""
         sizes = self.sizes
         found = measure_text(
             model, self.meter, steps, sizes.samples, seed, self.target, sizes.replicates, grid
@@ -104,7 +86,7 @@ class TextBench:
 
 @dataclass
 class DigitsBench:
-    """Digits of 8×8 pixels, and the classifier whose features samples are compared by."""
+    """Digits of 8×8 pixels with the same, and the classifier whose features are compared."""
 
     data: Dataset
     judge: ImageClassifier
@@ -139,6 +121,9 @@ class DigitsBench:
             elif row.metric in ("precision", "recall"):
                 out[f"1 − {row.metric}"] = (1 - row.value, 1 - high, 1 - low)
         return out
+
+
+Bench = TextBench | DigitsBench
 
 
 def uniform_teacher(bench: Bench, seed: int, out: Path) -> Denoiser:
@@ -181,7 +166,7 @@ class Judged:
     unseen: Tensor
     seed: int
     joint: bool = False
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    rows: Rows = field(default_factory=list)
     _first: dict[int, Tensor] = field(default_factory=dict)
 
     def add(

@@ -8,15 +8,12 @@ of names with a shared chain, in each way that they have, judged at 1 and 4 step
 
     python -m experiments.adaptive_networks --names names.txt --text shakespeare.txt
 
-after :mod:`experiments.text_students` and :mod:`fewjump.demo.digits`, whose models in
-``--teachers`` are read. Text has one teacher: its three seeds are of trainings, draws and bounds.
-Finished rows are kept in ``--runs`` and not computed again; ``--only PART`` does one part and
-writes no result.
+after :mod:`experiments.text_students` and :mod:`experiments.digits`, whose models are read
+from the same ``--runs``. Text has one teacher: its three seeds are of trainings, draws and bounds.
 """
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -27,17 +24,16 @@ from experiments.adaptive_judges import Bench, DigitsBench, TextBench, uniform_t
 from experiments.adaptive_rows import (
     TEXT_BUDGET,
     Budget,
-    Rows,
     grid_rows,
     joint_rows,
     training_rows,
 )
 from experiments.adaptive_times import against_uniform
+from experiments.harness import Content, Options, Rows, kept, main, place
 from experiments.text_sizes import SIZES, load_corpus
 from fewjump.data import load_data
 from fewjump.denoiser.base import Denoiser
 from fewjump.evaluate.classifier import classifier_for
-from fewjump.verify.results import Experiment, remembered
 
 PARTS = ("grids", "training", "joint")
 
@@ -102,49 +98,51 @@ class Plan:
         for seed in self.budget.seeds:
             for block in self.blocks(part, seed):
                 begin = time.perf_counter()
-                name = f"{part}-{block.what}-{seed}".replace(", ", "-").replace(" ", "-")
-                path = self.runs / name / "rows.json"
-                out += remembered(path, block.budget.of(part), block.compute)
+                label = f"{part}-{block.what}-{seed}"
+                folder = place(self.runs, label, block.budget.of(part))
+                out += kept(folder / "rows.json", block.compute)
                 seconds = time.perf_counter() - begin
                 print(f"{part}: {block.what}, seed {seed}: {seconds:.0f} s", flush=True)
         return out
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Options of this experiment alone."""
-    parser.add_argument("--names", type=Path, required=True, help="file with one name a line")
-    parser.add_argument("--text", type=Path, help="text file; built-in text without it")
-    parser.add_argument("--teachers", type=Path, default=Path("runs"), help="models that are read")
-    parser.add_argument("--runs", type=Path, default=Path("runs/adaptive-networks"))
-    parser.add_argument("--only", choices=PARTS, help="one part, and no result")
+@dataclass(kw_only=True)
+class Config(Options):
+    """Adaptive grids and training times against uniform ones, with trained networks."""
+
+    names: Path
+    """File with one name of a–z per line."""
+
+    text: Path | None = None
+    """Text file; built-in text without it."""
 
 
-def main() -> None:
-    run = Experiment("adaptive_networks", add=add_options)
-    options, bench = run.options, {}
+def measure(config: Config) -> Content:
+    """All parts, and each choice against the uniform one."""
+    bench: dict[str, TextBench] = {}
     # Fewer samples than the students' experiment has: many more sets are drawn here.
     for corpus, samples, steps in (("names", 1000, 800), ("text", 400, 0)):
         sizes = replace(SIZES[corpus], samples=samples, replicates=100)
-        data = load_corpus(corpus, sizes, options.names, options.text)
+        data = load_corpus(corpus, sizes, config.names, config.text)
         bench[corpus] = TextBench(corpus, data, sizes, steps)
     names, text = bench["names"], bench["text"]
     images = load_data("digits")
-    corpora = (names, text, DigitsBench(images, classifier_for(images)))
-    plan = Plan(*corpora, options.teachers, options.runs, Budget(), TEXT_BUDGET)
-    rows = {part: plan.rows(part) for part in PARTS if options.only in (None, part)}
-    if options.only is None:
-        found = {f"{part}_against_uniform": against_uniform(rows[part]) for part in PARTS}
-        facts = {
-            "budget": asdict(plan.budget),
-            "text_budget": asdict(plan.text_budget),
-            "teachers": {b.name: min(b.teachers, len(plan.budget.seeds)) for b in corpora},
-            "data": {b.name: b.data.description for b in corpora},
-            "samples": {b.name: b.sizes.samples for b in corpora},
-            "matched_entropy": {b.name: b.target for b in (names, text)},
-            "uniform_teacher_steps": names.teacher_steps,
-        }
-        run.save({**facts, **found, **rows})
+    digits = DigitsBench(images, classifier_for(images))
+    own, corpora = config.runs / "adaptive-networks", (names, text, digits)
+    plan = Plan(names, text, digits, config.runs, own, Budget(), TEXT_BUDGET)
+    rows = {part: plan.rows(part) for part in PARTS}
+    return {
+        "budget": asdict(plan.budget),
+        "text_budget": asdict(plan.text_budget),
+        "teachers": {b.name: min(b.teachers, len(plan.budget.seeds)) for b in corpora},
+        "data": {b.name: b.data.description for b in corpora},
+        "samples": {b.name: b.sizes.samples for b in corpora},
+        "matched_entropy": {b.name: b.target for b in (names, text)},
+        "uniform_teacher_steps": names.teacher_steps,
+        **{f"{part}_against_uniform": against_uniform(rows[part]) for part in PARTS},
+        **rows,
+    }
 
 
 if __name__ == "__main__":
-    main()
+    main("adaptive_networks", Config, measure)

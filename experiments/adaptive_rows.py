@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from experiments.adaptive_judges import Bench, Judged, TextBench
+from experiments.harness import Rows
 from fewjump.api import distill
 from fewjump.denoiser.base import Denoiser
 from fewjump.objective import ConditionalMatching, JointConditionalMatching, TimeSampling
@@ -21,8 +22,6 @@ from fewjump.verify.times import ways
 
 CHOICES = (*GRIDS, "fitted")
 CANDIDATES = 32
-
-Rows = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)

@@ -6,17 +6,15 @@ reference Markov chain (sampled). ``training``: ways to draw and weigh times in 
 matching at equal optimiser steps, for a free table on an enumerated joint whose teacher errs more
 the noisier its input (exact KLs; no network).
 
-Run as ``python -m experiments.adaptive_times``. Finished rows are kept in
-``runs/adaptive-times`` and not computed again.
+Run as ``python -m experiments.adaptive_times``.
 """
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
+from experiments.harness import Content, Options, kept, main, place
 from experiments.markov_curve import bigram_interval
 from experiments.verdicts import compare
 from fewjump.evaluate.exact import data_law, kl
@@ -31,14 +29,12 @@ from fewjump.sampler.grid import time_grid
 from fewjump.schedule import LogLinear
 from fewjump.train import TrainConfig, train
 from fewjump.verify.enumeration import random_joint
-from fewjump.verify.results import Experiment, remembered
 from fewjump.verify.table_student import TableStudent, make_world, output_kl, posterior_kl
 from fewjump.verify.times import ways
 
-SEEDS = (0, 1, 2)
+SEEDS = 3
 TRAINING_STEPS = 200
 STEPS = (2, 4, 8)
-RUNS = Path("runs/adaptive-times")
 CHOICES = (*GRIDS, "fitted")
 
 
@@ -167,40 +163,29 @@ def against_uniform(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def collect(
-    parts: Iterable[tuple[str, Callable[[int], list[dict[str, Any]]]]],
-    runs: Path,
-    **settings: Any,
-) -> list[dict[str, Any]]:
-    """Rows of every part and seed, those that are finished with the settings from ``runs``."""
-    rows = []
-    for seed in SEEDS:
-        for name, measure in parts:
-            path = runs / f"{name}-{seed}" / "rows.json"
-            about = {"seed": seed, **settings}
-            rows += remembered(path, about, lambda m=measure, s=seed: m(s))
-    return rows
+@dataclass
+class Config(Options):
+    """Times and weights that adapt, against uniform ones."""
 
 
-def main() -> None:
-    def add(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--runs", type=Path, default=RUNS, help="folder of finished rows")
-
-    run = Experiment("adaptive_times", add=add)
-    rows = collect([("joint", joint_grids), ("chain", chain_grids)], run.options.runs)
-    # A way that is added later must not be missed among rows that were finished before.
-    parts = [("training", training_choices)]
-    trained = collect(parts, run.options.runs, ways=list(ways(TRAINING_STEPS)))
-    run.save(
-        {
-            "grids": rows,
-            "grids_against_uniform": against_uniform(rows),
-            "training_steps": TRAINING_STEPS,
-            "training": trained,
-            "training_against_uniform": against_uniform(trained),
-        }
-    )
+def measure(config: Config) -> Content:
+    """Grids and trainings of every seed."""
+    runs, rows, trained = config.runs / "adaptive-times", [], []
+    for seed in range(config.seed, config.seed + SEEDS):
+        for name, found in (("joint", joint_grids), ("chain", chain_grids)):
+            path = place(runs, f"{name} {seed}") / "rows.json"
+            rows += kept(path, lambda found=found, seed=seed: found(seed))
+        # A way that is added later must not be missed among rows that were finished before.
+        path = place(runs, f"training {seed}", list(ways(TRAINING_STEPS))) / "rows.json"
+        trained += kept(path, lambda seed=seed: training_choices(seed))
+    return {
+        "grids": rows,
+        "grids_against_uniform": against_uniform(rows),
+        "training_steps": TRAINING_STEPS,
+        "training": trained,
+        "training_against_uniform": against_uniform(trained),
+    }
 
 
 if __name__ == "__main__":
-    main()
+    main("adaptive_times", Config, measure)

@@ -8,10 +8,11 @@ one idle core, estimated from single steps; ``--threads 2`` makes it shorter.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from experiments.harness import Content, Options, kept, main, place
 from fewjump.data import Dataset, load_data
 from fewjump.demo.digits import Sizes
 from fewjump.demo.parts import JOINT, PRODUCT, TEACHER, Clock, train_models
@@ -21,7 +22,6 @@ from fewjump.evaluate.classifier import ImageClassifier, classifier_for
 from fewjump.evaluate.frontier import Row
 from fewjump.evaluate.likelihood import one_evaluation_nll
 from fewjump.evaluate.run import evaluate_images, image_reference
-from fewjump.verify.results import Experiment, remembered
 
 STEPS = (1, 2, 4, 8, 16, 64)
 JOINT_STEPS = (1, 2, 4, 8, 16)
@@ -83,8 +83,8 @@ def judged(
         )
         return [vars(row) for row in found]
 
-    path = runs / "digits-rows" / f"{name.replace(' ', '-')}-{seed}.json"
-    return [Row(**row) for row in remembered(path, asdict(sizes), compute)]
+    path = place(runs / "digits-rows", f"{name} {seed}", asdict(sizes)) / "rows.json"
+    return [Row(**row) for row in kept(path, compute)]
 
 
 def mean_row(rows: Sequence[Row]) -> Row:
@@ -104,11 +104,19 @@ def mean_row(rows: Sequence[Row]) -> Row:
     )
 
 
-def main() -> None:
-    run = Experiment("digits")
-    seeds = tuple(range(run.seed, run.seed + 3))
-    run.save(experiment(Sizes(), seeds, Path("runs")))
+@dataclass
+class Config(Options):
+    """Digits: a masked teacher and its students, at 1 to 64 evaluations."""
+
+    seeds: int = 3
+    """Trainings of every model."""
+
+
+def measure(config: Config) -> Content:
+    """Each training resumes where it was stopped, and a finished model is loaded."""
+    seeds = tuple(range(config.seed, config.seed + config.seeds))
+    return experiment(Sizes(), seeds, config.runs)
 
 
 if __name__ == "__main__":
-    main()
+    main("digits", Config, measure)

@@ -8,60 +8,54 @@ the sampler's formula adds, and what the network adds. Run as
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, dataclass
 
-import torch
-
-from fewjump.denoiser.base import Denoiser
-from fewjump.denoiser.network import NetworkDenoiser
+from experiments.harness import Content, Options, Rows, main
+from experiments.training import fitted, network
 from fewjump.evaluate.exact import decompose_error
 from fewjump.objective import CrossEntropyELBO
 from fewjump.problem import EnumeratedJoint
-from fewjump.process import Absorbing, Process, Uniform
+from fewjump.process import Absorbing, Uniform
 from fewjump.random import generator_for
 from fewjump.schedule import LogLinear
-from fewjump.train import TrainConfig, train
 from fewjump.verify.enumeration import random_joint
-from fewjump.verify.results import Experiment
 
-STEPS = (1, 2, 4, 8, 16, 64)
 SAMPLERS = ("euler", "tau-leaping", "ancestral", "theta-trapezoidal")
 
 
-def network_for(problem: EnumeratedJoint, process: Process, steps: int, seed: int) -> Denoiser:
-    """A small network trained on samples of the problem."""
-    torch.manual_seed(seed)
-    trunk = {"hidden": 32, "blocks": 2, "heads": 2, "conv_kernel": 3}
-    network = NetworkDenoiser.from_config(
-        {"process": process.config(), "trunk": trunk, "length": problem.length}
-    )
-    data = problem.sample(50_000, generator_for(seed, 1))
-    config = TrainConfig(steps=steps, batch_size=256, lr=3e-3, ema=0.99, seed=seed, log_every=200)
-    return train(network, CrossEntropyELBO(), data, config, label="network").averaged()
+@dataclass
+class Config(Options):
+    """What the error of a sampler is made of, on a problem that is enumerated."""
+
+    training_steps: int = 800
+    """Optimiser steps of the networks."""
+
+    steps: tuple[int, ...] = (1, 2, 4, 8, 16, 64)
+    """Numbers of sampling steps."""
 
 
-def run(
-    seed: int = 0, training_steps: int = 800, steps_list: Sequence[int] = STEPS
-) -> list[dict[str, Any]]:
+def measure(config: Config) -> Content:
     """A row per process, sampler and number of steps, each with its three errors in nats."""
-    rows: list[dict[str, Any]] = []
-    problem = EnumeratedJoint(random_joint(4, 3, seed))
+    rows: Rows = []
+    problem = EnumeratedJoint(random_joint(4, 3, config.seed))
+    data = problem.sample(50_000, generator_for(config.seed, 1))
     processes = {"uniform": Uniform(4, LogLinear()), "absorbing": Absorbing(5, LogLinear())}
     for name, process in processes.items():
-        network = network_for(problem, process, training_steps, seed)
+        model = fitted(
+            network(process, problem.length, config.seed),
+            CrossEntropyELBO(),
+            data,
+            steps=config.training_steps,
+            batch_size=256,
+            lr=3e-3,
+            seed=config.seed,
+        )
         for sampler in SAMPLERS:
-            for steps in steps_list:
-                terms = decompose_error(problem, process, network, sampler, steps)
+            for steps in config.steps:
+                terms = decompose_error(problem, process, model, sampler, steps)
                 rows.append({"process": name, "sampler": sampler, "steps": steps, **asdict(terms)})
-    return rows
-
-
-def main() -> None:
-    experiment = Experiment("error_terms")
-    experiment.save({"rows": run(experiment.seed)})
+    return {"rows": rows}
 
 
 if __name__ == "__main__":
-    main()
+    main("error_terms", Config, measure)

@@ -9,15 +9,13 @@ it was stopped.
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from experiments.harness import Content, Options, Rows, kept, main, place
 from experiments.joint_markov import chain_row
 from fewjump.api import distill, train_teacher
 from fewjump.assembly import joint_near
@@ -29,7 +27,6 @@ from fewjump.process import Absorbing, Process, Uniform, gidd, mask_to_uniform
 from fewjump.random import generator_for
 from fewjump.sampler import run as draw
 from fewjump.schedule import LogLinear
-from fewjump.verify.results import Experiment, remembered
 
 #: Each noise over a vocabulary of clean tokens.
 NOISES: dict[str, Callable[[int], Process]] = {
@@ -57,12 +54,12 @@ class Sizes:
     teacher_steps: int = 300
     student_steps: int = 200
     samples: int = 2048
-    teacher_counts: Sequence[int] = (1, 2, 4, 8, 16)
-    student_counts: Sequence[int] = (1, 2, 4)
+    teacher_counts: tuple[int, ...] = (1, 2, 4, 8, 16)
+    student_counts: tuple[int, ...] = (1, 2, 4)
     length: int = 32
 
 
-def rows_of(name: str, seed: int, sizes: Sizes, folder: Path | None = None) -> list[dict[str, Any]]:
+def rows_of(name: str, seed: int, sizes: Sizes, folder: Path | None = None) -> Rows:
     """Train, distil and judge on one noise.
 
     Args:
@@ -118,9 +115,7 @@ def rows_of(name: str, seed: int, sizes: Sizes, folder: Path | None = None) -> l
     return [{"noise": name, "seed": seed, **seconds, **row} for row in rows]
 
 
-def drawn(
-    denoiser: Denoiser, model: str, counts: Sequence[int], seed: int, sizes: Sizes
-) -> list[dict[str, Any]]:
+def drawn(denoiser: Denoiser, model: str, counts: Sequence[int], seed: int, sizes: Sizes) -> Rows:
     """One row for each number of steps, drawn with the exact reverse step."""
     chain = reference_markov_chain(sizes.length)
     rows = []
@@ -140,9 +135,9 @@ def references(seed: int, sizes: Sizes) -> dict[str, Any]:
 
 def mean_over_seeds(
     rows: Sequence[dict[str, Any]], by: Sequence[str], metrics: Sequence[str]
-) -> list[dict[str, Any]]:
+) -> Rows:
     """Rows that differ by their seed only, as one: means of the metrics with 95% intervals."""
-    found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    found: dict[tuple[Any, ...], Rows] = {}
     for row in rows:
         found.setdefault(tuple(row[name] for name in by), []).append(row)
     out = []
@@ -155,65 +150,56 @@ def mean_over_seeds(
     return out
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Options of this experiment alone."""
-    add_seeds(parser)
-    parser.add_argument(
-        "--training", nargs="+", type=int, default=[1, 5], help="multiples of the training steps"
-    )
-    parser.add_argument(
-        "--only", nargs="*", choices=list(NOISES), help="noises to train on now, and no result"
-    )
+def folder_of(name: str, seed: int, sizes: Sizes, runs: Path) -> Path:
+    """Where the models and rows of one noise are."""
+    return place(runs / "hybrid-noise", f"{name}-{seed}", asdict(sizes))
 
 
-def add_seeds(parser: argparse.ArgumentParser) -> None:
-    """``--seeds`` of data, trainings and draws."""
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-
-
-def main() -> None:
-    experiment = Experiment("hybrid_noise", add=add_options)
-    sizes, options = Sizes(), experiment.options
-    rows: list[dict[str, Any]] = []
-    for factor in options.training:
-        for seed in options.seeds:
-            for name in options.only or NOISES:
-                rows += kept_rows(name, seed, sizes, factor)
-    if not options.only:
-        means = mean_over_seeds(rows, ("noise", "model", "steps", "nfe"), ("bigram_tv", "nll"))
-        reference = references(options.seeds[0], sizes)
-        experiment.save(
-            {
-                "sizes": asdict(sizes),
-                "seeds": options.seeds,
-                "training": options.training,
-                "reference": reference,
-                "means": means,
-                "rows": rows,
-            }
-        )
-
-
-def kept_rows(name: str, seed: int, sizes: Sizes, factor: int) -> list[dict[str, Any]]:
-    """:func:`rows_of`, from the run's folder if they are there; all trainings ``factor`` times as
-    long, in which case only what was trained is in the rows, and its name says so."""
+def kept_rows(name: str, seed: int, sizes: Sizes, factor: int, runs: Path) -> Rows:
+    """:func:`rows_of`, all trainings ``factor`` times as long: above 1 the rows are only of what
+    was trained, and its name says so."""
     longer = replace(
         sizes,
         teacher_steps=factor * sizes.teacher_steps,
         student_steps=factor * sizes.student_steps,
     )
-    place = f"{name}-{seed}".replace(" ", "-") + (f"-x{factor}" if factor > 1 else "")
-    folder = Path("runs") / "hybrid-noise" / place
-    rows = remembered(
-        folder / "rows.json",
-        json.loads(json.dumps(asdict(longer))),
-        partial(rows_of, name, seed, longer, folder),
-    )
+    folder = folder_of(name, seed, longer, runs)
+    rows = kept(folder / "rows.json", lambda: rows_of(name, seed, longer, folder))
     if factor == 1:
         return rows
     trained = [row for row in rows if row["model"] in TRAINED]
     return [{**row, "model": f"{row['model']}, {factor}× training"} for row in trained]
 
 
+@dataclass
+class Config(Options):
+    """Teachers and students under four noises, on a chain whose law is known."""
+
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    """Of data, trainings and draws."""
+
+    training: list[int] = field(default_factory=lambda: [1, 5])
+    """Multiples of the training steps."""
+
+    sizes: Sizes = field(default_factory=Sizes)
+
+
+def measure(config: Config) -> Content:
+    """All noises, seeds and lengths of training, and means over seeds."""
+    rows: Rows = []
+    for factor in config.training:
+        for seed in config.seeds:
+            for name in NOISES:
+                rows += kept_rows(name, seed, config.sizes, factor, config.runs)
+    return {
+        "sizes": asdict(config.sizes),
+        "seeds": config.seeds,
+        "training": config.training,
+        "reference": references(config.seeds[0], config.sizes),
+        "means": mean_over_seeds(rows, ("noise", "model", "steps", "nfe"), ("bigram_tv", "nll")),
+        "rows": rows,
+    }
+
+
 if __name__ == "__main__":
-    main()
+    main("hybrid_noise", Config, measure)

@@ -8,25 +8,22 @@ error; with the student once, it is the student's at that time. Beside it, by ti
     E [log p(x₀|x_t) − log p^φ(x₀|x_t)] = E KL(p_{0|t} ‖ p^φ_{0|t}),
 
 nats per token on the chain's own sequences; and the same of the trained teacher's marginals, at the
-times that the student was taught from. Models are read from ``--models``, where the other
-experiment left them. Run as ``python -m experiments.hybrid_steps``; it goes on where it was
-stopped.
+times that the student was taught from. Models are those of the other experiment, read from the
+same ``--runs``. Run as ``python -m experiments.hybrid_steps``; it goes on where it was stopped.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from experiments.hybrid_noise import NOISES, add_seeds, mean_over_seeds
+from experiments.harness import Content, Options, Rows, kept, main, place
+from experiments.hybrid_noise import NOISES, folder_of, mean_over_seeds
+from experiments.hybrid_noise import Sizes as Trained
 from experiments.joint_markov import chain_row
 from fewjump.checkpoint import load
 from fewjump.denoiser.base import Denoiser
@@ -36,7 +33,6 @@ from fewjump.problem.examples import reference_markov_chain
 from fewjump.random import generator_for
 from fewjump.sampler import run as draw
 from fewjump.sampler.shown import eval_mode
-from fewjump.verify.results import Experiment, remembered
 
 #: Who answers in the first evaluation, and who in the second.
 PAIRS = (("exact", "exact"), ("student", "exact"), ("exact", "student"), ("student", "student"))
@@ -55,7 +51,7 @@ class Sizes:
 
     samples: int = 4096
     scored: int = 4096
-    times: Sequence[float] = (1.0, 0.75, 0.5, 0.25, 0.1, 0.02)
+    times: tuple[float, ...] = (1.0, 0.75, 0.5, 0.25, 0.1, 0.02)
     length: int = 32
 
 
@@ -75,7 +71,7 @@ class Switched(Denoiser):
         return (self.early if float(t[0]) > self.change else self.late)(x_t, t)
 
 
-def rows_of(name: str, seed: int, sizes: Sizes, models: Path) -> list[dict[str, Any]]:
+def rows_of(name: str, seed: int, sizes: Sizes, models: Path) -> Rows:
     """Samples of every pair, then the excess of student and teacher at every time.
 
     Args:
@@ -87,7 +83,7 @@ def rows_of(name: str, seed: int, sizes: Sizes, models: Path) -> list[dict[str, 
     chain = reference_markov_chain(sizes.length)
     student, teacher = (load(models / part / "model") for part in ("student", "teacher"))
     joint, product = (chain.denoiser(student.process, joint=joint) for joint in (True, False))
-    rows: list[dict[str, Any]] = []
+    rows: Rows = []
     known = {"exact": joint, "student": student}
     for first, second in PAIRS:
         both = Switched(known[first], known[second], 0.5)
@@ -134,43 +130,39 @@ def excess(
     return float(each.mean()), 1.96 * float(each.std()) / len(each) ** 0.5
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Options of this experiment alone."""
-    add_seeds(parser)
-    parser.add_argument("--models", type=Path, default=Path("runs/hybrid-noise"))
-    parser.add_argument("--runs", type=Path, default=Path("runs/hybrid-steps"))
+@dataclass
+class Config(Options):
+    """Whose law spoils the second of two steps."""
+
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    """Of the models and of the draws."""
+
+    sizes: Sizes = field(default_factory=Sizes)
 
 
-def main() -> None:
-    run = Experiment("hybrid_steps", add=add_options)
-    sizes, seeds = Sizes(), run.options.seeds
-    rows: list[dict[str, Any]] = []
-    for seed in seeds:
+def measure(config: Config) -> Content:
+    """All noises and seeds, and means over seeds."""
+    rows: Rows = []
+    for seed in config.seeds:
         for name in NOISES:
-            place = f"{name}-{seed}".replace(" ", "-")
-            rows += remembered(
-                run.options.runs / place / "rows.json",
-                json.loads(json.dumps(asdict(sizes))),
-                partial(rows_of, name, seed, sizes, run.options.models / place),
-            )
-    chain = reference_markov_chain(sizes.length)
-    fresh = chain.sample(sizes.samples, generator_for(seeds[0], 10))
+            models = folder_of(name, seed, Trained(), config.runs)
+            folder = place(config.runs / "hybrid-steps", f"{name}-{seed}", asdict(config.sizes))
+            compute = partial(rows_of, name, seed, config.sizes, models)
+            rows += kept(folder / "rows.json", compute)
+    chain, first = reference_markov_chain(config.sizes.length), config.seeds[0]
+    fresh = chain.sample(config.sizes.samples, generator_for(first, 10))
     pairs = [r for r in rows if "first" in r]
     missed = [r for r in rows if "excess" in r]
-    run.save(
-        {
-            "sizes": asdict(sizes),
-            "seeds": seeds,
-            "fresh_samples": chain_row(chain, fresh, seeds[0]),
-            "pair_means": mean_over_seeds(
-                pairs, ("noise", "first", "second"), ("bigram_tv", "nll")
-            ),
-            "excess_means": mean_over_seeds(missed, ("noise", "model", "time"), ("excess",)),
-            "pairs": pairs,
-            "excess": missed,
-        }
-    )
+    return {
+        "sizes": asdict(config.sizes),
+        "seeds": config.seeds,
+        "fresh_samples": chain_row(chain, fresh, first),
+        "pair_means": mean_over_seeds(pairs, ("noise", "first", "second"), ("bigram_tv", "nll")),
+        "excess_means": mean_over_seeds(missed, ("noise", "model", "time"), ("excess",)),
+        "pairs": pairs,
+        "excess": missed,
+    }
 
 
 if __name__ == "__main__":
-    main()
+    main("hybrid_steps", Config, measure)

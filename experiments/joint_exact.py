@@ -17,19 +17,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from experiments.harness import Content, Options, Rows, kept, main, place
 from experiments.masked_law import MaskedTables, masked_output_law, one_step_law
+from experiments.training import fitted, network
 from fewjump.denoiser.base import Denoiser
 from fewjump.denoiser.network import NetworkDenoiser
 from fewjump.evaluate.exact import kl, tv
-from fewjump.objective import JointConditionalMatching, freeze
+from fewjump.objective import JointConditionalMatching
 from fewjump.problem import EnumeratedJoint
 from fewjump.problem.examples import copy, ising, xor
 from fewjump.process import Absorbing
 from fewjump.random import fold_seed, generator_for
 from fewjump.sampler import run as draw
 from fewjump.schedule import LogLinear
-from fewjump.train import TrainConfig, train
-from fewjump.verify.results import Experiment, remembered
 
 STEPS = (1, 2, 4)
 KINDS = (
@@ -97,13 +97,9 @@ def head_options(kind: str, world: World, length: int) -> dict[str, Any]:
 
 def build(kind: str, world: World, problem: EnumeratedJoint, seed: int) -> NetworkDenoiser:
     """A small student that ignores time, as masked networks may."""
-    torch.manual_seed(fold_seed(seed, 1))
     process = Absorbing(problem.vocab_size + 1, LogLinear())
-    trunk = {"hidden": 32, "blocks": 2, "heads": 2, "conv_kernel": 3, "time_conditioned": False}
     head = {"kind": kind, **head_options(kind, world, problem.length)}
-    return NetworkDenoiser.from_config(
-        {"process": process.config(), "trunk": trunk, "head": head, "length": problem.length}
-    )
+    return network(process, problem.length, fold_seed(seed, 1), head, time_conditioned=False)
 
 
 def train_student(
@@ -111,24 +107,20 @@ def train_student(
 ) -> Denoiser:
     """Distil the exact product teacher on the four-step grid; averaged weights."""
     student = build(kind, world, problem, seed)
-    teacher = freeze(problem.denoiser(student.process))
-    objective = JointConditionalMatching("forward", near=world.near, steps=max(STEPS))
-    config = TrainConfig(
+    return fitted(
+        student,
+        JointConditionalMatching("forward", near=world.near, steps=max(STEPS)),
+        problem.sample(world.samples, generator_for(seed, 2)),
+        problem.denoiser(student.process),
+        out,
         steps=world.autoregressive_steps if kind == "autoregressive" else world.steps,
         batch_size=world.batch_size,
         lr=5e-3,
-        ema=0.99,
         seed=seed,
-        log_every=100,
     )
-    data = problem.sample(world.samples, generator_for(seed, 2))
-    result = train(student, objective, data, config, teacher=teacher, out=out, label=kind)
-    return result.averaged()
 
 
-def judge(
-    problem: EnumeratedJoint, denoiser: Denoiser, seed: int, samples: int = 20_000
-) -> list[dict[str, Any]]:
+def judge(problem: EnumeratedJoint, denoiser: Denoiser, seed: int, samples: int = 20_000) -> Rows:
     """KL(data ‖ output) and TV at each number of steps, exact.
 
     Where the tables of all mask patterns are too many (the Ising model) only one step is: rows then
@@ -137,7 +129,7 @@ def judge(
     """
     count = problem.vocab_size**problem.length
     tables = MaskedTables(denoiser) if 2**problem.length * count <= EXACT_ENTRIES else None
-    rows: list[dict[str, Any]] = []
+    rows: Rows = []
     for steps in STEPS:
         row: dict[str, Any] = {"steps": steps}
         if steps == 1 or tables is not None:
@@ -172,11 +164,13 @@ def sampled(problem: EnumeratedJoint, x: Tensor) -> dict[str, Any]:
     }
 
 
-def rows_of(name: str, kind: str, seed: int, runs: Path) -> list[dict[str, Any]]:
+def rows_of(name: str, kind: str, seed: int, runs: Path) -> Rows:
     """Train (or go on with) one student and judge it."""
-    world, folder = WORLDS[name], runs / "joint-exact" / f"{name}-{kind}-{seed}".replace(" ", "-")
+    world = WORLDS[name]
+    settings = {k: v for k, v in vars(world).items() if k != "make"}
+    folder = place(runs / "joint-exact", f"{name}-{kind}-{seed}", settings)
 
-    def compute() -> list[dict[str, Any]]:
+    def compute() -> Rows:
         problem, begin = world.make(), time.perf_counter()
         student = train_student(kind, world, problem, seed, folder)
         trained = time.perf_counter()
@@ -191,11 +185,10 @@ def rows_of(name: str, kind: str, seed: int, runs: Path) -> list[dict[str, Any]]
         }
         return [{**about, **row} for row in judged]
 
-    settings = {k: v for k, v in vars(world).items() if k != "make"}
-    return remembered(folder / "rows.json", settings, compute)
+    return kept(folder / "rows.json", compute)
 
 
-def teacher_rows(name: str) -> list[dict[str, Any]]:
+def teacher_rows(name: str) -> Rows:
     """The exact product teacher at each number of steps: the floor to go under."""
     problem = WORLDS[name].make()
     teacher = problem.denoiser(Absorbing(problem.vocab_size + 1, LogLinear()))
@@ -203,7 +196,7 @@ def teacher_rows(name: str) -> list[dict[str, Any]]:
     return [{**about, **row} for row in judge(problem, teacher, 0)]
 
 
-def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def summary(rows: Rows) -> Rows:
     """One-step KL of each student, over seeds, as a share of the floor that it removes."""
     table = []
     for name, world in WORLDS.items():
@@ -231,16 +224,23 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return table
 
 
-def main() -> None:
-    experiment = Experiment("joint_exact")
+@dataclass
+class Config(Options):
+    """Joint students on enumerated problems, with exact laws."""
+
+    seeds: int = 3
+    """Trainings of every student."""
+
+
+def measure(config: Config) -> Content:
+    """The exact teachers, then every student of every problem and seed."""
     rows = [row for name in WORLDS for row in teacher_rows(name)]
-    for seed in range(experiment.seed, experiment.seed + 3):
+    for seed in range(config.seed, config.seed + config.seeds):
         for name in WORLDS:
             for kind in KINDS:
-                rows += rows_of(name, kind, seed, Path("runs"))
-        # After every seed, so that a run that is cut short leaves whole rows.
-        experiment.save({"summary": summary(rows), "rows": rows})
+                rows += rows_of(name, kind, seed, config.runs)
+    return {"summary": summary(rows), "rows": rows}
 
 
 if __name__ == "__main__":
-    main()
+    main("joint_exact", Config, measure)

@@ -15,22 +15,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from experiments.harness import Content, Options, Rows, kept, main, place
+from experiments.training import fitted, network
 from fewjump.denoiser.base import Denoiser
 from fewjump.denoiser.network import NetworkDenoiser
 from fewjump.evaluate.bootstrap import bootstrap, mean
 from fewjump.evaluate.ngrams import ngram_keys, tv_to_law
-from fewjump.objective import JointConditionalMatching, freeze
+from fewjump.objective import JointConditionalMatching
 from fewjump.problem import Estimate, HiddenMarkovChain, MarkovChain
 from fewjump.problem.examples import reference_hidden_markov_chain, reference_markov_chain
 from fewjump.process import Absorbing, Process, Uniform
 from fewjump.random import fold_seed, generator_for
 from fewjump.sampler import run as draw
 from fewjump.schedule import LogLinear
-from fewjump.train import TrainConfig, train
-from fewjump.verify.results import Experiment, remembered
 
 Chain = MarkovChain | HiddenMarkovChain
 
@@ -65,39 +64,24 @@ STUDENTS: dict[str, Student] = {
 }
 
 
-def build(process: Process, student: Student, seed: int) -> NetworkDenoiser:
-    """A small network whose head does not know positions, so that any length can be drawn."""
-    torch.manual_seed(fold_seed(seed, 1))
-    trunk = {"hidden": 32, "blocks": 1, "heads": 2, "conv_kernel": 3}
-    return NetworkDenoiser.from_config(
-        {
-            "process": process.config(),
-            "trunk": trunk,
-            "head": student.head,
-            "length": TRAINED_LENGTH,
-        }
-    )
-
-
 def train_student(
     chain: Chain, process: Process, student: Student, seed: int, out: Path | None = None
 ) -> Denoiser:
-    """One-step joint conditional matching against the exact product teacher."""
-    model = build(process, student, seed)
-    config = TrainConfig(
+    """One-step joint conditional matching against the exact product teacher.
+
+    The network's head does not know positions, so that any length can be drawn.
+    """
+    return fitted(
+        network(process, TRAINED_LENGTH, fold_seed(seed, 1), student.head, blocks=1),
+        JointConditionalMatching("forward", near=student.near, steps=1),
+        chain.sample(65_536, generator_for(seed, 2)),
+        chain.denoiser(process),
+        out,
         steps=student.steps,
         batch_size=student.batch_size,
         lr=student.lr,
-        ema=0.99,
         seed=seed,
-        log_every=100,
     )
-    data = chain.sample(65_536, generator_for(seed, 2))
-    teacher = freeze(chain.denoiser(process))
-    objective = JointConditionalMatching("forward", near=student.near, steps=1)
-    return train(
-        model, objective, data, config, teacher=teacher, out=out, label="student"
-    ).averaged()
 
 
 def chain_row(chain: Chain, samples: Tensor, seed: int) -> dict[str, Any]:
@@ -116,9 +100,7 @@ def chain_row(chain: Chain, samples: Tensor, seed: int) -> dict[str, Any]:
     }
 
 
-def draw_rows(
-    name: str, denoiser: Denoiser, seed: int, about: dict[str, Any]
-) -> list[dict[str, Any]]:
+def draw_rows(name: str, denoiser: Denoiser, seed: int, about: dict[str, Any]) -> Rows:
     """One-step samples at every length of the chain, judged."""
     rows = []
     for length, count in LENGTHS[name].items():
@@ -142,12 +124,12 @@ def draw_rows(
     return rows
 
 
-def rows_of(name: str, process_name: str, kind: str, seed: int, runs: Path) -> list[dict[str, Any]]:
+def rows_of(name: str, process_name: str, kind: str, seed: int, runs: Path) -> Rows:
     """Train (or go on with) one student and judge it."""
-    label = f"{name}-{process_name}-{kind}-{seed}".replace(" ", "-").replace("=", "")
-    folder = runs / "joint-markov" / label
+    label = f"{name}-{process_name}-{kind}-{seed}"
+    folder = place(runs / "joint-markov", label, asdict(STUDENTS[kind]))
 
-    def compute() -> list[dict[str, Any]]:
+    def compute() -> Rows:
         chain = CHAINS[name](TRAINED_LENGTH)
         process = PROCESSES[process_name](chain.vocab_size)
         begin = time.perf_counter()
@@ -162,10 +144,10 @@ def rows_of(name: str, process_name: str, kind: str, seed: int, runs: Path) -> l
         }
         return draw_rows(name, student, seed, about)
 
-    return remembered(folder / "rows.json", asdict(STUDENTS[kind]), compute)
+    return kept(folder / "rows.json", compute)
 
 
-def teacher_rows(name: str, process_name: str) -> list[dict[str, Any]]:
+def teacher_rows(name: str, process_name: str) -> Rows:
     """The exact product teacher in one step: where a per-position student ends at best."""
     rows = []
     for length in LENGTHS[name]:
@@ -176,7 +158,7 @@ def teacher_rows(name: str, process_name: str) -> list[dict[str, Any]]:
     return rows
 
 
-def references(name: str) -> list[dict[str, Any]]:
+def references(name: str) -> Rows:
     """What exact samples of the same number score, and the entropy rate."""
     rows = []
     for length, count in LENGTHS[name].items():
@@ -198,22 +180,19 @@ def references(name: str) -> list[dict[str, Any]]:
     return rows
 
 
-def main() -> None:
-    experiment = Experiment("joint_markov")
-    rows: list[dict[str, Any]] = []
+def measure(config: Options) -> Content:
+    """The exact teachers, then every student of every chain, noise and seed."""
+    rows: Rows = []
     for name in CHAINS:
         for process_name in PROCESSES:
             rows += teacher_rows(name, process_name)
-    levels = [row for name in CHAINS for row in references(name)]
-    for offset in range(max(student.seeds for student in STUDENTS.values())):
-        for kind in (k for k, student in STUDENTS.items() if offset < student.seeds):
+    for kind, student in STUDENTS.items():
+        for seed in range(config.seed, config.seed + student.seeds):
             for name in CHAINS:
                 for process_name in PROCESSES:
-                    seed = experiment.seed + offset
-                    rows += rows_of(name, process_name, kind, seed, Path("runs"))
-        # After every seed, so that a run that is cut short leaves whole rows.
-        experiment.save({"references": levels, "rows": rows})
+                    rows += rows_of(name, process_name, kind, seed, config.runs)
+    return {"references": [row for name in CHAINS for row in references(name)], "rows": rows}
 
 
 if __name__ == "__main__":
-    main()
+    main("joint_markov", Options, measure, __doc__)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from experiments.harness import Content, Options, main
 from fewjump.denoiser.base import Denoiser
 from fewjump.denoiser.network import NetworkDenoiser
 from fewjump.objective import ConditionalMatching, freeze
@@ -27,7 +28,6 @@ from fewjump.random import generator_for
 from fewjump.sampler import run as draw
 from fewjump.schedule import LogLinear
 from fewjump.train import TrainConfig, train
-from fewjump.verify.results import Experiment
 
 STEPS = (1, 2, 4, 8, 16, 32, 64)
 TEACHER = "exact product teacher"
@@ -187,10 +187,15 @@ def against_teacher(rows: Sequence[dict[str, Any]], student: str) -> list[dict[s
     return table
 
 
-def main() -> None:
-    run = Experiment("markov_curve")
-    run.save(experiment(Sizes(), Path("runs")))
+@dataclass
+class Config(Options):
+    """The product floor on a Markov chain, and students that learn to lie on it."""
+
+
+def measure(config: Config) -> Content:
+    """Trainings resume in ``--runs``."""
+    return experiment(Sizes(seeds=(config.seed,)), config.runs)
 
 
 if __name__ == "__main__":
-    main()
+    main("markov_curve", Config, measure)

@@ -12,10 +12,12 @@ import copy
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from experiments.harness import Content, Options, main
 from fewjump.denoiser.network import NetworkDenoiser
 from fewjump.objective import ConditionalMatching, JointConditionalMatching, freeze
 from fewjump.process import Absorbing
@@ -24,14 +26,13 @@ from fewjump.report import Chart, KeyNumber, Reference, Series, Table
 from fewjump.schedule import LogLinear
 from fewjump.train.probe import Probe
 from fewjump.verify.checks import CheckResult
-from fewjump.verify.results import Experiment
 
 HIDDEN, LENGTH, VOCAB, REPEATS, BATCH = 64, 64, 27, 5, 128
 KINDS = {"product": "teacher", "chain": "student", "autoregressive": "data"}
 LIMIT = 0.03
 
 
-def measure(kind: str, seed: int, repeats: int = REPEATS) -> dict[str, Any]:
+def timed(kind: str, seed: int, repeats: int = REPEATS) -> dict[str, Any]:
     """Median processor seconds of a training step, a look, and the first look."""
     torch.manual_seed(seed)
     process = Absorbing(VOCAB + 1, LogLinear())
@@ -132,12 +133,15 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> CheckResult:
     )
 
 
-def main() -> None:
-    experiment = Experiment("monitor_overhead")
-    experiment.folder = experiment.folder / "checks"
-    rows = [measure(kind, experiment.seed) for kind in KINDS]
-    experiment.save(summarise(rows).content())
+@dataclass
+class Config(Options):
+    """Time a distillation's steps and its monitors' looks."""
+
+
+def measure(config: Config) -> Content:
+    """All three kinds of students."""
+    return summarise([timed(kind, config.seed) for kind in KINDS]).content()
 
 
 if __name__ == "__main__":
-    main()
+    main("checks/monitor_overhead", Config, measure)

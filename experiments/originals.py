@@ -8,16 +8,16 @@ what that code computed from them (``oracle.safetensors``, ``oracle.json``).
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from experiments.harness import RESULTS, Content, Options, main
 from experiments.originals_ledger import ATOL, RTOL, Ledger, Row
 from experiments.originals_masked import mdlm, sedd
 from experiments.originals_uniform import duo, udlm
-from fewjump.verify.results import DEFAULT_FOLDER, Experiment
 
 CASES: dict[str, Callable[[Ledger], None]] = {
     "sedd_absorb": sedd,
@@ -41,25 +41,33 @@ def compare(folder: Path) -> tuple[list[Row], list[str]]:
     return ledger.rows, ledger.unchecked()
 
 
-def _arguments(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(out=DEFAULT_FOLDER / "checkpoints")
-    parser.add_argument("--oracles", type=Path, required=True, help="folder of the four oracles")
+@dataclass(kw_only=True)
+class Config(Options):
+    """Compare loaded originals with what their own code computed."""
+
+    oracles: Path
+    """Folder of the four oracles."""
+
+    out: Path = RESULTS / "checkpoints"
+    """Folder of the result."""
 
 
-def main() -> None:
-    experiment = Experiment("originals", add=_arguments)
+def measure(config: Config) -> Content:
+    """Every tensor of every oracle.
+
+    Raises:
+        SystemExit: if one was left out.
+    """
     rows: list[Row] = []
     for name in CASES:
-        found, left = compare(experiment.options.oracles / name)
-        worst = max(found, key=lambda row: row.excess)
-        print(
-            f"{name}: {len(found)} tensors, worst {worst.tensor} at {worst.excess:.2f} of allowed"
-        )
+        found, left = compare(config.oracles / name)
         if left:
             raise SystemExit(f"{name}: not compared: {', '.join(left)}")
+        worst = max(found, key=lambda row: row.excess)
+        print(f"{name}: {len(found)} tensors, {worst.tensor} at {worst.excess:.2f} of allowed")
         rows += found
-    experiment.save({"atol": ATOL, "rtol": RTOL, "rows": [row.plain() for row in rows]})
+    return {"atol": ATOL, "rtol": RTOL, "rows": [row.plain() for row in rows]}
 
 
 if __name__ == "__main__":
-    main()
+    main("originals", Config, measure)

@@ -13,17 +13,17 @@ a rough law breaks. The rough law is measured too.
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 
+from experiments.harness import Content, Options, Rows, main
 from fewjump.problem import EnumeratedJoint
 from fewjump.process import Process, process_from_config
 from fewjump.sampler import SAMPLERS, get_sampler
 from fewjump.sampler.exact import exact_output_law
 from fewjump.schedule import Cosine
 from fewjump.verify.enumeration import processes, random_joint
-from fewjump.verify.results import Experiment
 
 STEPS = (16, 32, 64, 128)
 ROUGHNESS = (0.1, 1.0)
@@ -57,34 +57,37 @@ def with_schedule(process: Process) -> Process:
     return process_from_config({**process.config(), "schedule": SCHEDULE.config()})
 
 
-def run(steps: tuple[int, ...] = STEPS, seed: int = 0) -> list[dict[str, Any]]:
+@dataclass
+class Config(Options):
+    """The slope of each sampler's exact error against its number of steps."""
+
+    steps: tuple[int, ...] = STEPS
+    """Numbers of steps; the slope is over the last three."""
+
+
+def measure(config: Config) -> Content:
     """One row per process, sampler and roughness: the errors and the fitted slope."""
-    rows: list[dict[str, Any]] = []
+    rows: Rows = []
     for roughness in ROUGHNESS:
-        for process_name, original in processes(4, seed).items():
+        for process_name, original in processes(4, config.seed).items():
             process = with_schedule(original)
             for name in SAMPLERS:
                 if name == "first-hitting":
                     continue
-                errors = total_variation_curve(process, roughness, name, steps, seed)
+                errors = total_variation_curve(process, roughness, name, config.steps, config.seed)
                 rows.append(
                     {
                         "process": process_name,
                         "sampler": name,
                         "roughness": roughness,
                         "order": get_sampler(name).order,
-                        "slope": slope(steps, errors),
-                        "steps": list(steps),
+                        "slope": slope(config.steps, errors),
+                        "steps": list(config.steps),
                         "tv": errors,
                     }
                 )
-    return rows
-
-
-def main() -> None:
-    experiment = Experiment("sampler_order")
-    experiment.save({"rows": run(seed=experiment.seed), "schedule": SCHEDULE.config()})
+    return {"rows": rows, "schedule": SCHEDULE.config()}
 
 
 if __name__ == "__main__":
-    main()
+    main("sampler_order", Config, measure)

@@ -15,13 +15,13 @@ after those experiments, with the same ``--runs``; what they have not made is le
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from experiments.harness import Content, Options, Rows, main
 from experiments.text_sizes import SIZES, load_corpus
 from experiments.text_students import Workshop
 from experiments.wall_clock import (
@@ -38,7 +38,6 @@ from fewjump.demo.parts import Clock
 from fewjump.denoiser.base import Denoiser
 from fewjump.evaluate.frontier import Row
 from fewjump.sampler import run as draw
-from fewjump.verify.results import Experiment
 
 Sampler = tuple[str, int]
 
@@ -67,7 +66,7 @@ def speed_rows(
     single: Mapping[Sampler, Sequence[float]],
     count: int,
     length: int,
-) -> list[dict[str, Any]]:
+) -> Rows:
     """A row a student: steps, quality, samples per second, and the ratios to the teacher.
 
     A ratio is taken within each turn; its median, least and most are kept. ``seconds`` are of turns
@@ -107,65 +106,72 @@ def measured(
     count: int,
     repeats: int,
     length: int,
-) -> list[dict[str, Any]]:
+) -> Rows:
     """Time the samplers of ``found`` in turns of ``count`` samples, then of one."""
     samplers = [(speed.student, speed.steps) for speed in found]
     many, single = (in_turns(models, samplers, size, repeats) for size in (count, 1))
     return speed_rows(found, many, single, count, length)
 
 
-def text_speed(corpus: str, options: argparse.Namespace, results: Path) -> list[dict[str, Any]]:
+@dataclass
+class Config(Options):
+    """Time the students at the teacher's quality, in turns with the teacher."""
+
+    names: Path | None = None
+    """File with one name of a–z per line; without it the names are left out."""
+
+    text: Path | None = None
+    """Text file; built-in text without it."""
+
+    count: int = 128
+    """Samples in each turn."""
+
+    repeats: int = 3
+    """Turns."""
+
+
+def text_speed(corpus: str, content: Content, config: Config) -> Rows:
     """Names or running text, from the seed that every student has."""
-    content = json.loads((results / f"text_students_{corpus}.json").read_text())
     points = points_of(content["rows"], "matched_nll")
     most = max(p.steps for p in points if p.student == TEACHER)
     found = speed_at_quality(points, most)
     sizes = SIZES[corpus]
-    data = load_corpus(corpus, sizes, options.names, options.text)
-    shop = Workshop(corpus, data, sizes, content["seed"], options.runs, Clock({}))
+    data = load_corpus(corpus, sizes, config.names, config.text)
+    shop = Workshop(corpus, data, sizes, content["seed"], config.runs, Clock({}))
     models = {s.student: load(shop.folder(s.student) / "model") for s in found}
-    return measured(found, models, options.count, options.repeats, sizes.length)
+    return measured(found, models, config.count, config.repeats, sizes.length)
 
 
-def digits_speed(options: argparse.Namespace, results: Path) -> list[dict[str, Any]]:
+def digits_speed(content: Content, config: Config) -> Rows:
     """Digits, by Fréchet distance; models of the first seed."""
-    content = json.loads((results / "digits.json").read_text())
     rows = [Row(**row) for row in content["rows"]]
     found = speed_at_quality(points_of_results(rows, "frechet", DigitSizes().samples))
     folders = {TEACHER: "teacher", "product student": "product", "joint student": "joint"}
     models = {
-        s.student: load(options.runs / f"digits-{folders[s.student]}-{content['seed']}" / "model")
+        s.student: load(config.runs / f"digits-{folders[s.student]}-{content['seed']}" / "model")
         for s in found
     }
-    return measured(found, models, options.count, options.repeats, load_data("digits").length)
+    return measured(found, models, config.count, config.repeats, load_data("digits").length)
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Options of this experiment alone."""
-    parser.add_argument("--names", type=Path, help="file with one name of a–z per line")
-    parser.add_argument("--text", type=Path, help="text file; built-in text without it")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the models")
-    parser.add_argument("--count", type=int, default=128, help="samples in each turn")
-    parser.add_argument("--repeats", type=int, default=3, help="turns")
-
-
-def main() -> None:
-    experiment = Experiment("student_speed", add=add_options)
-    options, results = experiment.options, experiment.folder
-    speeds: dict[str, list[dict[str, Any]]] = {}
-    for corpus in ("names", "text"):
-        if corpus == "names" and options.names is None:
+def measure(config: Config) -> Content:
+    """Every corpus that has a result in ``--out``."""
+    speeds: dict[str, Rows] = {}
+    for corpus in ("names", "text", "digits"):
+        name = "digits" if corpus == "digits" else f"text_students_{corpus}"
+        path = config.out / f"{name}.json"
+        if not path.is_file() or (corpus == "names" and config.names is None):
             continue
-        if (results / f"text_students_{corpus}.json").is_file():
-            speeds[corpus] = text_speed(corpus, options, results)
-    if (results / "digits.json").is_file():
-        speeds["digits"] = digits_speed(options, results)
-    for corpus, rows in speeds.items():
-        for row in rows:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if corpus == "digits":
+            speeds[corpus] = digits_speed(content, config)
+        else:
+            speeds[corpus] = text_speed(corpus, content, config)
+        for row in speeds[corpus]:
             what = f"{row['ratio']:.1f}×" if row["reached"] else "not as good"
             print(f"  {corpus}: {row['student']} at {row['steps']} steps: {what}")
-    experiment.save({"samples": options.count, "turns": options.repeats, "speeds": speeds})
+    return {"samples": config.count, "turns": config.repeats, "speeds": speeds}
 
 
 if __name__ == "__main__":
-    main()
+    main("student_speed", Config, measure)

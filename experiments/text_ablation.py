@@ -13,18 +13,18 @@ It goes on where it was stopped; ``--seeds`` says how many trainings of every va
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from experiments.harness import Content, Options, Rows, digest, kept, made_once, main, place
 from experiments.text_sizes import SIZES, Sizes, load_corpus
-from experiments.text_students import Workshop, digest, kept, training_seconds
+from experiments.text_students import Workshop, training_seconds
 from fewjump.api import distill
 from fewjump.assembly import default_kl_warmup, for_sampling
-from fewjump.demo.parts import Clock, made_once
+from fewjump.demo.parts import Clock
 from fewjump.denoiser.base import Denoiser
 from fewjump.denoiser.network import parameter_counts
 from fewjump.evaluate.likelihood import one_evaluation_nll
@@ -38,7 +38,6 @@ from fewjump.objective import (
 from fewjump.objective.joint import JointIntermediate
 from fewjump.objective.nearness import Near
 from fewjump.sampler import run as draw
-from fewjump.verify.results import Experiment
 
 STEPS = (1, 4)
 
@@ -105,11 +104,12 @@ def rows_of(
     teacher: Denoiser,
     meter: TextMeter,
     steps: int,
-) -> list[dict[str, Any]]:
+) -> Rows:
     """The variant's rows, one a number of sampling steps; trained, loaded or remembered."""
     sizes = shop.sizes
-    key = digest(asdict(trial), steps, sizes.network(), sizes.batch_size, sizes.teacher_steps)
-    folder = shop.runs / "text-ablation" / f"{shop.corpus}-{trial.student}-{shop.seed}-{key}"
+    settings = (asdict(trial), steps, sizes.network(), sizes.batch_size, sizes.teacher_steps)
+    label = f"{shop.corpus}-{trial.student}-{shop.seed}"
+    folder = place(shop.runs / "text-ablation", label, *settings)
 
     def make(out: Path) -> Denoiser:
         return distill(
@@ -154,28 +154,33 @@ def rows_of(
         return kept(folder / f"rows-{digest(sizes.samples)}.json", compute)["rows"]
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Options of this experiment alone."""
-    parser.add_argument("--names", type=Path, required=True, help="file with one name a line")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the models")
-    parser.add_argument("--steps", type=int, default=400, help="optimiser steps of a variant")
-    parser.add_argument("--seeds", type=int, default=1, help="trainings of every variant")
+@dataclass(kw_only=True)
+class Config(Options):
+    """Kinds and sizes of students of names, sources of x_s, and s."""
+
+    names: Path
+    """File with one name of a–z per line."""
+
+    steps: int = 400
+    """Optimiser steps of a variant."""
+
+    seeds: int = 1
+    """Trainings of every variant."""
 
 
-def main(sizes: Sizes | None = None, chosen: Sequence[Trial] | None = None) -> None:
-    sizes = SIZES["names"] if sizes is None else sizes
-    experiment = Experiment("text_ablation", add=add_options)
-    options = experiment.options
-    data = load_corpus("names", sizes, options.names, None)
+def measure(
+    config: Config, sizes: Sizes = SIZES["names"], chosen: Sequence[Trial] | None = None
+) -> Content:
+    """Every variant of every seed; of :func:`trials` unless others are chosen."""
+    data = load_corpus("names", sizes, config.names, None)
     meter, rows = TextMeter(data), []
-    for seed in range(experiment.seed, experiment.seed + options.seeds):
-        shop = Workshop("names", data, sizes, seed, options.runs, Clock({}))
+    for seed in range(config.seed, config.seed + config.seeds):
+        shop = Workshop("names", data, sizes, seed, config.runs, Clock({}))
         teacher = shop.teacher()
         for trial in trials(data.length) if chosen is None else chosen:
-            rows += rows_of(trial, shop, teacher, meter, options.steps)
-            # After every variant, so that a run that is cut short leaves whole rows.
-            experiment.save({"data": data.description, "steps": options.steps, "rows": rows})
+            rows += rows_of(trial, shop, teacher, meter, config.steps)
+    return {"data": data.description, "steps": config.steps, "rows": rows}
 
 
 if __name__ == "__main__":
-    main()
+    main("text_ablation", Config, measure)

@@ -13,7 +13,6 @@ from fewjump.data.text import LETTERS_AND_SPACE
 #: Students whose positions are drawn side by side, given one draw of hidden states.
 PARALLEL = ("shared-chain", "chain", "mixture", "latent")
 STUDENTS = ("product", "shared-chain", "autoregressive", "chain", "mixture", "latent")
-CORPORA = ("names", "text")
 
 
 @dataclass(frozen=True)

@@ -4,29 +4,23 @@ A masked teacher is trained until its samples at L steps are good, students of e
 distilled from it, and all are drawn from at 1 to L steps. Quality is the judge's NLL at the trigram
 entropy of real text. Run as
 
-    python -m experiments.text_students --names names.txt --text shakespeare.txt
-
-``--names`` is a file with one name of a–z per line; without it the names are left out. ``--text``
-is any text file, reduced to a–z and space; without it the documentation that Python ships is used.
-Every model and every row is kept under ``--runs`` and taken up again when it is there, so the
-command can be killed and repeated. ``--only names`` or ``--only text`` does one of the two.
+    python -m experiments.text_students --corpus names --names names.txt
+    python -m experiments.text_students --corpus text --text shakespeare.txt
 """
 
 from __future__ import annotations
 
-import argparse
-import hashlib
 import json
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from experiments.harness import Content, Options, Rows, digest, kept, made_once, main, place
 from experiments.text_quality import measure_text, reference_row
 from experiments.text_sizes import (
-    CORPORA,
     PARALLEL,
     SIZES,
     STUDENTS,
@@ -38,22 +32,16 @@ from experiments.wall_clock import TEACHER
 from fewjump.api import distill, train_teacher
 from fewjump.assembly import default_kl_warmup, for_sampling
 from fewjump.data import Dataset
-from fewjump.demo.parts import Clock, made_once
+from fewjump.demo.parts import Clock
 from fewjump.denoiser.base import Denoiser
 from fewjump.denoiser.network import parameter_counts
 from fewjump.evaluate.text import TextMeter
 from fewjump.objective import JointConditionalMatching, LatentMatching, Objective
 from fewjump.process import Absorbing
 from fewjump.schedule import LogLinear
-from fewjump.verify.results import Experiment
 
 #: Of the way rows are measured: another number leaves the rows of earlier versions aside.
 MEASURED = 2
-
-
-def digest(*parts: Any) -> str:
-    """Eight hexadecimal digits that change with anything in ``parts`` (plain data)."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def joint_objective(kind: str, sizes: Sizes) -> Objective:
@@ -65,17 +53,6 @@ def joint_objective(kind: str, sizes: Sizes) -> Objective:
             kl_warmup=default_kl_warmup(sizes.joint_steps_of(kind)),
         )
     return JointConditionalMatching(near=sizes.near, steps=sizes.grid_steps)
-
-
-def kept(path: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The row in a file, computed and written if there is none."""
-    if not path.is_file():
-        row = compute()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(row, indent=1) + "\n")
-        temporary.replace(path)
-    return json.loads(path.read_text())
 
 
 @dataclass(frozen=True)
@@ -112,8 +89,8 @@ class Workshop:
         elif model != TEACHER:
             steps = sizes.joint_steps_of(model)
             parts += [sizes.heads[model], steps, sizes.near, sizes.grid_steps]
-        name = f"{self.corpus}-{model}-{self.seed}-{digest(*parts)}"
-        return self.runs / "text-students" / name
+        label = f"{self.corpus}-{model}-{self.seed}"
+        return place(self.runs / "text-students", label, *parts)
 
     def teacher(self) -> Denoiser:
         """The masked teacher, trained or loaded."""
@@ -164,9 +141,7 @@ class Workshop:
         with self.clock.part(f"{self.corpus}: distilling {kind}"):
             return for_sampling(made_once(self.folder(kind), make))
 
-    def rows(
-        self, name: str, model: Denoiser, meter: TextMeter, target: float
-    ) -> list[dict[str, Any]]:
+    def rows(self, name: str, model: Denoiser, meter: TextMeter, target: float) -> Rows:
         """One row for each number of steps of a model."""
         sizes, out = self.sizes, []
         for steps in sizes.steps_of(name):
@@ -228,30 +203,40 @@ def verdicts(rows: Sequence[dict[str, Any]], length: int) -> list[Verdict]:
     return out
 
 
-def run_corpus(
-    corpus: str,
-    data: Dataset,
-    sizes: Sizes,
-    first_seed: int,
-    runs: Path,
-    students: Sequence[str] = STUDENTS,
-) -> dict[str, Any]:
-    """All of one corpus: reference, rows, verdicts, and the seconds of each part.
+@dataclass(kw_only=True)
+class Config(Options):
+    """Every student of names, or of running text."""
 
-    Of the kinds of student only ``students`` are made.
-    """
-    clock = Clock({})
-    rows: list[dict[str, Any]] = []
+    corpus: Literal["names", "text"]
+    """Which of the two."""
+
+    names: Path | None = None
+    """File with one name of a–z per line."""
+
+    text: Path | None = None
+    """Text file, reduced to a–z and space; without it the documentation that Python ships."""
+
+    students: tuple[str, ...] = STUDENTS
+    """Kinds that are made."""
+
+
+def measure(config: Config, sizes: Sizes | None = None) -> Content:
+    """Reference, rows, verdicts, and the seconds of each part."""
+    corpus, clock = config.corpus, Clock({})
+    sizes = SIZES[corpus] if sizes is None else sizes
+    data = load_corpus(corpus, sizes, config.names, config.text)
+    plan = ", ".join(f"{part} {seconds} s" for part, seconds in sizes.seconds.items())
+    print(f"{corpus}: {data.description}; {sizes.seeds} seed(s); each: {plan or 'unknown'}")
+    rows: Rows = []
     meter = TextMeter(data)
     reference = reference_row(data, meter, sizes.samples)
     target = reference["entropy"]
-    for seed in range(first_seed, first_seed + sizes.seeds):
-        workshop = Workshop(corpus, data, sizes, seed, runs, clock)
+    for seed in range(config.seed, config.seed + sizes.seeds):
+        workshop = Workshop(corpus, data, sizes, seed, config.runs, clock)
         teacher = workshop.teacher()
         rows += workshop.rows(TEACHER, teacher, meter, target)
-        for kind in [k for k in sizes.kinds(seed == first_seed) if k in students]:
-            student = workshop.student(kind, teacher)
-            rows += workshop.rows(kind, student, meter, target)
+        for kind in [k for k in sizes.kinds(seed == config.seed) if k in config.students]:
+            rows += workshop.rows(kind, workshop.student(kind, teacher), meter, target)
     return {
         "data": data.description,
         "sizes": asdict(sizes),
@@ -263,40 +248,5 @@ def run_corpus(
     }
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Options of this experiment alone."""
-    parser.add_argument("--names", type=Path, help="file with one name of a–z per line")
-    parser.add_argument("--text", type=Path, help="text file; built-in text without it")
-    parser.add_argument("--only", choices=CORPORA, help="one of the two corpora")
-    parser.add_argument(
-        "--students", nargs="+", choices=STUDENTS, default=STUDENTS, help="kinds that are made"
-    )
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the models")
-
-
-def main(sizes: dict[str, Sizes] | None = None) -> None:
-    sizes = SIZES if sizes is None else sizes
-    experiment = Experiment("text_students", add=add_options)
-    options = experiment.options
-    chosen = CORPORA if options.only is None else (options.only,)
-    data: dict[str, Dataset] = {}
-    for corpus in chosen:
-        if corpus == "names" and options.names is None:
-            print("names left out: give --names FILE, one name of a–z per line")
-            continue
-        data[corpus] = load_corpus(corpus, sizes[corpus], options.names, options.text)
-    for corpus, dataset in data.items():
-        size = sizes[corpus]
-        plan = ", ".join(f"{part} {seconds} s" for part, seconds in size.seconds.items())
-        print(f"{corpus}: {dataset.description}; {size.seeds} seed(s); each: {plan or 'unknown'}")
-        results = run_corpus(corpus, dataset, size, experiment.seed, options.runs, options.students)
-        for verdict in results["verdicts"]:
-            word = "better" if verdict["better"] else "no worse" if verdict["no_worse"] else "WORSE"
-            low, high = verdict["low"], verdict["high"]
-            print(f"  {verdict['question']}: {verdict['difference']:+.3f} nats ", end="")
-            print(f"[{low:+.3f}, {high:+.3f}]: {word}")
-        experiment.save(results, f"text_students_{corpus}")
-
-
 if __name__ == "__main__":
-    main()
+    main("text_students_{corpus}", Config, measure)

@@ -15,7 +15,6 @@ from fewjump.random import generator_for
 from fewjump.sampler import run as draw
 from fewjump.schedule import LogLinear
 from fewjump.verify.enumeration import processes
-from fewjump.verify.results import machine_facts
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 
@@ -74,16 +73,13 @@ def test_comparison_is_paired_by_seed_and_can_say_below() -> None:
 
 
 def test_error_terms_add_up() -> None:
-    rows = error_terms.run(training_steps=3, steps_list=(1, 4))
+    config = error_terms.Config(training_steps=3, steps=(1, 4))
+    rows = error_terms.measure(config)["rows"]
     assert {r["sampler"] for r in rows} == set(error_terms.SAMPLERS)
     for r in rows:
         assert r["factorization"] + r["euler"] + r["network"] == pytest.approx(r["total"], abs=1e-9)
         if r["sampler"] == "ancestral":
             assert r["euler"] == pytest.approx(0, abs=1e-12)
-
-
-def test_machine_facts_are_plain() -> None:
-    assert json.loads(json.dumps(machine_facts()))["torch"] == torch.__version__
 
 
 def test_committed_orders_hold() -> None:

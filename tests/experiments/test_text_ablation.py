@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import sys
-
-from experiments import text_ablation
-from experiments.ablation import ablation_table
-from experiments.text_ablation import Trial, trials
+from experiments.text_ablation import Config, Trial, measure, trials
 from fewjump.denoiser.heads import HEADS
 from toy_text import SIZES, names_file
 
@@ -21,31 +16,18 @@ def test_the_plan_names_every_kind_and_varies_one_thing_at_a_time():
         assert trial.source == "forward" or trial.near == 0.1
 
 
-def test_rows_are_whole_and_remembered(tmp_path, monkeypatch, capsys):
-    arguments = [
-        "--names",
-        names_file(tmp_path),
-        "--runs",
-        tmp_path / "runs",
-        "--out",
-        tmp_path,
-        "--steps",
-        2,
-    ]
-    monkeypatch.setattr(sys, "argv", ["text_ablation", *map(str, arguments)])
+def test_rows_are_whole_and_remembered(tmp_path):
+    config = Config(names=names_file(tmp_path), runs=tmp_path / "runs", steps=2)
     chosen = [
         Trial("product", "–", {}),
         Trial("shared-chain", "r=8", {"states": 8}, near="uniform"),
         Trial("latent", "size 4", {"categories": 0, "size": 4, "particles": 2}),
     ]
-    text_ablation.main(SIZES, chosen)
-    first = json.loads((tmp_path / "text_ablation.json").read_text())["rows"]
+    first = measure(config, SIZES, chosen)["rows"]
     assert [(r["student"], r["steps"]) for r in first] == [
         (t.student, steps) for t in chosen for steps in (1, 4)
     ]
     assert all(r["data_nll"] > 0 and 0 <= r["trigram_tv"] <= 1 for r in first)
-    assert "| shared-chain | r=8 | forward | uniform |" in ablation_table(first, "trigram_tv")
     files = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("*") if p.is_file()}
-    text_ablation.main(SIZES, chosen)
-    assert json.loads((tmp_path / "text_ablation.json").read_text())["rows"] == first
+    assert measure(config, SIZES, chosen)["rows"] == first
     assert files == {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("*") if p.is_file()}

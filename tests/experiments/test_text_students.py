@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import random
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from experiments import text_students
+from experiments.harness import Content
 from experiments.text_sizes import SIZES, STUDENTS, Sizes, heads_for, load_corpus
-from experiments.text_students import Workshop, digest, seconds_of_parts, verdicts
+from experiments.text_students import Config, Workshop, measure, seconds_of_parts, verdicts
 from fewjump.demo.parts import Clock
 
 
@@ -49,61 +47,46 @@ def files(tmp_path: Path) -> dict[str, Path]:
     return {"names": tmp_path / "names.txt", "text": tmp_path / "book.txt", "out": tmp_path}
 
 
-def start(monkeypatch: pytest.MonkeyPatch, *arguments: Any) -> None:
-    monkeypatch.setattr(sys, "argv", ["text_students", *map(str, arguments)])
-    text_students.main(TINY)
+def run(corpus: Any, files: dict[str, Path], **options: Any) -> Content:
+    given = {corpus: files[corpus], "runs": files["out"] / "runs", **options}
+    return measure(Config(corpus=corpus, **given), TINY[corpus])
 
 
-def test_both_corpora_from_files_to_verdicts_and_again(files, monkeypatch, capsys):
-    runs = files["out"] / "runs"
-    where = ("--runs", runs, "--out", files["out"])
-    start(monkeypatch, "--names", files["names"], "--text", files["text"], *where)
-    written = {p: p.stat().st_mtime_ns for p in runs.rglob("*") if p.is_file()}
-    first = {}
-    for corpus, size in TINY.items():
-        result = json.loads((files["out"] / f"text_students_{corpus}.json").read_text())
-        first[corpus] = result
-        more = [10] if corpus == "names" else []
-        assert size.steps_of("chain") == [1]
-        assert size.steps_of("teacher") == [1, size.length, *more]
-        rows = result["rows"]
-        assert {r["student"] for r in rows} == {"teacher", *STUDENTS}
-        for name in ("teacher", *STUDENTS):
-            mine = [r["steps"] for r in rows if r["student"] == name]
-            assert mine == size.steps_of(name)
-        for row in rows:
-            assert row["nfe"] == row["steps"]
-            assert row["trunk_seconds"] + row["head_seconds"] == pytest.approx(row["seconds"])
-            assert row["samples_per_second"] == pytest.approx(30 / row["seconds"])
-            assert 1.0 in row["temperatures"]
-            assert row["training_seconds"] > 0
-            assert 0 <= row["dictionary_words"] <= 1
-            if row["matched_nll"] is not None:
-                assert row["matched_nll_low"] <= row["matched_nll"] <= row["matched_nll_high"]
-        assert any(row["matched_nll"] is not None for row in rows)
-        assert result["reference"]["samples"] == 30
-        assert result["matched_entropy"] == result["reference"]["entropy"]
-        assert set(result["seconds_of_parts"]) == {
-            f"{part} {name}"
-            for part in ("training", "measuring")
-            for name in ("teacher", *STUDENTS)
-        }
-    capsys.readouterr()
-    start(monkeypatch, "--names", files["names"], *where, "--only", "names")
-    assert {p: p.stat().st_mtime_ns for p in runs.rglob("*") if p.is_file()} == written
-    again = json.loads((files["out"] / "text_students_names.json").read_text())
+@pytest.mark.parametrize("corpus", list(TINY))
+def test_a_corpus_from_its_file_to_verdicts_and_again(corpus, files):
+    size = TINY[corpus]
+    result = run(corpus, files)
+    written = {p: p.stat().st_mtime_ns for p in (files["out"] / "runs").rglob("*") if p.is_file()}
+    more = [10] if corpus == "names" else []
+    assert size.steps_of("chain") == [1]
+    assert size.steps_of("teacher") == [1, size.length, *more]
+    rows = result["rows"]
+    assert {r["student"] for r in rows} == {"teacher", *STUDENTS}
+    for name in ("teacher", *STUDENTS):
+        mine = [r["steps"] for r in rows if r["student"] == name]
+        assert mine == size.steps_of(name)
+    for row in rows:
+        assert row["nfe"] == row["steps"]
+        assert row["trunk_seconds"] + row["head_seconds"] == pytest.approx(row["seconds"])
+        assert row["samples_per_second"] == pytest.approx(30 / row["seconds"])
+        assert 1.0 in row["temperatures"]
+        assert row["training_seconds"] > 0
+        assert 0 <= row["dictionary_words"] <= 1
+        if row["matched_nll"] is not None:
+            assert row["matched_nll_low"] <= row["matched_nll"] <= row["matched_nll_high"]
+    assert any(row["matched_nll"] is not None for row in rows)
+    assert result["reference"]["samples"] == 30
+    assert result["matched_entropy"] == result["reference"]["entropy"]
+    assert set(result["seconds_of_parts"]) == {
+        f"{part} {name}" for part in ("training", "measuring") for name in ("teacher", *STUDENTS)
+    }
+    again = run(corpus, files)
+    found = {p: p.stat().st_mtime_ns for p in (files["out"] / "runs").rglob("*") if p.is_file()}
+    assert found == written
     for key in ("rows", "verdicts", "seconds_of_parts", "matched_entropy"):
-        assert again[key] == first["names"][key]
-    assert "text:" not in capsys.readouterr().out
-    start(monkeypatch, "--text", files["text"], *where, "--only", "text", "--students", "chain")
-    fewer = json.loads((files["out"] / "text_students_text.json").read_text())
+        assert again[key] == result[key]
+    fewer = run(corpus, files, students=("chain",))
     assert {r["student"] for r in fewer["rows"]} == {"teacher", "chain"}
-
-
-def test_names_without_a_file_are_left_out(files, monkeypatch, capsys):
-    start(monkeypatch, "--only", "names", "--runs", files["out"], "--out", files["out"])
-    assert "names left out: give --names FILE" in capsys.readouterr().out
-    assert not list(files["out"].glob("*.json"))
 
 
 def test_data_of_27_symbols(files):
@@ -148,7 +131,6 @@ def test_folders_change_with_what_their_content_depends_on(files, tmp_path):
     assert changed(teacher_steps=7) == changed(hidden=32) == {"teacher", *STUDENTS}
     shorter = dataclasses.replace(data, train=data.train[1:])
     assert not set(folders().values()) & set(folders(data=shorter).values())
-    assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1}) != digest({"a": 1, "b": 3})
 
 
 def row(student: str, steps: int, nll: float | None) -> dict[str, Any]:
