@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fewjump.reading import reading_values
-from fewjump.report import Chart, KeyNumber, Reference, Series, Table
-from fewjump.report.content import Role
+from fewjump.report import Chart, KeyNumber, Series, Table
 from fewjump.verify.checks import CheckResult, ModelOptions
 from fewjump.verify.summary import (
+    Role,
     Rows,
+    chart,
     distinct,
     interval,
     line,
@@ -64,9 +65,6 @@ class Options(ModelOptions):
     grids: list[int] = field(default_factory=lambda: [1, 2, 4, 8])
     """Few-step forms: numbers of equal jumps that a student is trained for, and sampled with."""
 
-    seeds: int = 3
-    """Repetitions, for the intervals."""
-
     steps: int = 400
     """Optimiser steps of each student."""
 
@@ -90,7 +88,7 @@ def run(options: Options) -> CheckResult:
         raise ValueError("--grids, --seeds and --steps must be at least 1")
     options.refuse_without_model()
 
-    seeds = range(options.seed, options.seed + options.seeds)
+    seeds = options.all_seeds()
     if options.model is not None:
         return summarise(measure_saved(options, seeds), options)
     rows = []
@@ -352,23 +350,18 @@ def _charts(rows: Rows, family: str, unit: str) -> list[Chart]:
 
     teacher = mean(row["kl"] for row in pick(rows, draw="teacher"))
     return [
-        Chart(
+        chart(
             f"Error of the student against the step size: {family}",
             drawn(list(DRAWS), "kl"),
-            [Reference("the teacher itself", teacher)],
             "largest t − s",
             unit,
-            log_x=False,
-            better="lower",
+            marks={"the teacher itself": teacher},
         ),
-        Chart(
+        chart(
             f"Probability that a draw asked for and could not have: {family}",
             drawn((EULER, "student-trapezoidal"), "clipped"),
-            (),
             "largest t − s",
             "mass per position",
-            log_x=False,
-            better="lower",
         ),
     ]
 
@@ -380,14 +373,12 @@ def _grid_chart(rows: Rows, family: str) -> Chart:
     ]
     floor = line(pick(rows, draw="teacher"), "grid", of_seeds("floor"), "product floor")
     series.append(Series(floor.label, floor.x, floor.y, role="data"))
-    return Chart(
+    return chart(
         f"Students of a grid, sampled on it: {family}",
         series,
-        (),
         "jumps from noise to data",
         "KL of the samples' law, nats",
-        log_y=True,
-        better="lower",
+        "xy",
         caption="The floor is what exact posteriors, one table per position, reach.",
     )
 
