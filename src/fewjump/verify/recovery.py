@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fewjump.reading import reading_values
 from fewjump.report import Chart, Series, Table
 from fewjump.verify.checks import CheckResult, ModelOptions
 from fewjump.verify.summary import Role, Rows, chart, distinct, mean, pick, pivot, short
 
+if TYPE_CHECKING:
+    from fewjump.process import RecoveryMethod
+
 STRUCTURED = ("uniform", "absorbing", "random prior")
 DENSE = ("discretised Gaussian", "random rate")
-METHODS = {
+METHODS: dict[RecoveryMethod, str] = {
     "exact": "closed form",
     "clip": "clipped",
     "project": "projected",

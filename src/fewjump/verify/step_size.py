@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -30,14 +30,15 @@ if TYPE_CHECKING:
 
     from fewjump.denoiser import Denoiser
     from fewjump.objective import Objective
+    from fewjump.objective.conditional import Intermediate
     from fewjump.verify.table_student import World
 
-EULER, FORWARD = "student-euler", "forward"
-DRAWS: dict[str, tuple[str, Role]] = {
+EULER: Intermediate = "student-euler"
+DRAWS: dict[Intermediate, tuple[str, Role]] = {
     EULER: ("Euler", "student"),
     "student-exact": ("exact step", "teacher"),
     "student-trapezoidal": ("second order", "data"),
-    FORWARD: ("forward pair", "other"),
+    "forward": ("forward pair", "other"),
 }
 SAMPLED = (1, 2, 4)  # numbers of steps that every student of a table is sampled with
 UNITS = {
@@ -244,9 +245,8 @@ def _compared(
     rows = [{**common, **_of_teacher(None), **judge(teacher, None)}]
     for draw in DRAWS:
         for gap, grid in settings:
-            student, record = trained(
-                ConditionalMatching(draw, max_gap=gap or 1.0, steps=grid)  # type: ignore[arg-type]
-            )
+            objective = ConditionalMatching(draw, max_gap=gap or 1.0, steps=grid)
+            student, record = trained(objective)
             found = {"clipped": statistics.fmean(record.clipped), "spike": record.spike()}
             about = {**common, "draw": draw, "gap": gap, "grid": grid}
             rows.append({**about, **found, **judge(student, grid)})
@@ -343,7 +343,7 @@ def _told(rows: Rows, family: str, euler: Mapping[str, Any]) -> str:
 
 
 def _charts(rows: Rows, family: str, unit: str) -> list[Chart]:
-    def drawn(draws: Sequence[str], key: str) -> list[Series]:
+    def drawn(draws: Iterable[Intermediate], key: str) -> list[Series]:
         return [
             line(pick(rows, draw=d), "gap", of_seeds(key, at_least=0.0), *DRAWS[d]) for d in draws
         ]
@@ -352,7 +352,7 @@ def _charts(rows: Rows, family: str, unit: str) -> list[Chart]:
     return [
         chart(
             f"Error of the student against the step size: {family}",
-            drawn(list(DRAWS), "kl"),
+            drawn(DRAWS, "kl"),
             "largest t − s",
             unit,
             marks={"the teacher itself": teacher},
