@@ -16,13 +16,14 @@ from typing import Any
 from torch import Tensor
 
 from experiments import text_sizes
-from experiments.harness import Rows, made_once
+from experiments.digits import folders
+from experiments.harness import Rows
 from experiments.text_quality import measure_text, reference_row
 from experiments.text_students import Workshop
 from fewjump.api import train_teacher
 from fewjump.data import Dataset
 from fewjump.demo import digits
-from fewjump.demo.parts import Clock, teacher_for
+from fewjump.demo.parts import TEACHER, Clock, made_once, teacher_for
 from fewjump.denoiser.base import Denoiser
 from fewjump.evaluate.classifier import ImageClassifier
 from fewjump.evaluate.likelihood import one_evaluation_nlls
@@ -68,7 +69,7 @@ class TextBench:
     def masked_teacher(self, seed: int, runs: Path) -> Denoiser:
         """The teacher of the corpus's own experiment, loaded (trained if it is not there)."""
         own = seed % self.teachers
-        return Workshop(self.name, self.data, self.sizes, own, runs, Clock({})).teacher()
+        return Workshop(self.name, self.data, self.sizes, own, runs, Clock()).teacher()
 
     def network(self) -> dict[str, Any]:
         """Options of a uniform-noise teacher's transformer."""
@@ -97,7 +98,8 @@ class DigitsBench:
 
     def masked_teacher(self, seed: int, runs: Path) -> Denoiser:
         own = seed % self.teachers
-        return teacher_for(self.data, self.sizes, own, runs / f"digits-teacher-{own}")
+        places = folders(self.sizes, own, runs)
+        return teacher_for(self.data, self.sizes, own, places[TEACHER])
 
     def network(self) -> dict[str, Any]:
         return dict(self.sizes.network())

@@ -8,8 +8,8 @@ of names with a shared chain, in each way that they have, judged at 1 and 4 step
 
     python -m experiments.adaptive_networks --names names.txt --text shakespeare.txt
 
-after :mod:`experiments.text_students` and :mod:`experiments.digits`, whose models are read
-from the same ``--runs``. Text has one teacher: its three seeds are of trainings, draws and bounds.
+after :mod:`experiments.text_students` and :mod:`experiments.digits`, whose models are read from the
+same ``--runs``. Text has one teacher: its three seeds are of trainings, draws and bounds.
 """
 
 from __future__ import annotations

@@ -11,10 +11,12 @@ Run as ``python -m experiments.adaptive_times``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-from experiments.harness import Content, Options, kept, main, place
+from experiments.harness import Content, Options, Rows, kept, main, place
 from experiments.markov_curve import bigram_interval
 from experiments.verdicts import compare
 from fewjump.evaluate.exact import data_law, kl
@@ -32,7 +34,7 @@ from fewjump.verify.enumeration import random_joint
 from fewjump.verify.table_student import TableStudent, make_world, output_kl, posterior_kl
 from fewjump.verify.times import ways
 
-SEEDS = 3
+SEEDS = (0, 1, 2)
 TRAINING_STEPS = 200
 STEPS = (2, 4, 8)
 CHOICES = (*GRIDS, "fitted")
@@ -46,7 +48,7 @@ def families(vocab_size: int) -> dict[str, Process]:
     }
 
 
-def joint_grids(seed: int, samples: int = 4096) -> list[dict[str, Any]]:
+def joint_grids(seed: int, samples: int = 4096) -> Rows:
     """Exact output KL, nats, of the exact product teacher on every grid: a joint of 4³ states."""
     rows = []
     problem = EnumeratedJoint(random_joint(4, 3, seed))
@@ -75,7 +77,7 @@ def joint_grids(seed: int, samples: int = 4096) -> list[dict[str, Any]]:
     return rows
 
 
-def chain_grids(seed: int, samples: int = 2048, fitted_to: int = 64) -> list[dict[str, Any]]:
+def chain_grids(seed: int, samples: int = 2048, fitted_to: int = 64) -> Rows:
     """Bigram total variation of samples of the exact product teacher: a chain of 32 tokens."""
     rows = []
     chain = reference_markov_chain(32)
@@ -97,7 +99,7 @@ def chain_grids(seed: int, samples: int = 2048, fitted_to: int = 64) -> list[dic
     return rows
 
 
-def training_choices(seed: int, steps: int = TRAINING_STEPS) -> list[dict[str, Any]]:
+def training_choices(seed: int, steps: int = TRAINING_STEPS) -> Rows:
     """Students of one seed: what they miss of the exact posterior, and in 4 steps, in nats."""
     world = make_world("uniform", 1.0, seed)
     data = world.problem.sample(20_000, generator_for(seed, 3))
@@ -133,7 +135,7 @@ def _row(
     }
 
 
-def against_uniform(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def against_uniform(rows: Rows) -> Rows:
     """Every choice against ``uniform``, by problem, process and number of steps."""
     found = []
     places = sorted({(r["problem"], r["process"], r["steps"]) for r in rows})
@@ -163,24 +165,24 @@ def against_uniform(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-@dataclass
-class Config(Options):
-    """Times and weights that adapt, against uniform ones."""
+def collect(name: str, measure: Callable[[int], Rows], runs: Path, **settings: Any) -> Rows:
+    """Rows of every seed, computed once for the same settings."""
+    rows: Rows = []
+    for seed in SEEDS:
+        folder = place(runs / "adaptive-times", f"{name}-{seed}", settings)
+        rows += kept(folder / "rows.json", partial(measure, seed))
+    return rows
 
 
-def measure(config: Config) -> Content:
-    """Grids and trainings of every seed."""
-    runs, rows, trained = config.runs / "adaptive-times", [], []
-    for seed in range(config.seed, config.seed + SEEDS):
-        for name, found in (("joint", joint_grids), ("chain", chain_grids)):
-            path = place(runs, f"{name} {seed}") / "rows.json"
-            rows += kept(path, lambda found=found, seed=seed: found(seed))
-        # A way that is added later must not be missed among rows that were finished before.
-        path = place(runs, f"training {seed}", list(ways(TRAINING_STEPS))) / "rows.json"
-        trained += kept(path, lambda seed=seed: training_choices(seed))
+def measure(config: Options) -> Content:
+    """Both parts, and each choice against the uniform one."""
+    grids = collect("joint", joint_grids, config.runs) + collect("chain", chain_grids, config.runs)
+    # A way that is added later must not be missed among rows that were finished before.
+    known = list(ways(TRAINING_STEPS))
+    trained = collect("training", training_choices, config.runs, ways=known)
     return {
-        "grids": rows,
-        "grids_against_uniform": against_uniform(rows),
+        "grids": grids,
+        "grids_against_uniform": against_uniform(grids),
         "training_steps": TRAINING_STEPS,
         "training": trained,
         "training_against_uniform": against_uniform(trained),
@@ -188,4 +190,4 @@ def measure(config: Config) -> Content:
 
 
 if __name__ == "__main__":
-    main("adaptive_times", Config, measure)
+    main("adaptive_times", Options, measure, __doc__)

@@ -8,11 +8,10 @@ one idle core, estimated from single steps; ``--threads 2`` makes it shorter.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-from experiments.harness import Content, Options, kept, main, place
+from experiments.harness import Content, Options, Rows, kept, main, place
 from fewjump.data import Dataset, load_data
 from fewjump.demo.digits import Sizes
 from fewjump.demo.parts import JOINT, PRODUCT, TEACHER, Clock, train_models
@@ -27,12 +26,31 @@ STEPS = (1, 2, 4, 8, 16, 64)
 JOINT_STEPS = (1, 2, 4, 8, 16)
 
 
-def experiment(sizes: Sizes, seeds: tuple[int, ...], runs: Path) -> dict[str, Any]:
+def folders(sizes: Sizes, seed: int, runs: Path) -> dict[str, Path]:
+    """Where the models of one seed are."""
+    settings = asdict(sizes)
+    return {
+        name: place(runs, f"digits-{name}-{seed}", settings) for name in (TEACHER, PRODUCT, JOINT)
+    }
+
+
+@dataclass
+class Config(Options):
+    """Digits: a masked teacher and its students."""
+
+    seeds: int = 3
+    """How many trainings of everything."""
+
+    sizes: Sizes = field(default_factory=Sizes)
+
+
+def measure(config: Config) -> Content:
     """Train what is not trained yet, then judge every model: the joint student at 1 to 16 steps.
 
     ``one_evaluation_nll`` has for each model and seed what one evaluation gives to unseen pictures
     and to those of the training, in nats per pixel.
     """
+    sizes, seeds = config.sizes, range(config.seed, config.seed + config.seeds)
     data = load_data("digits")
     judge = classifier_for(data)
     rows = [vars(row) for row in image_reference(data, judge)]
@@ -40,10 +58,9 @@ def experiment(sizes: Sizes, seeds: tuple[int, ...], runs: Path) -> dict[str, An
     likelihood = []
     parts = {part: data.all(part) for part in ("test", "train")}
     for seed in seeds:
-        folders = {TEACHER: "teacher", PRODUCT: "product", JOINT: "joint"}
-        places = {name: runs / f"digits-{stem}-{seed}" for name, stem in folders.items()}
+        places = folders(sizes, seed, config.runs)
         for name, model in train_models(data, sizes, seed, places, Clock()).items():
-            found = judged(name, model, data, judge, sizes, seed, runs)
+            found = judged(name, model, data, judge, sizes, seed, places[name])
             per_model.setdefault(name, []).append(found)
             nll = {part: one_evaluation_nll(model, x0)[0] for part, x0 in parts.items()}
             likelihood.append({"model": name, "seed": seed, **nll})
@@ -65,12 +82,12 @@ def judged(
     judge: ImageClassifier,
     sizes: Sizes,
     seed: int,
-    runs: Path,
+    folder: Path,
 ) -> list[Row]:
     """The rows of one model and seed, computed once."""
     steps = JOINT_STEPS if name == JOINT else STEPS
 
-    def compute() -> list[dict[str, Any]]:
+    def compute() -> Rows:
         found = evaluate_images(
             model,
             data,
@@ -83,8 +100,7 @@ def judged(
         )
         return [vars(row) for row in found]
 
-    path = place(runs / "digits-rows", f"{name} {seed}", asdict(sizes)) / "rows.json"
-    return [Row(**row) for row in kept(path, compute)]
+    return [Row(**row) for row in kept(folder / "rows.json", compute)]
 
 
 def mean_row(rows: Sequence[Row]) -> Row:
@@ -102,20 +118,6 @@ def mean_row(rows: Sequence[Row]) -> Row:
         high=high,
         seconds=sum(seconds) / len(seconds) if seconds else None,
     )
-
-
-@dataclass
-class Config(Options):
-    """Digits: a masked teacher and its students, at 1 to 64 evaluations."""
-
-    seeds: int = 3
-    """Trainings of every model."""
-
-
-def measure(config: Config) -> Content:
-    """Each training resumes where it was stopped, and a finished model is loaded."""
-    seeds = tuple(range(config.seed, config.seed + config.seeds))
-    return experiment(Sizes(), seeds, config.runs)
 
 
 if __name__ == "__main__":

@@ -11,16 +11,16 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import tyro
 
-from fewjump.checkpoint import load
-from fewjump.denoiser.base import Denoiser
 from fewjump.verify.results import machine_facts
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -68,14 +68,11 @@ def main(
     torch.set_num_threads(chosen.threads)
     begin = time.perf_counter()
     found = measure(chosen)
-    return save(chosen.out / f"{name.format(**vars(chosen))}.json", found, chosen.seed, begin)
-
-
-def save(path: Path, found: Mapping[str, Any], seed: int, begin: float) -> Path:
-    """Write a result with its seed, seconds since ``begin``, and machine."""
+    stem = name.format(**vars(chosen)).replace("-", "_")
     seconds = round(time.perf_counter() - begin, 1)
-    facts = {"experiment": path.stem, "seed": seed, "seconds": seconds, "machine": machine_facts()}
-    write(path, {**facts, **found})
+    facts = {"experiment": stem, "seed": chosen.seed, "seconds": seconds}
+    path = chosen.out / f"{stem}.json"
+    write(path, {**facts, "machine": machine_facts(), **found})
     print(f"{path}: {seconds:.0f} s")
     return path
 
@@ -110,8 +107,9 @@ def kept(path: Path, compute: Callable[[], Any]) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def made_once(folder: Path, make: Callable[[Path], Denoiser]) -> Denoiser:
-    """The model in ``folder/model`` if its training is finished, else ``make(folder)``."""
-    if (folder / "model" / "config.json").is_file():
-        return load(folder / "model")
-    return make(folder)
+def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function of a module in a new process: its memory is its own, its threads as many."""
+    threads = (torch.get_num_threads(),)
+    new = get_context("spawn")
+    with ProcessPoolExecutor(1, new, torch.set_num_threads, threads) as pool:
+        return pool.submit(function, *arguments).result()

@@ -9,17 +9,18 @@ took 36 minutes on a third of a core, so count on a quarter of an hour on an idl
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from experiments.harness import Content, Options, main
+from experiments.harness import Content, Options, Rows, main, place
+from experiments.training import fitted, network
 from fewjump.denoiser.base import Denoiser
-from fewjump.denoiser.network import NetworkDenoiser
-from fewjump.objective import ConditionalMatching, freeze
+from fewjump.evaluate.ngrams import ngram_keys, tv_to_law
+from fewjump.objective import ConditionalMatching
 from fewjump.objective.conditional import Intermediate
 from fewjump.problem import MarkovChain
 from fewjump.problem.examples import reference_markov_chain
@@ -27,7 +28,6 @@ from fewjump.process import Process, Uniform
 from fewjump.random import generator_for
 from fewjump.sampler import run as draw
 from fewjump.schedule import LogLinear
-from fewjump.train import TrainConfig, train
 
 STEPS = (1, 2, 4, 8, 16, 32, 64)
 TEACHER = "exact product teacher"
@@ -49,14 +49,6 @@ class Sizes:
     seeds: tuple[int, ...] = (0,)
 
 
-def student_for(process: Process, length: int, sizes: Sizes) -> NetworkDenoiser:
-    """A small transformer for sequences of ``length`` tokens."""
-    trunk = {"hidden": sizes.hidden, "blocks": sizes.blocks, "heads": 4, "conv_kernel": 5}
-    return NetworkDenoiser.from_config(
-        {"process": process.config(), "trunk": trunk, "length": length}
-    )
-
-
 def train_student(
     chain: MarkovChain,
     process: Process,
@@ -66,52 +58,31 @@ def train_student(
     out: Path | None = None,
 ) -> Denoiser:
     """Conditional matching against the exact product teacher; returns averaged weights."""
-    torch.manual_seed(seed)
-    student = student_for(process, chain.length, sizes)
-    data = chain.sample(65536, generator_for(seed, 1))
-    config = TrainConfig(
+    trunk: dict[str, Any] = {"hidden": sizes.hidden, "blocks": sizes.blocks}
+    return fitted(
+        network(process, chain.length, seed, **trunk, heads=4, conv_kernel=5),
+        ConditionalMatching(intermediate),
+        chain.sample(65536, generator_for(seed, 1)),
+        chain.denoiser(process),
+        out,
         steps=sizes.training_steps,
         batch_size=sizes.batch_size,
         lr=2e-3,
         ema=0.995,
         seed=seed,
-        log_every=100,
     )
-    objective = ConditionalMatching(intermediate)
-    teacher = freeze(chain.denoiser(process))
-    result = train(student, objective, data, config, teacher=teacher, out=out, label="student")
-    return result.averaged()
 
 
 def bigram_interval(
     chain: MarkovChain, samples: Tensor, seed: int, repeats: int = 200
 ) -> tuple[float, float, float]:
-    """Bigram TV with a 95% percentile bootstrap over sequences, centred on the estimate.
-
-    Resampling adds its own sampling noise to a distance that cannot be negative; the interval is
-    therefore the estimate plus the bootstrap's deviations from its own mean.
-    """
-    generator = generator_for(seed, 2)
-    value = chain.bigram_tv(samples)
-    n, vocab = samples.shape[0], chain.vocab_size
-    pairs = samples[:, :-1] * vocab + samples[:, 1:]
-    counts = torch.zeros(n, vocab * vocab, dtype=torch.float64)
-    counts.scatter_add_(1, pairs, torch.ones_like(pairs, dtype=torch.float64))
-    target = chain.bigram_law().reshape(-1)
-    tvs = []
-    for _ in range(repeats):
-        weight = torch.bincount(torch.randint(n, (n,), generator=generator), minlength=n)
-        frequency = weight.double() @ counts
-        tvs.append(0.5 * (frequency / frequency.sum() - target).abs().sum())
-    spread = torch.stack(tvs)
-    spread = spread - spread.mean()
-    low, high = torch.quantile(spread, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return value, value + low, value + high
+    """Bigram TV of samples (N, L) with the ends of its 95% interval, a bootstrap over sequences."""
+    pairs = ngram_keys(samples, 2, chain.vocab_size)
+    found = tv_to_law(pairs, chain.bigram_law().flatten(), generator_for(seed, 2), repeats)
+    return found.value, found.low, found.high
 
 
-def curve(
-    chain: MarkovChain, denoiser: Denoiser, name: str, sizes: Sizes, seed: int
-) -> list[dict[str, Any]]:
+def curve(chain: MarkovChain, denoiser: Denoiser, name: str, sizes: Sizes, seed: int) -> Rows:
     """Bigram TV and NLL of ancestral samples at each number of steps."""
     rows = []
     for steps in STEPS:
@@ -134,15 +105,23 @@ def curve(
     return rows
 
 
-def experiment(sizes: Sizes, runs: Path | None = None) -> dict[str, Any]:
+@dataclass
+class Config(Options):
+    """The product floor on a Markov chain."""
+
+    sizes: Sizes = field(default_factory=Sizes)
+
+
+def measure(config: Config) -> Content:
     """All rows, and the reference levels."""
+    sizes = config.sizes
     chain = reference_markov_chain(32)
     process = Uniform(chain.vocab_size, LogLinear())
-    rows: list[dict[str, Any]] = []
+    rows: Rows = []
     for seed in sizes.seeds:
         rows += curve(chain, chain.denoiser(process), TEACHER, sizes, seed)
         for name, intermediate in STUDENTS.items():
-            out = None if runs is None else runs / f"markov-curve-{intermediate}-{seed}"
+            out = place(config.runs, f"markov-curve-{intermediate}-{seed}", asdict(sizes))
             student = train_student(chain, process, sizes, seed, intermediate, out)
             rows += curve(chain, student, name, sizes, seed + 100)
     floor = chain.bigram_tv_floor(sizes.samples, generator=generator_for(9))
@@ -159,7 +138,7 @@ def experiment(sizes: Sizes, runs: Path | None = None) -> dict[str, Any]:
     }
 
 
-def against_teacher(rows: Sequence[dict[str, Any]], student: str) -> list[dict[str, Any]]:
+def against_teacher(rows: Sequence[dict[str, Any]], student: str) -> Rows:
     """A student against the teacher at each number of steps, paired by seed.
 
     ``difference`` is student minus teacher in bigram TV, averaged over seeds, and ``half_width``
@@ -185,16 +164,6 @@ def against_teacher(rows: Sequence[dict[str, Any]], student: str) -> list[dict[s
             }
         )
     return table
-
-
-@dataclass
-class Config(Options):
-    """The product floor on a Markov chain, and students that learn to lie on it."""
-
-
-def measure(config: Config) -> Content:
-    """Trainings resume in ``--runs``."""
-    return experiment(Sizes(seeds=(config.seed,)), config.runs)
 
 
 if __name__ == "__main__":

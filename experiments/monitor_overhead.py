@@ -13,22 +13,24 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from experiments.harness import Content, Options, main
+from experiments.harness import RESULTS, Content, Options, main
 from fewjump.denoiser.network import NetworkDenoiser
 from fewjump.objective import ConditionalMatching, JointConditionalMatching, freeze
 from fewjump.process import Absorbing
 from fewjump.random import SampleStreams, fold_seed
 from fewjump.report import Chart, KeyNumber, Reference, Series, Table
+from fewjump.report.content import Role
 from fewjump.schedule import LogLinear
 from fewjump.train.probe import Probe
 from fewjump.verify.checks import CheckResult
 
 HIDDEN, LENGTH, VOCAB, REPEATS, BATCH = 64, 64, 27, 5, 128
-KINDS = {"product": "teacher", "chain": "student", "autoregressive": "data"}
+KINDS: dict[str, Role] = {"product": "teacher", "chain": "student", "autoregressive": "data"}
 LIMIT = 0.03
 
 
@@ -135,13 +137,16 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> CheckResult:
 
 @dataclass
 class Config(Options):
-    """Time a distillation's steps and its monitors' looks."""
+    """What watching a distillation costs."""
+
+    out: Path = RESULTS / "checks"
+    """Folder of the result."""
 
 
 def measure(config: Config) -> Content:
-    """All three kinds of students."""
+    """All kinds of students."""
     return summarise([timed(kind, config.seed) for kind in KINDS]).content()
 
 
 if __name__ == "__main__":
-    main("checks/monitor_overhead", Config, measure)
+    main("monitor_overhead", Config, measure)

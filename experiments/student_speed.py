@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from experiments.digits import folders
 from experiments.harness import Content, Options, Rows, main
 from experiments.text_sizes import SIZES, load_corpus
 from experiments.text_students import Workshop
@@ -137,7 +138,7 @@ def text_speed(corpus: str, content: Content, config: Config) -> Rows:
     found = speed_at_quality(points, most)
     sizes = SIZES[corpus]
     data = load_corpus(corpus, sizes, config.names, config.text)
-    shop = Workshop(corpus, data, sizes, content["seed"], config.runs, Clock({}))
+    shop = Workshop(corpus, data, sizes, content["seed"], config.runs, Clock())
     models = {s.student: load(shop.folder(s.student) / "model") for s in found}
     return measured(found, models, config.count, config.repeats, sizes.length)
 
@@ -146,11 +147,8 @@ def digits_speed(content: Content, config: Config) -> Rows:
     """Digits, by Fréchet distance; models of the first seed."""
     rows = [Row(**row) for row in content["rows"]]
     found = speed_at_quality(points_of_results(rows, "frechet", DigitSizes().samples))
-    folders = {TEACHER: "teacher", "product student": "product", "joint student": "joint"}
-    models = {
-        s.student: load(config.runs / f"digits-{folders[s.student]}-{content['seed']}" / "model")
-        for s in found
-    }
+    places = folders(DigitSizes(), content["seed"], config.runs)
+    models = {s.student: load(places[s.student] / "model") for s in found}
     return measured(found, models, config.count, config.repeats, load_data("digits").length)
 
 

@@ -19,12 +19,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.harness import Content, Options, Rows, digest, kept, made_once, main, place
+from experiments.harness import Content, Options, Rows, digest, kept, main, place
 from experiments.text_sizes import SIZES, Sizes, load_corpus
 from experiments.text_students import Workshop, training_seconds
 from fewjump.api import distill
 from fewjump.assembly import default_kl_warmup, for_sampling
-from fewjump.demo.parts import Clock
+from fewjump.demo.parts import Clock, made_once
 from fewjump.denoiser.base import Denoiser
 from fewjump.denoiser.network import parameter_counts
 from fewjump.evaluate.likelihood import one_evaluation_nll
@@ -175,7 +175,7 @@ def measure(
     data = load_corpus("names", sizes, config.names, None)
     meter, rows = TextMeter(data), []
     for seed in range(config.seed, config.seed + config.seeds):
-        shop = Workshop("names", data, sizes, seed, config.runs, Clock({}))
+        shop = Workshop("names", data, sizes, seed, config.runs, Clock())
         teacher = shop.teacher()
         for trial in trials(data.length) if chosen is None else chosen:
             rows += rows_of(trial, shop, teacher, meter, config.steps)

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from experiments.harness import Content, Options, Rows, digest, kept, made_once, main, place
+from experiments.harness import Content, Options, Rows, digest, kept, main, place
 from experiments.text_quality import measure_text, reference_row
 from experiments.text_sizes import (
     PARALLEL,
@@ -32,7 +32,7 @@ from experiments.wall_clock import TEACHER
 from fewjump.api import distill, train_teacher
 from fewjump.assembly import default_kl_warmup, for_sampling
 from fewjump.data import Dataset
-from fewjump.demo.parts import Clock
+from fewjump.demo.parts import Clock, made_once
 from fewjump.denoiser.base import Denoiser
 from fewjump.denoiser.network import parameter_counts
 from fewjump.evaluate.text import TextMeter
@@ -222,7 +222,7 @@ class Config(Options):
 
 def measure(config: Config, sizes: Sizes | None = None) -> Content:
     """Reference, rows, verdicts, and the seconds of each part."""
-    corpus, clock = config.corpus, Clock({})
+    corpus, clock = config.corpus, Clock()
     sizes = SIZES[corpus] if sizes is None else sizes
     data = load_corpus(corpus, sizes, config.names, config.text)
     plan = ", ".join(f"{part} {seconds} s" for part, seconds in sizes.seconds.items())

@@ -155,7 +155,8 @@ def _change(rows: Sequence[Row]) -> str:
 
 
 def _word(row: Row) -> str:
-    return WORDS.get(row["process"], row["process"])
+    process = str(row["process"])
+    return WORDS.get(process, process)
 
 
 def _in_order(row: Row) -> int:

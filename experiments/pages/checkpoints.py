@@ -37,7 +37,7 @@ def everything() -> str:
     rows, lines = load(ORIGINALS)["rows"], []
     for family, name in FAMILIES.items():
         mine = where(rows, family=family)
-        cells = [len({r["tensor"] for r in mine})]
+        cells = [str(len({r["tensor"] for r in mine}))]
         for kind in ("output", "probability", "schedule"):
             found = where(mine, what=kind)
             cells.append(f"{max(r['delta'] for r in found):.1e} ({len(found)})")

@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import pytest
 import torch
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
+from benchmarks import cost_in_vocabulary as bench
+from experiments.harness import RESULTS
 
 
-@pytest.fixture(scope="module")
-def bench() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("cost", FOLDER / "cost_in_vocabulary.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["cost"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_records_see_what_a_call_creates(bench: ModuleType) -> None:
+def test_records_see_what_a_call_creates() -> None:
     x = torch.ones(1000)
 
     def call() -> torch.Tensor:
@@ -42,16 +27,18 @@ def test_records_see_what_a_call_creates(bench: ModuleType) -> None:
     assert 2 * 8000 <= bench.peak_bytes(call) < 2 * 8000 + 4000
 
 
-def test_small_chain_heads_of_every_form(bench: ModuleType) -> None:
+def test_small_chain_heads_of_every_form() -> None:
     size = bench.Size(batch=1, length=4, states=4, rank=2, hidden=8)
-    rows = [r for form in ("shared", "low-rank", "dense") for r in bench.measure(40, form, size, 1)]
+    rows = [
+        r for form in ("shared", "low-rank", "dense") for r in bench.steps_of(40, form, size, 1)
+    ]
     assert [r["step"] for r in rows] == ["training step", "sampling step"] * 3
     assert all(r["cpu_seconds"] > 0 and r["peak_bytes"] > 0 for r in rows)
     assert all(r["largest_entries"] >= r["states_length_vocab"] == 656 for r in rows[4:])
     assert bench.check(rows, []) == []
 
 
-def test_check_finds_a_large_tensor_a_blind_record_and_a_steep_cost(bench: ModuleType) -> None:
+def test_check_finds_a_large_tensor_a_blind_record_and_a_steep_cost() -> None:
     def row(emission: str, vocab: int, largest: int, cost: float) -> dict[str, Any]:
         return {
             "emission": emission,
@@ -76,8 +63,8 @@ def test_check_finds_a_large_tensor_a_blind_record_and_a_steep_cost(bench: Modul
     assert all("= 1.30 > 1.1" in line for line in wrong[2:])
 
 
-def test_committed_result_is_linear_in_the_vocabulary(bench: ModuleType) -> None:
-    result = json.loads((FOLDER / "results" / "cost_in_vocabulary.json").read_text())
+def test_committed_result_is_linear_in_the_vocabulary() -> None:
+    result = json.loads((RESULTS / "cost_in_vocabulary.json").read_text())
     assert result["wrong"] == bench.check(result["rows"], result["slopes"]) == []
     largest = [r for r in result["rows"] if r["vocab"] == 50_257]
     assert {(r["emission"], r["step"]) for r in largest} == {
