@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tyro
 
@@ -26,8 +26,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
 class Config(Options):
     """Run a named check as the page shows it."""
 
-    name: tyro.conf.Positional[str]
-    """Of the check; `fewjump verify list` says which there are."""
+    name: tyro.conf.Positional[
+        Literal["recovery", "commutation", "step_size", "warm_start", "times", "vocabulary"]
+    ]
+    """Of the check, as its result file is called."""
 
     out: Path = RESULTS / "checks"
     """Folder of the result."""
@@ -35,7 +37,8 @@ class Config(Options):
 
 def measure(config: Config) -> Content:
     """What the check answers."""
-    return run_check(config.name, seed=config.seed, **OPTIONS.get(config.name, {})).content()
+    name = config.name.replace("_", "-")
+    return run_check(name, seed=config.seed, **OPTIONS.get(name, {})).content()
 
 
 if __name__ == "__main__":
