@@ -28,12 +28,13 @@ from fewjump.report import (
     write,
     write_results,
 )
+from fewjump.report.content import Role
 from fewjump.schedule import LogLinear
 from fewjump.verify.results import machine_facts
 
 TEACHER, PRODUCT, JOINT = "teacher", "product student", "joint student"
 FEW = 8  # students are not sampled with more evaluations
-ROLES = {TEACHER: "teacher", PRODUCT: "other", JOINT: "student"}
+ROLES: dict[str, Role] = {TEACHER: "teacher", PRODUCT: "other", JOINT: "student"}
 
 
 @dataclass

@@ -6,10 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from fewjump.report import Chart, KeyNumber, Series, Table
-from fewjump.report.content import Role
+from fewjump.report import KeyNumber, Series, Table
 from fewjump.verify.checks import CheckOptions, CheckResult
-from fewjump.verify.summary import Rows, distinct, pick, pivot, short
+from fewjump.verify.summary import Role, Rows, chart, distinct, pick, pivot, short
 
 FAMILIES = (
     "uniform",
@@ -122,7 +121,7 @@ def summarise(rows: Rows, options: Options) -> CheckResult:
         for family, role in zip(families, ROLES):
             mine = sorted((r["vocab_size"], r[key]) for r in pick(costs, family=family))
             series.append(Series(family, [v for v, _ in mine], [y for _, y in mine], role=role))
-        charts.append(Chart(title, series, (), "vocabulary", unit, log_y=True, better="lower"))
+        charts.append(chart(title, series, "vocabulary", unit, "xy"))
     names = {family: family for family in families}
     exponents = [
         {"family": family, "measure": key, "slope": round(value, 4)}
