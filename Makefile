@@ -5,9 +5,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO ?= digits
 OUT ?= demo-$(DEMO)
-EXTRAS ?= eval,dev
+EXTRAS ?= eval,report,dev
 
-.PHONY: help install demo test lint format pages wheel clean
+.PHONY: help install demo test lint format docs pages wheel clean
 
 help:
 	@echo 'make demo               train, distil, sample and compare; writes $(OUT)/report.html'
@@ -16,6 +16,7 @@ help:
 	@echo 'make lint               ruff and pyright'
 	@echo 'make pages              put committed results into README.md and docs/'
 	@echo 'EXTRAS=…                what is installed beside the core: $(EXTRAS)'
+	@echo 'make docs               the documentation as a site in build/site'
 	@echo 'make wheel              build dist/*.whl'
 	@echo 'make clean              remove the virtual environment and build products'
 
@@ -41,6 +42,10 @@ lint: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 pages: $(STAMP)
 	$(BIN)/python -m experiments.pages

@@ -21,8 +21,7 @@ from fewjump.denoiser.network import NetworkDenoiser
 from fewjump.objective import ConditionalMatching, JointConditionalMatching, freeze
 from fewjump.process import Absorbing
 from fewjump.random import SampleStreams, fold_seed
-from fewjump.report import Chart, KeyNumber, Reference, Series, Table
-from fewjump.report.content import Role
+from fewjump.report import Chart, KeyNumber, Reference, Role, Series, Table
 from fewjump.schedule import LogLinear
 from fewjump.train.probe import Probe
 from fewjump.verify.checks import CheckResult

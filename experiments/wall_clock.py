@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fewjump.report.rows import Row
+from fewjump.report import Row
 
 TEACHER = "teacher"
 

@@ -318,7 +318,7 @@ def test_sample_draws_pictures(tmp_path: Path) -> None:
         (["--out", "x.png"], ".png is for models of images"),
         (["--prompt", "xyz"], "character 'x'"),
         (["--steps", "0"], "steps"),
-        (["--num-samples", "0"], "num_samples must be at least 1"),
+        (["--num-samples", "0"], "--num-samples must be at least 1"),
         (["--sampler", "first-hitting", "--grid", "cosine"], "draws its own times"),
         (["--sampler", "best"], "best"),
     ],

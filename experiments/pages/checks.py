@@ -10,8 +10,7 @@ from experiments.harness import RESULTS, ROOT
 from experiments.pages.markdown import MISSING
 from experiments.pages.markdown import table as markdown
 from experiments.pages.road import MARK, PAGES, load
-from fewjump.report import standalone
-from fewjump.report.axis import short
+from fewjump.report import short, standalone
 from fewjump.verify.checks import read_result
 
 FOLDER = ROOT / "docs" / "experiments"

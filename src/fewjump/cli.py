@@ -7,12 +7,17 @@ function ``run(options)``; one whose options depend on its words has ``main(word
 
 from __future__ import annotations
 
+import codecs
 import importlib
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
+from io import TextIOWrapper
+from typing import TextIO
 
 from fewjump import __version__
 
@@ -52,7 +57,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 fine, 1 a failure while running, 2 bad usage or input, 130 interrupted.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
+    with _terminal():
+        return _main(list(sys.argv[1:] if argv is None else argv))
+
+
+def _main(words: list[str]) -> int:
     debug = "--debug" in words or bool(os.environ.get("FEWJUMP_DEBUG"))
     words = [word for word in words if word != "--debug"]
     if not words or words[0] in ("-h", "--help", "help"):
@@ -67,21 +76,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = f"did you mean {near[0]!r}?" if near else f"verbs: {', '.join(VERBS)}"
         return _complain(f"there is no verb {verb!r}; {hint}", USAGE)
     try:
-        return _run(verb, rest)
+        code = _run(verb, rest)
+        # What does not get out is told of here, not by the interpreter at its end.
+        sys.stdout.flush()
+        return code
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else OK if stop.code is None else FAILED
     except KeyboardInterrupt as stop:
         # A training run says here how to go on.
         return _complain(str(stop) or "interrupted", INTERRUPTED)
     except BrokenPipeError:
-        # The reader (head, less) has gone: not worth a word, and stdout must not be flushed again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader (head, less) has gone: not worth a word.
+        _to_nowhere(sys.stdout, sys.stderr)
         return OK
     except Exception as error:
+        if isinstance(error, OSError) and error.filename is None:
+            # Most likely the output itself, on a disk that is full.
+            _to_nowhere(sys.stdout)
         if debug:
             traceback.print_exc()
         code = USAGE if isinstance(error, _INPUT_ERRORS) else FAILED
-        return _complain(_one_line(error), code, hint=not debug)
+        return _complain(_in_flags(verb, _one_line(error)), code, hint=not debug)
 
 
 def usage() -> str:
@@ -117,12 +132,83 @@ def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, OSError) and error.strerror and error.filename:
         text = f"{error.strerror}: {error.filename}"
-    if not isinstance(error, (*_INPUT_ERRORS, RuntimeError)) or not text:
+    elif isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if "can't allocate memory" in text or "out of memory" in text:
+        return "there is not enough memory; make the model or the batch smaller"
+    if not isinstance(error, (*_INPUT_ERRORS, RuntimeError, OSError)) or not text:
         text = f"{type(error).__name__}: {text}".rstrip(": ")
     return text
 
 
+def _in_flags(verb: str, message: str) -> str:
+    """The message with the verb's flags in place of the library's arguments."""
+    from fewjump.commands.arguments import in_flags
+
+    with suppress(ImportError, AttributeError):
+        return in_flags(message, importlib.import_module(f"fewjump.commands.{verb}").Options)
+    return message
+
+
 def _complain(message: str, code: int, hint: bool = False) -> int:
     more = " (--debug shows where)" if hint and code == FAILED else ""
-    print(f"fewjump: {message}{more}", file=sys.stderr)
+    with suppress(OSError):
+        print(f"fewjump: {message}{more}", file=sys.stderr, flush=True)
     return code
+
+
+# -- the terminal -------------------------------------------------------------------------------
+
+# What this library's own sentences hold beyond ASCII, as a terminal without it can show it.
+_PLAIN = str.maketrans(
+    {"≥": ">=", "≤": "<=", "→": "->", "–": "-", "−": "-", "×": "x", "…": "...", "’": "'", "²": "^2"}
+)
+
+
+def _plainly(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Of :func:`codecs.register_error`: the nearest in ASCII, or an escape such as ``\\u2400``."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end].translate(_PLAIN)
+    return text.encode("ascii", "backslashreplace").decode("ascii"), error.end
+
+
+codecs.register_error("fewjump.plainly", _plainly)
+
+
+@contextmanager
+def _terminal() -> Iterator[None]:
+    """Streams that take every character, and are there; warnings in one line.
+
+    What an encoding has no letter for becomes an escape on stdout, so that no two samples look the
+    same that are not, and something near it on stderr. A stream that was closed goes nowhere.
+    """
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            # A file that is opened later must not get the number of a stream.
+            mode = "r" if name == "stdin" else "w"
+            stream = open(os.devnull, mode, encoding="utf-8")  # noqa: SIM115
+            with suppress(OSError):
+                if stream.fileno() != descriptor:
+                    os.dup2(stream.fileno(), descriptor)
+            setattr(sys, name, stream)
+    for stream, handler in ((sys.stdout, "backslashreplace"), (sys.stderr, "fewjump.plainly")):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors=handler)
+    shown = warnings.formatwarning
+    warnings.formatwarning = _warning
+    try:
+        yield
+    finally:
+        warnings.formatwarning = shown
+
+
+def _warning(message: Warning | str, *_: object, **__: object) -> str:
+    return f"fewjump: warning: {' '.join(str(message).split())}\n"
+
+
+def _to_nowhere(*streams: TextIO) -> None:
+    """Let what is still to be written, and what follows, go nowhere without an error."""
+    for stream in streams:
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

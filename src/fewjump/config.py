@@ -9,14 +9,21 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
+from fewjump.files import write_text
+
 T = TypeVar("T")
+
+
+_KINDS = {int: "a whole number", float: "a number", str: "text", Path: "a path"}
+_KINDS |= {bool: "no value", type(None): "None"}
 
 
 class ConfigError(ValueError):
@@ -66,7 +73,7 @@ def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:
             raise ConfigError(_unknown_key(str(key), fields, where))
     hints = get_type_hints(cls)
     values = {
-        key: _convert(hints[key], value, f"{where}.{key}" if where else key)
+        key: convert(hints[key], value, f"{where}.{key}" if where else key)
         for key, value in data.items()
     }
     missing = [
@@ -96,7 +103,7 @@ def dump_config(config: Any, path: str | Path | None = None) -> str:
     data = to_dict(config) if dataclasses.is_dataclass(config) else _plain(config)
     text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
     if path is not None:
-        Path(path).write_text(text, encoding="utf-8")
+        write_text(Path(path), text)
     return text
 
 
@@ -121,6 +128,23 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         for key in sorted(before.keys() | after.keys())
         if before.get(key, absent) != after.get(key, absent)
     ]
+
+
+def type_in_words(hint: Any) -> str:
+    """What an option of this type takes, as a message says it."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return type_in_words(inner[0])
+    if origin in (Union, types.UnionType):
+        return " or ".join(type_in_words(one) for one in inner)
+    if origin is Literal:
+        return f"one of {', '.join(map(str, inner))}"
+    if origin in (list, tuple):
+        each = [one for one in inner if one is not Ellipsis]
+        if origin is tuple and Ellipsis not in inner:
+            return " and ".join(map(type_in_words, each))
+        return f"one or more, each {type_in_words(each[0])}"
+    return _KINDS.get(hint, str(hint))
 
 
 # -- reading ------------------------------------------------------------------------------------
@@ -164,7 +188,12 @@ def _unknown_key(key: str, fields: Iterable[str], where: str) -> str:
     return f"unknown key {key!r}{place}{hint} (valid keys: {', '.join(names)})"
 
 
-def _convert(hint: Any, value: Any, where: str) -> Any:
+def convert(hint: Any, value: Any, where: str) -> Any:
+    """A plain value as one of a type, such as a list for ``tuple[int, ...]``.
+
+    Raises:
+        ConfigError: if it is none; ``where`` begins the message.
+    """
     origin, arguments = get_origin(hint), get_args(hint)
     if hint is Any:
         return value
@@ -187,7 +216,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if not isinstance(value, Mapping):
             raise ConfigError(f"{where}: must be a group of keys, got {value!r}")
         inner = arguments[1] if arguments else Any
-        return {str(k): _convert(inner, v, f"{where}.{k}") for k, v in value.items()}
+        return {str(k): convert(inner, v, f"{where}.{k}") for k, v in value.items()}
     return _convert_scalar(hint, value, where)
 
 
@@ -199,7 +228,7 @@ def _convert_union(options: tuple[Any, ...], value: Any, where: str) -> Any:
         if option is type(None):
             continue
         try:
-            return _convert(option, value, where)
+            return convert(option, value, where)
         except ConfigError as error:
             problems.append(str(error))
     if len(problems) == 1:
@@ -217,7 +246,7 @@ def _convert_sequence(origin: Any, arguments: tuple[Any, ...], value: Any, where
         inner = list(arguments)
     else:
         inner = [arguments[0] if arguments else Any] * len(items)
-    out = [_convert(h, v, f"{where}[{i}]") for i, (h, v) in enumerate(zip(inner, items))]
+    out = [convert(h, v, f"{where}[{i}]") for i, (h, v) in enumerate(zip(inner, items))]
     return tuple(out) if origin is tuple else out
 
 
@@ -225,6 +254,8 @@ def _convert_scalar(hint: Any, value: Any, where: str) -> Any:
     if hint in (int, float):
         # To Python True is a number; to the user it is not. And YAML 1.1 reads 1e-3 as text.
         number = None if isinstance(value, bool) else _number(value)
+        if number is not None and not math.isfinite(number):
+            raise ConfigError(f"{where}: must be a finite number, got {value!r}")
         if number is not None and hint is float:
             return number
         if number is not None and number.is_integer():
@@ -234,13 +265,13 @@ def _convert_scalar(hint: Any, value: Any, where: str) -> Any:
     elif isinstance(hint, type) and isinstance(value, hint):
         return value
     name = getattr(hint, "__name__", str(hint))
-    raise ConfigError(f"{where}: must be {name}, got {value!r} ({type(value).__name__})")
+    raise ConfigError(f"{where}: must be {name}, got {value!r}")
 
 
 def _number(value: Any) -> float | None:
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 

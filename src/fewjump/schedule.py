@@ -114,7 +114,7 @@ class Geometric(Schedule):
 
     def __post_init__(self) -> None:
         _require(
-            0 < self.sigma_min < self.sigma_max,
+            0 < self.sigma_min < self.sigma_max < math.inf,
             f"Geometric needs 0 < sigma_min < sigma_max, got {self.sigma_min}, {self.sigma_max}",
         )
 
@@ -196,7 +196,7 @@ class Linear(Schedule):
 
     def __post_init__(self) -> None:
         _require(
-            0 <= self.sigma_min < self.sigma_max,
+            0 <= self.sigma_min < self.sigma_max < math.inf,
             f"Linear needs 0 <= sigma_min < sigma_max, got {self.sigma_min}, {self.sigma_max}",
         )
 

@@ -7,12 +7,24 @@ same way in.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import io
+import math
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import redirect_stderr
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from fewjump.config import type_in_words
+from fewjump.files import write_text
+from fewjump.textfile import read_text
 
 T = TypeVar("T")
+
+# Arguments of the library's functions that the command line gives another name.
+_OTHER_NAMES = {"field": "text_field", "limit": "documents", "intermediate": "matching"}
 
 
 def parse(options: type[T], words: Sequence[str], prog: str) -> T:
@@ -24,18 +36,158 @@ def parse(options: type[T], words: Sequence[str], prog: str) -> T:
         prog: how the help names the verb.
 
     Raises:
-        ValueError: if the file is not a mapping of known options.
-        SystemExit: code 0 after ``--help``, 2 after a usage error, which tyro explains.
+        ValueError: if the file is not a mapping of known options, a number is not finite, or the
+            device is not there.
+        SystemExit: code 0 after ``--help``, 2 after a usage error, which one line explains.
     """
     import tyro
 
     words, path = _take_config(list(words))
     from_file = flags_from_yaml(options, path) if path is not None else []
-    return tyro.cli(
-        options,
-        prog=prog,
-        args=[*from_file, *words],
+    words = [*from_file, *words]
+    told = io.StringIO()
+    try:
+        with redirect_stderr(told):
+            parsed = tyro.cli(options, prog=prog, args=words)
+    except SystemExit as stop:
+        if stop.code:
+            problem = _explain(options, words, told.getvalue())
+            more = f"`{prog} --help` lists the options"
+            print(f"fewjump: {problem}; {more}", file=sys.stderr)
+        raise
+    refuse_unusable(parsed)
+    return parsed
+
+
+def refuse_unusable(options: Any) -> None:
+    """Refuse what has the right type and no meaning: numbers without a value, absent devices.
+
+    Raises:
+        ValueError: naming the flag.
+    """
+    for field in dataclasses.fields(options):
+        value, flag = getattr(options, field.name), flag_of(field.name)
+        for one in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(one, float) and not math.isfinite(one):
+                raise ValueError(f"{flag} must be a finite number, got {one}")
+        if field.name == "device" and isinstance(value, str):
+            from fewjump.device import usable_device
+
+            try:
+                usable_device(value)
+            except ValueError as error:
+                # "device 'cuda:9' is …", which is how the flag is called, too.
+                raise ValueError(f"--{error}") from None
+
+
+def flag_of(name: str) -> str:
+    """``batch_size`` as it is typed: ``--batch-size``."""
+    return f"--{name.replace('_', '-')}"
+
+
+def in_flags(text: str, options: type) -> str:
+    """A message of the library, with its arguments as the flags that a verb has for them.
+
+    ``batch_size`` becomes ``--batch-size``, ``matching='forward'`` becomes ``--matching forward``,
+    and ``steps must be …`` becomes ``--steps must be …``. A plain word is left alone anywhere else.
+    """
+    if re.search(r"\bhead\b", text):
+        # A head has options of its own, some of the same names.
+        return text
+    own = {field.name for field in dataclasses.fields(options)} - positional_names(options)
+    names = {name: flag_of(name) for name in own}
+    names |= {name: flag_of(other) for name, other in _OTHER_NAMES.items() if other in own}
+    known = "|".join(sorted(names, key=len, reverse=True))
+    listed = rf"(?<![\w.\-/])(?:{known})(?:(?:, | and |, and )(?:{known}))*"
+    said = re.sub(
+        rf"(?<![\w.\-/])({known})=(?:'([^']*)'|([\w.]+))",
+        lambda m: f"{names[m[1]]} {m[2] or m[3]}",
+        text,
     )
+    said = re.sub(
+        rf"{listed}(?= (?:must|lie|are for|is for|belongs? to)\b)",
+        lambda m: re.sub(rf"\b(?:{known})\b", lambda n: names[n[0]], m[0]),
+        said,
+    )
+    return re.sub(
+        rf"(?<![\w.\-/'])({known})(?![\w/.=']|\.\w)",
+        lambda m: names[m[1]] if "_" in m[1] else m[1],
+        said,
+    )
+
+
+def _explain(options: type, words: Sequence[str], told: str) -> str:
+    """A usage error in one line: which word, what is asked, and what is near."""
+    hints = get_type_hints(options, include_extras=True)
+    fields = {field.name: field for field in dataclasses.fields(options)}
+    positional = positional_names(options)
+    flags = {flag_of(name): name for name in fields if name not in positional}
+    for word in words:
+        flag = word.partition("=")[0].replace("_", "-")
+        if flag.startswith("--") and flag.replace("--no-", "--", 1) not in flags:
+            near = get_close_matches(flag, flags, n=1)
+            return f"there is no option {flag}" + (f"; did you mean {near[0]}?" if near else "")
+    message = _without_box(told)
+    for flag in re.findall(r"--[a-z][a-z-]*", message):
+        if flag in flags:
+            asked = type_in_words(hints[flags[flag]])
+            given = _values_of(flag, words)
+            return f"{flag} takes {asked}; got {' '.join(given) or 'nothing'}" + _near(
+                given, hints[flags[flag]]
+            )
+    for name in positional:
+        if re.search(rf"\b{re.escape(name)}\b", message, re.IGNORECASE):
+            asked = f"{name.upper()} takes {type_in_words(hints[name])}"
+            if "Missing" in message:
+                return f"{name.upper()} is missing: {asked}"
+            return f"{asked}; got {words[0]}{_near(words, hints[name])}"
+    return message.replace("Unrecognized options:", "nothing takes the words")
+
+
+def _without_box(told: str) -> str:
+    """The first paragraph of what stands in tyro's box, in one line."""
+    paragraphs: list[list[str]] = [[]]
+    for line in told.splitlines():
+        text = line.strip().strip("│|").strip()
+        if set(text) <= set("─-╭╮╰╯+"):
+            paragraphs.append([])
+        elif not text.startswith("╭"):
+            paragraphs[-1].append(text)
+    found = [lines for lines in paragraphs if lines]
+    # Without letters for a frame, the box's title is a paragraph of its own.
+    titled = "╭" not in told and len(found) > 1
+    return " ".join(found[titled] if found else []).rstrip(".")
+
+
+def _values_of(flag: str, words: Sequence[str]) -> list[str]:
+    """The words that follow a flag; those of its last use, which is the one that counts."""
+    found: list[str] = []
+    for index, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        if name.replace("_", "-") == flag:
+            found = [value] if equals else []
+            for following in words[index + 1 :]:
+                if following.startswith("--"):
+                    break
+                found.append(following)
+    return found
+
+
+def _near(words: Sequence[str], hint: Any) -> str:
+    """The choice that a word is nearest to, as a question."""
+    choices = list(_choices(hint))
+    for word in words:
+        if word not in choices and (near := get_close_matches(word, choices, n=1)):
+            return f"; did you mean {near[0]}?"
+    return ""
+
+
+def _choices(hint: Any) -> Iterator[str]:
+    if get_origin(hint) is Literal:
+        yield from map(str, get_args(hint))
+        return
+    for inner in get_args(hint):
+        yield from _choices(inner)
 
 
 def flags_from_yaml(options: type, path: Path) -> list[str]:
@@ -46,7 +198,7 @@ def flags_from_yaml(options: type, path: Path) -> list[str]:
     import yaml
 
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(read_text(path))
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
     if content is None:
@@ -54,7 +206,7 @@ def flags_from_yaml(options: type, path: Path) -> list[str]:
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold options as 'name: value' lines")
     known = {field.name: field for field in dataclasses.fields(options)}
-    positional = positional_names(options)
+    positional, hints = positional_names(options), get_type_hints(options)
     words: list[str] = []
     for key, value in content.items():
         name = str(key).replace("-", "_")
@@ -64,6 +216,13 @@ def flags_from_yaml(options: type, path: Path) -> list[str]:
             raise ValueError(f"{path}: there is no option {key!r}; {hint}")
         if name in positional:
             raise ValueError(f"{path}: {key!r} belongs on the command line, not in the file")
+        hint = hints[name]
+        listed = get_origin(hint) in (list, tuple)
+        if isinstance(value, bool) != (hint is bool) or (
+            isinstance(value, dict | list) and not (listed and isinstance(value, list))
+        ):
+            asked = "true or false" if hint is bool else type_in_words(hint)
+            raise ValueError(f"{path}: {key!r} takes {asked}; got {value!r}")
         words += _flag(name, value)
     return words
 
@@ -90,10 +249,9 @@ def save_options(options: Any, folder: Path, without: Sequence[str] = ()) -> Pat
     """Write every option, defaults included, to ``options.yaml`` in a run's folder."""
     import yaml
 
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "options.yaml"
     text = yaml.safe_dump(as_mapping(options, without), sort_keys=False, allow_unicode=True)
-    path.write_text("# Read again with --config\n" + text, encoding="utf-8")
+    write_text(path, "# Read again with --config\n" + text)
     return path
 
 

@@ -9,7 +9,6 @@ from typing import Annotated
 import tyro
 
 from fewjump.commands.choices import GridName, SamplerName
-from fewjump.commands.documents import TokenizerOption
 from fewjump.reading import ReadingOptions, reading_values
 
 
@@ -51,9 +50,12 @@ class Subject:
     device: str = "cpu"
     """Where to compute, for example cuda."""
 
+    progress: bool = True
+    """Show progress, if it takes a while."""
+
 
 @dataclass
-class Options(ReadingOptions, TokenizerOption, Subject):
+class Options(ReadingOptions, Subject):
     """Keep a teacher's samples in a file of tokens, to distil from without data.
 
     `fewjump distill --teacher TEACHER --data FILE` then learns from them as from data, and the
@@ -63,16 +65,12 @@ class Options(ReadingOptions, TokenizerOption, Subject):
 
 
 def run(options: Options) -> int:
-    import sys
-
     from fewjump.commands.models import open_model
     from fewjump.publish import Pipeline
     from fewjump.publish.conditions import read_conditions
     from fewjump.rollouts import rollouts
 
-    denoiser, vocabulary, _ = open_model(
-        options.path, options.device, options.tokenizer, reading_values(options)
-    )
+    denoiser, vocabulary, _ = open_model(options.path, options.device, reading_values(options))
     pipe = Pipeline(denoiser, vocabulary)
     given = read_conditions(
         vocabulary,
@@ -95,7 +93,7 @@ def run(options: Options) -> int:
         prompt=given.prompt,
         fixed=given.fixed,
         vocabulary=vocabulary,
-        progress=sys.stderr.isatty(),
+        progress=options.progress,
     )
     print(f"{options.out}: {options.num_samples} samples of {given.length} tokens")
     return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from fewjump.commands.choices import GridName, SamplerName
-from fewjump.commands.documents import TokenizerOption
-from fewjump.commands.sample_files import FORMATS, Writer, open_writer
+from fewjump.commands.sample_files import Writer, check_out, open_writer
 from fewjump.reading import ReadingOptions, reading_values
 
 if TYPE_CHECKING:
@@ -82,9 +80,12 @@ class Subject:
     device: str = "cpu"
     """Where to compute, for example cuda."""
 
+    progress: bool = True
+    """Show progress, if it takes a while."""
+
 
 @dataclass
-class Options(ReadingOptions, TokenizerOption, Subject):
+class Options(ReadingOptions, Subject):
     """Draw samples from a saved model, a teacher or a student.
 
     Without --out they are printed, each batch as soon as it is done: texts as text, images as
@@ -95,10 +96,7 @@ class Options(ReadingOptions, TokenizerOption, Subject):
 
 
 def run(options: Options) -> int:
-    if options.out is not None and options.out.suffix not in ("", *FORMATS):
-        raise ValueError(
-            f"--out must end in one of {', '.join(FORMATS)}, or name a folder; got {options.out}"
-        )
+    check_out(options.out)
     if options.scale < 1:
         raise ValueError(f"--scale must be at least 1, got {options.scale}")
     if options.keep_grid:
@@ -107,9 +105,7 @@ def run(options: Options) -> int:
     from fewjump.commands.models import open_model
     from fewjump.publish import Pipeline
 
-    denoiser, vocabulary, folder = open_model(
-        options.path, options.device, options.tokenizer, reading_values(options)
-    )
+    denoiser, vocabulary, folder = open_model(options.path, options.device, reading_values(options))
     if options.keep_grid:
         _keep_grid(denoiser, options, folder)
     pipe = Pipeline(denoiser, vocabulary)
@@ -127,7 +123,7 @@ def run(options: Options) -> int:
             temperature=options.temperature,
             top_p=options.top_p,
             batch_size=options.batch_size,
-            progress=sys.stderr.isatty() and not options.show_steps,
+            progress=options.progress and not options.show_steps,
             callback=_observer(pipe, writer, options.show_steps),
         )
     if options.out is not None:
@@ -155,6 +151,7 @@ def _check_can_keep(options: Options) -> None:
 
 def _keep_grid(denoiser: Denoiser, options: Options, folder: Path) -> None:
     from fewjump.checkpoint.grids import write_grids
+    from fewjump.progress import tell
     from fewjump.sampler import FITTED, keep_grid
     from fewjump.sampler.grid import times_for
 
@@ -163,17 +160,18 @@ def _keep_grid(denoiser: Denoiser, options: Options, folder: Path) -> None:
     keep_grid(denoiser, times, length)
     write_grids(denoiser, folder)
     listed = " ".join(f"{t:.4g}" for t in times.tolist())
-    print(f"{folder}: keeps the times {listed} for {options.steps} steps", file=sys.stderr)
+    tell(f"{folder}: keeps the times {listed} for {options.steps} steps")
 
 
 def _observer(pipe: Pipeline, writer: Writer, show_steps: bool) -> Callable[[Seen], None]:
     """Hands finished batches to ``writer``, and shows the way there."""
+    from fewjump.progress import tell
 
     def watch(seen: Seen) -> None:
         if show_steps:
             text = pipe.vocabulary.show(seen.x[0], pipe.mask)
             title = f"sample {int(seen.indices[0])}, step {seen.step} of {seen.steps}"
-            print(f"{title}:{chr(10) if chr(10) in text else ' '}{text}", file=sys.stderr)
+            tell(f"{title}:{chr(10) if chr(10) in text else ' '}{text}")
         if seen.step == seen.steps:
             writer.add(seen.x.cpu())
 

@@ -58,14 +58,19 @@ def run_named(name: str, options: CheckOptions) -> int:
     """Run one check, print its verdict, write its files."""
     import time
 
+    from fewjump.files import check_file_writable
+    from fewjump.lock import sole_writer
     from fewjump.verify.checks import check_module
     from fewjump.verify.results import machine_facts
 
-    started = time.perf_counter()
-    result = check_module(name).run(options)
-    seconds = round(time.perf_counter() - started, 1)
-    facts = {"seconds": seconds, "machine": machine_facts()}
-    page = result.save(options.out or Path(f"verify-{name}"), facts)
+    out = options.out or Path(f"verify-{name}")
+    with sole_writer(out):
+        for file in ("results.json", "report.html"):
+            check_file_writable(out / file)
+        started = time.perf_counter()
+        result = check_module(name).run(options)
+        seconds = round(time.perf_counter() - started, 1)
+        page = result.save(out, {"seconds": seconds, "machine": machine_facts()})
     print(result.question)
     for text in result.verdict:
         print(f"- {text.replace('**', '')}")

@@ -104,8 +104,7 @@ def split_blocks(
     if total - valid - test < 1:
         raise ValueError(
             f"{what} has {total} sequence(s) of {int(rows.shape[1])} tokens: too few for a train, "
-            "a valid and a test part; use a shorter length, or set valid_fraction and "
-            "test_fraction to 0"
+            "a valid and a test part; give more data, or a shorter length"
         )
     train = total - valid - test
     return rows[:train], rows[train : train + valid], rows[train + valid :]
@@ -113,7 +112,7 @@ def split_blocks(
 
 def check_fractions(valid_fraction: float, test_fraction: float) -> None:
     """Raise ValueError unless both are ≥ 0 and leave something for training."""
-    if valid_fraction < 0 or test_fraction < 0 or valid_fraction + test_fraction >= 1:
+    if not (valid_fraction >= 0 and test_fraction >= 0 and valid_fraction + test_fraction < 1):
         raise ValueError(
             "valid_fraction and test_fraction must be ≥ 0 with a sum below 1, got "
             f"{valid_fraction} and {test_fraction}"

@@ -16,8 +16,7 @@ from fewjump.demo.parts import JOINT, PRODUCT, ROLES, TEACHER, evaluations, valu
 from fewjump.evaluate.classifier import classifier_for
 from fewjump.evaluate.run import TEST_DATA, evaluate_images, image_reference
 from fewjump.random import generator_for
-from fewjump.report import ImageSamples, KeyNumber, contact_sheet, encode_png
-from fewjump.report.axis import short
+from fewjump.report import ImageSamples, KeyNumber, contact_sheet, encode_png, short
 from fewjump.sampler import sample
 
 

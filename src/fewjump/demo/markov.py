@@ -18,10 +18,10 @@ from fewjump.report import (
     SampleGroup,
     TextSamples,
     from_results,
+    short,
     write,
     write_results,
 )
-from fewjump.report.axis import short
 from fewjump.sampler import sample
 from fewjump.schedule import LogLinear
 from fewjump.verify.results import machine_facts

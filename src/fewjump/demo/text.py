@@ -13,8 +13,7 @@ from fewjump.demo import parts
 from fewjump.demo.parts import JOINT, PRODUCT, ROLES, TEACHER, evaluations, value_of
 from fewjump.evaluate.run import TEST_DATA, evaluate_text, text_reference
 from fewjump.evaluate.text import TextMeter
-from fewjump.report import KeyNumber, TextSamples
-from fewjump.report.axis import short
+from fewjump.report import KeyNumber, TextSamples, short
 from fewjump.sampler import sample
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, TypeVar
+from difflib import get_close_matches
+from inspect import signature
+from typing import Any, ClassVar, TypeVar, get_type_hints
 
 from torch import Tensor, nn
 
+from fewjump.config import ConfigError, convert, type_in_words
 from fewjump.denoiser.deferred import deferred_law, defers
 from fewjump.denoiser.masked_law import constrained_law
 from fewjump.denoiser.transformer import zero_linear
@@ -104,10 +107,39 @@ def head_from_config(config: dict[str, Any]) -> Head:
     kind = options.pop("kind", None)
     if kind not in HEADS:
         raise ValueError(f"unknown head {kind!r}; known: {', '.join(sorted(HEADS))}")
-    try:
-        return HEADS[kind](**options)
-    except TypeError as error:
-        raise ValueError(f"options {sorted(options)} do not fit the {kind} head: {error}") from None
+    return HEADS[kind](**_checked(kind, options))
+
+
+def _checked(kind: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The options in the types that the head declares.
+
+    Raises:
+        ValueError: for one that it has not, lacks, or of another type.
+    """
+    say = f"options do not fit the {kind} head"
+    parameters = dict(signature(HEADS[kind]).parameters)
+    own = [name for name in parameters if name not in ("hidden", "vocab_size")]
+    known = f"it has {', '.join(own)}" if own else "it has none"
+    for name in options:
+        if name not in parameters:
+            near = get_close_matches(name, own, n=1)
+            hint = f"did you mean {near[0]!r}? ({known})" if near else known
+            raise ValueError(f"{say}: there is no {name!r}; {hint}")
+    lacking = [n for n, p in parameters.items() if p.default is p.empty and n not in options]
+    if lacking:
+        raise ValueError(f"{say}: it needs {' and '.join(lacking)}")
+    hints = get_type_hints(HEADS[kind].__init__)
+    out = {}
+    for name, value in options.items():
+        try:
+            out[name] = convert(hints[name], value, name)
+        except ConfigError:
+            asked = "true or false" if hints[name] is bool else type_in_words(hints[name])
+            raise ValueError(f"{say}: {name} takes {asked}; got {value!r}") from None
+    length = out.get("length")
+    if length is not None and length < 1:
+        raise ValueError(f"{say}: length must be at least 1, got {length}")
+    return out
 
 
 @register_head

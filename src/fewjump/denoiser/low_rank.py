@@ -8,6 +8,7 @@ frozen. What is published is an ordinary denoiser with the differences added up 
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any, TypeVar
 
 import torch
@@ -52,7 +53,7 @@ def adapt(
             scale below its range.
         ModuleNotFoundError: without ``peft``.
     """
-    if rank < 1 or (alpha is not None and alpha <= 0):
+    if rank < 1 or (alpha is not None and not 0 < alpha < math.inf):
         raise ValueError(f"lora needs a rank ≥ 1 and alpha > 0, got {rank} and {alpha}")
     trunk, source = _trunk(student), _trunk(teacher)
     if trunk.config != source.config:

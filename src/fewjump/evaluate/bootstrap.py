@@ -44,6 +44,8 @@ class Interval:
         sample's size, and resampling adds that bias once more. Centring takes the second helping
         away; the first is part of ``value`` and is compared with a reference of equal size.
         """
+        if not 0 < confidence < 1:
+            raise ValueError(f"confidence must lie in (0, 1), got {confidence}")
         tail = (1 - confidence) / 2
         at = torch.tensor([tail, 1 - tail], dtype=torch.float64)
         low, high = torch.quantile(replicates - replicates.mean(), at).tolist()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -76,12 +77,14 @@ def chi_square_test(counts: Tensor, probabilities: Tensor, min_expected: float =
     Raises:
         ValueError: for shapes that differ, no draws, or probabilities that are none.
     """
+    if not 0 <= min_expected < math.inf:
+        raise ValueError(f"min_expected must be ≥ 0, got {min_expected}")
     p = _law(probabilities, "probabilities").flatten()
     n = counts.double().flatten().cpu()
     if n.shape != p.shape:
         raise ValueError(f"{n.numel()} counts do not fit {p.numel()} probabilities")
     total = float(n.sum())
-    if total <= 0 or bool((n < 0).any()):
+    if not 0 < total < math.inf or bool((n < 0).any()):
         raise ValueError("counts must be ≥ 0 with at least one draw")
     if bool(((p == 0) & (n > 0)).any()):
         return ChiSquare(float("inf"), int((p > 0).sum()) - 1, 0.0)

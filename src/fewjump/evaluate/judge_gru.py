@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 import torch
@@ -60,6 +61,10 @@ class GRUJudge(Judge):
         """
         if steps < 1 or batch_size < 1:
             raise ValueError(f"steps and batch_size must be at least 1, got {steps}, {batch_size}")
+        if not 0 < learning_rate < math.inf:
+            raise ValueError(f"learning_rate must be positive, got {learning_rate}")
+        if seconds is not None and not 0 < seconds < math.inf:
+            raise ValueError(f"seconds must be positive (or None), got {seconds}")
         self.check(tokens)
         tokens = tokens.cpu().long()
         optimiser = torch.optim.AdamW(self.network.parameters(), lr=learning_rate)

@@ -41,6 +41,13 @@ class Law(ABC):
     def marginals(self) -> Tensor:
         """Per-position probabilities p(x₀ⁱ = · | x_t): (B, L, V), rows sum to 1."""
 
+    def precise_marginals(self) -> Tensor:
+        """:meth:`marginals` in float64, normalised in it where that can be done.
+
+        The sum of a softmax over a large vocabulary has an error of its own in float32.
+        """
+        return self.marginals().double()
+
     @abstractmethod
     def tempered(self, temperature: float = 1.0, top_p: float = 1.0) -> Law:
         """The law with every conditional draw sharpened and truncated to its nucleus.
@@ -126,7 +133,7 @@ def nucleus(logits: Tensor, temperature: float, top_p: float) -> Tensor:
 
     ``temperature`` 0 keeps the (first) most likely token only.
     """
-    if temperature < 0 or not 0 < top_p <= 1:
+    if not 0 <= temperature < float("inf") or not 0 < top_p <= 1:
         raise ValueError(
             f"temperature must be ≥ 0 and top_p in (0, 1]; got {temperature} and {top_p}"
         )

@@ -68,6 +68,9 @@ class ProductLaw(Law):
     def marginals(self) -> Tensor:
         return self.logits.float().softmax(-1) if self._half else self.logits.softmax(-1)
 
+    def precise_marginals(self) -> Tensor:
+        return self.logits.double().softmax(-1)
+
     def token_log_prob(self, x0: Tensor) -> Tensor:
         """Per-position log-probability of (B, L) tokens: (B, L)."""
         return self.logits.gather(-1, x0[..., None])[..., 0] - self.log_normaliser

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor, nn
 
 from fewjump.denoiser.base import Denoiser
@@ -34,7 +36,7 @@ class StudentWithAuxiliary(Denoiser):
         mine = {id(p) for p in student.parameters()}
         if any(id(p) in mine for p in auxiliary.parameters()):
             raise ValueError("student and auxiliary share parameters; copy.deepcopy one of them")
-        if lr_scale <= 0:
+        if not 0 < lr_scale < math.inf:
             raise ValueError(f"lr_scale must be positive, got {lr_scale}")
         self.student, self.auxiliary = student, auxiliary
         self.time_conditioned = student.time_conditioned

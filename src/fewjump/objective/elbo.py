@@ -198,6 +198,8 @@ def nelbo(
         min_time: where the reconstruction term takes over (processes other than absorbing).
         generator: see :mod:`fewjump.random`.
     """
+    if not 0 < min_time < 1:
+        raise ValueError(f"min_time must lie in (0, 1), got {min_time}")
     if num_times < 1:
         raise ValueError(f"num_times must be at least 1, got {num_times}")
     process = denoiser.process

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -113,11 +114,12 @@ class JointConditionalMatching(MatchingObjective):
             raise ValueError(
                 f"draws and rollout_steps must be at least 1, got {draws} and {rollout_steps}"
             )
-        if not 0 <= consistency <= 1 or data_weight < 0 or tolerance <= 0:
-            raise ValueError(
-                "consistency must lie in [0, 1], data_weight be ≥ 0 and tolerance > 0; got "
-                f"{consistency}, {data_weight} and {tolerance}"
-            )
+        if not 0 <= consistency <= 1:
+            raise ValueError(f"consistency must lie in [0, 1], got {consistency}")
+        if not 0 <= data_weight < math.inf:
+            raise ValueError(f"data_weight must be ≥ 0, got {data_weight}")
+        if not 0 < tolerance < math.inf:
+            raise ValueError(f"tolerance must be above 0, got {tolerance}")
         if data_weight and intermediate == "teacher-rollout":
             raise ValueError(
                 "teacher-rollout reads no data, so it has no data term: set data_weight=0, or "

@@ -106,7 +106,7 @@ class LatentMatching(JointConditionalMatching):
             known=known,
             known_share=known_share,
         )
-        if free_bits < 0 or kl_warmup < 0:
+        if not 0 <= free_bits < math.inf or not 0 <= kl_warmup < math.inf:
             raise ValueError(
                 f"free_bits and kl_warmup must be ≥ 0, got {free_bits} and {kl_warmup}"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, get_args
 
@@ -113,7 +114,7 @@ class OnPolicyRefinement(Objective):
             raise ValueError(f"draws must be at least 2 (each is the others' baseline): {draws}")
         if not 0 < min_time < 1 or not 0 < floor < 1:
             raise ValueError(f"min_time and floor must lie in (0, 1), got {min_time} and {floor}")
-        if warmup < 0 or data_weight < 0:
+        if warmup < 0 or not 0 <= data_weight < math.inf:
             raise ValueError(f"warmup and data_weight must be ≥ 0: {warmup} and {data_weight}")
         if data_weight and source != "forward":
             raise ValueError("data_weight needs x_t from data: use source='forward'")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import NamedTuple
@@ -198,7 +199,7 @@ def random_rows(
     Entries are E^(1/concentration), E exponential, normalised: uniform on the simplex (the flat
     Dirichlet law) at concentration 1, nearly one-hot below, nearly equal above.
     """
-    if concentration <= 0:
+    if not 0 < concentration < math.inf:
         raise ValueError(f"concentration must be positive, got {concentration}")
     log_weights = (-uniform((rows, size), generator).log()).log() / concentration
     return log_weights.softmax(-1)

@@ -56,6 +56,8 @@ class EnumeratedJoint(Problem):
         generator: torch.Generator | None = None,
     ) -> EnumeratedJoint:
         """Probabilities ∝ exp(roughness·N(0, 1)), independently for every sequence."""
+        if not math.isfinite(roughness):
+            raise ValueError(f"roughness must be a finite number, got {roughness}")
         count = vocab_size**length
         if count > ENUMERATION_LIMIT:
             raise ValueError(f"{vocab_size}^{length} states exceed the limit {ENUMERATION_LIMIT}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from fewjump.law.base import ENUMERATION_LIMIT, enumerate_states
@@ -16,6 +18,8 @@ def ising(rows: int = 4, cols: int = 4, coupling: float = 0.4) -> EnumeratedJoin
 
     Tokens 0 and 1 are the spins s = −1 and +1; positions are the grid's cells in row order.
     """
+    if not math.isfinite(coupling):
+        raise ValueError(f"coupling must be a finite number, got {coupling}")
     spins = 2 * enumerate_states(2, rows * cols).double() - 1
     grid = spins.reshape(-1, rows, cols)
     down = (grid[:, 1:] * grid[:, :-1]).sum((1, 2))

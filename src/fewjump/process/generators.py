@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -140,7 +141,7 @@ def discretised_gaussian_rate(vocab_size: int, width: float = 1.0) -> Tensor:
     """
     if vocab_size < 2:
         raise ValueError(f"vocab_size must be at least 2, got {vocab_size}")
-    if not width > 0:
+    if not 0 < width < math.inf:
         raise ValueError(f"width must be positive, got {width}")
     check_dense(vocab_size)
     level = torch.arange(vocab_size, dtype=torch.float64)
@@ -159,6 +160,8 @@ def rescale_to_gap(rate_matrix: Tensor, gap: float = 1.0) -> Tensor:
     Raises:
         ValueError: if the matrix is not a generator, or its limit law is not unique.
     """
+    if not 0 < gap < math.inf:
+        raise ValueError(f"gap must be positive, got {gap}")
     rate = check_rate(rate_matrix)
     stationary_law(rate)
     return close_rows(rate * (gap / spectral_gap(rate)))

@@ -8,6 +8,7 @@ loss; here it is computed, up to a constant that no grid changes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
@@ -155,7 +156,7 @@ def fitted_grid(
         ValueError: for arguments that make no sense, or a denoiser of joint laws, whose steps do
             not lose what is minimised here.
     """
-    if isinstance(steps, bool) or int(steps) != steps or steps < 1:
+    if isinstance(steps, bool) or not 1 <= steps < math.inf or steps % 1:
         raise ValueError(f"steps must be an integer of at least 1, got {steps!r}")
     times = _candidates(candidates, int(steps))
     if samples < 2:

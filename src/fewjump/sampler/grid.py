@@ -87,7 +87,7 @@ def time_grid(spec: GridSpec | None, steps: int | None, schedule: Schedule) -> T
         if name not in GRIDS:
             known = ", ".join((*GRIDS, FITTED))
             raise ValueError(f"unknown grid {name!r}; known: {known}, or a list of times")
-        if steps is None or isinstance(steps, bool) or int(steps) != steps or steps < 1:
+        if steps is None or isinstance(steps, bool) or not 1 <= steps < math.inf or steps % 1:
             raise ValueError(f"steps must be an integer of at least 1, got {steps!r}")
         times = GRIDS[name](int(steps), schedule)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,9 +10,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from fewjump.denoiser.base import Denoiser
+from fewjump.progress import Progress
 from fewjump.random import SampleStreams
 from fewjump.sampler.base import Move, Sampler, draw_step
 from fewjump.sampler.grid import GridSpec, times_for
@@ -147,7 +148,7 @@ def run(
         temperature, top_p: as in :meth:`fewjump.law.Law.tempered`, at every step.
         denoise: draw x₀ at the last positive time (see :mod:`fewjump.sampler.trajectory`).
             Without it an absorbing process may leave masks.
-        progress: show a bar.
+        progress: show progress on stderr (:mod:`fewjump.progress`).
         watch: told the state after every step (see :class:`Seen`); batches come in order.
         first: number of the first sample: what is drawn are samples ``first`` to ``first`` + N − 1
             of the seed. Rows of ``prompt`` belong to these, from its first.
@@ -161,7 +162,8 @@ def run(
     check_options(method, denoiser, grid, denoise)
     _check_temperature(temperature, top_p)
     device = denoiser.device
-    given = make_prompt(prompt, fixed, num_samples, length, denoiser.clean_vocab_size, device)
+    vocab_size, mask = denoiser.clean_vocab_size, denoiser.process.mask
+    given = make_prompt(prompt, fixed, num_samples, length, vocab_size, device, mask)
     seed = draw_seed(generator)
     if batch_size is None:
         fits = _LOGIT_LIMIT // (length * denoiser.process.vocab_size)
@@ -172,7 +174,7 @@ def run(
     samples: list[Tensor] = []
     nfe, started = 0, time.perf_counter()
     starts = range(0, num_samples, batch_size)
-    with eval_mode(denoiser), tqdm(total=None, disable=not progress, unit="step") as bar:
+    with eval_mode(denoiser), Progress(progress, label="sampling:") as bar:
         for begin in starts:
             rows = torch.arange(begin, min(begin + batch_size, num_samples), device=device)
             indices = rows + first
@@ -249,11 +251,12 @@ def _check_sizes(
             raise ValueError(f"{name} must be at least 1, got {value}")
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size must be at least 1 (or None), got {batch_size}")
+    denoiser.check_length(length)
     return length
 
 
 def _check_temperature(temperature: float, top_p: float) -> None:
-    if temperature < 0 or not 0 < top_p <= 1:
-        raise ValueError(
-            f"temperature must be ≥ 0 and top_p in (0, 1]; got {temperature} and {top_p}"
-        )
+    if not 0 <= temperature < math.inf:
+        raise ValueError(f"temperature must be a finite number ≥ 0, got {temperature}")
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p must lie in (0, 1], got {top_p}")

@@ -12,6 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from fewjump.device import usable_device
+
 
 @dataclass(frozen=True)
 class World:
@@ -50,10 +52,11 @@ def join_world(device: str | torch.device | None = None) -> Iterator[World]:
     Args:
         device: ``cpu``, ``cuda``, …; by default CUDA where there is one. A bare ``cuda`` becomes
             the process's own card.
+
+    Raises:
+        ValueError: see :func:`fewjump.device.usable_device`.
     """
-    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device 'cuda' was asked for, but torch sees none; use device='cpu'")
+    chosen = usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if chosen.type == "cuda" and chosen.index is None:
         chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

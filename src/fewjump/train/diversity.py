@@ -7,6 +7,7 @@ teacher's and against its own at the start.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -68,7 +69,7 @@ class DiversityGuard:
         seed: int = 0,
     ) -> None:
         low, high = band
-        if not 0 <= low < 1 < high:
+        if not 0 <= low < 1 < high < math.inf:
             raise ValueError(f"the band must satisfy 0 ≤ low < 1 < high, got {band}")
         if samples < 2 or teacher_steps < 1:
             raise ValueError(

@@ -6,9 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-# Options that change what is printed or when files are written, never the weights.
-# (to rounding, where the work is split in another way).
+# Options that a run may be gone on with when they have changed: how long it is, what is printed,
+# when files are written, and how the work is split, which changes the weights to rounding only.
 FREE_OPTIONS = (
+    "steps",
+    "accumulate",
     "device",
     "log_every",
     "save_every",
@@ -25,7 +27,10 @@ class TrainConfig:
     """How to optimise.
 
     Attributes:
-        steps: optimiser steps.
+        steps: optimiser steps. A run that was finished goes on where this is raised: from its
+            last state, at the learning rate that a run of the new length has at that step (so a
+            decayed one rises again). Its weights are then not those of a run that had the new
+            length from the start.
         batch_size: sequences per optimiser step, over all processes and accumulation rounds: the
             same configuration gives the same training on one process or on eight.
         lr: peak learning rate of AdamW.
@@ -84,11 +89,20 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "log_every", "save_every"):
             _require(getattr(self, name) >= 1, f"{name} must be ≥ 1, got {getattr(self, name)}")
-        _require(self.lr > 0, f"lr must be positive, got {self.lr}")
-        _require(self.weight_decay >= 0, f"weight_decay must be ≥ 0, got {self.weight_decay}")
+        _require(0 < self.lr < math.inf, f"lr must be positive, got {self.lr}")
+        _require(
+            all(0 <= beta < 1 for beta in self.betas), f"betas must lie in [0, 1), got {self.betas}"
+        )
+        _require(
+            0 <= self.weight_decay < math.inf,
+            f"weight_decay must be ≥ 0, got {self.weight_decay}",
+        )
         _require(self.warmup >= 0, f"warmup must be ≥ 0, got {self.warmup}")
         _require(0 <= self.final_lr <= 1, f"final_lr is a share of lr in [0, 1]: {self.final_lr}")
-        _require(self.clip is None or self.clip > 0, f"clip must be positive, got {self.clip}")
+        _require(
+            self.clip is None or 0 < self.clip < math.inf,
+            f"clip must be positive (or None), got {self.clip}",
+        )
         _require(self.ema is None or 0 <= self.ema < 1, f"ema must be in [0, 1), got {self.ema}")
         _require(0 <= self.seed < 1 << 63, f"seed must lie in [0, 2^63), got {self.seed}")
         decays = ("cosine", "linear", "constant")
@@ -103,8 +117,8 @@ class TrainConfig:
             f"sharding must be 'none' or 'full', got {self.sharding!r}",
         )
         _require(
-            self.max_seconds is None or self.max_seconds > 0,
-            f"max_seconds must be positive, got {self.max_seconds}",
+            self.max_seconds is None or 0 < self.max_seconds < math.inf,
+            f"max_seconds must be positive (or None), got {self.max_seconds}",
         )
         _require(
             self.batch_size % self.accumulate == 0,

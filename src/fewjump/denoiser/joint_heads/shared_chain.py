@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -55,7 +56,7 @@ class SharedChainHead(Head):
     ) -> None:
         super().__init__(hidden, vocab_size)
         require_positive(states=states)
-        if not table_rate > 0:
+        if not 0 < table_rate < math.inf:
             raise ValueError(f"table_rate must be above 0, got {table_rate}")
         self.states, self.length, self.table_rate = states, length, table_rate
         self.base = ProductHead(hidden, vocab_size)
