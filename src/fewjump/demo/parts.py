@@ -19,6 +19,7 @@ from fewjump.objective import JointConditionalMatching
 from fewjump.process import Absorbing
 from fewjump.report import (
     ImageSamples,
+    Role,
     SampleGroup,
     TextSamples,
     from_results,
@@ -28,7 +29,6 @@ from fewjump.report import (
     write,
     write_results,
 )
-from fewjump.report.content import Role
 from fewjump.schedule import LogLinear
 from fewjump.verify.results import machine_facts
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from fewjump.denoiser.base import Denoiser, constrain_logits
+from fewjump.denoiser.deferred import constrained_law
 from fewjump.denoiser.huggingface import split
-from fewjump.denoiser.masked_law import constrained_law
 from fewjump.denoiser.network import NetworkDenoiser
 from fewjump.denoiser.pretrained import Pretrained, outputs, read_pretrained
 from fewjump.law.product import ProductLaw

@@ -11,10 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fewjump.denoiser.masked_law import open_rows
 from fewjump.law import Law, ProductLaw
 from fewjump.law.base import row_chunks
-from fewjump.law.linear import rows_of
 from fewjump.process import Absorbing, Process
 from fewjump.process.base import expand_time
 from fewjump.random import (
@@ -138,7 +136,7 @@ class LawMove(Move):
         if self.open is not None:
             return fill(self.x, self.law, self.open, generator)
         u = uniform(self.x.shape, generator, self.x.device).reshape(-1)
-        return LogitRows(rows_of(self.law)).draw(None, u).reshape(self.x.shape)
+        return LogitRows(self.law.rows).draw(None, u).reshape(self.x.shape)
 
     def rows(self) -> Tensor:
         """Probability of every token at each position: (B, L, V) float64.
@@ -195,7 +193,7 @@ class JointReverseMove(Move):
 def fill(x: Tensor, law: ProductLaw, where: Tensor, generator: Generator) -> Tensor:
     """``x`` (B, L) with the masked positions ``where`` (B, L) drawn from the law."""
     u = uniform_where(where, generator)
-    rows = LogitRows(open_rows(law), where.reshape(-1).nonzero()[:, 0])
+    rows = LogitRows(law.open_rows, where.reshape(-1).nonzero()[:, 0])
     return x.masked_scatter(where, rows.draw(None, u))
 
 

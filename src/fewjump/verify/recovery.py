@@ -198,9 +198,9 @@ def _precision(rows: Rows) -> list[str]:
         if not source.noise
         for row in pick(of_largest(rows, source.name), family="uniform")
     ]
-    return [f"**Precision** (exact ratios, uniform noise), breaks: {', '.join(parts)}."] * (
-        len(parts) == 3
-    )
+    if len(parts) < 3:
+        return []
+    return [f"**Precision** (exact ratios, uniform noise), breaks: {', '.join(parts)}."]
 
 
 def _gain(rows: Rows) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a result file says of the machine that made it."""
+"""What a result says of the machine that made it."""
 
 from __future__ import annotations
 

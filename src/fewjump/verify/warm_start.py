@@ -25,6 +25,8 @@ from fewjump.verify.summary import (
 )
 
 if TYPE_CHECKING:
+    from fewjump.denoiser import Denoiser
+    from fewjump.objective.conditional import Intermediate
     from fewjump.verify.subjects import Subject
 
 STARTS: dict[str, tuple[str, Role]] = {
@@ -87,7 +89,9 @@ def checkpoints(steps: int) -> list[int]:
     return [*found, steps]
 
 
-def measure(subject: Subject, matching: Any, steps: int, seed: int) -> list[dict[str, Any]]:
+def measure(
+    subject: Subject, matching: Intermediate, steps: int, seed: int
+) -> list[dict[str, Any]]:
     """Rows of both students at each checkpoint: the loss since the last one, and the quality.
 
     Both see the same batches, times and noise, at a constant learning rate after a warm-up.
@@ -98,7 +102,7 @@ def measure(subject: Subject, matching: Any, steps: int, seed: int) -> list[dict
     from fewjump.random import generator_for
     from fewjump.verify.subjects import optimise
 
-    def row(start: str, step: int, loss: float | None, denoiser: Any) -> dict[str, Any]:
+    def row(start: str, step: int, loss: float | None, denoiser: Denoiser) -> dict[str, Any]:
         with torch.no_grad():
             quality = subject.judge(denoiser.eval(), seed)
         denoiser.train(start in STARTS)

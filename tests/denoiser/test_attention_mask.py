@@ -11,7 +11,7 @@ import torch
 
 import fewjump
 from fewjump.denoiser import NetworkDenoiser, Transformer, TransformerConfig
-from fewjump.denoiser.sight import document_numbers, sight
+from fewjump.denoiser.attention_mask import attention_mask, document_numbers
 from fewjump.objective import ConditionalMatching, CrossEntropyELBO, freeze
 from fewjump.process import Absorbing, Process, Uniform
 from fewjump.sampler import run
@@ -41,9 +41,9 @@ def network(process: Process, **trunk) -> NetworkDenoiser:
 def test_a_separator_ends_its_document() -> None:
     x = torch.tensor([[3, END, END, 4, 0], [3, 3, 3, 3, END]])
     assert document_numbers(x, END).tolist() == [[0, 0, 1, 2, 2], [0, 0, 0, 0, 0]]
-    seen = sight(torch.tensor([[3, END, 4, PAD]]), PAD, END, 3)
-    assert seen.seen is not None
-    assert seen.seen[0, 0].long().tolist() == [
+    seen = attention_mask(torch.tensor([[3, END, 4, PAD]]), PAD, END, 3)
+    assert seen.mask is not None
+    assert seen.mask[0, 0].long().tolist() == [
         [1, 1, 0, 0],
         [1, 1, 0, 0],
         [0, 0, 1, 0],
@@ -52,7 +52,7 @@ def test_a_separator_ends_its_document() -> None:
     assert seen.near is not None
     assert seen.near[0, :, 0].tolist() == [False, True, False, True]
     assert seen.near[0, :, 2].tolist() == [True, False, True, False]
-    assert sight(x, None, None, 3) == (None, None, None)
+    assert attention_mask(x, None, None, 3) == (None, None, None)
 
 
 @EVERY

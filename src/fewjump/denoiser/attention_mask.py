@@ -15,22 +15,24 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 
-class Sight(NamedTuple):
-    """What is seen of a batch; None means everything.
+class AttentionMask(NamedTuple):
+    """Which positions of a batch a position sees; None means all.
 
     Attributes:
         real: (B, L) positions that are not padding; all of a row that is nothing else.
-        seen: for attention, (B, 1, 1, L) or (B, 1, L, L): whether a query sees a key.
+        mask: for attention, (B, 1, 1, L) or (B, 1, L, L): whether a query sees a key.
         near: (B, L, k) whether position i sees position i + j − ⌊k/2⌋, for local mixing; only with
             documents.
     """
 
     real: Tensor | None = None
-    seen: Tensor | None = None
+    mask: Tensor | None = None
     near: Tensor | None = None
 
 
-def sight(x_t: Tensor, padding: int | None, separator: int | None, width: int = 0) -> Sight:
+def attention_mask(
+    x_t: Tensor, padding: int | None, separator: int | None, width: int = 0
+) -> AttentionMask:
     """What each position of a batch sees.
 
     Args:
@@ -44,7 +46,7 @@ def sight(x_t: Tensor, padding: int | None, separator: int | None, width: int = 
         real = x_t != padding
         real = real | ~real.any(-1, keepdim=True)
     if separator is None:
-        return Sight(real, None if real is None else real[:, None, None, :])
+        return AttentionMask(real, None if real is None else real[:, None, None, :])
     number = document_numbers(x_t, separator)
     same = number[:, :, None] == number[:, None, :]
     if real is not None:
@@ -55,7 +57,7 @@ def sight(x_t: Tensor, padding: int | None, separator: int | None, width: int = 
     if width:
         around = F.pad(number, (width // 2, width // 2), value=-1).unfold(1, width, 1)
         near = around == number[..., None]
-    return Sight(real, same[:, None], near)
+    return AttentionMask(real, same[:, None], near)
 
 
 def document_numbers(x: Tensor, separator: int) -> Tensor:
