@@ -134,7 +134,7 @@ def test_choices_are_the_librarys() -> None:
     ("words", "said"),
     [
         (["--text-field", "text"], "has no text in 'text' (it has body)"),
-        (["--text-field", "body", "--packing", "fit", "--tokenizer", "bytes"], "use packing='str"),
+        (["--text-field", "body", "--packing", "fit", "--tokenizer", "bytes"], "use --packing str"),
         (["--kind", "characters", "--packing", "fit"], "are for documents"),
         (["--tokenizer", "no/such"], "for one of the hub say hf:no/such"),
     ],

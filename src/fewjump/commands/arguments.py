@@ -72,7 +72,7 @@ def refuse_unusable(options: Any) -> None:
             from fewjump.device import usable_device
 
             try:
-                usable_device(value)
+                usable_device(str(value))
             except ValueError as error:
                 # "device 'cuda:9' is …", which is how the flag is called, too.
                 raise ValueError(f"--{error}") from None
