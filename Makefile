@@ -5,16 +5,18 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO ?= digits
 OUT ?= demo-$(DEMO)
-EXTRAS ?= eval,dev
+EXTRAS ?= eval,report,dev
 
-.PHONY: help install demo test lint format wheel clean
+.PHONY: help install demo test lint format docs pages wheel clean
 
 help:
 	@echo 'make demo               train, distil, sample and compare; writes $(OUT)/report.html'
 	@echo 'make demo DEMO=markov   the same on a problem with a known answer, without training'
 	@echo 'make test               the test suite (two processes)'
 	@echo 'make lint               ruff and pyright'
+	@echo 'make pages              put committed results into README.md and docs/'
 	@echo 'EXTRAS=…                what is installed beside the core: $(EXTRAS)'
+	@echo 'make docs               the documentation as a site in build/site'
 	@echo 'make wheel              build dist/*.whl'
 	@echo 'make clean              remove the virtual environment and build products'
 
@@ -40,6 +42,13 @@ lint: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+pages: $(STAMP)
+	$(BIN)/python -m experiments.pages
 
 wheel: $(STAMP)
 	rm -rf dist

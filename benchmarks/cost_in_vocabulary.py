@@ -5,21 +5,14 @@ sampling step of a small network with a chain head of r = 32 states, at V = 256,
 Two records are kept: what every operation returns (its largest tensor, and the sum of all that is
 created), and the allocator's own account (the peak above what was there before). The dense form,
 which does hold r·L·V numbers, is run at the two smaller sizes to show that the records can see it.
-Usage: python benchmarks/cost_in_vocabulary.py [--quick]
-
-Takes about 20 seconds.
+Run: python -m benchmarks.cost_in_vocabulary; about 20 seconds.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
-import json
-import platform
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -27,15 +20,16 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from experiments.harness import Content, Options, Rows, main
 from fewjump.denoiser.network import NetworkDenoiser
-from fewjump.experiment.vocabulary_measure import peak_bytes, quickest, slope
 from fewjump.objective import JointConditionalMatching, freeze
 from fewjump.process import Absorbing
 from fewjump.random import generator_for
 from fewjump.sampler import run
 from fewjump.schedule import LogLinear
+from fewjump.verify.vocabulary import slope
+from fewjump.verify.vocabulary_measure import peak_bytes, quickest
 
-RESULT = Path(__file__).parent / "results" / "cost_in_vocabulary.json"
 VOCABULARIES = (256, 4096, 50_257)
 LIMIT = 1.1
 #: Entries of the largest temporary that the factored emissions build at a time.
@@ -125,7 +119,7 @@ def calls(vocab: int, emission: str, size: Size) -> dict[str, Callable[[], objec
     return {"training step": train, "sampling step": draw}
 
 
-def measure(vocab: int, emission: str, size: Size, repeats: int) -> list[dict[str, Any]]:
+def steps_of(vocab: int, emission: str, size: Size, repeats: int) -> Rows:
     """One row for each kind of step; the time is the least of the repeats."""
     rows = []
     for name, call in calls(vocab, emission, size).items():
@@ -149,7 +143,7 @@ def measure(vocab: int, emission: str, size: Size, repeats: int) -> list[dict[st
     return rows
 
 
-def fits(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def fits(rows: Sequence[dict[str, Any]]) -> Rows:
     """Exponents in V over all sizes, and between the two largest, where V outweighs the rest."""
     out = []
     for emission in dict.fromkeys(r["emission"] for r in rows):
@@ -185,46 +179,32 @@ def check(rows: Sequence[dict[str, Any]], slopes: Sequence[dict[str, Any]]) -> l
     return wrong
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="one repeat, nothing written")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    size, started, rows = Size(), time.perf_counter(), []
+@dataclass
+class Config(Options):
+    """What a chain law costs as the vocabulary grows."""
+
+    repeats: int = 3
+    """Times each step is timed; the quickest counts."""
+
+
+def measure(config: Config) -> Content:
+    """Every form at every vocabulary (the dense one at the smaller two), and exponents in V."""
+    size, rows = Size(), []
     for emission in ("shared", "low-rank", "dense"):
         for vocab in VOCABULARIES if emission != "dense" else VOCABULARIES[:2]:
-            rows += measure(vocab, emission, size, 1 if options.quick else 3)
-            for r in rows[-2:]:
-                print(
-                    f"{emission:9} {r['step']:14} V {vocab:6} {r['cpu_seconds']:8.4f} s  "
-                    f"peak {r['peak_bytes'] / 1e6:8.2f} MB  largest {r['largest_entries']:9} "
-                    f"r·L·V {r['states_length_vocab']:9}",
-                    flush=True,
-                )
+            rows += steps_of(vocab, emission, size, config.repeats)
     slopes = fits(rows)
     wrong = check(rows, slopes)
-    for line in slopes:
-        numbers = {k: round(v, 2) for k, v in line.items() if k.startswith("slope")}
-        print(line["emission"], line["step"], numbers)
     print("\n".join(wrong) if wrong else f"linear in V: every exponent is at most {LIMIT}")
-    if not options.quick:
-        result = {
-            "what": "chain head: cost of one step against V; CPU seconds of one thread, bytes",
-            "machine": "2-core CPU",
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "seconds": round(time.perf_counter() - started, 1),
-            "size": vars(size),
-            "limit": LIMIT,
-            "wrong": wrong,
-            "slopes": slopes,
-            "rows": rows,
-        }
-        RESULT.parent.mkdir(parents=True, exist_ok=True)
-        RESULT.write_text(json.dumps(result, indent=1) + "\n")
-    if wrong:
-        raise SystemExit(1)
+    return {
+        "what": "chain head: cost of one step against V; CPU seconds, bytes",
+        "size": asdict(size),
+        "limit": LIMIT,
+        "wrong": wrong,
+        "slopes": slopes,
+        "rows": rows,
+    }
 
 
 if __name__ == "__main__":
-    main()
+    main("cost_in_vocabulary", Config, measure)

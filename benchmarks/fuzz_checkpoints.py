@@ -1,6 +1,6 @@
 """Load damaged and hostile checkpoints of every container, and count what comes of it.
 
-Run: python benchmarks/fuzz_checkpoints.py --files 2160
+Run: python -m benchmarks.fuzz_checkpoints
 
 Each file follows from its number alone. Files are loaded in worker processes of their own with
 limits on memory and on processor time, and with a hook that sees what Python executes, opens or
@@ -9,23 +9,25 @@ connects to; a worker that dies is a finding, and the next one goes on with the 
 
 from __future__ import annotations
 
-import argparse
 import json
+import os
 import resource
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import pairwise
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
+import torch
+
+from experiments.harness import RESULTS, ROOT, Content, Options, Rows, main
 
 MEMORY = 6 << 30
 SECONDS = 30
@@ -38,11 +40,12 @@ class TooSlow(BaseException):
 
 def work(first: int, last: int, seed: int, report: Path) -> None:
     """Judge the files ``first`` to ``last`` and write a line for each."""
-    import torch
-
+    sys.path.insert(0, str(ROOT / "tests"))
     from checkpoint.hostile import MAKERS, clean_markers, make, write_sources
     from checkpoint.verdict import Judge, Watch
 
+    os.setsid()
+    warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     kinds = list(MAKERS)
@@ -80,7 +83,7 @@ def work(first: int, last: int, seed: int, report: Path) -> None:
             shutil.rmtree(place, ignore_errors=True)
 
 
-def run(first: int, last: int, seed: int, report: Path) -> list[dict[str, Any]]:
+def judged(first: int, last: int, seed: int, report: Path) -> Rows:
     """The files ``first`` to ``last``, in as many workers as it takes.
 
     Goes on where ``report`` ends.
@@ -88,10 +91,10 @@ def run(first: int, last: int, seed: int, report: Path) -> list[dict[str, Any]]:
     Raises:
         RuntimeError: if a worker ends before its first file.
     """
-    done: dict[int, dict[str, Any]] = {}
+    done: dict[int, Content] = {}
     before = -1
     while True:
-        started: dict[int, dict[str, Any]] = {}
+        started: dict[int, Content] = {}
         for text in report.read_text().splitlines() if report.exists() else []:
             line = json.loads(text)
             (done if "outcome" in line else started)[line["number"]] = line
@@ -104,48 +107,46 @@ def run(first: int, last: int, seed: int, report: Path) -> list[dict[str, Any]]:
         before = following
         if following >= last:
             return [done[number] for number in sorted(done)]
-        command = [sys.executable, "-W", "ignore", __file__, "--seed", str(seed)]
-        command += ["--work", str(following), str(last), "--report", str(report)]
-        result = subprocess.run(command, start_new_session=True, capture_output=True, text=True)
-        if result.returncode:
-            print(f"a worker ended with {result.returncode}: {result.stderr[-300:]}", flush=True)
+        worker = get_context("spawn").Process(target=work, args=(following, last, seed, report))
+        worker.start()
+        worker.join()
+        if worker.exitcode:
+            print(f"a worker ended with {worker.exitcode}", flush=True)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--files", type=int, default=2160)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--work", type=int, nargs=2)
-    parser.add_argument(
-        "--report", type=Path, help="folder of the workers' notes; an interrupted run goes on"
-    )
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "checkpoints")
-    options = parser.parse_args()
-    if options.work:
-        work(*options.work, options.seed, options.report)
-        return
-    from fewjump.experiment.results import machine_facts
+@dataclass
+class Config(Options):
+    """Load damaged and hostile checkpoints, and count what comes of it."""
 
-    started = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        notes = options.report or Path(folder)
+    files: int = 2160
+    """How many."""
+
+    workers: int = 2
+    """Processes at a time."""
+
+    out: Path = RESULTS / "checkpoints"
+    """Folder of the result."""
+
+    report: Path | None = None
+    """Folder of the workers' notes; an interrupted run goes on."""
+
+
+def measure(config: Config) -> Content:
+    """What came of every file, by kind of damage."""
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor() as pool:
+        notes = config.report or Path(folder)
         notes.mkdir(parents=True, exist_ok=True)
-        edges = [options.files * i // options.workers for i in range(options.workers + 1)]
-        with ThreadPoolExecutor() as pool:
-            parts = [
-                pool.submit(run, first, last, options.seed, notes / f"{first}.jsonl")
-                for first, last in pairwise(edges)
-            ]
-            lines = [line for part in parts for line in part.result()]
+        edges = [config.files * i // config.workers for i in range(config.workers + 1)]
+        parts = [
+            pool.submit(judged, first, last, config.seed, notes / f"{first}.jsonl")
+            for first, last in pairwise(edges)
+        ]
+        lines = [line for part in parts for line in part.result()]
     counts: dict[str, Counter[str]] = {}
     for line in lines:
         counts.setdefault(line["kind"], Counter())[line["outcome"]] += 1
-    result = {
-        "experiment": "fuzz_checkpoints",
-        "seed": options.seed,
-        "seconds": round(time.perf_counter() - started, 1),
-        "machine": machine_facts(),
+    print(dict(Counter(line["outcome"] for line in lines)))
+    return {
         "files": len(lines),
         "containers": dict(Counter(line["container"] for line in lines if "container" in line)),
         "outcomes": {kind: dict(sorted(count.items())) for kind, count in counts.items()},
@@ -153,14 +154,7 @@ def main() -> None:
         "slowest_cpu_seconds": max(line["seconds"] for line in lines),
         "limits": {"memory_bytes": MEMORY, "cpu_seconds": SECONDS},
     }
-    options.out.mkdir(parents=True, exist_ok=True)
-    path = options.out / "fuzz.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    total = Counter(line["outcome"] for line in lines)
-    print(f"{path}: {dict(total)}, slowest {result['slowest_cpu_seconds']} s")
-    if result["defects"]:
-        raise SystemExit(f"{len(result['defects'])} defects")
 
 
 if __name__ == "__main__":
-    main()
+    main("fuzz", Config, measure)

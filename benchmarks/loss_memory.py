@@ -7,19 +7,16 @@ does with logits that exist: sums in chunks and one gradient of their size; ``ch
 does with a deferred head. Peak memory is the process's highest resident size while loss and
 backward run, less its size before; each vocabulary has a process of its own. Linux only.
 
-Usage: python benchmarks/loss_memory.py [--threads 1] [--vocab 50258 ...] [--positions 4096]
+Run: python -m benchmarks.loss_memory
 """
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import gc
-import json
-import subprocess
-import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +24,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fewjump.experiment.results import machine_facts
+from experiments.harness import RESULTS, Content, Options, Rows, in_own_process, main
 from fewjump.law import LinearLaw, ProductLaw
 from fewjump.objective.cross_entropy import law_cross_entropy, law_token_cross_entropy
 
-RESULT = Path(__file__).parent / "results" / "scale" / "loss_memory.json"
-VOCABULARIES = (8_192, 32_000, 50_258)
-HIDDEN, POSITIONS = 768, 4096
+HIDDEN = 768
 
 
 def resident(field: str) -> int:
@@ -111,7 +106,7 @@ class Case:
         return [part.grad.clone() for part in self.student if part.grad is not None]
 
 
-def measure_vocabulary(vocab: int, positions: int) -> list[dict[str, Any]]:
+def measure_vocabulary(vocab: int, positions: int) -> Rows:
     """Rows of one vocabulary, hard labels and soft ones."""
     small = Case(vocab, 8)
     case, rows = Case(vocab, positions), []
@@ -136,43 +131,27 @@ def measure_vocabulary(vocab: int, positions: int) -> list[dict[str, Any]]:
     return rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--vocab", type=int, nargs="+", default=list(VOCABULARIES))
-    parser.add_argument("--positions", type=int, default=POSITIONS)
-    parser.add_argument("--out", type=Path, default=RESULT)
-    parser.add_argument("--one", type=int, help="one vocabulary in this process, to stdout")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    if options.one:
-        print(json.dumps(measure_vocabulary(options.one, options.positions)))
-        return
-    rows = []
-    for vocab in options.vocab:
-        words = ["--one", vocab, "--threads", options.threads, "--positions", options.positions]
-        command = [sys.executable, __file__, *map(str, words)]
-        found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-        rows += json.loads(found)
-        for row in rows[-6:]:
-            print(
-                f"V {row['vocab']:6} {row['labels']} {row['how']:8} "
-                f"{row['peak_bytes'] / 2**20:7.0f} MiB ({row['memory_ratio']:.3f})  "
-                f"{row['cpu_seconds']:6.1f} s ({row['time_ratio']:.2f})  "
-                f"Δ value {row['value_error']:.1e}, gradient {row['gradient_error']:.1e}",
-                flush=True,
-            )
-    payload = {
-        "experiment": "loss_memory",
-        "seed": 0,
-        "machine": machine_facts(),
-        "hidden": HIDDEN,
-        "positions": options.positions,
-        "rows": rows,
-    }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(payload, indent=1) + "\n")
+@dataclass
+class Config(Options):
+    """Peak memory and time of the loss on a large vocabulary."""
+
+    vocab: tuple[int, ...] = (8_192, 32_000, 50_258)
+    """Tokens."""
+
+    positions: int = 4096
+    """Rows of logits."""
+
+    out: Path = RESULTS / "scale"
+    """Folder of the result."""
+
+
+def measure(config: Config) -> Content:
+    """Every vocabulary in a process of its own."""
+    rows: Rows = []
+    for vocab in config.vocab:
+        rows += in_own_process(measure_vocabulary, vocab, config.positions)
+    return {"hidden": HIDDEN, "positions": config.positions, "rows": rows}
 
 
 if __name__ == "__main__":
-    main()
+    main("loss_memory", Config, measure)

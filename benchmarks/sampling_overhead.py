@@ -2,23 +2,21 @@
 
 Time outside the network's forward as a fraction of the total, in one run, on one CPU thread:
 drawing, reverse rates, the random streams, and also the masking of logits that the denoiser does
-after its last matrix product. Usage: python benchmarks/sampling_overhead.py [--quick]
+after its last matrix product. Run: python -m benchmarks.sampling_overhead
 
 Takes about ten minutes, nearly all of it in the networks' forwards.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
 import time
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 from unittest.mock import patch
 
 import torch
 
+from experiments.harness import Content, Options, Rows, main
 from fewjump.denoiser import heads
 from fewjump.denoiser.heads import ProductHead
 from fewjump.denoiser.network import NetworkDenoiser
@@ -28,9 +26,7 @@ from fewjump.process import Absorbing, Process, Uniform
 from fewjump.sampler import run
 from fewjump.schedule import LogLinear
 
-MACHINE = "2-core CPU"
 TARGET = 0.10
-RESULT = Path(__file__).parent / "results" / "sampling_overhead.json"
 
 SIZES = {
     "demo": {"batch": 64, "length": 64, "vocab": 18, "hidden": 96, "blocks": 4, "heads": 4},
@@ -58,7 +54,7 @@ def make_denoiser(size: dict[str, int], process: Process) -> NetworkDenoiser:
     return NetworkDenoiser(Transformer(config), head, process, size["length"])
 
 
-def measure(
+def measured(
     size: dict[str, int], process: Process, sampler: str, steps: int, repeats: int
 ) -> dict[str, Any]:
     """One row of the result: the median over ``repeats`` runs of one batch each."""
@@ -93,54 +89,34 @@ def measure(
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="ancestral only, nothing written")
-    parser.add_argument("--size", choices=list(SIZES), help="one size only, nothing written")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    rows = []
-    for name, size in SIZES.items():
-        if options.size not in (None, name):
-            continue
+@dataclass
+class Config(Options):
+    """How much of sampling is not the network."""
+
+    sizes: tuple[Literal["demo", "large"], ...] = ("demo", "large")
+    """Networks."""
+
+    samplers: tuple[str, ...] = tuple(SAMPLER_STEPS)
+    """Samplers."""
+
+
+def measure(config: Config) -> Content:
+    """A row for each size, process, sampler and number of steps."""
+    rows: Rows = []
+    for name in config.sizes:
+        size = SIZES[name]
         for make in (Uniform, Absorbing):
             process = make(size["vocab"], LogLinear())
-            for sampler, counts in SAMPLER_STEPS.items():
+            for sampler in config.samplers:
                 if sampler == "first-hitting" and make is Uniform:
                     continue
-                if options.quick and sampler != "ancestral":
-                    continue
-                for steps in counts:
-                    if options.quick and name == "large" and steps > 16:
-                        continue
+                for steps in SAMPLER_STEPS[sampler]:
                     repeats = 3 if name == "demo" else 1
-                    row = {"size": name, **measure(size, process, sampler, steps, repeats)}
-                    rows.append(row)
-                    print(
-                        f"{name:6} {row['process']:10} {sampler:18} steps {steps:3} "
-                        f"nfe {row['nfe']:3} {row['seconds']:7.2f} s  "
-                        f"overhead {100 * row['overhead']:5.1f}%",
-                        flush=True,
-                    )
-    if options.quick or options.size:
-        return
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(
-        json.dumps(
-            {
-                "what": "fraction of sampling time outside the network's forward, one CPU thread",
-                "machine": MACHINE,
-                "torch": torch.__version__,
-                "python": platform.python_version(),
-                "target": TARGET,
-                "sizes": SIZES,
-                "rows": rows,
-            },
-            indent=1,
-        )
-        + "\n"
-    )
+                    row = measured(size, process, sampler, steps, repeats)
+                    rows.append({"size": name, **row})
+    what = "fraction of sampling time outside the network's forward"
+    return {"what": what, "target": TARGET, "sizes": SIZES, "rows": rows}
 
 
 if __name__ == "__main__":
-    main()
+    main("sampling_overhead", Config, measure)

@@ -13,38 +13,34 @@ included. Linux only.
     score-uniform   such a teacher under uniform noise, whose recovery needs every score; its
                     student gives posteriors
 
-Usage: python benchmarks/small_step.py [--threads 1] [--way deferred ...]
+Run: python -m benchmarks.small_step
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
-import json
-import subprocess
-import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from loss_memory import resident
 
+from benchmarks.loss_memory import resident
+from experiments.harness import RESULTS, Content, Options, in_own_process, kept, main, place
 from fewjump.denoiser import NetworkDenoiser, ScoreDenoiser, deferred
-from fewjump.experiment.results import machine_facts
 from fewjump.objective import ConditionalMatching, freeze
 from fewjump.process import Absorbing, Process, Uniform
 from fewjump.schedule import LogLinear
 from fewjump.train import TrainConfig, train
 
-RESULT = Path(__file__).parent / "results" / "scale" / "small_step.json"
 WAYS = ("deferred", "checkpointed", "logits", "score", "score-logits", "score-uniform")
 VOCAB, LENGTH = 50_258, 1024
 TRUNK = {"hidden": 768, "blocks": 12, "heads": 12, "condition_dim": 128, "conv_kernel": 0}
 STEPS = 2
 
 
-def measure(way: str) -> dict[str, Any]:
+def train_in(way: str) -> dict[str, Any]:
     """Train in this process and say what it took."""
     if way.endswith("logits"):
         deferred.DEFER_FROM = VOCAB + 1
@@ -87,43 +83,23 @@ def measure(way: str) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--way", choices=WAYS, nargs="+", default=list(WAYS))
-    parser.add_argument("--one", choices=WAYS, help="one way in this process, to stdout")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    if options.one:
-        print(json.dumps(measure(options.one)))
-        return
-    # Rows of ways that are not measured now stay as they are.
-    rows = []
-    if RESULT.is_file():
-        kept = json.loads(RESULT.read_text(encoding="utf-8"))["rows"]
-        rows = [row for row in kept if row["way"] not in options.way]
-    for way in options.way:
-        command = [sys.executable, __file__, "--one", way, "--threads", str(options.threads)]
-        found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-        rows.append(json.loads(found))
-        print(rows[-1], flush=True)
-        write(rows)
+@dataclass
+class Config(Options):
+    """Memory of distilling the originals' 'small' shape on a CPU."""
+
+    out: Path = RESULTS / "scale"
+    """Folder of the result."""
 
 
-def write(rows: list[dict[str, Any]]) -> None:
-    payload = {
-        "experiment": "small_step",
-        "seed": 0,
-        "machine": machine_facts(),
-        "vocab": VOCAB,
-        "length": LENGTH,
-        "batch_size": 1,
-        "trunk": TRUNK,
-        "rows": sorted(rows, key=lambda row: WAYS.index(row["way"])),
-    }
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(json.dumps(payload, indent=1) + "\n")
+def measure(config: Config) -> Content:
+    """Every way in a process of its own."""
+    about = {"vocab": VOCAB, "length": LENGTH, "batch_size": 1, "trunk": TRUNK}
+    folder = place(config.runs, "small-step", about, config.threads)
+    rows = [
+        kept(folder / f"{way}.json", lambda way=way: in_own_process(train_in, way)) for way in WAYS
+    ]
+    return {**about, "rows": rows}
 
 
 if __name__ == "__main__":
-    main()
+    main("small_step", Config, measure)

@@ -4,33 +4,28 @@ A masked product student of a vocabulary that is large enough for deferred logit
 one process, by two that share the networks (DDP), by two that split them (FSDP2), and by two that
 split them and start from a state that one process saved after the first step.
 
-Usage: python benchmarks/two_ranks.py
+Run: python -m benchmarks.two_ranks
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import random
-import socket
-import subprocess
-import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.multiprocessing.spawn import spawn
 
+from experiments.harness import RESULTS, Content, Options, Rows, main
 from fewjump.denoiser import NetworkDenoiser
-from fewjump.experiment.results import machine_facts
 from fewjump.objective import ConditionalMatching, freeze
 from fewjump.process import Absorbing
 from fewjump.schedule import LogLinear
 from fewjump.train import TrainConfig, read_metrics, train
 
-RESULT = Path(__file__).parent / "results" / "scale" / "two_ranks.json"
 VOCAB, LENGTH, STEPS, BATCH = 9000, 16, 20, 8
 TRUNK = {"hidden": 32, "blocks": 2, "heads": 2, "condition_dim": 16}
 WAYS: dict[str, dict[str, Any]] = {
@@ -75,53 +70,39 @@ def distil(out: Path, **changes: Any) -> torch.Tensor:
     return torch.cat([p.detach().reshape(-1) for p in result.student.parameters()])
 
 
-def worker(folder: Path) -> None:
+def worker(rank: int, folder: Path, threads: int) -> None:
     """What each of two processes does."""
-    dist.init_process_group("gloo")
+    torch.set_num_threads(threads)
+    os.environ |= {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)}
+    meeting = f"file://{folder / 'meeting'}"
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
     for name, changes in WAYS.items():
         weights = distil(folder / name, **changes)
-        if dist.get_rank() == 0:
+        if rank == 0:
             torch.save(weights, folder / name / "weights.pt")
     dist.destroy_process_group()
-
-
-def launch(folder: Path) -> None:
-    """Two processes, as torchrun would start them."""
-    while True:
-        port = random.randint(20_000, 30_000)
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)):
-                break
-    address = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, "--worker", str(folder)],
-            env={**os.environ, **address, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(2)
-    ]
-    if any(process.wait() for process in processes):
-        raise RuntimeError("a process failed; see above")
 
 
 def curve(folder: Path) -> list[float]:
     return [line["loss"] for line in read_metrics(folder) if "loss" in line]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--worker", type=Path, help="be one of the two, with this folder")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    if options.worker:
-        worker(options.worker)
-        return
+@dataclass
+class Config(Options):
+    """One process against two: loss curves and final weights of the same training."""
+
+    out: Path = RESULTS / "scale"
+    """Folder of the result."""
+
+
+def measure(config: Config) -> Content:
+    """Every way of two processes beside one."""
+    rows: Rows = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         weights, one = distil(folder / "one"), curve(folder / "one")
         distil(folder / RESUMED, max_seconds=1e-6)
-        launch(folder)
-        rows = []
+        spawn(worker, (folder, config.threads), nprocs=2)
         for name in WAYS:
             two = curve(folder / name)
             assert len(two) == len(one) == STEPS
@@ -134,11 +115,7 @@ def main() -> None:
                     "curve": two,
                 }
             )
-            print(name, rows[-1]["largest_loss_difference"], rows[-1]["largest_weight_difference"])
-    payload = {
-        "experiment": "two_ranks",
-        "seed": 0,
-        "machine": machine_facts(),
+    return {
         "vocab": VOCAB,
         "length": LENGTH,
         "steps": STEPS,
@@ -147,9 +124,7 @@ def main() -> None:
         "one_process_curve": one,
         "rows": rows,
     }
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(json.dumps(payload, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    main("two_ranks", Config, measure)

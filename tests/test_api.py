@@ -10,12 +10,12 @@ import fewjump
 from fewjump.api import distill, train_teacher
 from fewjump.assembly import joint_near
 from fewjump.denoiser import LogitDenoiser, NetworkDenoiser, ScoreDenoiser, TransformerConfig
-from fewjump.experiment.verify import chain_tensor
 from fewjump.objective import ConditionalMatching
 from fewjump.problem import EnumeratedJoint, MarkovChain, mixture_bias
 from fewjump.process import Absorbing, Uniform
 from fewjump.random import generator_for
 from fewjump.schedule import LogLinear
+from fewjump.verify.enumeration import chain_tensor
 
 # One worker: the models that its fixtures make are made once.
 pytestmark = pytest.mark.xdist_group("api")

@@ -225,7 +225,7 @@ def test_verify_passes_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
 def test_verify_fails_when_a_check_does(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from fewjump.experiment import verify
+    from fewjump.verify import enumeration as verify
 
     check = verify.Check("recovery", "uniform", 1.0, 1e-10, False, "it should hold")
     monkeypatch.setattr(verify, "run_checks", lambda *sizes: [check])

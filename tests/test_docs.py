@@ -24,7 +24,8 @@ def test_code_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {"__name__": page.stem}
     for line, source in blocks(page):
-        exec(compile("\n" * line + source, str(page), "exec"), namespace)
+        code = compile("\n" * line + source, str(page), "exec", dont_inherit=True)
+        exec(code, namespace)
 
 
 def test_pages_with_examples_are_found() -> None:

@@ -11,7 +11,7 @@ it was. The folder then holds
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from fewjump.denoiser import Denoiser, NetworkDenoiser, ScoreDenoiser
 from fewjump.denoiser.low_rank import is_low_rank, merged
 from fewjump.objective import Objective
 from fewjump.process import Process
-from fewjump.runs import describe_model, keep_model, keep_teacher, set_aside
+from fewjump.runs import describe_model, keep_model, keep_teacher, run_folder, set_aside
 from fewjump.train import TrainConfig, TrainResult, train
 from fewjump.train.data import Tokens
 
@@ -46,6 +46,7 @@ def train_teacher(
     lr: float = 1e-3,
     seed: int = 0,
     out: str | Path | None = None,
+    accepted: Callable[[Path], object] | None = None,
     **options: Any,
 ) -> Denoiser:
     """Train a denoiser from clean data.
@@ -59,14 +60,15 @@ def train_teacher(
             ``score-entropy`` (trains a concrete-score network), or an objective.
         steps, batch_size, lr, seed: of the training; see :class:`~fewjump.train.TrainConfig`.
         out: run folder; None keeps nothing on disk.
+        accepted: called with ``out`` once nothing stands against the run, to write more into it.
         **options: other fields of :class:`~fewjump.train.TrainConfig` (``ema``, ``warmup``, …).
 
     Returns:
         The teacher with averaged weights, in eval mode.
 
     Raises:
-        ValueError: for options that are unknown or do not fit together; see also
-            :func:`fewjump.train.train`.
+        ValueError: for options that are unknown or do not fit together, and where ``out`` holds
+            what is not this run's; see also :func:`fewjump.train.train`.
     """
     config = train_config(steps=steps, batch_size=batch_size, lr=lr, seed=seed, **options)
     tokens = data.train if isinstance(data, Dataset) else data
@@ -80,8 +82,18 @@ def train_teacher(
             raise ValueError(f"data must be (N, L) tokens, got shape {tuple(tokens.shape)}")
         model = build_teacher(process, network, int(tokens.shape[1]), seed, chosen)
     run = {"verb": "train", "denoiser": describe_model(model)}
-    result = train(model, chosen, tokens, config, out=out, run_config=run, label="teacher")
-    return _finish(result, out, data, chosen, config)
+    with run_folder(out):
+        result = train(
+            model,
+            chosen,
+            tokens,
+            config,
+            out=out,
+            run_config=run,
+            accepted=accepted,
+            label="teacher",
+        )
+        return _finish(result, out, data, chosen, config)
 
 
 def distill(
@@ -100,6 +112,7 @@ def distill(
     ema: float | None = 0.999,
     seed: int = 0,
     out: str | Path | None = None,
+    accepted: Callable[[Path], object] | None = None,
     **options: Any,
 ) -> Denoiser:
     """Distil a teacher into a student by exact conditional distribution matching.
@@ -135,25 +148,34 @@ def distill(
             and saved is an ordinary denoiser. None trains every weight.
         steps, batch_size, lr, ema, seed: see :class:`~fewjump.train.TrainConfig`.
         out: run folder; None keeps nothing on disk.
+        accepted: called with ``out`` once nothing stands against the run, to write more into it.
         **options: other fields of :class:`~fewjump.train.TrainConfig`.
 
     Returns:
         The student with averaged weights, in eval mode.
 
     Raises:
-        ValueError: for options that are unknown or do not fit together; see also
-            :func:`fewjump.train.train`.
+        ValueError: for options that are unknown or do not fit together, and where ``out`` holds
+            what is not this run's; see also :func:`fewjump.train.train`.
     """
     config = train_config(steps=steps, batch_size=batch_size, lr=lr, ema=ema, seed=seed, **options)
     tokens = data.train if isinstance(data, Dataset) else data
     length = teacher.length if tokens is None else int(tokens.shape[-1])
+    if length is not None:
+        teacher.check_length(length)
     if isinstance(student, Denoiser):
         model = student
     else:
         model = build_student(teacher, student, network, head, warm_start, length, seed)
     if model.vocabulary_config is None:
         model.vocabulary_config = teacher.vocabulary_config
-    with set_aside(teacher):
+
+    def keep(folder: Path) -> None:
+        keep_teacher(teacher, folder, data)
+        if accepted is not None:
+            accepted(folder)
+
+    with run_folder(out), set_aside(teacher):
         if lora is not None:
             own = isinstance(student, Denoiser) or not warm_start
             add_adapters(model, teacher, lora, seed, own)
@@ -162,7 +184,6 @@ def distill(
         if lora is not None:
             run["lora"] = lora
         chosen.check(model, teacher)
-        keep_teacher(teacher, out, data)
         result = train(
             model,
             chosen,
@@ -172,9 +193,10 @@ def distill(
             length=length,
             out=out,
             run_config=run,
+            accepted=keep,
             label="distill",
         )
-    return _finish(result, out, data, chosen, config)
+        return _finish(result, out, data, chosen, config)
 
 
 def _finish(

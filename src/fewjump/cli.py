@@ -136,7 +136,7 @@ def _one_line(error: Exception) -> str:
         return error.strerror
     if "can't allocate memory" in text or "out of memory" in text:
         return "there is not enough memory; make the model or the batch smaller"
-    if not isinstance(error, (*_INPUT_ERRORS, RuntimeError)) or not text:
+    if not isinstance(error, (*_INPUT_ERRORS, RuntimeError, OSError)) or not text:
         text = f"{type(error).__name__}: {text}".rstrip(": ")
     return text
 

@@ -17,6 +17,8 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
 
+from fewjump.files import write_text
+
 T = TypeVar("T")
 
 
@@ -101,7 +103,7 @@ def dump_config(config: Any, path: str | Path | None = None) -> str:
     data = to_dict(config) if dataclasses.is_dataclass(config) else _plain(config)
     text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
     if path is not None:
-        Path(path).write_text(text, encoding="utf-8")
+        write_text(Path(path), text)
     return text
 
 

@@ -1,4 +1,4 @@
-"""How a checkpoint of another code base is to be read: one set of options for every verb and check.
+"""What a model does not say itself: one set of options for every verb and check that reads one.
 
 Plain data, so that a command's help need not load what reads the files.
 """
@@ -14,7 +14,7 @@ WeightsName = Literal["ema", "raw"]
 
 @dataclass
 class ReadingOptions:
-    """How to read a checkpoint of SEDD, MDLM, UDLM or Duo; see :func:`fewjump.load_teacher`."""
+    """What a model does not say itself; see :func:`fewjump.load_teacher`."""
 
     weights: WeightsName = "ema"
     """Checkpoints of SEDD, MDLM, UDLM and Duo: averaged weights, or (raw) those that were
@@ -28,6 +28,10 @@ class ReadingOptions:
 
     label: int | None = None
     """Such a checkpoint: class to condition a class-conditional one on."""
+
+    tokenizer: str | None = None
+    """What the model's tokens are, if it does not say: a tokenizer.json, a tokenizer's folder, or
+    hf:owner/name. Checkpoints of SEDD, MDLM, UDLM and Duo do not say."""
 
 
 def reading_values(options: Any) -> dict[str, Any]:

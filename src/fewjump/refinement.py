@@ -7,7 +7,7 @@ teacher, and repeating the call on the folder goes on where it was.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,12 @@ import torch
 from fewjump.assembly import train_config
 from fewjump.data import Dataset
 from fewjump.denoiser import Denoiser, NetworkDenoiser, ScoreDenoiser
+from fewjump.denoiser.wrappers import unwrapped
 from fewjump.objective import OnPolicyRefinement
 from fewjump.objective.auxiliary import StudentWithAuxiliary
 from fewjump.objective.on_policy import Estimator, Source
 from fewjump.random import fold_seed
-from fewjump.runs import describe_model, keep_model, keep_teacher, set_aside
+from fewjump.runs import describe_model, keep_model, keep_teacher, run_folder, set_aside
 from fewjump.train import TrainConfig, train
 from fewjump.train.data import Tokens
 from fewjump.train.diversity import DiversityError, DiversityGuard
@@ -54,6 +55,7 @@ def refine(
     save_every: int = 100,
     seed: int = 0,
     out: str | Path | None = None,
+    accepted: Callable[[Path], object] | None = None,
     **options: Any,
 ) -> Denoiser:
     """Lower the reverse KL between what a few-step student emits and its teacher's chain.
@@ -81,13 +83,15 @@ def refine(
         guard_samples: sequences each of its measurements draws.
         steps, batch_size, lr, ema, save_every, seed: see :class:`~fewjump.train.TrainConfig`.
         out: run folder; None keeps nothing on disk.
+        accepted: called with ``out`` once nothing stands against the run, to write more into it.
         **options: other fields of :class:`~fewjump.train.TrainConfig`.
 
     Returns:
         The refined student with averaged weights, in eval mode.
 
     Raises:
-        ValueError: for options that do not fit together; see also :func:`fewjump.train.train`.
+        ValueError: for options that do not fit together, and where ``out`` holds what is not this
+            run's; see also :func:`fewjump.train.train`.
         DiversityError: if the student left the band. With ``out``, ``model/`` then holds the last
             good one.
     """
@@ -121,6 +125,8 @@ def refine(
     length = student.length if tokens is None else int(tokens.shape[-1])
     if length is None:
         raise ValueError("the student has no length of its own; give data")
+    for model in (student, teacher):
+        model.check_length(length)
     own = copy.deepcopy(student).requires_grad_(True)
     helper = _auxiliary(auxiliary, teacher, own, seed)
     pair = StudentWithAuxiliary(own, helper, auxiliary_lr)
@@ -131,39 +137,47 @@ def refine(
         "auxiliary": describe_model(helper),
         "auxiliary_lr": auxiliary_lr,
     }
-    try:
-        with set_aside(teacher):
-            objective.check(pair, teacher)
-            if band is not None:
-                objective.watch(
-                    DiversityGuard(
-                        own,
-                        teacher,
-                        grid=objective.grid,
-                        length=length,
-                        samples=guard_samples,
-                        band=band,
-                        seed=fold_seed(seed, _GUARD_SEED),
+
+    def keep(folder: Path) -> None:
+        keep_teacher(teacher, folder, data)
+        if accepted is not None:
+            accepted(folder)
+
+    with run_folder(out):
+        try:
+            with set_aside(teacher):
+                objective.check(pair, teacher)
+                if band is not None:
+                    objective.watch(
+                        DiversityGuard(
+                            own,
+                            teacher,
+                            grid=objective.grid,
+                            length=length,
+                            samples=guard_samples,
+                            band=band,
+                            seed=fold_seed(seed, _GUARD_SEED),
+                        )
                     )
+                result = train(
+                    pair,
+                    objective,
+                    tokens,
+                    config,
+                    teacher=teacher,
+                    length=length,
+                    out=out,
+                    run_config=run,
+                    accepted=keep,
+                    label="refine",
                 )
-            keep_teacher(teacher, out, data)
-            result = train(
-                pair,
-                objective,
-                tokens,
-                config,
-                teacher=teacher,
-                length=length,
-                out=out,
-                run_config=run,
-                label="refine",
-            )
-    except DiversityError as error:
-        raise DiversityError(_rescue(str(error), pair, out, data, objective, config)) from None
-    averaged = result.averaged()
-    assert isinstance(averaged, StudentWithAuxiliary)
-    seconds = result.metrics.get("seconds")
-    return _keep(averaged.student, out, data, objective, config, result.step, seconds=seconds)
+        except DiversityError as error:
+            message = _rescue(str(error), pair, out, data, objective, config)
+            raise DiversityError(message) from None
+        averaged = result.averaged()
+        assert isinstance(averaged, StudentWithAuxiliary)
+        seconds = result.metrics.get("seconds")
+        return _keep(averaged.student, out, data, objective, config, result.step, seconds=seconds)
 
 
 def _auxiliary(given: Denoiser | None, teacher: Denoiser, student: Denoiser, seed: int) -> Denoiser:
@@ -180,7 +194,7 @@ def _auxiliary(given: Denoiser | None, teacher: Denoiser, student: Denoiser, see
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(fold_seed(seed, _AUXILIARY_WEIGHTS))
         helper = NetworkDenoiser.from_config({**student.config(), "head": {"kind": "product"}})
-    helper.trunk.load_state_dict(student.trunk.state_dict())
+    helper.trunk.load_state_dict(unwrapped(student.trunk).state_dict())
     helper.process = student.process
     return helper
 

@@ -7,10 +7,13 @@ alone.
 
 from __future__ import annotations
 
+import io
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,13 +21,19 @@ from torch import Tensor
 
 from fewjump.checkpoint.plain import plain
 from fewjump.data import Vocabulary
-from fewjump.data.cache import token_dtype
+from fewjump.data.cache import narrowed, token_dtype
 from fewjump.denoiser import Denoiser
+from fewjump.files import check_file_writable, folder_made, naming, write_text
+from fewjump.lock import sole_writer
 from fewjump.progress import Progress
 from fewjump.sampler import Sampler, get_sampler, run
 from fewjump.sampler.grid import GridSpec, check_spec
+from fewjump.sampler.prompt import make_prompt
 from fewjump.sampler.trajectory import check_options
 from fewjump.train.state import weights_checksum
+
+# Of NumPy, for an array of two axes.
+_HEADER_BYTES = 128
 
 
 def rollouts(
@@ -65,6 +74,8 @@ def rollouts(
 
     Raises:
         ValueError: for arguments that make no sense, or a file of other samples.
+        BusyError: if another process writes the file.
+        OSError: naming the file, where the disk is full: what is there can be gone on with.
     """
     path = Path(path)
     if path.suffix != ".npy":
@@ -78,6 +89,10 @@ def rollouts(
     method = get_sampler(sampler)
     check_spec(grid, steps, teacher.process.schedule)
     check_options(method, teacher, grid, True)
+    teacher.check_length(length)
+    vocab_size, mask = teacher.clean_vocab_size, teacher.process.mask
+    rows = 1 if prompt is None else len(prompt)
+    make_prompt(prompt, fixed, rows, length, vocab_size, torch.device("cpu"), mask)
     identity = {
         "teacher": weights_checksum(teacher),
         "process": teacher.process.config(),
@@ -90,36 +105,62 @@ def rollouts(
     }
     told = {"samples_of": plain(identity), "data": vocabulary and vocabulary.config()}
     part = path.with_name(path.name + ".part")
-    _take_up(path, part, told)
     dtype = token_dtype(teacher.process.vocab_size)
-    with part.open("r+b" if part.is_file() else "w+b") as file:
-        done = _prepare(file, dtype, num_samples, length)
-        if done > num_samples:
-            raise ValueError(f"{path} holds {done} samples already, more than {num_samples}")
-        with Progress(progress, num_samples, done, unit="sample") as bar:
-            while done < num_samples:
-                count = min(batch_size, num_samples - done)
-                rows = None if prompt is None else torch.arange(done, done + count) % len(prompt)
-                result = run(
-                    teacher,
-                    count,
-                    steps,
-                    method,
-                    grid,
-                    seed,
-                    length=length,
-                    batch_size=batch_size,
-                    prompt=None if prompt is None else prompt[rows],
-                    fixed=None if fixed is None else fixed[rows],
-                    first=done,
-                )
-                file.write(result.samples.cpu().numpy().astype(dtype).tobytes())
-                file.flush()
-                os.fsync(file.fileno())
-                done += count
-                bar.update(count)
-    part.replace(path)
+    check_file_writable(path)
+    _check_same(path, part, told)
+    done = _whole_rows(path if path.is_file() else part, dtype, length)
+    if done > num_samples:
+        raise ValueError(f"{path} holds {done} samples already, more than {num_samples}")
+    notes = path.with_suffix(".json")
+    with folder_made(path.parent), _held_part(path, part, notes):
+        with part.open("r+b") as file:
+            write_text(notes, json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+            file.write(_header(dtype, num_samples, length))
+            file.truncate(file.tell() + done * length * dtype.itemsize)
+            file.seek(0, os.SEEK_END)
+            with Progress(progress, num_samples, done, unit="sample") as bar:
+                while done < num_samples:
+                    count = min(batch_size, num_samples - done)
+                    rows = (
+                        None if prompt is None else torch.arange(done, done + count) % len(prompt)
+                    )
+                    result = run(
+                        teacher,
+                        count,
+                        steps,
+                        method,
+                        grid,
+                        seed,
+                        length=length,
+                        batch_size=batch_size,
+                        prompt=None if prompt is None else prompt[rows],
+                        fixed=None if fixed is None else fixed[rows],
+                        first=done,
+                    )
+                    file.write(narrowed(result.samples.cpu().numpy(), dtype).tobytes())
+                    file.flush()
+                    os.fsync(file.fileno())
+                    done += count
+                    bar.update(count)
+        part.replace(path)
     return path
+
+
+@contextmanager
+def _held_part(path: Path, part: Path, notes: Path) -> Iterator[None]:
+    """Hold the file that samples are added to; a new one is gone again if none was added."""
+    new = not (path.is_file() or part.is_file())
+    if path.is_file():
+        path.replace(part)
+    part.touch()
+    with sole_writer(part), naming(part):
+        try:
+            yield
+        except BaseException:
+            if new and part.stat().st_size <= _HEADER_BYTES:
+                part.unlink()
+                notes.unlink(missing_ok=True)
+            raise
 
 
 def _given(prompt: Tensor | None, fixed: Tensor | None) -> list[Any] | None:
@@ -130,36 +171,36 @@ def _given(prompt: Tensor | None, fixed: Tensor | None) -> list[Any] | None:
     return torch.where(fixed, prompt, -1).tolist()
 
 
-def _take_up(path: Path, part: Path, told: dict[str, Any]) -> None:
-    """Write down what the samples are; a finished file becomes one to go on with.
-
-    Raises:
-        ValueError: if what lies there are other samples.
-    """
+def _check_same(path: Path, part: Path, told: dict[str, Any]) -> None:
+    """Raise ValueError if what lies there are other samples, or nothing says which they are."""
     notes = path.with_suffix(".json")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_file() or part.is_file():
+    if not (path.is_file() or part.is_file()):
+        return
+    try:
         found = json.loads(notes.read_text(encoding="utf-8")) if notes.is_file() else {}
         other = found.get("samples_of") or {}
-        differing = [k for k, v in told["samples_of"].items() if other.get(k) != v]
-        if differing:
-            raise ValueError(
-                f"{path} holds samples of another run (they differ in {', '.join(differing)}); "
-                "give another name, or remove it"
-            )
-        if path.is_file():
-            path.replace(part)
-    text = json.dumps(told, indent=1, ensure_ascii=False) + "\n"
-    notes.write_text(text, encoding="utf-8")
+    except (ValueError, AttributeError) as error:
+        raise ValueError(
+            f"{notes}, which says what the samples in {path} are, is damaged ({error}); remove "
+            "both, or give another name"
+        ) from None
+    differing = [k for k, v in told["samples_of"].items() if other.get(k) != v]
+    if differing:
+        raise ValueError(
+            f"{path} holds samples of another run (they differ in {', '.join(differing)}); "
+            "give another name, or remove it"
+        )
 
 
-def _prepare(file: IO[bytes], dtype: np.dtype, num_samples: int, length: int) -> int:
-    """Write the header for all samples; returns how many whole ones follow, and goes behind."""
+def _header(dtype: np.dtype, num_samples: int, length: int) -> bytes:
+    """NumPy's header; it leaves room for the first axis to grow, so its length stays."""
     described = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False}
-    # NumPy leaves room in the header for the first axis to grow.
+    file = io.BytesIO()
     np.lib.format.write_array_header_1_0(file, {**described, "shape": (num_samples, length)})
-    start, size = file.tell(), length * dtype.itemsize
-    done = max(0, file.seek(0, os.SEEK_END) - start) // size
-    file.truncate(start + done * size)
-    file.seek(start + done * size)
-    return done
+    return file.getvalue()
+
+
+def _whole_rows(file: Path, dtype: np.dtype, length: int) -> int:
+    """How many whole samples a file holds; a write that was cut short leaves a part of one."""
+    size = file.stat().st_size if file.is_file() else 0
+    return max(0, size - len(_header(dtype, 1, length))) // (length * dtype.itemsize)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fewjump.checkpoint import save
+from fewjump.checkpoint.folder import CONFIG_FILE, MODEL_FILES, save
 from fewjump.data import Dataset
 from fewjump.denoiser import Denoiser, NetworkDenoiser, ScoreDenoiser, ScoreNetwork
+from fewjump.files import check_replaceable
+from fewjump.lock import is_main, sole_writer
 from fewjump.objective import Objective, freeze
 from fewjump.train import TrainConfig
 from fewjump.train.data import Tokens
@@ -31,14 +32,31 @@ def set_aside(teacher: Denoiser) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def keep_teacher(
-    teacher: Denoiser, out: str | Path | None, data: Dataset | Tokens | None = None
-) -> None:
-    """Write the teacher to ``out/teacher``, unless it is there or cannot be written."""
-    if out is None or not is_main() or not can_save(teacher):
+@contextmanager
+def run_folder(out: str | Path | None) -> Iterator[None]:
+    """Hold a run's folder for a verb, once what it will replace at its end can be replaced.
+
+    Raises:
+        ValueError: if the folder is that of a saved model, or ``model`` and ``teacher`` in it hold
+            files of someone else's.
+        BusyError, PermissionError, NotADirectoryError: see :func:`fewjump.lock.sole_writer`.
+    """
+    if out is None:
+        yield
         return
-    Path(out).mkdir(parents=True, exist_ok=True)
-    if not (Path(out) / "teacher").exists():
+    with sole_writer(Path(out)):
+        if (Path(out) / CONFIG_FILE).exists():
+            raise ValueError(
+                f"{out} is the folder of a saved model; give a folder of the run's own"
+            )
+        for name in ("model", "teacher"):
+            check_replaceable(Path(out) / name, MODEL_FILES)
+        yield
+
+
+def keep_teacher(teacher: Denoiser, out: str | Path, data: Dataset | Tokens | None = None) -> None:
+    """Write the teacher to ``out/teacher``, if a folder can hold it."""
+    if can_save(teacher):
         save(teacher, Path(out) / "teacher", vocabulary=vocabulary_of(data, teacher))
 
 
@@ -79,11 +97,6 @@ def can_save(model: Denoiser) -> bool:
     if isinstance(model, ScoreDenoiser):
         return isinstance(model.network, ScoreNetwork)
     return isinstance(model, NetworkDenoiser)
-
-
-def is_main() -> bool:
-    """Whether this process is the one that writes."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def vocabulary_of(data: Dataset | Tokens | None, model: Denoiser | None = None) -> Any:

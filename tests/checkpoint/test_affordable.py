@@ -165,7 +165,7 @@ def test_a_repository_of_transformers_is_weighed_whatever_its_weights_are(
     from safetensors.torch import load_file, save_file
 
     from denoiser import tiny_hub
-    from fewjump.denoiser import masked_lm
+    from fewjump.denoiser import pretrained
 
     whole = tmp_path / "whole"
     model = tiny_hub.masked_lm()
@@ -188,13 +188,18 @@ def test_a_repository_of_transformers_is_weighed_whatever_its_weights_are(
         return str(whole / name) if (whole / name).is_file() else None
 
     monkeypatch.setattr(transformers.utils.hub, "cached_file", fetched)
-    assert sorted(masked_lm._files_of_repository("owner/name")) == sorted(whole / f for f in files)
-    reader = transformers.AutoModelForMaskedLM
-    masked_lm._check_affordable("owner/name", model.config, reader)
+    assert sorted(pretrained.weights_files("owner/name")) == sorted(whole / f for f in files)
+    model.config.save_pretrained(whole)
+    read = transformers.AutoConfig.from_pretrained
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", lambda *_, **__: read(whole))
+    filled = pretrained.read_pretrained("owner/name").model
+    pairs = zip(filled.state_dict().values(), model.state_dict().values())
+    assert all(torch.equal(mine, theirs) for mine, theirs in pairs)
     model.config.vocab_size = 10**9
+    model.config.save_pretrained(whole)
     with pytest.raises(ValueError, match="cannot hold"):
-        masked_lm._check_affordable("owner/name", model.config, reader)
+        pretrained.read_pretrained("owner/name")
     if parts:
         (whole / f"{stem}.{end}.index.json").write_text('{"weight_map": 3}')
         with pytest.raises(ValueError, match="is damaged"):
-            masked_lm._files_of_repository("owner/name")
+            pretrained.weights_files("owner/name")

@@ -20,7 +20,7 @@ from fewjump.checkpoint import folder as folder_module
 from fewjump.checkpoint.plain import plain
 from fewjump.denoiser import HEADS, Denoiser, LogitDenoiser, NetworkDenoiser, ScoreDenoiser
 from fewjump.process import Absorbing, Process, ResetToPrior, Uniform
-from fewjump.report.rows import Row
+from fewjump.report import Row
 from fewjump.schedule import Cosine, Geometric, LogLinear
 
 V, L = 6, 8

@@ -15,10 +15,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from experiments.originals import CASES, compare
+from experiments.originals_ledger import ATOL, Ledger
 from fewjump.checkpoint import load_teacher
 from fewjump.denoiser import NetworkDenoiser, ScoreDenoiser
-from fewjump.experiment.originals import CASES, compare
-from fewjump.experiment.originals_ledger import ATOL, Ledger
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "originals"

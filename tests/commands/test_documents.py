@@ -124,9 +124,11 @@ def test_choices_are_the_librarys() -> None:
 
     from fewjump.commands import choices
     from fewjump.data import Packing
+    from fewjump.data.tokens import TokenBits
     from fewjump.objective.known import KnownName
 
     assert get_args(choices.PackingName) == get_args(Packing)
+    assert get_args(choices.TokenBits) == get_args(TokenBits)
     assert get_args(choices.KnownRuleName) == get_args(KnownName)
 
 
@@ -135,7 +137,7 @@ def test_choices_are_the_librarys() -> None:
     [
         (["--text-field", "text"], "has no text in 'text' (it has body)"),
         (["--text-field", "body", "--packing", "fit", "--tokenizer", "bytes"], "use --packing str"),
-        (["--kind", "characters", "--packing", "fit"], "are for documents"),
+        (["--kind", "characters", "--packing", "fit"], "not for"),
         (["--tokenizer", "no/such"], "for one of the hub say hf:no/such"),
     ],
 )
@@ -169,3 +171,36 @@ def test_a_model_that_does_not_say_is_told_its_tokens(
     small = str(model(4, 8).save_pretrained(tmp_path / "small"))
     assert cli.main(["sample", small, *told]) == cli.USAGE
     assert "the tokenizer has 17 tokens and the model 4" in capsys.readouterr().err
+
+
+def test_options_of_data_on_the_command_line(
+    lines: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Wide tokens, a place for the cache, a marked file of options; refusals from every verb."""
+    np.random.default_rng(0).integers(1, 90, 400).astype("<u4").tofile(tmp_path / "d.bin")
+    teacher, place = str(tmp_path / "t"), tmp_path / "place"
+    words = ["train", "--data", str(tmp_path / "d.bin"), "--length", "8", *SMALL, *QUICK]
+    assert cli.main([*words, "--out", teacher]) == cli.USAGE
+    assert "--token-bits 32" in capsys.readouterr().err
+    assert not Path(teacher).exists()
+    assert cli.main([*words, "--out", teacher, "--token-bits", "32"]) == cli.OK
+    config = tmp_path / "c.yaml"
+    config.write_bytes(b"\xef\xbb\xbftext-field: body\r\nlength: 8\r\n")
+    words = ["train", "--data", lines, "--config", str(config), "--cache", str(place)]
+    assert cli.main([*words, "--out", str(tmp_path / "w"), *SMALL, *QUICK]) == cli.OK
+    assert len(list(place.iterdir())) == 1
+    assert not (tmp_path / ".fewjump-cache").exists()
+    wide = ["--data", str(tmp_path / "d.bin"), "--token-bits", "32"]
+    out = ["--out", str(tmp_path / "x")]
+    for verb in (
+        ["train", *SMALL, *QUICK],
+        ["distill", "--teacher", teacher, *QUICK],
+        ["refine", "--teacher", teacher, "--student", teacher, *QUICK],
+        ["evaluate", teacher],
+    ):
+        for option, value in (("--text-field", "b"), ("--packing", "fit"), ("--cache", "c")):
+            assert cli.main([*verb, *wide, *out, option, value]) == cli.USAGE
+            assert f"({option}): not for" in capsys.readouterr().err
+        if verb[0] in ("distill", "refine"):
+            assert cli.main([*verb, *out, "--documents", "3"]) == cli.USAGE
+            assert "--documents says how to read data: give --data" in capsys.readouterr().err

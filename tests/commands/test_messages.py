@@ -239,7 +239,7 @@ def test_the_librarys_names_become_flags() -> None:
 
 def known_flags() -> set[str]:
     """Every flag that a verb or a check of ``verify`` takes."""
-    from fewjump.experiment.checks import CHECKS, check_module
+    from fewjump.verify.checks import CHECKS, check_module
 
     flags = {"--help", "--config", "--debug", "--version", "--no"}
     classes = [options_of(verb) for verb in cli.VERBS]

@@ -20,9 +20,9 @@ from checkpoint import written as w
 from fewjump import cli
 from fewjump.checkpoint import CheckpointError
 from fewjump.checkpoint.families import FAMILIES
-from fewjump.experiment import saved_model
-from fewjump.experiment.checks import CHECKS, run_check
 from fewjump.reading import FamilyName, ReadingOptions, reading_values
+from fewjump.verify import subjects
+from fewjump.verify.checks import CHECKS, run_check
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "originals"
 QUICK = ["--steps", "1", "--batch-size", "2", "--no-progress", "--device", "cpu"]
@@ -61,7 +61,7 @@ def test_the_options_are_one_definition_and_reach_every_verb() -> None:
         options = importlib.import_module(f"fewjump.commands.{verb}").Options
         assert issubclass(options, ReadingOptions), verb
     for name in CHECKS:
-        options = importlib.import_module(f"fewjump.experiment.{name.replace('-', '_')}").Options
+        options = importlib.import_module(f"fewjump.verify.{name.replace('-', '_')}").Options
         takes = "model" in {field.name for field in dataclasses.fields(options)}
         assert issubclass(options, ReadingOptions) == takes, name
 
@@ -128,7 +128,7 @@ def test_evaluate_reads_originals_beside_saved_models(run: Path, tmp_path: Path)
 
 def test_the_named_checks_read_them(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reading = reading_values(ReadingOptions(weights="raw"))
-    model = saved_model.open_saved(run, reading)
+    model = subjects.open_saved(run, reading)
     expected = fewjump.load_teacher(run, weights="raw")
     pairs = zip(model.denoiser.parameters(), expected.parameters())
     assert all(torch.equal(mine, theirs) for mine, theirs in pairs)
@@ -141,7 +141,7 @@ def test_the_named_checks_read_them(run: Path, monkeypatch: pytest.MonkeyPatch) 
         opened.append((path, options))
         raise FileNotFoundError
 
-    monkeypatch.setattr(saved_model, "open_saved", note)
+    monkeypatch.setattr(subjects, "open_saved", note)
     for name in ("recovery", "step-size", "warm-start"):
         with pytest.raises(FileNotFoundError):
             run_check(name, model=run, weights="raw")

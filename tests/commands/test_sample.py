@@ -33,15 +33,20 @@ def test_printed_texts_do_not_depend_on_the_batches(
     assert said(capsys, *words, "--batch-size", "2") == whole
 
 
-def test_batches_are_written_as_they_finish(folder: str, tmp_path: Path, monkeypatch) -> None:
+def test_batches_are_written_as_they_finish_and_appear_at_the_end(
+    folder: str, tmp_path: Path, monkeypatch
+) -> None:
     from fewjump.commands import sample_files
 
     file, sizes = tmp_path / "x.jsonl", []
+    file.write_text("what was there\n")
     add = sample_files.LineWriter.add
 
     def counted(self, tokens) -> None:
         add(self, tokens)
-        sizes.append(len(file.read_text().splitlines()))
+        (beside,) = tmp_path.glob(".x.jsonl.*.tmp")
+        sizes.append(len(beside.read_text().splitlines()))
+        assert file.read_text() == "what was there\n"
 
     monkeypatch.setattr(sample_files.LineWriter, "add", counted)
     words = ["--num-samples", "5", "--batch-size", "2", "--out", str(file)]

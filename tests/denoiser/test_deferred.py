@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from fewjump.denoiser import NetworkDenoiser, ScoreDenoiser, deferred, score_law
-from fewjump.law import LinearLaw, linear_pass, linear_table, linear_token
+from fewjump.law import LinearLaw, cross_entropy, linear_table, logit_pass
 from fewjump.law.product import ProductLaw
 from fewjump.objective import (
     ConditionalMatching,
@@ -74,7 +74,7 @@ def run_both(monkeypatch: pytest.MonkeyPatch) -> RunBoth:
             results.append(do())
         return results[0], results[1]
 
-    for module in (linear_pass, linear_table, linear_token):
+    for module in (logit_pass, linear_table, cross_entropy):
         monkeypatch.setattr(module, "CHUNK_ELEMENTS", 3 * V)
     return both
 

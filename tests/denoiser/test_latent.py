@@ -19,8 +19,14 @@ from fewjump.assembly import for_sampling
 from fewjump.checkpoint import load, save
 from fewjump.denoiser import LatentHead, NetworkDenoiser
 from fewjump.law import LatentLaw
-from fewjump.law.latent import DiscreteLatent, GaussianLatent, straight_through
-from fewjump.law.latent_parts import LatentProduct, PositionLatent, unit_kl
+from fewjump.law.latent import (
+    DiscreteLatent,
+    GaussianLatent,
+    LatentProduct,
+    PositionLatent,
+    straight_through,
+    unit_kl,
+)
 from fewjump.law.product import ProductLaw
 from fewjump.process import Absorbing, Process, Uniform
 from fewjump.random import SampleStreams, generator_for

@@ -11,13 +11,13 @@ from torch import Tensor
 from fewjump.denoiser.base import Denoiser
 from fewjump.evaluate.likelihood import one_evaluation_nll
 from fewjump.evaluate.path_bound import path_bound
-from fewjump.experiment.table_student import make_world
 from fewjump.law import ProductLaw
 from fewjump.law.base import enumerate_states
 from fewjump.problem import EnumeratedJoint
 from fewjump.process import Absorbing, Process, Uniform
 from fewjump.sampler import exact_output_law
 from fewjump.schedule import LogLinear
+from fewjump.verify.table_student import make_world
 
 GRID = (1.0, 0.6, 0.25, 0.0)
 

@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
 
 from fewjump.law.chain import ChainLaw
-from fewjump.law.chain_filter import (
+from fewjump.law.forward_algorithm import (
     backward_messages,
-    chain_log_likelihood,
-    log_space_log_likelihood,
+    log_space_total,
+    log_total,
+    scan_log_total,
+    scan_state_marginals,
+    scan_states,
     state_marginals,
 )
-from fewjump.law.chain_scan import scan_log_likelihood, scan_state_marginals, scan_states
 from fewjump.random import SampleStreams
 
-FORMS = [chain_log_likelihood, scan_log_likelihood]
+
+def likelihood_by(total: Callable[[Tensor, Tensor, bool], Tensor]) -> Form:
+    """log Σ_z p(z₁)e₁(z₁) Πᵢ p(zᵢ₊₁|zᵢ)eᵢ₊₁(zᵢ₊₁), from logits and log-likelihoods."""
+
+    def form(initial: Tensor, transition: Tensor, log_emission: Tensor) -> Tensor:
+        first = initial.log_softmax(-1) + log_emission[:, 0]
+        return total(torch.cat([first[:, None], log_emission[:, 1:]], 1), transition, True)
+
+    return form
+
+
+Form = Callable[[Tensor, Tensor, Tensor], Tensor]
+chain_log_likelihood, log_space_log_likelihood = map(likelihood_by, (log_total, log_space_total))
+FORMS = [chain_log_likelihood, likelihood_by(scan_log_total)]
 
 
 def factors(length: int, states: int = 4, batch: int = 3, scale: float = 2.0) -> list[Tensor]:
@@ -98,11 +115,19 @@ def test_messages_that_underflow_are_computed_again() -> None:
     torch.testing.assert_close(gradient, torch.tensor([[[0.0, 1.0], [0.0, 1.0]]]))
 
 
-def test_backward_messages_close_the_forward_algorithm() -> None:
-    initial, transition, emission = factors(7)
-    ahead = backward_messages(transition, emission)
-    total = (initial.log_softmax(-1) + emission[:, 0] + ahead[:, 0]).logsumexp(-1)
-    torch.testing.assert_close(total, log_space_log_likelihood(initial, transition, emission))
+def test_backward_messages_weigh_what_follows_each_state() -> None:
+    _, transition, emission = factors(7)
+    ahead = backward_messages(emission, transition.log_softmax(-1))
+    for position in (0, 4):
+        totals = []
+        for z in range(4):
+            only = emission.clone()
+            only[:, position] = -torch.inf
+            only[:, position, z] = 0.0
+            totals.append(log_space_total(only[:, position:], transition[:, position:], True))
+        # Messages are up to a constant for each row and position.
+        share = torch.stack(totals, -1).softmax(-1)
+        torch.testing.assert_close(ahead[:, position].softmax(-1), share)
 
 
 def test_both_methods_draw_the_same_path() -> None:

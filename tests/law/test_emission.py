@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from fewjump.law import emission_factored, emission_normaliser
+from fewjump.law import emission as emission_module
+from fewjump.law import emission_normaliser
 from fewjump.law.chain import ChainLaw
-from fewjump.law.emission import DenseEmission, Emission
-from fewjump.law.emission_factored import LowRankEmission, SharedFactorEmission
+from fewjump.law.emission import DenseEmission, Emission, LowRankEmission, SharedFactorEmission
 from fewjump.random import generator_for
 
 B, L, R, V, D = 2, 3, 4, 11, 3
@@ -51,7 +51,7 @@ X0 = torch.tensor([[0, 3, 10], [1, 2, 9]])
 @pytest.fixture(params=[1 << 20, 16])
 def chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """The whole problem in one chunk, and in many."""
-    for module in (emission_factored, emission_normaliser):
+    for module in (emission_module, emission_normaliser):
         monkeypatch.setattr(module, "CHUNK", request.param)
     return request.param
 

@@ -10,7 +10,9 @@ from fewjump.law.emission_normaliser import log_matmul_exp, low_rank_normaliser
 def test_a_factor_that_underflows_is_summed_in_log_space() -> None:
     logits = torch.tensor([[0.0, -torch.inf, -torch.inf]])
     factor = torch.tensor([[-300.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
-    torch.testing.assert_close(log_matmul_exp(logits, factor), torch.tensor([[-300.0, 0.0]]))
+    torch.testing.assert_close(
+        log_matmul_exp(logits[None], factor[None])[0], torch.tensor([[-300.0, 0.0]])
+    )
 
 
 def test_normalisers_agree_with_logsumexp_in_float32() -> None:
@@ -25,4 +27,4 @@ def test_normalisers_agree_with_logsumexp_in_float32() -> None:
     torch.testing.assert_close(low_rank_normaliser(base, features, tokens), expected)
     factor = torch.randn(states, vocab, generator=generator)
     expected = (base[:, None] + factor).logsumexp(-1)
-    torch.testing.assert_close(log_matmul_exp(base, factor), expected)
+    torch.testing.assert_close(log_matmul_exp(base[None], factor[None])[0], expected)

@@ -204,7 +204,7 @@ def test_tempered_hidden_chain_sharpens_states_and_tokens(make: Maker) -> None:
     assert isinstance(law, MarkovLaw)
     greedy = law.tempered(0.0)
     # Temperature 0 follows the most likely state, then its most likely token.
-    chain = law._chain
+    chain = law
     state = chain.state_marginals()[:, 0].argmax(-1)
     states = [state]
     for step in chain.conditionals():
@@ -361,11 +361,11 @@ def test_shapes_are_checked() -> None:
         MarkovLaw(positive(2, 1, S), positive(3, 1, 1, S, S), factors())
     with pytest.raises(ValueError, match="emission must be"):
         MarkovLaw(start, move, factors(), positive(4, 1, 1, S, V))
-    with pytest.raises(ValueError, match="which chain"):
+    with pytest.raises(ValueError, match="which prior"):
         MarkovLaw(*visible_steps(2, 1), factors())
     with pytest.raises(ValueError, match="tables must be"):
         EnumeratedLaw(positive(1, 1, V), factors())
-    with pytest.raises(ValueError, match="which table"):
+    with pytest.raises(ValueError, match="which prior"):
         EnumeratedLaw(positive(1, 2, V**L), factors())
     with pytest.raises(ValueError, match="smaller"):
         EnumeratedLaw(table(), factors(), vocab_size=V - 1)

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from fewjump.law import linear_cross_entropy as lce
-from fewjump.law import linear_pass, linear_table, linear_token
+from fewjump.law import cross_entropy, linear_table, logit_pass
 from fewjump.law.enumerated import EnumeratedLaw
 from fewjump.law.linear import LinearLaw
 from fewjump.law.product import ProductLaw
@@ -22,7 +21,7 @@ MASK = 6
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (linear_pass, linear_table, linear_token):
+    for module in (logit_pass, linear_table, cross_entropy):
         monkeypatch.setattr(module, "CHUNK_ELEMENTS", 2 * V)
     monkeypatch.setattr(linear_table, "_ENTRY_ELEMENTS", 1)
 
@@ -148,8 +147,8 @@ def test_entries_equal_rows() -> None:
     for law in (law_of(parts(0)), law_of(parts(0), None), law_of(parts(0)).tempered(1.0, 0.6)):
         rows = torch.tensor([5, 0, 1, 1])
         columns = torch.tensor([[3, MASK], [1, 0], [2, 2], [MASK, 5]])
-        whole = law.table.index_select(0, rows)
-        torch.testing.assert_close(law.table.entries(rows, columns), whole.gather(1, columns))
+        whole = law.rows.index_select(0, rows)
+        torch.testing.assert_close(law.rows.entries(rows, columns), whole.gather(1, columns))
         torch.testing.assert_close(whole, law.logits.detach().flatten(0, 1)[rows])
 
 
@@ -173,14 +172,16 @@ def test_rows_of_another_time_can_replace_some() -> None:
 @pytest.mark.parametrize("eager", [True, False], ids=["early", "recomputed"])
 def test_soft_gradients_by_finite_differences(eager: bool) -> None:
     (features, weight, bias), others = parts(0), parts(1)
-    target = law_of(others).table
+    target = law_of(others).rows
     rows = torch.tensor([4, 1, 3, 3])
     row_weight = torch.tensor([0.5, 0.0, 2.0, 1.0], dtype=torch.float64)
     impossible = torch.zeros(V, dtype=torch.float64)
     impossible[MASK] = -torch.inf
 
     def loss(h: Tensor, w: Tensor, b: Tensor) -> Tensor:
-        result = lce.linear_soft_cross_entropy(h, w, b + impossible, target, rows, row_weight)
+        result = cross_entropy.linear_soft_cross_entropy(
+            h, w, b + impossible, target, rows, row_weight
+        )
         if eager:
             return 3 * result.total
         return 3 * (row_weight * result.cross_entropy).sum()

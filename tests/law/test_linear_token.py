@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from fewjump.law import linear_pass, linear_token
-from fewjump.law.linear_pass import Gain
-from fewjump.law.linear_token import has_liger, linear_token_cross_entropy
+from fewjump.law import cross_entropy, logit_pass
+from fewjump.law.cross_entropy import has_liger, linear_token_cross_entropy
+from fewjump.law.logit_pass import Gain
 
 N, D, V = 6, 4, 7
 MASK = 6
@@ -22,7 +22,7 @@ TOKENS = torch.tensor([1, 0, 5, 2, 2, 4])
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (linear_pass, linear_token):
+    for module in (logit_pass, cross_entropy):
         monkeypatch.setattr(module, "CHUNK_ELEMENTS", 2 * V)
 
 
@@ -77,20 +77,22 @@ def test_no_rows_cost_nothing() -> None:
 
 def test_an_old_liger_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its gradients of single rows were wrong before the version that is asked for."""
-    monkeypatch.setattr(linear_token, "find_spec", lambda name: object())
+    monkeypatch.setattr(cross_entropy, "find_spec", lambda name: object())
     for version, wanted in (("0.5.2", False), ("0.8.5", True), ("1.0.0", True), ("x", False)):
         has_liger.cache_clear()
-        monkeypatch.setattr(linear_token.metadata, "version", lambda name, v=version: v)
+        monkeypatch.setattr(cross_entropy.metadata, "version", lambda name, v=version: v)
         assert has_liger() is wanted
     has_liger.cache_clear()
-    monkeypatch.setattr(linear_token, "find_spec", lambda name: None)
+    monkeypatch.setattr(cross_entropy, "find_spec", lambda name: None)
     assert not has_liger()
     has_liger.cache_clear()
 
 
 INTERPRETED = """
 import torch
-from fewjump.law.linear_token import _LinearToken, liger_token_cross_entropy
+from functools import partial
+from fewjump.law.cross_entropy import _TokenCrossEntropy, liger_token_cross_entropy
+from fewjump.law.logit_pass import LinearPass
 
 generator = torch.Generator().manual_seed(0)
 device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -103,7 +105,7 @@ for compute, tolerance in ((torch.float32, 2e-6), (torch.bfloat16, 0.03)):
     found = []
     for way in (
         lambda: liger_token_cross_entropy(*values, tokens, compute),
-        lambda: _LinearToken.apply(*values, tokens, torch.float32, None),
+        lambda: _TokenCrossEntropy.apply(partial(LinearPass, torch.float32, None), tokens, *values),
     ):
         loss = way()
         assert loss.shape == (11,) and loss.dtype == torch.float32
@@ -136,13 +138,13 @@ def test_on_a_gpu_liger_is_what_is_called(monkeypatch: pytest.MonkeyPatch) -> No
     if not torch.cuda.is_available():
         pytest.skip("needs a GPU")
     called = []
-    plain = linear_token.liger_token_cross_entropy
+    plain = cross_entropy.liger_token_cross_entropy
 
     def watched(*arguments: object) -> Tensor:
         called.append(1)
         return plain(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(linear_token, "liger_token_cross_entropy", watched)
+    monkeypatch.setattr(cross_entropy, "liger_token_cross_entropy", watched)
     values = [v.detach().cuda() for v in head(torch.float32)]
     got = linear_token_cross_entropy(*values, TOKENS.cuda())
     want = torch.nn.functional.cross_entropy(

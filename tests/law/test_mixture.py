@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from fewjump.law.base import safe_logsumexp
+from fewjump.law.cross_entropy import token_log_prob
+from fewjump.law.emission import DenseEmission
 from fewjump.law.mixture import MixtureLaw
 from fewjump.law.product import ProductLaw
-from fewjump.law.tokens import safe_logsumexp, token_log_prob
 
 B, K, L, V = 2, 3, 4, 5
 
@@ -16,6 +18,11 @@ def law(dtype: torch.dtype = torch.float64) -> MixtureLaw:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(B, K, L, V, generator=generator, dtype=torch.float64)
     return MixtureLaw(logits.to(dtype), torch.randn(B, K, generator=generator).to(dtype))
+
+
+def logits_of(mixture: MixtureLaw) -> torch.Tensor:
+    """A fresh (B, K, L, V)."""
+    return mixture.emission.logits.transpose(1, 2).clone()
 
 
 def test_token_log_prob_and_its_gradient() -> None:
@@ -54,10 +61,8 @@ def test_safe_logsumexp_of_nothing() -> None:
 
 def test_both_memory_layouts_agree() -> None:
     plain = law()
-    other = MixtureLaw(
-        plain.logits.transpose(1, 2).contiguous().transpose(1, 2), plain.weight_logits
-    )
-    assert not other.logits.is_contiguous()
+    other = MixtureLaw(DenseEmission(plain.emission.logits.contiguous()), plain.weight_logits)
+    assert not plain.emission.logits.is_contiguous()
     x0 = torch.randint(V, (B, L))
     torch.testing.assert_close(other.log_prob(x0), plain.log_prob(x0), atol=1e-14, rtol=0)
     known = torch.rand(B, L) < 0.5
@@ -76,14 +81,16 @@ def test_one_component_is_a_product() -> None:
 def test_responsibilities_are_bayes() -> None:
     mixture = law()
     x0 = torch.randint(V, (B, L))
-    each = torch.stack([ProductLaw(mixture.logits[:, k]).log_prob(x0) for k in range(K)], -1)
+    each = torch.stack(
+        [ProductLaw(mixture.emission.logits[:, :, k]).log_prob(x0) for k in range(K)], -1
+    )
     joint = mixture.weight_logits.softmax(-1) * each.exp()
     torch.testing.assert_close(mixture.responsibilities(x0), joint / joint.sum(-1, keepdim=True))
 
 
 def test_gradient_is_finite_with_a_component_that_excludes_the_sequence() -> None:
     base = law()
-    logits = base.logits.clone()
+    logits = logits_of(base)
     logits[:, 0, 0, 1:] = -torch.inf
     logits.requires_grad_()
     x0 = torch.ones(B, L, dtype=torch.int64)
@@ -95,7 +102,7 @@ def test_gradient_is_finite_with_a_component_that_excludes_the_sequence() -> Non
 
 def test_impossible_evidence_keeps_the_weights() -> None:
     base = law()
-    logits = base.logits.clone()
+    logits = logits_of(base)
     logits[..., 0, 1] = -torch.inf
     mixture = MixtureLaw(logits, base.weight_logits)
     x0 = torch.ones(B, L, dtype=torch.int64)

@@ -13,10 +13,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "laws"))
 from registry_laws import p_value
 
 from fewjump.law.base import enumerate_states, ravel
-from fewjump.law.emission import DenseEmission
-from fewjump.law.emission_factored import SharedFactorEmission
-from fewjump.law.field_filter import draw_field_paths, field_log_total, field_marginals
-from fewjump.law.shared_chain import SharedChainLaw
+from fewjump.law.chain import ChainLaw
+from fewjump.law.emission import DenseEmission, SharedFactorEmission
+from fewjump.law.forward_algorithm import draw_paths, log_total, state_marginals
 
 
 def normal(seed: int, *shape: int, scale: float = 1.5) -> Tensor:
@@ -36,19 +35,19 @@ def test_total_and_marginals_are_sums_over_paths() -> None:
     potential[0, 2, 1] = transition[2, 0] = -torch.inf
     paths, weights = path_weights(potential, transition)
     torch.testing.assert_close(
-        field_log_total(potential, transition), weights.logsumexp(-1), atol=1e-12, rtol=0
+        log_total(potential, transition), weights.logsumexp(-1), atol=1e-12, rtol=0
     )
     probability = weights.softmax(-1)
     for z in range(3):
         expected = (probability[:, :, None] * (paths == z)).sum(1)
-        got = field_marginals(potential, transition)[..., z]
+        got = state_marginals(potential, transition)[..., z]
         torch.testing.assert_close(got, expected, atol=1e-12, rtol=0)
 
 
 def test_gradient_is_that_of_the_sum() -> None:
     potential = normal(2, 3, 5, 4).requires_grad_()
     transition = normal(3, 4, 4).requires_grad_()
-    assert torch.autograd.gradcheck(field_log_total, (potential, transition))
+    assert torch.autograd.gradcheck(log_total, (potential, transition))
 
 
 def test_rows_that_underflow_are_summed_in_log_space() -> None:
@@ -58,7 +57,7 @@ def test_rows_that_underflow_are_summed_in_log_space() -> None:
     potential[0, :, 0] = 0.0
     for i in range(5):
         potential[1, i, i % 2] = 0.0
-    value = field_log_total(potential, transition)
+    value = log_total(potential, transition)
     torch.testing.assert_close(value, torch.tensor([0.0, -600.0]))
     value[1].backward()
     torch.testing.assert_close(transition.grad, torch.tensor([[0.0, 2.0], [2.0, 0.0]]))
@@ -85,28 +84,28 @@ def test_it_is_the_posterior_of_a_hidden_markov_chain(noise: str) -> None:
     each = likelihood[..., None, :].log() + emission.log()
     potential = each.logsumexp(-1)
     potential[:, 0] += initial.log()
-    law = SharedChainLaw(potential, matrix.log(), DenseEmission(each))
+    law = ChainLaw(potential, matrix.log(), DenseEmission(each))
     torch.testing.assert_close(law.enumerate()[0].exp(), joint / joint.sum(), atol=1e-12, rtol=0)
 
 
 def test_temperature_agrees_with_the_written_out_chain() -> None:
     potential, transition = normal(7, 2, 4, 3), normal(8, 3, 3)
     base, factor = normal(9, 2, 4, 3), normal(10, 3, 3)
-    law = SharedChainLaw(potential, transition, SharedFactorEmission(base, factor))
-    torch.testing.assert_close(law.explicit().enumerate(), law.enumerate(), atol=1e-11, rtol=0)
+    law = ChainLaw(potential, transition, SharedFactorEmission(base, factor))
+    torch.testing.assert_close(
+        law.by_conditionals().enumerate(), law.enumerate(), atol=1e-11, rtol=0
+    )
     for temperature in (0.5, 1.7):
         torch.testing.assert_close(
             law.tempered(temperature).enumerate(),
-            law.explicit().tempered(temperature).enumerate(),
+            law.by_conditionals().tempered(temperature).enumerate(),
             atol=1e-10,
             rtol=0,
         )
 
 
 def test_cold_law_samples_its_mode_left_to_right() -> None:
-    law = SharedChainLaw(
-        normal(11, 2, 4, 3), normal(12, 3, 3), DenseEmission(normal(13, 2, 4, 3, 2))
-    )
+    law = ChainLaw(normal(11, 2, 4, 3), normal(12, 3, 3), DenseEmission(normal(13, 2, 4, 3, 2)))
     cold = law.tempered(0.0)
     first, second = cold.sample(torch.Generator().manual_seed(1)), cold.sample()
     assert torch.equal(first, second)
@@ -114,10 +113,10 @@ def test_cold_law_samples_its_mode_left_to_right() -> None:
 
 def test_shapes_are_checked() -> None:
     emission = DenseEmission(torch.zeros(2, 3, 4, 5))
-    with pytest.raises(ValueError, match=r"potential must be \(B, L, r\) = \(2, 3, 4\)"):
-        SharedChainLaw(torch.zeros(2, 3, 3), torch.zeros(4, 4), emission)
-    with pytest.raises(ValueError, match=r"transition must be \(r, r\) = \(4, 4\)"):
-        SharedChainLaw(torch.zeros(2, 3, 4), torch.zeros(2, 4, 4), emission)
+    with pytest.raises(ValueError, match=r"potentials \(B, L, r\) = \(2, 3, 4\)"):
+        ChainLaw(torch.zeros(2, 3, 3), torch.zeros(4, 4), emission)
+    with pytest.raises(ValueError, match=r"\(r, r\) = \(4, 4\)"):
+        ChainLaw(torch.zeros(2, 3, 4), torch.zeros(2, 4, 4), emission)
 
 
 def test_paths_of_rows_that_underflow_are_drawn_in_log_space() -> None:
@@ -130,10 +129,10 @@ def test_paths_of_rows_that_underflow_are_drawn_in_log_space() -> None:
     potential[1, 0] = torch.tensor([-torch.inf, -torch.inf, 0.0])
     u = torch.rand(400, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     both = potential.repeat_interleave(200, 0)
-    path = draw_field_paths(both, transition, u)
+    path = draw_paths(both, transition, u)
     assert bool((path[200:] == torch.tensor([2, 1, 1, 1, 1, 1])).all())
     for row, mine in enumerate((slice(0, 200), slice(200, 400))):
-        alone = draw_field_paths(potential[row : row + 1], transition, u[mine])
+        alone = draw_paths(potential[row : row + 1], transition, u[mine])
         assert torch.equal(path[mine], alone)
 
 
@@ -145,7 +144,7 @@ def test_paths_are_drawn_by_their_weights_in_float32() -> None:
     transition[2] += 90.0
     _, weights = path_weights(potential, transition)
     u = torch.rand(20_000, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    drawn = draw_field_paths(potential.float(), transition.float(), u)
+    drawn = draw_paths(potential.float(), transition.float(), u)
     counts = torch.bincount(ravel(drawn, 3), minlength=27)
     assert p_value(counts, weights[0].softmax(-1)) > 1e-4
 
@@ -154,4 +153,4 @@ def test_a_row_without_a_path_is_refused() -> None:
     potential = torch.zeros(2, 3, 2)
     potential[1, 1] = -torch.inf
     with pytest.raises(ValueError, match="cannot draw"):
-        draw_field_paths(potential, torch.zeros(2, 2), torch.full((2, 3), 0.5).double())
+        draw_paths(potential, torch.zeros(2, 2), torch.full((2, 3), 0.5).double())

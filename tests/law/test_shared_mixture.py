@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from fewjump.law import shared_mixture
+from fewjump.law import emission_normaliser
+from fewjump.law.emission import SharedFactorEmission
 from fewjump.law.mixture import MixtureLaw
-from fewjump.law.shared_mixture import SharedMixtureLaw
 
 B, K, L, V = 2, 3, 4, 5
 
@@ -30,9 +30,12 @@ def written_out(base: Tensor, tables: Tensor, weights: Tensor) -> MixtureLaw:
     return MixtureLaw((base[:, :, None] + tables).transpose(1, 2), weights)
 
 
-def plain() -> SharedMixtureLaw:
-    base, tables, weights = parts()
-    return SharedMixtureLaw(base, tables, weights)
+def mixture(base: Tensor, tables: Tensor, weights: Tensor) -> MixtureLaw:
+    return MixtureLaw(SharedFactorEmission(base, tables), weights)
+
+
+def plain() -> MixtureLaw:
+    return mixture(*parts())
 
 
 @pytest.mark.parametrize("scale", [1.0, 400.0])
@@ -42,7 +45,7 @@ def test_log_prob_and_its_gradient_are_those_of_the_mixture(scale: float) -> Non
     values, gradients = [], []
     for shared in (True, False):
         base, tables, weights = (part.requires_grad_() for part in parts(scale))
-        law = (SharedMixtureLaw if shared else written_out)(base, tables, weights)
+        law = (mixture if shared else written_out)(base, tables, weights)
         value = law.log_prob(x0)
         values.append(value.detach())
         gradients.append(torch.autograd.grad(value.sum(), (base, tables, weights)))
@@ -56,12 +59,12 @@ def test_log_prob_and_its_gradient_are_those_of_the_mixture(scale: float) -> Non
 def test_marginals_and_their_gradient_are_those_of_the_mixture(
     scale: float, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared_mixture, "_CHUNK", chunk)
+    monkeypatch.setattr(emission_normaliser, "CHUNK", chunk)
     worth = torch.rand(B, L, V, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     values, gradients = [], []
     for shared in (True, False):
         base, tables, weights = (part.requires_grad_() for part in parts(scale))
-        law = (SharedMixtureLaw if shared else written_out)(base, tables, weights)
+        law = (mixture if shared else written_out)(base, tables, weights)
         value = law.marginals()
         values.append(value.detach())
         gradients.append(torch.autograd.grad((value * worth).sum(), (base, tables, weights)))
@@ -73,8 +76,8 @@ def test_marginals_and_their_gradient_are_those_of_the_mixture(
 @pytest.mark.parametrize("scale", [1.0, 25.0, 60.0])
 def test_marginals_in_float32_lose_no_more_than_its_rounding(scale: float) -> None:
     """At the larger scales normalisers lie near the smallest number that float32 has."""
-    wide = SharedMixtureLaw(*parts(scale)).marginals()
-    narrow = SharedMixtureLaw(*(part.float() for part in parts(scale))).marginals()
+    wide = mixture(*parts(scale)).marginals()
+    narrow = mixture(*(part.float() for part in parts(scale))).marginals()
     torch.testing.assert_close(narrow.double(), wide, atol=2e-5, rtol=1e-4)
 
 
@@ -84,7 +87,7 @@ def test_a_component_without_weight_may_allow_nothing() -> None:
     tables[1, 0, 2] = -torch.inf
     known = torch.zeros(B, L, dtype=torch.bool)
     known[:, 1] = True
-    law = SharedMixtureLaw(base, tables, weights).given(torch.full((B, L), 2), known)
+    law = mixture(base, tables, weights).given(torch.full((B, L), 2), known)
     expected = written_out(base, tables[:, 1:], weights[:, 1:]).given(torch.full((B, L), 2), known)
     torch.testing.assert_close(law.marginals(), expected.marginals(), atol=1e-14, rtol=1e-12)
 
@@ -106,9 +109,9 @@ def test_tempered_twice_is_refused() -> None:
 
 def test_shapes_that_do_not_fit_are_named() -> None:
     base, tables, weights = parts()
-    with pytest.raises(ValueError, match="tables must be"):
-        SharedMixtureLaw(base, tables[1:], weights)
+    with pytest.raises(ValueError, match="log_factor must be"):
+        mixture(base, tables[1:], weights)
     with pytest.raises(ValueError, match="weight_logits must be"):
-        SharedMixtureLaw(base, tables, weights[:, 1:])
+        mixture(base, tables, weights[:, 1:])
     with pytest.raises(ValueError, match="base must be"):
-        SharedMixtureLaw(base[0], tables, weights)
+        mixture(base[0], tables, weights)

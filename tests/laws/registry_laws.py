@@ -16,23 +16,19 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parent))
 from registry import Registry
 
-from fewjump.denoiser.masked_law import MaskedLaw
+from fewjump.denoiser.deferred import MaskedLaw
 from fewjump.denoiser.score_law import ScoreLaw
 from fewjump.law.autoregressive import AutoregressiveLaw, Conditionals, Walk
 from fewjump.law.base import Law
 from fewjump.law.chain import ChainLaw
 from fewjump.law.composed import JoinedLaw, MixtureOf
-from fewjump.law.emission import DenseEmission
-from fewjump.law.emission_factored import LowRankEmission, SharedFactorEmission
+from fewjump.law.emission import DenseEmission, LowRankEmission, SharedFactorEmission
 from fewjump.law.enumerated import EnumeratedLaw
-from fewjump.law.factored_mixture import FactoredMixtureLaw
 from fewjump.law.latent import DiscreteLatent, LatentLaw
 from fewjump.law.linear import LinearLaw
 from fewjump.law.markov import MarkovLaw
-from fewjump.law.mixture import ComponentLogits, MixtureLaw
+from fewjump.law.mixture import MixtureLaw
 from fewjump.law.product import ProductLaw
-from fewjump.law.shared_chain import SharedChainLaw
-from fewjump.law.shared_mixture import SharedMixtureLaw
 from fewjump.process import Absorbing
 from fewjump.schedule import LogLinear
 
@@ -135,38 +131,10 @@ def mixture(seed: int = 0) -> MixtureLaw:
     return MixtureLaw(logits, normal(seed + 1, B, STATES))
 
 
-class TabularComponents(ComponentLogits):
-    """Logits that are a table."""
-
-    def __init__(self, table: Tensor) -> None:
-        self.table = table
-
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        return tuple(self.table.shape)  # type: ignore[return-value]
-
-    def all(self) -> Tensor:
-        return self.table
-
-    def one(self, index: Tensor) -> Tensor:
-        return self.table[torch.arange(len(self.table)), index]
-
-    def select(self, rows: Tensor) -> TabularComponents:
-        return TabularComponents(self.table[rows])
-
-    def expand(self, batch_size: int) -> TabularComponents:
-        return TabularComponents(self.table.expand(batch_size, -1, -1, -1))
-
-
-def factored_mixture(seed: int = 0) -> FactoredMixtureLaw:
+def mixture_low_rank(seed: int = 0) -> MixtureLaw:
     features, tokens = normal(seed + 1, B, L, STATES, 2), normal(seed + 2, V, 2)
     emission = LowRankEmission(forbid(normal(seed, B, L, V)), features, tokens)
-    return FactoredMixtureLaw(emission, normal(seed + 3, B, STATES))
-
-
-def mixture_deferred(seed: int = 0) -> MixtureLaw:
-    law = mixture(seed)
-    return MixtureLaw(TabularComponents(law.logits), law.weight_logits)
+    return MixtureLaw(emission, normal(seed + 3, B, STATES))
 
 
 def chain_with(emission, seed: int, method="sequential") -> ChainLaw:
@@ -200,27 +168,40 @@ def chain_pinned(seed: int = 0) -> ChainLaw:
     return chain_with(inner.pinned(torch.ones(B, L, dtype=torch.int64), known), seed)
 
 
-def shared_chain_with(emission, seed: int) -> SharedChainLaw:
+def potentials_with(emission, seed: int) -> ChainLaw:
     potential, transition = normal(seed, B, L, STATES), normal(seed + 1, STATES, STATES)
     potential[1, 1, 3] = -torch.inf
     transition[1, 2] = -torch.inf
-    return SharedChainLaw(potential, transition, emission)
+    return ChainLaw(potential, transition, emission)
 
 
-def shared_chain(seed: int = 0) -> SharedChainLaw:
+def chain_potentials(seed: int = 0) -> ChainLaw:
     base = forbid(normal(seed + 2, B, L, V))
-    return shared_chain_with(SharedFactorEmission(base, normal(seed + 3, STATES, V)), seed)
+    return potentials_with(SharedFactorEmission(base, normal(seed + 3, STATES, V)), seed)
 
 
-def shared_chain_pinned(seed: int = 0) -> SharedChainLaw:
+def chain_potentials_pinned(seed: int = 0) -> ChainLaw:
     known = torch.tensor([[True, False, False], [False, True, False], [False, False, False]])
     inner = DenseEmission(normal(seed + 2, B, L, STATES, V))
-    return shared_chain_with(inner.pinned(torch.ones(B, L, dtype=torch.int64), known), seed)
+    return potentials_with(inner.pinned(torch.ones(B, L, dtype=torch.int64), known), seed)
 
 
-def shared_mixture(seed: int = 0) -> SharedMixtureLaw:
+def chain_potentials_per_row(seed: int = 0) -> ChainLaw:
+    """A matrix for every row and position."""
+    potential, transition = normal(seed, B, L, STATES), normal(seed + 1, B, L - 1, STATES, STATES)
+    transition[0, 1, 2] = -torch.inf
+    return ChainLaw(potential, transition, DenseEmission(normal(seed + 2, B, L, STATES, V)))
+
+
+def chain_one_matrix(seed: int = 0) -> ChainLaw:
+    emission = DenseEmission(forbid(normal(seed + 2, B, L, STATES, V)))
+    return ChainLaw(normal(seed, B, STATES), normal(seed + 1, STATES, STATES), emission)
+
+
+def mixture_shared(seed: int = 0) -> MixtureLaw:
     tables = normal(seed + 1, L, STATES, V)
-    return SharedMixtureLaw(forbid(normal(seed, B, L, V)), tables, normal(seed + 2, B, STATES))
+    emission = SharedFactorEmission(forbid(normal(seed, B, L, V)), tables)
+    return MixtureLaw(emission, normal(seed + 2, B, STATES))
 
 
 def autoregressive(seed: int = 0) -> AutoregressiveLaw:
@@ -282,16 +263,17 @@ LAWS.add(LinearLaw, linear)
 LAWS.add(ScoreLaw, scores)
 LAWS.add(LinearLaw, linear_masked, "LinearLaw-masked")
 LAWS.add(MixtureLaw, mixture)
-LAWS.add(FactoredMixtureLaw, factored_mixture)
-LAWS.add(MixtureLaw, mixture_deferred, "MixtureLaw-deferred")
+LAWS.add(MixtureLaw, mixture_low_rank, "MixtureLaw-low-rank")
 LAWS.add(ChainLaw, chain)
 LAWS.add(ChainLaw, chain_scan, "ChainLaw-scan")
 LAWS.add(ChainLaw, chain_shared, "ChainLaw-shared-factor")
 LAWS.add(ChainLaw, chain_low_rank, "ChainLaw-low-rank")
 LAWS.add(ChainLaw, chain_pinned, "ChainLaw-pinned")
-LAWS.add(SharedChainLaw, shared_chain)
-LAWS.add(SharedChainLaw, shared_chain_pinned, "SharedChainLaw-pinned")
-LAWS.add(SharedMixtureLaw, shared_mixture)
+LAWS.add(ChainLaw, chain_potentials, "ChainLaw-potentials")
+LAWS.add(ChainLaw, chain_potentials_pinned, "ChainLaw-potentials-pinned")
+LAWS.add(ChainLaw, chain_potentials_per_row, "ChainLaw-potentials-per-row")
+LAWS.add(ChainLaw, chain_one_matrix, "ChainLaw-conditionals-one-matrix")
+LAWS.add(MixtureLaw, mixture_shared, "MixtureLaw-shared")
 LAWS.add(AutoregressiveLaw, autoregressive)
 LAWS.add(MixtureOf, mixture_of_chains, "MixtureOf-chains")
 LAWS.add(MixtureOf, mixture_of_kinds, "MixtureOf-kinds")

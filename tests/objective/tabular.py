@@ -9,6 +9,8 @@ from fewjump.denoiser.base import Denoiser
 from fewjump.law.base import enumerate_states, ravel
 from fewjump.law.product import ProductLaw
 from fewjump.process import Process
+from fewjump.sampler.moves import JumpMove
+from fewjump.sampler.reverse import reverse_rates
 
 
 def random_joint(vocab_size: int, length: int, seed: int = 0) -> Tensor:
@@ -60,3 +62,19 @@ class TabularStudent(Denoiser):
         states = enumerate_states(self.process.vocab_size, teacher.length or 0)
         for k, time in enumerate(self.times.tolist()):
             self.table[k] = teacher(states, time).log_probs().clamp(min=floor)
+
+
+class Constant(Denoiser):
+    """The same logits whatever the state: (1, L, V), or (B, L, V) for a batch of B."""
+
+    def __init__(self, process: Process, logits: Tensor) -> None:
+        super().__init__(process, logits.shape[1])
+        self.logits = logits
+
+    def law(self, x_t: Tensor, t: Tensor) -> ProductLaw:
+        return ProductLaw(self.logits.expand(x_t.shape[0], -1, -1))
+
+
+def euler_table(process: Process, law: ProductLaw, x_t: Tensor, s: Tensor, t: Tensor) -> Tensor:
+    """What the Euler sampler's step from x_t draws from: (B, L, V)."""
+    return JumpMove(x_t, reverse_rates(law, process, x_t, t), t - s, "linear").rows()

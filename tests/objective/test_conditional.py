@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tabular import BruteForceDenoiser, TabularStudent, random_joint
+from tabular import BruteForceDenoiser, TabularStudent, euler_table, random_joint
 
 from fewjump.law.base import enumerate_states, ravel
+from fewjump.law.product import ProductLaw
 from fewjump.objective import ConditionalMatching, freeze
 from fewjump.objective.conditional import compare
-from fewjump.objective.intermediate import euler_marginals
 from fewjump.process import (
     Absorbing,
     Process,
@@ -59,7 +59,8 @@ def gradient_at_teacher(length: int, process, clean_size: int, how: str, gap: fl
         posterior = teacher(reachable, t).marginals().nan_to_num(0.0)
         times = torch.full((n,), t, dtype=torch.float64)
         if how == "student-euler":
-            table, _ = euler_marginals(process, posterior, reachable, times - gap, times)
+            law = ProductLaw(posterior.log())
+            table = euler_table(process, law, reachable, times - gap, times)
         else:
             table = process.reverse_marginals(posterior, reachable, s, t)
         reverse = torch.stack(

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tabular import BruteForceDenoiser, random_joint
+from tabular import BruteForceDenoiser, Constant, euler_table, random_joint
 
 from fewjump.law.base import enumerate_states, ravel
 from fewjump.law.product import ProductLaw
-from fewjump.objective.intermediate import (
-    ancestral_draw,
-    euler_draw,
-    euler_marginals,
-    roll_down,
-)
+from fewjump.objective.intermediate import draw_earlier, roll_down
 from fewjump.process import Absorbing, ResetToPrior, Uniform, gidd, mask_to_uniform
 from fewjump.process.base import Process
+from fewjump.sampler import Ancestral, Euler, ThetaTrapezoidal
 from fewjump.schedule import Linear, LogLinear
 
 PRIOR = torch.tensor([0.5, 0.2, 0.2, 0.1])
@@ -27,6 +23,7 @@ PROCESSES = [
     gidd(4, LogLinear(), 0.3),
     mask_to_uniform(4, Linear(2.0)),
 ]
+SAMPLERS = [Euler(), Ancestral(), ThetaTrapezoidal()]
 N = 60_000
 
 
@@ -57,14 +54,14 @@ def test_structured_euler_follows_equation_11(process, gap, generator):
     total = rate.sum(-1)
     table = rate / total.clamp(min=1)[..., None]
     table = table.scatter(-1, x_t[..., None], (1 - total).clamp(min=0)[..., None])
-    dense, clipped = euler_marginals(process, law.marginals(), x_t, s, t)
-    torch.testing.assert_close(dense, table)
-    torch.testing.assert_close(clipped, (total - 1).clamp(min=0))
-    many = ProductLaw(logits.expand(N, -1, -1))
-    draw = euler_draw(process, many, x_t.expand(N, -1), s.expand(N), t.expand(N), generator)
-    torch.testing.assert_close(draw.clipped_mass, clipped.expand(N, -1))
+    torch.testing.assert_close(euler_table(process, law, x_t, s, t), table, atol=1e-12, rtol=0)
+    student = Constant(process, logits)
+    drawn, clipped = draw_earlier(
+        Euler(), student, x_t.expand(N, -1), s.expand(N), t.expand(N), generator
+    )
+    torch.testing.assert_close(clipped, (total - 1).clamp(min=0).mean())
     for position in range(2):
-        assert_same_law(draw.x_s[:, position], table[0, position])
+        assert_same_law(drawn[:, position], table[0, position])
 
 
 def test_dense_and_structured_draws_agree_on_a_foreign_process(generator):
@@ -85,32 +82,61 @@ def test_dense_and_structured_draws_agree_on_a_foreign_process(generator):
         def config(self):
             return {}
 
-    logits = torch.tensor([[[0.2, 1.0, -1.0, 0.4]]], dtype=torch.float64).expand(N, 1, 4)
+    logits = torch.tensor([[[0.2, 1.0, -1.0, 0.4]]], dtype=torch.float64)
     x_t = torch.full((N, 1), 2)
     t = torch.full((N,), 0.7, dtype=torch.float64)
-    draw = euler_draw(Dense(), ProductLaw(logits), x_t, t - 0.2, t, generator)
-    posterior = ProductLaw(logits[:1]).marginals()
-    table, _ = euler_marginals(Uniform(4, LogLinear()), posterior, x_t[:1], t[:1] - 0.2, t[:1])
-    assert_same_law(draw.x_s[:, 0], table[0, 0])
+    drawn, _ = draw_earlier(Euler(), Constant(Dense(), logits), x_t, t - 0.2, t, generator)
+    table = euler_table(Uniform(4, LogLinear()), ProductLaw(logits), x_t[:1], t[:1] - 0.2, t[:1])
+    assert_same_law(drawn[:, 0], table[0, 0])
 
 
 @pytest.mark.parametrize("process", PROCESSES, ids=repr)
-def test_ancestral_draw_follows_the_reverse_marginals(process, generator):
+def test_the_exact_step_follows_the_reverse_marginals(process, generator):
     logits = torch.tensor([[[0.2, 1.0, -1.0, 0.4]]], dtype=torch.float64)
     if isinstance(process, Absorbing):
         logits[..., 3] = -torch.inf
     x_t = torch.tensor([[3]])
     t, s = torch.tensor([0.8], dtype=torch.float64), torch.tensor([0.3], dtype=torch.float64)
-    draw = ancestral_draw(
-        process,
-        ProductLaw(logits.expand(N, 1, 4)),
+    drawn, _ = draw_earlier(
+        Ancestral(),
+        Constant(process, logits),
         x_t.expand(N, 1),
         s.expand(N),
         t.expand(N),
         generator,
     )
     table = process.reverse_marginals(ProductLaw(logits).marginals(), x_t, s, t)
-    assert_same_law(draw[:, 0], table[0, 0])
+    assert_same_law(drawn[:, 0], table[0, 0])
+
+
+@pytest.mark.parametrize("process", PROCESSES, ids=repr)
+@pytest.mark.parametrize(
+    "sampler", [Euler(), Ancestral(), ThetaTrapezoidal()], ids=lambda s: s.name
+)
+def test_rows_with_times_of_their_own_follow_the_tables_of_their_times(process, sampler):
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(4, 3, 4, generator=generator, dtype=torch.float64)
+    x_t = torch.randint(0, 4, (4, 3), generator=generator)
+    if isinstance(process, Absorbing):
+        logits[..., 3] = -torch.inf
+        visible = x_t != 3
+        certain = torch.full_like(logits, -torch.inf).scatter(-1, x_t[..., None], 0.0)
+        logits = torch.where(visible[..., None], certain, logits)
+    t = torch.tensor([0.9, 0.6, 0.6, 0.3], dtype=torch.float64)
+    s = torch.tensor([0.5, 0.55, 0.1, 0.2], dtype=torch.float64)
+
+    def tables(rows):
+        """What the step's moves draw from, the first draw being x_t itself."""
+        times = (t[rows], s[rows]) if len(rows) > 1 else (t[rows[0]], s[rows[0]])
+        moves = sampler.moves(Constant(process, logits[rows]), x_t[rows], *times)
+        found = [next(moves).rows()]
+        if sampler.evaluations == 2:
+            found.append(moves.send(x_t[rows]).rows())
+        return torch.stack(found)
+
+    together = tables([0, 1, 2, 3])
+    for row in range(4):
+        torch.testing.assert_close(together[:, row], tables([row])[:, 0], atol=1e-12, rtol=0)
 
 
 def test_rollout_reaches_the_true_marginal_of_x_s(generator):

@@ -6,13 +6,12 @@ import math
 
 import pytest
 import torch
-from tabular import BruteForceDenoiser, random_joint
+from tabular import BruteForceDenoiser, euler_table, random_joint
 
 from fewjump.law.base import enumerate_states, ravel
 from fewjump.law.product import ProductLaw
 from fewjump.objective import ConditionalMatching, freeze
-from fewjump.objective.intermediate import euler_marginals
-from fewjump.objective.second_order import trapezoidal_draw
+from fewjump.objective.intermediate import draw_earlier
 from fewjump.process import Absorbing, FixedRate, ResetToPrior, Uniform, birth_death_rate
 from fewjump.process import rescale_to_gap as rescale
 from fewjump.sampler.base import Move
@@ -51,7 +50,7 @@ def test_draws_follow_the_samplers_law_at_times_of_their_own(process, clean, gen
     many = x_t.expand(2 * n, -1)
     t = torch.tensor([p[0] for p in pairs], dtype=torch.float64).repeat(n)
     s = torch.tensor([p[1] for p in pairs], dtype=torch.float64).repeat(n)
-    drawn = trapezoidal_draw(teacher, teacher(many, t), many, s, t, generator).x_s
+    drawn, _ = draw_earlier(ThetaTrapezoidal(), teacher, many, s, t, generator)
     for which, (later, earlier) in enumerate(pairs):
         law = step_law(teacher, x_t, later, earlier)
         assert float(law.sum()) == pytest.approx(1)
@@ -82,7 +81,7 @@ def test_its_error_is_third_order_in_the_step_and_eulers_is_second():
     for gap in gaps:
         truth = reverse(probs, process, states, x_t, t - gap, t)
         later = torch.tensor([t], dtype=torch.float64)
-        table, _ = euler_marginals(process, teacher(x_t, t).marginals(), x_t, later - gap, later)
+        table = euler_table(process, teacher(x_t, t), x_t, later - gap, later)
         errors["euler"].append(float((product_table(table)[0] - truth).abs().sum()))
         law = step_law(teacher, x_t, t, t - gap)
         errors["trapezoidal"].append(float((law - truth).abs().sum()))

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from fewjump.denoiser import Denoiser, NetworkDenoiser
-from fewjump.experiment.verify import random_joint
 from fewjump.objective import (
     ConditionalMatching,
     JointConditionalMatching,
@@ -20,6 +19,7 @@ from fewjump.process import Uniform
 from fewjump.random import SampleStreams
 from fewjump.schedule import LogLinear
 from fewjump.train import TrainConfig, train
+from fewjump.verify.enumeration import random_joint
 
 PROBLEM = EnumeratedJoint(random_joint(4, 3, 1))
 PROCESS = Uniform(4, LogLinear())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -117,16 +118,43 @@ def test_page_refers_to_nothing_outside_and_runs_nothing() -> None:
         assert not any(name.startswith("on") for name in attributes)
         for name in ("src", "href", "srcset", "action"):
             value = attributes.get(name)
-            assert value is None or value.startswith("data:image/png;base64,")
+            assert value is None or value.startswith(("data:image/png;base64,", "#"))
     urls = set(re.findall(r"https?://[^\s\"']+", page))
     assert urls <= {"http://www.w3.org/2000/svg"}
     assert "url(" not in page
+    assert all(m.startswith("#") for m in re.findall(r'href="([^"]*)', page))
     assert "@import" not in page
 
 
-def test_page_is_escaped() -> None:
+def test_a_page_without_the_extra_has_all_but_the_drawings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("matplotlib", "PIL", "PIL.Image"):
+        monkeypatch.setitem(sys.modules, name, None)
     page = render(full_report())
-    assert "<script>" not in page
+    text = "".join(parse(page).words)
+    for part in ("It worked.", "Because.", "12345678901", "Every measured", "line", "1.23e6"):
+        assert part in text
+    report = full_report()
+    drawings = len(report.charts) + len(report.training) + 1
+    assert text.count("pip install 'fewjump[report]'") == drawings == 4
+    assert "<svg" not in page
+    assert "<img" not in page
+
+
+def test_the_same_report_gives_the_same_page() -> None:
+    assert render(full_report()) == render(full_report())
+
+
+def test_page_is_escaped() -> None:
+    bad = "<script>alert(1)</script>"
+    line = Series(bad, [1, 2], [1, 2])
+    report = Report(
+        bad, bad, [bad], [KeyNumber(bad, bad)], [Chart(bad, [line], y_label=bad, caption=bad)],
+        [SampleGroup(bad, [TextSamples(bad, [bad], caption=bad)])],
+        [Table(bad, [bad], [[bad]], bad)], [Note(bad, [bad])], [],
+        {bad: bad}, [Row(bad, bad, 1, 1, bad, 1.0)], bad,
+    )  # fmt: skip
+    assert "<script" not in render(report)
+    page = render(full_report())
     assert "A title with &lt;b&gt; &amp; <code>code</code>" in page
     assert "<title>A title with &lt;b&gt; &amp; code</title>" in page
 

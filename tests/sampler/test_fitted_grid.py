@@ -11,8 +11,6 @@ from torch import Tensor
 
 from fewjump.denoiser import NetworkDenoiser
 from fewjump.evaluate.exact import data_law, kl
-from fewjump.experiment.brute_force import position_marginals, tables
-from fewjump.experiment.verify import pad_for_mask, processes, random_joint
 from fewjump.law import ProductLaw
 from fewjump.law.base import enumerate_states
 from fewjump.problem import EnumeratedJoint, MarkovChain
@@ -22,6 +20,8 @@ from fewjump.sampler.cheapest_grid import IntervalCosts
 from fewjump.sampler.fitted_grid import _StratifiedStreams
 from fewjump.sampler.interval_cost import forward_entropies, reverse_entropies
 from fewjump.schedule import Cosine, LogLinear, Time
+from fewjump.verify.brute_force import position_marginals, tables
+from fewjump.verify.enumeration import pad_for_mask, processes, random_joint
 
 JOINT = random_joint(4, 3, 1)
 TIMES = (0.0, 0.2, 0.5, 0.75, 1.0)

@@ -89,11 +89,22 @@ def test_prior_without_one_token() -> None:
     for x in range(4):
         expected = prior.clone()
         expected[x] = 0
-        samples = draw_other(prior, torch.full((N,), x), uniforms(N))
+        samples = draw_other(prior, torch.full((N,), x), uniforms(N), torch.zeros(N).long())
         assert chi_square_p(samples[:, None], expected / expected.sum(), 4) > 1e-4
         edges = torch.tensor([2.0**-53, 1 - 2.0**-53], dtype=torch.float64)
-        ends = draw_other(prior, torch.full((2,), x), edges)
+        ends = draw_other(prior, torch.full((2,), x), edges, torch.zeros(2).long())
         assert bool((expected[ends] > 0).all())
+
+
+def test_priors_of_each_rows_own_without_one_token() -> None:
+    priors = torch.tensor([[0.5, 0.0, 0.2, 0.3], [0.1, 0.6, 0.3, 0.0]], dtype=torch.float64)
+    row, x = torch.tensor([1, 0, 1]).repeat(N), torch.tensor([1, 3, 0]).repeat(N)
+    samples = draw_other(priors, x, uniforms(3 * N), row)
+    for which, (prior, token) in enumerate([(1, 1), (0, 3), (1, 0)]):
+        expected = priors[prior].clone()
+        expected[token] = 0
+        drawn = samples[which::3, None]
+        assert chi_square_p(drawn, expected / expected.sum(), 4) > 1e-4
 
 
 def test_jumps_through_the_prior_and_the_data_over_a_large_vocabulary() -> None:

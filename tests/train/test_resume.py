@@ -156,7 +156,7 @@ def test_a_finished_run_is_not_trained_again(tmp_path):
     ("changes", "words"),
     [
         ({"lr": 0.5}, r"train\.lr: 0\.01 → 0\.5"),
-        ({"steps": 13}, r"train\.steps: 12 → 13"),
+        ({"batch_size": 4}, r"train\.batch_size: 8 → 4"),
         ({"seed": 1}, r"train\.seed"),
     ],
 )

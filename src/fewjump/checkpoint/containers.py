@@ -31,6 +31,7 @@ from fewjump.checkpoint.rekey import (
     in_parameter_order,
 )
 from fewjump.checkpoint.tokenizer_mask import mask_of_folder, mask_of_pickled
+from fewjump.denoiser.wrappers import split_name
 from fewjump.reading import WeightsName
 
 ContainerName = Literal[
@@ -137,7 +138,7 @@ def _locate(path: Path) -> tuple[Path, Path]:
 
 
 def _folder(file: Path, config: dict[str, Any], everything: Weights) -> Opened:
-    nested = any(".backbone." in f".{name}" for name in everything.shapes)
+    nested = any("backbone" in split_name(name)[0] for name in everything.shapes)
     names, beside = bare_names({name: name for name in everything.shapes}, nested)
     ignored = _beside(file, beside)
     weights = _renamed(everything, names)

@@ -4,7 +4,7 @@
     model.safetensors    the parameters, under the names of ``state_dict``
     README.md            a model card
 
-A reader finds a whole model or none (:mod:`fewjump.checkpoint.replace`).
+A reader finds a whole model or none (:mod:`fewjump.files`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -23,14 +23,26 @@ import fewjump
 from fewjump.checkpoint.card import model_card
 from fewjump.checkpoint.errors import reason
 from fewjump.checkpoint.plain import plain
-from fewjump.checkpoint.replace import check_replaceable, replacing, resolve
 from fewjump.denoiser import Denoiser, NetworkDenoiser, ScoreDenoiser, head_from_config
 from fewjump.denoiser.affordable import contents, without_memory
 from fewjump.denoiser.network import network_from_config, trunk_config
+from fewjump.denoiser.wrappers import matched_names, unwrapped
+from fewjump.files import (
+    check_readable,
+    check_replaceable,
+    resolve,
+    whole_file,
+    whole_folder,
+    write_text,
+)
 from fewjump.sampler.kept_grids import current_grids, read_grids
+from fewjump.train.state import weights_checksum
 
 FORMAT_VERSION = 1
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
+MODEL_FILES = (CONFIG_FILE, WEIGHTS_FILE, CARD_FILE)
+# In the configuration and in the weights' metadata: the two belong together where it is the same.
+WEIGHTS_KEY = "weights"
 DENOISERS: dict[str, type[NetworkDenoiser] | type[ScoreDenoiser]] = {
     "network": NetworkDenoiser,
     "score": ScoreDenoiser,
@@ -59,7 +71,8 @@ def save(
 
     Args:
         denoiser: a :class:`~fewjump.denoiser.NetworkDenoiser`, or a
-            :class:`~fewjump.denoiser.ScoreDenoiser` of a ``ScoreNetwork``.
+            :class:`~fewjump.denoiser.ScoreDenoiser` of a ``ScoreNetwork``; compiled or wrapped for
+            several processes, as a whole or in part, it is saved as the same without.
         path: the folder. Its parents are created.
         vocabulary: how tokens become text or images again: an object with a ``config()`` method,
             or plain data. Comes back as ``read_config(path)["data"]``.
@@ -73,17 +86,21 @@ def save(
     Raises:
         ValueError: if the denoiser has no configuration, if the given data is not plain, or if
             ``path`` is something other than a saved model.
+        OSError: naming the file, where the disk is full or the folder cannot be written.
     """
     path = Path(path)
+    denoiser = unwrapped(denoiser)
     config = _describe(denoiser, vocabulary, metrics, training)
     text = json.dumps(config, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     card = model_card(path.name, denoiser, config)
     tensors = _tensors(denoiser)
-    check_replaceable(path, {CONFIG_FILE, WEIGHTS_FILE, CARD_FILE})
-    with replacing(path) as folder:
-        save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
-        (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
-        (folder / CARD_FILE).write_text(card, encoding="utf-8")
+    metadata = {"format": "pt", WEIGHTS_KEY: config[WEIGHTS_KEY]}
+    check_replaceable(path, MODEL_FILES)
+    with whole_folder(path) as folder:
+        with whole_file(folder / WEIGHTS_FILE) as weights:
+            save_file(tensors, weights, metadata=metadata)
+        write_text(folder / CONFIG_FILE, text)
+        write_text(folder / CARD_FILE, card)
     return path
 
 
@@ -131,14 +148,17 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> NetworkDenoise
 
     Raises:
         FileNotFoundError: if the folder or one of its files is missing.
-        ValueError: for an unknown format version or configuration, a damaged file, and for
-            tensors that are missing, not expected, or of the wrong shape.
+        PermissionError: if a file may not be read.
+        ValueError: for an unknown format version or configuration, a damaged file, files of
+            different models, and for tensors that are missing, not expected, or of the wrong
+            shape, once the marks of wrappers are taken off their names.
     """
     folder = resolve(Path(path))
     config = read_config(folder)
     weights = folder / WEIGHTS_FILE
     if not weights.is_file():
         raise FileNotFoundError(f"{folder} has no {WEIGHTS_FILE}; copy or save the whole folder")
+    check_readable(weights)
     try:
         description = config["denoiser"]
         _check_affordable(description, weights)
@@ -151,8 +171,20 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> NetworkDenoise
         ) from error
     try:
         tensors = load_file(weights)
+        with safe_open(weights, framework="pt") as reader:
+            belongs = (reader.metadata() or {}).get(WEIGHTS_KEY)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{weights} is damaged: {error}; copy or save it again") from None
+    if belongs is not None and belongs != config.get(WEIGHTS_KEY, belongs):
+        raise ValueError(
+            f"{weights} and {folder / CONFIG_FILE} are of different models; take both files from "
+            "the same save"
+        )
+    try:
+        names = matched_names(tensors, denoiser.state_dict().keys())
+    except ValueError as error:
+        raise ValueError(f"{weights}: {error}") from None
+    tensors = {names[name]: tensor for name, tensor in tensors.items()}
     _check_tensors(weights, tensors, denoiser.state_dict())
     # A file's tensors lie where its header ends. Arithmetic on memory that is not aligned as torch
     # aligns its own may differ in the last bit.
@@ -176,6 +208,7 @@ def _describe(denoiser: Denoiser, vocabulary: Any, metrics: Any, training: Any) 
         "format_version": FORMAT_VERSION,
         "fewjump_version": fewjump.__version__,
         "torch_version": str(torch.__version__),
+        WEIGHTS_KEY: weights_checksum(denoiser),
         "denoiser": plain(denoiser.config(), "denoiser"),
         "data": plain(vocabulary, "vocabulary"),
         "metrics": plain(metrics, "metrics"),

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import uuid
 from pathlib import Path
 
 from fewjump.checkpoint.folder import CONFIG_FILE, read_config
 from fewjump.denoiser import Denoiser
+from fewjump.files import write_text
 from fewjump.sampler.kept_grids import current_grids
 
 
@@ -37,10 +36,4 @@ def write_grids(denoiser: Denoiser, folder: str | Path) -> None:
         raise ValueError("this denoiser carries no grids; use fewjump.sampler.keep_grid first")
     config = {**read_config(folder), "grids": grids}
     text = json.dumps(config, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    file = Path(folder) / CONFIG_FILE
-    temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex[:12]}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_text(Path(folder) / CONFIG_FILE, text)

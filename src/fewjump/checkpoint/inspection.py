@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewjump.checkpoint.teacher import read_teacher
+from fewjump.checkpoint.opening import model_place, open_described
+from fewjump.checkpoint.teacher import Facts, local_path, read_teacher
 from fewjump.denoiser import Denoiser
+from fewjump.denoiser.pretrained import is_masked_lm
 from fewjump.law import Law
 from fewjump.process import Absorbing, Uniform
 from fewjump.reading import WeightsName
@@ -89,17 +92,29 @@ def inspect(
         raise ValueError(f"samples and steps must be at least 1, got {samples} and {steps}")
     with warnings.catch_warnings(record=True):
         warnings.simplefilter("always")
-        denoiser, facts = read_teacher(path_or_hub_id, weights, family, **options)
+        denoiser, facts = _read(path_or_hub_id, weights=weights, family=family, **options)
     found = asdict(facts)
     schedule = denoiser.process.schedule
     found["process"] = denoiser.process.config()
     found["schedule"] = schedule.config()
     found["noise_levels"] = {str(t): float(schedule.sigma_bar(t)) for t in (*TIMES, 1.0)}
     if check:
-        own = denoiser.length or 32
+        own = min(denoiser.length or 32, denoiser.longest or 128)
         length = min(own, 128) if length is None else length
         found["check"] = check_denoiser(denoiser, samples, steps, length, seed)
     return found
+
+
+def _read(
+    path_or_hub_id: str | Path, device: torch.device | str = "cpu", **reading: Any
+) -> tuple[Denoiser, Facts]:
+    place = local_path(path_or_hub_id)
+    with suppress(FileNotFoundError):
+        place = model_place(place)
+    if is_masked_lm(place):
+        denoiser, _, facts = open_described(place, device, reading, told=False)
+        return denoiser, facts
+    return read_teacher(place, device=device, **reading)
 
 
 @torch.no_grad()
@@ -125,7 +140,7 @@ def _at(denoiser: Denoiser, x0: Tensor, t: float, generator: torch.Generator) ->
     process = denoiser.process
     x_t = process.corrupt(x0, 0.0, t, generator)
     law: Law = denoiser(x_t, t)
-    p = law.marginals().double()
+    p = law.precise_marginals()
     masked = isinstance(process, Absorbing)
     asked = x_t == process.mask if isinstance(process, Absorbing) else torch.ones_like(x_t).bool()
     rows = p[asked]

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from fewjump.checkpoint.errors import CheckpointError, listed
+from fewjump.denoiser.wrappers import split_name
 
 Shape = tuple[int, ...]
 
@@ -51,8 +52,8 @@ BESIDE_EXACTLY = ("limiting_distribution",)
 def bare_names(entries: Mapping[Any, Any], nested: bool) -> tuple[dict[str, Any], list[str]]:
     """The network's entries under their own names, and the names of what lies beside it.
 
-    Wrappers leave marks in names: ``_orig_mod.`` (torch.compile), ``module.`` (DDP), and one
-    ``backbone.`` for every model that holds the network.
+    The marks of wrappers are taken off (:mod:`fewjump.denoiser.wrappers`), ``backbone.`` among
+    them: one for every model that holds the network.
 
     Args:
         entries: a state dictionary.
@@ -66,11 +67,8 @@ def bare_names(entries: Mapping[Any, Any], nested: bool) -> tuple[dict[str, Any]
     for name, value in entries.items():
         if not isinstance(name, str):
             raise CheckpointError(f"a tensor is called {str(name)[:40]!r}, which is not a text")
-        bare = _without_wrappers(name)
-        inside = bare.startswith("backbone.")
-        while bare.startswith("backbone."):
-            bare = bare.removeprefix("backbone.")
-        if nested and not inside:
+        holders, bare = split_name(name)
+        if nested and "backbone" not in holders:
             beside.append(bare)
             continue
         if bare in network:
@@ -82,12 +80,6 @@ def bare_names(entries: Mapping[Any, Any], nested: bool) -> tuple[dict[str, Any]
             f"found {listed(entries)}"
         )
     return network, beside
-
-
-def _without_wrappers(name: str) -> str:
-    parts = name.split(".")
-    start = 1 if parts[0] in ("module", "model") and len(parts) > 1 else 0
-    return ".".join(part for part in parts[start:] if part != "_orig_mod")
 
 
 def expected_names(blocks: int, classes: bool) -> list[str]:

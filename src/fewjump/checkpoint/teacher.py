@@ -17,10 +17,12 @@ from fewjump.checkpoint.families import describe
 from fewjump.checkpoint.folder import CONFIG_FILE, load, read_config
 from fewjump.checkpoint.hub import download
 from fewjump.checkpoint.sizes import Sizes
+from fewjump.checkpoint.vocabulary import adopt_tokenizer, settle_vocabulary, tokenizer_config
 from fewjump.denoiser import NetworkDenoiser, ScoreDenoiser, ScoreNetwork
 from fewjump.process import Absorbing
 from fewjump.reading import WeightsName
 from fewjump.schedule import Schedule
+from fewjump.tokenizing import HUB
 
 OWN = "fewjump folder"
 
@@ -64,6 +66,7 @@ def load_teacher(
     mask: int | None = None,
     schedule: Schedule | None = None,
     label: int | None = None,
+    tokenizer: Any = None,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> NetworkDenoiser | ScoreDenoiser:
@@ -86,6 +89,9 @@ def load_teacher(
         label: class to condition a class-conditional checkpoint on; the last one stands for "no
             class". None adds no class embedding at all, as the originals do when they are given
             no class.
+        tokenizer: what its tokens are: ``transformers`` or ``tokenizers`` object, a path, or
+            ``hf:owner/name``. States that stand for none of them are kept (never noised, never
+            generated).
         dtype: of the parameters.
         device: where to put them.
 
@@ -105,6 +111,7 @@ def load_teacher(
         mask=mask,
         schedule=schedule,
         label=label,
+        tokenizer=tokenizer,
         dtype=dtype,
         device=device,
     )
@@ -119,6 +126,7 @@ def read_teacher(
     mask: int | None = None,
     schedule: Schedule | None = None,
     label: int | None = None,
+    tokenizer: Any = None,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> tuple[NetworkDenoiser | ScoreDenoiser, Facts]:
@@ -128,7 +136,10 @@ def read_teacher(
     path = local_path(path_or_hub_id)
     own = own_folder(path)
     if own is not None:
-        return _own(own, weights, family, dtype, device)
+        denoiser, facts = _own(own, weights, family, dtype, device)
+        facts.notes += settle_vocabulary(denoiser, read_config(own)["data"], tokenizer, own)[1]
+        return denoiser, facts
+    vocabulary = None if tokenizer is None else tokenizer_config(tokenizer)
     with opened(path) as found:
         try:
             described = describe(found.config, family or _guessed(found))
@@ -139,6 +150,8 @@ def read_teacher(
             sizes = checked_sizes(read, described)
             process, notes = process_of(found, described, sizes, mask, schedule)
             denoiser = build(read, described, sizes, process, label, dtype)
+            if vocabulary is not None:
+                notes += adopt_tokenizer(denoiser, vocabulary, mask is not None)
         except CheckpointError as error:
             raise CheckpointError(f"{found.file}: {error}") from None
     if found.config is None:
@@ -168,7 +181,7 @@ def local_path(path_or_hub_id: str | Path) -> Path:
     path = Path(path_or_hub_id)
     if path.exists():
         return path
-    text = str(path_or_hub_id)
+    text = str(path_or_hub_id).removeprefix(HUB)
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", text):
         raise FileNotFoundError(f"there is no file or folder {path}")
     return download(text)
@@ -202,12 +215,17 @@ def _own(
     except (ValueError, FileNotFoundError) as error:
         raise CheckpointError(str(error)) from None
     check_values(dict(denoiser.named_parameters()))
+    return denoiser.eval(), own_facts(folder, denoiser)
+
+
+def own_facts(folder: Path, denoiser: NetworkDenoiser | ScoreDenoiser) -> Facts:
+    """Where a saved model of this library came from."""
     trunk = denoiser.trunk if isinstance(denoiser, NetworkDenoiser) else None
     if isinstance(denoiser, ScoreDenoiser) and isinstance(denoiser.network, ScoreNetwork):
         trunk = denoiser.network.trunk
     process = denoiser.process
     kind = f"{denoiser.kind} student" if isinstance(denoiser, NetworkDenoiser) else "score network"
-    facts = Facts(
+    return Facts(
         path=str(folder),
         container=OWN,
         family=kind,
@@ -217,7 +235,6 @@ def _own(
         sizes={} if trunk is None else trunk.config.config(),
         mask=process.mask if isinstance(process, Absorbing) else None,
     )
-    return denoiser.eval(), facts
 
 
 def _guessed(found: Opened) -> str | None:

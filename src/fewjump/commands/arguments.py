@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from fewjump.config import type_in_words
+from fewjump.files import write_text
+from fewjump.textfile import read_text
 
 T = TypeVar("T")
 
@@ -68,11 +70,11 @@ def refuse_unusable(options: Any) -> None:
         for one in value if isinstance(value, list | tuple) else [value]:
             if isinstance(one, float) and not math.isfinite(one):
                 raise ValueError(f"{flag} must be a finite number, got {one}")
-        if field.name == "device" and value is not None:
+        if field.name == "device" and isinstance(value, str):
             from fewjump.device import usable_device
 
             try:
-                usable_device(str(value))
+                usable_device(value)
             except ValueError as error:
                 # "device 'cuda:9' is …", which is how the flag is called, too.
                 raise ValueError(f"--{error}") from None
@@ -196,7 +198,7 @@ def flags_from_yaml(options: type, path: Path) -> list[str]:
     import yaml
 
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(read_text(path))
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
     if content is None:
@@ -247,10 +249,9 @@ def save_options(options: Any, folder: Path, without: Sequence[str] = ()) -> Pat
     """Write every option, defaults included, to ``options.yaml`` in a run's folder."""
     import yaml
 
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "options.yaml"
     text = yaml.safe_dump(as_mapping(options, without), sort_keys=False, allow_unicode=True)
-    path.write_text("# Read again with --config\n" + text, encoding="utf-8")
+    write_text(path, "# Read again with --config\n" + text)
     return path
 
 

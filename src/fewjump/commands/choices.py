@@ -11,6 +11,7 @@ GridName = Literal["uniform", "cosine", "log-linear", "fitted"]
 ProcessName = Literal["masked", "uniform", "mask-to-uniform", "uniform-to-mask", "gidd"]
 ScheduleName = Literal["log-linear", "cosine", "geometric", "linear"]
 DataKindName = Literal["auto", "characters", "bytes", "lines", "tokens", "documents"]
+TokenBits = Literal[8, 16, 32, 64]
 KnownRuleName = Literal["prefix", "infill", "scattered"]
 TimesName = Literal[
     "uniform",

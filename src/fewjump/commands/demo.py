@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
+
+from fewjump.files import check_file_writable, write_text
+from fewjump.lock import sole_writer
 
 
 @dataclass
@@ -52,17 +58,53 @@ def run(options: Options) -> int:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     out = options.out or Path(f"demo-{options.kind}")
-    if options.kind == "digits":
-        from fewjump.experiment.demo_digits import run_demo
+    with sole_writer(out), _same_options(options, out):
+        check_file_writable(out / "report.html")
+        made: dict[str, Any] = {"seed": options.seed, "quick": options.quick}
+        if options.kind == "digits":
+            from fewjump.demo.digits import run_demo
 
-        report = run_demo(out, seed=options.seed, quick=options.quick)
-    elif options.kind == "text":
-        from fewjump.experiment.demo_text import run_demo
+            report = run_demo(out, **made)
+        elif options.kind == "text":
+            from fewjump.demo.text import run_demo
 
-        report = run_demo(out, data=options.data, seed=options.seed, quick=options.quick)
-    else:
-        from fewjump.experiment.demo_markov import run_demo
+            report = run_demo(out, data=options.data, **made)
+        else:
+            from fewjump.demo.markov import run_demo
 
-        report = run_demo(out, seed=options.seed, quick=options.quick)
+            report = run_demo(out, **made)
     print(f"report: {report}")
     return 0
+
+
+@contextmanager
+def _same_options(options: Options, out: Path) -> Iterator[None]:
+    """Write down what a demo is made from; its models are taken up when it is started again.
+
+    Raises:
+        ValueError: if the folder holds a demo of other options.
+    """
+    from fewjump.config import differences
+
+    path = out / "demo.json"
+    now = {"kind": options.kind, "seed": options.seed, "quick": options.quick}
+    now["data"] = None if options.data is None else str(options.data.resolve())
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else now
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is damaged; remove {out}, or give another --out")
+    if found != now:
+        lines = ", ".join(differences(found, now))
+        raise ValueError(
+            f"{out} holds a demo of other options ({lines}); give another --out, or remove it"
+        )
+    write_text(path, json.dumps(now, indent=1, ensure_ascii=False) + "\n")
+    try:
+        yield
+    except BaseException:
+        # No model was begun.
+        if not any(one.is_dir() for one in out.iterdir()):
+            path.unlink()
+        raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,10 +18,11 @@ from fewjump.commands.choices import (
 from fewjump.commands.documents import (
     DocumentOptions,
     KnownOptions,
-    TokenizerOption,
     document_values,
+    refuse_without_data,
 )
-from fewjump.commands.training import TrainingOptions, is_main, training_values
+from fewjump.commands.training import TrainingOptions, training_values
+from fewjump.lock import is_main
 from fewjump.reading import ReadingOptions, reading_values
 
 if TYPE_CHECKING:
@@ -106,9 +108,7 @@ class Subject:
 
 
 @dataclass
-class Options(
-    TrainingOptions, DocumentOptions, ReadingOptions, TokenizerOption, KnownOptions, Subject
-):
+class Options(TrainingOptions, DocumentOptions, ReadingOptions, KnownOptions, Subject):
     """Distil a teacher into a student that needs few evaluations.
 
     The student sees a noisy sequence and learns to answer what the frozen teacher answers at a
@@ -124,14 +124,12 @@ class Options(
 
 def run(options: Options) -> int:
     from fewjump.api import distill
-    from fewjump.assembly import for_sampling
-    from fewjump.checkpoint import read_config, save
     from fewjump.commands.models import open_data_like, open_model
     from fewjump.data.load import DEFAULT_LENGTH
 
-    teacher = open_model(
-        options.teacher, tokenizer=options.tokenizer, reading=reading_values(options)
-    )
+    if options.data is None:
+        refuse_without_data(options)
+    teacher = open_model(options.teacher, reading=reading_values(options))
     data = None
     if options.data is not None:
         data = open_data_like(
@@ -143,6 +141,7 @@ def run(options: Options) -> int:
             "without them: run `fewjump rollouts` first, and give its file as --data"
         )
     elif teacher.denoiser.length is None:
+        teacher.denoiser.check_length(options.length or DEFAULT_LENGTH)
         teacher.denoiser.length = options.length or DEFAULT_LENGTH
     matching = options.matching or ("forward" if data is not None else "teacher-rollout")
     if data is None and matching != "teacher-rollout":
@@ -150,9 +149,9 @@ def run(options: Options) -> int:
     if data is None and options.known is not None:
         raise ValueError("--known shows a part of the data: give --data")
     objective = objective_of(options, matching, teacher.denoiser.process)
-    if is_main():
-        save_options(options, options.out)
-    student = distill(
+    # Without data the library is not told what the tokens mean; the teacher's folder knows.
+    teacher.denoiser.vocabulary_config = teacher.vocabulary.config()
+    distill(
         teacher.denoiser,
         data,
         student=options.student,
@@ -161,17 +160,11 @@ def run(options: Options) -> int:
         warm_start=options.warm_start,
         lora=options.lora,
         out=options.out,
+        accepted=partial(save_options, options),
         **training_values(options),
     )
-    folder = options.out / "model"
-    if not is_main():
-        return 0
-    if data is None:
-        # Without data the library was not told what the tokens mean; the teacher's folder knows.
-        config = read_config(folder)
-        student = for_sampling(student)
-        save(student, folder, vocabulary=teacher.vocabulary, training=config["training"])
-    print(f"student: {folder}")
+    if is_main():
+        print(f"student: {options.out / 'model'}")
     return 0
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
-from fewjump.commands.choices import KnownRuleName, PackingName
+from fewjump.commands.choices import KnownRuleName, PackingName, TokenBits
 
 
 @dataclass
 class DocumentOptions:
-    """How to read documents: .jsonl, .parquet, a data set's folder, hf:owner/name, or text."""
+    """How to read documents (.jsonl, .json, .csv, .tsv, .parquet, a data set's folder,
+    hf:owner/name, or text) and tokens (.bin)."""
 
     text_field: str = "text"
     """Documents: where the text of an object or a row is."""
@@ -25,14 +27,13 @@ class DocumentOptions:
     """Documents: stream cuts them as one stream; documents gives each rows of its own, padded; fit
     lets whole ones share a row. Default: stream for a tokenizer, documents for characters."""
 
+    token_bits: TokenBits | None = None
+    """Tokens of a .bin file: how wide they are. Default: what a header of llm.c or a Megatron .idx
+    beside it says, else 16, or 32 for a tokenizer of more than 65536 tokens."""
 
-@dataclass
-class TokenizerOption:
-    """What the tokens are, for models that do not say."""
-
-    tokenizer: str | None = None
-    """What the model's tokens are, if it does not say: a tokenizer.json, a tokenizer's folder, or
-    hf:owner/name. Checkpoints of SEDD, MDLM, UDLM and Duo do not say."""
+    cache: Path | None = None
+    """Where the tokens of documents are kept for the next run. Default: .fewjump-cache beside the
+    data, or fewjump in $XDG_CACHE_HOME (~/.cache) where nothing may be written there."""
 
 
 @dataclass
@@ -49,8 +50,16 @@ class KnownOptions:
 
 def document_values(options: Any) -> dict[str, Any]:
     """The options under the names that :func:`fewjump.data.load_data` has for them."""
-    names = {"text_field": "field", "documents": "limit"}
+    names = {"text_field": "field", "documents": "limit", "cache": "cache_folder"}
     return {
         names.get(option.name, option.name): getattr(options, option.name)
         for option in fields(DocumentOptions)
     }
+
+
+def refuse_without_data(options: Any) -> None:
+    """Raise ValueError for an option that says how to read data where there are none."""
+    defaults = {option.name: option.default for option in fields(DocumentOptions)}
+    for name, default in {"kind": "auto", **defaults}.items():
+        if getattr(options, name) != default:
+            raise ValueError(f"--{name.replace('_', '-')} says how to read data: give --data")

@@ -12,6 +12,8 @@ import tyro
 
 from fewjump.commands.choices import DataKindName, GridName, SamplerName
 from fewjump.commands.documents import DocumentOptions, document_values
+from fewjump.files import check_file_writable, checksum, write_text
+from fewjump.lock import sole_writer
 from fewjump.reading import ReadingOptions, reading_values
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from fewjump.report import Row
 
 SHOWN_IMAGES, SHOWN_TEXTS = 24, 3
+# What an evaluation, and a report on it, leave in the folder.
+RESULTS, SAMPLES, PAGE = "results.json", "samples.json", "report.html"
 
 
 @dataclass
@@ -37,6 +41,9 @@ class Subject:
 
     kind: DataKindName = "auto"
     """How to read a data file."""
+
+    length: int | None = None
+    """Tokens per sequence, for models that take any. Default: the models', or 64."""
 
     steps: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16, 64])
     """Numbers of steps to sample with."""
@@ -71,39 +78,53 @@ class Options(DocumentOptions, ReadingOptions, Subject):
     Images are judged in the features of a small classifier trained on the data (Fréchet distance,
     precision, recall); texts and tokens by a judge of the data, with entropy, distinct n-grams and
     dictionary words beside it. The data's own test part is the reference. Then `fewjump report`
-    makes a page of it.
+    makes a page of it; one of earlier results in the folder is removed.
     """
 
 
 def run(options: Options) -> int:
+    from fewjump.checkpoint.folder import WEIGHTS_FILE
     from fewjump.commands.models import open_data_like, open_models
-    from fewjump.experiment.results import machine_facts
     from fewjump.report import write_results
+    from fewjump.verify.results import machine_facts
 
     if not options.paths:
         raise ValueError("name at least one run or saved model")
     models = open_models(options.paths, options.device, reading_values(options))
-    data = open_data_like(
-        models[0], _source(options, models[0]), options.kind, **document_values(options)
-    )
-    for model in models[1:]:
-        if model.vocabulary != data.vocabulary:
-            raise ValueError(f"{model.folder} and {models[0].folder} speak different vocabularies")
     names = dict(zip(names_of(models), models))
     out = options.out or results_folder(options.paths[0], models[0])
-    rows, shown = _measure(options, names, data)
-    facts: dict[str, Any] = {
-        "data": data.description,
-        "models": {name: str(model.folder) for name, model in names.items()},
-        "samples": options.num_samples or len(data.test),
-        "seeds": ", ".join(map(str, options.seeds)),
-        "machine": machine_facts(),
-    }
-    path = write_results(out, rows, facts)
-    (path.parent / "samples.json").write_text(
-        json.dumps(shown, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
-    print(f"results: {path}\nfor a page of it: fewjump report {path.parent}")
+    with sole_writer(out):
+        for name in (RESULTS, SAMPLES, PAGE):
+            check_file_writable(out / name)
+        data = open_data_like(
+            models[0],
+            _source(options, models[0]),
+            options.kind,
+            options.length,
+            **document_values(options),
+        )
+        for model in models[1:]:
+            model.denoiser.check_length(data.length)
+            if model.vocabulary != data.vocabulary:
+                raise ValueError(
+                    f"{model.folder} and {models[0].folder} speak different vocabularies"
+                )
+        rows, shown = _measure(options, names, data)
+        facts: dict[str, Any] = {
+            "data": data.description,
+            "models": {name: str(model.folder) for name, model in names.items()},
+            "samples": options.num_samples or len(data.test),
+            "seeds": ", ".join(map(str, options.seeds)),
+            "machine": machine_facts(),
+        }
+        if any(model.folder == out / "model" for model in models):
+            facts["weights"] = checksum(out / "model" / WEIGHTS_FILE)
+        path = write_results(out / RESULTS, rows, facts)
+        # Samples and a page of earlier results must not stay beside these.
+        (out / PAGE).unlink(missing_ok=True)
+        (out / SAMPLES).unlink(missing_ok=True)
+        write_text(out / SAMPLES, json.dumps(shown, ensure_ascii=False) + "\n")
+    print(f"results: {path}\nfor a page of it: fewjump report {out}")
     return 0
 
 
@@ -130,7 +151,7 @@ def names_of(models: list[Model]) -> list[str]:
     """``teacher`` or ``student``, by how a model was trained; with its folder where not unique."""
     from fewjump.checkpoint import read_config
     from fewjump.checkpoint.opening import is_original
-    from fewjump.denoiser.masked_lm import is_masked_lm
+    from fewjump.denoiser.pretrained import is_masked_lm
 
     names = []
     for model in models:

@@ -16,7 +16,8 @@ class Subject:
     """What to look at, and how closely."""
 
     path: Annotated[str, tyro.conf.Positional]
-    """A file, a folder, or owner/name of a hub repository."""
+    """A file, a folder, or a hub repository as owner/name or hf:owner/name: all that the other
+    verbs take."""
 
     check: bool = True
     """Run the network."""
@@ -44,11 +45,12 @@ class Subject:
 class Options(ReadingOptions, Subject):
     """Say what a checkpoint is: family, container, sizes, schedule, mask, what its average is.
 
-    Reads checkpoints of SEDD, MDLM, UDLM and Duo in every form their code writes, and saved models
-    of this library. Nothing in a file is executed. Then the network is asked about noised samples
-    of its own: at each time, are its answers finite and normalised, is it right as often as it is
-    confident, and (uniform noise) does it believe as many tokens to be untouched as the noise
-    leaves untouched? The exit code is 1 if they are not finite and normalised.
+    Reads checkpoints of SEDD, MDLM, UDLM and Duo in every form their code writes, saved models of
+    this library, and masked language models of transformers. Nothing in a file is executed. Then
+    the network is asked about noised samples of its own: at each time, are its answers finite and
+    normalised, is it right as often as it is confident, and (uniform noise) does it believe as many
+    tokens to be untouched as the noise leaves untouched? The exit code is 1 if they are not finite
+    and normalised.
     """
 
 

@@ -42,7 +42,6 @@ def model_folder(path: Path) -> Path:
 def open_model(
     path: Path,
     device: str = "cpu",
-    tokenizer: str | None = None,
     reading: Mapping[str, Any] | None = None,
 ) -> Model:
     """Load a saved model with its vocabulary; plain token numbers where none was saved.
@@ -54,26 +53,22 @@ def open_model(
     Args:
         path: as for :func:`model_folder`.
         device: where to put the parameters.
-        tokenizer: what the tokens of a model are that does not say itself.
-        reading: options of :func:`fewjump.load_teacher` for a checkpoint of the originals
-            (:func:`fewjump.reading.reading_values`).
+        reading: what the model does not say itself (:func:`fewjump.reading.reading_values`). Of
+            it, ``tokenizer`` is for every kind of model; numbers that none of its tokens has are
+            never generated (:mod:`fewjump.checkpoint.vocabulary`).
 
     Raises:
         FileNotFoundError: if there is none.
-        ValueError: for a tokenizer of another size, where the model says what its tokens are, or
-            for ``reading`` of a model that is no original.
+        ValueError: for a tokenizer that is not the model's, or for ``reading`` of a model that is
+            no original.
     """
     from fewjump.checkpoint.opening import open_place
     from fewjump.data import Tokens, Vocabulary
 
     folder = model_folder(path)
     name = path.as_posix().removeprefix(HUB)
-    denoiser, described = open_place(folder, device, reading, None if Path(name).exists() else name)
-    if tokenizer is not None:
-        if described:
-            raise ValueError(f"the model in {folder} has a vocabulary; leave out --tokenizer")
-        described = _described(tokenizer, denoiser.clean_vocab_size)
-        denoiser.vocabulary_config = described
+    hub_name = None if Path(name).exists() else name
+    denoiser, described = open_place(folder, device, reading, hub_name)
     if described:
         return Model(denoiser, Vocabulary.from_config(described), folder)
     return Model(denoiser, Tokens(denoiser.clean_vocab_size), folder)
@@ -82,7 +77,7 @@ def open_model(
 def open_models(
     paths: Sequence[Path], device: str = "cpu", reading: Mapping[str, Any] | None = None
 ) -> list[Model]:
-    """Several models; ``reading`` is for those that are checkpoints of the originals.
+    """Several models; ``reading``, but for its tokenizer, is for checkpoints of the originals.
 
     Raises:
         ValueError: if ``reading`` says something and none of them is.
@@ -94,23 +89,11 @@ def open_models(
         refuse_reading(
             reading or {}, f"none of {', '.join(map(str, paths))} is a checkpoint of an original"
         )
+    tokenizer = {"tokenizer": (reading or {}).get("tokenizer")}
     return [
-        open_model(path, device, reading=reading if original else None)
+        open_model(path, device, reading if original else tokenizer)
         for path, original in zip(paths, originals)
     ]
-
-
-def _described(tokenizer: str, tokens: int) -> dict[str, Any]:
-    """A tokenizer's vocabulary, checked against the number of clean tokens of a model."""
-    from fewjump.data import TokenizerVocabulary
-
-    vocabulary = TokenizerVocabulary.from_tokenizer(tokenizer)
-    if vocabulary.size > tokens:
-        raise ValueError(
-            f"the tokenizer has {vocabulary.size} tokens and the model {tokens}; give the one that "
-            "the model was trained with"
-        )
-    return vocabulary.config()
 
 
 def open_data(
@@ -146,8 +129,7 @@ def open_data_like(
         ValueError: if the data are of another kind, or the length is not the model's.
     """
     from fewjump.data import Characters, TokenizerVocabulary, load_data
-    from fewjump.data.documents import is_documents
-    from fewjump.data.load import ARRAYS, BUILTIN
+    from fewjump.data.load import BUILTIN, DEFAULT_LENGTH, kind_of
 
     own = model.denoiser.length
     if own is not None and length not in (None, own):
@@ -155,15 +137,30 @@ def open_data_like(
     length = own if length is None else length
     vocabulary = model.vocabulary
     alphabet = None
-    arrays = Path(source).suffix in ARRAYS or kind == "tokens"
-    in_documents = kind == "documents" or (kind == "auto" and is_documents(source))
-    if arrays or in_documents or isinstance(vocabulary, TokenizerVocabulary):
-        return load_data(source, length, kind=kind, vocabulary=vocabulary, **documents)
-    if isinstance(vocabulary, Characters) and source not in BUILTIN and kind != "tokens":
-        alphabet = vocabulary.symbols.replace(vocabulary.padding or "", "")
-        kind = "lines" if vocabulary.padding and kind == "auto" else kind
-    elif vocabulary.name == "bytes" and kind == "auto":
-        kind = "bytes"
+    built_in = source in BUILTIN and not Path(source).is_file()
+    if not built_in:
+        in_words = isinstance(vocabulary, TokenizerVocabulary)
+        found = kind_of(source, kind, in_words)
+        if found == "documents" and vocabulary.name == "tokens":
+            raise ValueError(
+                f"{source} holds documents, and the model in {model.folder} does not say what its "
+                "tokens are; give --tokenizer"
+            )
+        if length is not None or found != "tokens":
+            # Before documents are read, whose tokens are kept beside them.
+            model.denoiser.check_length(length or DEFAULT_LENGTH)
+        if found in ("tokens", "documents") or in_words:
+            data = load_data(source, length, kind=found, vocabulary=vocabulary, **documents)
+            model.denoiser.check_length(data.length)
+            return data
+        if isinstance(vocabulary, Characters):
+            alphabet = None if found == "bytes" else vocabulary.symbols
+            if vocabulary.padding and kind == "auto":
+                kind = "lines"
+            if vocabulary.padding and alphabet is not None:
+                alphabet = alphabet.replace(vocabulary.padding, "")
+        elif vocabulary.name == "bytes" and kind == "auto":
+            kind = "bytes"
     data = load_data(source, length, kind=kind, alphabet=alphabet, **documents)
     if data.vocabulary != vocabulary:
         raise ValueError(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from fewjump.commands.arguments import save_options
 from fewjump.commands.choices import DataKindName
-from fewjump.commands.documents import DocumentOptions, document_values
-from fewjump.commands.training import TrainingOptions, is_main, training_values
+from fewjump.commands.documents import DocumentOptions, document_values, refuse_without_data
+from fewjump.commands.training import TrainingOptions, training_values
+from fewjump.lock import is_main
 from fewjump.reading import ReadingOptions, reading_values
 
 
@@ -94,10 +96,11 @@ class Options(TrainingOptions, DocumentOptions, ReadingOptions, Subject):
 
 
 def run(options: Options) -> int:
-    from fewjump.checkpoint import read_config, save
     from fewjump.commands.models import open_data_like, open_models
     from fewjump.refinement import refine
 
+    if options.data is None:
+        refuse_without_data(options)
     student, teacher = open_models(
         [options.student, options.teacher], reading=reading_values(options)
     )
@@ -111,9 +114,10 @@ def run(options: Options) -> int:
     data = None
     if options.data is not None:
         data = open_data_like(teacher, options.data, options.kind, **document_values(options))
-    if is_main():
-        save_options(options, options.out)
-    refined = refine(
+    # Without data the library is not told what the tokens mean; the models' folders know.
+    student.denoiser.vocabulary_config = student.vocabulary.config()
+    teacher.denoiser.vocabulary_config = teacher.vocabulary.config()
+    refine(
         student.denoiser,
         teacher.denoiser,
         data,
@@ -127,14 +131,9 @@ def run(options: Options) -> int:
         band=options.band if options.guard else None,
         guard_samples=options.guard_samples,
         out=options.out,
+        accepted=partial(save_options, options),
         **training_values(options),
     )
-    folder = options.out / "model"
-    if not is_main():
-        return 0
-    if data is None:
-        # Without data the library was not told what the tokens mean; the student's folder knows.
-        config = read_config(folder)
-        save(refined, folder, vocabulary=student.vocabulary, training=config["training"])
-    print(f"refined student: {folder}")
+    if is_main():
+        print(f"refined student: {options.out / 'model'}")
     return 0

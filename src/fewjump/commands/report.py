@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from fewjump.files import check_writable
+
 if TYPE_CHECKING:
     from fewjump.report import Chart, Row, SampleGroup, Table
 
@@ -42,6 +44,9 @@ def run(options: Options) -> int:
 
     if not options.runs:
         raise ValueError("name at least one run folder")
+    first = options.runs[0]
+    out = options.out or (first if first.is_dir() else first.parent)
+    check_writable(out.parent if out.suffix else out)
     rows: list[Row] = []
     facts: dict[str, Any] = {}
     samples: list[SampleGroup] = []
@@ -50,6 +55,7 @@ def run(options: Options) -> int:
     for path in options.runs:
         own_rows, own_facts = read_results(path)
         folder = path if path.is_dir() else path.parent
+        _check_model(folder, own_facts.pop("weights", None))
         name = folder.resolve().name
         if len(options.runs) > 1:
             own_rows = [replace(row, model=_within(name, row)) for row in own_rows]
@@ -69,9 +75,21 @@ def run(options: Options) -> int:
         facts=facts,
         headline=options.headline,
     )
-    first = options.runs[0]
-    print(f"report: {write(page, options.out or (first if first.is_dir() else first.parent))}")
+    print(f"report: {write(page, out)}")
     return 0
+
+
+def _check_model(folder: Path, weights: str | None) -> None:
+    """Raise ValueError if a run's model is no longer the one that was evaluated."""
+    from fewjump.checkpoint.folder import WEIGHTS_FILE
+    from fewjump.files import checksum
+
+    file = folder / "model" / WEIGHTS_FILE
+    if weights is not None and file.is_file() and checksum(file) != weights:
+        raise ValueError(
+            f"the results in {folder} are of an earlier model than {folder / 'model'} is now; run "
+            "`fewjump evaluate` again"
+        )
 
 
 def _within(run: str, row: Row) -> str:
@@ -103,9 +121,15 @@ def _saved_samples(folder: Path, run: str) -> list[SampleGroup]:
 
     from fewjump.report import ImageSamples, SampleGroup, TextSamples, role_of
 
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is damaged ({error}); run `fewjump evaluate` again, or remove it"
+        ) from None
     groups: dict[int, list[ImageSamples | TextSamples]] = {}
     references: list[ImageSamples | TextSamples] = []
-    for entry in json.loads(path.read_text(encoding="utf-8")):
+    for entry in entries:
         role = role_of(entry["model"])
         title = f"{entry['model']} ({run})" if run else entry["model"]
         panel = (

@@ -9,7 +9,6 @@ from typing import Annotated
 import tyro
 
 from fewjump.commands.choices import GridName, SamplerName
-from fewjump.commands.documents import TokenizerOption
 from fewjump.reading import ReadingOptions, reading_values
 
 
@@ -56,7 +55,7 @@ class Subject:
 
 
 @dataclass
-class Options(ReadingOptions, TokenizerOption, Subject):
+class Options(ReadingOptions, Subject):
     """Keep a teacher's samples in a file of tokens, to distil from without data.
 
     `fewjump distill --teacher TEACHER --data FILE` then learns from them as from data, and the
@@ -71,9 +70,7 @@ def run(options: Options) -> int:
     from fewjump.publish.conditions import read_conditions
     from fewjump.rollouts import rollouts
 
-    denoiser, vocabulary, _ = open_model(
-        options.path, options.device, options.tokenizer, reading_values(options)
-    )
+    denoiser, vocabulary, _ = open_model(options.path, options.device, reading_values(options))
     pipe = Pipeline(denoiser, vocabulary)
     given = read_conditions(
         vocabulary,

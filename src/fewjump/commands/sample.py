@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from fewjump.commands.choices import GridName, SamplerName
-from fewjump.commands.documents import TokenizerOption
-from fewjump.commands.sample_files import FORMATS, Writer, open_writer
+from fewjump.commands.sample_files import Writer, check_out, open_writer
 from fewjump.reading import ReadingOptions, reading_values
 
 if TYPE_CHECKING:
@@ -86,7 +85,7 @@ class Subject:
 
 
 @dataclass
-class Options(ReadingOptions, TokenizerOption, Subject):
+class Options(ReadingOptions, Subject):
     """Draw samples from a saved model, a teacher or a student.
 
     Without --out they are printed, each batch as soon as it is done: texts as text, images as
@@ -97,10 +96,7 @@ class Options(ReadingOptions, TokenizerOption, Subject):
 
 
 def run(options: Options) -> int:
-    if options.out is not None and options.out.suffix not in ("", *FORMATS):
-        raise ValueError(
-            f"--out must end in one of {', '.join(FORMATS)}, or name a folder; got {options.out}"
-        )
+    check_out(options.out)
     if options.scale < 1:
         raise ValueError(f"--scale must be at least 1, got {options.scale}")
     if options.keep_grid:
@@ -109,9 +105,7 @@ def run(options: Options) -> int:
     from fewjump.commands.models import open_model
     from fewjump.publish import Pipeline
 
-    denoiser, vocabulary, folder = open_model(
-        options.path, options.device, options.tokenizer, reading_values(options)
-    )
+    denoiser, vocabulary, folder = open_model(options.path, options.device, reading_values(options))
     if options.keep_grid:
         _keep_grid(denoiser, options, folder)
     pipe = Pipeline(denoiser, vocabulary)

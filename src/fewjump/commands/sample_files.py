@@ -1,10 +1,21 @@
-"""Where samples go: printed, or written in the format that a name asks for, batch by batch."""
+"""Where samples go: printed, or written in the format that a name asks for."""
 
 from __future__ import annotations
 
 import json
+import re
+from contextlib import ExitStack
 from pathlib import Path
+from types import TracebackType
 from typing import IO, TYPE_CHECKING
+
+from fewjump.files import (
+    check_file_writable,
+    check_replaceable,
+    whole_file,
+    whole_folder,
+    write_bytes,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -12,24 +23,31 @@ if TYPE_CHECKING:
     from fewjump.data import ImageLevels, Vocabulary
 
 FORMATS = (".txt", ".jsonl", ".npy", ".png")
+_OF_A_FOLDER = re.compile(r"\d{5,}\.(png|txt)")
 
 
 class Writer:
     """Takes batches of tokens in order; a context manager that finishes what it wrote.
 
-    This one prints. Nothing is opened before the first batch: a run that is refused leaves a file
-    of that name alone.
+    This one prints. The others write beside what is there, and replace it once all samples are
+    drawn.
     """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.vocabulary = vocabulary
         self.count = 0
+        self.stack = ExitStack()
 
     def __enter__(self) -> Writer:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        pass
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stack.__exit__(kind, error, trace)
 
     def add(self, tokens: Tensor) -> None:
         """Take a batch (B, L)."""
@@ -39,22 +57,18 @@ class Writer:
 
 
 class LineWriter(Writer):
-    """A text file, or lines of JSON, that grows with every batch."""
+    """A text file, or lines of JSON."""
 
     def __init__(self, vocabulary: Vocabulary, path: Path) -> None:
         super().__init__(vocabulary)
         self.path = path
         self.file: IO[str] | None = None
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self.file is not None:
-            self.file.close()
-
     def add(self, tokens: Tensor) -> None:
         texts = self.vocabulary.decode(tokens)
         if self.file is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.file = self.path.open("w", encoding="utf-8")
+            temporary = self.stack.enter_context(whole_file(self.path))
+            self.file = self.stack.enter_context(temporary.open("w", encoding="utf-8"))
         if self.path.suffix == ".txt":
             self.file.write(("\n" if self.count else "") + "\n\n".join(texts) + "\n")
         else:
@@ -80,11 +94,11 @@ class WholeWriter(Writer):
         import torch
 
         tokens = torch.cat(self.batches)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.path.suffix == ".npy":
-            np.save(self.path, tokens.numpy())
+            with whole_file(self.path) as temporary, temporary.open("wb") as file:
+                np.save(file, tokens.numpy())
         else:
-            self.path.write_bytes(_sheet(_images(self.vocabulary), tokens, self.scale))
+            write_bytes(self.path, _sheet(_images(self.vocabulary), tokens, self.scale))
 
     def add(self, tokens: Tensor) -> None:
         self.batches.append(tokens)
@@ -95,12 +109,14 @@ class FolderWriter(Writer):
 
     def __init__(self, vocabulary: Vocabulary, folder: Path, scale: int) -> None:
         super().__init__(vocabulary)
-        self.folder, self.scale = folder, scale
+        self.path, self.scale = folder, scale
+        self.folder: Path | None = None
 
     def add(self, tokens: Tensor) -> None:
         from fewjump.data import ImageLevels
 
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.folder is None:
+            self.folder = self.stack.enter_context(whole_folder(self.path))
         for row in tokens:
             name = self.folder / f"{self.count:05d}"
             if isinstance(self.vocabulary, ImageLevels):
@@ -112,12 +128,35 @@ class FolderWriter(Writer):
             self.count += 1
 
 
+def check_out(out: Path | None) -> None:
+    """Raise if samples cannot be written to ``out``, a file or a folder of samples and no more.
+
+    Raises:
+        ValueError: for another kind of file, or a folder that holds other files.
+        PermissionError, NotADirectoryError, IsADirectoryError: if it cannot be written.
+    """
+    if out is None:
+        return
+    if out.suffix in FORMATS:
+        check_file_writable(out)
+    elif out.suffix or out.is_file():
+        raise ValueError(
+            f"--out must end in one of {', '.join(FORMATS)}, or name a folder; got {out}"
+        )
+    else:
+        own = [path.name for path in out.glob("*") if _OF_A_FOLDER.fullmatch(path.name)]
+        check_replaceable(out, own)
+
+
 def open_writer(out: Path | None, vocabulary: Vocabulary, scale: int) -> Writer:
     """The writer for ``out``.
 
     Raises:
         ValueError: if it asks for what the vocabulary has not.
+        ModuleNotFoundError: for pictures without Pillow, naming the extra.
     """
+    from fewjump.data import ImageLevels
+
     if out is None:
         return Writer(vocabulary)
     if out.suffix in (".txt", ".jsonl"):
@@ -126,16 +165,19 @@ def open_writer(out: Path | None, vocabulary: Vocabulary, scale: int) -> Writer:
         if out.suffix == ".png":
             _images(vocabulary)
         return WholeWriter(vocabulary, out, scale)
-    if out.is_file():
-        raise ValueError(f"{out} is a file; give a folder, or a name with a suffix")
+    if isinstance(vocabulary, ImageLevels):
+        _images(vocabulary)
     return FolderWriter(vocabulary, out, scale)
 
 
 def _images(vocabulary: Vocabulary) -> ImageLevels:
+    """The vocabulary, if pictures can be made of it here."""
     from fewjump.data import ImageLevels
+    from fewjump.tokenizing import require
 
     if not isinstance(vocabulary, ImageLevels):
         raise ValueError(f".png is for models of images; this one makes {vocabulary.name}")
+    require("PIL.Image", "a picture", "report")
     return vocabulary
 
 

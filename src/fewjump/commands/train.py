@@ -16,7 +16,8 @@ from fewjump.commands.choices import (
     TeacherObjectiveName,
 )
 from fewjump.commands.documents import DocumentOptions, KnownOptions, document_values
-from fewjump.commands.training import TrainingOptions, is_main, training_values
+from fewjump.commands.training import TrainingOptions, training_values
+from fewjump.lock import is_main
 
 if TYPE_CHECKING:
     from fewjump.data import Dataset
@@ -29,8 +30,8 @@ class Subject:
     """What to learn, and with which network."""
 
     data: str = "digits"
-    """digits, text (Python's own documentation), a text file, documents (.jsonl, .parquet, a data
-    set's folder, hf:owner/name), or an array of tokens (.npy, .bin)."""
+    """digits, text (Python's own documentation), a text file, documents (.jsonl, .json, .csv, .tsv,
+    .parquet, a data set's folder, hf:owner/name), or an array of tokens (.npy, .bin)."""
 
     out: Path = Path("runs/teacher")
     """Folder of the run."""
@@ -103,14 +104,13 @@ def run(options: Options) -> int:
         **document_values(options),
     )
     process = process_for(options, data)
-    if is_main():
-        save_options(options, options.out)
     train_teacher(
         data,
         process,
         network=network_options(options, data),
         objective=data_objective(options.objective, options.known, options.known_share),
         out=options.out,
+        accepted=partial(save_options, options),
         **training_values(options),
     )
     if is_main():
@@ -130,7 +130,8 @@ def process_for(options: Options, data: Dataset) -> Process:
     vocabulary = data.vocabulary
     if isinstance(vocabulary, TokenizerVocabulary):
         mask = vocabulary.mask
-        special = set(vocabulary.special)
+        # The loss teaches nothing of a number that no token has, so that samples could hold it.
+        special = {*vocabulary.special, *vocabulary.unused}
         return build(special if options.process == "uniform" else special - {mask}, mask)
     if not options.variable_length:
         return build()
@@ -176,7 +177,7 @@ def read_process(path: Path, vocab_size: int) -> Process:
     from fewjump.process import process_from_config
 
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(path.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(config, dict):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -12,7 +11,8 @@ class TrainingOptions:
     """How to optimise."""
 
     steps: int = 2000
-    """Optimiser steps."""
+    """Optimiser steps. The same command with more of them goes on from the end of a finished run,
+    at the learning rate that a run of the new length has there."""
 
     batch_size: int = 128
     """Sequences per optimiser step, over all processes."""
@@ -76,8 +76,3 @@ class TrainingOptions:
 def training_values(options: TrainingOptions) -> dict[str, Any]:
     """The options by name, for the library's functions, which check the values."""
     return {field.name: getattr(options, field.name) for field in fields(TrainingOptions)}
-
-
-def is_main() -> bool:
-    """Whether this process speaks and writes, of those that torchrun started."""
-    return os.environ.get("RANK", "0") == "0"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fewjump.experiment.checks import CheckOptions
+    from fewjump.verify.checks import CheckOptions
 
 
 @dataclass
@@ -45,7 +45,7 @@ def main(words: Sequence[str]) -> int:
     if not words or words[0].startswith("-"):
         return run(parse(Options, words, prog="fewjump verify"))
     name, rest = words[0], words[1:]
-    from fewjump.experiment.checks import check_module, describe_checks
+    from fewjump.verify.checks import check_module, describe_checks
 
     if name == "list":
         print(describe_checks())
@@ -58,14 +58,19 @@ def run_named(name: str, options: CheckOptions) -> int:
     """Run one check, print its verdict, write its files."""
     import time
 
-    from fewjump.experiment.checks import check_module
-    from fewjump.experiment.results import machine_facts
+    from fewjump.files import check_file_writable
+    from fewjump.lock import sole_writer
+    from fewjump.verify.checks import check_module
+    from fewjump.verify.results import machine_facts
 
-    started = time.perf_counter()
-    result = check_module(name).run(options)
-    seconds = round(time.perf_counter() - started, 1)
-    facts = {"seconds": seconds, "machine": machine_facts()}
-    page = result.save(options.out or Path(f"verify-{name}"), facts)
+    out = options.out or Path(f"verify-{name}")
+    with sole_writer(out):
+        for file in ("results.json", "report.html"):
+            check_file_writable(out / file)
+        started = time.perf_counter()
+        result = check_module(name).run(options)
+        seconds = round(time.perf_counter() - started, 1)
+        page = result.save(out, {"seconds": seconds, "machine": machine_facts()})
     print(result.question)
     for text in result.verdict:
         print(f"- {text.replace('**', '')}")
@@ -76,7 +81,7 @@ def run_named(name: str, options: CheckOptions) -> int:
 
 
 def run(options: Options) -> int:
-    from fewjump.experiment.verify import run_checks
+    from fewjump.verify.enumeration import run_checks
 
     if options.vocab_size < 2 or options.length < 1:
         raise ValueError("--vocab-size must be at least 2 and --length at least 1")

@@ -16,10 +16,10 @@ from fewjump.data.dataset import Dataset, check_fractions, split_blocks
 from fewjump.data.documents import read_documents
 from fewjump.data.packing import Packing, Shape, pack
 from fewjump.data.tokenizer import TokenizerVocabulary
-from fewjump.data.vocabulary import PADDING, Characters, Vocabulary
-from fewjump.tokenizing import HUB
+from fewjump.data.vocabulary import PADDING, Characters, Vocabulary, refuse_padding
+from fewjump.textfile import check_file
+from fewjump.tokenizing import is_hub
 
-DEFAULT_CACHE = Path(".fewjump-cache")
 _BATCH = 512
 
 
@@ -49,8 +49,7 @@ def corpus(
         packing: see :func:`fewjump.data.packing.pack`; ``documents`` by default for characters,
             ``stream`` for tokens.
         valid_fraction, test_fraction: of the rows; parts are contiguous blocks.
-        cache_folder: where the rows are kept; ``.fewjump-cache`` beside the source by default, in
-            the working directory for the hub.
+        cache_folder: where the rows are kept; see :func:`fewjump.data.cache.cached_tokens`.
 
     Raises:
         FileNotFoundError, ModuleNotFoundError, ValueError: for a source that cannot be read, or
@@ -59,9 +58,9 @@ def corpus(
     check_fractions(valid_fraction, test_fraction)
     if length < 1:
         raise ValueError(f"length must be at least 1, got {length}")
-    on_hub = str(source).startswith(HUB)
-    if not on_hub and not Path(source).exists():
-        raise FileNotFoundError(f"there is no file or folder at {source}")
+    on_hub = is_hub(source)
+    if not on_hub and not Path(source).is_dir():
+        check_file(Path(source), "file or folder")
     options: dict[str, Any] = {"field": field, "split": split, "limit": limit}
 
     def documents() -> Iterator[str]:
@@ -69,13 +68,19 @@ def corpus(
 
     if vocabulary is None:
         packing = packing or "documents"
-        symbols = set(chain.from_iterable(documents())) - {PADDING}
+        symbols = set(chain.from_iterable(documents()))
+        if not symbols:
+            raise ValueError(f"{source} holds no documents")
+        refuse_padding("".join(symbols), str(source))
         vocabulary = Characters("".join(sorted(symbols)) + PADDING, PADDING)
     elif not isinstance(vocabulary, Vocabulary):
         vocabulary = TokenizerVocabulary.from_tokenizer(vocabulary)
     packing = packing or "stream"
     opening, closing = vocabulary.frame
-    shape = Shape(length, opening, closing, vocabulary.separator, vocabulary.padding_token)
+    padding = vocabulary.padding_token
+    # A separator is kept by noise and seen by networks, wherever it stands.
+    fill = vocabulary.separator if padding is None else padding
+    shape = Shape(length, opening, closing, vocabulary.separator, fill)
 
     def pieces() -> Iterable[np.ndarray]:
         texts = documents()
@@ -83,13 +88,10 @@ def corpus(
         tokens = chain.from_iterable(vocabulary.encode_batch(batch) for batch in batches)
         return (rows.reshape(-1) for rows in pack(tokens, shape, packing))
 
-    beside = Path(".") if on_hub else Path(source).parent
-    folder = Path(cache_folder) if cache_folder is not None else beside / DEFAULT_CACHE
     identity = [str(source)] if on_hub else file_identity(Path(source))
     said = [vocabulary.config(), packing, length, options]
     key = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
-    stem = str(source).removeprefix(HUB).replace("/", "-") if on_hub else Path(source).stem
-    stream = cached_tokens(stem, [*identity, key], folder, vocabulary.size, pieces)
+    stream = cached_tokens(source, [*identity, key], vocabulary.size, pieces, cache_folder)
     if stream.shape[0] == 0:
         raise ValueError(
             f"{source} has no row of {length} tokens; use a shorter length or more documents"

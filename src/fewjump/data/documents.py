@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from fewjump.tokenizing import HUB, require
+from fewjump.textfile import check_file, decoded, read_lines, read_text, refuse_unread
+from fewjump.tokenizing import HUB, is_hub, require
 
-SUFFIXES = (".jsonl", ".ndjson", ".parquet")
 _ROWS = 1024
 
 
 def is_documents(source: str | Path) -> bool:
     """Whether a name alone says that it holds documents."""
-    path = Path(source)
-    return str(source).startswith(HUB) or path.suffix in SUFFIXES or path.is_dir()
+    return is_hub(source) or Path(source).suffix.lower() in READERS or Path(source).is_dir()
 
 
 def read_documents(
@@ -26,9 +27,10 @@ def read_documents(
     """The documents of a source, in its order; empty ones are left out.
 
     Args:
-        source: ``.jsonl`` (an object a line), ``.parquet``, a folder of ``datasets``'
-            ``save_to_disk``, ``hf:owner/name`` or ``hf:owner/name:configuration`` (streamed from
-            the hub), or a text file, whose documents are set apart by empty lines.
+        source: ``.jsonl`` or ``.ndjson`` (an object a line), ``.json`` (the same, or one list),
+            ``.csv``, ``.tsv``, ``.parquet``, a folder of ``datasets``' ``save_to_disk``,
+            ``hf:owner/name`` or ``hf:owner/name:configuration`` (streamed from the hub), or a text
+            file, whose documents are set apart by empty lines.
         field: where an object's or a row's text is.
         split: part of a data set that has several.
         limit: stop after this many documents.
@@ -38,57 +40,96 @@ def read_documents(
             extra, or has no such field; at the first document.
     """
     if limit is not None and limit < 1:
-        raise ValueError(f"limit must be at least 1 (or None), got {limit}")
+        raise ValueError(f"at least 1 document must be read, got {limit}")
     texts = _of_source(source, field, split)
     yield from islice((text for text in texts if text), limit)
 
 
+def unused_by(source: str | Path) -> set[str]:
+    """Those of ``field`` and ``split`` that say nothing of documents of this kind."""
+    if is_hub(source) or Path(source).is_dir():
+        return set()
+    return {"split"} if Path(source).suffix.lower() in READERS else {"field", "split"}
+
+
 def _of_source(source: str | Path, field: str, split: str) -> Iterator[str]:
-    if str(source).startswith(HUB):
+    if is_hub(source):
         return _of_hub(str(source).removeprefix(HUB), field, split)
     path = Path(source)
     if path.is_dir():
         return _of_folder(path, field, split)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file or folder at {path}")
-    if path.suffix == ".parquet":
-        return _of_parquet(path, field)
-    if path.suffix in (".jsonl", ".ndjson"):
-        return _of_lines(path, field)
-    return _of_text(path)
+    check_file(path)
+    refuse_unread(path)
+    read = READERS.get(path.suffix.lower())
+    return _of_text(path) if read is None else read(path, field)
 
 
 def _of_lines(path: Path, field: str) -> Iterator[str]:
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"line {number} of {path} is not JSON: {error}") from error
-            text = record.get(field) if isinstance(record, dict) else record
-            if not isinstance(text, str):
-                known = ", ".join(record) if isinstance(record, dict) else type(record).__name__
+    for number, line in enumerate(read_lines(path), 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"line {number} of {path} is not JSON, of which every line is to hold one object: "
+                f"{error}"
+            ) from error
+        yield _of_record(record, field, f"line {number} of {path}")
+
+
+def _of_json(path: Path, field: str) -> Iterator[str]:
+    """One list, or an object a line."""
+    start = next((piece.lstrip() for piece in decoded(path) if piece.strip()), "")
+    if not start.startswith("["):
+        yield from _of_lines(path, field)
+        return
+    try:
+        records = json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    for number, record in enumerate(records, 1):
+        yield _of_record(record, field, f"entry {number} of {path}")
+
+
+def _of_record(record: Any, field: str, where: str) -> str:
+    text = record.get(field) if isinstance(record, dict) else record
+    if not isinstance(text, str):
+        known = ", ".join(record) if isinstance(record, dict) else type(record).__name__
+        raise ValueError(
+            f"{where} has no text in {field!r} (it has {known}); say which field holds it"
+        )
+    return text
+
+
+def _of_table(path: Path, field: str, delimiter: str) -> Iterator[str]:
+    rows = csv.reader(read_lines(path), delimiter=delimiter, strict=True)
+    try:
+        names = next(rows, [])
+        _check_field(field, names, str(path))
+        for row in rows:
+            if row and len(row) != len(names):
                 raise ValueError(
-                    f"line {number} of {path} has no text in {field!r} (it has {known}); say which "
-                    "field holds it"
+                    f"the row that ends in line {rows.line_num} of {path} has {len(row)} columns, "
+                    f"its header {len(names)}; quote texts that hold a separator or a line end"
                 )
-            yield text
+            if row:
+                yield row[names.index(field)]
+    except csv.Error as error:
+        raise ValueError(
+            f"line {rows.line_num} of {path} is no row of a table: {error}; save the texts as "
+            ".jsonl instead"
+        ) from error
 
 
 def _of_text(path: Path) -> Iterator[str]:
     lines: list[str] = []
-    try:
-        with path.open(encoding="utf-8") as file:
-            for line in file:
-                if line.strip():
-                    lines.append(line)
-                elif lines:
-                    yield "".join(lines).strip("\n")
-                    lines = []
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8: {error}; convert it") from error
+    for line in read_lines(path):
+        if line.strip():
+            lines.append(line)
+        elif lines:
+            yield "".join(lines).strip("\n")
+            lines = []
     if lines:
         yield "".join(lines).strip("\n")
 
@@ -113,11 +154,14 @@ def _of_folder(path: Path, field: str, split: str) -> Iterator[str]:
         data = datasets.load_from_disk(str(path))
     except (FileNotFoundError, ValueError) as error:
         raise ValueError(
-            f"{path} is no folder that datasets' save_to_disk wrote: {error}"
+            f"{path} is no folder that datasets' save_to_disk wrote ({error}); give one file, such "
+            "as a .jsonl"
         ) from error
     if isinstance(data, datasets.DatasetDict):
         _check_field(split, list(data), str(path), "split")
         data = data[split]
+    elif split != "train":
+        raise ValueError(f"{path} has no parts; leave out the split {split!r} (--split)")
     _check_field(field, data.column_names, str(path))
     return _of_rows(data.select_columns([field]), field, str(path))
 
@@ -147,3 +191,14 @@ def _text(value: Any, field: str, where: str) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{field!r} of {where} holds {type(value).__name__}, not text")
     return value
+
+
+#: Readers of documents by the end of a file's name.
+READERS: dict[str, Callable[[Path, str], Iterator[str]]] = {
+    ".jsonl": _of_lines,
+    ".ndjson": _of_lines,
+    ".json": _of_json,
+    ".csv": partial(_of_table, delimiter=","),
+    ".tsv": partial(_of_table, delimiter="\t"),
+    ".parquet": _of_parquet,
+}

@@ -2,24 +2,46 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypedDict, get_args
 
 from fewjump.data.corpus import corpus
 from fewjump.data.dataset import Dataset
 from fewjump.data.digits import digits
-from fewjump.data.documents import is_documents
+from fewjump.data.documents import is_documents, unused_by
 from fewjump.data.packing import Packing
 from fewjump.data.text import builtin_text, line_file, text_file
 from fewjump.data.tokenizer import TokenizerVocabulary
-from fewjump.data.tokens import token_file
+from fewjump.data.tokens import TokenBits, token_file
 from fewjump.data.vocabulary import Vocabulary
+from fewjump.textfile import check_file, decoded, refuse_unread
+from fewjump.tokenizing import is_hub
 
 DataKind: TypeAlias = Literal["auto", "characters", "bytes", "lines", "tokens", "documents"]
 
 BUILTIN = ("digits", "text")
 ARRAYS = (".npy", ".bin")
 DEFAULT_LENGTH = 64
+
+_USED: dict[DataKind, set[str]] = {
+    "auto": set(),
+    "characters": {"alphabet", "normalise", "cache_folder"},
+    "bytes": {"cache_folder"},
+    "lines": {"alphabet"},
+    "tokens": {"vocab_size", "image_shape", "vocabulary", "token_bits"},
+    "documents": {"vocabulary", "field", "split", "limit", "packing", "cache_folder"},
+}
+#: What the command line calls the options.
+_FLAGS = {
+    "vocabulary": "--tokenizer",
+    "field": "--text-field",
+    "split": "--split",
+    "limit": "--documents",
+    "packing": "--packing",
+    "token_bits": "--token-bits",
+    "cache_folder": "--cache",
+}
 
 
 class _Fractions(TypedDict):
@@ -41,6 +63,7 @@ def load_data(
     split: str = "train",
     limit: int | None = None,
     packing: Packing | None = None,
+    token_bits: TokenBits | None = None,
     valid_fraction: float = 0.05,
     test_fraction: float = 0.1,
     cache_folder: str | Path | None = None,
@@ -53,41 +76,59 @@ def load_data(
             length otherwise.
         kind: how to read a file: ``characters``, ``bytes``, ``lines`` (one sample a line),
             ``tokens`` (.npy, .bin) or ``documents``. ``auto`` reads ``.npy`` and ``.bin`` as
-            tokens, ``.jsonl``, ``.parquet``, folders and the hub as documents, and anything else
-            as characters, or documents if there is a vocabulary.
+            tokens, ``.jsonl``, ``.json``, ``.csv``, ``.tsv``, ``.parquet``, folders and the hub as
+            documents, refuses what is known to be no text, and reads anything else as characters,
+            or documents if there is a vocabulary.
         vocabulary: what to read documents, or tokens, in: a vocabulary, a tokenizer, or where to
             find one. By default their characters, or plain numbers.
         field, split, limit, packing: see :func:`fewjump.data.corpus.corpus`; for documents only.
         alphabet: see :func:`fewjump.data.text_file`.
         normalise: reduce text to a–z and space; by default only for the built-in text.
-        vocab_size, image_shape: see :func:`fewjump.data.token_file`.
+        vocab_size, image_shape, token_bits: see :func:`fewjump.data.token_file`.
         valid_fraction, test_fraction: sizes of the other two parts (the digits' are fixed).
-        cache_folder: where the tokens of a large text are kept.
+        cache_folder: where the tokens of documents or of a large text are kept; see
+            :func:`fewjump.data.cache.cached_tokens`.
 
     Raises:
-        FileNotFoundError, ValueError, ImportError: see the functions named.
+        FileNotFoundError, ValueError, ImportError: see the functions named; ValueError for options
+            that say nothing of this source.
     """
     fractions = _Fractions(valid_fraction=valid_fraction, test_fraction=test_fraction)
-    if str(source) in BUILTIN and not Path(source).is_file():
-        if kind != "auto":
-            raise ValueError(f"kind is for files; {source!r} is built in")
-        if source == "digits":
-            if length not in (None, 64):
-                raise ValueError(f"the digits have 64 pixels, so length cannot be {length}")
-            return digits()
+    if kind not in get_args(DataKind):
+        raise ValueError(f"unknown kind {kind!r}; known: {', '.join(get_args(DataKind))}")
+    given = {
+        "alphabet": alphabet is not None,
+        "normalise": bool(normalise),
+        "vocab_size": vocab_size is not None,
+        "image_shape": image_shape is not None,
+        "vocabulary": vocabulary is not None,
+        "field": field != "text",
+        "split": split != "train",
+        "limit": limit is not None,
+        "packing": packing is not None,
+        "token_bits": token_bits is not None,
+        "cache_folder": cache_folder is not None,
+    }
+    named = {option for option, was_given in given.items() if was_given}
+    built_in = str(source) in BUILTIN and not Path(source).is_file()
+    if built_in and kind != "auto":
+        raise ValueError(f"kind is for files; {source!r} is built in")
+    kind = "auto" if built_in else kind_of(source, kind, vocabulary is not None)
+    used = {"normalise"} if str(source) == "text" and built_in else _USED[kind]
+    if kind == "documents":
+        used = used - unused_by(source)
+    _refuse(named - used, str(source), "what is built in" if built_in else kind)
+    if built_in and source == "digits":
+        if length not in (None, 64):
+            raise ValueError(f"the digits have 64 pixels, so length cannot be {length}")
+        return digits()
+    if built_in:
         use = True if normalise is None else normalise
         return builtin_text(length or DEFAULT_LENGTH, normalise=use, **fractions)
     path = Path(source)
     if vocabulary is not None and not isinstance(vocabulary, Vocabulary):
         vocabulary = TokenizerVocabulary.from_tokenizer(vocabulary)
-    if kind == "auto" and path.suffix not in ARRAYS:
-        kind = "documents" if is_documents(source) or vocabulary is not None else kind
     if kind == "documents":
-        if alphabet is not None or normalise or vocab_size is not None or image_shape is not None:
-            raise ValueError(
-                "documents are read in a vocabulary: give vocabulary=, and none of alphabet, "
-                "normalise, vocab_size and image_shape"
-            )
         return corpus(
             source,
             DEFAULT_LENGTH if length is None else length,
@@ -99,18 +140,6 @@ def load_data(
             cache_folder=cache_folder,
             **fractions,
         )
-    if (field, split, limit, packing) != ("text", "train", None, None):
-        raise ValueError(
-            f"field, split, limit and packing are for documents; {source} is read as "
-            f"{'characters' if kind == 'auto' else kind}"
-        )
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"there is no file at {path}; give a text file, documents (.jsonl, .parquet), a .npy "
-            f"file of tokens, or one of the built-in data sets: {', '.join(BUILTIN)}"
-        )
-    if kind == "auto":
-        kind = "tokens" if path.suffix in ARRAYS else "characters"
     if kind == "tokens":
         return token_file(
             path,
@@ -118,18 +147,12 @@ def load_data(
             vocab_size=vocab_size,
             image_shape=image_shape,
             vocabulary=vocabulary,
+            token_bits=token_bits,
             **fractions,
         )
-    if vocabulary is not None:
-        raise ValueError(f"{kind} bring their own vocabulary; use kind='documents' to give one")
-    if vocab_size is not None or image_shape is not None:
-        raise ValueError("vocab_size and image_shape belong to .npy files; text brings its own")
     if kind == "lines":
-        if normalise:
-            raise ValueError("lines are not normalised; give an alphabet or prepare the file")
         return line_file(path, length, alphabet=alphabet, **fractions)
-    if kind not in ("characters", "bytes"):
-        raise ValueError(f"unknown kind {kind!r}; known: {', '.join(get_args(DataKind))}")
+    assert kind in ("characters", "bytes")
     return text_file(
         path,
         DEFAULT_LENGTH if length is None else length,
@@ -139,3 +162,61 @@ def load_data(
         cache_folder=cache_folder,
         **fractions,
     )
+
+
+def kind_of(source: str | Path, kind: DataKind = "auto", in_words: bool = False) -> DataKind:
+    """How a source is read, which its name tells where ``kind`` is ``auto``.
+
+    Args:
+        source: a path, or ``hf:owner/name``.
+        kind: see :func:`load_data`.
+        in_words: whether there is a vocabulary to read text in.
+
+    Raises:
+        FileNotFoundError: if there is nothing.
+        ValueError: for a format that is not read, or lines of JSON under another name.
+    """
+    if is_hub(source):
+        if kind not in ("auto", "documents"):
+            raise ValueError(f"{source} is read as documents, not as {kind}")
+        return "documents"
+    path = Path(source)
+    if kind != "documents" and not path.exists() and not is_documents(source):
+        raise FileNotFoundError(
+            f"there is no file at {path}; give a text file, documents (.jsonl, .csv, .parquet), a "
+            f".npy file of tokens, or one of the built-in data sets: {', '.join(BUILTIN)}"
+        )
+    if kind != "auto":
+        return kind
+    if path.suffix.lower() in ARRAYS:
+        return "tokens"
+    if is_documents(source):
+        return "documents"
+    check_file(path)
+    refuse_unread(path)
+    _refuse_json(path)
+    return "documents" if in_words else "characters"
+
+
+def _refuse_json(path: Path) -> None:
+    line = next(decoded(path), "").partition("\n")[0]
+    try:
+        found = json.loads(line) if line.startswith("{") else None
+    except ValueError:
+        return
+    if isinstance(found, dict):
+        raise ValueError(
+            f"{path} holds JSON, an object a line: name it .jsonl, so that its texts are read, or "
+            "say kind='characters' (--kind characters) to learn it as it is"
+        )
+
+
+def _refuse(names: set[str], source: str, kind: str) -> None:
+    """Raise ValueError for options that say nothing of a source."""
+    if names:
+        said = ", ".join(
+            f"{name} ({_FLAGS[name]})" if name in _FLAGS else name for name in sorted(names)
+        )
+        raise ValueError(
+            f"{said}: not for {source}, which is read as {kind}; leave it out, or say another kind"
+        )

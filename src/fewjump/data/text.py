@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
-import io
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
@@ -14,10 +12,18 @@ from typing import Literal, TypeAlias
 import numpy as np
 import torch
 
-from fewjump.data.cache import encoded_file
+from fewjump.data.cache import cached_tokens, file_identity
 from fewjump.data.dataset import Dataset, as_tokens, check_fractions, split_blocks, windows
-from fewjump.data.vocabulary import PADDING, Array, Bytes, Characters, Vocabulary
+from fewjump.data.vocabulary import (
+    PADDING,
+    Array,
+    Bytes,
+    Characters,
+    Vocabulary,
+    refuse_padding,
+)
 from fewjump.random import SampleStreams, permutation_keys
+from fewjump.textfile import check_file, decoded, refuse_unread
 
 Unit: TypeAlias = Literal["characters", "bytes"]
 
@@ -49,14 +55,15 @@ def text_file(
     """A text file as one stream, cut into windows of ``length``; parts are contiguous blocks.
 
     Args:
-        path: the file; characters are read as UTF-8, and line ends become ``\\n``.
+        path: the file; characters are read as UTF-8, line ends become ``\\n``, and byte-order marks
+            are dropped. Bytes are read as they are.
         length: tokens in a window, L.
         unit: ``characters`` or ``bytes``.
         alphabet: the characters in token order; those found in the file, sorted, by default.
         normalise: apply :func:`normalise_text`; the alphabet is then a–z and space.
         valid_fraction, test_fraction: of the windows.
-        cache_folder: where the tokens of a large file are kept; a folder ``.fewjump-cache``
-            beside the file by default.
+        cache_folder: where the tokens of a large file are kept; see
+            :func:`fewjump.data.cache.cached_tokens`.
         memory_limit: files of more bytes are encoded to the cache once, and memory-mapped.
 
     Raises:
@@ -71,16 +78,18 @@ def text_file(
     if unit == "bytes":
         vocabulary, pieces = Bytes(), partial(_byte_pieces, path)
     else:
+        refuse_unread(path)
         read = partial(_characters, path, normalise)
+        if all(text.isspace() for text in read()):
+            raise ValueError(f"{path} holds nothing but white space")
         characters = Characters(alphabet or (LETTERS_AND_SPACE if normalise else _alphabet(read())))
         vocabulary, pieces = characters, partial(_token_pieces, read, characters)
     stream: Array
     if path.stat().st_size <= memory_limit:
         stream = as_tokens(np.concatenate(list(pieces())))
     else:
-        key = (vocabulary.config(), normalise)
-        folder = Path(cache_folder) if cache_folder is not None else path.parent / ".fewjump-cache"
-        stream = encoded_file(path, folder, key, vocabulary.size, pieces)
+        identity = [*file_identity(path), vocabulary.config(), normalise]
+        stream = cached_tokens(path, identity, vocabulary.size, pieces, cache_folder)
     parts = split_blocks(
         windows(stream, length, str(path)), valid_fraction, test_fraction, str(path)
     )
@@ -170,10 +179,12 @@ def line_file(
         FileNotFoundError, ValueError: as :func:`text_file`, and for a line longer than ``length``.
     """
     path = _checked(path, 1 if length is None else length)
+    refuse_unread(path)
     text = "".join(_characters(path, normalise=False))
     lines = [line for line in text.split("\n") if line]
-    if not lines:
+    if not any(line.strip() for line in lines):
         raise ValueError(f"{path} holds empty lines only")
+    refuse_padding(text, str(path))
     longest = max(map(len, lines))
     length = longest if length is None else length
     if longest > length:
@@ -183,7 +194,7 @@ def line_file(
             "characters: use that as length, or shorten them"
         )
     if alphabet is None:
-        vocabulary = Characters.found_in("".join(lines).replace(PADDING, ""), padded=True)
+        vocabulary = Characters.found_in("".join(lines), padded=True)
     else:
         vocabulary = Characters(alphabet + PADDING, PADDING)
     filled = "".join(line.ljust(length, PADDING) for line in lines)
@@ -197,12 +208,9 @@ def line_file(
 
 def _checked(path: str | Path, length: int) -> Path:
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no text file at {path}")
+    check_file(path, "text file")
     if length < 1:
         raise ValueError(f"length must be at least 1, got {length}")
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path} is empty")
     return path
 
 
@@ -238,35 +246,13 @@ def _alphabet(pieces: Iterable[str]) -> str:
 def _characters(path: Path, normalise: bool) -> Iterator[str]:
     """The file's text in pieces, with line ends translated; pieces join to the normalised whole."""
     if not normalise:
-        yield from _decoded(path)
+        yield from decoded(path, _CHUNK_BYTES)
         return
     after_space = False
-    for text in _decoded(path):
+    for text in decoded(path, _CHUNK_BYTES):
         piece = normalise_text(text)
         # A run that is cut by the end of a piece is one space, not two.
         piece = piece.removeprefix(" ") if after_space else piece
         if piece:
             after_space = piece.endswith(" ")
             yield piece
-
-
-def _decoded(path: Path) -> Iterator[str]:
-    utf8 = codecs.getincrementaldecoder("utf-8")()
-    lines = io.IncrementalNewlineDecoder(utf8, translate=True)
-    read = 0
-    with path.open("rb") as file:
-        while True:
-            raw = file.read(_CHUNK_BYTES)
-            pending = len(utf8.getstate()[0])
-            try:
-                text = lines.decode(raw, final=not raw)
-            except UnicodeDecodeError as error:
-                raise ValueError(
-                    f"{path} is not UTF-8: byte 0x{error.object[error.start]:02x} at offset "
-                    f"{read - pending + error.start}; convert it, or read it as bytes"
-                ) from error
-            read += len(raw)
-            if text:
-                yield text
-            if not raw:
-                return

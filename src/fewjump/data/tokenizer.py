@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fewjump.data.vocabulary import VOCABULARIES, Array, Vocabulary
-from fewjump.tokenizing import describe_tokenizer, open_tokenizer, tokenizers
+from fewjump.tokenizing import backend_of, describe_tokenizer, open_tokenizer, unknown_token
 
 
 class TokenizerVocabulary(Vocabulary):
@@ -23,10 +24,11 @@ class TokenizerVocabulary(Vocabulary):
 
     Args:
         tokenizer: the content of its ``tokenizer.json``.
-        size: number of tokens.
+        size: the largest token number + 1, V.
         mask, padding, separator: their numbers, or None.
         special: numbers of all special tokens; they are not decoded.
         opening, closing: tokens around every text.
+        unused: the numbers below ``size`` that no token has.
     """
 
     name = "tokenizer"
@@ -41,10 +43,11 @@ class TokenizerVocabulary(Vocabulary):
         special: Sequence[int] = (),
         opening: Sequence[int] = (),
         closing: Sequence[int] = (),
+        unused: Sequence[int] = (),
     ) -> None:
         self.content, self.size = dict(tokenizer), size
         self.mask, self.padding_token, self.separator = mask, padding, separator
-        self.special = tuple(special)
+        self.special, self.unused = tuple(special), tuple(unused)
         self.frame = (tuple(opening), tuple(closing))
         self._backend: Any = None
 
@@ -64,6 +67,7 @@ class TokenizerVocabulary(Vocabulary):
             "special": list(self.special),
             "opening": list(self.frame[0]),
             "closing": list(self.frame[1]),
+            "unused": list(self.unused),
         }
 
     @property
@@ -74,17 +78,57 @@ class TokenizerVocabulary(Vocabulary):
             ModuleNotFoundError: without the ``hub`` extra.
         """
         if self._backend is None:
-            self._backend = tokenizers().Tokenizer.from_str(json.dumps(self.content))
+            self._backend = backend_of(self.content)
         return self._backend
 
+    @cached_property
+    def _reserved(self) -> np.ndarray:
+        """Numbers that no text stands for; it may well be unknown, or hold line ends that part."""
+        texts = {unknown_token(self.content)}
+        if self.separator is not None and len(self.backend.id_to_token(self.separator)) == 1:
+            texts.add(self.separator)
+        return np.array(sorted({*self.special} - texts), dtype=np.int64)
+
     def encode(self, value: str) -> Tensor:
-        """One text as tokens, without what frames it: (n,) int64."""
-        ids = self.backend.encode(value, add_special_tokens=False).ids
-        return torch.tensor(ids, dtype=torch.int64)
+        """One text as tokens, without what frames it: (n,) int64.
+
+        A special token that the text quotes is text: ``[MASK]`` becomes its letters or an unknown
+        word, never the mask.
+
+        Raises:
+            ValueError: for a text that can only be written with a special token.
+        """
+        return torch.from_numpy(self.encode_batch([value])[0])
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        found = self.backend.encode_batch(list(texts), add_special_tokens=False)
-        return [np.array(each.ids, dtype=np.int64) for each in found]
+        backend = self.backend
+        try:
+            found = backend.encode_batch(list(texts), add_special_tokens=False)
+        except Exception as error:  # The package raises no class of its own.
+            raise ValueError(f"the tokenizer cannot read this text: {error}") from error
+        reserved = self._reserved
+        rows = []
+        for text, each in zip(texts, found):
+            row = np.array(each.ids, dtype=np.int64)
+            quoted = np.flatnonzero(np.isin(row, reserved))
+            rows.append(row if not quoted.size else self._quoting(text, each, quoted.tolist()))
+        return rows
+
+    def _quoting(self, text: str, encoded: Any, places: list[int]) -> np.ndarray:
+        """Tokens of a text in which whole special tokens were found, which are taken apart."""
+        cuts = []
+        for place in places:
+            start, end = encoded.offsets[place]
+            if end - start < 2:
+                symbol = self.backend.id_to_token(encoded.ids[place])
+                raise ValueError(
+                    f"a text holds {text[start:end]!r}, which the tokenizer reads as its special "
+                    f"token {symbol!r}; replace it in the text, or give the tokenizer another"
+                )
+            cuts.append(start + 1)
+        edges = [0, *cuts, len(text)]
+        pieces = [text[start:end] for start, end in pairwise(edges)]
+        return np.concatenate(self.encode_batch(pieces))
 
     def decode(self, tokens: Array) -> list[str]:
         # Models may have more outputs than the tokenizer has tokens.

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 
 from fewjump.data.dataset import Dataset, as_tokens, split_blocks, windows
 from fewjump.data.vocabulary import Array, ImageLevels, Tokens, Vocabulary
+from fewjump.textfile import check_file, format_of
+
+TokenBits: TypeAlias = Literal[8, 16, 32, 64]
 
 MEMORY_LIMIT = 1 << 24
 _CHUNK_TOKENS = 1 << 22
+_LARGEST = 1 << 24
+# https://github.com/karpathy/llm.c: 256 int32 numbers, magic, version and count of tokens first.
+_LLMC = {20240520: 16, 20240801: 32}
+_LLMC_BYTES = 1024
+# https://github.com/NVIDIA/Megatron-LM: indexed_dataset.py, magic, version (8 bytes), type (1).
+_MEGATRON = b"MMIDIDX\0\0"
+_MEGATRON_BITS = {1: 8, 4: 32, 5: 64, 8: 16}
 
 
 def token_file(
@@ -20,14 +31,17 @@ def token_file(
     vocab_size: int | None = None,
     image_shape: tuple[int, int] | None = None,
     vocabulary: Vocabulary | None = None,
+    token_bits: TokenBits | None = None,
     valid_fraction: float = 0.05,
     test_fraction: float = 0.1,
     memory_limit: int = MEMORY_LIMIT,
 ) -> Dataset:
     """Tokens from a ``.npy`` file: (n,), cut into windows; (N, L), a row each; (N, H, W), images.
 
-    A ``.bin`` file is a stream of 16-bit numbers, the low byte first, without a header. Parts are
-    contiguous blocks of rows: shuffle a sorted file first.
+    A ``.bin`` file is a stream of unsigned numbers, the low byte first. How wide they are is said
+    by the header that llm.c writes, by a Megatron ``.idx`` beside it, or by ``token_bits``;
+    otherwise they have 16 bits, or 32 for a vocabulary beyond that. Parts are contiguous blocks of
+    rows: shuffle a sorted file first.
 
     Args:
         path: the file, of any integer type.
@@ -35,20 +49,28 @@ def token_file(
         vocab_size: V; the largest token + 1 by default.
         image_shape: (height, width) if rows (N, L) are images.
         vocabulary: what the tokens stand for; plain numbers by default.
+        token_bits: how wide the tokens of a ``.bin`` file are.
         valid_fraction, test_fraction: of the rows.
         memory_limit: files of more bytes stay on disk, memory-mapped.
 
     Raises:
         FileNotFoundError, ValueError: for a file that is missing, empty, not an array of
-            integers, too short, or has tokens outside the vocabulary.
+            integers, too short, has tokens outside the vocabulary, or seems to have other numbers
+            than it is read as.
     """
     path = Path(path)
-    array = _open(path)
+    check_file(path, "NumPy file")
     if vocabulary is not None:
         if vocab_size is not None or image_shape is not None:
             raise ValueError("a vocabulary has its own size; leave out vocab_size and image_shape")
         vocab_size = vocabulary.size
-    largest = _check_range(array, vocab_size, path)
+    raw = path.suffix.lower() == ".bin"
+    if token_bits is not None and (not raw or token_bits not in get_args(TokenBits)):
+        known = ", ".join(map(str, get_args(TokenBits)))
+        raise ValueError(f"token_bits (--token-bits) is one of {known}, for a .bin, not for {path}")
+    array = _open_raw(path, token_bits, vocab_size) if raw else _open(path)
+    fix = f"; or is it not {array.itemsize * 8} bits wide? (--token-bits, token_bits=)" * raw
+    largest = _check_range(array, vocab_size, path, fix)
     size = largest + 1 if vocab_size is None else vocab_size
     if array.ndim == 3:
         image_shape = (int(array.shape[1]), int(array.shape[2]))
@@ -73,18 +95,14 @@ def token_file(
 
 
 def _open(path: Path) -> np.ndarray:
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no NumPy file at {path}")
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path} is empty")
-    if path.suffix == ".bin":
-        if path.stat().st_size % 2:
-            raise ValueError(f"{path} has an odd number of bytes, so it is no 16-bit tokens")
-        return np.memmap(path, dtype="<u2", mode="r")
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-        raise ValueError(f"{path} is not a plain NumPy array (.npy): {error}") from error
+        objects = any(word in str(error) for word in ("allow_pickle", "Python objects"))
+        said = "an array of Python objects" if objects else str(error)
+        raise ValueError(
+            f"{path} is not a plain NumPy array (.npy): {said}; save one of integers"
+        ) from error
     if not isinstance(array, np.ndarray):
         raise ValueError(f"{path} is an archive (.npz); save the one array with numpy.save")
     if array.dtype.kind not in "iu":
@@ -98,7 +116,74 @@ def _open(path: Path) -> np.ndarray:
     return array
 
 
-def _check_range(array: np.ndarray, vocab_size: int | None, path: Path) -> int:
+def _open_raw(path: Path, bits: TokenBits | None, vocab_size: int | None) -> np.ndarray:
+    """The numbers of a .bin file, (n,); what stands beside or before them says how wide they are.
+
+    Without a header they are 16 bits wide, or 32 where the vocabulary needs it.
+    """
+    found = format_of(path)
+    if found is not None:
+        raise ValueError(f"{path} is {found}, not raw numbers; save the tokens as .npy")
+    start, told = _header(path)
+    if told is None and (index := path.with_suffix(".idx")).is_file():
+        told = _index_bits(index)
+    if bits is not None and told not in (None, bits):
+        raise ValueError(f"{path} says that its tokens have {told} bits, not {bits}; leave it out")
+    width = bits or told or (32 if (vocab_size or 0) > 1 << 16 else 16)
+    size = path.stat().st_size - start
+    if size % (width // 8) or not size:
+        raise ValueError(
+            f"{path} has {size} bytes of tokens, no whole number of {width}-bit ones; say how wide "
+            "they are: --token-bits, token_bits="
+        )
+    array = np.memmap(path, dtype=f"<u{width // 8}", mode="r", offset=start)
+    if bits is None and told is None and width == 16 and _looks_wider(array):
+        raise ValueError(
+            f"every second 16-bit number of {path} is next to 0, as if its tokens had 32 bits; say "
+            "how wide they are: --token-bits 32 (or 16, if that is right), token_bits="
+        )
+    return array
+
+
+def _header(path: Path) -> tuple[int, int | None]:
+    """Bytes of a header that llm.c writes, and the width that it says; (0, None) without one."""
+    with path.open("rb") as file:
+        head = np.frombuffer(file.read(_LLMC_BYTES)[:12].ljust(12, b"\0"), "<i4")
+    bits = _LLMC.get(int(head[0]))
+    if bits is None:
+        return 0, None
+    held = (path.stat().st_size - _LLMC_BYTES) // (bits // 8)
+    if held != head[2]:
+        raise ValueError(
+            f"{path} begins like a file of llm.c (version {head[1]}) of {head[2]} tokens of {bits} "
+            f"bits, and has room for {held}; is it whole?"
+        )
+    return _LLMC_BYTES, bits
+
+
+def _index_bits(index: Path) -> int | None:
+    """How wide the tokens are that a Megatron index speaks of."""
+    with index.open("rb") as file:
+        head = file.read(18)
+    if not head.startswith(_MEGATRON) or len(head) < 18:
+        return None
+    bits = _MEGATRON_BITS.get(head[17])
+    if bits is None:
+        raise ValueError(f"{index} says that its .bin holds type {head[17]}, which is no token's")
+    return bits
+
+
+def _looks_wider(array: np.ndarray) -> bool:
+    """Whether 16-bit numbers are the halves of 32-bit tokens: low, high, low, high, …"""
+    if len(array) < 2 or len(array) % 2:
+        return False
+    pairs = array.reshape(-1, 2)[:_CHUNK_TOKENS]
+    low, high = int(pairs[:, 0].max()), int(pairs[:, 1].max())
+    # 64 · 2^16 tokens are more than any vocabulary has.
+    return high == 0 < low or (high < 64 and low >= 1024)
+
+
+def _check_range(array: np.ndarray, vocab_size: int | None, path: Path, fix: str) -> int:
     """The largest token; reads the array in pieces."""
     if array.flags.f_contiguous and not array.flags.c_contiguous:
         raise ValueError(f"{path} is in Fortran order; save it with numpy.ascontiguousarray")
@@ -111,6 +196,9 @@ def _check_range(array: np.ndarray, vocab_size: int | None, path: Path) -> int:
         raise ValueError(f"{path} holds token {low}; tokens must be ≥ 0")
     if vocab_size is not None and high >= vocab_size:
         raise ValueError(
-            f"{path} holds token {high}, outside 0..{vocab_size - 1}; use vocab_size={high + 1}"
+            f"{path} holds token {high}, outside 0..{vocab_size - 1}; give the vocabulary it was "
+            f"made with (vocab_size={high + 1} has it){fix}"
         )
+    if vocab_size is None and high >= _LARGEST:
+        raise ValueError(f"{path} holds token {high}, which no vocabulary has{fix}")
     return high

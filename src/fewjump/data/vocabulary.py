@@ -24,16 +24,20 @@ class Vocabulary(ABC):
     Attributes:
         name: what the configuration calls the kind.
         size: number of symbols V.
+        mask: the symbol that stands for a hidden one, where the vocabulary has one, or None.
         padding_token: the symbol that follows the end of a short sequence, or None.
         separator: the symbol between documents of a stream, or None.
         frame: tokens that open and close every sequence, such as ``[CLS]`` and ``[SEP]``.
+        unused: numbers below ``size`` that stand for nothing; noise and models leave them alone.
     """
 
     name: ClassVar[str]
     size: int
+    mask: int | None = None
     padding_token: int | None = None
     separator: int | None = None
     frame: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+    unused: tuple[int, ...] = ()
 
     @abstractmethod
     def encode(self, value: Any) -> Tensor:
@@ -144,6 +148,11 @@ class Characters(Vocabulary):
 
     def encode(self, value: str) -> Tensor:
         return torch.from_numpy(self.encode_array(value).astype(np.int64))
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        for text in texts:
+            refuse_padding(text, "a text", self.padding)
+        return super().encode_batch(texts)
 
     def encode_array(self, text: str) -> np.ndarray:
         """Tokens of ``text`` as (n,) uint32, without a Python loop over characters."""
@@ -279,6 +288,15 @@ class ImageLevels(Vocabulary):
 VOCABULARIES: dict[str, type[Vocabulary]] = {
     kind.name: kind for kind in (Characters, Bytes, Tokens, ImageLevels)
 }
+
+
+def refuse_padding(text: str, where: str, padding: str | None = PADDING) -> None:
+    """Raise ValueError if ``text`` holds the symbol that is to stand for its end."""
+    if padding is not None and padding in text:
+        raise ValueError(
+            f"{where} holds {padding!r}, which fills short rows up; replace it with another "
+            "character"
+        )
 
 
 def _code_points(text: str) -> np.ndarray:

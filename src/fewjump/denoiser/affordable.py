@@ -19,6 +19,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn.modules import module as registry
 
+from fewjump.files import check_readable
+
 # Layers tie parameters after they are made, and make small tensors that no file holds.
 _MORE_TENSORS, _MORE_NUMBERS = 256, 1 << 22
 # transformers makes a dictionary of this many labels while it reads a configuration.
@@ -29,10 +31,12 @@ def contents(files: Sequence[Path]) -> tuple[int, int]:
     """Bytes and number of tensors of files of weights, from their headers alone.
 
     Raises:
-        ValueError: for a file that is damaged.
+        PermissionError, FileNotFoundError: for a file that cannot be opened.
+        ValueError: for one that is damaged.
     """
     tensors = 0
     for file in files:
+        check_readable(file)
         try:
             if file.suffix == ".safetensors":
                 with safe_open(file, framework="pt") as reader:

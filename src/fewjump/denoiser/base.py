@@ -25,6 +25,7 @@ class Denoiser(Publishable, nn.Module, ABC):
     Attributes:
         process: the forward process the denoiser inverts.
         length: sequence length L it generates by default, or None where any will do.
+        longest: tokens of the longest sequence it has positions for; None for any.
         clean_vocab_size: tokens a clean sequence may hold: {0..clean_vocab_size−1}. Smaller than
             ``process.vocab_size`` when the last state is a mask.
         time_conditioned: whether the law depends on t given x_t.
@@ -38,6 +39,7 @@ class Denoiser(Publishable, nn.Module, ABC):
     clean_vocab_size: int
     time_conditioned: bool = True
     padding: int | None = None
+    longest: int | None = None
 
     def __init__(
         self, process: Process, length: int | None = None, clean_vocab_size: int | None = None
@@ -62,6 +64,14 @@ class Denoiser(Publishable, nn.Module, ABC):
         """p(x₀|x_t) for x_t (B, L) int64 and t a float or a (B,) tensor."""
         self.evaluations += 1
         return self.law(x_t, as_time(t, x_t.device).double().expand(x_t.shape[0]))
+
+    def check_length(self, length: int) -> None:
+        """Raise ValueError for sequences longer than the network has positions for."""
+        if self.longest is not None and length > self.longest:
+            raise ValueError(
+                f"this model takes at most {self.longest} tokens (its positions end there), not "
+                f"{length}; give a length of {self.longest} or less"
+            )
 
     def as_student(self) -> Denoiser:
         """A trainable copy, for a student that starts here; its own evaluations are counted."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fewjump.denoiser.base import Denoiser
 from fewjump.law.base import Law
-from fewjump.law.contraction import normalised
+from fewjump.law.posterior import normalised
 from fewjump.law.product import ProductLaw
 from fewjump.process import Absorbing, Process
 

@@ -10,8 +10,7 @@ from typing import Any, ClassVar, TypeVar, get_type_hints
 from torch import Tensor, nn
 
 from fewjump.config import ConfigError, convert, type_in_words
-from fewjump.denoiser.deferred import deferred_law, defers
-from fewjump.denoiser.masked_law import constrained_law
+from fewjump.denoiser.deferred import constrained_law, deferred_law, defers
 from fewjump.denoiser.transformer import zero_linear
 from fewjump.denoiser.trunk_run import TrunkRun
 from fewjump.law.base import Law
@@ -77,8 +76,15 @@ class Head(nn.Module, ABC):
         """Set the parameters so that this head's law equals that of ``product`` (same sizes)."""
 
     def config(self) -> dict[str, Any]:
-        """Plain data from which :func:`head_from_config` rebuilds it; subclasses add to this."""
-        return {"kind": self.kind, "hidden": self.hidden, "vocab_size": self.vocab_size}
+        """Plain data from which :func:`head_from_config` rebuilds it.
+
+        The arguments of the constructor, each read from the attribute of its name.
+        """
+        options = {name: getattr(self, name) for name in signature(type(self)).parameters}
+        return {
+            "kind": self.kind,
+            **{k: list(v) if isinstance(v, tuple) else v for k, v in options.items()},
+        }
 
 
 HEADS: dict[str, type[Head]] = {}

@@ -73,12 +73,16 @@ class HuggingFaceTrunk(nn.Module):
     Args:
         model: a masked language model, without its output layer (see :func:`take_apart`).
         config: what it is.
+
+    Attributes:
+        longest: tokens of the longest sequence, None where nothing limits it.
     """
 
     def __init__(self, model: nn.Module, config: HuggingFaceConfig) -> None:
         super().__init__()
         self.model = model
         self.config = config
+        self.longest = positions(model)
 
     @classmethod
     def from_config(cls, config: HuggingFaceConfig) -> HuggingFaceTrunk:
@@ -161,6 +165,25 @@ class Catch(nn.Module):
         caught, self.caught = self.caught, None
         assert caught is not None, "the model did not reach its output layer"
         return caught
+
+
+def positions(model: Any) -> int | None:
+    """Tokens of the longest sequence that a model has positions for, None where it does not say.
+
+    Its configuration's ``max_position_embeddings``, less the rows of a table of positions that
+    come before the first: RoBERTa and its kin count from behind their padding token.
+    """
+    stated = getattr(model.config, "max_position_embeddings", None)
+    if not isinstance(stated, int) or stated < 1:
+        return None
+    tables = (
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Embedding) and name.endswith("position_embeddings")
+    )
+    table = next((table for table in tables if table.num_embeddings == stated), None)
+    before = 0 if table is None or table.padding_idx is None else table.padding_idx + 1
+    return stated - before
 
 
 def take_apart(model: Any) -> nn.Linear:

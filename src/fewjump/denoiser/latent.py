@@ -17,8 +17,7 @@ from fewjump.denoiser.heads import Head, ProductHead, register_head
 from fewjump.denoiser.joint_heads.states import checked_template, require_positive, spread
 from fewjump.denoiser.latent_encoder import LatentEncoder, LatentPrior, LatentSizes
 from fewjump.denoiser.trunk_run import TrunkRun
-from fewjump.law.latent import Latent, LatentLaw
-from fewjump.law.latent_parts import LatentProduct
+from fewjump.law.latent import Latent, LatentLaw, LatentProduct
 from fewjump.law.product import ProductLaw
 from fewjump.process import Process
 
@@ -115,6 +114,8 @@ class LatentHead(Head):
             particles=particles,
         )
         self.sizes = LatentSizes(categories, size, position_categories, position_size)
+        self.categories, self.size = categories, size
+        self.position_categories, self.position_size = position_categories, position_size
         self.width, self.length, self.particles = width, length, particles
         self.encoder_width, self.encoder_blocks = encoder_width, encoder_blocks
         self.base = ProductHead(hidden, vocab_size)
@@ -127,19 +128,7 @@ class LatentHead(Head):
             )
 
     def config(self) -> dict[str, Any]:
-        return {
-            **super().config(),
-            "categories": self.sizes.categories,
-            "size": self.sizes.size,
-            "position_categories": self.sizes.position_categories,
-            "position_size": self.sizes.position_size,
-            "width": self.width,
-            "length": self.length,
-            "encoder": self.encoder is not None,
-            "encoder_width": self.encoder_width,
-            "encoder_blocks": self.encoder_blocks,
-            "particles": self.particles,
-        }
+        return {**super().config(), "encoder": self.encoder is not None}
 
     def forward(self, features: Tensor, x_t: Tensor, process: Process) -> ProductLaw:
         """p(x₀|x_t, z) from features that have seen z."""

@@ -11,8 +11,13 @@ from torch import Tensor, nn
 from fewjump.denoiser.joint_heads.states import ComponentWeights
 from fewjump.denoiser.transformer import Transformer
 from fewjump.denoiser.transformer_config import TransformerConfig
-from fewjump.law.latent import DiscreteLatent, GaussianLatent, Latent
-from fewjump.law.latent_parts import LatentProduct, PositionLatent
+from fewjump.law.latent import (
+    DiscreteLatent,
+    GaussianLatent,
+    Latent,
+    LatentProduct,
+    PositionLatent,
+)
 
 #: Spread of the encoder's answers before training: logits this far apart, means as many deviations.
 CONTRAST = 2.0

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import json
+import logging
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from fewjump.denoiser.affordable import check_labels, contents, without_memory
 from fewjump.denoiser.base import Denoiser, constrain_logits
+from fewjump.denoiser.deferred import constrained_law
 from fewjump.denoiser.huggingface import split
-from fewjump.denoiser.masked_law import constrained_law
 from fewjump.denoiser.network import NetworkDenoiser
+from fewjump.denoiser.pretrained import Pretrained, outputs, read_pretrained
 from fewjump.law.product import ProductLaw
 from fewjump.process import Absorbing
 from fewjump.schedule import LogLinear, Schedule
-from fewjump.tokenizing import HUB, describe_tokenizer, open_tokenizer, require
+from fewjump.tokenizing import HUB, describe_tokenizer, open_tokenizer, unused_tokens
+
+_LOG = logging.getLogger("fewjump")
 
 
 def from_masked_lm(
@@ -61,11 +63,46 @@ def from_masked_lm(
         ValueError: for a model that needs code it may not run, a tokenizer without a mask, or sizes
             that do not fit.
     """
+    denoiser, found = read_masked_lm(
+        model,
+        tokenizer,
+        schedule=schedule,
+        length=length,
+        generate=generate,
+        shift=shift,
+        trust_remote_code=trust_remote_code,
+        device=device,
+    )
+    tell(model, found)
+    return denoiser
+
+
+def tell(source: Any, found: Pretrained) -> None:
+    """Log in one line what was assumed and left aside in reading a model."""
+    if told := found.told():
+        _LOG.warning("%s: %s", source, "; ".join(told))
+
+
+def read_masked_lm(
+    model: Any,
+    tokenizer: Any = None,
+    *,
+    schedule: Schedule | None = None,
+    length: int | None = None,
+    generate: Collection[int] = (),
+    shift: bool = False,
+    trust_remote_code: bool = False,
+    device: torch.device | str | None = None,
+) -> tuple[Denoiser, Pretrained]:
+    """As :func:`from_masked_lm`, with what was assumed and left aside in reading."""
     source = model
     if isinstance(model, str | Path):
         source = str(model).removeprefix(HUB)
         source = source if Path(source).exists() else HUB + source
-        model = _read(source.removeprefix(HUB), trust_remote_code)
+        found = read_pretrained(source.removeprefix(HUB), trust_remote_code)
+        model = found.model
+    else:
+        found = Pretrained(model)
     if tokenizer is None:
         if not isinstance(source, str):
             raise ValueError("a model object does not bring its tokenizer; give tokenizer=")
@@ -77,11 +114,11 @@ def from_masked_lm(
             "the tokenizer has no mask token, so this is no masked language model; add one, or use "
             "fewjump.denoiser.from_logits, which is told the mask's number"
         )
-    states = _states(model)
+    states = outputs(model)
     if described["size"] > states or mask >= states:
         raise ValueError(
-            f"the tokenizer has {described['size']} tokens (mask {mask}), the model {states} "
-            "outputs; give the tokenizer that the model was trained with"
+            f"the tokenizer numbers its tokens up to {described['size'] - 1} (mask {mask}), the "
+            f"model has {states} outputs; give the tokenizer that the model was trained with"
         )
     unknown = set(generate) - set(described["special"])
     if unknown:
@@ -89,7 +126,7 @@ def from_masked_lm(
             f"generate= lists special tokens; {sorted(unknown)} are not among "
             f"{described['special']}"
         )
-    kept = {*described["special"], *range(described["size"], states)} - {mask, *generate}
+    kept = {*described["special"], *unused_tokens(described, states)} - {mask, *generate}
     process = Absorbing(states, schedule or LogLinear(), mask=mask, kept=kept)
     padding = described["padding"] if described["padding"] in kept else None
     denoiser: Denoiser
@@ -99,7 +136,7 @@ def from_masked_lm(
     else:
         denoiser = LogitsDenoiser(model, process, length, shift=shift, padding=padding)
     denoiser.vocabulary_config = {"name": "tokenizer", **described}
-    return (denoiser if device is None else denoiser.to(device)).eval()
+    return (denoiser if device is None else denoiser.to(device)).eval(), found
 
 
 def from_logits(
@@ -179,97 +216,3 @@ class LogitsDenoiser(Denoiser):
             # What the last operation of the network needs for its backward pass is not known.
             return ProductLaw(constrain_logits(logits, x_t, self.process))
         return constrained_law(logits, x_t, self.process)
-
-
-def folder_config(folder: Path) -> dict[str, Any]:
-    """A folder's config.json; empty where it is not there or no dictionary."""
-    file = folder / "config.json"
-    try:
-        config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    except (ValueError, RecursionError):
-        return {}
-    return config if isinstance(config, dict) else {}
-
-
-def is_masked_lm(folder: Path) -> bool:
-    """Whether a folder's config.json is that of a masked language model of ``transformers``."""
-    config = folder_config(folder)
-    names = config.get("architectures")
-    return bool(names) and "auto_map" not in config and str(names[0]).endswith("ForMaskedLM")
-
-
-def _read(source: str, trust_remote_code: bool) -> nn.Module:
-    transformers = require("transformers", f"reading {source}")
-    check_labels(folder_config(Path(source)))
-    try:
-        config = transformers.AutoConfig.from_pretrained(
-            source, trust_remote_code=trust_remote_code
-        )
-        kinds = getattr(config, "auto_map", None) or {}
-        name = next(
-            (
-                n
-                for n in ("AutoModelForMaskedLM", "AutoModelForCausalLM", "AutoModel")
-                if n in kinds
-            ),
-            "AutoModelForMaskedLM",
-        )
-        reader = getattr(transformers, name if trust_remote_code else "AutoModelForMaskedLM")
-        if not trust_remote_code:
-            _check_affordable(source, config, reader)
-        return reader.from_pretrained(source, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        text = str(error)
-        if "trust_remote_code" in text and not trust_remote_code:
-            raise ValueError(
-                f"the model in {source} comes with code of its own, which is not run by default; "
-                "read it, then pass trust_remote_code=True"
-            ) from error
-        raise ValueError(f"no masked language model could be read from {source}: {text}") from error
-
-
-def _check_affordable(source: str, config: Any, reader: Any) -> None:
-    """Raise ValueError for sizes that the weights of a model cannot have, before they are taken."""
-    folder = Path(source)
-    files = [file for name in ("*.safetensors", "*.bin") for file in folder.glob(name)]
-    if not folder.is_dir():
-        files = _files_of_repository(source)
-    if not files:
-        return
-    try:
-        with without_memory(*contents(files)):
-            reader.from_config(config)
-    except (RuntimeError, OverflowError, TypeError, AssertionError) as error:
-        # Sizes that are no sizes at all.
-        raise ValueError(f"the configuration makes no network: {str(error)[:200]}") from None
-
-
-def _files_of_repository(source: str) -> list[Path]:
-    """The weights that transformers would read of a hub repository, downloaded: one or in parts."""
-    from transformers.utils.hub import cached_file
-
-    def fetched(name: str) -> Path | None:
-        found = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
-        return None if found is None else Path(found)
-
-    for whole in ("model.safetensors", "pytorch_model.bin"):
-        found = fetched(whole)
-        if found is not None:
-            return [found]
-        index = fetched(f"{whole}.index.json")
-        if index is not None:
-            try:
-                parts = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-            except (TypeError, KeyError, AttributeError, ValueError) as error:
-                raise ValueError(f"{index} is damaged: {error}; download it again") from None
-            files = [fetched(str(part)) for part in sorted(parts, key=str)]
-            return [file for file in files if file is not None]
-    return []
-
-
-def _states(model: Any) -> int:
-    """Number of outputs of a model."""
-    layer = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    if isinstance(layer, nn.Linear):
-        return layer.out_features
-    return int(model.config.vocab_size)

@@ -13,6 +13,7 @@ from fewjump.denoiser.huggingface import KIND, HuggingFaceConfig, HuggingFaceTru
 from fewjump.denoiser.transformer import Transformer
 from fewjump.denoiser.transformer_config import TransformerConfig
 from fewjump.denoiser.trunk_run import TrunkRun
+from fewjump.denoiser.wrappers import unwrapped
 from fewjump.law.base import Law
 from fewjump.process import Process, Uniform, process_from_config
 
@@ -69,6 +70,9 @@ class NetworkDenoiser(Denoiser):
         self.autocast: Autocast = check_autocast(autocast)
         self.time_conditioned = config.time_conditioned
         self.padding = config.padding
+        self.longest = getattr(trunk, "longest", None)
+        if length is not None:
+            self.check_length(length)
 
     @property
     def kind(self) -> str:
@@ -173,7 +177,7 @@ class NetworkDenoiser(Denoiser):
                     f"a {self.kind} student starts from a product teacher or from its own kind "
                     f"and sizes; the source has a {source.kind} head"
                 )
-        self.trunk.load_state_dict(source.trunk.state_dict())
+        unwrapped(self.trunk).load_state_dict(unwrapped(source.trunk).state_dict())
 
 
 def noise_level(sigma: Tensor | float, x_t: Tensor) -> Tensor:

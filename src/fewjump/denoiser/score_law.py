@@ -83,9 +83,9 @@ def clean_mass(law: LinearLaw, shift: Tensor, index: Tensor | None = None) -> Te
         return clean_mass(law, shift, every).reshape(law.batch_size, law.length)
     out = torch.ones(index.shape[0], dtype=torch.float64, device=index.device)
     (left,) = (~law.shown.reshape(-1)[index]).nonzero(as_tuple=True)
-    for part in row_chunks(left.shape[0], 1, law.table.rows_at_once()):
+    for part in row_chunks(left.shape[0], 1, law.rows.rows_at_once()):
         rows = index[left[part]]
-        total = law.table.index_select(0, rows).logsumexp(-1).double()
+        total = law.rows.index_select(0, rows).logsumexp(-1).double()
         out[left[part]] = torch.exp(total + shift.to(total.device)[rows // law.length])
     return out
 

@@ -22,12 +22,12 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from fewjump.denoiser.attention_mask import AttentionMask, attention_mask, mix_near
 from fewjump.denoiser.rotary import ROTARY_BASE, rotary_table, rotate
-from fewjump.denoiser.sight import Sight, mix_near, sight
 from fewjump.denoiser.transformer_config import TransformerConfig
 
 TIME_FREQUENCIES = 128
-_EVERYTHING = Sight()
+_EVERYTHING = AttentionMask()
 NORM_EPS = 1e-5
 
 
@@ -89,7 +89,7 @@ class Transformer(nn.Module):
         if self.condition is not None:
             condition = condition + F.silu(self.condition)
         rotation = rotary_table(x_t.shape[1], config.head_dim, columns, x.device, dtype)
-        seen = sight(x_t, config.padding, config.separator, config.conv_kernel)
+        seen = attention_mask(x_t, config.padding, config.separator, config.conv_kernel)
         checkpointed = self.checkpoint_blocks and torch.is_grad_enabled()
         for block in self.blocks:
             if checkpointed:
@@ -134,19 +134,19 @@ class Block(nn.Module):
         self.modulation = zero_linear(config.condition_dim, 6 * config.hidden)
 
     def forward(
-        self, x: Tensor, condition: Tensor, rotation: Tensor, seen: Sight = _EVERYTHING
+        self, x: Tensor, condition: Tensor, rotation: Tensor, seen: AttentionMask = _EVERYTHING
     ) -> Tensor:
         """(B, L, D) → (B, L, D); ``seen`` says which positions a position sees."""
         modulation = self.modulation(condition)[:, None].chunk(6, -1)
         shift, scale, gate = modulation[:3]
         h = self._mix(self.local1, self.norm1(x, shift, scale), seen)
-        x = torch.addcmul(x, gate, self._drop(self.attention(h, rotation, seen.seen)))
+        x = torch.addcmul(x, gate, self._drop(self.attention(h, rotation, seen.mask)))
         shift, scale, gate = modulation[3:]
         h = self._mix(self.local2, self.norm2(x, shift, scale), seen)
         return torch.addcmul(x, gate, self._drop(self.mlp(h)))
 
     @staticmethod
-    def _mix(local: nn.Module, h: Tensor, seen: Sight) -> Tensor:
+    def _mix(local: nn.Module, h: Tensor, seen: AttentionMask) -> Tensor:
         h = h if seen.real is None else h * seen.real[..., None]
         return local(h) if seen.near is None else local(h, seen.near)
 
@@ -187,7 +187,7 @@ class LocalMixing(nn.Module):
         self.padding = (shape[0] // 2, shape[1] // 2)
 
     def forward(self, h: Tensor, near: Tensor | None = None) -> Tensor:
-        """(B, L, D) → (B, L, D); ``near`` as in :class:`~fewjump.denoiser.sight.Sight`."""
+        """(B, L, D) → (B, L, D); ``near`` is an attention mask's."""
         if near is not None:
             return h + mix_near(h, self.weight[:, 0, 0], near)
         batch, length, hidden = h.shape

@@ -1,9 +1,10 @@
-"""Confidence intervals by resampling, for any functional of the empirical law."""
+"""Confidence intervals: by resampling, for any functional of the empirical law, and over seeds."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,8 @@ from fewjump.random import Generator, integers
 
 REPLICATES = 200
 _CHUNK_ELEMENTS = 1 << 22
+#: 97.5% quantiles of Student's t, by degrees of freedom; above 9 the last one is kept.
+_T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 
 
 @dataclass(frozen=True)
@@ -109,3 +112,27 @@ def combine(intervals: Sequence[Interval]) -> Interval:
     value = sum(i.value for i in intervals) / len(intervals)
     replicates = torch.stack([i.replicates for i in intervals]).mean(0)
     return Interval.from_replicates(value, replicates, intervals[0].confidence)
+
+
+def over_seeds(rows: Sequence[Mapping[str, Any]], metric: str) -> tuple[float, float, float]:
+    """Mean of a metric over rows, one per seed, and the ends of its 95% interval.
+
+    The interval is the wider of what the samples' own intervals (``<metric>_low`` and
+    ``<metric>_high``) say and Student's t on the seeds.
+    """
+    values = [row[metric] for row in rows]
+    mean = sum(values) / len(values)
+    ends = [(row[f"{metric}_low"], row[f"{metric}_high"]) for row in rows]
+    sampling = sum(((high - low) / 2) ** 2 for low, high in ends) ** 0.5 / len(values)
+    half = max(sampling, half_width(values))
+    return mean, mean - half, mean + half
+
+
+def half_width(values: Sequence[float]) -> float:
+    """Half-width of Student's 95% interval of the mean; 0 for a single value."""
+    n = len(values)
+    if n < 2:
+        return 0.0
+    mean = sum(values) / n
+    variance = sum((v - mean) ** 2 for v in values) / (n - 1)
+    return _T[min(n - 1, max(_T))] * (variance / n) ** 0.5

@@ -85,8 +85,10 @@ def rows_by_steps(
 
 def check_fit(denoiser: Denoiser, vocab_size: int, length: int) -> None:
     """Raise ValueError unless what the denoiser makes can be compared with data of this shape."""
-    if denoiser.clean_vocab_size > vocab_size or denoiser.length not in (None, length):
+    never = {*denoiser.process.kept, denoiser.process.mask}
+    made = 1 + max(token for token in range(denoiser.clean_vocab_size) if token not in never)
+    if made > vocab_size or denoiser.length not in (None, length):
         raise ValueError(
-            f"the denoiser makes {denoiser.length} tokens below {denoiser.clean_vocab_size}, the "
-            f"data have {length} below {vocab_size}: is this the data set it was trained on?"
+            f"the denoiser makes {denoiser.length} tokens below {made}, the data have "
+            f"{length} below {vocab_size}: is this the data set it was trained on?"
         )

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fewjump.data import Dataset, ImageLevels, as_tokens
+from fewjump.files import whole_file
 from fewjump.random import fold_seed, generator_for, integers, uniform
 
 FEATURES = 32
@@ -153,12 +154,9 @@ def save_classifier(model: ImageClassifier, path: str | Path) -> None:
     """Write the weights (safetensors), in one move."""
     from safetensors.torch import save_file
 
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
     facts = {"format": _FORMAT, "shape": json.dumps(model.shape), "classes": str(model.classes)}
-    save_file(model.state_dict(), temporary, metadata=facts)
-    temporary.replace(path)
+    with whole_file(Path(path)) as temporary:
+        save_file(model.state_dict(), temporary, metadata=facts)
 
 
 def load_classifier(path: str | Path, dataset: Dataset | None = None) -> ImageClassifier:

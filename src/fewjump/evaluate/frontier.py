@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from fewjump.evaluate.bootstrap import Interval, bootstrap, combine
-from fewjump.report.rows import Row, read_results, write_results
+from fewjump.report import Row, read_results, write_results
 
 __all__ = [
     "FrontierPoint",

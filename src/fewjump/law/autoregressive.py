@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from fewjump.law.base import Law, nucleus, refuse_twice
+from fewjump.law.base import SHARED, Batched, Law, nucleus, refuse_twice
+from fewjump.law.cross_entropy import token_log_prob
 from fewjump.law.product import ProductLaw, pin_logits
-from fewjump.law.tokens import token_log_prob
 from fewjump.random import Generator, categorical, generator_for, invert_logits, uniform
 
 _EXACT_MARGINAL_STATES = 4096
 
 
-class Conditionals(ABC):
+class Conditionals(Batched, ABC):
     """The conditionals p(x₀ⁱ | x₀^{<i}, x_t) of an autoregressive law, as logits."""
 
-    batch_size: int
     length: int
     vocab_size: int
-
-    @property
-    @abstractmethod
-    def device(self) -> torch.device:
-        """Where the parameters live."""
 
     @abstractmethod
     def logits(self, x0: Tensor) -> Tensor:
@@ -35,14 +30,6 @@ class Conditionals(ABC):
     @abstractmethod
     def begin(self) -> Walk:
         """A fresh left-to-right walk, which caches what earlier positions computed."""
-
-    @abstractmethod
-    def select(self, rows: Tensor) -> Conditionals:
-        """The conditionals of the given batch rows."""
-
-    def expand(self, batch_size: int) -> Conditionals:
-        """Those of a batch of one for ``batch_size`` rows; see :meth:`Law.expand`."""
-        return self.select(torch.zeros(batch_size, dtype=torch.int64, device=self.device))
 
 
 class Walk(ABC):
@@ -68,6 +55,7 @@ class WeightedSamples(NamedTuple):
     effective_sample_size: Tensor
 
 
+@dataclass(eq=False)
 class AutoregressiveLaw(Law):
     """p(x₀|x_t) = Πᵢ p(x₀ⁱ | x₀^{<i}, x_t).
 
@@ -84,29 +72,17 @@ class AutoregressiveLaw(Law):
         x0, known: (B, L) a known left prefix, pinned.
     """
 
-    def __init__(
-        self,
-        conditionals: Conditionals,
-        marginal_samples: int = 64,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        x0: Tensor | None = None,
-        known: Tensor | None = None,
-    ) -> None:
-        self.conditionals = conditionals
+    conditionals: Conditionals
+    marginal_samples: int = field(default=64, metadata=SHARED)
+    temperature: float = field(default=1.0, metadata=SHARED)
+    top_p: float = field(default=1.0, metadata=SHARED)
+    x0: Tensor | None = None
+    known: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        conditionals = self.conditionals
         self.batch_size, self.length = conditionals.batch_size, conditionals.length
         self.vocab_size = conditionals.vocab_size
-        self.marginal_samples = marginal_samples
-        self.temperature, self.top_p = temperature, top_p
-        shape = (self.batch_size, self.length)
-        device = conditionals.device
-        self.x0 = torch.zeros(shape, dtype=torch.int64, device=device) if x0 is None else x0
-        self.known = torch.zeros(shape, dtype=torch.bool, device=device) if known is None else known
-        self._pins = known is not None
-
-    @property
-    def device(self) -> torch.device:
-        return self.conditionals.device
 
     def _shape(self, logits: Tensor) -> Tensor:
         if self.temperature == 1 and self.top_p == 1:
@@ -116,7 +92,9 @@ class AutoregressiveLaw(Law):
     def logits(self, x0: Tensor) -> Tensor:
         """Logits of every conditional along ``x0`` (B, L): (B, L, V)."""
         logits = self._shape(self.conditionals.logits(x0))
-        return pin_logits(logits, self.x0, self.known) if self._pins else logits
+        if self.x0 is None or self.known is None:
+            return logits
+        return pin_logits(logits, self.x0, self.known)
 
     def log_prob(self, x0: Tensor) -> Tensor:
         return token_log_prob(self.logits(x0), x0).sum(-1)
@@ -124,11 +102,12 @@ class AutoregressiveLaw(Law):
     @torch.no_grad()
     def sample(self, generator: Generator = None) -> Tensor:
         walk = self.conditionals.begin()
-        x0 = self.x0.clone()
+        pinned, known = self._pinned()
+        x0 = pinned.clone()
         u = uniform((self.batch_size, self.length), generator, self.device)
         for i in range(self.length):
             drawn = invert_logits(self._shape(walk.next_logits(i, x0)), u[:, i])
-            x0[:, i] = torch.where(self.known[:, i], self.x0[:, i], drawn)
+            x0[:, i] = torch.where(known[:, i], pinned[:, i], drawn)
         return x0
 
     def cross_entropy(self, target: Law, generator: Generator = None) -> Tensor:
@@ -163,34 +142,14 @@ class AutoregressiveLaw(Law):
         if temperature == 1 and top_p == 1:
             return self
         refuse_twice(self.temperature, self.top_p)
-        return AutoregressiveLaw(
-            self.conditionals, self.marginal_samples, temperature, top_p, *self._pinned()
-        )
+        return replace(self, temperature=temperature, top_p=top_p)
 
-    def select(self, rows: Tensor) -> AutoregressiveLaw:
-        x0, known = self._pinned()
-        return AutoregressiveLaw(
-            self.conditionals.select(rows),
-            self.marginal_samples,
-            self.temperature,
-            self.top_p,
-            None if x0 is None else x0[rows],
-            None if known is None else known[rows],
-        )
-
-    def _expanded(self, batch_size: int) -> AutoregressiveLaw:
-        x0, known = self._pinned()
-        return AutoregressiveLaw(
-            self.conditionals.expand(batch_size),
-            self.marginal_samples,
-            self.temperature,
-            self.top_p,
-            None if x0 is None else x0.expand(batch_size, -1),
-            None if known is None else known.expand(batch_size, -1),
-        )
-
-    def _pinned(self) -> tuple[Tensor | None, Tensor | None]:
-        return (self.x0, self.known) if self._pins else (None, None)
+    def _pinned(self) -> tuple[Tensor, Tensor]:
+        """The known tokens and where they are known: (B, L) each."""
+        if self.x0 is not None and self.known is not None:
+            return self.x0, self.known
+        none = torch.zeros(self.batch_size, self.length, dtype=torch.int64, device=self.device)
+        return none, none.bool()
 
     def given(self, x0: Tensor, known: Tensor) -> AutoregressiveLaw:
         """Exact where the known positions are a left prefix of the positions still uncertain.
@@ -202,8 +161,9 @@ class AutoregressiveLaw(Law):
         Raises:
             ValueError: for known positions that are neither a prefix nor certain already.
         """
-        known = known | self.known
-        x0 = torch.where(self.known, self.x0, torch.where(known, x0, 0))
+        pinned, before = self._pinned()
+        known = known | before
+        x0 = torch.where(before, pinned, torch.where(known, x0, 0))
         prefix = known.long().cumprod(-1).bool()
         loose = known & ~prefix
         if bool(loose.any()) and not bool(self._certain(x0)[loose].all()):
@@ -212,9 +172,7 @@ class AutoregressiveLaw(Law):
                 "tokens in x_t (a prompt of a masked process), or draw from "
                 "sample_given(x0, known, particles=...), which weights by importance"
             )
-        return AutoregressiveLaw(
-            self.conditionals, self.marginal_samples, self.temperature, self.top_p, x0, known
-        )
+        return replace(self, x0=x0, known=known)
 
     def _certain(self, x0: Tensor) -> Tensor:
         """Whether each position can hold no token but ``x0``'s, whatever stands before it."""
@@ -235,14 +193,8 @@ class AutoregressiveLaw(Law):
         """
         repeat = torch.arange(self.batch_size, device=self.device).repeat(particles)
         # Known tokens are pinned for the draw only; weights come from the unpinned conditionals.
-        pinned = AutoregressiveLaw(
-            self.conditionals,
-            self.marginal_samples,
-            self.temperature,
-            self.top_p,
-            torch.where(known, x0, self.x0),
-            known | self.known,
-        )
+        mine, before = self._pinned()
+        pinned = replace(self, x0=torch.where(known, x0, mine), known=known | before)
         draws = torch.stack([pinned.sample(generator) for _ in range(particles)], 1)
         rows = self.select(repeat)
         flat = draws.transpose(0, 1).reshape(-1, self.length)

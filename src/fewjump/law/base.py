@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -13,21 +15,74 @@ from fewjump.random import Generator
 ENUMERATION_LIMIT = 1_000_000
 
 
-class Law(ABC):
-    """A batch of distributions over sequences of L tokens, one for each x_t of a batch.
+#: Metadata of a dataclass field of a :class:`Batched` that all rows have in common: a table, an
+#: option.
+SHARED = {"shared": True}
 
-    Shapes: ``batch_size`` B, ``length`` L, ``vocab_size`` V. In the style of
-    ``torch.distributions``, but with an explicit generator and without a sample shape.
+
+class Batched:
+    """A dataclass of tensors whose first axis is the batch, or of other such dataclasses.
+
+    Rows are picked and repeated in every field at once, but for those marked :data:`SHARED`
+    and those that are None.
     """
 
     batch_size: int
-    length: int
-    vocab_size: int
+
+    def _batched(self) -> dict[str, Tensor | Batched]:
+        parts = {f.name: getattr(self, f.name) for f in fields(self) if not f.metadata}  # type: ignore[arg-type]
+        return {name: part for name, part in parts.items() if part is not None}
+
+    def _each(self, change: Callable[[Tensor | Batched], Tensor | Batched]) -> Self:
+        return self._with(**{name: change(part) for name, part in self._batched().items()})
+
+    def _with(self, **changes: Any) -> Self:
+        return replace(self, **changes)  # type: ignore[type-var]
 
     @property
-    @abstractmethod
     def device(self) -> torch.device:
-        """Where the law's parameters live."""
+        """Where the parameters live."""
+        return next(iter(self._batched().values())).device
+
+    def select(self, rows: Tensor) -> Self:
+        """The given batch rows: ``rows`` is an index or boolean tensor over B."""
+        return self._each(lambda v: v[rows] if isinstance(v, Tensor) else v.select(rows))
+
+    def expand(self, batch_size: int) -> Self:
+        """A batch of one as ``batch_size`` rows, each drawn on its own.
+
+        As with :meth:`torch.Tensor.expand` nothing of the law's size is copied, so the tensors of
+        the result are not to be written to.
+
+        Raises:
+            ValueError: for a batch of more than one row.
+        """
+        if self.batch_size != 1:
+            raise ValueError(f"only a batch of one row can be expanded, this has {self.batch_size}")
+        return self._expanded(batch_size)
+
+    def _expanded(self, batch_size: int) -> Self:
+        if not is_dataclass(self):
+            return self.select(torch.zeros(batch_size, dtype=torch.int64, device=self.device))
+
+        def repeat(part: Tensor | Batched) -> Tensor | Batched:
+            if isinstance(part, Tensor):
+                return part.expand(batch_size, *part.shape[1:])
+            return part.expand(batch_size)
+
+        return self._each(repeat)
+
+
+class Law(Batched, ABC):
+    """A batch of distributions over sequences of L tokens, one for each x_t of a batch.
+
+    Shapes: ``batch_size`` B, ``length`` L, ``vocab_size`` V. In the style of
+    ``torch.distributions``, but with an explicit generator and without a sample shape. A law that
+    is no dataclass (see :class:`Batched`) has a ``device`` and a ``select`` of its own.
+    """
+
+    length: int
+    vocab_size: int
 
     @abstractmethod
     def sample(self, generator: Generator = None) -> Tensor:
@@ -41,6 +96,13 @@ class Law(ABC):
     def marginals(self) -> Tensor:
         """Per-position probabilities p(x₀ⁱ = · | x_t): (B, L, V), rows sum to 1."""
 
+    def precise_marginals(self) -> Tensor:
+        """:meth:`marginals` in float64, normalised in it where that can be done.
+
+        The sum of a softmax over a large vocabulary has an error of its own in float32.
+        """
+        return self.marginals().double()
+
     @abstractmethod
     def tempered(self, temperature: float = 1.0, top_p: float = 1.0) -> Law:
         """The law with every conditional draw sharpened and truncated to its nucleus.
@@ -50,27 +112,6 @@ class Law(ABC):
         probability ≥ ``top_p``. For a product law these are the positions; joint laws say in
         their own docstring which categoricals they draw.
         """
-
-    @abstractmethod
-    def select(self, rows: Tensor) -> Law:
-        """The law of the given batch rows: ``rows`` is an index or boolean tensor over B."""
-
-    def expand(self, batch_size: int) -> Law:
-        """The law of a batch of one as the law of ``batch_size`` rows, each drawn on its own.
-
-        As with :meth:`torch.Tensor.expand` nothing of the law's size is copied, so the tensors of
-        the result are not to be written to.
-
-        Raises:
-            ValueError: for a law of more than one row.
-        """
-        if self.batch_size != 1:
-            raise ValueError(f"only a law of one row can be expanded, this has {self.batch_size}")
-        return self._expanded(batch_size)
-
-    def _expanded(self, batch_size: int) -> Law:
-        """:meth:`expand`; laws whose :meth:`select` copies more than a few numbers override it."""
-        return self.select(torch.zeros(batch_size, dtype=torch.int64, device=self.device))
 
     @abstractmethod
     def given(self, x0: Tensor, known: Tensor) -> Law:
@@ -155,3 +196,25 @@ def row_chunks(rows: int, width: int, elements: int = 1 << 22) -> Iterator[slice
     step = max(1, elements // max(1, width))
     for start in range(0, rows, step):
         yield slice(start, min(rows, start + step))
+
+
+def safe_logsumexp(values: Tensor, dim: int = -1) -> Tensor:
+    """logsumexp whose gradient is 0, not NaN, where every term is −inf."""
+    peak = values.detach().amax(dim, keepdim=True)
+    peak = torch.where(peak.isfinite(), peak, 0.0)
+    total = (values - peak).exp().sum(dim)
+    empty = total == 0
+    finite = torch.where(empty, 1.0, total).log() + peak.squeeze(dim)
+    return finite.masked_fill(empty, -torch.inf)
+
+
+def at_least_float32(value: Tensor) -> Tensor:
+    """Half-precision tensors as float32; others as they are."""
+    return value.float() if value.dtype in (torch.bfloat16, torch.float16) else value
+
+
+def exponentiated(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """exp(logits − row maximum) and the maximum (..., 1), a constant; a row of −inf gives zeros."""
+    peak = logits.detach().amax(-1, keepdim=True)
+    peak = torch.where(peak.isfinite(), peak, 0.0)
+    return (logits - peak).exp_(), peak

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fewjump.law.base import Law, nucleus
+from fewjump.law.base import Law, at_least_float32, nucleus, safe_logsumexp
 from fewjump.law.mixture import reweighted
-from fewjump.law.tokens import at_least_float32, safe_logsumexp
 from fewjump.random import Generator, SampleStreams, categorical_from_logits, fold_seed
 
 

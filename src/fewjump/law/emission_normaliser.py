@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fewjump.law.base import row_chunks
-from fewjump.law.tokens import at_least_float32, exponentiated
+from fewjump.law.base import at_least_float32, exponentiated, row_chunks
 
 # Entries of a temporary: small enough to stay in a CPU's cache hierarchy, large enough for matmuls.
 CHUNK = 1 << 20
 
 
 def log_matmul_exp(base: Tensor, log_factor: Tensor) -> Tensor:
-    """log Σ_x exp(base[n, x] + log_factor[z, x]): (N, V), (r, V) → (N, r), chunked over N.
+    """log Σ_x exp(base[g, n, x] + log_factor[g, z, x]): (G, N, V), (G, r, V) → (G, N, r).
 
-    Entries whose products all underflow are computed again in log space, without a gradient; an
-    empty sum becomes 0.
+    A chunk at a time, by products of exponentials; sums that underflow are computed again in log
+    space. An empty sum becomes 0.
     """
     return _LogMatmulExp.apply(base, log_factor)  # type: ignore[no-any-return]
 
@@ -28,34 +27,58 @@ class _LogMatmulExp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, base: Tensor, log_factor: Tensor) -> Tensor:
         factor, peak = exponentiated(log_factor)
-        out = base.new_empty(base.shape[0], factor.shape[0], dtype=factor.dtype)
-        for rows in row_chunks(base.shape[0], base.shape[1], CHUNK):
-            share, top = exponentiated(base[rows].to(factor.dtype))
-            out[rows] = (share @ factor.T).log() + top + peak.T
-        _recompute_lost(out, base, log_factor)
-        ctx.save_for_backward(base, log_factor, out)
+        out = base.new_empty(*base.shape[:2], factor.shape[1], dtype=factor.dtype)
+        limits = torch.finfo(out.dtype)
+        for groups, rows in tiles(*base.shape):
+            share, top = exponentiated(base[groups, rows].to(factor.dtype))
+            total = share @ factor[groups].mT
+            # Terms below ``tiny`` are not exact, and might have counted.
+            total.masked_fill_(total < limits.tiny / limits.eps, 0.0)
+            out[groups, rows] = total.log_() + top + peak[groups].mT
+        lost = (out == -torch.inf).nonzero(as_tuple=True)
+        for part, logits in _lost_logits(lost, base, log_factor):
+            value = logits.logsumexp(-1)
+            out[part] = value.masked_fill(value == -torch.inf, 0.0)
+        ctx.save_for_backward(base, log_factor, out, *lost)
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
-        base, log_factor, out = ctx.saved_tensors
+        base, log_factor, out, *lost = ctx.saved_tensors
         factor, peak = exponentiated(log_factor)
         grad_base, grad_factor = torch.empty_like(base), torch.zeros_like(factor)
-        for rows in row_chunks(base.shape[0], base.shape[1], CHUNK):
-            share, top = exponentiated(base[rows].to(factor.dtype))
-            total = (out[rows] - top - peak.T).exp()
-            weight = torch.where(total > 0, grads[0][rows] / total, 0.0)
-            grad_factor.addmm_(weight.T, share)
-            grad_base[rows] = share.mul_(weight @ factor)
-        return grad_base, grad_factor.mul_(factor)
+        slope = grads[0].clone()
+        slope[tuple(lost)] = 0.0
+        for groups, rows in tiles(*base.shape):
+            share, top = exponentiated(base[groups, rows].to(factor.dtype))
+            weight = slope[groups, rows] / (out[groups, rows] - top - peak[groups].mT).exp()
+            weight = weight.masked_fill_(slope[groups, rows] == 0, 0.0)
+            grad_factor[groups] += weight.mT @ share
+            grad_base[groups, rows] = share.mul_(weight @ factor[groups])
+        grad_factor.mul_(factor)
+        for part, logits in _lost_logits(lost, base, log_factor):
+            share = (logits - out[part][:, None]).exp_().mul_(grads[0][part][:, None])
+            group, row, state = part
+            grad_base.index_put_((group, row), share.to(base.dtype), accumulate=True)
+            grad_factor.index_put_((group, state), share, accumulate=True)
+        return grad_base, grad_factor
 
 
-def _recompute_lost(out: Tensor, base: Tensor, log_factor: Tensor) -> None:
-    row, state = (out == -torch.inf).nonzero(as_tuple=True)
-    for part in row_chunks(row.shape[0], base.shape[1], CHUNK):
-        logits = base[row[part]].to(out.dtype) + log_factor[state[part]]
-        value = logits.logsumexp(-1)
-        out[row[part], state[part]] = value.masked_fill(value == -torch.inf, 0.0)
+def _lost_logits(
+    lost: Sequence[Tensor], base: Tensor, log_factor: Tensor
+) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
+    """Of sums (group, row, state): some of them, and the logits (n, V) that they are over."""
+    for part in row_chunks(len(lost[0]), base.shape[-1], CHUNK):
+        group, row, state = (index[part] for index in lost)
+        logits = base[group, row].to(log_factor.dtype) + log_factor[group, state]
+        yield (group, row, state), logits
+
+
+def tiles(groups: int, rows: int, width: int) -> Iterator[tuple[slice, slice]]:
+    """Groups × rows of about ``CHUNK`` entries of a (G, N, V); whole groups where they fit."""
+    for some in row_chunks(groups, rows * width, CHUNK):
+        for part in row_chunks(rows, (some.stop - some.start) * width, CHUNK):
+            yield some, part
 
 
 def low_rank_normaliser(base: Tensor, features: Tensor, tokens: Tensor) -> Tensor:

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from math import prod
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from fewjump.law.base import Law, nucleus
+from fewjump.law.base import SHARED, Batched, Law, nucleus
 from fewjump.law.composed import MixtureOf
 from fewjump.random import Generator, SampleStreams, categorical_from_logits, uniform
 
 Decode = Callable[[Tensor, Tensor], Law]
 
 
-class Latent(ABC):
+class Latent(Batched, ABC):
     """A batch of distributions over z: a :class:`LatentLaw`'s prior, or its encoder's answer."""
-
-    batch_size: int
-    device: torch.device
 
     @abstractmethod
     def sample(self, generator: Generator = None) -> Tensor:
@@ -31,8 +31,8 @@ class Latent(ABC):
         """Log-density (or log-probability) in nats: (B,)."""
 
     @abstractmethod
-    def select(self, rows: Tensor) -> Latent:
-        """The distributions of the given batch rows."""
+    def shape(self, relaxed: bool = False) -> tuple[int, ...]:
+        """Shape of one row's z, as :meth:`sample` or :meth:`relaxed` returns it."""
 
     def relaxed(self, generator: Generator = None) -> Tensor:
         """A draw that gradients pass through: z itself where z is continuous."""
@@ -43,41 +43,52 @@ class Latent(ABC):
         return self
 
 
-class DiscreteLatent(Latent):
-    """A categorical z in {0..K−1} per sequence.
+@dataclass(eq=False)
+class CategoricalLatent(Latent):
+    """Base of a categorical z in {0..K−1} per sequence, or one at every position.
 
     Args:
-        logits: (B, K), unnormalised.
+        logits: (B, K) or (B, L, K), unnormalised.
     """
 
-    def __init__(self, logits: Tensor) -> None:
-        self.logits = logits
-        self.batch_size, self.values = logits.shape
-        self.device = logits.device
+    logits: Tensor
+
+    def __post_init__(self) -> None:
+        self.batch_size, self.values = self.logits.shape[0], self.logits.shape[-1]
 
     def sample(self, generator: Generator = None) -> Tensor:
         return categorical_from_logits(self.logits, generator)
 
     def log_prob(self, z: Tensor) -> Tensor:
-        return self.logits.log_softmax(-1).gather(-1, z[:, None])[:, 0]
+        each = self.logits.log_softmax(-1).gather(-1, z[..., None])[..., 0]
+        return each.reshape(self.batch_size, -1).sum(-1)
 
-    def kl(self, other: DiscreteLatent) -> Tensor:
-        """KL(self ‖ other) in nats: (B,)."""
+    def shape(self, relaxed: bool = False) -> tuple[int, ...]:
+        return tuple(self.logits.shape[1:] if relaxed else self.logits.shape[1:-1])
+
+    def kl(self, other: CategoricalLatent) -> Tensor:
+        """KL(self ‖ other) in nats of each categorical: (B,), or (B, L) with one a position."""
         mine, theirs = self.logits.log_softmax(-1), other.logits.log_softmax(-1)
         weight = mine.exp()
         return (weight * (mine - theirs).masked_fill(weight == 0, 0.0)).sum(-1)
 
-    def select(self, rows: Tensor) -> DiscreteLatent:
-        return DiscreteLatent(self.logits[rows])
-
     def relaxed(self, generator: Generator = None) -> Tensor:
-        """(B, K) one-hot, see :func:`straight_through`."""
+        """One-hot (B, K), or (B, L, K) with one a position, see :func:`straight_through`."""
         return straight_through(self.logits, generator)
 
-    def tempered(self, temperature: float, top_p: float) -> DiscreteLatent:
-        return DiscreteLatent(nucleus(self.logits, temperature, top_p))
+    def tempered(self, temperature: float, top_p: float) -> Self:
+        return replace(self, logits=nucleus(self.logits, temperature, top_p))
 
 
+class DiscreteLatent(CategoricalLatent):
+    """A categorical z in {0..K−1} per sequence, from logits (B, K)."""
+
+
+class PositionLatent(CategoricalLatent):
+    """An independent categorical z_i in {0..K−1} for every position, from logits (B, L, K)."""
+
+
+@dataclass(eq=False)
 class GaussianLatent(Latent):
     """Independent normals of any shape per row: z per sequence (B, D) or per position (B, L, D).
 
@@ -86,15 +97,16 @@ class GaussianLatent(Latent):
         log_std: (B, ...), natural logarithm of the standard deviation.
     """
 
-    def __init__(self, mean: Tensor, log_std: Tensor) -> None:
-        if mean.shape != log_std.shape:
+    mean: Tensor
+    log_std: Tensor
+
+    def __post_init__(self) -> None:
+        if self.mean.shape != self.log_std.shape:
             raise ValueError(
-                f"mean and log_std must have one shape, got {tuple(mean.shape)} and "
-                f"{tuple(log_std.shape)}"
+                f"mean and log_std must have one shape, got {tuple(self.mean.shape)} and "
+                f"{tuple(self.log_std.shape)}"
             )
-        self.mean, self.log_std = mean, log_std
-        self.batch_size = mean.shape[0]
-        self.device = mean.device
+        self.batch_size = self.mean.shape[0]
 
     @classmethod
     def standard(
@@ -117,14 +129,87 @@ class GaussianLatent(Latent):
         each = -0.5 * scaled.square() - self.log_std - 0.5 * math.log(2 * math.pi)
         return each.flatten(1).sum(-1)
 
+    def shape(self, relaxed: bool = False) -> tuple[int, ...]:
+        return tuple(self.mean.shape[1:])
+
     def kl(self, other: GaussianLatent) -> Tensor:
         """KL(self ‖ other) in nats, per entry of z: (B, ...); sum it, or apply free bits first."""
         ratio = 2 * (self.log_std - other.log_std)
         shift = (self.mean - other.mean) * (-other.log_std).exp()
         return 0.5 * (ratio.exp() + shift.square() - 1 - ratio)
 
-    def select(self, rows: Tensor) -> GaussianLatent:
-        return GaussianLatent(self.mean[rows], self.log_std[rows])
+
+@dataclass(eq=False)
+class LatentProduct(Latent):
+    """Independent latents side by side. z is their values laid out in one row, (B, F).
+
+    Integers are kept as floating point numbers of the same value (exact below 2^24).
+
+    Args:
+        parts: two or more latents of one batch; :meth:`unpack` takes a z apart again.
+    """
+
+    parts: Sequence[Latent]
+
+    def __post_init__(self) -> None:
+        if len({part.batch_size for part in self.parts}) != 1 or len(self.parts) < 2:
+            raise ValueError("LatentProduct needs two or more latents of one batch size")
+        self.batch_size = self.parts[0].batch_size
+
+    def _each(self, change: Callable[[Any], Any]) -> LatentProduct:
+        return LatentProduct([change(part) for part in self.parts])
+
+    @property
+    def device(self) -> torch.device:
+        return self.parts[0].device
+
+    def shape(self, relaxed: bool = False) -> tuple[int, ...]:
+        return (sum(prod(part.shape(relaxed)) for part in self.parts),)
+
+    def sample(self, generator: Generator = None) -> Tensor:
+        return self._pack([part.sample(generator) for part in self.parts])
+
+    def relaxed(self, generator: Generator = None) -> Tensor:
+        return self._pack([part.relaxed(generator) for part in self.parts])
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        return sum(part.log_prob(value) for part, value in zip(self.parts, self.unpack(z)))  # type: ignore[return-value]
+
+    def tempered(self, temperature: float, top_p: float) -> LatentProduct:
+        return self._each(lambda part: part.tempered(temperature, top_p))
+
+    def unpack(self, z: Tensor) -> list[Tensor]:
+        """The parts' own values, in order, from what :meth:`sample` or :meth:`relaxed` returned."""
+        hard = (z.shape[1],) == self.shape()
+        shapes = [part.shape(relaxed=not hard) for part in self.parts]
+        out = []
+        for part, shape, piece in zip(self.parts, shapes, z.split([*map(prod, shapes)], dim=1)):
+            value = piece.reshape(len(z), *shape)
+            out.append(value.long() if hard and isinstance(part, CategoricalLatent) else value)
+        return out
+
+    def _pack(self, values: list[Tensor]) -> Tensor:
+        dtype = torch.float32
+        for value in values:
+            if value.is_floating_point():
+                dtype = torch.promote_types(dtype, value.dtype)
+        return torch.cat([value.reshape(self.batch_size, -1).to(dtype) for value in values], 1)
+
+
+def unit_kl(posterior: Latent, prior: Latent) -> Tensor:
+    """KL(posterior ‖ prior) of each unit of z in nats: (B, units).
+
+    A unit is one categorical, or one normal number.
+
+    Raises:
+        TypeError: for latents of different kinds.
+    """
+    if isinstance(posterior, LatentProduct) and isinstance(prior, LatentProduct):
+        return torch.cat([unit_kl(q, p) for q, p in zip(posterior.parts, prior.parts)], 1)
+    for kind in (DiscreteLatent, PositionLatent, GaussianLatent):
+        if isinstance(posterior, kind) and isinstance(prior, kind):
+            return posterior.kl(prior).reshape(posterior.batch_size, -1)  # type: ignore[arg-type]
+    raise TypeError(f"no KL from {type(posterior).__name__} to {type(prior).__name__}")
 
 
 def straight_through(logits: Tensor, generator: Generator = None) -> Tensor:
@@ -139,6 +224,7 @@ def straight_through(logits: Tensor, generator: Generator = None) -> Tensor:
     return hard + (soft - soft.detach())
 
 
+@dataclass(eq=False)
 class LatentLaw(Law):
     """p(x₀|x_t) = E_{z~prior} p(x₀|x_t, z), z entering wherever ``decode`` lets it, e.g. the trunk.
 
@@ -157,25 +243,17 @@ class LatentLaw(Law):
         rows: (B,) which rows of ``decode`` these are; all of them by default.
     """
 
-    def __init__(
-        self,
-        prior: Latent,
-        decode: Decode,
-        length: int,
-        vocab_size: int,
-        particles: int = 64,
-        rows: Tensor | None = None,
-    ) -> None:
-        self.prior, self.decode = prior, decode
-        self.batch_size, self.length, self.vocab_size = prior.batch_size, length, vocab_size
-        self.particles = particles
-        if rows is None:
-            rows = torch.arange(self.batch_size, device=prior.device)
-        self.rows = rows
+    prior: Latent
+    decode: Decode = field(metadata=SHARED)
+    length: int = field(metadata=SHARED)
+    vocab_size: int = field(metadata=SHARED)
+    particles: int = field(default=64, metadata=SHARED)
+    rows: Tensor = None  # type: ignore[assignment]
 
-    @property
-    def device(self) -> torch.device:
-        return self.rows.device
+    def __post_init__(self) -> None:
+        self.batch_size = self.prior.batch_size
+        if self.rows is None:  # pyright: ignore[reportUnnecessaryComparison]
+            self.rows = torch.arange(self.batch_size, device=self.prior.device)
 
     def exact(self) -> MixtureOf:
         """A discrete latent summed out: the mixture over its K values.
@@ -237,25 +315,12 @@ class LatentLaw(Law):
     def tempered(self, temperature: float = 1.0, top_p: float = 1.0) -> LatentLaw:
         if temperature == 1 and top_p == 1:
             return self
-        prior, decode = self.prior, self.decode
         nucleus(torch.zeros(1), temperature, top_p)  # refuses bad values before any decoding
-        return LatentLaw(
-            prior.tempered(temperature, top_p),
-            lambda z, rows: decode(z, rows).tempered(temperature, top_p),
-            self.length,
-            self.vocab_size,
-            self.particles,
-            self.rows,
-        )
-
-    def select(self, rows: Tensor) -> LatentLaw:
-        return LatentLaw(
-            self.prior.select(rows),
-            self.decode,
-            self.length,
-            self.vocab_size,
-            self.particles,
-            self.rows[rows],
+        decode = self.decode
+        return replace(
+            self,
+            prior=self.prior.tempered(temperature, top_p),
+            decode=lambda z, rows: decode(z, rows).tempered(temperature, top_p),
         )
 
     def given(self, x0: Tensor, known: Tensor) -> MixtureOf:

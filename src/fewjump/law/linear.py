@@ -9,28 +9,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fewjump.law.base import Law, nucleus, refuse_twice, row_chunks
-from fewjump.law.linear_cross_entropy import (
-    LinearSoftCrossEntropy,
+from fewjump.law.base import SHARED, Batched, Law, nucleus, refuse_twice, row_chunks
+from fewjump.law.cross_entropy import (
+    SoftCrossEntropy,
     linear_soft_cross_entropy,
+    linear_token_cross_entropy,
 )
-from fewjump.law.linear_pass import Gain
 from fewjump.law.linear_table import LinearTable
-from fewjump.law.linear_token import linear_token_cross_entropy
+from fewjump.law.logit_pass import Gain
 from fewjump.law.product import ProductLaw
 from fewjump.random import Generator, invert_cdf, uniform, uniform_where
 
-# Attributes with a value for each position.
-_POSITIONS = ("shown", "tokens", "raised", "gain")
+Watch: TypeAlias = Callable[[], AbstractContextManager[object]]
 
 
+@dataclass(eq=False)
 class LinearLaw(ProductLaw):
     """p(x₀|x_t) = Πᵢ softmax(featuresᵢ·weightᵀ + bias)(x₀ⁱ), except where the token is certain.
 
@@ -51,56 +52,34 @@ class LinearLaw(ProductLaw):
         watch: entered around the computation of rows; a sampler's clock.
     """
 
-    def __init__(
-        self,
-        features: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        shown: Tensor | None = None,
-        tokens: Tensor | None = None,
-        raised: Tensor | None = None,
-        gain: Tensor | None = None,
-        compute: torch.dtype | None = None,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        watch: Callable[[], AbstractContextManager[object]] = nullcontext,
-    ) -> None:
-        if features.dim() != 3:
-            raise ValueError(f"features must be (B, L, D), got shape {tuple(features.shape)}")
-        if weight.shape != (bias.shape[0], features.shape[2]):
+    features: Tensor
+    weight: Tensor = field(metadata=SHARED)
+    bias: Tensor = field(metadata=SHARED)
+    shown: Tensor | None = None
+    tokens: Tensor | None = None
+    raised: Tensor | None = None
+    gain: Tensor | None = None
+    compute: torch.dtype = field(default=None, metadata=SHARED)  # type: ignore[assignment]
+    temperature: float = field(default=1.0, metadata=SHARED)
+    top_p: float = field(default=1.0, metadata=SHARED)
+    watch: Watch = field(default=nullcontext, metadata=SHARED)
+
+    def __post_init__(self) -> None:
+        if self.features.dim() != 3:
+            raise ValueError(f"features must be (B, L, D), got shape {tuple(self.features.shape)}")
+        self.batch_size, self.length, width = self.features.shape
+        self.vocab_size = self.bias.shape[0]
+        if self.weight.shape != (self.vocab_size, width):
             raise ValueError(
-                f"weight must be (V, D) = {(bias.shape[0], features.shape[2])}, got "
-                f"{tuple(weight.shape)}"
+                f"weight must be (V, D) = {(self.vocab_size, width)}, got "
+                f"{tuple(self.weight.shape)}"
             )
-        self.features, self.weight, self.bias = features, weight, bias
-        self.shown, self.tokens = shown, tokens
-        self.raised, self.gain = raised, gain
-        self.compute = compute or features.dtype
-        self.temperature, self.top_p, self.watch = temperature, top_p, watch
-        self.batch_size, self.length = features.shape[:2]
-        self.vocab_size = weight.shape[0]
+        self.compute = self.compute or self.features.dtype
         self._logits: dict[bool, Tensor] = {}
 
-    @property
-    def device(self) -> torch.device:
-        return self.features.device
-
     @cached_property
-    def table(self) -> LinearTable:
-        """The (B·L, V) logits, to be read by rows, without gradients."""
-        return LinearTable(
-            self.features.flatten(0, 1),
-            self.weight,
-            self.bias,
-            None if self.shown is None else self.shown.reshape(-1),
-            None if self.tokens is None else self.tokens.reshape(-1),
-            None if self.raised is None else self.raised.reshape(-1),
-            None if self.gain is None else self.gain.reshape(-1),
-            self.compute,
-            self.temperature,
-            self.top_p,
-            self.watch,
-        )
+    def rows(self) -> LinearTable:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return LinearTable(self)
 
     @property
     def logits(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -144,31 +123,34 @@ class LinearLaw(ProductLaw):
 
     def parts(self) -> dict[str, Any]:
         """The arguments that make this law."""
-        names = ("features", "weight", "bias", *_POSITIONS, "compute")
-        return {name: getattr(self, name) for name in (*names, "temperature", "top_p", "watch")}
+        return {each.name: getattr(self, each.name) for each in fields(LinearLaw)}
+
+    def _batched(self) -> dict[str, Tensor | Batched]:
+        return Batched._batched(self)
 
     def _with(self, **changes: Any) -> LinearLaw:
+        # A law that knows more than its logits does not know it of another's.
         return LinearLaw(**{**self.parts(), **changes})
 
     def detach(self) -> LinearLaw:
         parts = {name: getattr(self, name).detach() for name in ("features", "weight", "bias")}
         return self._with(**parts)
 
-    def watched(self, watch: Callable[[], AbstractContextManager[object]]) -> LinearLaw:
+    def watched(self, watch: Watch) -> LinearLaw:
         """The same law with a clock around what it computes."""
         return self._with(watch=watch)
 
-    def open_rows(self, index: Tensor) -> Tensor:
+    def _uncertain(self, index: Tensor) -> Tensor:
         """Those of the positions ``index`` (N,), counted row-major, that are not certain: (M,)."""
         return index if self.shown is None else index[~self.shown.reshape(-1)[index]]
 
-    def _every_open_row(self) -> Tensor:
-        return self.open_rows(torch.arange(self.batch_size * self.length, device=self.device))
+    def _every_uncertain(self) -> Tensor:
+        return self._uncertain(torch.arange(self.batch_size * self.length, device=self.device))
 
     def is_linear_at(self, rows: Tensor) -> bool:
         """Whether log-odds at the positions ``rows`` (N,) are linear in the features: no token
         there is certain, and nothing was cut from the law."""
-        return not self._shaped and self.open_rows(rows).shape[0] == rows.shape[0]
+        return not self._shaped and self._uncertain(rows).shape[0] == rows.shape[0]
 
     def _recorded(self) -> bool:
         parts = (self.features, self.weight, self.bias)
@@ -195,13 +177,13 @@ class LinearLaw(ProductLaw):
             out = self._tokens.reshape(-1)[index].clone()
             left = (~self.shown.reshape(-1)[index]).nonzero()[:, 0]
         for part in self._chunks(left):
-            weights = self.table.index_select(0, index[left[part]])
+            weights = self.rows.index_select(0, index[left[part]])
             weights = weights.sub_(weights.amax(-1, keepdim=True)).exp_()
             out[left[part]] = invert_cdf(weights, u[left[part]])
         return out
 
     def _chunks(self, index: Tensor) -> Any:
-        return row_chunks(index.shape[0], 1, self.table.rows_at_once())
+        return row_chunks(index.shape[0], 1, self.rows.rows_at_once())
 
     # -- sums over the vocabulary -----------------------------------------------------------
 
@@ -214,12 +196,12 @@ class LinearLaw(ProductLaw):
         out = torch.full((flat.shape[0],), -torch.inf, dtype=dtype, device=self.device)
         if self.shown is not None:
             out[(self.shown & (x0 == self._tokens)).reshape(-1)] = 0.0
-        rows = self._every_open_row()
+        rows = self._every_uncertain()
         rows = rows[self.bias.detach()[flat[rows]] > -torch.inf]
         if self._shaped:
             found = torch.empty(rows.shape[0], dtype=dtype, device=self.device)
             for part in self._chunks(rows):
-                log_probs = self.table.index_select(0, rows[part]).log_softmax(-1)
+                log_probs = self.rows.index_select(0, rows[part]).log_softmax(-1)
                 found[part] = log_probs.gather(1, flat[rows[part], None])[:, 0]
         else:
             with self.watch():
@@ -229,10 +211,10 @@ class LinearLaw(ProductLaw):
     def entropy(self) -> Tensor:
         if self._recorded():
             return super().entropy()
-        rows = self._every_open_row()
-        out = torch.zeros(self.batch_size * self.length, dtype=self.table.dtype, device=self.device)
+        rows = self._every_uncertain()
+        out = torch.zeros(self.batch_size * self.length, dtype=self.rows.dtype, device=self.device)
         for part in self._chunks(rows):
-            log_p = self.table.index_select(0, rows[part]).log_softmax(-1)
+            log_p = self.rows.index_select(0, rows[part]).log_softmax(-1)
             log_p.clamp_(min=torch.finfo(log_p.dtype).min)
             out[rows[part]] = -torch.linalg.vecdot(log_p.exp(), log_p)
         return out.reshape(self.batch_size, self.length)
@@ -247,19 +229,20 @@ class LinearLaw(ProductLaw):
             # Certain here: nothing if the target is certain of the same token, else infinite.
             agrees = _certain(target, torch.where(self.shown, self._tokens, 0))
             out.masked_fill_(self.shown & ~agrees, torch.inf)
-        rows = self._every_open_row()
+        rows = self._every_uncertain()
         found = self.soft_cross_entropy(target, rows).cross_entropy
         return out.reshape(-1).index_put((rows,), found).reshape(shape)
 
     def soft_cross_entropy(
         self, target: ProductLaw, rows: Tensor, row_weight: Tensor | None = None
-    ) -> LinearSoftCrossEntropy:
-        """:func:`linear_soft_cross_entropy` at positions (N,) where :meth:`is_linear_at` holds."""
+    ) -> SoftCrossEntropy:
+        if not self.is_linear_at(rows):
+            return super().soft_cross_entropy(target, rows, row_weight)
         return linear_soft_cross_entropy(
             self.features.flatten(0, 1)[rows],
             self.weight,
             self.bias,
-            rows_of(target),
+            target.rows,
             rows,
             row_weight,
             self.compute,
@@ -267,7 +250,8 @@ class LinearLaw(ProductLaw):
         )
 
     def token_cross_entropy(self, tokens: Tensor, rows: Tensor) -> Tensor:
-        """−log p(token) at positions (N,) where :meth:`is_linear_at` holds: (B·L,) → (N,)."""
+        if not self.is_linear_at(rows):
+            return super().token_cross_entropy(tokens, rows)
         features = self.features.flatten(0, 1)[rows]
         head = self.weight, self.bias
         return linear_token_cross_entropy(
@@ -299,15 +283,8 @@ class LinearLaw(ProductLaw):
             )
         return self._with(temperature=temperature, top_p=top_p)
 
-    def select(self, rows: Tensor) -> LinearLaw:
-        return self._each(lambda value: value[rows])
-
     def _expanded(self, batch_size: int) -> LinearLaw:
-        return self._each(lambda value: value.expand(batch_size, *value.shape[1:]))
-
-    def _each(self, change: Callable[[Tensor], Tensor]) -> LinearLaw:
-        values = ((name, getattr(self, name)) for name in ("features", *_POSITIONS))
-        return self._with(**{name: None if v is None else change(v) for name, v in values})
+        return Batched._expanded(self, batch_size)  # pyright: ignore[reportReturnType]
 
     def given(self, x0: Tensor, known: Tensor) -> LinearLaw:
         if self.shown is None:
@@ -317,7 +294,7 @@ class LinearLaw(ProductLaw):
     def replaced(self, rows: Tensor, other: LinearLaw) -> LinearLaw:
         """This law with some batch rows (N,) taken from ``other`` (N rows) of the same head."""
         changes = {}
-        for name in ("features", *_POSITIONS):
+        for name in ("features", "shown", "tokens", "raised", "gain"):
             mine, theirs = getattr(self, name), getattr(other, name)
             if (mine is None) != (theirs is None):
                 raise ValueError(f"only one of the two laws has {name}; they are of two heads")
@@ -332,10 +309,3 @@ def _certain(law: ProductLaw, tokens: Tensor) -> Tensor:
         none = torch.zeros_like(tokens, dtype=torch.bool)
         return none if law.shown is None else law.shown & (tokens == law.tokens)
     return law.token_log_prob(tokens) == 0
-
-
-def rows_of(law: ProductLaw) -> Tensor | LinearTable:
-    """A product law's (B·L, V) logits without gradients, to be read by rows."""
-    if isinstance(law, LinearLaw):
-        return law.table
-    return law.logits.detach().flatten(0, 1)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from fewjump.law.base import nucleus, row_chunks
+
+if TYPE_CHECKING:
+    from fewjump.law.linear import LinearLaw
 
 # Entries of one chunk of logits. Fewer rows would read the whole weight too often: at a hidden
 # width of 768 a chunk of 150 rows computes for ten times as long as it reads.
@@ -19,47 +21,23 @@ _ENTRY_ELEMENTS = 1 << 22
 
 
 class LinearTable:
-    """(M, V) logits featuresᵢ·weight_a + bias_a, of which rows are computed when they are read.
+    """The (B·L, V) logits of a :class:`~fewjump.law.linear.LinearLaw`, computed as rows are read.
 
     No gradient flows through it. It has as much of a tensor's interface as samplers need.
-
-    Args:
-        features: (M, D).
-        weight: (V, D).
-        bias: (V,); −inf marks a token that is impossible at every position.
-        shown: (M,) boolean, rows that are certain; None for none.
-        tokens: (M,) int64, what those rows hold.
-        compute: dtype of the products; the features' own by default.
-        raised: (M,) int64, a token of each row whose logit is higher by ``gain``; None for none.
-        gain: (M,).
-        temperature, top_p: see :func:`fewjump.law.base.nucleus`.
-        watch: entered around every computation of rows (a sampler's clock).
     """
 
-    def __init__(
-        self,
-        features: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        shown: Tensor | None = None,
-        tokens: Tensor | None = None,
-        raised: Tensor | None = None,
-        gain: Tensor | None = None,
-        compute: torch.dtype | None = None,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        watch: Callable[[], AbstractContextManager[object]] = nullcontext,
-    ) -> None:
-        compute = compute or features.dtype
-        self.features = features.detach().to(compute)
-        self.weight, self.bias = weight.detach().to(compute), bias.detach().to(compute)
-        self.shown, self.tokens = shown, tokens
-        self.raised, self.gain = raised, gain
-        self.temperature, self.top_p = temperature, top_p
-        self.watch = watch
-        self.shape = torch.Size((features.shape[0], weight.shape[0]))
-        self.dtype = torch.promote_types(compute, torch.float32)
-        self.device = features.device
+    def __init__(self, law: LinearLaw) -> None:
+        def flat(value: Tensor | None) -> Tensor | None:
+            return None if value is None else value.reshape(-1)
+
+        self.features = law.features.detach().flatten(0, 1).to(law.compute)
+        self.weight, self.bias = (v.detach().to(law.compute) for v in (law.weight, law.bias))
+        self.shown, self.tokens = flat(law.shown), flat(law.tokens)
+        self.raised, self.gain = flat(law.raised), flat(law.gain)
+        self.temperature, self.top_p, self.watch = law.temperature, law.top_p, law.watch
+        self.shape = torch.Size((self.features.shape[0], self.weight.shape[0]))
+        self.dtype = torch.promote_types(law.compute, torch.float32)
+        self.device = self.features.device
 
     def index_select(self, dim: int, index: Tensor, out: Tensor | None = None) -> Tensor:
         """The rows ``index`` (N,), fresh: (N, V) in at least float32. ``dim`` must be 0.

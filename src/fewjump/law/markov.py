@@ -2,46 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from fewjump.law.base import ENUMERATION_LIMIT, Law, enumerate_states, nucleus, row_chunks
-from fewjump.law.contraction import (
-    certain,
-    normalised,
-    outer,
-    padded,
-    pinned,
-    position_entropy,
-)
-from fewjump.law.forward_backward import ForwardBackward, check_shapes
+from fewjump.law.posterior import Fallback, PosteriorLaw, contract, normalised, outer
 from fewjump.law.product import ProductLaw
 from fewjump.random import Generator, invert_cdf, uniform
 
 
-class MarkovLaw(Law):
+class MarkovLaw(PosteriorLaw):
     """p(x₀|x_t) ∝ Σ_z initial(z¹)·Πᵢ transitionᵢ(zⁱ, zⁱ⁺¹)·Πᵢ emissionᵢ(zⁱ, x₀ⁱ)·factorᵢ(x₀ⁱ).
 
     A Markov chain over hidden states z and, for each position, a likelihood that multiplies the
-    tokens. Without an emission the states are the tokens.
+    tokens. Without an emission the states are the tokens. Messages are rescaled at every position
+    (Rabiner 1989, section V.A), so nothing under- or overflows at any length; loops run over
+    positions only.
 
     Args:
         initial: (T, S) non-negative.
         transition: (T, N, S, S) non-negative, N = 1 (the same step everywhere) or L−1.
         factors: (B, L, v) non-negative.
         emission: (T, M, S, v) non-negative, M = 1 or L; None if the states are the tokens.
-        vocab_size: V ≥ v; tokens v..V−1 have probability 0. Default v.
-        which: (B,) int64, which of the T chains each row uses. Default: the only one, or row b
-            uses chain b.
-        fallback: gives (B, L, v) weights of independent positions, used for the rows whose
-            factors exclude every sequence of the chain. Called only if there are such rows.
+        vocab_size, which, fallback: see :class:`~fewjump.law.posterior.PosteriorLaw`.
+
+    Attributes:
+        evidence: (B, L, S), Σ_x emissionᵢ(z, x)·factorᵢ(x).
+        predicted: (B, L, S) law of the state given the factors before it.
 
     Raises:
         ValueError: for shapes that do not fit, or if a row has total weight 0 and there is no
             fallback.
     """
+
+    evidence: Tensor
+    predicted: Tensor
 
     def __init__(
         self,
@@ -51,72 +49,135 @@ class MarkovLaw(Law):
         emission: Tensor | None = None,
         vocab_size: int | None = None,
         which: Tensor | None = None,
-        fallback: Callable[[], Tensor] | None = None,
+        fallback: Fallback | None = None,
     ) -> None:
-        self.batch_size, self.length, self.tokens = factors.shape
+        _check_shapes(initial, transition, emission, factors)
         self.states = initial.shape[-1]
-        self.vocab_size = self.tokens if vocab_size is None else vocab_size
-        check_shapes(initial, transition, emission, factors, which)
-        if self.vocab_size < self.tokens:
-            raise ValueError(f"vocab_size {self.vocab_size} is smaller than {self.tokens} tokens")
-        if which is None:
-            index = torch.arange(self.batch_size, device=factors.device)
-            which = index if initial.shape[0] > 1 else torch.zeros_like(index)
-        chain = ForwardBackward(initial, transition, emission, factors, which)
-        #: log of the total weight, (B,); −inf where the fallback is used.
-        self.log_evidence = chain.log_total + chain.log_scale
-        impossible = chain.log_total == -torch.inf
-        if bool(impossible.any()):
-            if fallback is None:
-                raise ValueError("a row's factors exclude every sequence and no fallback was given")
-            chain = chain.with_memoryless(impossible, fallback())
-        self._chain = chain
+        self.initial, self.transition = initial.double(), transition.double()
+        self.emission = None if emission is None else emission.double()
+        super().__init__(factors, initial.shape[0], vocab_size, which, fallback)
 
-    @property
-    def device(self) -> torch.device:
-        return self._chain.factors.device
+    def _append_flat(self) -> None:
+        self.initial, self.transition = map(_with_ones, (self.initial, self.transition))
+        self.emission = None if self.emission is None else _with_ones(self.emission)
+
+    def _tilted(
+        self, factors: Tensor, which: Tensor, fallback: Fallback | None = None
+    ) -> MarkovLaw:
+        prior = self.initial, self.transition
+        return MarkovLaw(*prior, factors, self.emission, self.vocab_size, which, fallback)
+
+    # -- forward–backward -------------------------------------------------------------------
+
+    def step(self, i: int) -> Tensor:
+        """Transitions from position i to i+1: (T, S, S)."""
+        return self.transition[:, min(i, self.transition.shape[1] - 1)]
+
+    def emission_at(self, i: int) -> Tensor:
+        """Emission of position i: (T, S, v). Only with hidden states."""
+        assert self.emission is not None
+        return self.emission[:, min(i, self.emission.shape[1] - 1)]
+
+    def _evidence(self) -> Tensor:
+        emission = self.emission
+        if emission is None:
+            return self.factors
+        if emission.shape[:2] == (1, 1):
+            return self.factors @ emission[0, 0].mT
+        out = self.factors.new_empty(self.batch_size, self.length, emission.shape[2])
+        for rows in row_chunks(self.batch_size, emission[0].numel()):
+            out[rows] = (emission[self.which[rows]] @ self.factors[rows, :, :, None])[..., 0]
+        return out
+
+    def _sum(self) -> Tensor:
+        self.evidence = self._evidence()
+        predicted = [self.initial[self.which]]
+        log_total = self.factors.new_zeros(self.batch_size)
+        for i in range(self.length):
+            message = predicted[i] * self.evidence[:, i]
+            total = message.sum(-1)
+            log_total = log_total + total.log()
+            message = message / torch.where(total > 0, total, 1.0)[:, None]
+            if i + 1 < self.length:
+                predicted.append(contract(self.step(i).mT, self.which, message))
+        self.predicted = torch.stack(predicted, 1)
+        return log_total
+
+    @cached_property
+    def backward(self) -> Tensor:
+        """Weight of all later positions given the state at this one, rescaled: (B, L, S)."""
+        message = torch.ones_like(self.evidence[:, 0])
+        messages = [message]
+        for i in range(self.length - 2, -1, -1):
+            message = contract(self.step(i), self.which, self.evidence[:, i + 1] * message)
+            message = message / message.amax(-1, keepdim=True)
+            messages.append(message)
+        return torch.stack(messages[::-1], 1)
+
+    def cavity(self) -> Tensor:
+        states = normalised(self.predicted * self.backward)
+        emission = self.emission
+        if emission is None:
+            return states
+        if emission.shape[:2] == (1, 1):
+            return normalised(states @ emission[0, 0])
+        out = torch.empty_like(self.factors)
+        for rows in row_chunks(self.batch_size, emission[0].numel()):
+            out[rows] = (states[rows, :, None, :] @ emission[self.which[rows]])[:, :, 0]
+        return normalised(out)
+
+    def state_marginals(self) -> Tensor:
+        """p(zⁱ|x_t): (B, L, S)."""
+        return normalised(self.predicted * self.evidence * self.backward)
+
+    def conditionals(self) -> Iterator[Tensor]:
+        """p(zⁱ⁺¹ | zⁱ, x_t) for each i < L−1: (B, S, S); rows of states without future are 0."""
+        for i in range(self.length - 1):
+            ahead = self.evidence[:, i + 1] * self.backward[:, i + 1]
+            yield normalised(self.step(i)[self.which] * ahead[:, None, :])
+
+    def log_weight(self, x: Tensor) -> Tensor:
+        if self.emission is None:
+            step = torch.arange(self.length - 1, device=x.device)
+            step = step.clamp(max=self.transition.shape[1] - 1)
+            moves = self.transition[self.which[:, None], step, x[:, :-1], x[:, 1:]]
+            return self.initial[self.which, x[:, 0]].log() + moves.log().sum(-1)
+        message = self.initial[self.which]
+        total = message.new_zeros(self.batch_size)
+        for i in range(self.length):
+            message = message * self.emission_at(i).mT[self.which, x[:, i]]
+            scale = message.sum(-1)
+            total = total + scale.log()
+            message = message / torch.where(scale > 0, scale, 1.0)[:, None]
+            if i + 1 < self.length:
+                message = contract(self.step(i).mT, self.which, message)
+        return total
 
     # -- Law --------------------------------------------------------------------------------
 
-    def cavity(self) -> Tensor:
-        """Law of each position with its own factor left out, (B, L, v), rows sum to 1."""
-        return self._chain.cavity
-
-    def marginals(self) -> Tensor:
-        tokens = normalised(self._chain.cavity * self._chain.factors)
-        return padded(tokens, self.vocab_size)
-
     def sample(self, generator: Generator = None) -> Tensor:
         """Draw the states from left to right given all of x_t, then a token from each state."""
-        chain = self._chain
         u = uniform((self.batch_size, self.length, 2), generator, self.device)
-        ahead = chain.evidence * chain.backward
-        states = [invert_cdf(chain.initial[chain.which] * ahead[:, 0], u[:, 0, 0])]
+        ahead = self.evidence * self.backward
+        states = [invert_cdf(self.initial[self.which] * ahead[:, 0], u[:, 0, 0])]
         for i in range(self.length - 1):
-            weights = chain.step(i)[chain.which, states[-1]] * ahead[:, i + 1]
+            weights = self.step(i)[self.which, states[-1]] * ahead[:, i + 1]
             states.append(invert_cdf(weights, u[:, i + 1, 0]))
         z = torch.stack(states, 1)
-        if chain.emission is None:
+        if self.emission is None:
             return z
         position = torch.arange(self.length, device=self.device)
-        position = position.clamp(max=chain.emission.shape[1] - 1)
-        emitted = chain.emission[chain.which[:, None], position, z] * chain.factors
+        position = position.clamp(max=self.emission.shape[1] - 1)
+        emitted = self.emission[self.which[:, None], position, z] * self.factors
         draws = invert_cdf(emitted.flatten(0, 1), u[..., 1].flatten())
         return draws.reshape(self.batch_size, self.length)
-
-    def log_prob(self, x0: Tensor) -> Tensor:
-        inside = (x0 < self.tokens).all(-1)
-        x = x0.clamp(max=self.tokens - 1)
-        factors = self._chain.factors.gather(-1, x[..., None])[..., 0].log().sum(-1)
-        value = self._chain.log_weight(x) + factors - self._chain.log_total
-        return torch.where(inside, value, -torch.inf)
 
     def enumerate(self) -> Tensor:
         count = self.vocab_size**self.length
         if count > ENUMERATION_LIMIT:
             return super().enumerate()  # raises, with the reason
         states = enumerate_states(self.vocab_size, self.length, self.device)
-        out = self._chain.factors.new_empty(self.batch_size, count)
+        out = self.factors.new_empty(self.batch_size, count)
         for columns in row_chunks(count, self.batch_size * self.length * self.states):
             piece = states[columns]
             rows = torch.arange(self.batch_size, device=self.device)
@@ -135,7 +196,7 @@ class MarkovLaw(Law):
         Raises:
             ValueError: for hidden states and V^L > 1e6; :meth:`estimate_entropy` is the way then.
         """
-        if self._chain.emission is not None:
+        if self.emission is not None:
             if self.tokens**self.length > ENUMERATION_LIMIT:
                 raise ValueError(
                     f"the entropy of a hidden chain over {self.tokens}^{self.length} sequences has "
@@ -143,9 +204,9 @@ class MarkovLaw(Law):
                 )
             log_probs = self.enumerate()
             return -torch.xlogy(log_probs.exp(), log_probs.exp()).sum(-1)
-        marginals = self._chain.state_marginals()
+        marginals = self.state_marginals()
         entropy = -torch.xlogy(marginals[:, 0], marginals[:, 0]).sum(-1)
-        for i, step in enumerate(self._chain.conditionals()):
+        for i, step in enumerate(self.conditionals()):
             rows = -torch.xlogy(step, step).sum(-1)
             entropy = entropy + (marginals[:, i] * rows).sum(-1)
         return entropy
@@ -154,14 +215,6 @@ class MarkovLaw(Law):
         """Average of −log p over ``samples`` exact draws, in nats: (B,). Unbiased."""
         draws = [-self.log_prob(self.sample(generator)) for _ in range(samples)]
         return torch.stack(draws).mean(0)
-
-    def total_correlation(self) -> Tensor:
-        """Σᵢ H(x₀ⁱ) − H(x₀): what a product of the marginals must miss, in nats: (B,).
-
-        Raises:
-            ValueError: where :meth:`entropy` does.
-        """
-        return position_entropy(self.marginals()) - self.entropy()
 
     def tempered(self, temperature: float = 1.0, top_p: float = 1.0) -> MarkovLaw:
         """Sharpen each categorical that :meth:`sample` draws, from left to right.
@@ -178,54 +231,20 @@ class MarkovLaw(Law):
             weights = torch.where(weights.sum(-1, keepdim=True) > 0, weights, 1.0)
             return nucleus(weights.log(), temperature, top_p).softmax(-1)
 
-        steps = [sharpen(step) for step in self._chain.conditionals()]
+        steps = [sharpen(step) for step in self.conditionals()]
         if not steps:
-            steps = [torch.ones_like(self._chain.step(0))[self._chain.which]]
+            steps = [torch.ones_like(self.step(0))[self.which]]
         emission = None
-        if self._chain.emission is not None:
-            emission = sharpen(
-                self._chain.emission[self._chain.which] * self._chain.factors[:, :, None, :]
-            )
+        if self.emission is not None:
+            emission = sharpen(self.emission[self.which] * self.factors[:, :, None, :])
         return MarkovLaw(
-            sharpen(self._chain.state_marginals()[:, 0]),
+            sharpen(self.state_marginals()[:, 0]),
             torch.stack(steps, 1),
-            torch.ones_like(self._chain.factors),
+            torch.ones_like(self.factors),
             emission,
             self.vocab_size,
             torch.arange(self.batch_size, device=self.device),
         )
-
-    def _with(
-        self, factors: Tensor, which: Tensor, fallback: Callable[[], Tensor] | None = None
-    ) -> MarkovLaw:
-        return MarkovLaw(
-            self._chain.initial,
-            self._chain.transition,
-            factors,
-            self._chain.emission,
-            self.vocab_size,
-            which,
-            fallback,
-        )
-
-    def select(self, rows: Tensor) -> MarkovLaw:
-        law = self._with(self._chain.factors[rows], self._chain.which[rows])
-        law.log_evidence = self.log_evidence[rows]
-        return law
-
-    def given(self, x0: Tensor, known: Tensor) -> MarkovLaw:
-        """Condition exactly on known positions.
-
-        Where the law gives the known tokens probability 0 the answer is a product law: certainty
-        at the known positions, this law's marginals elsewhere.
-        """
-
-        def fallback() -> Tensor:
-            return certain(self.marginals()[..., : self.tokens], x0, known)
-
-        law = self._with(pinned(self._chain.factors, x0, known), self._chain.which, fallback)
-        law.log_evidence = law.log_evidence + (self.log_evidence - self._chain.log_total)
-        return law
 
     def cross_entropy(self, target: Law, generator: Generator = None) -> Tensor:
         """−E_target[log p] in nats, (B,): exact between visible chains and for product targets.
@@ -233,20 +252,16 @@ class MarkovLaw(Law):
         One draw from the target otherwise (hidden states, or another kind of target). +inf where
         the target can produce what this law excludes.
         """
-        pairs = None if self._chain.emission is not None else _token_pairs(target, self.tokens)
+        pairs = None if self.emission is not None else _token_pairs(target, self.tokens)
         if pairs is None:
             return super().cross_entropy(target, generator)
         marginals = target.marginals().double()
         escaped = marginals[..., self.tokens :].sum((1, 2)) > 0
         marginals = marginals[..., : self.tokens]
-        expected = torch.xlogy(marginals, self._chain.factors).sum((1, 2)) - self._chain.log_total
-        expected = expected + torch.xlogy(
-            marginals[:, 0], self._chain.initial[self._chain.which]
-        ).sum(-1)
+        expected = torch.xlogy(marginals, self.factors).sum((1, 2)) - self.log_total
+        expected = expected + torch.xlogy(marginals[:, 0], self.initial[self.which]).sum(-1)
         for i, pair in enumerate(pairs):
-            expected = expected + torch.xlogy(pair, self._chain.step(i)[self._chain.which]).sum(
-                (1, 2)
-            )
+            expected = expected + torch.xlogy(pair, self.step(i)[self.which]).sum((1, 2))
         return torch.where(escaped, torch.inf, -expected)
 
 
@@ -258,7 +273,41 @@ def _token_pairs(law: Law, tokens: int) -> Iterator[Tensor] | None:
             outer(marginals[:, i : i + 2]).reshape(-1, tokens, tokens)
             for i in range(law.length - 1)
         )
-    if isinstance(law, MarkovLaw) and law._chain.emission is None and law.tokens == tokens:
-        marginals = law._chain.state_marginals()
-        return (marginals[:, i, :, None] * step for i, step in enumerate(law._chain.conditionals()))
+    if isinstance(law, MarkovLaw) and law.emission is None and law.tokens == tokens:
+        marginals = law.state_marginals()
+        return (marginals[:, i, :, None] * step for i, step in enumerate(law.conditionals()))
     return None
+
+
+def _with_ones(tables: Tensor) -> Tensor:
+    return torch.cat([tables, torch.ones_like(tables[:1])])
+
+
+def _check_shapes(
+    initial: Tensor,
+    transition: Tensor,
+    emission: Tensor | None,
+    factors: Tensor,
+) -> None:
+    """Raise ValueError for tensors of a :class:`MarkovLaw` that do not fit together."""
+    _, length, tokens = factors.shape
+    chains, states = initial.shape[0], initial.shape[-1]
+    steps = max(length - 1, 1)
+    square = transition.shape[0] == chains and transition.shape[2:] == (states, states)
+    if transition.dim() != 4 or not square or transition.shape[1] not in (1, steps):
+        raise ValueError(
+            f"transition must be ({chains}, 1 or {steps}, {states}, {states}), "
+            f"got {tuple(transition.shape)}"
+        )
+    if emission is None and states != tokens:
+        raise ValueError(f"{states} states cannot be {tokens} tokens: give an emission")
+    if emission is not None and (
+        emission.dim() != 4
+        or emission.shape[0] != chains
+        or emission.shape[1] not in (1, length)
+        or emission.shape[2:] != (states, tokens)
+    ):
+        raise ValueError(
+            f"emission must be ({chains}, 1 or {length}, {states}, {tokens}), "
+            f"got {tuple(emission.shape)}"
+        )

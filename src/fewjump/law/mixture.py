@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from fewjump.law.base import Law, nucleus
-from fewjump.law.product import ProductLaw, pin_logits
-from fewjump.law.tokens import at_least_float32, safe_logsumexp, token_log_prob
+from fewjump.law.base import Law, at_least_float32, nucleus, safe_logsumexp
+from fewjump.law.emission import DenseEmission, Emission
+from fewjump.law.product import ProductLaw
 from fewjump.random import Generator, categorical_from_logits
 
 
@@ -22,56 +20,16 @@ def reweighted(weight_logits: Tensor, evidence: Tensor) -> Tensor:
     return torch.where(impossible, weight_logits, weights)
 
 
-class ComponentLogits(ABC):
-    """The logits (B, K, L, V) of a mixture, computed when asked for: a draw needs one component."""
-
-    @property
-    @abstractmethod
-    def shape(self) -> tuple[int, int, int, int]:
-        """(B, K, L, V)."""
-
-    @abstractmethod
-    def all(self) -> Tensor:
-        """Every component: (B, K, L, V)."""
-
-    @abstractmethod
-    def one(self, index: Tensor) -> Tensor:
-        """Component ``index`` (B,) of each row: (B, L, V)."""
-
-    @abstractmethod
-    def select(self, rows: Tensor) -> ComponentLogits:
-        """Those of the given batch rows."""
-
-    @abstractmethod
-    def expand(self, batch_size: int) -> ComponentLogits:
-        """Those of a batch of one for ``batch_size`` rows; see :meth:`Law.expand`."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Tempered(ComponentLogits):
-    inner: ComponentLogits
-    temperature: float
-    top_p: float
-
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        return self.inner.shape
-
-    def all(self) -> Tensor:
-        return nucleus(self.inner.all(), self.temperature, self.top_p)
-
-    def one(self, index: Tensor) -> Tensor:
-        return nucleus(self.inner.one(index), self.temperature, self.top_p)
-
-    def select(self, rows: Tensor) -> ComponentLogits:
-        return _Tempered(self.inner.select(rows), self.temperature, self.top_p)
-
-    def expand(self, batch_size: int) -> ComponentLogits:
-        return _Tempered(self.inner.expand(batch_size), self.temperature, self.top_p)
-
-
+@dataclass(eq=False)
 class MixtureLaw(Law):
-    """p(x₀|x_t) = Σ_k π_k Πᵢ softmax(logits[k, i])(x₀ⁱ) (METHOD section 4; Di4C, arXiv 2410.08709).
+    """p(x₀|x_t) = Σ_k π_k Πᵢ eᵢ(x₀ⁱ|k) (METHOD section 4; Di4C, arXiv 2410.08709).
+
+    What a component says of a position is an :class:`~fewjump.law.emission.Emission`, with one
+    state for the whole sequence: logits of their own for small vocabularies; low-rank differences
+    where K·V numbers at each position would not fit; tables (L, K, V) shared by all rows, with
+    which thousands of components are cheap. A mixture of products given independently noised
+    tokens has exactly the last form: its tables stay, its logits gain the tokens' evidence and its
+    weights the components'.
 
     There is no closed form for the cross-entropy against a product target (a log of a sum under
     an expectation), so :meth:`cross_entropy` is the unbiased one-draw estimate of the base class.
@@ -79,100 +37,63 @@ class MixtureLaw(Law):
     both, component weights included.
 
     Args:
-        logits: (B, K, L, V) floating point, unnormalised; −inf marks impossible tokens. Kept, not
-            copied. Or what computes them when they are needed, without gradients.
+        emission: of B rows, L positions and K states; or logits (B, K, L, V) for a dense one,
+            unnormalised, −inf for impossible tokens, kept and not copied.
         weight_logits: (B, K), unnormalised log-weights of the components.
     """
 
-    def __init__(self, logits: Tensor | ComponentLogits, weight_logits: Tensor) -> None:
-        if isinstance(logits, Tensor) and logits.dim() != 4:
-            raise ValueError(f"logits must be (B, K, L, V), got shape {tuple(logits.shape)}")
-        if weight_logits.shape != logits.shape[:2]:
+    emission: Emission
+    weight_logits: Tensor
+
+    def __init__(self, emission: Emission | Tensor, weight_logits: Tensor) -> None:
+        if isinstance(emission, Tensor):
+            if emission.dim() != 4:
+                raise ValueError(f"logits must be (B, K, L, V), got shape {tuple(emission.shape)}")
+            emission = DenseEmission(emission.transpose(1, 2))
+        shape = (emission.batch_size, emission.states)
+        if weight_logits.shape != shape:
             raise ValueError(
-                f"weight_logits must be (B, K) = {tuple(logits.shape[:2])}, "
-                f"got shape {tuple(weight_logits.shape)}"
+                f"weight_logits must be (B, K) = {shape}, got shape {tuple(weight_logits.shape)}"
             )
-        self._given = logits
-        self.weight_logits = at_least_float32(weight_logits)
-        self.batch_size, self.components, self.length, self.vocab_size = logits.shape
-
-    @cached_property
-    def logits(self) -> Tensor:
-        """(B, K, L, V)."""
-        if isinstance(self._given, Tensor):
-            return self._given
-        with torch.no_grad():
-            return self._given.all()
-
-    @property
-    def device(self) -> torch.device:
-        return self.weight_logits.device
+        self.emission, self.weight_logits = emission, at_least_float32(weight_logits)
+        self.batch_size, self.components = shape
+        self.length, self.vocab_size = emission.length, emission.vocab_size
 
     def component_log_prob(self, x0: Tensor) -> Tensor:
         """log Πᵢ p(x₀ⁱ|k) for each component: (B, L) → (B, K)."""
-        return self._token_log_prob(x0).sum(-1)
-
-    def _token_log_prob(self, x0: Tensor) -> Tensor:
-        """log p(x₀ⁱ|k), (B, K, L), read in the order in which the logits lie in memory."""
-        by_position = self.logits.transpose(1, 2)
-        if by_position.is_contiguous():
-            return token_log_prob(by_position, x0[..., None]).transpose(1, 2)
-        return token_log_prob(self.logits, x0[:, None])
+        return self.emission.log_likelihood(x0).sum(1)
 
     def log_prob(self, x0: Tensor) -> Tensor:
         return safe_logsumexp(self.weight_logits.log_softmax(-1) + self.component_log_prob(x0))
-
-    def component(self, index: Tensor) -> ProductLaw:
-        """The product law of component ``index`` (B,) of each row."""
-        if isinstance(self._given, Tensor):
-            return ProductLaw(self._given[torch.arange(self.batch_size, device=self.device), index])
-        with torch.no_grad():
-            return ProductLaw(self._given.one(index))
-
-    def sample(self, generator: Generator = None) -> Tensor:
-        index = categorical_from_logits(self.weight_logits, generator)
-        return self.component(index).sample(generator)
-
-    def marginals(self) -> Tensor:
-        weights = self.weight_logits.softmax(-1)
-        total = torch.zeros((), dtype=weights.dtype, device=self.device)
-        for k in range(self.components):
-            total = total + weights[:, k, None, None] * ProductLaw(self.logits[:, k]).marginals()
-        return total
 
     def responsibilities(self, x0: Tensor) -> Tensor:
         """Posterior probability of each component given a sequence: (B, K)."""
         return (self.weight_logits + self.component_log_prob(x0)).softmax(-1)
 
+    def component(self, index: Tensor) -> ProductLaw:
+        """The product law of component ``index`` (B,) of each row."""
+        return ProductLaw(self.emission.logits_of(index[:, None].expand(-1, self.length)))
+
+    def sample(self, generator: Generator = None) -> Tensor:
+        index = categorical_from_logits(self.weight_logits, generator)
+        return self.emission.sample(index[:, None].expand(-1, self.length), generator)
+
+    def marginals(self) -> Tensor:
+        weights = self.weight_logits.softmax(-1)[:, None]
+        return self.emission.marginals(weights.expand(-1, self.length, -1))
+
     def tempered(self, temperature: float = 1.0, top_p: float = 1.0) -> MixtureLaw:
+        weights = nucleus(self.weight_logits, temperature, top_p)
         if temperature == 1 and top_p == 1:
             return self
-        weights = nucleus(self.weight_logits, temperature, top_p)
-        if isinstance(self._given, Tensor):
-            return MixtureLaw(nucleus(self._given, temperature, top_p), weights)
-        return MixtureLaw(_Tempered(self._given, temperature, top_p), weights)
-
-    def select(self, rows: Tensor) -> MixtureLaw:
-        given = self._given
-        part = given[rows] if isinstance(given, Tensor) else given.select(rows)
-        return MixtureLaw(part, self.weight_logits[rows])
-
-    def _expanded(self, batch_size: int) -> MixtureLaw:
-        given = self._given
-        if isinstance(given, Tensor):
-            logits = given.expand(batch_size, -1, -1, -1)
-        else:
-            logits = given.expand(batch_size)
-        return MixtureLaw(logits, self.weight_logits.expand(batch_size, -1))
+        return MixtureLaw(self.emission.tempered(temperature, top_p), weights)
 
     def given(self, x0: Tensor, known: Tensor) -> MixtureLaw:
         """Exact: components are re-weighted by what they say of the known tokens.
 
         Tokens that no component allows leave the weights as they are.
         """
-        evidence = self._token_log_prob(x0)
-        evidence = evidence.masked_fill(~known[:, None], 0.0).sum(-1)
+        evidence = self.emission.log_likelihood(x0.masked_fill(~known, 0))
+        evidence = evidence.masked_fill(~known[..., None], 0.0).sum(1)
         weights = reweighted(self.weight_logits, evidence)
-        shape = self.logits.shape[:3]
-        pinned = pin_logits(self.logits, x0[:, None].expand(shape), known[:, None].expand(shape))
-        return MixtureLaw(pinned, weights)
+        return MixtureLaw(self.emission.pinned(x0, known), weights)

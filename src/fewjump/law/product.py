@@ -7,7 +7,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from fewjump.law.base import Law, nucleus, row_chunks
+from fewjump.law.base import Batched, Law, at_least_float32, nucleus, row_chunks
+from fewjump.law.cross_entropy import SoftCrossEntropy, soft_cross_entropy, token_cross_entropy
+from fewjump.law.linear_table import LinearTable
 from fewjump.random import Generator, categorical_from_logits
 
 
@@ -37,36 +39,44 @@ class ProductLaw(Law):
         return cls(probabilities.log())
 
     @property
-    def device(self) -> torch.device:
-        return self.logits.device
-
-    @property
     def has_ratios(self) -> bool:
         """Whether there are :attr:`ratios`, which may be computed when they are read."""
         return self.ratios is not None
+
+    @property
+    def rows(self) -> Tensor | LinearTable:
+        """The (B·L, V) logits without gradients, to be read by rows."""
+        return self.logits.detach().flatten(0, 1)
+
+    @property
+    def open_logits(self) -> Tensor:
+        """(B, L, V) logits that hold where the state is masked; everywhere, for most laws."""
+        return self.logits
+
+    @property
+    def open_rows(self) -> Tensor | LinearTable:
+        """:attr:`rows` that hold where the state is masked."""
+        return self.rows
 
     @cached_property
     def log_normaliser(self) -> Tensor:
         """logsumexp of the logits, (B, L), in at least float32, without a (B, L, V) temporary."""
         if torch.is_grad_enabled() and self.logits.requires_grad:
-            return self.logits.float().logsumexp(-1) if self._half else self.logits.logsumexp(-1)
+            return at_least_float32(self.logits).logsumexp(-1)
         flat = self.logits.reshape(-1, self.vocab_size)
-        parts = [
-            (flat[rows].float() if self._half else flat[rows]).logsumexp(-1)
-            for rows in row_chunks(flat.shape[0], self.vocab_size)
-        ]
+        chunks = row_chunks(flat.shape[0], self.vocab_size)
+        parts = [at_least_float32(flat[rows]).logsumexp(-1) for rows in chunks]
         return torch.cat(parts).reshape(self.logits.shape[:-1])
-
-    @property
-    def _half(self) -> bool:
-        return self.logits.dtype in (torch.bfloat16, torch.float16)
 
     def log_probs(self) -> Tensor:
         """Normalised per-position log-probabilities: (B, L, V)."""
         return self.logits - self.log_normaliser[..., None]
 
     def marginals(self) -> Tensor:
-        return self.logits.float().softmax(-1) if self._half else self.logits.softmax(-1)
+        return at_least_float32(self.logits).softmax(-1)
+
+    def precise_marginals(self) -> Tensor:
+        return self.logits.double().softmax(-1)
 
     def token_log_prob(self, x0: Tensor) -> Tensor:
         """Per-position log-probability of (B, L) tokens: (B, L)."""
@@ -98,13 +108,32 @@ class ProductLaw(Law):
         weights = target.marginals().to(self.logits.dtype)
         return -_expect(weights, self.log_probs()).sum(-1)
 
+    def soft_cross_entropy(
+        self, target: ProductLaw, rows: Tensor, row_weight: Tensor | None = None
+    ) -> SoftCrossEntropy:
+        """Of chosen positions (N,), counted row-major over (B, L), in chunks.
+
+        Args:
+            target: without gradients.
+            rows: (N,) int64.
+            row_weight: (N,) constants.
+        """
+        return soft_cross_entropy(self.logits.flatten(0, 1), target.rows, rows, row_weight)
+
+    def token_cross_entropy(self, tokens: Tensor, rows: Tensor) -> Tensor:
+        """−log p(token) at chosen positions (N,), counted row-major: (B·L,) → (N,), in chunks."""
+        return token_cross_entropy(self.logits.flatten(0, 1), tokens, rows)
+
     def tempered(self, temperature: float = 1.0, top_p: float = 1.0) -> ProductLaw:
         if temperature == 1 and top_p == 1:
             return self
         return ProductLaw(nucleus(self.logits, temperature, top_p))
 
-    def select(self, rows: Tensor) -> ProductLaw:
-        return ProductLaw(self.logits[rows])
+    def _batched(self) -> dict[str, Tensor | Batched]:
+        return {"logits": self.logits}
+
+    def _with(self, **changes: Tensor) -> ProductLaw:
+        return ProductLaw(**changes)
 
     def _expanded(self, batch_size: int) -> ProductLaw:
         law = ProductLaw(self.logits.expand(batch_size, -1, -1))

@@ -14,10 +14,9 @@ from fewjump.law.base import Law
 from fewjump.law.product import ProductLaw
 from fewjump.objective.base import Metrics, require_frozen
 from fewjump.objective.cross_entropy import law_cross_entropy
-from fewjump.objective.intermediate import ancestral_draw, euler_draw, roll_down
+from fewjump.objective.intermediate import draw_earlier, roll_down
 from fewjump.objective.known import Given, KnownName
 from fewjump.objective.matching import MatchingObjective
-from fewjump.objective.second_order import trapezoidal_draw
 from fewjump.objective.time_sampling import TimeSampling
 from fewjump.objective.times import (
     Weighting,
@@ -29,10 +28,17 @@ from fewjump.objective.times import (
 )
 from fewjump.process import Absorbing
 from fewjump.random import Generator, uniform
+from fewjump.sampler import Ancestral, Euler, Sampler, ThetaTrapezoidal
 
 Intermediate = Literal[
     "student-euler", "student-exact", "student-trapezoidal", "forward", "teacher-rollout"
 ]
+#: Whose step draws x_s where the student draws it.
+STEPS: dict[str, Sampler] = {
+    "student-euler": Euler(),
+    "student-exact": Ancestral(),
+    "student-trapezoidal": ThetaTrapezoidal(),
+}
 
 
 class ConditionalMatching(MatchingObjective):
@@ -159,16 +165,10 @@ class ConditionalMatching(MatchingObjective):
                 x_s = x_t
         law = student(x_t, t)
         with torch.no_grad():
-            if self.intermediate == "student-euler":
-                x_s, excess = euler_draw(process, _detached(law), x_t, s, t, generator)
-                clipped = excess.mean()
-            elif self.intermediate == "student-trapezoidal":
-                x_s, excess = trapezoidal_draw(student, _detached(law), x_t, s, t, generator)
-                clipped = excess.mean()
-            elif self.intermediate == "student-exact":
-                drawn = _detached(law)
-                drawn = drawn if isinstance(drawn, ProductLaw) else given.condition(drawn)
-                x_s = ancestral_draw(process, drawn, x_t, s, t, generator)
+            if self.intermediate in STEPS:
+                drawn = law.detach() if isinstance(law, ProductLaw) else given.condition(law)
+                step = STEPS[self.intermediate]
+                x_s, clipped = draw_earlier(step, student, x_t, s, t, generator, drawn)
             target = teacher(given.pin(x_s), s)
         weight = time_weight(self.weighting, process, t)
         seen = None
@@ -245,7 +245,3 @@ def compare(
         "teacher_entropy": entropies.target_entropy.sum() / count,
         "loss_positions": torch.tensor(rows.shape[0] / x_t.numel(), device=x_t.device),
     }
-
-
-def _detached(law: Law) -> Law:
-    return law.detach() if isinstance(law, ProductLaw) else law

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from fewjump.denoiser.base import Denoiser
 from fewjump.law.base import Law
-from fewjump.law.latent import DiscreteLatent, Latent, LatentLaw
-from fewjump.law.latent_parts import unit_kl
+from fewjump.law.latent import DiscreteLatent, Latent, LatentLaw, unit_kl
 from fewjump.objective.base import Metrics, require_frozen
 from fewjump.objective.joint import JointConditionalMatching, JointIntermediate
 from fewjump.objective.known import Given, KnownName

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from fewjump.denoiser.exact import ExactDenoiser
-from fewjump.law.contraction import padded, position_entropy
 from fewjump.law.enumerated import EnumeratedLaw
 from fewjump.law.markov import MarkovLaw
+from fewjump.law.posterior import padded, position_entropy
 from fewjump.process import Process
 from fewjump.random import Generator, uniform
 from fewjump.schedule import Time, as_time

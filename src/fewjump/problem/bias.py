@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fewjump.law.base import enumerate_states
-from fewjump.law.contraction import outer
+from fewjump.law.posterior import outer
 from fewjump.problem.enumerable import EnumeratedJoint
 from fewjump.process import Process
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from fewjump.denoiser.exact import check_vocabularies
 from fewjump.law.base import ENUMERATION_LIMIT, ravel, unravel
-from fewjump.law.contraction import padded
 from fewjump.law.enumerated import EnumeratedLaw
+from fewjump.law.posterior import padded
 from fewjump.problem.base import Estimate, Problem, probability_table
 from fewjump.process import Process
 from fewjump.random import Generator, uniform

@@ -53,11 +53,12 @@ def read_conditions(
         num_samples: N.
         model_length: the denoiser's own length, None where any will do.
         prompt: what samples begin with: a text, one for each sample, or tokens (P,) or (N, P).
-        infill: a text in which ``[MASK]`` stands for one token to draw, one for each sample, or
-            tokens (P,) or (N, P) in which ``mask`` does. What comes after it is drawn too.
+        infill: a text in which ``[MASK]``, or the tokenizer's own mask, stands for one token to
+            draw, one for each sample, or tokens (P,) or (N, P) in which ``mask`` does. What comes
+            after it is drawn too.
         length: tokens of a sample with all that frames it, or several numbers, which the samples
             take in turn. By default the model's; without one, as long as the infilling.
-        mask: the process's mask.
+        mask: the process's mask. Neither it nor the tokenizer's may be in a prompt.
         padding: the token after the end of the shorter ones.
 
     Raises:
@@ -132,26 +133,35 @@ def _read(
     """Tokens of each sample, None at those to draw; no rows where nothing is given."""
     if words is None:
         return []
+    masks = {mask, vocabulary.mask} - {None}
     if isinstance(words, Tensor):
         table = words.tolist()
         if words.dim() == 1:
             table = [table]
-        rows = [
-            [None if masked and token == mask else int(token) for token in row] for row in table
-        ]
+        rows: list[list[int | None]] = [[int(token) for token in row] for row in table]
     else:
         if isinstance(vocabulary, ImageLevels):
             raise ValueError(f"a {what} of words is for models of text; this one makes images")
         texts = [words] if isinstance(words, str) else list(words)
-        rows = [_tokens(vocabulary, text, masked) for text in texts]
+        rows = [_tokens(vocabulary, text, masked, masks) for text in texts]
+    if masked:
+        rows = [[None if token in masks else token for token in row] for row in rows]
+    elif found := [t for row in rows for t in row if t is not None and t in masks]:
+        raise ValueError(
+            f"the prompt holds the mask (token {min(found)}), which no finished sample does; for "
+            "text with holes give it as an infilling (infill=, --infill)"
+        )
     if len(rows) not in (1, num_samples):
         raise ValueError(f"{len(rows)} {what}s were given for {num_samples} samples; give 1 or all")
     if not masked and any(not row for row in rows):
         raise ValueError(f"an empty {what} says nothing; leave it out")
-    return rows * num_samples if len(rows) == 1 else rows
+    return [rows[0]] * num_samples if len(rows) == 1 else rows
 
 
-def _tokens(vocabulary: Vocabulary, text: str, masked: bool) -> list[int | None]:
+def _tokens(
+    vocabulary: Vocabulary, text: str, masked: bool, masks: set[int | None]
+) -> list[int | None]:
+    """Tokens of a text, None or one of ``masks`` at those to draw."""
     if not masked:
         return list(vocabulary.encode(text).tolist())
     out: list[int | None] = []
@@ -160,6 +170,6 @@ def _tokens(vocabulary: Vocabulary, text: str, masked: bool) -> list[int | None]
             out.append(None)
         if piece:
             out += vocabulary.encode(piece).tolist()
-    if None not in out:
+    if not masks.union([None]).intersection(out):
         raise ValueError(f"an infilling marks each token to draw as {MASK_WORD}: {text!r} has none")
     return out

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fewjump.process import Absorbing
 from fewjump.sampler.run import run
 
 if TYPE_CHECKING:
@@ -72,7 +71,7 @@ def generate(
         )
     tokens = torch.zeros(len(rows), length, dtype=torch.int64)
     fixed = torch.zeros(len(rows), length, dtype=torch.bool)
-    mask = denoiser.process.mask if isinstance(denoiser.process, Absorbing) else None
+    mask = denoiser.process.mask
     for i, row in enumerate(rows):
         tokens[i, : len(row)] = row
         fixed[i, : len(row)] = True if mask is None else row != mask

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from fewjump.data.vocabulary import ImageLevels, Tokens, Vocabulary
-from fewjump.process import Absorbing
 from fewjump.publish.conditions import Words, read_conditions
 from fewjump.publish.generation import generate
 from fewjump.publish.hub import from_pretrained, push_to_hub, save_pretrained
@@ -84,8 +83,7 @@ class Pipeline:
     @property
     def mask(self) -> int | None:
         """The mask's token, where the process has one."""
-        process = self.denoiser.process
-        return process.mask if isinstance(process, Absorbing) else None
+        return self.denoiser.process.mask
 
     @property
     def padding(self) -> int | None:

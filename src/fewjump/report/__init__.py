@@ -1,41 +1,46 @@
-"""One self-contained HTML page per run, from plain data, with core dependencies alone."""
+"""One self-contained HTML page per run, from plain data; charts need ``fewjump[report]``."""
 
 from fewjump.report.build import (
     ABOUT_FLOOR,
     ABOUT_METHOD,
     from_results,
+    monitor_charts,
+    monitor_table,
     quality_chart,
     role_of,
     training_charts,
     wall_clock_table,
 )
+from fewjump.report.charts import contact_sheet, encode_png, line_chart, standalone
 from fewjump.report.content import (
+    Better,
     Chart,
     ImageSamples,
     KeyNumber,
     Note,
     Reference,
     Report,
+    Role,
     SampleGroup,
     Series,
     Table,
     TextSamples,
+    short,
 )
 from fewjump.report.page import render, write
-from fewjump.report.png import contact_sheet, encode_png
 from fewjump.report.rows import Row, as_row, read_results, write_results
-from fewjump.report.svg import line_chart, standalone
-from fewjump.report.watched import monitor_charts, monitor_table
 
 __all__ = [
     "ABOUT_FLOOR",
     "ABOUT_METHOD",
+    "Better",
     "Chart",
     "ImageSamples",
     "KeyNumber",
     "Note",
     "Reference",
     "Report",
+    "Role",
     "Row",
     "SampleGroup",
     "Series",
@@ -52,6 +57,7 @@ __all__ = [
     "read_results",
     "render",
     "role_of",
+    "short",
     "standalone",
     "training_charts",
     "wall_clock_table",

@@ -1,14 +1,23 @@
-"""From result rows to a report: charts, headline and timings that need no author."""
+"""From a run's files to a report: charts, tables and words that need no author.
+
+Rows of ``results.json`` become quality charts, a headline and timings; ``metrics.jsonl`` becomes
+training curves and what the monitors of a distillation saw.
+"""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from fewjump.report.axis import short
+import yaml
+
+from fewjump.files import read_json_lines
 from fewjump.report.content import (
+    Better,
     Chart,
     KeyNumber,
     Note,
@@ -18,9 +27,10 @@ from fewjump.report.content import (
     SampleGroup,
     Series,
     Table,
+    shipped,
+    short,
 )
-from fewjump.report.metrics import metric_called
-from fewjump.report.rows import Row, as_row, metrics_in
+from fewjump.report.rows import Row, as_row
 
 CURVE_POINTS = 160
 
@@ -46,6 +56,26 @@ ABOUT_METHOD = Note(
         "and a per-position student lands on the teacher's curve, not below it.",
     ),
 )
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a metric is shown; the words and their meaning stand in ``metrics.yaml``."""
+
+    title: str
+    unit: str
+    better: Better | None = None
+    log: bool = False
+    caption: str = ""
+
+
+def metric_called(name: str) -> Metric:
+    """The metric's description; for an unknown one its name serves as title."""
+    for known in (name, name.partition("_")[0]):
+        if known in _metrics():
+            return Metric(**_metrics()[known])
+    words = name.replace("_", " ")
+    return Metric(words[:1].upper() + words[1:], words)
 
 
 def from_results(
@@ -75,7 +105,7 @@ def from_results(
         ValueError: if there is no row, or no row of the headline metric.
     """
     rows = [as_row(row) for row in rows]
-    names = metrics_in([row for row in rows if not row.is_reference])
+    names = list(dict.fromkeys(row.metric for row in rows if not row.is_reference))
     if not names:
         raise ValueError("there are no results to report: no row has a number of evaluations")
     if headline is not None and headline not in names:
@@ -151,26 +181,109 @@ def wall_clock_table(rows: Sequence[Row]) -> Table | None:
 
 
 def training_charts(path: str | Path, title: str, role: Role = "other") -> list[Chart]:
-    """The loss of a run's ``metrics.jsonl`` against the step; empty if there is no such file.
+    """The loss of a run against the step; empty if the run has no ``metrics.jsonl``.
 
     Long records are averaged into at most 160 points.
+
+    Args:
+        path: a run's folder or its ``metrics.jsonl``.
+        title: what the run is called.
+        role: fixes the colour.
     """
-    path = Path(path)
-    if path.is_dir():
-        path = path / "metrics.jsonl"
-    if not path.is_file():
+    # A loss that was not finite is recorded as null.
+    seen = [line for line in _log(path) if line.get("loss") is not None and "step" in line]
+    width = -(-len(seen) // CURVE_POINTS) or 1
+    pieces = [seen[i : i + width] for i in range(0, len(seen), width)]
+    if not pieces:
         return []
-    steps, losses = [], []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        record = json.loads(line)
-        # A loss that was not finite is recorded as null.
-        if record.get("loss") is not None and "step" in record:
-            steps.append(float(record["step"]))
-            losses.append(float(record["loss"]))
-    if not steps:
-        return []
-    series = Series(title, *_thin(steps, losses), role=role)
+    steps = [fmean(line["step"] for line in piece) for piece in pieces]
+    losses = [fmean(line["loss"] for line in piece) for piece in pieces]
+    series = Series(title, steps, losses, role=role)
     return [Chart(f"Training: {title}", [series], (), "step", "loss", log_x=False)]
+
+
+def monitor_table(path: str | Path, title: str) -> Table | None:
+    """Warnings of a run: kind, when, how often, and what the first one says to try.
+
+    Args:
+        path: a run's folder or its ``metrics.jsonl``.
+        title: what the run is called.
+
+    Returns:
+        A table that says so where a run was watched and nothing was found; None for a run that was
+        not watched, or has no such file.
+    """
+    lines = _log(path)
+    if not any("student_support" in line or "warnings" in line for line in lines):
+        return None
+    first: dict[str, Mapping[str, Any]] = {}
+    steps: dict[str, list[int]] = {}
+    for line in lines:
+        for kind in line.get("warnings", ()):
+            first.setdefault(kind, line)
+            steps.setdefault(kind, []).append(int(line["step"]))
+    rows = [
+        (
+            kind,
+            steps[kind][0],
+            steps[kind][-1],
+            len(steps[kind]),
+            line.get("advice", {}).get(kind, ""),
+        )
+        for kind, line in first.items()
+    ]
+    logged = sum("loss" in line for line in lines)
+    about = "collapse, overshooting draws, ill-conditioned recovery and a miscalibrated teacher"
+    nothing = ("none", None, None, 0, f"{about} were looked for at every log line")
+    return Table(
+        f"What the monitors saw: {title}",
+        ("trouble", "first step", "last step", "log lines", "what it says, and what to try"),
+        rows or [nothing],
+        caption=f"{logged} lines were logged. A warning does not stop a training; its result "
+        "should not be trusted unseen.",
+    )
+
+
+def monitor_charts(path: str | Path, title: str) -> list[Chart]:
+    """Variety of the student against the teacher's as it trained, and the teacher's calibration.
+
+    Arguments as for :func:`monitor_table`; empty for a run that was not watched.
+    """
+    lines = _log(path)
+    charts = []
+    for name, about, unit in (
+        ("support", "Tokens that one-step draws really use", "e^entropy of a token"),
+        ("distinct", "Distinct runs of three tokens in one-step draws", "share of all runs"),
+    ):
+        seen = [line for line in lines if line.get(f"student_{name}") is not None]
+        seen = seen[:: -(-len(seen) // CURVE_POINTS) or 1]
+        if len(seen) > 1:
+            steps = [line["step"] for line in seen]
+            series = [
+                Series(who, steps, [line[f"{who}_{name}"] for line in seen], role=who)
+                for who in ("student", "teacher")
+            ]
+            charts.append(Chart(f"{about}: {title}", series, (), "step", unit, log_x=False))
+    bins = next((line["calibration"] for line in lines if line.get("calibration")), None)
+    if bins:
+        times = [one["t"] for one in bins]
+        low = [one["realised"] - 1.96 * one["error"] for one in bins]
+        high = [one["realised"] + 1.96 * one["error"] for one in bins]
+        charts.append(
+            Chart(
+                f"The teacher's surprise at true tokens: {title}",
+                [
+                    Series("as it is", times, [o["realised"] for o in bins], low, high, "data"),
+                    Series("as it predicts", times, [o["predicted"] for o in bins], role="teacher"),
+                ],
+                (),
+                "t",
+                "nats per position",
+                log_x=False,
+                caption="They agree for a calibrated teacher. The band is a 95% interval.",
+            )
+        )
+    return charts
 
 
 def role_of(model: str) -> Role:
@@ -181,6 +294,11 @@ def role_of(model: str) -> Role:
     if "teacher" in name or "exact" in name:
         return "teacher"
     return "data" if "data" in name else "other"
+
+
+@cache
+def _metrics() -> dict[str, dict[str, Any]]:
+    return yaml.safe_load(shipped("metrics.yaml"))
 
 
 def _series(label: str, line: Sequence[Row], role: Role) -> Series:
@@ -194,11 +312,13 @@ def _series(label: str, line: Sequence[Row], role: Role) -> Series:
     return Series(label, xs, [row.value for row in line], low, high, role)
 
 
-def _thin(xs: Sequence[float], ys: Sequence[float]) -> tuple[list[float], list[float]]:
-    width = -(-len(xs) // CURVE_POINTS)
-    buckets = [slice(i, i + width) for i in range(0, len(xs), width)]
-    mean = lambda v: sum(v) / len(v)  # noqa: E731
-    return [mean(xs[b]) for b in buckets], [mean(ys[b]) for b in buckets]
+def _log(path: str | Path) -> list[dict[str, Any]]:
+    """The lines of ``metrics.jsonl``, given it or its folder; none if there is no such file."""
+    path = Path(path)
+    path = path / "metrics.jsonl" if path.is_dir() else path
+    if not path.is_file():
+        return []
+    return read_json_lines(path)
 
 
 def _in_words(rows: Sequence[Row], metric: str) -> tuple[list[str], list[KeyNumber]]:

@@ -5,8 +5,11 @@ Prose fields accept two marks, ``**bold**`` and `` `code` ``; everything else is
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
 from typing import Any, Literal
 
 from fewjump.report.rows import Row
@@ -167,3 +170,23 @@ class Report:
     facts: Mapping[str, Any] = field(default_factory=dict)
     rows: Sequence[Row] = ()
     charts_heading: str = "Quality against the number of evaluations"
+
+
+def short(value: float, digits: int = 3) -> str:
+    """A number as a reader wants it: three significant digits, no trailing zeros."""
+    if not math.isfinite(value):
+        return str(value)
+    if value == 0:
+        return "0"
+    if abs(value) >= 1e6 or abs(value) < 1e-4:
+        mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+        return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    text = f"{value:,.{decimals}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+@cache
+def shipped(name: str) -> str:
+    """The text of a file beside this one: a style sheet, the template, the metrics."""
+    return files("fewjump.report").joinpath(name).read_text(encoding="utf-8")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
+
+from fewjump.files import write_text
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,9 @@ def read_results(path: str | Path) -> tuple[list[Row], dict[str, Any]]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
+        raise ValueError(
+            f"{path} is not valid JSON ({error}); run `fewjump evaluate`, or what wrote it, again"
+        ) from error
     if isinstance(content, list):
         content = {"rows": content}
     if not isinstance(content, dict) or not isinstance(content.get("rows"), list):
@@ -102,14 +106,6 @@ def write_results(
     for row in rows:
         if not math.isfinite(row.value):
             raise ValueError(f"{row.metric} of {row.model} at {row.nfe} evaluations: {row.value}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
     content = {**facts, "rows": [asdict(row) for row in rows]}
-    temporary.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, json.dumps(content, indent=1, default=str) + "\n")
     return path
-
-
-def metrics_in(rows: Sequence[Row]) -> list[str]:
-    """Names of the metrics, in order of first appearance."""
-    return list(dict.fromkeys(row.metric for row in rows))

@@ -71,7 +71,8 @@ class Sampler(ABC):
         Args:
             denoiser: evaluated as often as :attr:`evaluations` says.
             x_t: (B, L) int64.
-            t, s: () float64 tensors with s < t.
+            t, s: () or, each row with its own, (B,) float64 tensors, s ≤ t. The runner gives (),
+                training (B,).
         """
 
     def steps(self, denoiser: Denoiser, x: Tensor, times: Tensor) -> list[Step]:

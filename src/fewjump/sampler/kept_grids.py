@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fewjump.denoiser.base import Denoiser
+from fewjump.denoiser.wrappers import unwrapped
 from fewjump.sampler.grid import time_grid
 
 
@@ -114,7 +115,7 @@ def model_digest(denoiser: Denoiser) -> str | None:
         # Built on functions, for example: such a model cannot be saved either.
         return None
     found = hashlib.sha256(described.encode())
-    for name, value in sorted(denoiser.state_dict().items()):
+    for name, value in sorted(unwrapped(denoiser).state_dict().items()):
         plain = value.detach().cpu().contiguous()
         found.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
         found.update(plain.reshape(-1).view(torch.uint8).numpy().data)

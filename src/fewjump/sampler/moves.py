@@ -11,11 +11,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fewjump.denoiser.masked_law import open_rows
 from fewjump.law import Law, ProductLaw
 from fewjump.law.base import row_chunks
-from fewjump.law.linear import rows_of
 from fewjump.process import Absorbing, Process
+from fewjump.process.base import expand_time
 from fewjump.random import (
     Generator,
     categorical,
@@ -63,13 +62,15 @@ class JumpMove(Move):
     Args:
         x: (B, L) int64, the current state.
         rates: rates out of it.
-        duration: float or () tensor.
+        duration: float, () tensor, or (B,) tensor of each row's own.
         rule: see above.
     """
 
     def __init__(self, x: Tensor, rates: Rates, duration: Tensor | float, rule: Rule) -> None:
         self.x, self.rates, self.rule = x, rates, rule
-        self.duration = float(duration)
+        # One number, or one for each position in row-major order.
+        duration = torch.as_tensor(duration, dtype=torch.float64, device=x.device)
+        self.duration = expand_time(duration, x).expand(x.shape).reshape(-1)
 
     def _leave(self, intensity: Tensor) -> Tensor:
         return -torch.expm1(-intensity) if self.rule == "poisson" else intensity.clamp(max=1.0)
@@ -78,7 +79,7 @@ class JumpMove(Move):
         shape = self.x.shape
         u = uniform(shape, generator, self.x.device)
         # The margin covers the rounding of a total computed in the precision of the network.
-        limit = self._leave(self.rates.bound * self.duration * (1 + 1e-5))
+        limit = self._leave(self.rates.bound * self.duration.reshape(shape) * (1 + 1e-5))
         candidate = u < limit
         choice = uniform_where(candidate, generator)
         index = candidate.reshape(-1).nonzero()[:, 0]
@@ -87,14 +88,15 @@ class JumpMove(Move):
         lost = torch.zeros((), dtype=torch.float64, device=out.device)
         for part in row_chunks(index.shape[0], 1, self.rates.rows_at_once()):
             rows = self.rates.open(index[part])
-            intensity = rows.total * self.duration
+            duration = self.duration[index[part]]
+            intensity = rows.total * duration
             jump = (u[part] < self._leave(intensity)).nonzero()[:, 0]
             out[index[part][jump]] = rows.draw(jump, choice[part][jump])
             if self.rule == "linear":
                 lost += (intensity - 1).clamp(min=0).sum()
             if rows.negative is not None:
                 # A row is read with probability ``limit``; dividing by it keeps the sum unbiased.
-                lost += (rows.negative * self.duration / limit[part]).sum()
+                lost += (rows.negative * duration / limit[part]).sum()
         self.clamped = lost / max(1, out.numel())
         return out.reshape(shape)
 
@@ -103,7 +105,7 @@ class JumpMove(Move):
         index = torch.arange(self.x.numel(), device=self.x.device)
         rates = self.rates.values(index).double()
         total = rates.sum(-1, keepdim=True)
-        leave = self._leave(total * self.duration)
+        leave = self._leave(total * self.duration[:, None])
         rows = rates / torch.where(total > 0, total, 1.0) * leave
         rows.scatter_(-1, self.x.reshape(-1, 1), 1 - leave)
         return rows.reshape(*self.x.shape, -1)
@@ -134,7 +136,7 @@ class LawMove(Move):
         if self.open is not None:
             return fill(self.x, self.law, self.open, generator)
         u = uniform(self.x.shape, generator, self.x.device).reshape(-1)
-        return LogitRows(rows_of(self.law)).draw(None, u).reshape(self.x.shape)
+        return LogitRows(self.law.rows).draw(None, u).reshape(self.x.shape)
 
     def rows(self) -> Tensor:
         """Probability of every token at each position: (B, L, V) float64.
@@ -160,7 +162,7 @@ class JointReverseMove(Move):
         law: p(x₀|x_t).
         process: the forward process.
         x: (B, L) int64 state x_t.
-        t, s: () float64.
+        t, s: () or (B,) float64.
     """
 
     def __init__(self, law: Law, process: Process, x: Tensor, t: Tensor, s: Tensor) -> None:
@@ -191,7 +193,7 @@ class JointReverseMove(Move):
 def fill(x: Tensor, law: ProductLaw, where: Tensor, generator: Generator) -> Tensor:
     """``x`` (B, L) with the masked positions ``where`` (B, L) drawn from the law."""
     u = uniform_where(where, generator)
-    rows = LogitRows(open_rows(law), where.reshape(-1).nonzero()[:, 0])
+    rows = LogitRows(law.open_rows, where.reshape(-1).nonzero()[:, 0])
     return x.masked_scatter(where, rows.draw(None, u))
 
 

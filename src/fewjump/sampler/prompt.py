@@ -36,12 +36,15 @@ def make_prompt(
     length: int,
     clean_vocab_size: int,
     device: torch.device,
+    mask: int | None = None,
 ) -> Prompt | None:
     """Validate and spread a prompt over all samples; None where there is none.
 
+    Tokens that the process keeps, such as padding, may be given: samples show them where they are.
+
     Raises:
         ValueError: for shapes that do not fit, a prompt that leaves nothing to draw without saying
-            so through ``fixed``, or tokens that are not clean ones.
+            so through ``fixed``, or tokens that are not clean ones: the process's mask is none.
     """
     if prompt is None:
         if fixed is not None:
@@ -76,5 +79,10 @@ def make_prompt(
         raise ValueError(
             f"prompt tokens must lie in [0, {clean_vocab_size}) where they are fixed; got "
             f"{int(tokens.min())} to {int(tokens.max())}"
+        )
+    if mask is not None and bool((tokens == mask).any()):
+        raise ValueError(
+            f"the prompt gives token {mask}, the mask, as a clean one; leave it out, or, where a "
+            "token is to be drawn, say so: fixed= False there, or an infilling (infill=, --infill)"
         )
     return Prompt(torch.where(known, x0, 0), known)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fewjump.law.linear_table import LinearTable
-from fewjump.process.rank_one import ReverseCoefficients
+from fewjump.process.rank_one import ReverseCoefficients, look_up
 from fewjump.sampler.logit_rows import LogitRows
 from fewjump.sampler.rates import OpenRows, Rates
 
@@ -29,7 +29,7 @@ class ResetRates(Rates):
         x: (B, L) int64.
         coefficients: data, prior and prior_self, each (B, L) float64, and 0 at a token that
             cannot have been redrawn.
-        prior: (V,) float64, the law m of a redrawn position.
+        prior: (V,) float64, the law m of a redrawn position, or (B, V), of each row's own.
     """
 
     def __init__(
@@ -44,10 +44,9 @@ class ResetRates(Rates):
         else:
             self.logits = logits.reshape(-1, logits.shape[-1])
         self.vocab_size = logits.shape[-1]
-        self.x = x.reshape(-1)
+        self.x, self.length = x.reshape(-1), x.shape[-1]
         self.prior = prior.to(logits.device)
-        self.prior_x = self.prior[self.x]
-        self.prior_row = self.prior.to(torch.promote_types(logits.dtype, torch.float32))
+        self.prior_x = look_up(self.prior, x).reshape(-1)
         self.data, self.toward, self.toward_self = (
             c.expand(x.shape).reshape(-1) for c in coefficients
         )
@@ -70,7 +69,8 @@ class ResetRates(Rates):
         toward = self.toward[index] * (1 - at) + self.toward_self[index] * at
         p.mul_(self.data[index][:, None].to(p.dtype))
         if self.spreads:
-            p.addcmul_(toward[:, None].to(p.dtype), self.prior_row)
+            prior = self.prior if self.prior.dim() == 1 else self.prior[index // self.length]
+            p.addcmul_(toward[:, None].to(p.dtype), prior.to(p.dtype))
         return p.scatter_(-1, here, 0.0)
 
 
@@ -79,7 +79,7 @@ class _ResetRows(OpenRows):
 
     def __init__(self, rates: ResetRates, index: Tensor) -> None:
         self.x = rates.x[index]
-        self.prior = rates.prior
+        self.prior, self.row = rates.prior, index // rates.length
         self.rows = LogitRows(rates.logits, index, exclude=self.x)
         mass = self.rows.total + self.rows.at
         away, same = self.rows.total / mass, self.rows.at / mass
@@ -99,22 +99,47 @@ class _ResetRows(OpenRows):
         out[chosen] = self.rows.draw(which[chosen], share)
         other = (~from_data).nonzero()[:, 0]
         share = (target[other] - data[other]) / (total[other] - data[other])
-        out[other] = draw_other(self.prior, self.x[which[other]], share)
+        chosen = which[other]
+        out[other] = draw_other(self.prior, self.x[chosen], share, self.row[chosen])
         return out
 
 
-def draw_other(prior: Tensor, x: Tensor, u: Tensor) -> Tensor:
-    """Invert the prior restricted to tokens other than x: (K,) int64, (K,) float64 → (K,) int64.
+def draw_other(prior: Tensor, x: Tensor, u: Tensor, row: Tensor) -> Tensor:
+    """Invert the prior restricted to tokens other than x.
 
-    ``prior`` (V,) float64 must hold at least two possible tokens.
+    Args:
+        prior: (V,) or (B, V) float64, of which every row holds at least two possible tokens.
+        x: (K,) int64, the tokens left out.
+        u: (K,) float64 in (0, 1).
+        row: (K,) int64, the row of ``prior`` that each is drawn from.
+
+    Returns:
+        (K,) int64.
     """
-    cumulative = prior.cumsum(0)
-    upper = cumulative[x]
-    lower = upper - prior[x]
-    target = u * (cumulative[-1] - prior[x])
-    target = torch.where(target >= lower, target + prior[x], target)
-    out = torch.searchsorted(cumulative, target, right=True)
+    prior, row = (prior[None], torch.zeros_like(row)) if prior.dim() == 1 else (prior, row)
+    cumulative = prior.cumsum(-1)
+    at, upper = prior[row, x], cumulative[row, x]
+    target = u * (cumulative[row, -1] - at)
+    target = torch.where(target >= upper - at, target + at, target)
+    out = _search_rows(cumulative, target, row)
     # An edge missed by rounding, once in 10¹⁵ draws, must not return x nor run off the end.
-    likely = prior.topk(2).indices
-    instead = torch.where(likely[0] == x, likely[1], likely[0])
-    return torch.where((out == x) | (out >= prior.shape[0]), instead, out)
+    likely = prior.topk(2, -1).indices[row]
+    instead = torch.where(likely[:, 0] == x, likely[:, 1], likely[:, 0])
+    return torch.where((out == x) | (out >= prior.shape[-1]), instead, out)
+
+
+def _search_rows(cumulative: Tensor, target: Tensor, row: Tensor) -> Tensor:
+    """The first entry above ``target`` (K,) in the rows ``row`` (K,) of (B, V), which stays one."""
+    if cumulative.shape[0] == 1:
+        return torch.searchsorted(cumulative[0], target, right=True)
+    order = row.argsort(stable=True)
+    counts = torch.bincount(row, minlength=cumulative.shape[0])
+    place = torch.arange(row.shape[0], device=row.device)
+    place = place - (counts.cumsum(0) - counts)[row[order]]
+    # Targets side by side, as many columns as the row with the most of them has.
+    table = target.new_zeros(cumulative.shape[0], int(counts.max()) if row.numel() else 0)
+    table[row[order], place] = target[order]
+    found = torch.searchsorted(cumulative, table, right=True)
+    out = torch.empty_like(row)
+    out[order] = found[row[order], place]
+    return out

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from fewjump.denoiser.masked_law import open_logits
 from fewjump.denoiser.score_law import ScoreLaw
 from fewjump.law import Law, LinearLaw, ProductLaw
 from fewjump.law.linear_table import LinearTable
@@ -24,8 +23,8 @@ def posterior_logits(law: Law, process: Process) -> Tensor | LinearTable:
     deferred, as (B·L, V).
     """
     if isinstance(law, LinearLaw) and law.vocab_size == process.vocab_size:
-        return law.table
-    logits = open_logits(law) if isinstance(law, ProductLaw) else law.marginals().log()
+        return law.rows
+    logits = law.open_logits if isinstance(law, ProductLaw) else law.marginals().log()
     return _over_all_states(logits, law, process)
 
 

@@ -162,7 +162,8 @@ def run(
     check_options(method, denoiser, grid, denoise)
     _check_temperature(temperature, top_p)
     device = denoiser.device
-    given = make_prompt(prompt, fixed, num_samples, length, denoiser.clean_vocab_size, device)
+    vocab_size, mask = denoiser.clean_vocab_size, denoiser.process.mask
+    given = make_prompt(prompt, fixed, num_samples, length, vocab_size, device, mask)
     seed = draw_seed(generator)
     if batch_size is None:
         fits = _LOGIT_LIMIT // (length * denoiser.process.vocab_size)
@@ -250,6 +251,7 @@ def _check_sizes(
             raise ValueError(f"{name} must be at least 1, got {value}")
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size must be at least 1 (or None), got {batch_size}")
+    denoiser.check_length(length)
     return length
 
 

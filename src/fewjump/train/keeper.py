@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fewjump.train.distributed import World
 from fewjump.train.ema import ExponentialMovingAverage
-from fewjump.train.state import STATE_FILE, load_state, save_state
+from fewjump.train.state import STATE_FILE, check_fresh, load_state, save_state
 
 NUMBERS = ("step", "seconds", "window", "window_steps")
 
@@ -50,8 +50,8 @@ class Keeper:
         """Write everything; every process must call this.
 
         Args:
-            numbers: those of :data:`NUMBERS` and ``objective``, its state; ``window`` holds ()
-                tensors, equal on every process.
+            numbers: those of :data:`NUMBERS`, ``objective``, its state, and ``logged``, the last
+                line of metrics; ``window`` holds () tensors, equal on every process.
         """
         if self.split:
             from fewjump.train.shards import save_shards
@@ -74,7 +74,8 @@ class Keeper:
         """Take up the state that lies in the folder: its numbers, or None if there is none.
 
         Raises:
-            ResumeError: if it belongs to another configuration.
+            ResumeError: if it is damaged or belongs to another configuration; and if there is none
+                and the folder holds what another run has made.
         """
         from fewjump.train.shards import load_shards, read_pointer
 
@@ -84,6 +85,7 @@ class Keeper:
         if state is not None and (content is None or state["step"] >= content["numbers"]["step"]):
             return self._load_file(state)
         if content is None:
+            check_fresh(self.folder, self.identity)
             return None
         load_shards(self.folder, self._tensors(), self.world if self.split else None)
         numbers = content["numbers"]
@@ -136,8 +138,9 @@ class Keeper:
 
 
 def _numbers_of(state: Mapping[str, Any]) -> dict[str, Any]:
-    """The numbers of a state; those written before objectives had one hold none of theirs."""
-    return {**{name: state[name] for name in NUMBERS}, "objective": state.get("objective", {})}
+    """The numbers of a state; earlier versions wrote fewer."""
+    more = {"objective": state.get("objective", {}), "logged": state.get("logged")}
+    return {**{name: state[name] for name in NUMBERS}, **more}
 
 
 def load_weights(folder: Path, model: nn.Module, ema: ExponentialMovingAverage | None) -> int:
@@ -161,7 +164,9 @@ def load_weights(folder: Path, model: nn.Module, ema: ExponentialMovingAverage |
             tensors["ema"] = dict(ema.shadow)
         load_shards(folder, tensors)
         return int(content["numbers"]["step"])
-    state = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
+    state = load_state(folder)
+    if state is None:
+        raise FileNotFoundError(f"{folder} has no {STATE_FILE}")
     model.load_state_dict(state["student"])
     if ema is not None:
         ema.load_state_dict(state["ema"])

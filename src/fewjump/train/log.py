@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,8 +13,9 @@ import torch
 
 from fewjump import __version__
 from fewjump.config import dump_config
+from fewjump.files import naming, read_json_lines, remove_leftovers, write_text
 from fewjump.progress import Progress, tell
-from fewjump.train.state import write_atomically
+from fewjump.train.state import CONFIG_FILE
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -22,30 +24,51 @@ class RunFolder:
     """Files of one run, written by the main process only.
 
     Args:
-        path: created if needed.
+        path: the folder.
         config: the resolved configuration, plain data.
+
+    Attributes:
+        logged: the last line of metrics, as text; None before the first.
     """
 
     def __init__(self, path: Path, config: Mapping[str, Any]) -> None:
-        path.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path)
         self.path = path
-        dump_config(config, path / "config.yaml")
-        text = json.dumps(versions(), indent=2) + "\n"
-        write_atomically(path / "versions.json", text.encode())
+        self.logged: str | None = None
+        write_text(path / CONFIG_FILE, dump_config(config))
+        write_text(path / "versions.json", json.dumps(versions(), indent=2) + "\n")
 
-    def rewind(self, step: int) -> None:
-        """Drop metric lines after ``step``, and a last line that a crash cut short."""
-        path = self.path / METRICS_FILE
-        if not path.exists():
+    def rewind(self, step: int, logged: str | None) -> None:
+        """Drop metric lines after ``step``, and a last line that a crash cut short.
+
+        Args:
+            step: the last one that the saved state has done.
+            logged: the last line at that time, written again if it is not there.
+        """
+        path, self.logged = self.path / METRICS_FILE, logged
+        if not path.exists() and logged is None:
             return
-        kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
-        write_atomically(path, "".join(line + "\n" for line in kept).encode())
+        found = path.read_text("utf-8", "replace").splitlines() if path.exists() else []
+        kept = [line for line in found if _step_of(line) <= step]
+        if logged is not None and logged not in kept:
+            kept.append(logged)
+        write_text(path, "".join(line + "\n" for line in kept))
 
     def log(self, line: Mapping[str, Any]) -> None:
         """Append one line of metrics. Non-finite numbers are written as null."""
         clean = {k: None if isinstance(v, float) and v - v != 0 else v for k, v in line.items()}
-        with open(self.path / METRICS_FILE, "a", encoding="utf-8") as file:
-            file.write(json.dumps(clean) + "\n")
+        self.logged, path = json.dumps(clean), self.path / METRICS_FILE
+        with naming(path), path.open("ab", buffering=0) as file:
+            before = file.tell()
+            try:
+                left = self.logged.encode() + b"\n"
+                while left:
+                    left = left[file.write(left) :]
+                # A state must not get to the disk before the lines that led to it.
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(before)
+                raise
 
 
 def versions() -> dict[str, Any]:
@@ -62,9 +85,8 @@ def versions() -> dict[str, Any]:
 
 
 def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics file, oldest first."""
-    text = (Path(folder) / METRICS_FILE).read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines()]
+    """The lines of a run's metrics file, oldest first, without one that is being written."""
+    return read_json_lines(Path(folder) / METRICS_FILE)
 
 
 def _step_of(line: str) -> float:

@@ -8,11 +8,13 @@ changing it; and resuming needs nothing but weights, optimiser, average and n.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from fewjump.denoiser.base import Denoiser
+from fewjump.lock import sole_writer
 from fewjump.objective.base import Objective
 from fewjump.train.data import Tokens
 from fewjump.train.distributed import join_world
@@ -39,13 +41,17 @@ def train(
     length: int | None = None,
     out: str | Path | None = None,
     run_config: Mapping[str, Any] | None = None,
+    accepted: Callable[[Path], object] | None = None,
     label: str = "train",
 ) -> TrainResult:
     """Train a denoiser in place; under torchrun, on all its processes.
 
     With ``out``, the state is saved every ``save_every`` steps, and the same call on the same
     folder goes on where the last checkpoint is: on the CPU the final weights equal those of an
-    uninterrupted run bit for bit (same machine, same number of threads).
+    uninterrupted run bit for bit (same machine, same number of threads). The call may change
+    ``steps`` (not below those done), ``accumulate``, the number of processes, the device and what
+    is printed and saved; anything else is another run. While it lasts no other process may write
+    to the folder (:func:`fewjump.lock.sole_writer`).
 
     Args:
         student: trained in place, moved to the chosen device.
@@ -57,11 +63,15 @@ def train(
         out: run folder: config.yaml, versions.json, metrics.jsonl, training_state.pt.
         run_config: plain data that identify the run beyond ``config`` (process, network, …); part
             of what must be equal to resume.
+        accepted: called by the main process with ``out`` once nothing stands against the run, to
+            write more into it; nothing is written there before.
         label: shown with progress.
 
     Raises:
         ValueError: for data or options that do not fit together.
-        ResumeError: if ``out`` holds a run of another configuration.
+        ResumeError: if ``out`` holds a run of another configuration, or a damaged state.
+        BusyError: if another process writes to ``out``.
+        OSError: naming the file, where the disk is full or ``out`` cannot be written.
         DivergenceError: at the first loss or gradient that is not finite.
         TrainingInterrupted: after Ctrl-C or SIGTERM, with the state saved.
     """
@@ -69,7 +79,9 @@ def train(
     if not any(p.requires_grad for p in student.parameters()):
         raise ValueError("the student has no parameters to train")
     source, rows, width = open_data(objective, data, config, student, length)
-    with join_world(config.device) as world, stop_on_signal() as stop:
+    folder = Path(out) if out is not None else None
+    hold = nullcontext() if folder is None else sole_writer(folder)
+    with hold, join_world(config.device) as world, stop_on_signal() as stop:
         if config.batch_size % (world.size * config.accumulate):
             raise ValueError(
                 f"batch_size ({config.batch_size}) must be a multiple of accumulate × processes "
@@ -78,16 +90,15 @@ def train(
         identity = run_identity(
             config, run_config, source, rows, width, objective, student, teacher
         )
-        folder = Path(out) if out is not None else None
         student.train()
         try:
             with split_models(student, teacher, config, world) as models:
                 trainer = Trainer(models, objective, source, width, config, world)
-                trainer.attach(folder, identity, label)
                 with (
                     networks_in_low_precision((models.student, models.teacher), config, world),
                     blocks_checkpointed(models.student, config),
                 ):
+                    trainer.attach(folder, identity, label, accepted)
                     result = trainer.run(stop)
                 if result.ema is not None:
                     result.ema.gather()

@@ -6,9 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-# Options that change what is printed or when files are written, never the weights.
-# (to rounding, where the work is split in another way).
+# Options that a run may be gone on with when they have changed: how long it is, what is printed,
+# when files are written, and how the work is split, which changes the weights to rounding only.
 FREE_OPTIONS = (
+    "steps",
+    "accumulate",
     "device",
     "log_every",
     "save_every",
@@ -25,7 +27,10 @@ class TrainConfig:
     """How to optimise.
 
     Attributes:
-        steps: optimiser steps.
+        steps: optimiser steps. A run that was finished goes on where this is raised: from its
+            last state, at the learning rate that a run of the new length has at that step (so a
+            decayed one rises again). Its weights are then not those of a run that had the new
+            length from the start.
         batch_size: sequences per optimiser step, over all processes and accumulation rounds: the
             same configuration gives the same training on one process or on eight.
         lr: peak learning rate of AdamW.

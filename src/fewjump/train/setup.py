@@ -40,9 +40,11 @@ def open_data(
         width = length or student.length
         if width is None:
             raise ValueError("without data, give the sequence length: length=…")
+        student.check_length(width)
         return None, None, width
     order = fold_seed(config.seed, ORDER_STREAM)
     source = TokenData(data, student.clean_vocab_size, order, student.process.mask)
+    student.check_length(source.length)
     if student.length is not None and student.length != source.length:
         raise ValueError(
             f"data rows have {source.length} tokens, but the student was made for {student.length}"

@@ -23,14 +23,9 @@ from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.distributed.checkpoint.state_dict_loader import load as load_distributed
 from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
 
+from fewjump.files import naming, write_text
 from fewjump.train.distributed import World
-from fewjump.train.state import (
-    STATE_FILE,
-    ResumeError,
-    check_identity,
-    config_hash,
-    write_atomically,
-)
+from fewjump.train.state import STATE_FILE, ResumeError, check_identity, damaged
 
 POINTER_FILE = "training_state.json"
 _FORMAT = 1
@@ -59,7 +54,12 @@ def save_shards(
         # What a killed save may have left.
         shutil.rmtree(path, ignore_errors=True)
     world.barrier()
-    save_distributed(dict(tensors), checkpoint_id=path)
+    try:
+        with naming(path):
+            save_distributed(dict(tensors), checkpoint_id=path)
+    except Exception:
+        shutil.rmtree(path, ignore_errors=True)
+        raise
     world.barrier()
     if not world.is_main:
         return
@@ -67,10 +67,9 @@ def save_shards(
         "format": _FORMAT,
         "folder": name,
         "config": json.dumps(config, sort_keys=True),
-        "config_hash": config_hash(config),
         "numbers": dict(numbers),
     }
-    write_atomically(folder / POINTER_FILE, json.dumps(content, indent=1).encode())
+    write_text(folder / POINTER_FILE, json.dumps(content, indent=1))
     for other in folder.glob(f"{Path(POINTER_FILE).stem}.[0-9]*"):
         if other.name != name:
             shutil.rmtree(other, ignore_errors=True)
@@ -81,18 +80,22 @@ def read_pointer(folder: Path, config: Mapping[str, Any] | None = None) -> dict[
     """The plain part of a state in parts, or None if there is none.
 
     Raises:
-        ResumeError: if it was written by another version or, with ``config``, for another run.
+        ResumeError: if it is damaged, was written by another version or, with ``config``, for
+            another run.
     """
     path = folder / POINTER_FILE
     if not path.exists():
         return None
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if content.get("format") != _FORMAT:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ResumeError(damaged(path, str(error))) from None
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise ResumeError(
             f"{path} was written by another version of fewjump; choose a new output folder"
         )
     if config is not None:
-        check_identity(folder, content, config)
+        check_identity(folder, json.loads(content["config"]), config)
     return content
 
 
@@ -116,7 +119,10 @@ def load_shards(folder: Path, tensors: Mapping[str, Any], world: World | None = 
         load_distributed(dict(tensors), storage_reader=reader, no_dist=alone)
     except CheckpointException as error:
         causes = "; ".join(str(cause) for cause, _ in error.failures.values())
-        raise ResumeError(f"{reader.checkpoint_id} cannot be read: {causes}") from None
+        raise ResumeError(
+            f"{reader.checkpoint_id} cannot be read: {causes}; put a copy of it back, or remove "
+            f"{folder / POINTER_FILE} to train again from the start"
+        ) from None
 
 
 class _Reader(FileSystemReader):

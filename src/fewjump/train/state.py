@@ -1,106 +1,137 @@
-"""Training state on disk: written atomically, refused when it belongs to another run."""
+"""Training state on disk: whole or absent, refused when damaged or of another run."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import nn
 
 from fewjump.config import differences
+from fewjump.denoiser.wrappers import unwrapped
+from fewjump.files import check_readable, whole_file
+from fewjump.train.options import FREE_OPTIONS
 
-STATE_FILE = "training_state.pt"
+STATE_FILE, CONFIG_FILE = "training_state.pt", "config.yaml"
 _FORMAT = 1
+_PARTS = {"config", "step", "seconds", "window", "window_steps", "student", "optimiser", "ema"}
+# What the verbs leave in a run's folder.
+_OUTPUTS = ("model", "teacher", "metrics.jsonl", "results.json", "samples.json", "report.html")
 
 
 class ResumeError(ValueError):
-    """The run folder holds the state of a different configuration."""
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a whole file or nothing: temporary file, fsync, rename, fsync of the folder."""
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    _publish(temporary, path)
+    """The run folder holds a run that this one cannot go on from."""
 
 
 def save_state(folder: Path, state: Mapping[str, Any], config: Mapping[str, Any]) -> Path:
     """Write the training state of a run; the previous one stays valid until this one is whole."""
     path = folder / STATE_FILE
-    temporary = path.with_name(path.name + ".tmp")
-    content = {
-        "format": _FORMAT,
-        "config": json.dumps(config, sort_keys=True),
-        "config_hash": config_hash(config),
-        **state,
-    }
-    with open(temporary, "wb") as file:
+    content = {"format": _FORMAT, "config": json.dumps(config, sort_keys=True), **state}
+    with whole_file(path) as temporary, temporary.open("wb") as file:
         torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    _publish(temporary, path)
     return path
 
 
-def load_state(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
+def load_state(folder: Path, config: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
     """The training state in ``folder``, or None if there is none.
 
+    Args:
+        folder: of a run.
+        config: the run's identity, which the state must have; None takes any.
+
     Raises:
-        ResumeError: if it was written under another configuration; the message names each
-            difference.
+        ResumeError: if the state is damaged, or was written under another configuration; the
+            message names each difference.
     """
     path = folder / STATE_FILE
     if not path.exists():
         return None
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    if state.get("format") != _FORMAT:
+    check_readable(path)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # what torch raises depends on where the file ends
+        raise ResumeError(damaged(path, f"{path.stat().st_size} bytes")) from error
+    if not isinstance(state, dict) or state.get("format") != _FORMAT:
         raise ResumeError(
-            f"{path} was written by another version of fewjump; choose a new output folder"
+            f"{path} was written by another version of fewjump, or by none; choose a new output "
+            "folder"
         )
-    check_identity(folder, state, config)
+    if missing := _PARTS - state.keys():
+        raise ResumeError(damaged(path, f"it lacks {', '.join(sorted(missing))}"))
+    if config is not None:
+        check_identity(folder, json.loads(state["config"]), config)
     return state
 
 
-def check_identity(folder: Path, state: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    """Raise ResumeError, naming each difference, if a state belongs to another configuration."""
-    if state["config_hash"] == config_hash(config):
-        return
-    lines = differences(json.loads(state["config"]), json.loads(json.dumps(config)))
-    raise ResumeError(
-        f"{folder} holds a run with another configuration:\n  "
-        + "\n  ".join(lines)
-        + "\nRestore these values to resume it, or choose a new output folder."
+def damaged(path: Path, why: str) -> str:
+    """What to say of a state that cannot be read."""
+    return (
+        f"{path} is damaged or cut short ({why}); put a copy of it back, or remove it to train "
+        "again from the start"
     )
 
 
-def config_hash(config: Mapping[str, Any]) -> str:
-    """Sixteen hexadecimal digits that name a plain configuration."""
-    text = json.dumps(config, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def read_config(folder: Path) -> dict[str, Any] | None:
+    """The configuration that a run wrote down, its identity and ``free``; None if there is none.
+
+    Raises:
+        ValueError: if it cannot be read.
+    """
+    path = folder / CONFIG_FILE
+    if not path.exists():
+        return None
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is damaged: {_first_line(error)}") from None
+    if not isinstance(content, dict) or "run" not in content:
+        raise ValueError(f"{path} is damaged: it holds no configuration of a run")
+    return content
+
+
+def check_fresh(folder: Path, config: Mapping[str, Any]) -> None:
+    """Raise ResumeError if a folder without a state holds what another run has made."""
+    try:
+        written = read_config(folder)
+    except ValueError as error:
+        raise ResumeError(f"{error}; remove it, or choose a new output folder") from None
+    if written is not None:
+        check_identity(folder, {k: v for k, v in written.items() if k != "free"}, config)
+        return
+    found = [name for name in _OUTPUTS if (folder / name).exists()]
+    if found:
+        raise ResumeError(
+            f"{folder} holds {', '.join(found)} and no {CONFIG_FILE} that says of which run; "
+            "choose a new output folder, or move them"
+        )
+
+
+def check_identity(folder: Path, found: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Raise ResumeError, naming each difference, if a state belongs to another configuration."""
+    # Options may have become free since the state was written.
+    bound = {k: v for k, v in found.get("train", {}).items() if k not in FREE_OPTIONS}
+    lines = differences({**found, "train": bound}, json.loads(json.dumps(config)))
+    if lines:
+        raise ResumeError(
+            f"{folder} holds a run with another configuration:\n  "
+            + "\n  ".join(lines)
+            + "\nRestore these values to resume it, or choose a new output folder."
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0][:200] or type(error).__name__
 
 
 def weights_checksum(module: nn.Module) -> str:
     """A checksum of every tensor of a module: which teacher this is."""
     value = 0
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in sorted(unwrapped(module).state_dict().items()):
         data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
         value = zlib.crc32(data, zlib.crc32(name.encode(), value))
     return f"{value:08x}"
-
-
-def _publish(temporary: Path, path: Path) -> None:
-    os.replace(temporary, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

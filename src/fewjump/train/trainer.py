@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fewjump.denoiser.base import Denoiser
+from fewjump.files import check_readable
 from fewjump.objective.base import Metrics, Objective
 from fewjump.random import SampleStreams, fold_seed
 from fewjump.train.data import TokenData
@@ -21,7 +23,7 @@ from fewjump.train.divergence import DivergenceError, diagnosis, not_finite
 from fewjump.train.ema import ExponentialMovingAverage
 from fewjump.train.interrupt import StopRequest, TrainingInterrupted
 from fewjump.train.keeper import Keeper
-from fewjump.train.log import RunFolder, TrainingProgress
+from fewjump.train.log import METRICS_FILE, RunFolder, TrainingProgress
 from fewjump.train.monitor import Monitor
 from fewjump.train.options import FREE_OPTIONS, TrainConfig
 from fewjump.train.probe import Probe
@@ -34,6 +36,7 @@ from fewjump.train.setup import (
     compile_network,
 )
 from fewjump.train.split import SplitModels, whole
+from fewjump.train.state import ResumeError, read_config
 
 
 class Loss(nn.Module):
@@ -89,8 +92,21 @@ class Trainer:
 
     # -- the run ----------------------------------------------------------------------------
 
-    def attach(self, folder: Path | None, identity: dict[str, Any], label: str) -> None:
-        """Open the run folder and take up the state that lies in it."""
+    def attach(
+        self,
+        folder: Path | None,
+        identity: dict[str, Any],
+        label: str,
+        accepted: Callable[[Path], object] | None = None,
+    ) -> None:
+        """Take up the state that lies in the run folder, and write down the run.
+
+        Nothing is written before the folder is known to be this run's. ``accepted`` is then called
+        with it.
+
+        Raises:
+            ResumeError: if it is another's, or has done more steps than the run is to have.
+        """
         self.folder, self.identity, self.label = folder, identity, label
         self.files: RunFolder | None = None
         self.keeper: Keeper | None = None
@@ -109,11 +125,25 @@ class Trainer:
             self.step, self.seconds = numbers["step"], numbers["seconds"]
             self.window = {k: v.to(self.world.device) for k, v in numbers["window"].items()}
             self.window_steps = numbers["window_steps"]
+            self.last = {"step": self.step, "seconds": round(self.seconds, 3)}
+        if self.step > self.config.steps:
+            raise ResumeError(
+                f"{folder} has done {self.step} steps, more than the {self.config.steps} asked "
+                f"for: give {self.step} or more, or choose a new output folder"
+            )
         self.objective.take_up({} if numbers is None else numbers.get("objective", {}))
         if folder is not None and self.world.is_main:
+            before = _steps_before(folder)
+            if (folder / METRICS_FILE).exists():
+                check_readable(folder / METRICS_FILE)
             free = {k: getattr(self.config, k) for k in FREE_OPTIONS}
             self.files = RunFolder(folder, identity | {"free": free})
-            self.files.rewind(self.step)
+            self.files.rewind(self.step, None if numbers is None else numbers.get("logged"))
+            if accepted is not None:
+                accepted(folder)
+            if self.step and before not in (None, self.config.steps):
+                event = f"steps changed from {before} to {self.config.steps}"
+                self.files.log({"step": self.step, "event": event})
         self.world.barrier()
         if numbers is None and folder is not None:
             self._save()
@@ -278,8 +308,15 @@ class Trainer:
         if keys and self.models.split:
             means = self.world.mean(torch.stack([window[k].double() for k in keys]))
             window = dict(zip(keys, means.unbind()))
-        numbers = {"step": self.step, "seconds": self.seconds, "objective": objective}
-        self.keeper.save({**numbers, "window": window, "window_steps": self.window_steps})
+        numbers = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "objective": objective,
+            "window": window,
+            "window_steps": self.window_steps,
+            "logged": None if self.files is None else self.files.logged,
+        }
+        self.keeper.save(numbers)
 
     def _how_to_resume(self) -> str:
         if self.folder is None:
@@ -288,3 +325,12 @@ class Trainer:
             f"interrupted after step {self.step} of {self.config.steps}; state saved in "
             f"{self.folder}. Run the same command again to go on."
         )
+
+
+def _steps_before(folder: Path) -> int | None:
+    """How many steps the run in a folder was to have, if its configuration can be read."""
+    try:
+        free = (read_config(folder) or {}).get("free")
+    except ValueError:
+        return None
+    return free.get("steps") if isinstance(free, dict) else None

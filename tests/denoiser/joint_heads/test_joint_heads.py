@@ -366,6 +366,6 @@ def test_a_mixture_without_gradients_computes_the_component_it_draws(
             mine.component(index).marginals(), theirs.component(index).marginals()
         )
         assert torch.equal(mine.sample(generator_for(1)), theirs.sample(generator_for(1)))
-        assert "logits" not in vars(mine)
-        torch.testing.assert_close(mine.logits, theirs.logits)
-        assert not mine.logits.requires_grad
+        assert "dense" not in vars(mine.emission)
+        torch.testing.assert_close(mine.emission.dense.logits, theirs.emission.logits)
+        assert not mine.emission.dense.logits.requires_grad

@@ -1,11 +1,9 @@
 """Heads whose law is joint over positions. Importing this package registers them."""
 
 from fewjump.denoiser.joint_heads.autoregressive import AutoregressiveHead
-from fewjump.denoiser.joint_heads.chain import ChainHead, MixtureOfChainsHead
-from fewjump.denoiser.joint_heads.mixture import MixtureHead
-from fewjump.denoiser.joint_heads.movement import moved
-from fewjump.denoiser.joint_heads.shared_chain import SharedChainHead
-from fewjump.denoiser.joint_heads.shared_mixture import SharedMixtureHead
+from fewjump.denoiser.joint_heads.chain import ChainHead, MixtureOfChainsHead, SharedChainHead
+from fewjump.denoiser.joint_heads.mixture import MixtureHead, SharedMixtureHead
+from fewjump.denoiser.joint_heads.states import moved
 
 __all__ = [
     "AutoregressiveHead",

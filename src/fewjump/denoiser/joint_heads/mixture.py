@@ -1,9 +1,9 @@
-"""A head whose law is a mixture of K product laws."""
+"""Heads whose law is a mixture of product laws."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +18,9 @@ from fewjump.denoiser.joint_heads.states import (
     require_positive,
     visible_evidence,
 )
-from fewjump.law.emission_factored import LowRankEmission
-from fewjump.law.factored_mixture import FactoredMixtureLaw
-from fewjump.law.mixture import ComponentLogits, MixtureLaw
-from fewjump.law.tokens import at_least_float32
+from fewjump.law.base import SHARED, at_least_float32, nucleus, refuse_twice
+from fewjump.law.emission import DenseEmission, Emission, LowRankEmission, SharedFactorEmission
+from fewjump.law.mixture import MixtureLaw
 from fewjump.process import Absorbing, Process
 
 
@@ -34,7 +33,7 @@ class MixtureHead(Head):
     likely, by its templates. The conditionals of a mixture have exactly this form, so a student
     that is right at t = 1 stays right at smaller t and does not have to learn it again there: more
     steps then cost no quality. From 8,192 tokens on the components' logits are never written down
-    (:class:`~fewjump.law.factored_mixture.FactoredMixtureLaw`).
+    (:class:`~fewjump.law.emission.LowRankEmission`).
 
     Args:
         hidden: width D of the features.
@@ -79,16 +78,6 @@ class MixtureHead(Head):
             for table in (self.prior, self.log_weights, self.states.template, self.tokens.weight):
                 table.lr_scale = TABLE_RATE  # type: ignore[attr-defined]
 
-    def config(self) -> dict[str, Any]:
-        return {
-            **super().config(),
-            "components": self.components,
-            "rank": self.rank,
-            "width": self.width,
-            "length": self.length,
-            "evidence": self.evidence,
-        }
-
     def check_process(self, process: Process) -> None:
         if self.evidence and not isinstance(process, Absorbing):
             raise ValueError(
@@ -96,21 +85,19 @@ class MixtureHead(Head):
                 f"{type(process).__name__}; use evidence=False"
             )
 
-    def forward(
-        self, features: Tensor, x_t: Tensor, process: Process
-    ) -> MixtureLaw | FactoredMixtureLaw:
+    def forward(self, features: Tensor, x_t: Tensor, process: Process) -> MixtureLaw:
         base = self.base(features, x_t, process).logits
         weights = self.weights(features)
         if self.evidence:
             weights = weights + self.log_weights + self._evidence(x_t, process)
         if self.vocab_size >= deferred.DEFER_FROM:
             emission = LowRankEmission(base, self.states(features), self.tokens.weight)
-            return FactoredMixtureLaw(emission, weights)
-        if not torch.is_grad_enabled():
+        elif torch.is_grad_enabled():
+            emission = DenseEmission(self.states.logits(features, self.tokens) + base[:, :, None])
+        else:
             inner = at_least_float32(self.states.body(features))
-            return MixtureLaw(HeadComponents(self, base, inner), weights)
-        logits = self.states.logits(features, self.tokens) + base[:, :, None]
-        return MixtureLaw(logits.transpose(1, 2), weights)
+            emission = DeferredEmission(base, inner, self)
+        return MixtureLaw(emission, weights)
 
     def _evidence(self, x_t: Tensor, process: Process) -> Tensor:
         """log-likelihood of the visible tokens under each component's templates: (B, K)."""
@@ -123,35 +110,114 @@ class MixtureHead(Head):
         self.tokens.weight.data.zero_()
 
 
-@dataclass(frozen=True, eq=False)
-class HeadComponents(ComponentLogits):
-    """The components of a :class:`MixtureHead` for one batch of features, one at a time or all.
+@dataclass(eq=False)
+class DeferredEmission(Emission):
+    """The components of a :class:`MixtureHead`, without gradients: a draw computes only its own.
 
     Args:
-        head: whose parameters are used, outside any autocast that the trunk ran in.
         base: (B, L, V) constrained product logits.
         inner: (B, L, width), what the head's hidden layer makes of the features.
+        head: whose parameters are used, outside any autocast that the trunk ran in.
+        temperature, top_p: applied to every component's positions.
     """
 
-    head: MixtureHead
     base: Tensor
     inner: Tensor
+    head: MixtureHead = field(metadata=SHARED)
+    temperature: float = field(default=1.0, metadata=SHARED)
+    top_p: float = field(default=1.0, metadata=SHARED)
 
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        batch, length, vocab_size = self.base.shape
-        return batch, self.head.components, length, vocab_size
+    def __post_init__(self) -> None:
+        self.batch_size, self.length, self.vocab_size = self.base.shape
+        self.states = self.head.components
 
-    def all(self) -> Tensor:
-        logits = self.head.states.logits_of(self.inner, self.head.tokens)
-        return (logits + self.base[:, :, None]).transpose(1, 2)
+    @cached_property
+    def dense(self) -> DenseEmission:
+        """All of them at once."""
+        with torch.no_grad():
+            logits = self.head.states.logits_of(self.inner, self.head.tokens)
+            dense = DenseEmission(logits + self.base[:, :, None])
+            return dense.tempered(self.temperature, self.top_p)
 
-    def one(self, index: Tensor) -> Tensor:
-        return self.head.tokens(self.head.states.of_state(self.inner, index)) + self.base
+    def log_likelihood(self, x0: Tensor) -> Tensor:
+        return self.dense.log_likelihood(x0)
 
-    def select(self, rows: Tensor) -> HeadComponents:
-        return HeadComponents(self.head, self.base[rows], self.inner[rows])
+    def marginals(self, weights: Tensor) -> Tensor:
+        return self.dense.marginals(weights)
 
-    def expand(self, batch_size: int) -> HeadComponents:
-        base, inner = (v.expand(batch_size, -1, -1) for v in (self.base, self.inner))
-        return HeadComponents(self.head, base, inner)
+    @torch.no_grad()
+    def logits_of(self, state: Tensor) -> Tensor:
+        """As for every emission; ``state`` is one component for each row."""
+        vectors = self.head.states.of_state(self.inner, state[:, 0])
+        return nucleus(self.head.tokens(vectors) + self.base, self.temperature, self.top_p)
+
+    def tempered(self, temperature: float, top_p: float) -> DeferredEmission:
+        refuse_twice(self.temperature, self.top_p)
+        return replace(self, temperature=temperature, top_p=top_p)
+
+
+@register_head
+class SharedMixtureHead(Head):
+    """p(x₀|x_t) = Σ_k π_k(x_t) Πᵢ softmax(uᵢ + Tᵢᵏ)(x₀ⁱ).
+
+    u are the product logits of the trunk. The tables T are the same for all inputs, and the weights
+    π are those of Bayes' rule: a component's own weight times what its table says of the visible
+    tokens. The conditionals of a mixture have exactly this form, so a student that is right at
+    t = 1 stays right at smaller t and does not have to learn it again there. For absorbing
+    processes, whose visible tokens are certain.
+
+    Against :class:`~fewjump.denoiser.joint_heads.mixture.MixtureHead` with ``evidence``: features
+    do not correct the components one by one, and a component costs B·L numbers where it costs
+    B·L·V there. For positions with a meaning of their own, such as pixels, and small vocabularies:
+    the tables are (L, K, V).
+
+    Args:
+        hidden: width D of the features.
+        vocab_size: number of states V of the process.
+        length: L; the tables are for sequences of this length only. By default the denoiser's.
+        components: K.
+        rank: of the tables, T = a·W with W (V, rank); V or more makes them unrestricted.
+    """
+
+    kind = "shared-mixture"
+    fixed_length = True
+
+    def __init__(
+        self, hidden: int, vocab_size: int, length: int, components: int = 256, rank: int = 32
+    ) -> None:
+        super().__init__(hidden, vocab_size)
+        require_positive(length=length, components=components, rank=rank)
+        self.length, self.components, self.rank = length, components, rank
+        self.base = ProductHead(hidden, vocab_size)
+        self.template = nn.Parameter(torch.randn(length, components, rank))
+        self.tokens = TokenFactor(vocab_size, rank)
+        self.weights = ComponentWeights(hidden, components)
+        # What the product logits are to all-masked input, for the tables to stand on.
+        self.prior = nn.Parameter(torch.zeros(length, vocab_size))
+        self.log_weights = nn.Parameter(torch.zeros(components))
+        for table in (self.template, self.tokens.weight, self.prior, self.log_weights):
+            table.lr_scale = TABLE_RATE  # type: ignore[attr-defined]
+
+    def check_process(self, process: Process) -> None:
+        if not isinstance(process, Absorbing):
+            raise ValueError(
+                "a shared mixture reads visible tokens and needs an absorbing process, not "
+                f"{type(process).__name__}; use student 'mixture'"
+            )
+
+    def forward(self, features: Tensor, x_t: Tensor, process: Process) -> MixtureLaw:
+        if features.shape[1] != self.length:
+            raise ValueError(
+                f"this head was built for length={self.length}, got sequences of "
+                f"{features.shape[1]}; another head, such as shared-chain, takes any length"
+            )
+        assert isinstance(process, Absorbing)
+        base = self.base(features, x_t, process).logits
+        tables = self.tokens(self.template)
+        weights = self.weights(features) + self.log_weights
+        weights = weights + visible_evidence(self.prior[:, None] + tables, x_t, process.mask)
+        return MixtureLaw(SharedFactorEmission(base, tables), weights)
+
+    def warm_start(self, product: ProductHead) -> None:
+        self.base.load_state_dict(product.state_dict())
+        self.tokens.weight.data.zero_()

@@ -1,0 +1,115 @@
+"""What every experiment shares: a command line from its options, a cache, and one JSON file.
+
+An experiment is a dataclass of options (a subclass of :class:`Options`), a function ``measure``
+from them to plain data whose ``rows`` are tidy, and a line at the end that calls :func:`main`. It
+is run from the root of a checkout, ``python -m experiments.NAME``, and may be stopped at any time:
+what is finished is kept in ``--runs`` and not made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import tyro
+
+from fewjump.verify.results import machine_facts
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+
+Content = dict[str, Any]
+Rows = list[dict[str, Any]]
+
+
+@dataclass
+class Options:
+    """Options of every experiment; each adds its own."""
+
+    out: Path = RESULTS
+    """Folder of the result."""
+
+    runs: Path = Path("runs")
+    """Folder of the models and rows that are made once."""
+
+    threads: int = 1
+    """Threads of torch."""
+
+    seed: int = 0
+    """Seed, or the first of several."""
+
+
+AnyOptions = TypeVar("AnyOptions", bound=Options)
+
+
+def main(
+    name: str,
+    options: type[AnyOptions],
+    measure: Callable[[AnyOptions], Content],
+    description: str | None = None,
+) -> Path:
+    """Read the command line, measure, and write what was found with the run's facts.
+
+    Args:
+        name: of the result file under ``--out``; braces are filled in from the options.
+        options: the experiment's own.
+        measure: from options to plain data.
+        description: for ``--help``; the text of ``options`` by default.
+    """
+    chosen = tyro.cli(options, description=description)
+    torch.set_num_threads(chosen.threads)
+    begin = time.perf_counter()
+    found = measure(chosen)
+    stem = name.format(**vars(chosen)).replace("-", "_")
+    seconds = round(time.perf_counter() - begin, 1)
+    facts = {"experiment": stem, "seed": chosen.seed, "seconds": seconds}
+    path = chosen.out / f"{stem}.json"
+    write(path, {**facts, "machine": machine_facts(), **found})
+    print(f"{path}: {seconds:.0f} s")
+    return path
+
+
+def write(path: Path, content: Any) -> None:
+    """JSON, in one move."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def digest(*parts: Any) -> str:
+    """Eight hexadecimal digits that change with anything in ``parts`` (plain data)."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def place(runs: Path, label: str, *settings: Any) -> Path:
+    """The folder of a model or of rows.
+
+    Its name holds a digest of all that its content depends on: other settings never meet the files
+    of an earlier run.
+    """
+    words = "-".join(label.replace(",", "").replace("=", "").split())
+    return runs / f"{words}-{digest(*settings)}"
+
+
+def kept(path: Path, compute: Callable[[], Any]) -> Any:
+    """Plain data from a JSON file, computed and written if it is not there."""
+    if not path.is_file():
+        write(path, compute())
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function of a module in a new process: its memory is its own, its threads as many."""
+    threads = (torch.get_num_threads(),)
+    new = get_context("spawn")
+    with ProcessPoolExecutor(1, new, torch.set_num_threads, threads) as pool:
+        return pool.submit(function, *arguments).result()

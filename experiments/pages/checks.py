@@ -1,0 +1,64 @@
+"""Tables and drawings of the committed checks, as ``fewjump verify NAME`` makes them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from experiments.harness import RESULTS, ROOT
+from experiments.pages.markdown import MISSING
+from experiments.pages.markdown import table as markdown
+from experiments.pages.road import MARK, PAGES, load
+from fewjump.report import short, standalone
+from fewjump.verify.checks import read_result
+
+FOLDER = ROOT / "docs" / "experiments"
+
+
+def table(name: str, number: str) -> str:
+    """A check's table, numbers in three digits."""
+    found = load(f"checks/{name}")["tables"][int(number)]
+    rows = [[_cell(value) for value in row] for row in found["rows"]]
+    return f"**{found['title']}**\n\n" + markdown(found["columns"], rows)
+
+
+def figure(name: str, number: str) -> str:
+    """A check's chart."""
+    title = load(f"checks/{name}")["charts"][int(number)]["title"]
+    return f"![{title}](experiments/{name}-{number}.svg)"
+
+
+def drawings() -> dict[str, str]:
+    """File name → SVG text of every figure that a page names."""
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    wanted = [said.split()[1:] for kind, said, _ in MARK.findall(text) if kind == "figure"]
+    return {f"{name}-{number}.svg": _draw(name, int(number)) for name, number in wanted}
+
+
+def write_drawings(folder: Path = FOLDER) -> list[str]:
+    """Write what is new and remove what no page shows; the names of what changed."""
+    wanted, changed = drawings(), []
+    before = {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*.svg")}
+    for name in sorted({*wanted, *before}):
+        if name not in wanted:
+            (folder / name).unlink()
+        elif wanted[name] != before.get(name):
+            (folder / name).write_text(wanted[name], encoding="utf-8")
+        else:
+            continue
+        changed.append(name)
+    return changed
+
+
+def _draw(name: str, number: int) -> str:
+    check, _ = read_result(RESULTS / "checks" / f"{name}.json")
+    return standalone(check.charts[number])
+
+
+def _cell(value: Any) -> str:
+    """One cell, with nothing in it that Markdown would read."""
+    if value is None or value == "":
+        return MISSING
+    text = short(value) if isinstance(value, int | float) else str(value)
+    return re.sub(r"\s+", " ", text).replace("|", "\\|")

@@ -1,0 +1,1 @@
+"""What ``fewjump demo`` runs: the whole method on a small problem, ending in a report."""

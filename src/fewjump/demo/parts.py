@@ -1,0 +1,234 @@
+"""What the trained demos share: three models, each trained once, and rows turned into a report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from fewjump.api import distill, train_teacher
+from fewjump.checkpoint import load
+from fewjump.data import Dataset
+from fewjump.denoiser.base import Denoiser
+from fewjump.denoiser.network import parameter_counts
+from fewjump.evaluate.frontier import Row
+from fewjump.objective import JointConditionalMatching
+from fewjump.process import Absorbing
+from fewjump.report import (
+    ImageSamples,
+    SampleGroup,
+    TextSamples,
+    from_results,
+    monitor_charts,
+    monitor_table,
+    training_charts,
+    write,
+    write_results,
+)
+from fewjump.schedule import LogLinear
+from fewjump.verify.results import machine_facts
+
+TEACHER, PRODUCT, JOINT = "teacher", "product student", "joint student"
+FEW = 8  # students are not sampled with more evaluations
+ROLES = {TEACHER: "teacher", PRODUCT: "other", JOINT: "student"}
+
+
+@dataclass
+class Clock:
+    """Seconds that each part of a demo took."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Time a block, and say on the terminal what it is."""
+        print(f"— {name}", flush=True)
+        begin = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begin
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Budget of a demo: a masked teacher and its two students.
+
+    Attributes:
+        hidden, blocks: of the transformer.
+        teacher_steps, product_steps, joint_steps, batch_size: of the trainings.
+        near: the joint student's teacher is asked at s = ``near``·t.
+        samples: that are judged at each number of evaluations.
+    """
+
+    hidden: int
+    blocks: int
+    teacher_steps: int
+    product_steps: int
+    joint_steps: int
+    samples: int
+    near: float
+    batch_size: int = 64
+    #: Learning rate and averaging of the teacher, and the kind of the joint student.
+    lr: ClassVar[float]
+    ema: ClassVar[float]
+    joint: ClassVar[str]
+
+    def network(self) -> dict[str, Any]:
+        """Options of the transformer."""
+        return {"hidden": self.hidden, "blocks": self.blocks, "heads": 4}
+
+    def head(self, length: int) -> dict[str, Any]:
+        """Options of the joint student's head, for sequences of ``length``."""
+        raise NotImplementedError
+
+
+def made_once(folder: Path, make: Callable[[Path], Denoiser]) -> Denoiser:
+    """The model in ``folder/model`` if its training is finished, else ``make(folder)``."""
+    if (folder / "model" / "config.json").is_file():
+        return load(folder / "model")
+    return make(folder)
+
+
+def teacher_for(data: Dataset, sizes: Sizes, seed: int, out: Path) -> Denoiser:
+    """The masked teacher of one seed, trained or, if it is finished, loaded."""
+    return made_once(
+        out,
+        lambda folder: train_teacher(
+            data,
+            Absorbing(data.vocab_size + 1, LogLinear()),
+            network=sizes.network(),
+            steps=sizes.teacher_steps,
+            batch_size=sizes.batch_size,
+            lr=sizes.lr,
+            weight_decay=0.01,
+            ema=sizes.ema,
+            seed=seed,
+            out=folder,
+            save_every=200,
+        ),
+    )
+
+
+def train_models(
+    data: Dataset, sizes: Sizes, seed: int, folders: Mapping[str, Path], clock: Clock
+) -> dict[str, Denoiser]:
+    """The teacher, the student of the paper's Algorithm 1, and a student of a joint law.
+
+    Args:
+        folders: of each model's run; finished ones are loaded.
+    """
+    common: dict[str, Any] = {"batch_size": sizes.batch_size, "seed": seed, "save_every": 200}
+    with clock.part("training the teacher"):
+        teacher = teacher_for(data, sizes, seed, folders[TEACHER])
+    with clock.part("distilling the product student (the paper's objective)"):
+        product = made_once(
+            folders[PRODUCT],
+            lambda folder: distill(
+                teacher,
+                data,
+                student="product",
+                objective="student-euler",
+                steps=sizes.product_steps,
+                lr=5e-4,
+                ema=0.99,
+                out=folder,
+                **common,
+            ),
+        )
+    with clock.part(f"distilling the joint student ({sizes.joint})"):
+        joint = made_once(
+            folders[JOINT],
+            lambda folder: distill(
+                teacher,
+                data,
+                student=sizes.joint,
+                objective=JointConditionalMatching(near=sizes.near, steps=4),
+                head=sizes.head(data.length),
+                steps=sizes.joint_steps,
+                lr=3e-3,
+                ema=0.99,
+                out=folder,
+                **common,
+            ),
+        )
+    return {TEACHER: teacher, PRODUCT: product, JOINT: joint}
+
+
+def budget(name: str, steps: Sequence[int]) -> list[int]:
+    """The numbers of evaluations that a model is sampled with."""
+    return [k for k in steps if name == TEACHER or k <= FEW]
+
+
+def value_of(rows: Sequence[Row], model: str, steps: int | None, metric: str) -> float:
+    """The value of one row.
+
+    Raises:
+        KeyError: if there is none.
+    """
+    for row in rows:
+        if (row.model, row.steps, row.metric) == (model, steps, metric):
+            return row.value
+    raise KeyError(f"no {metric} of {model} at {steps} steps")
+
+
+def evaluations(k: int) -> str:
+    """``1 evaluation``, ``2 evaluations``."""
+    return f"{k} evaluation{'s' * (k > 1)}"
+
+
+def side_by_side(
+    panel: Callable[[str, int], ImageSamples | TextSamples],
+    last: int,
+    real: ImageSamples | TextSamples,
+) -> list[SampleGroup]:
+    """The three models at 1 and at 4 evaluations, and what to compare them with.
+
+    Args:
+        panel: (model, evaluations) → its samples.
+        last: most evaluations of the teacher.
+        real: data.
+    """
+    few = [SampleGroup(evaluations(k), [panel(name, k) for name in ROLES]) for k in (1, 4)]
+    return [*few, SampleGroup("What to compare with", [panel(TEACHER, last), real])]
+
+
+def write_demo(
+    out: Path,
+    rows: Sequence[Row],
+    clock: Clock,
+    models: Mapping[str, Denoiser],
+    folders: Mapping[str, Path],
+    metrics: Sequence[str],
+    facts: Mapping[str, Any],
+    **page: Any,
+) -> Path:
+    """Write results.json and report.html; returns the report's path.
+
+    Args:
+        folders: of the models' runs, whose training curves are shown.
+        metrics: those that get a chart, the most important first; results.json holds all.
+        facts: of the run; sizes, seconds and the machine are added.
+        page: title, samples and so on, of :func:`fewjump.report.from_results`.
+    """
+    sizes = {f"parameters, {n}": parameter_counts(m)["total"] for n, m in models.items()}
+    timing = {f"seconds, {name}": round(value, 1) for name, value in clock.seconds.items()}
+    facts = {**facts, **sizes, **timing, **machine_facts()}
+    write_results(out, [vars(row) for row in rows], facts)
+    training = [
+        chart
+        for charts in (training_charts, monitor_charts)
+        for name, folder in folders.items()
+        for chart in charts(folder, name)
+    ]
+    watched = [monitor_table(folder, name) for name, folder in folders.items()]
+    report = from_results(
+        [vars(row) for row in rows if row.metric in metrics],
+        training=training,
+        tables=[table for table in watched if table is not None],
+        facts=facts,
+        headline=metrics[0],
+        **page,
+    )
+    return write(report, out / "report.html")

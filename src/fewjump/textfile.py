@@ -1,0 +1,157 @@
+"""Files that people bring, before anything is learned from them: what they are, and their text."""
+
+from __future__ import annotations
+
+import codecs
+import io
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+_CHUNK_BYTES = 1 << 22
+
+_UNPACK = "unpack it first, and give the file inside"
+_TABLE = "save the table as .csv or .parquet"
+_ARRAY = "save the array of tokens with numpy.save as .npy"
+_PICTURES = "save pictures as one integer array (N, height, width) with numpy.save"
+_PRINTED = "export its text as .txt"
+_DATABASE = "export the texts as .jsonl or .csv"
+#: How to bring what is in a file of a format that is not read, by the end of its name.
+UNREAD = {
+    **dict.fromkeys((".gz", ".bz2", ".xz", ".zst", ".lz4", ".zip", ".tar", ".tgz", ".7z"), _UNPACK),
+    **dict.fromkeys((".rar", ".br", ".z"), _UNPACK),
+    **dict.fromkeys((".xlsx", ".xls", ".ods", ".feather", ".orc", ".avro"), _TABLE),
+    ".arrow": "give the folder that datasets' save_to_disk wrote, or save the table as .parquet",
+    ".npz": "save the one array with numpy.save as .npy",
+    **dict.fromkeys((".pt", ".pth", ".pkl", ".pickle", ".safetensors", ".ckpt", ".mat"), _ARRAY),
+    **dict.fromkeys((".h5", ".hdf5"), _ARRAY),
+    ".idx": "give the .bin beside it",
+    **dict.fromkeys((".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff"), _PICTURES),
+    **dict.fromkeys((".pdf", ".doc", ".docx", ".odt", ".rtf", ".epub"), _PRINTED),
+    **dict.fromkeys((".db", ".sqlite", ".sqlite3"), _DATABASE),
+    **dict.fromkeys((".tfrecord", ".mds"), "export the texts as .jsonl, or the tokens as .npy"),
+}
+_MAGIC = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"PK\x03\x04": "a zip archive",
+    b"7z\xbc\xaf": "7z",
+    b"PAR1": "Parquet",
+    b"ARROW1": "Arrow",
+    b"\x93NUMPY": "a NumPy array",
+    b"\x89HDF": "HDF5",
+    b"\x89PNG": "a picture",
+    b"\xff\xd8\xff": "a picture",
+    b"%PDF": "PDF",
+    b"\xd0\xcf\x11\xe0": "an Office document",
+    b"SQLite format 3": "a database",
+}
+_NAMED = {
+    "Parquet": "name it .parquet",
+    "Arrow": UNREAD[".arrow"],
+    "a NumPy array": "name it .npy",
+    "HDF5": _ARRAY,
+    "a picture": _PICTURES,
+    "PDF": _PRINTED,
+    "an Office document": "save it as .csv or .txt",
+    "a database": _DATABASE,
+}
+_WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
+
+
+def check_file(path: Path, what: str = "file") -> None:
+    """Refuse what is no plain file with something in it.
+
+    Raises:
+        FileNotFoundError: if there is nothing.
+        ValueError: for a folder, a pipe or device, or an empty file.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(f"there is no {what} at {path}") from None
+    if stat.S_ISDIR(mode):
+        raise ValueError(f"{path} is a folder; give a file in it")
+    # A redirected /dev/stdin is a plain file, whose name says nothing to the next run.
+    if not stat.S_ISREG(mode) or path.parts[:2] in (("/", "dev"), ("/", "proc")):
+        raise ValueError(
+            f"{path} is a pipe or a device, and data are read more than once; write them to a file "
+            "and give that"
+        )
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path} is empty")
+
+
+def format_of(path: Path) -> str | None:
+    """The name of the binary format that a file's first bytes tell, None for none that is known."""
+    with path.open("rb") as file:
+        start = file.read(16)
+    return next((name for magic, name in _MAGIC.items() if start.startswith(magic)), None)
+
+
+def refuse_unread(path: Path) -> None:
+    """Raise ValueError, naming the way to convert it, for a format that is not read."""
+    advice = UNREAD.get(path.suffix.lower())
+    if advice is not None:
+        raise ValueError(f"{path.suffix} files are not read: {advice} ({path})")
+
+
+def decoded(path: Path, chunk_bytes: int = _CHUNK_BYTES) -> Iterator[str]:
+    """A UTF-8 file in pieces: line ends become ``\\n``, and byte-order marks are dropped.
+
+    Raises:
+        ValueError: for a file that is not UTF-8, or not text.
+    """
+    with path.open("rb") as file:
+        first = file.read(4)
+    if first.startswith(_WIDE):
+        raise ValueError(
+            f"{path} is UTF-16 or UTF-32; convert it: iconv -f UTF-16 -t UTF-8 {path} > new.txt"
+        )
+    found = format_of(path)
+    if found is not None:
+        raise ValueError(f"{path} is {found}, not text; {_NAMED.get(found, _UNPACK)}")
+    utf8 = codecs.getincrementaldecoder("utf-8")()
+    lines = io.IncrementalNewlineDecoder(utf8, translate=True)
+    read = 0
+    with path.open("rb") as file:
+        while True:
+            raw = file.read(chunk_bytes)
+            if b"\0" in raw:
+                raise ValueError(
+                    f"{path} holds a zero byte at offset {read + raw.index(0)}: it is no text, or "
+                    "text in UTF-16; convert it to UTF-8, or read it as bytes (kind='bytes')"
+                )
+            pending = len(utf8.getstate()[0])
+            try:
+                text = lines.decode(raw, final=not raw)
+            except UnicodeDecodeError as error:
+                offset = read - pending + error.start
+                raise ValueError(
+                    f"{path} is not UTF-8: byte 0x{error.object[error.start]:02x} at offset "
+                    f"{offset}; convert it (iconv -f ENCODING -t UTF-8), or read it as bytes"
+                ) from error
+            read += len(raw)
+            # Also within: files with marks may have been joined.
+            text = text.replace("\ufeff", "")
+            if text:
+                yield text
+            if not raw:
+                return
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """The lines of :func:`decoded`, each with its end."""
+    rest = ""
+    for piece in decoded(path):
+        *whole, rest = (rest + piece).split("\n")
+        yield from (line + "\n" for line in whole)
+    if rest:
+        yield rest
+
+
+def read_text(path: Path) -> str:
+    """All of :func:`decoded`, for a file that may be empty."""
+    return "".join(decoded(path))

@@ -1,0 +1,1 @@
+"""``fewjump verify``: the identities by enumeration, and the named checks."""

@@ -1,0 +1,415 @@
+"""``fewjump verify recovery``: when can a posterior be recovered from scores (Eq. 8–10)?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from fewjump.reading import reading_values
+from fewjump.report import Chart, Reference, Role, Series, Table
+from fewjump.verify.checks import CheckResult, ModelOptions
+from fewjump.verify.summary import Rows, distinct, mean, pick, pivot, short
+
+STRUCTURED = ("uniform", "absorbing", "random prior")
+DENSE = ("discretised Gaussian", "random rate")
+METHODS = {
+    "exact": "closed form",
+    "clip": "clipped",
+    "project": "projected",
+    "multiplicative": "non-negative iterations",
+}
+POSTERIOR_NETWORK = "posterior network"
+#: The source of ratios that families and methods are compared by.
+NOISY = "noise 1%"
+ROLES: tuple[Role, ...] = ("teacher", "student", "data", "other") * 2
+
+
+class Source(NamedTuple):
+    """Where ratios come from: exact ones in a precision, or with log-normal noise.
+
+    Attributes:
+        name: of the source.
+        dtype: torch's name of the precision.
+        noise: standard deviation of the ratios' logarithm.
+        iterated: whether the (slow) non-negative iterations are tried on it.
+    """
+
+    name: str
+    dtype: str = "float64"
+    noise: float = 0.0
+    iterated: bool = False
+
+
+SOURCES = (
+    Source("exact, float64", iterated=True),
+    Source("exact, float32", "float32"),
+    Source("exact, bfloat16", "bfloat16"),
+    Source(NOISY, noise=0.01, iterated=True),
+    Source("noise 10%", noise=0.1, iterated=True),
+)
+
+
+@dataclass
+class Options(ModelOptions):
+    """Recover posteriors from ratios until it breaks: every process, precision and method.
+
+    Exact ratios (in float64, float32 and bfloat16), ratios with noise, and those of a small score
+    network that is trained here, against exact posteriors: E‖p̂ − p‖₁, at most 2 for two laws. With
+    --model, a saved model's own ratios too: the clipped mass, and how surprised each method's
+    posterior is by the true token.
+    """
+
+    families: list[str] = field(default_factory=lambda: [*STRUCTURED, *DENSE])
+    """Which processes."""
+
+    vocab_sizes: list[int] = field(default_factory=lambda: [4, 64, 256])
+    """Vocabularies. Structured processes take any; 50257 takes about two minutes."""
+
+    dense_limit: int = 256
+    """Largest vocabulary of the processes with a dense kernel. Up to 1024 in a few minutes."""
+
+    threshold: float = 0.1
+    """Recovery breaks where E‖p̂ − p‖₁ passes this."""
+
+    seeds: int = 3
+    """Repetitions, for the intervals. Vocabularies that take long are measured once."""
+
+    network_steps: int = 300
+    """Optimiser steps of the score networks; 0 for none."""
+
+
+def run(options: Options) -> CheckResult:
+    """Measure, and say where each method breaks.
+
+    Raises:
+        ValueError: for an unknown process, or options outside their range.
+        FileNotFoundError: if there is no model.
+    """
+    known = STRUCTURED + DENSE
+    unknown = [family for family in options.families if family not in known]
+    if unknown:
+        raise ValueError(f"unknown family {unknown[0]!r}; known: {', '.join(known)}")
+    if not options.vocab_sizes or min(options.vocab_sizes) < 3 or options.seeds < 1:
+        raise ValueError("--vocab-sizes must be at least 3 (a mask included), --seeds at least 1")
+    if not 0 < options.threshold < 2 or options.network_steps < 0:
+        raise ValueError("--threshold lies between 0 and 2, --network-steps is at least 0")
+    options.refuse_without_model()
+
+    from fewjump.verify import recovery_measure as measured
+
+    # A model that cannot be opened should not cost minutes first.
+    saved = _saved(options)
+    seeds = range(options.seed, options.seed + options.seeds)
+    rows = measured.measure(
+        options.families, options.vocab_sizes, seeds, options.threshold, options.dense_limit
+    )
+    for family in STRUCTURED[:2] if options.network_steps else ():
+        for seed in seeds:
+            trained = measured.train_networks(family, options.network_steps, seed)
+            found = measured.measure_trained(trained, seed)
+            rows += [{"family": family, "seed": seed} | row for row in found]
+    return summarise([*rows, *saved], options)
+
+
+def _saved(options: Options) -> list[dict[str, Any]]:
+    if options.model is None:
+        return []
+    from fewjump.verify.recovery_measure import measure_checkpoint
+    from fewjump.verify.subjects import open_saved, tokens_for
+
+    model = open_saved(options.model, reading_values(options))
+    tokens = tokens_for(model, options.data, count=128, seed=options.seed)
+    return measure_checkpoint(model.denoiser, tokens, options.seed)
+
+
+def summarise(rows: Rows, options: Options) -> CheckResult:
+    """The check from what was measured: rows of exact laws, of trained networks, of a model."""
+    exact = [row for row in rows if "source" in row]
+    networks = [row for row in rows if "ratio_error" in row]
+    saved = [row for row in rows if "nll" in row]
+    charts, tables = _exact_charts(exact, options.threshold), _exact_tables(exact)
+    verdict = [*_told(exact), *_precision(exact), *_gain(exact)]
+    if networks:
+        charts += [_network_chart(networks, family) for family in distinct(networks, "family")]
+        tables.append(_network_table(networks))
+        verdict += [_network_told(networks, family) for family in distinct(networks, "family")]
+    if saved:
+        charts, tables = [_saved_chart(saved), *charts], [_saved_table(saved), *tables]
+        verdict = [_saved_told(saved), *verdict]
+    return CheckResult(
+        name="recovery",
+        question="When can a posterior be recovered from concrete scores?",
+        verdict=verdict,
+        rows=rows,
+        charts=charts,
+        tables=tables,
+        notes=[options.note()],
+        settings=options.settings(),
+        failures=[
+            f"{row['family']}, V = {row['vocab_size']}: exact float64 ratios at α = 0.9 give an "
+            f"error of {row['l1'][0]}"
+            for row in pick(exact, source=SOURCES[0].name, method="exact")
+            if row["l1"][0] is None or row["l1"][0] >= 1e-9
+        ],
+    )
+
+
+def of_largest(rows: Rows, source: str = NOISY, method: str = "exact") -> Rows:
+    """For each family the row of its largest vocabulary."""
+    mine = pick(rows, source=source, method=method)
+    families = (pick(mine, family=family) for family in distinct(mine, "family"))
+    return [max(family, key=lambda row: row["vocab_size"]) for family in families]
+
+
+def _told(rows: Rows) -> list[str]:
+    """A sentence for each family: where it breaks, and what 1/α and the condition number say."""
+    words = []
+    for row in of_largest(rows):
+        family = row["family"][0].upper() + row["family"][1:]
+        about = f"**{family}, V = {row['vocab_size']}, 1% noise**"
+        if row["family"] == "absorbing":
+            words.append(
+                f"{about}: nothing is amplified; the error stays between {short(min(row['l1']))} "
+                f"and {short(max(row['l1']))} to α = {short(row['alpha'][-1])}, while the "
+                f"condition number rises to {row['condition'][-1]:.1e}."
+            )
+            continue
+        said = f"{about}: breaks at {_place(row, 'α = ')}"
+        if row["family"] in DENSE:
+            refused = [a for a, error in zip(row["alpha"], row["l1"]) if error is None]
+            if refused:
+                said += f"; singular in float64 from α = {short(refused[0])} on"
+        else:
+            shares = [a / p for a, p in zip(row["l1"], row["predicted"]) if a and p]
+            said += f"; the error is {min(shares):.2f} to {max(shares):.2f} times what 1/α predicts"
+        words.append(f"{said}.")
+    return words
+
+
+def _precision(rows: Rows) -> list[str]:
+    """What the precision of exact ratios costs uniform noise."""
+    parts = [
+        f"{source.dtype} {_place(row, 'α = ')}"
+        for source in SOURCES
+        if not source.noise
+        for row in pick(of_largest(rows, source.name), family="uniform")
+    ]
+    return [f"**Precision** (exact ratios, uniform noise), breaks: {', '.join(parts)}."] * (
+        len(parts) == 3
+    )
+
+
+def _gain(rows: Rows) -> list[str]:
+    """What keeping p ≥ 0 is worth, where the closed form breaks by noise."""
+    known = {
+        method: row["break_alpha"]
+        for method in METHODS
+        for row in pick(of_largest(rows, NOISY, method), family="uniform")
+        if row["break_alpha"] is not None
+    }
+    if len(known) < len(METHODS):
+        return []
+    best = min(known, key=lambda method: known[method])
+    return [
+        f"**Methods** (uniform noise, 1% noise): `{best}` holds longest, to α = "
+        f"{short(known[best])} against {short(known['exact'])} for the closed form."
+    ]
+
+
+def _place(row: Mapping[str, Any], lead: str = "") -> str:
+    """Where a curve breaks: α with its interval over seeds as a factor, and the usual time."""
+    at = row["break_alpha"]
+    if at is None:
+        return "never"
+    if at >= row["alpha"][0]:
+        return "from the first α"
+    spread = math.sqrt(row["break_high"] / row["break_low"])
+    around = "" if spread < 1.005 else f" ×/÷ {spread:.2f}" if spread < 10 else ", seeds differ"
+    time = row["break_time"]
+    return f"{lead}{short(at)}{around} ({f't = {time:.3f}' if time <= 1 else 'after t = 1'})"
+
+
+def _curve(label: str, xs: Iterable[float], ys: Sequence[float | None], role: Role) -> Series:
+    """The points to show: without refused ones, and errors that mean nothing any more."""
+    kept = [(x, y) for x, y in zip(xs, ys) if y is not None and 1e-18 < y < 100]
+    return Series(label, [x for x, _ in kept], [y for _, y in kept], role=role)
+
+
+def _exact_charts(rows: Rows, threshold: float) -> list[Chart]:
+    def drawn(title: str, series: Sequence[Series], x_label: str = "1/α") -> Chart:
+        mark = [Reference("breaks", threshold)]
+        return Chart(title, series, mark, x_label, "E‖p̂ − p‖₁", log_y=True, better="lower")
+
+    def curves(labels: Mapping[str, Mapping[str, Any]]) -> list[Series]:
+        return [
+            _curve(label, [1 / a for a in row["alpha"]], row["l1"], role)
+            for role, (label, row) in zip(ROLES, labels.items())
+        ]
+
+    largest = of_largest(rows)
+    mine = pick(rows, family=rows[0]["family"])
+    mine = pick(mine, vocab_size=max(distinct(mine, "vocab_size")))
+    where = f"{mine[0]['family']}, V = {mine[0]['vocab_size']}"
+    noisy = pick(mine, source=NOISY)
+    inverse = [1 / a for a in noisy[0]["alpha"]]
+    predicted = _curve("predicted by 1/α", inverse, noisy[0]["predicted"], "other")
+    by_condition = [
+        _curve(row["family"], row["condition"], row["l1"], role)
+        for role, row in zip(ROLES, largest)
+    ]
+    ends = [min(x for series in by_condition for x in series.x), 2 / 0.008]
+    bound = Series("1% × condition number", ends, [0.008 * x for x in ends], role="other")
+    return [
+        drawn(
+            "Error of the closed form, from ratios with 1% noise",
+            curves({f"{row['family']}, V = {row['vocab_size']}": row for row in largest}),
+        ),
+        drawn(
+            f"Precision and noise of the ratios: {where}",
+            curves({row["source"]: row for row in pick(mine, method="exact")}),
+        ),
+        drawn(
+            f"Ways to recover, 1% noise: {where}",
+            [*curves({METHODS[row["method"]]: row for row in noisy}), predicted],
+        ),
+        drawn(
+            "The same errors against the condition number of P_{t|0}",
+            [*by_condition, bound],
+            "condition number",
+        ),
+    ]
+
+
+def _exact_tables(rows: Rows) -> list[Table]:
+    closed, noisy = pick(rows, method="exact"), pick(rows, source=NOISY)
+    names = [source.name for source in SOURCES]
+    breaks, methods = [], []
+    for family in distinct(closed, "family"):
+        for size in distinct(pick(closed, family=family), "vocab_size"):
+            by_source = {r["source"]: r for r in pick(closed, family=family, vocab_size=size)}
+            by_method = {r["method"]: r for r in pick(noisy, family=family, vocab_size=size)}
+            worst = max(c for c in by_source[names[0]]["condition"] if c is not None)
+            places = [_place(by_source[name]) for name in names]
+            breaks.append((family, size, *places, f"{worst:.1e}"))
+            found = [by_method[method] for method in METHODS]
+            errors = [row["l1"][row["alpha"].index(0.01)] for row in found]
+            methods.append((family, size, *(_place(row) for row in found), *errors))
+    return [
+        Table(
+            "Where the closed form breaks: α (and t on the log-linear schedule)",
+            ("process", "V", *names, "largest condition number"),
+            breaks,
+            caption="The largest α at which the error passes the threshold; ×/÷ is the 95% "
+            "interval over seeds.",
+        ),
+        Table(
+            "Where each method breaks, 1% noise: α; and its error at α = 0.01",
+            ("process", "V", *METHODS.values(), *(f"{name}, error" for name in METHODS.values())),
+            methods,
+            caption="A dash: the kernel is singular in float64 there, and recovery is refused.",
+        ),
+    ]
+
+
+def _at(rows: Rows, method: str, alpha: float, key: str) -> float:
+    return mean(row[key] for row in pick(rows, method=method, alpha=alpha))
+
+
+def _network_told(networks: Rows, family: str) -> str:
+    mine = pick(networks, family=family)
+    at = {method: _at(mine, method, 0.01, "l1") for method in ("exact", "clip", POSTERIOR_NETWORK)}
+    return (
+        f"**A trained score network, {family} noise**, at α = 0.01: ratios off by "
+        f"{_at(mine, 'exact', 0.01, 'ratio_error'):.1%}, what is recovered by "
+        f"{short(at['exact'])} ({short(_at(mine, 'exact', 0.01, 'predicted'))} predicted) or "
+        f"{short(at['clip'])} (clipped); a network that gives posteriors is off by "
+        f"{short(at[POSTERIOR_NETWORK])}."
+    )
+
+
+def _network_chart(networks: Rows, family: str) -> Chart:
+    mine = pick(networks, family=family)
+    alphas = sorted(distinct(mine, "alpha"), reverse=True)
+    lines: dict[str, tuple[str, str, Role]] = {
+        METHODS["exact"]: ("exact", "l1", "teacher"),
+        METHODS["project"]: ("project", "l1", "student"),
+        POSTERIOR_NETWORK: (POSTERIOR_NETWORK, "l1", "data"),
+        "predicted by 1/α": ("exact", "predicted", "other"),
+    }
+    inverse = [1 / alpha for alpha in alphas]
+    return Chart(
+        f"A trained score network: {family} noise",
+        [
+            Series(label, inverse, [_at(mine, m, alpha, key) for alpha in alphas], role=role)
+            for label, (m, key, role) in lines.items()
+        ],
+        (),
+        "1/α",
+        "E‖p̂ − p‖₁",
+        log_y=True,
+        better="lower",
+    )
+
+
+def _network_table(networks: Rows) -> Table:
+    lines = []
+    for family in distinct(networks, "family"):
+        mine = pick(networks, family=family)
+        for method, name in {**METHODS, POSTERIOR_NETWORK: POSTERIOR_NETWORK}.items():
+            errors = [_at(mine, method, alpha, "l1") for alpha in (0.5, 0.1, 0.01)]
+            lines.append((family, name, *errors, _at(mine, method, 0.01, "clipped")))
+    return Table(
+        "From a trained network: E‖p̂ − p‖₁",
+        ("process", "method", "α = 0.5", "α = 0.1", "α = 0.01", "clipped mass at 0.01"),
+        lines,
+    )
+
+
+def exceeds(rows: Rows, method: str, key: str, limit: float) -> float | None:
+    """The largest α at which ``key`` of a method's rows is above ``limit``, or was refused."""
+    over = [r["alpha"] for r in pick(rows, method=method) if r[key] is None or not r[key] <= limit]
+    return max(over, default=None)
+
+
+def _saved_told(saved: Rows) -> str:
+    known = [row for row in saved if row["nll"] is not None]
+    total = {m: sum(row["nll"] for row in pick(known, method=m)) for m in METHODS}
+    at = exceeds(saved, "exact", "clipped", 0.1)
+    where = (
+        "at no α does the closed form put a tenth of its mass below zero"
+        if at is None
+        else f"from α = {short(at)} on the closed form puts more than a tenth of its mass below "
+        "zero, or is singular: do not trust it there"
+    )
+    best = min(total, key=lambda method: total[method])
+    return f"**Your model**: {where}. Over all α the method to use is `{best}`."
+
+
+def _saved_chart(saved: Rows) -> Chart:
+    known = [row for row in saved if row["nll"] is not None]
+    series = [
+        Series(METHODS[m], [1 / r["alpha"] for r in mine], [r["nll"] for r in mine], role=role)
+        for role, m in zip(ROLES, METHODS)
+        if (mine := pick(known, method=m))
+    ]
+    return Chart(
+        "Your model: how surprised the recovered posterior is by the true token",
+        series,
+        (),
+        "1/α",
+        "nats per position",
+        better="lower",
+    )
+
+
+def _saved_table(saved: Rows) -> Table:
+    keys = {"t": "time", "condition number": "condition", "clipped mass": "clipped"}
+    columns = {head: {"method": "exact", "key": key} for head, key in keys.items()}
+    columns |= {f"{name}, nll": {"method": m, "key": "nll"} for m, name in METHODS.items()}
+    long = [
+        {**row, "key": key, "value": row[key]} for row in saved for key in (*keys.values(), "nll")
+    ]
+    alphas = {alpha: alpha for alpha in sorted(distinct(saved, "alpha"), reverse=True)}
+    return pivot("Your model", long, "alpha", alphas, columns, lambda cell: cell[0]["value"], "α")

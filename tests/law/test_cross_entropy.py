@@ -1,0 +1,92 @@
+"""Chunked cross-entropies against the plain formulas, −inf included."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.autograd import gradcheck
+
+from fewjump.law import cross_entropy as ce
+from fewjump.law import logit_pass
+
+
+@pytest.fixture(autouse=True)
+def _small_chunks(monkeypatch):
+    monkeypatch.setattr(logit_pass, "DENSE_CHUNK", 128)
+
+
+def test_values_and_gradients_equal_the_plain_formula():
+    torch.manual_seed(0)
+    logits = torch.randn(7, 5, dtype=torch.float64, requires_grad=True)
+    target = torch.randn(7, 5, dtype=torch.float64)
+    rows = torch.tensor([0, 2, 3, 6, 5])
+    got = ce.soft_cross_entropy(logits, target, rows)
+    log_q, log_p = logits.log_softmax(-1)[rows], target.log_softmax(-1)[rows]
+    torch.testing.assert_close(got.cross_entropy, -(log_p.exp() * log_q).sum(-1))
+    torch.testing.assert_close(got.target_entropy, -(log_p.exp() * log_p).sum(-1))
+    torch.testing.assert_close(got.entropy, -(log_q.exp() * log_q).sum(-1))
+    assert gradcheck(lambda z: ce.soft_cross_entropy(z, target, rows).cross_entropy, (logits,))
+    tokens = torch.randint(5, (7,))
+    assert gradcheck(lambda z: ce.token_cross_entropy(z, tokens, rows), (logits,))
+    torch.testing.assert_close(
+        ce.token_cross_entropy(logits, tokens, rows),
+        torch.nn.functional.cross_entropy(logits[rows], tokens[rows], reduction="none"),
+    )
+
+
+def test_impossible_tokens_give_no_nan():
+    inf = float("inf")
+    logits = torch.tensor([[0.3, -inf, 1.0], [0.0, -inf, -inf]], requires_grad=True)
+    target = torch.tensor([[0.1, -inf, 0.2], [0.0, -inf, -inf]])
+    result = ce.soft_cross_entropy(logits, target, torch.arange(2))
+    tokens = ce.token_cross_entropy(logits, torch.tensor([2, 0]), torch.arange(2))
+    (result.cross_entropy.sum() + tokens.sum()).backward()
+    assert result.cross_entropy.isfinite().all()
+    assert result.entropy.isfinite().all()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+    assert logits.grad[:, 1].abs().max() == 0
+    # A token that the target wants and the student forbids is an infinite loss, not a NaN.
+    worst = ce.soft_cross_entropy(logits, torch.zeros(2, 3), torch.arange(1)).cross_entropy
+    assert worst.isposinf().all()
+
+
+def test_half_precision_is_computed_in_float32():
+    torch.manual_seed(1)
+    logits, target = torch.randn(4, 300).bfloat16(), torch.randn(4, 300).bfloat16()
+    got = ce.soft_cross_entropy(logits, target, torch.arange(4)).cross_entropy
+    exact = -(target.double().softmax(-1) * logits.double().log_softmax(-1)).sum(-1)
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got.double(), exact, rtol=1e-6, atol=1e-6)
+
+
+def test_only_the_gradient_has_the_size_of_the_logits():
+    """Every storage that loss and backward create is looked at: one is (B, L, V), the gradient."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_iter
+
+    width, rows = 64, 128
+    logits = torch.randn(rows, width, requires_grad=True)
+    target = torch.randn(rows, width)
+    known = {logits.untyped_storage().data_ptr(), target.untyped_storage().data_ptr()}
+    large: list[str] = []
+    alive = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            for value in tree_iter(out):
+                if isinstance(value, torch.Tensor) and value.numel() >= rows * width:
+                    pointer = value.untyped_storage().data_ptr()
+                    if pointer not in known:
+                        known.add(pointer)
+                        alive.append(value)
+                        large.append(str(func))
+            return out
+
+    with Watch():
+        loss = ce.soft_cross_entropy(logits, target, torch.arange(rows)).cross_entropy.sum()
+        loss = loss + ce.token_cross_entropy(logits.detach(), target.argmax(-1), torch.arange(9))[0]
+        loss.backward()
+    assert logits.grad is not None
+    assert len(large) == 1, large

@@ -1,0 +1,136 @@
+"""What the pages say in words is what the committed results say in numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from experiments.harness import ROOT
+from experiments.pages.checkpoints import FAMILIES
+from experiments.pages.road import load
+
+Places = dict[str, set[tuple[str, str, int]]]
+
+
+def told_apart(part: str) -> tuple[Places, Places]:
+    """By choice: problem, measure and steps of what is better than uniform times, and worse."""
+    out: tuple[Places, Places] = ({}, {})
+    for row in load("adaptive_networks")[f"{part}_against_uniform"]:
+        for found, word in zip(out, ("better", "worse")):
+            places = found.setdefault(row["choice"], set())
+            if row[word]:
+                places.add((row["problem"], row["process"], row["steps"]))
+    return out
+
+
+def test_the_verdict_on_grids() -> None:
+    better, worse = told_apart("grids")
+    assert ("names, uniform", "matched_nll", 2) in better["fitted"]
+    assert {("digits, masked", m, 2) for m in ("frechet", "1 − recall")} <= better["fitted"]
+    assert all(steps == 2 for _, _, steps in better["fitted"])
+    assert {problem for problem, _, _ in better["fitted"]} == {"names, uniform", "digits, masked"}
+    assert not worse["fitted"]
+    assert {(problem, steps) for problem, _, steps in better["cosine"]} == {("digits, masked", 2)}
+    assert len(better["log-linear"]) == 1
+    measures = ("bound", "matched_nll", "trigram_tv")
+    on_text = {("text, masked", m, k) for m in measures for k in (4, 8)}
+    assert on_text <= worse["log-linear"]
+
+
+def test_the_verdict_on_training_times() -> None:
+    better, worse = told_apart("training")
+    for choice in ("importance", "importance pairs", "learned weight", "gap doubling"):
+        assert not better[choice]
+    assert not worse["gap halving"]
+    won = {("names, warm", "bound", 8)}
+    won |= {(f"{corpus}, warm", "bound", k) for corpus in ("text", "digits") for k in (4, 8)}
+    assert won <= better["gap halving"]
+
+
+def test_the_verdict_on_joint_students() -> None:
+    better, worse = told_apart("joint")
+    assert not better["importance"] | worse["importance"] | better["learned weight"]
+    at_one = {("names, joint", m, 1) for m in ("bound", "matched_nll", "trigram_tv")}
+    assert at_one <= worse["learned weight"]
+
+
+def test_the_fit_on_text_moves_times_by_one_candidate() -> None:
+    key = ("text, masked", "fitted", "bound")
+    rows = load("adaptive_networks")["grids"]
+    fits = [r["times"] for r in rows if (r["problem"], r["student"], r["process"]) == key]
+    assert len(fits) == 9
+    for times in fits:
+        steps = len(times) - 1
+        assert all(abs(t - (1 - k / steps)) <= 1 / 32 for k, t in enumerate(times))
+
+
+def test_every_student_is_worse_than_its_teacher_in_the_bound() -> None:
+    networks = load("adaptive_networks")
+
+    def mean(part: str, problem: str, student: str, steps: int) -> float:
+        key = (problem, "bound", student, steps)
+        rows = networks[part]
+        mine = [r for r in rows if (r["problem"], r["process"], r["student"], r["steps"]) == key]
+        assert len(mine) == 3
+        return sum(r["loss"] for r in mine) / 3
+
+    for corpus in ("names", "text", "digits"):
+        for steps in (4, 8):
+            teacher = mean("grids", f"{corpus}, masked", "uniform", steps)
+            for way in {r["student"] for r in networks["training"]}:
+                assert mean("training", f"{corpus}, warm", way, steps) > teacher
+
+
+def test_a_check_that_does_not_hold_says_so() -> None:
+    """Times of sparse rates' recovery grow faster than V once vectors leave the caches."""
+    results = ROOT / "benchmarks" / "results" / "checks"
+    failing = {p.stem for p in results.glob("*.json") if load(f"checks/{p.stem}")["failures"]}
+    page = (ROOT / "docs" / "experiments.md").read_text(encoding="utf-8")
+    sections = page.split("\n## ")
+    saying = {s.split("made: checks/")[1].split()[0] for s in sections if "Does not hold" in s}
+    assert failing == saying == {"vocabulary"}
+
+
+def test_generators_commute_and_do_not_as_is_said() -> None:
+    rows = load("checks/commutation")["tables"][0]["rows"]
+    assert {r[0] for r in rows if r[1] == "no"} == {"GIDD hybrid", "mask to uniform"}
+
+
+def test_the_chunked_loss_is_as_small_fast_and_exact_as_it_must_be() -> None:
+    content = load("scale/loss_memory")
+    assert (content["hidden"], content["positions"]) == (768, 4096)
+    rows = [r for r in content["rows"] if r["vocab"] == 50_258 and r["how"] == "chunked"]
+    assert {r["labels"] for r in rows} == {"soft", "hard"}
+    for row in rows:
+        assert row["memory_ratio"] <= 1 / 8
+        assert row["time_ratio"] <= 2.5
+        assert row["value_error"] <= 1e-5
+        assert row["gradient_error"] <= 1e-5
+
+
+def test_two_processes_agree_with_one() -> None:
+    content = load("scale/two_ranks")
+    curve = content["one_process_curve"]
+    assert max(curve) - min(curve) > 0.01
+    assert all(row["largest_loss_difference"] <= 1e-5 for row in content["rows"])
+
+
+def test_the_small_shape_fits() -> None:
+    content = load("scale/small_step")
+    assert content["trunk"]["hidden"] * content["trunk"]["blocks"] == 768 * 12
+    for row in content["rows"]:
+        assert row["parameters"] > 160e6
+        assert row["peak_bytes"] < 12 * 2**30
+
+
+def test_originals_of_every_family_are_within_what_is_allowed() -> None:
+    content: dict[str, Any] = load("checkpoints/originals")
+    assert {row["family"] for row in content["rows"]} == set(FAMILIES)
+    assert content["atol"] == 5e-6
+    assert all(row["excess"] <= 1 for row in content["rows"])
+
+
+def test_at_least_a_thousand_files_were_loaded_and_none_is_a_defect() -> None:
+    content = load("checkpoints/fuzz")
+    assert content["files"] >= 1000
+    assert content["defects"] == []
+    assert len(content["containers"]) >= 7

@@ -1,0 +1,63 @@
+"""``fewjump verify`` must hold, and must notice a formula that is wrong."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from fewjump.process import ResetToPrior
+from fewjump.verify import brute_force as truth
+from fewjump.verify.enumeration import pad_for_mask, processes, random_joint, run_checks
+
+
+def test_every_check_holds() -> None:
+    checks = run_checks()
+    assert len(checks) >= 4 * 7
+    assert {c.process for c in checks} >= set(processes())
+    assert [c.name for c in checks if not c.passed] == []
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_holds_for_other_problems(seed: int) -> None:
+    assert all(c.passed for c in run_checks(vocab_size=3, length=3, seed=seed))
+
+
+@pytest.mark.parametrize(
+    ("method", "names"),
+    [
+        ("reverse_marginals", {"reverse step", "ancestral = analytic"}),
+        ("bridge_marginals", {"bridge"}),
+        ("weights_from_ratios", {"recovery (Eq. 8)"}),
+        ("kernel", {"kernel"}),
+    ],
+)
+def test_notices_a_wrong_formula(
+    monkeypatch: pytest.MonkeyPatch, method: str, names: set[str]
+) -> None:
+    original = getattr(ResetToPrior, method)
+
+    def wrong(self: ResetToPrior, *args: object, **options: object) -> Tensor:
+        return original(self, *args, **options) * (1 + 1e-8)
+
+    monkeypatch.setattr(ResetToPrior, method, wrong)
+    failed = {c.name for c in run_checks(vocab_size=3, length=2) if not c.passed}
+    assert names <= failed
+
+
+def test_tables_of_independent_positions_factorise() -> None:
+    one = torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64)
+    process = processes(3)["uniform"]
+    table = truth.tables(process, one[:, None] * one, 0.3, 0.7)
+    marginals = truth.position_marginals(table.posterior_t, table.states, 3)
+    product = marginals[:, 0, :, None] * marginals[:, 1, None, :]
+    assert torch.allclose(product.reshape(9, 9), table.posterior_t, atol=1e-14)
+    assert torch.allclose(table.law_t.sum(), torch.ones((), dtype=torch.float64))
+
+
+def test_padding_adds_states_without_mass() -> None:
+    joint = random_joint(3, 2, seed=0)
+    padded = pad_for_mask(joint, 4)
+    assert padded.shape == (4, 4)
+    assert torch.equal(padded[:3, :3], joint)
+    assert float(padded[3].sum() + padded[:, 3].sum()) == 0
