@@ -27,7 +27,7 @@ from pathlib import Path
 
 import torch
 
-from experiments.harness import RESULTS, ROOT, Content, Options, Rows, main
+from experiments.harness import ROOT, Content, Options, Rows, main
 
 MEMORY = 6 << 30
 SECONDS = 30
@@ -124,9 +124,6 @@ class Config(Options):
     workers: int = 2
     """Processes at a time."""
 
-    out: Path = RESULTS / "checkpoints"
-    """Folder of the result."""
-
     report: Path | None = None
     """Folder of the workers' notes; an interrupted run goes on."""
 
@@ -157,4 +154,4 @@ def measure(config: Config) -> Content:
 
 
 if __name__ == "__main__":
-    main("fuzz", Config, measure)
+    main("checkpoints/fuzz", Config, measure)

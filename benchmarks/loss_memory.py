@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from experiments.harness import RESULTS, Content, Options, Rows, in_own_process, main
+from experiments.harness import Content, Options, Rows, in_own_process, main
 from fewjump.law import LinearLaw, ProductLaw
 from fewjump.objective.cross_entropy import law_cross_entropy, law_token_cross_entropy
 
@@ -141,9 +141,6 @@ class Config(Options):
     positions: int = 4096
     """Rows of logits."""
 
-    out: Path = RESULTS / "scale"
-    """Folder of the result."""
-
 
 def measure(config: Config) -> Content:
     """Every vocabulary in a process of its own."""
@@ -154,4 +151,4 @@ def measure(config: Config) -> Content:
 
 
 if __name__ == "__main__":
-    main("loss_memory", Config, measure)
+    main("scale/loss_memory", Config, measure)

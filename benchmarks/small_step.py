@@ -20,14 +20,12 @@ from __future__ import annotations
 
 import copy
 import time
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.loss_memory import resident
-from experiments.harness import RESULTS, Content, Options, in_own_process, kept, main, place
+from experiments.harness import Content, Options, in_own_process, kept, main, place
 from fewjump.denoiser import NetworkDenoiser, ScoreDenoiser, deferred
 from fewjump.objective import ConditionalMatching, freeze
 from fewjump.process import Absorbing, Process, Uniform
@@ -83,15 +81,7 @@ def train_in(way: str) -> dict[str, Any]:
     }
 
 
-@dataclass
-class Config(Options):
-    """Memory of distilling the originals' 'small' shape on a CPU."""
-
-    out: Path = RESULTS / "scale"
-    """Folder of the result."""
-
-
-def measure(config: Config) -> Content:
+def measure(config: Options) -> Content:
     """Every way in a process of its own."""
     about = {"vocab": VOCAB, "length": LENGTH, "batch_size": 1, "trunk": TRUNK}
     folder = place(config.runs, "small-step", about, config.threads)
@@ -102,4 +92,4 @@ def measure(config: Config) -> Content:
 
 
 if __name__ == "__main__":
-    main("small_step", Config, measure)
+    main("scale/small_step", Options, measure, __doc__)

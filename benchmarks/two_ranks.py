@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 
-from experiments.harness import RESULTS, Content, Options, Rows, main
+from experiments.harness import Content, Options, Rows, main
 from fewjump.denoiser import NetworkDenoiser
 from fewjump.objective import ConditionalMatching, freeze
 from fewjump.process import Absorbing
@@ -87,15 +86,7 @@ def curve(folder: Path) -> list[float]:
     return [line["loss"] for line in read_metrics(folder) if "loss" in line]
 
 
-@dataclass
-class Config(Options):
-    """One process against two: loss curves and final weights of the same training."""
-
-    out: Path = RESULTS / "scale"
-    """Folder of the result."""
-
-
-def measure(config: Config) -> Content:
+def measure(config: Options) -> Content:
     """Every way of two processes beside one."""
     rows: Rows = []
     with tempfile.TemporaryDirectory() as temporary:
@@ -127,4 +118,4 @@ def measure(config: Config) -> Content:
 
 
 if __name__ == "__main__":
-    main("two_ranks", Config, measure)
+    main("scale/two_ranks", Options, measure, __doc__)

@@ -7,16 +7,15 @@ commutation under 1, step-size 4, warm-start 3, times 4, vocabulary 4.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import tyro
 
-from experiments.harness import RESULTS, Content, Options, main
+from experiments.harness import Content, Options, main
 from fewjump.verify.checks import run_check
 
 #: What differs from each check's defaults.
-OPTIONS: dict[str, dict[str, Any]] = {
+COMMITTED: dict[str, dict[str, Any]] = {
     "recovery": {"vocab_sizes": [4, 64, 1024, 50257], "dense_limit": 1024, "network_steps": 400},
     "times": {"seeds": 5, "sequences": 2048},
 }
@@ -29,14 +28,11 @@ class Config(Options):
     name: tyro.conf.Positional[str]
     """Of the check; `fewjump verify list` says which there are."""
 
-    out: Path = RESULTS / "checks"
-    """Folder of the result."""
-
 
 def measure(config: Config) -> Content:
     """What the check answers."""
-    return run_check(config.name, seed=config.seed, **OPTIONS.get(config.name, {})).content()
+    return run_check(config.name, seed=config.seed, **COMMITTED.get(config.name, {})).content()
 
 
 if __name__ == "__main__":
-    main("{name}", Config, measure)
+    main("checks/{name}", Config, measure)

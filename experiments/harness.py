@@ -59,7 +59,7 @@ def main(
     """Read the command line, measure, and write what was found with the run's facts.
 
     Args:
-        name: of the result file under ``--out``; braces are filled in from the options.
+        name: of the result under ``--out``; braces are filled from the options.
         options: the experiment's own.
         measure: from options to plain data.
         description: for ``--help``; the text of ``options`` by default.

@@ -12,13 +12,11 @@ import copy
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from experiments.harness import RESULTS, Content, Options, main
+from experiments.harness import Content, Options, main
 from fewjump.denoiser.network import NetworkDenoiser
 from fewjump.objective import ConditionalMatching, JointConditionalMatching, freeze
 from fewjump.process import Absorbing
@@ -134,18 +132,10 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> CheckResult:
     )
 
 
-@dataclass
-class Config(Options):
-    """What watching a distillation costs."""
-
-    out: Path = RESULTS / "checks"
-    """Folder of the result."""
-
-
-def measure(config: Config) -> Content:
+def measure(config: Options) -> Content:
     """All kinds of students."""
     return summarise([timed(kind, config.seed) for kind in KINDS]).content()
 
 
 if __name__ == "__main__":
-    main("monitor_overhead", Config, measure)
+    main("checks/monitor_overhead", Options, measure, __doc__)

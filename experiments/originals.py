@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from experiments.harness import RESULTS, Content, Options, main
+from experiments.harness import Content, Options, main
 from experiments.originals_ledger import ATOL, RTOL, Ledger, Row
 from experiments.originals_masked import mdlm, sedd
 from experiments.originals_uniform import duo, udlm
@@ -48,9 +48,6 @@ class Config(Options):
     oracles: Path
     """Folder of the four oracles."""
 
-    out: Path = RESULTS / "checkpoints"
-    """Folder of the result."""
-
 
 def measure(config: Config) -> Content:
     """Every tensor of every oracle.
@@ -70,4 +67,4 @@ def measure(config: Config) -> Content:
 
 
 if __name__ == "__main__":
-    main("originals", Config, measure)
+    main("checkpoints/originals", Config, measure)

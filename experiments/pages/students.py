@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 from experiments.pages.markdown import (
     MISSING,
@@ -129,13 +131,13 @@ def one_step_speed(ratio: str, end: str) -> str:
 def ablation(metric: str, *counts: str) -> str:
     """Variants against numbers of steps; the best of a column is bold."""
     rows = [r for r in load("text_ablation")["rows"] if str(r["steps"]) in counts]
-    groups: dict[tuple[object, ...], list[Row]] = {}
+    variants: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
-        key = (row["student"], row["size"], row["source"], row["near"], row["steps"])
-        groups.setdefault(key, []).append(row)
+        key = (row["steps"], row["student"], row["size"], row["source"], row["near"])
+        variants.setdefault(key, []).append(row)
     best: dict[int, float] = {}
-    for key, found in groups.items():
-        best[key[-1]] = min(best.get(key[-1], float("inf")), mean(found, metric))  # type: ignore[index, arg-type]
+    for (steps, *_), found in variants.items():
+        best[steps] = min(best.get(steps, math.inf), mean(found, metric))
 
     def cell(rows: Sequence[Row]) -> str:
         value = mean(rows, metric)

@@ -37,6 +37,7 @@ def test_curves_average_over_seeds_and_say_when_a_target_is_reached() -> None:
     rows = [row("random", k, s, 3.0 - s + k) for k in (0, 1) for s in (0, 1, 2)]
     found = curve(rows, "random", "quality")
     assert (found.x, found.y) == ([0, 1, 2], [3.5, 2.5, 1.5])
+    assert found.high is not None
     assert found.high[0] - found.y[0] == pytest.approx(12.706 * 0.5)
     assert steps_to_reach(rows, "random", 2.6) == 1
     assert steps_to_reach(rows, "random", 1.0) is None

@@ -19,6 +19,7 @@ from fewjump.objective import JointConditionalMatching
 from fewjump.process import Absorbing
 from fewjump.report import (
     ImageSamples,
+    Role,
     SampleGroup,
     TextSamples,
     from_results,
@@ -33,7 +34,7 @@ from fewjump.verify.results import machine_facts
 
 TEACHER, PRODUCT, JOINT = "teacher", "product student", "joint student"
 FEW = 8  # students are not sampled with more evaluations
-ROLES = {TEACHER: "teacher", PRODUCT: "other", JOINT: "student"}
+ROLES: dict[str, Role] = {TEACHER: "teacher", PRODUCT: "other", JOINT: "student"}
 
 
 @dataclass

@@ -62,6 +62,13 @@ class ModelOptions(ReadingOptions, CheckOptions):
     data: str | None = None
     """What the model was trained on: a file, `digits` or `text`. Default: its own samples."""
 
+    seeds: int = 3
+    """Repetitions, for the intervals."""
+
+    def all_seeds(self) -> range:
+        """The seeds of the repetitions."""
+        return range(self.seed, self.seed + self.seeds)
+
     def settings(self) -> dict[str, Any]:
         reading = {} if self.model else {f.name for f in fields(ReadingOptions)}
         return {k: v for k, v in super().settings().items() if k not in reading}

@@ -8,9 +8,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from fewjump.report import Chart, Series, Table
+from fewjump.report import Series, Table
 from fewjump.verify.checks import CheckOptions, CheckResult
-from fewjump.verify.summary import Rows, pick
+from fewjump.verify.summary import Rows, chart, pick
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -130,13 +130,11 @@ def summarise(
     ]
     shown = pick(rows, commutes=False) or rows
     charts = [
-        Chart(
+        chart(
             title,
             [Series(row["name"], row["times"], row[key]) for row in shown],
-            x_label="time t",
-            y_label=y_label,
-            log_x=False,
-            better="lower",
+            "time t",
+            y_label,
             caption=caption,
         )
         for title, key, y_label, caption in (

@@ -5,22 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fewjump.reading import reading_values
-from fewjump.report import Chart, Reference, Role, Series, Table
+from fewjump.report import Chart, Series, Table
 from fewjump.verify.checks import CheckResult, ModelOptions
-from fewjump.verify.summary import Rows, distinct, mean, pick, pivot, short
+from fewjump.verify.summary import Role, Rows, chart, distinct, mean, pick, pivot, short
+
+if TYPE_CHECKING:
+    from fewjump.process import RecoveryMethod
 
 STRUCTURED = ("uniform", "absorbing", "random prior")
 DENSE = ("discretised Gaussian", "random rate")
-METHODS = {
+METHODS: dict[RecoveryMethod, str] = {
     "exact": "closed form",
     "clip": "clipped",
     "project": "projected",
     "multiplicative": "non-negative iterations",
 }
 POSTERIOR_NETWORK = "posterior network"
+ERROR = "E‖p̂ − p‖₁"
 #: The source of ratios that families and methods are compared by.
 NOISY = "noise 1%"
 ROLES: tuple[Role, ...] = ("teacher", "student", "data", "other") * 2
@@ -65,16 +69,14 @@ class Options(ModelOptions):
     """Which processes."""
 
     vocab_sizes: list[int] = field(default_factory=lambda: [4, 64, 256])
-    """Vocabularies. Structured processes take any; 50257 takes about two minutes."""
+    """Vocabularies. Structured processes take any; 50257 takes about two minutes. Those that take
+    long are measured with one seed."""
 
     dense_limit: int = 256
     """Largest vocabulary of the processes with a dense kernel. Up to 1024 in a few minutes."""
 
     threshold: float = 0.1
     """Recovery breaks where E‖p̂ − p‖₁ passes this."""
-
-    seeds: int = 3
-    """Repetitions, for the intervals. Vocabularies that take long are measured once."""
 
     network_steps: int = 300
     """Optimiser steps of the score networks; 0 for none."""
@@ -101,7 +103,7 @@ def run(options: Options) -> CheckResult:
 
     # A model that cannot be opened should not cost minutes first.
     saved = _saved(options)
-    seeds = range(options.seed, options.seed + options.seeds)
+    seeds = options.all_seeds()
     rows = measured.measure(
         options.families, options.vocab_sizes, seeds, options.threshold, options.dense_limit
     )
@@ -196,9 +198,9 @@ def _precision(rows: Rows) -> list[str]:
         if not source.noise
         for row in pick(of_largest(rows, source.name), family="uniform")
     ]
-    return [f"**Precision** (exact ratios, uniform noise), breaks: {', '.join(parts)}."] * (
-        len(parts) == 3
-    )
+    if len(parts) < 3:
+        return []
+    return [f"**Precision** (exact ratios, uniform noise), breaks: {', '.join(parts)}."]
 
 
 def _gain(rows: Rows) -> list[str]:
@@ -239,8 +241,7 @@ def _curve(label: str, xs: Iterable[float], ys: Sequence[float | None], role: Ro
 
 def _exact_charts(rows: Rows, threshold: float) -> list[Chart]:
     def drawn(title: str, series: Sequence[Series], x_label: str = "1/α") -> Chart:
-        mark = [Reference("breaks", threshold)]
-        return Chart(title, series, mark, x_label, "E‖p̂ − p‖₁", log_y=True, better="lower")
+        return chart(title, series, x_label, ERROR, "xy", {"breaks": threshold})
 
     def curves(labels: Mapping[str, Mapping[str, Any]]) -> list[Series]:
         return [
@@ -339,18 +340,11 @@ def _network_chart(networks: Rows, family: str) -> Chart:
         "predicted by 1/α": ("exact", "predicted", "other"),
     }
     inverse = [1 / alpha for alpha in alphas]
-    return Chart(
-        f"A trained score network: {family} noise",
-        [
-            Series(label, inverse, [_at(mine, m, alpha, key) for alpha in alphas], role=role)
-            for label, (m, key, role) in lines.items()
-        ],
-        (),
-        "1/α",
-        "E‖p̂ − p‖₁",
-        log_y=True,
-        better="lower",
-    )
+    series = [
+        Series(label, inverse, [_at(mine, m, alpha, key) for alpha in alphas], role=role)
+        for label, (m, key, role) in lines.items()
+    ]
+    return chart(f"A trained score network: {family} noise", series, "1/α", ERROR, "xy")
 
 
 def _network_table(networks: Rows) -> Table:
@@ -394,14 +388,8 @@ def _saved_chart(saved: Rows) -> Chart:
         for role, m in zip(ROLES, METHODS)
         if (mine := pick(known, method=m))
     ]
-    return Chart(
-        "Your model: how surprised the recovered posterior is by the true token",
-        series,
-        (),
-        "1/α",
-        "nats per position",
-        better="lower",
-    )
+    title = "Your model: how surprised the recovered posterior is by the true token"
+    return chart(title, series, "1/α", "nats per position", "x")
 
 
 def _saved_table(saved: Rows) -> Table:

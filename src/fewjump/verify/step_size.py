@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fewjump.reading import reading_values
-from fewjump.report import Chart, KeyNumber, Reference, Role, Series, Table
+from fewjump.report import Chart, KeyNumber, Series, Table
 from fewjump.verify.checks import CheckResult, ModelOptions
 from fewjump.verify.summary import (
+    Role,
     Rows,
+    chart,
     distinct,
     interval,
     line,
@@ -28,14 +30,15 @@ if TYPE_CHECKING:
 
     from fewjump.denoiser import Denoiser
     from fewjump.objective import Objective
+    from fewjump.objective.conditional import Intermediate
     from fewjump.verify.table_student import World
 
-EULER, FORWARD = "student-euler", "forward"
-DRAWS: dict[str, tuple[str, Role]] = {
+EULER: Intermediate = "student-euler"
+DRAWS: dict[Intermediate, tuple[str, Role]] = {
     EULER: ("Euler", "student"),
     "student-exact": ("exact step", "teacher"),
     "student-trapezoidal": ("second order", "data"),
-    FORWARD: ("forward pair", "other"),
+    "forward": ("forward pair", "other"),
 }
 SAMPLED = (1, 2, 4)  # numbers of steps that every student of a table is sampled with
 UNITS = {
@@ -63,9 +66,6 @@ class Options(ModelOptions):
     grids: list[int] = field(default_factory=lambda: [1, 2, 4, 8])
     """Few-step forms: numbers of equal jumps that a student is trained for, and sampled with."""
 
-    seeds: int = 3
-    """Repetitions, for the intervals."""
-
     steps: int = 400
     """Optimiser steps of each student."""
 
@@ -89,7 +89,7 @@ def run(options: Options) -> CheckResult:
         raise ValueError("--grids, --seeds and --steps must be at least 1")
     options.refuse_without_model()
 
-    seeds = range(options.seed, options.seed + options.seeds)
+    seeds = options.all_seeds()
     if options.model is not None:
         return summarise(measure_saved(options, seeds), options)
     rows = []
@@ -245,9 +245,8 @@ def _compared(
     rows = [{**common, **_of_teacher(None), **judge(teacher, None)}]
     for draw in DRAWS:
         for gap, grid in settings:
-            student, record = trained(
-                ConditionalMatching(draw, max_gap=gap or 1.0, steps=grid)  # type: ignore[arg-type]
-            )
+            objective = ConditionalMatching(draw, max_gap=gap or 1.0, steps=grid)
+            student, record = trained(objective)
             found = {"clipped": statistics.fmean(record.clipped), "spike": record.spike()}
             about = {**common, "draw": draw, "gap": gap, "grid": grid}
             rows.append({**about, **found, **judge(student, grid)})
@@ -344,30 +343,25 @@ def _told(rows: Rows, family: str, euler: Mapping[str, Any]) -> str:
 
 
 def _charts(rows: Rows, family: str, unit: str) -> list[Chart]:
-    def drawn(draws: Sequence[str], key: str) -> list[Series]:
+    def drawn(draws: Iterable[Intermediate], key: str) -> list[Series]:
         return [
             line(pick(rows, draw=d), "gap", of_seeds(key, at_least=0.0), *DRAWS[d]) for d in draws
         ]
 
     teacher = mean(row["kl"] for row in pick(rows, draw="teacher"))
     return [
-        Chart(
+        chart(
             f"Error of the student against the step size: {family}",
-            drawn(list(DRAWS), "kl"),
-            [Reference("the teacher itself", teacher)],
+            drawn(DRAWS, "kl"),
             "largest t − s",
             unit,
-            log_x=False,
-            better="lower",
+            marks={"the teacher itself": teacher},
         ),
-        Chart(
+        chart(
             f"Probability that a draw asked for and could not have: {family}",
             drawn((EULER, "student-trapezoidal"), "clipped"),
-            (),
             "largest t − s",
             "mass per position",
-            log_x=False,
-            better="lower",
         ),
     ]
 
@@ -379,14 +373,12 @@ def _grid_chart(rows: Rows, family: str) -> Chart:
     ]
     floor = line(pick(rows, draw="teacher"), "grid", of_seeds("floor"), "product floor")
     series.append(Series(floor.label, floor.x, floor.y, role="data"))
-    return Chart(
+    return chart(
         f"Students of a grid, sampled on it: {family}",
         series,
-        (),
         "jumps from noise to data",
         "KL of the samples' law, nats",
-        log_y=True,
-        better="lower",
+        "xy",
         caption="The floor is what exact posteriors, one table per position, reach.",
     )
 

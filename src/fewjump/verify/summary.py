@@ -1,15 +1,15 @@
-"""From tidy rows to a check's tables, charts and sentences: selection, means over seeds, pivots."""
+"""From tidy rows to a check's tables and charts: selection, means over seeds, pivots."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
-from fewjump.report import Role, Series, Table, short
-
-__all__ = ["Measure", "Rows", "distinct", "interval", "line", "mean", "of_seeds", "pick", "pivot",
-           "plus_minus", "short"]  # fmt: skip
+from fewjump.report import Chart, Reference, Series, Table
+from fewjump.report import Role as Role
+from fewjump.report import short as short
 
 Rows = Sequence[Mapping[str, Any]]
 #: Rows of one point → their mean and the ends of its 95% interval.
@@ -29,7 +29,7 @@ def distinct(rows: Rows, key: str) -> list[Any]:
 def mean(values: Iterable[float]) -> float:
     """Arithmetic mean."""
     found = list(values)
-    return math.fsum(found) / len(found)
+    return sum(found) / len(found)
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
@@ -61,6 +61,37 @@ def line(rows: Rows, x: str, y: Measure, label: str, role: Role = "other") -> Se
     points = [y(pick(rows, **{x: value})) for value in xs]
     middle, low, high = ([point[k] for point in points] for k in range(3))
     return Series(label, xs, middle, low, high, role)
+
+
+def chart(
+    title: str,
+    series: Iterable[Series],
+    x: str,
+    y: str,
+    log: str = "",
+    marks: Mapping[str, float] = MappingProxyType({}),
+    caption: str = "",
+) -> Chart:
+    """A chart of numbers of which less is better.
+
+    Args:
+        title, caption: of the chart.
+        series: its lines.
+        x, y: names of the axes, with units.
+        log: which axes are logarithmic: ``""``, ``"x"`` or ``"xy"``.
+        marks: label → horizontal line.
+    """
+    return Chart(
+        title,
+        list(series),
+        [Reference(label, value) for label, value in marks.items()],
+        x_label=x,
+        y_label=y,
+        log_x="x" in log,
+        log_y="y" in log,
+        better="lower",
+        caption=caption,
+    )
 
 
 def pivot(

@@ -8,9 +8,20 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fewjump.reading import reading_values
-from fewjump.report import Chart, KeyNumber, Reference, Role, Series, Table
+from fewjump.report import Chart, KeyNumber, Series, Table
 from fewjump.verify.checks import CheckResult, ModelOptions
-from fewjump.verify.summary import Measure, Rows, distinct, line, mean, pick, pivot, short
+from fewjump.verify.summary import (
+    Measure,
+    Role,
+    Rows,
+    chart,
+    distinct,
+    line,
+    mean,
+    pick,
+    pivot,
+    short,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,9 +60,6 @@ class Options(ModelOptions):
     teacher_steps: int = 400
     """Optimiser steps of the teacher."""
 
-    seeds: int = 3
-    """Repetitions, for the intervals."""
-
 
 def run(options: Options) -> CheckResult:
     """Fit, train, judge, and say what to use.
@@ -70,7 +78,7 @@ def run(options: Options) -> CheckResult:
 
     steps = sorted(set(options.steps))
     rows: list[dict[str, Any]] = []
-    for seed in range(options.seed, options.seed + options.seeds):
+    for seed in options.all_seeds():
         bench = bench_for(options, seed)
         rows += grid_rows(bench, steps, seed)
         if options.training:
@@ -245,12 +253,13 @@ def summarise(rows: Rows, options: Options) -> CheckResult:
         return line(pick(rows, choice=choice), "steps", difference, choice, role)
 
     charts = [
-        Chart(
+        chart(
             f"{PARTS[part][0]}: the bound, less that of uniform times",
             [curve(mine, choice) for choice in choices(mine)],
-            [Reference("uniform times", 0.0)],
-            y_label="nats per token",
-            better="lower",
+            "network evaluations per sample",
+            "nats per token",
+            "x",
+            {"uniform times": 0.0},
         )
         for part, mine in by_part.items()
     ]
@@ -261,15 +270,8 @@ def summarise(rows: Rows, options: Options) -> CheckResult:
         if "times" in row
     ]
     even = Series("uniform", numbers, [1 - k / most for k in numbers], role="other")
-    charts.append(
-        Chart(
-            f"The fitted times of {most} evaluations",
-            [*fitted, even],
-            x_label="evaluations done",
-            y_label="t",
-            log_x=False,
-        )
-    )
+    title = f"The fitted times of {most} evaluations"
+    charts.append(Chart(title, [*fitted, even], (), "evaluations done", "t", log_x=False))
     return CheckResult(
         name="times",
         question="Do times that adapt beat uniform ones?",

@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from fewjump.report import Chart, KeyNumber, Role, Series, Table
+from fewjump.report import KeyNumber, Series, Table
 from fewjump.verify.checks import CheckOptions, CheckResult
-from fewjump.verify.summary import Rows, distinct, pick, pivot, short
+from fewjump.verify.summary import Role, Rows, chart, distinct, pick, pivot, short
 
 FAMILIES = (
     "uniform",
@@ -20,24 +20,12 @@ FAMILIES = (
     "sparse rate, near targets",
 )
 ROLES: tuple[Role, ...] = ("teacher", "student", "data", "other", "teacher", "student", "data")
-#: Key of the rows → chart's title, unit, heading of a table, what a sentence calls it.
+#: Key of the rows → what is measured, of what, unit, positions.
 MEASURES = {
-    "recovery_seconds": (
-        *("Time of recovery, 16 positions", "processor seconds"),
-        *("recovery, time", "the time of recovery"),
-    ),
-    "step_seconds": (
-        *("Time of a distillation step, 2×8 positions", "processor seconds"),
-        *("step, time", "the time of a distillation step"),
-    ),
-    "recovery_bytes": (
-        *("Memory of recovery, 16 positions", "bytes"),
-        *("recovery, memory", "the memory of recovery"),
-    ),
-    "step_bytes": (
-        *("Memory of a distillation step, 2×8 positions", "bytes"),
-        *("step, memory", "the memory of a distillation step"),
-    ),
+    "recovery_seconds": ("time", "recovery", "processor seconds", "16"),
+    "step_seconds": ("time", "a distillation step", "processor seconds", "2×8"),
+    "recovery_bytes": ("memory", "recovery", "bytes", "16"),
+    "step_bytes": ("memory", "a distillation step", "bytes", "2×8"),
 }
 
 
@@ -111,17 +99,21 @@ def summarise(rows: Rows, options: Options) -> CheckResult:
         for family in families
         for key in MEASURES
     }
-    words = {(family, key): f"{MEASURES[key][3]} ({family})" for family, key in slopes}
+    words = {
+        (family, key): f"the {MEASURES[key][0]} of {MEASURES[key][1]} ({family})"
+        for family, key in slopes
+    }
     worst = max(slopes, key=lambda pair: slopes[pair])
     over = {pair: value for pair, value in slopes.items() if value > options.limit}
     silent = [row["asked"] for row in refused if row["said"] is None]
     charts = []
-    for key, (title, unit, _, _) in MEASURES.items():
+    for key, (what, of, unit, positions) in MEASURES.items():
         series = []
         for family, role in zip(families, ROLES):
             mine = sorted((r["vocab_size"], r[key]) for r in pick(costs, family=family))
             series.append(Series(family, [v for v, _ in mine], [y for _, y in mine], role=role))
-        charts.append(Chart(title, series, (), "vocabulary", unit, log_y=True, better="lower"))
+        title = f"{what.capitalize()} of {of}, {positions} positions"
+        charts.append(chart(title, series, "vocabulary", unit, "xy"))
     names = {family: family for family in families}
     exponents = [
         {"family": family, "measure": key, "slope": round(value, 4)}
@@ -134,7 +126,10 @@ def summarise(rows: Rows, options: Options) -> CheckResult:
             [{**row, "slope": slopes[row["family"], row["measure"]]} for row in exponents],
             "family",
             names,
-            {heading: {"measure": key} for key, (_, _, heading, _) in MEASURES.items()},
+            {
+                f"{of.split()[-1]}, {what}": {"measure": key}
+                for key, (what, of, _, _) in MEASURES.items()
+            },
             lambda cell: f"{cell[0]['slope']:.2f}",
             "process",
         ),

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import statistics
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from fewjump.reading import reading_values
-from fewjump.report import Chart, KeyNumber, Reference, Role, Series
+from fewjump.report import KeyNumber, Series
 from fewjump.verify.checks import CheckResult, ModelOptions
 from fewjump.verify.summary import (
+    Role,
     Rows,
+    chart,
     distinct,
     interval,
     line,
@@ -22,6 +25,8 @@ from fewjump.verify.summary import (
 )
 
 if TYPE_CHECKING:
+    from fewjump.denoiser import Denoiser
+    from fewjump.objective.conditional import Intermediate
     from fewjump.verify.subjects import Subject
 
 STARTS: dict[str, tuple[str, Role]] = {
@@ -50,9 +55,6 @@ class Options(ModelOptions):
     teacher_steps: int = 400
     """Optimiser steps of the teacher."""
 
-    seeds: int = 3
-    """Repetitions, for the intervals."""
-
 
 def run(options: Options) -> CheckResult:
     """Train both, judge as they go, say what the warm start saved.
@@ -68,7 +70,7 @@ def run(options: Options) -> CheckResult:
     from fewjump.verify.subjects import chain_subject, saved_subject
 
     rows: list[dict[str, Any]] = []
-    for seed in range(options.seed, options.seed + options.seeds):
+    for seed in options.all_seeds():
         subject = (
             chain_subject(seed, options.teacher_steps)
             if options.model is None
@@ -87,7 +89,9 @@ def checkpoints(steps: int) -> list[int]:
     return [*found, steps]
 
 
-def measure(subject: Subject, matching: Any, steps: int, seed: int) -> list[dict[str, Any]]:
+def measure(
+    subject: Subject, matching: Intermediate, steps: int, seed: int
+) -> list[dict[str, Any]]:
     """Rows of both students at each checkpoint: the loss since the last one, and the quality.
 
     Both see the same batches, times and noise, at a constant learning rate after a warm-up.
@@ -98,7 +102,7 @@ def measure(subject: Subject, matching: Any, steps: int, seed: int) -> list[dict
     from fewjump.random import generator_for
     from fewjump.verify.subjects import optimise
 
-    def row(start: str, step: int, loss: float | None, denoiser: Any) -> dict[str, Any]:
+    def row(start: str, step: int, loss: float | None, denoiser: Denoiser) -> dict[str, Any]:
         with torch.no_grad():
             quality = subject.judge(denoiser.eval(), seed)
         denoiser.train(start in STARTS)
@@ -130,7 +134,7 @@ def measure(subject: Subject, matching: Any, steps: int, seed: int) -> list[dict
         for step, (loss, _) in enumerate(training, 1):
             losses.append(loss)
             if step in checkpoints(steps):
-                rows.append(row(start, step, mean(losses), student))
+                rows.append(row(start, step, statistics.fmean(losses), student))
                 losses = []
     return rows
 
@@ -188,18 +192,10 @@ def summarise(rows: Rows, options: Options) -> CheckResult:
             # A logarithmic axis has no 0; half the first checkpoint stands for the start.
             xs = [step or 2.5 for step in found.x]
             series.append(replace(found, x=xs, low=[max(0.0, v) for v in found.low or ()]))
-        quality = key == "quality"
-        charts.append(
-            Chart(
-                f"{key.capitalize()} as the students train",
-                series,
-                [Reference("the teacher itself", teacher)] if quality else [],
-                f"optimiser steps{' (leftmost: before the first)' * quality}",
-                y_label,
-                log_y=True,
-                better="lower",
-            )
-        )
+        marks = {"the teacher itself": teacher} if key == "quality" else {}
+        title = f"{key.capitalize()} as the students train"
+        x_label = "optimiser steps (leftmost: before the first)" if marks else "optimiser steps"
+        charts.append(chart(title, series, x_label, y_label, "xy", marks))
     table = pivot(
         f"Quality ({unit})",
         rows,
