@@ -136,7 +136,7 @@ def test_choices_are_the_librarys() -> None:
     ("words", "said"),
     [
         (["--text-field", "text"], "has no text in 'text' (it has body)"),
-        (["--text-field", "body", "--packing", "fit", "--tokenizer", "bytes"], "use packing='str"),
+        (["--text-field", "body", "--packing", "fit", "--tokenizer", "bytes"], "use --packing str"),
         (["--kind", "characters", "--packing", "fit"], "not for"),
         (["--tokenizer", "no/such"], "for one of the hub say hf:no/such"),
     ],

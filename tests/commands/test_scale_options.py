@@ -60,4 +60,4 @@ def test_low_rank_needs_the_teachers_weights(
     teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert distil(teacher, tmp_path / "run", "--lora", "2", "--no-warm-start") == 2
-    assert "warm_start" in capsys.readouterr().err
+    assert "--warm-start" in capsys.readouterr().err
