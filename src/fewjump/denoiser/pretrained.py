@@ -92,7 +92,8 @@ def masked_lm_name(model_type: str) -> str | None:
         from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
     except ImportError:
         return None
-    name = MODEL_FOR_MASKED_LM_MAPPING_NAMES.get(model_type)
+    known: Mapping[str, Any] = MODEL_FOR_MASKED_LM_MAPPING_NAMES  # type: ignore[assignment]
+    name = known.get(model_type)
     return name[0] if isinstance(name, tuple) else name
 
 
