@@ -154,20 +154,29 @@ def test_a_model_that_does_not_say_is_told_its_tokens(
 ) -> None:
     pytest.importorskip("transformers", reason="needs the hub extra")
     from denoiser import tiny_hub as hub
+    from fewjump.process import Absorbing
+    from fewjump.schedule import LogLinear
     from publish.toy import model
 
     hub.tokenizer().save_pretrained(tmp_path / "tok")
     told = ["--tokenizer", str(tmp_path / "tok")]
-    silent = str(model(len(hub.SYMBOLS), 8).save_pretrained(tmp_path / "m"))
+    size = len(hub.SYMBOLS)
+    process = Absorbing(size + 3, LogLinear(), mask=hub.MASK)
+    silent = str(model(size + 3, 8, process=process).save_pretrained(tmp_path / "m"))
     words = ["sample", silent, "--steps", "2", "--num-samples", "1", "--prompt", "the cat"]
     assert cli.main([*words, *told]) == cli.OK
     assert capsys.readouterr().out.startswith("the cat ")
     words = ["distill", "--teacher", silent, "--data", lines, "--text-field", "body", *told]
     assert cli.main([*words, "--out", str(tmp_path / "s"), *QUICK]) == cli.OK
-    assert read_config(tmp_path / "s" / "model")["data"]["mask"] == hub.MASK
+    config = read_config(tmp_path / "s" / "model")
+    assert config["data"]["mask"] == hub.MASK
+    assert config["denoiser"]["process"]["kept"] == [size, size + 1, size + 2]
     # Now it says so itself.
     assert cli.main(["sample", str(tmp_path / "s"), *told]) == cli.USAGE
     assert "leave out --tokenizer" in capsys.readouterr().err
+    other = str(model(size, 8).save_pretrained(tmp_path / "other"))
+    assert cli.main(["sample", other, *told]) == cli.USAGE
+    assert "the tokenizer's mask is token 4, the model's is 17" in capsys.readouterr().err
     small = str(model(4, 8).save_pretrained(tmp_path / "small"))
     assert cli.main(["sample", small, *told]) == cli.USAGE
     assert "the tokenizer has 17 tokens and the model 4" in capsys.readouterr().err

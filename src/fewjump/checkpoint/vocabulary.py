@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from fewjump.checkpoint.errors import CheckpointError
-from fewjump.data import Vocabulary
 from fewjump.denoiser import Denoiser
 from fewjump.process import Process, process_from_config
 from fewjump.tokenizing import describe_tokenizer, open_tokenizer, unused_tokens
@@ -47,16 +46,12 @@ def adopt_tokenizer(
     Raises:
         CheckpointError: for a tokenizer with more tokens than the model, or with another mask.
     """
-    states, mask, own = denoiser.process.vocab_size, denoiser.process.mask, described["mask"]
-    if described["size"] > denoiser.clean_vocab_size and own != mask:
+    mask, own, size = denoiser.process.mask, described["mask"], described["size"]
+    fits = denoiser.process.vocab_size if own == mask else denoiser.clean_vocab_size
+    if size > fits:
         raise CheckpointError(
-            f"the tokenizer numbers its tokens up to {described['size'] - 1}, the model has "
-            f"{denoiser.clean_vocab_size} tokens; give the one that the model was trained with"
-        )
-    if described["size"] > states:
-        raise CheckpointError(
-            f"the tokenizer numbers its tokens up to {described['size'] - 1}, the model has "
-            f"{states} states; give the one that the model was trained with"
+            f"the tokenizer has {size} tokens and the model {denoiser.clean_vocab_size} (largest "
+            "number + 1, a mask on top aside); give the one that the model was trained with"
         )
     if None not in (mask, own) and mask != own and not mask_given:
         raise CheckpointError(
@@ -80,18 +75,16 @@ def settle_vocabulary(
         place: of the model, for messages.
 
     Raises:
-        CheckpointError: for a tokenizer that is not the model's.
+        CheckpointError: for a tokenizer where the model has a vocabulary, or that is not the
+            model's.
     """
     if tokenizer is None:
         denoiser.vocabulary_config = described
         return described, keep_unused(denoiser, described)
+    if described:
+        raise CheckpointError(f"the model in {place} has a vocabulary; leave out --tokenizer")
     given = tokenizer_config(tokenizer)
-    if described and Vocabulary.from_config(described) != Vocabulary.from_config(given):
-        raise CheckpointError(
-            f"the model in {place} has a vocabulary of its own, which is not the tokenizer's; "
-            "leave out --tokenizer"
-        )
-    return described or given, adopt_tokenizer(denoiser, described or given)
+    return given, adopt_tokenizer(denoiser, given)
 
 
 def keep_unused(denoiser: Denoiser, described: dict[str, Any] | None) -> list[str]:

@@ -77,7 +77,9 @@ def open_model(
 def open_models(
     paths: Sequence[Path], device: str = "cpu", reading: Mapping[str, Any] | None = None
 ) -> list[Model]:
-    """Several models; ``reading``, but for its tokenizer, is for checkpoints of the originals.
+    """Several models; ``reading`` is for checkpoints of the originals.
+
+    Its tokenizer is for every model that does not say what its tokens are.
 
     Raises:
         ValueError: if ``reading`` says something and none of them is.
@@ -89,11 +91,23 @@ def open_models(
         refuse_reading(
             reading or {}, f"none of {', '.join(map(str, paths))} is a checkpoint of an original"
         )
-    tokenizer = {"tokenizer": (reading or {}).get("tokenizer")}
-    return [
-        open_model(path, device, reading if original else tokenizer)
-        for path, original in zip(paths, originals)
-    ]
+    speak = [has_vocabulary(path) for path in paths]
+    out = []
+    for path, original, speaks in zip(paths, originals, speak):
+        # Where every model says what its tokens are, the first refuses to be told.
+        told = None if speaks and not all(speak) else (reading or {}).get("tokenizer")
+        out.append(open_model(path, device, reading if original else {"tokenizer": told}))
+    return out
+
+
+def has_vocabulary(path: Path) -> bool:
+    """Whether ``path`` is a saved model of this library that says what its tokens are."""
+    from fewjump.checkpoint import read_config
+
+    try:
+        return bool(read_config(model_folder(path))["data"])
+    except (ValueError, FileNotFoundError):
+        return False
 
 
 def open_data(

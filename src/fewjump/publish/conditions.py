@@ -133,7 +133,8 @@ def _read(
     """Tokens of each sample, None at those to draw; no rows where nothing is given."""
     if words is None:
         return []
-    masks = {mask, vocabulary.mask} - {None}
+    masks = {token for token in (mask, vocabulary.mask) if token is not None}
+    rows: list[list[int | None]]
     if isinstance(words, Tensor):
         table = words.tolist()
         if words.dim() == 1:
@@ -158,9 +159,7 @@ def _read(
     return [rows[0]] * num_samples if len(rows) == 1 else rows
 
 
-def _tokens(
-    vocabulary: Vocabulary, text: str, masked: bool, masks: set[int | None]
-) -> list[int | None]:
+def _tokens(vocabulary: Vocabulary, text: str, masked: bool, masks: set[int]) -> list[int | None]:
     """Tokens of a text, None or one of ``masks`` at those to draw."""
     if not masked:
         return list(vocabulary.encode(text).tolist())
@@ -170,6 +169,6 @@ def _tokens(
             out.append(None)
         if piece:
             out += vocabulary.encode(piece).tolist()
-    if not masks.union([None]).intersection(out):
+    if not any(token is None or token in masks for token in out):
         raise ValueError(f"an infilling marks each token to draw as {MASK_WORD}: {text!r} has none")
     return out
