@@ -15,8 +15,8 @@ from torch import Tensor
 ATOL = 5e-6
 # Rates, ratios and losses reach a thousand: float32 holds them to seven digits, not to 5e-6.
 RTOL = 1e-6
-# Log-probabilities reach −17, where numbers of float32 lie 1.9e-6 apart: theirs are 5.4e-6 from what
-# float64 gives for the same weights (MDLM), so that 5e-6 alone holds on some processors by chance.
+# Log-probabilities reach −17, where numbers of float32 lie 1.9e-6 apart: theirs are 5.4e-6 from
+# what float64 gives for the same weights (MDLM). 5e-6 alone holds on some processors by chance.
 ROUNDING = 2.0**-23
 EXCLUDED = -9e5
 

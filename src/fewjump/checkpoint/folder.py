@@ -94,7 +94,8 @@ def save(
     text = json.dumps(config, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     card = model_card(path.name, denoiser, config)
     tensors = _tensors(denoiser)
-    metadata = {"format": "pt", WEIGHTS_KEY: config[WEIGHTS_KEY]}
+    # One entry: safetensors writes several in any order, and equal models are equal files.
+    metadata = {WEIGHTS_KEY: config[WEIGHTS_KEY]}
     check_replaceable(path, MODEL_FILES)
     with whole_folder(path) as folder:
         with whole_file(folder / WEIGHTS_FILE) as weights:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fewjump.inversion import invert_cdf, rows_per_chunk
+from fewjump.law.base import row_chunks
 from fewjump.law.linear_table import LinearTable
 
 _BLOCK = 256
@@ -46,6 +47,7 @@ class LogitRows:
             if index is None:
                 index = torch.arange(logits.shape[0], device=logits.device)
         self.logits, self.index, self.exclude = logits, index, exclude
+        self._elements = rows * logits.shape[1]
         count = logits.shape[0] if index is None else index.shape[0]
         self.dtype = torch.promote_types(logits.dtype, torch.float32)
         blocks = -(-logits.shape[1] // _BLOCK)
@@ -97,8 +99,15 @@ class LogitRows:
         upper = cumulative.gather(1, block)
         lower = torch.where(block > 0, cumulative.gather(1, (block - 1).clamp(min=0)), 0.0)
         share = ((target - lower) / (upper - lower))[:, 0].clamp(0.0, 1.0)
+        out = torch.empty_like(which)
+        for part in row_chunks(which.shape[0], min(_BLOCK, self.logits.shape[1]), self._elements):
+            out[part] = self._within(block[part], which[part], share[part])
+        return out
+
+    def _within(self, block: Tensor, which: Tensor, share: Tensor) -> Tensor:
+        """Tokens (K,) of one block (K, 1) of each row, at ``share`` (K,) of the block's weight."""
         vocab = self.logits.shape[1]
-        column = block * _BLOCK + torch.arange(min(_BLOCK, vocab), device=u.device)
+        column = block * _BLOCK + torch.arange(min(_BLOCK, vocab), device=block.device)
         row = which if self.index is None else self.index[which]
         inside = _entries(self.logits, row, column.clamp(max=vocab - 1)).to(self.dtype)
         inside = inside.sub_(self.top.index_select(0, which)).exp_()
