@@ -145,3 +145,24 @@ def test_a_compiled_network_is_saved_under_clean_names(tmp_path: Path) -> None:
         assert set(load_file(folder / "model.safetensors")) == names
         fewjump.load(folder)
     fewjump.load(rekeyed(model_path, lambda name: name.replace("trunk.", "trunk._orig_mod.")))
+
+
+@pytest.mark.parametrize("word", ["[MASK]", "<hole>"])
+def test_the_tokenizers_own_mask_word_is_no_part_of_a_prompt(word: str, tmp_path: Path) -> None:
+    """Whatever the tokenizer calls its mask: refused in a prompt, and a hole in an infilling."""
+    folder = hub.save(tmp_path / "m")
+    text = (folder / "tokenizer.json").read_text(encoding="utf-8")
+    (folder / "tokenizer.json").write_text(text.replace("[MASK]", word), encoding="utf-8")
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        if (folder / name).is_file():
+            told = (folder / name).read_text(encoding="utf-8")
+            (folder / name).write_text(told.replace("[MASK]", word), encoding="utf-8")
+    pipe = fewjump.pipeline(from_masked_lm(folder, length=8))
+    for quoted in {word, "[MASK]"}:
+        with pytest.raises(ValueError, match="prompt holds the mask"):
+            pipe(1, 1, prompt=f"the {quoted} sat", generator=0)
+        filled = pipe(2, 2, infill=f"the {quoted} sat", generator=0)
+        assert hub.MASK not in filled.tokens
+        plain = pipe.vocabulary.encode("the sat").tolist()
+        start = len(pipe.vocabulary.frame[0])
+        assert filled.tokens[:, [start, start + 2]].tolist() == [plain] * 2

@@ -77,7 +77,7 @@ def test_published_and_own_folders(kind: str, tmp_path: Path) -> None:
 def test_what_is_wrong_is_a_usage_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = w.lightning(tmp_path / "last.ckpt", RAW, None, w.mdlm_config())
     assert main(["inspect", str(path)]) == 2
-    assert "weights='raw'" in capsys.readouterr().err
+    assert "ask for --weights raw" in capsys.readouterr().err
     assert main(["inspect", str(tmp_path / "nothing")]) == 2
     assert "no file or folder" in capsys.readouterr().err
 

@@ -248,7 +248,7 @@ def _chosen(found: Opened, weights: WeightsName) -> Weights:
     if weights == "ema":
         raise CheckpointError(
             "there is no average (ema) in the checkpoint, only the trained weights; ask for "
-            "weights='raw' (--weights raw)"
+            "weights='raw'"
         )
     raise CheckpointError(_one_set(found.file))
 

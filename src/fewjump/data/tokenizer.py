@@ -81,6 +81,10 @@ class TokenizerVocabulary(Vocabulary):
             self._backend = backend_of(self.content)
         return self._backend
 
+    @property
+    def mask_word(self) -> str | None:
+        return None if self.mask is None else self.backend.id_to_token(self.mask)
+
     @cached_property
     def _reserved(self) -> np.ndarray:
         """Numbers that no text stands for; it may well be unknown, or hold line ends that part."""

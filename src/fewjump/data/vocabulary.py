@@ -39,6 +39,11 @@ class Vocabulary(ABC):
     frame: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
     unused: tuple[int, ...] = ()
 
+    @property
+    def mask_word(self) -> str | None:
+        """How a text writes :attr:`mask`, or None."""
+        return None
+
     @abstractmethod
     def encode(self, value: Any) -> Tensor:
         """One item as tokens: (n,) int64.

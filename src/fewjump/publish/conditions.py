@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -134,7 +135,6 @@ def _read(
     if words is None:
         return []
     masks = {token for token in (mask, vocabulary.mask) if token is not None}
-    rows: list[list[int | None]]
     if isinstance(words, Tensor):
         table = words.tolist()
         if words.dim() == 1:
@@ -144,13 +144,18 @@ def _read(
         if isinstance(vocabulary, ImageLevels):
             raise ValueError(f"a {what} of words is for models of text; this one makes images")
         texts = [words] if isinstance(words, str) else list(words)
-        rows = [_tokens(vocabulary, text, masked, masks) for text in texts]
-    if masked:
-        rows = [[None if token in masks else token for token in row] for row in rows]
-    elif found := [t for row in rows for t in row if t is not None and t in masks]:
+        rows = [_tokens(vocabulary, text) for text in texts]
+    rows = [[None if token in masks else token for token in row] for row in rows]
+    holes = [None in row for row in rows]
+    if not masked and any(holes):
         raise ValueError(
-            f"the prompt holds the mask (token {min(found)}), which no finished sample does; for "
-            "text with holes give it as an infilling (infill=, --infill)"
+            "the prompt holds the mask, which no finished sample does; for text with holes give it "
+            "as an infilling (infill=, --infill)"
+        )
+    if masked and not all(holes):
+        which = "" if isinstance(words, Tensor) else f" as {MASK_WORD}"
+        raise ValueError(
+            f"an infilling marks each token to draw{which}; sample {holes.index(False)} has none"
         )
     if len(rows) not in (1, num_samples):
         raise ValueError(f"{len(rows)} {what}s were given for {num_samples} samples; give 1 or all")
@@ -159,16 +164,13 @@ def _read(
     return [rows[0]] * num_samples if len(rows) == 1 else rows
 
 
-def _tokens(vocabulary: Vocabulary, text: str, masked: bool, masks: set[int]) -> list[int | None]:
-    """Tokens of a text, None or one of ``masks`` at those to draw."""
-    if not masked:
-        return list(vocabulary.encode(text).tolist())
+def _tokens(vocabulary: Vocabulary, text: str) -> list[int | None]:
+    """Tokens of a text, None at those to draw: the tokenizer's own mask, or :data:`MASK_WORD`."""
+    words = {MASK_WORD, vocabulary.mask_word or MASK_WORD}
     out: list[int | None] = []
-    for number, piece in enumerate(text.split(MASK_WORD)):
+    for number, piece in enumerate(re.split("|".join(map(re.escape, sorted(words))), text)):
         if number:
             out.append(None)
         if piece:
             out += vocabulary.encode(piece).tolist()
-    if not any(token is None or token in masks for token in out):
-        raise ValueError(f"an infilling marks each token to draw as {MASK_WORD}: {text!r} has none")
     return out
