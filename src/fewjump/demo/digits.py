@@ -18,6 +18,7 @@ from fewjump.evaluate.run import TEST_DATA, evaluate_images, image_reference
 from fewjump.random import generator_for
 from fewjump.report import ImageSamples, KeyNumber, contact_sheet, encode_png, short
 from fewjump.sampler import sample
+from fewjump.tokenizing import require
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ def run_demo(out: Path, seed: int = 0, quick: bool = False) -> Path:
         seed: of every draw.
         quick: tiny sizes that only show that everything works.
     """
+    require("PIL.Image", "this demo, which saves pictures,", "report")
     sizes = QUICK if quick else DEMO
     steps = (1, 2, 4, 8) if quick else (1, 2, 4, 8, 16, 64)
     last = steps[-1]
