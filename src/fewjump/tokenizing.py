@@ -83,7 +83,7 @@ def open_tokenizer(source: Any, trust_remote_code: bool = False) -> Any:
             source = transformers.AutoTokenizer.from_pretrained(
                 str(source).removeprefix(HUB), trust_remote_code=trust_remote_code
             )
-        except (OSError, ValueError) as error:
+        except Exception as error:  # What a damaged file makes of it has no class of its own.
             raise ValueError(f"no tokenizer could be read from {path}: {error}") from error
     backend = getattr(source, "backend_tokenizer", source)
     if not hasattr(backend, "to_str"):

@@ -166,3 +166,38 @@ def test_the_tokenizers_own_mask_word_is_no_part_of_a_prompt(word: str, tmp_path
         plain = pipe.vocabulary.encode("the sat").tolist()
         start = len(pipe.vocabulary.frame[0])
         assert filled.tokens[:, [start, start + 2]].tolist() == [plain] * 2
+
+
+def test_another_tokenizer_than_the_models_is_refused(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, models
+
+    folder = hub.save(tmp_path / "m")
+    same = from_masked_lm(folder, hub.tokenizer(), length=8)
+    assert same.vocabulary_config == from_masked_lm(folder, length=8).vocabulary_config
+    turned = {word: number for number, word in enumerate(reversed(hub.SYMBOLS))}
+    other = Tokenizer(models.WordLevel(turned, unk_token="[UNK]"))
+    other.add_special_tokens(["[MASK]"])
+    with pytest.raises(ValueError, match="has a tokenizer of its own, with other tokens"):
+        from_masked_lm(folder, other)
+
+
+def test_whole_number_weights_are_refused(tmp_path: Path) -> None:
+    folder = hub.save(tmp_path / "m")
+    tensors = load_file(folder / "model.safetensors")
+    cut = {name: tensor.to(torch.int8) for name, tensor in tensors.items()}
+    save_file(cut, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"holds torch.int8, not floating-point weights"):
+        from_masked_lm(folder)
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "tokenizer_config.json", "config.json"])
+def test_json_of_another_form_is_told_in_one_line(
+    file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = hub.save(tmp_path / "m")
+    wrong = '{"model_type": "bert", "hidden_size": "x"}' if file == "config.json" else "[]"
+    (folder / file).write_text(wrong, encoding="utf-8")
+    capsys.readouterr()
+    assert cli.main(["sample", str(folder), "--num-samples", "1"]) == cli.USAGE
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(folder) in line

@@ -131,7 +131,7 @@ def test_values_of_a_file_that_have_another_type(
     assert said in refused(["train", "--config", str(file)], capsys)
 
 
-@pytest.mark.parametrize("device", ["nosuch", "cuda:99", "meta", "cuda:-1", "mps:7", ""])
+@pytest.mark.parametrize("device", ["nosuch", "cuda:99", "meta", "cuda:-1", "mps:7"])
 @pytest.mark.parametrize("verb", ["train", "distill", "refine", "sample", "evaluate", "inspect"])
 def test_devices_that_are_not_there(
     verb: str,
@@ -301,3 +301,32 @@ def test_too_little_data_names_no_argument_of_python(
     said = refused(words, capsys)
     assert "give more data" in said
     assert "fraction" not in said
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["train", "--data", "t.txt", "--out", ""], "--out was given nothing"),
+        (["train", "--data=", "--out", "r"], "--data= was given nothing"),
+        (
+            ["train", "--data", "t.txt", "--out", "r", "--batch-size", "9" * 20],
+            "--batch-size must be",
+        ),
+        (["inspect", "r", "--device", ""], "--device was given nothing"),
+        (["sample", "r", "--length", "9" * 20], "--length must be at most 2147483647"),
+        (["evaluate", "r", "--data", "t.txt", "--seeds", "0", "0"], "--seeds 0 0 names one"),
+        (["evaluate", "r", "--data", "t.txt", "--steps", "2", "1", "2"], "--steps 2 1 2 names one"),
+    ],
+)
+def test_slips_of_the_hand_are_refused(
+    words: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "t.txt").write_text("abc " * 400, encoding="utf-8")
+    assert cli.main(words) == cli.USAGE
+    assert said in capsys.readouterr().err
+    assert [entry.name for entry in tmp_path.iterdir()] == ["t.txt"]

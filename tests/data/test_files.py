@@ -393,3 +393,24 @@ def test_a_folder_without_the_right_to_write(
     finally:
         data.chmod(0o755)
     assert len(files(tmp_path / "xdg" / "fewjump")) == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "dtype", "wider"), [(None, "<u8", 64), (32, "<u8", 64), (8, "<u4", 32)]
+)
+def test_pieces_of_wider_numbers_are_refused(
+    said: Any, dtype: str, wider: int, tmp_path: Path
+) -> None:
+    path, tokens = raw(tmp_path, dtype, 250)
+    with pytest.raises(ValueError, match=f"--token-bits {wider}"):
+        load_data(path, 8, token_bits=said)
+    assert load_data(path, 8, token_bits=wider, **WHOLE).train[0].tolist() == tokens
+
+
+@pytest.mark.parametrize("index", [b"", b"MMIDIDX\0\0\1", b"something else, of eighteen bytes"])
+def test_a_damaged_index_of_megatron_is_refused(index: bytes, tmp_path: Path) -> None:
+    path, tokens = raw(tmp_path, "<u2", 250)
+    Path(path).with_suffix(".idx").write_bytes(index)
+    with pytest.raises(ValueError, match="no whole index of Megatron's"):
+        load_data(path, 8)
+    assert load_data(path, 8, token_bits=16, **WHOLE).train[0].tolist() == tokens

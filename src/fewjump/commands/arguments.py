@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr
 from difflib import get_close_matches
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -23,6 +24,8 @@ from fewjump.textfile import read_text
 
 T = TypeVar("T")
 
+# Sizes and counts beyond this are slips of the hand; only seeds are larger.
+_MOST = 2**31 - 1
 # Arguments of the library's functions that the command line gives another name.
 _OTHER_NAMES = {"field": "text_field", "limit": "documents", "intermediate": "matching"}
 
@@ -43,6 +46,11 @@ def parse(options: type[T], words: Sequence[str], prog: str) -> T:
     import tyro
 
     words, path = _take_config(list(words))
+    for before, word in pairwise(["", *words]):
+        if word == "" or (word.startswith("--") and word.endswith("=")):
+            raise ValueError(
+                f"{before or word or 'an option'} was given nothing (a variable that is not set?)"
+            )
     from_file = flags_from_yaml(options, path) if path is not None else []
     words = [*from_file, *words]
     told = io.StringIO()
@@ -70,6 +78,9 @@ def refuse_unusable(options: Any) -> None:
         for one in value if isinstance(value, list | tuple) else [value]:
             if isinstance(one, float) and not math.isfinite(one):
                 raise ValueError(f"{flag} must be a finite number, got {one}")
+            large = isinstance(one, int) and abs(one) > _MOST and not field.name.startswith("seed")
+            if large:
+                raise ValueError(f"{flag} must be at most {_MOST}, got {one}")
         if field.name == "device" and isinstance(value, str):
             from fewjump.device import usable_device
 

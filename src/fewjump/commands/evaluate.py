@@ -90,6 +90,9 @@ def run(options: Options) -> int:
 
     if not options.paths:
         raise ValueError("name at least one run or saved model")
+    for flag, values in (("--seeds", options.seeds), ("--steps", options.steps)):
+        if len(set(values)) < len(values):
+            raise ValueError(f"{flag} {' '.join(map(str, values))} names one of them twice")
     models = open_models(options.paths, options.device, reading_values(options))
     names = dict(zip(names_of(models), models))
     out = options.out or results_folder(options.paths[0], models[0])

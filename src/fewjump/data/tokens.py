@@ -126,7 +126,7 @@ def _open_raw(path: Path, bits: TokenBits | None, vocab_size: int | None) -> np.
         raise ValueError(f"{path} is {found}, not raw numbers; save the tokens as .npy")
     start, told = _header(path)
     if told is None and (index := path.with_suffix(".idx")).is_file():
-        told = _index_bits(index)
+        told = _index_bits(index, bits)
     if bits is not None and told not in (None, bits):
         raise ValueError(f"{path} says that its tokens have {told} bits, not {bits}; leave it out")
     width = bits or told or (32 if (vocab_size or 0) > 1 << 16 else 16)
@@ -137,6 +137,12 @@ def _open_raw(path: Path, bits: TokenBits | None, vocab_size: int | None) -> np.
             "they are: --token-bits, token_bits="
         )
     array = np.memmap(path, dtype=f"<u{width // 8}", mode="r", offset=start)
+    for wider in (64, 32)[: 1 + (width == 8)]:
+        if _spread(array, wider // width):
+            raise ValueError(
+                f"{path} holds tokens of {wider} bits, as its zeros tell; say so: "
+                f"--token-bits {wider}, token_bits="
+            )
     if bits is None and told is None and width == 16 and _looks_wider(array):
         raise ValueError(
             f"every second 16-bit number of {path} is next to 0, as if its tokens had 32 bits; say "
@@ -161,16 +167,29 @@ def _header(path: Path) -> tuple[int, int | None]:
     return _LLMC_BYTES, bits
 
 
-def _index_bits(index: Path) -> int | None:
-    """How wide the tokens are that a Megatron index speaks of."""
+def _index_bits(index: Path, said: TokenBits | None) -> int | None:
+    """How wide the tokens are that a Megatron index speaks of; one cut short may be overruled."""
     with index.open("rb") as file:
         head = file.read(18)
     if not head.startswith(_MEGATRON) or len(head) < 18:
-        return None
+        if said is not None:
+            return None
+        raise ValueError(
+            f"{index} is no whole index of Megatron's, and so does not say how wide the tokens "
+            "beside it are; copy it again, or say the width: --token-bits, token_bits="
+        )
     bits = _MEGATRON_BITS.get(head[17])
     if bits is None:
         raise ValueError(f"{index} says that its .bin holds type {head[17]}, which is no token's")
     return bits
+
+
+def _spread(array: np.ndarray, parts: int) -> bool:
+    """Whether all but the first of every ``parts`` numbers are 0: pieces of wider ones."""
+    if parts < 2 or len(array) < 2 * parts or len(array) % parts:
+        return False
+    pieces = array.reshape(-1, parts)[:_CHUNK_TOKENS]
+    return int(pieces[:, 1:].max()) == 0 < int(pieces[:, 0].max())
 
 
 def _looks_wider(array: np.ndarray) -> bool:

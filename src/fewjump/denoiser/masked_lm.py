@@ -18,7 +18,13 @@ from fewjump.denoiser.pretrained import Pretrained, outputs, read_pretrained
 from fewjump.law.product import ProductLaw
 from fewjump.process import Absorbing
 from fewjump.schedule import LogLinear, Schedule
-from fewjump.tokenizing import HUB, describe_tokenizer, open_tokenizer, unused_tokens
+from fewjump.tokenizing import (
+    HUB,
+    backend_of,
+    describe_tokenizer,
+    open_tokenizer,
+    unused_tokens,
+)
 
 _LOG = logging.getLogger("fewjump")
 
@@ -83,6 +89,20 @@ def tell(source: Any, found: Pretrained) -> None:
         _LOG.warning("%s: %s", source, "; ".join(told))
 
 
+def _check_same_words(folder: Path, described: dict[str, Any], trust_remote_code: bool) -> None:
+    """Raise ValueError where the folder holds a tokenizer with other tokens."""
+    try:
+        own = describe_tokenizer(open_tokenizer(folder, trust_remote_code))
+    except ValueError:
+        return
+    words = [backend_of(one["tokenizer"]).get_vocab() for one in (own, described)]
+    if words[0] != words[1]:
+        raise ValueError(
+            f"the model in {folder} has a tokenizer of its own, with other tokens; leave out "
+            "--tokenizer (tokenizer=)"
+        )
+
+
 def read_masked_lm(
     model: Any,
     tokenizer: Any = None,
@@ -108,6 +128,8 @@ def read_masked_lm(
             raise ValueError("a model object does not bring its tokenizer; give tokenizer=")
         tokenizer = source
     described = describe_tokenizer(open_tokenizer(tokenizer, trust_remote_code))
+    if tokenizer is not source and isinstance(source, str) and Path(source).is_dir():
+        _check_same_words(Path(source), described, trust_remote_code)
     mask = described["mask"]
     if mask is None:
         raise ValueError(

@@ -126,7 +126,9 @@ def read_pretrained(source: str, trust_remote_code: bool = False) -> Pretrained:
                 )
             else:
                 model, report = _filled(transformers, source, config)
-    except (OSError, ValueError) as error:
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:  # What a damaged configuration makes of it has no class of its own.
         text = str(error)
         if "trust_remote_code" in text and not trust_remote_code:
             raise ValueError(
@@ -157,6 +159,13 @@ def _filled(transformers: Any, source: str, config: Any) -> tuple[Any, dict[str,
         raise ValueError(f"the configuration makes no network: {str(error)[:200]}") from None
     names = matched_names(tensors, empty.state_dict().keys())
     named = {names[name]: tensor for name, tensor in tensors.items()}
+    floats = {name for name, value in empty.state_dict().items() if value.is_floating_point()}
+    whole = [n for n, t in named.items() if n in floats and not t.is_floating_point()]
+    if whole:
+        raise ValueError(
+            f"{whole[0]} holds {named[whole[0]].dtype}, not floating-point weights, as a quantised "
+            "file does; give the unquantised model"
+        )
     try:
         return type(empty).from_pretrained(
             None, config=config, state_dict=named, output_loading_info=True
