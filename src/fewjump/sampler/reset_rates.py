@@ -47,6 +47,7 @@ class ResetRates(Rates):
         self.x, self.length = x.reshape(-1), x.shape[-1]
         self.prior = prior.to(logits.device)
         self.prior_x = look_up(self.prior, x).reshape(-1)
+        self.prior_rows = self.prior.to(torch.promote_types(logits.dtype, torch.float32))
         self.data, self.toward, self.toward_self = (
             c.expand(x.shape).reshape(-1) for c in coefficients
         )
@@ -69,8 +70,9 @@ class ResetRates(Rates):
         toward = self.toward[index] * (1 - at) + self.toward_self[index] * at
         p.mul_(self.data[index][:, None].to(p.dtype))
         if self.spreads:
-            prior = self.prior if self.prior.dim() == 1 else self.prior[index // self.length]
-            p.addcmul_(toward[:, None].to(p.dtype), prior.to(p.dtype))
+            prior = self.prior_rows
+            prior = prior if prior.dim() == 1 else prior[index // self.length]
+            p.addcmul_(toward[:, None].to(p.dtype), prior)
         return p.scatter_(-1, here, 0.0)
 
 
