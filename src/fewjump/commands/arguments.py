@@ -247,21 +247,22 @@ def positional_names(options: type) -> set[str]:
     return {name for name, hint in hints.items() if marker in get_args(hint)[1:]}
 
 
-def as_mapping(options: Any, without: Sequence[str] = ()) -> dict[str, Any]:
+def as_mapping(options: Any) -> dict[str, Any]:
     """Options as plain YAML values, such that ``--config`` reads them back."""
+    positional = positional_names(type(options))
     return {
         field.name: _plain(getattr(options, field.name))
         for field in dataclasses.fields(options)
-        if field.name not in without and field.name not in positional_names(type(options))
+        if field.name not in positional
     }
 
 
-def save_options(options: Any, folder: Path, without: Sequence[str] = ()) -> Path:
+def save_options(options: Any, folder: Path) -> Path:
     """Write every option, defaults included, to ``options.yaml`` in a run's folder."""
     import yaml
 
     path = folder / "options.yaml"
-    text = yaml.safe_dump(as_mapping(options, without), sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(as_mapping(options), sort_keys=False, allow_unicode=True)
     write_text(path, "# Read again with --config\n" + text)
     return path
 

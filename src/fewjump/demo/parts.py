@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -53,7 +54,7 @@ class Clock:
 
 
 @dataclass(frozen=True)
-class Sizes:
+class Sizes(ABC):
     """Budget of a demo: a masked teacher and its two students.
 
     Attributes:
@@ -80,9 +81,9 @@ class Sizes:
         """Options of the transformer."""
         return {"hidden": self.hidden, "blocks": self.blocks, "heads": 4}
 
+    @abstractmethod
     def head(self, length: int) -> dict[str, Any]:
         """Options of the joint student's head, for sequences of ``length``."""
-        raise NotImplementedError
 
 
 def made_once(folder: Path, make: Callable[[Path], Denoiser]) -> Denoiser:
