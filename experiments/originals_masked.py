@@ -120,7 +120,7 @@ def _graph(ledger: Ledger, denoiser: ScoreDenoiser) -> None:
     base = process.base_rate()
     ledger.compare("rate", base[x], "rate")
     ledger.compare("transp_rate", base.T[x], "rate")
-    kernel = process.kernel(0.0, t)
+    kernel = process.kernel(0.0, t).dense()
     columns = torch.stack([kernel[row].T[x[row]] for row in range(x.shape[0])])
     ledger.compare("transp_transition", columns, "probability")
     ratios = denoiser.log_score(x, ledger["sigma"]).double().exp()
@@ -128,7 +128,7 @@ def _graph(ledger: Ledger, denoiser: ScoreDenoiser) -> None:
     ledger.compare("reverse_rate", rates, "rate", HUB, "ema")
     # The oracle moved the scores by a tenth of σ̄.
     earlier = process.schedule.time_of_sigma_bar(0.9 * process.schedule.sigma_bar(t))
-    moved = process.push_weights(process.weights_from_ratios(ratios, t), earlier)
+    moved = process.kernel(0.0, earlier).push(process.weights_from_ratios(ratios, t))
     ledger.compare("staggered_score", moved, "rate", HUB, "ema")
 
 

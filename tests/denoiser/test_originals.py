@@ -154,7 +154,7 @@ def test_samplers_step_by_the_ratios_of_an_imperfect_network(process: Process) -
     rate = rate * (1 - here)
     rate = rate - here * rate.sum(-1, keepdim=True)
     torch.testing.assert_close(euler.rows(), here + (t - s) * rate, rtol=0, atol=1e-12)
-    kernel = process.kernel(s, t)
+    kernel = process.kernel(s, t).dense()
     staggered = ratios @ torch.linalg.inv(kernel)
     # What an imperfect network puts below zero is not drawn.
     away = (staggered * kernel.T[x] * (1 - here)).clamp(min=0)

@@ -39,7 +39,7 @@ class Truth:
         size = self.process.vocab_size
         out = torch.zeros(*x_t.shape, size, dtype=torch.float64)
         for b, x in enumerate(x_t.tolist()):
-            kernel = self.process.kernel(0.0, float(t[b]))
+            kernel = self.process.kernel(0.0, float(t[b])).dense()
             here = self.noised(tuple(x), kernel).sum()
             for i, y in itertools.product(range(L), range(size)):
                 moved = (*x[:i], y, *x[i + 1 :])
@@ -49,7 +49,7 @@ class Truth:
     def posterior(self, x_t: Tensor, t: Tensor) -> Tensor:
         out = torch.zeros(*x_t.shape, self.process.vocab_size, dtype=torch.float64)
         for b, x in enumerate(x_t.tolist()):
-            weights = self.noised(tuple(x), self.process.kernel(0.0, float(t[b])))
+            weights = self.noised(tuple(x), self.process.kernel(0.0, float(t[b])).dense())
             for n, x0 in enumerate(self.states):
                 for i in range(L):
                     out[b, i, x0[i]] += weights[n] / weights.sum()
@@ -118,7 +118,7 @@ def test_wrong_ratios_are_repaired_and_the_repair_is_reported() -> None:
     assert report.clipped_mass.shape == x.shape
     assert report.clipped_mass[8:].mean() > report.clipped_mass[:4].mean(), "1/α amplifies"
     torch.testing.assert_close(
-        report.condition_number, torch.linalg.cond(truth.process.kernel(0.0, t.double()))
+        report.condition_number, torch.linalg.cond(truth.process.kernel(0.0, t.double()).dense())
     )
 
 
@@ -239,7 +239,7 @@ def test_ratios_stand_in_for_what_the_other_positions_say_at_low_noise() -> None
     for t in (0.01, 0.1):
         x = torch.tensor(list(itertools.product(range(V), repeat=L)))
         time = torch.full((len(x),), t, dtype=torch.float64)
-        kernel = truth.process.kernel(0.0, t)
+        kernel = truth.process.kernel(0.0, t).dense()
         occurs = torch.stack([truth.noised(tuple(row), kernel).sum() for row in x.tolist()])
         torch.testing.assert_close(occurs.sum(), torch.ones((), dtype=torch.float64))
         weights = truth.ratios(x, time) * truth.process.likelihood(x, t)

@@ -46,7 +46,7 @@ def enumerated(denoiser: Denoiser, x0: Tensor) -> float:
         assert isinstance(law, ProductLaw)
         rows = law.logits.double().softmax(-1)
         rows = torch.nn.functional.pad(rows, (0, process.vocab_size - rows.shape[-1]))
-        kernel, first = process.kernel(s, t), process.kernel(0.0, s)
+        kernel, first = process.kernel(s, t).dense(), process.kernel(0.0, s).dense()
         after = torch.zeros_like(start)
         for weight, x, p in zip(start, states, rows, strict=True):
             if weight == 0:
@@ -56,7 +56,7 @@ def enumerated(denoiser: Denoiser, x0: Tensor) -> float:
             bridges = bridges / bridges.sum(1, keepdim=True)
             from_clean = torch.stack([bridges[a, :, b] for a, b in zip(x0, x, strict=True)])
             q = product(from_clean)
-            reach = process.kernel(0.0, t)[:, x].mT > 0
+            reach = process.kernel(0.0, t).dense()[:, x].mT > 0
             weights = torch.where(reach, p, 0.0)
             weights = weights / weights.sum(-1, keepdim=True)
             step = torch.stack(

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fewjump.process import FixedRate, Process, ResetToPrior, Uniform
+from fewjump.process import DenseKernel, FixedRate, Process, ResetToPrior, Uniform
 from fewjump.schedule import Cosine, Geometric, Linear, LogLinear
 from laws.registry import PROCESSES, Registry, random_rate
 from laws.time_ordered import time_ordered
@@ -22,7 +22,6 @@ V, L = 4, 3
 S, T = 0.3, 0.6
 TIGHT = 1e-10
 EVERY = pytest.mark.parametrize("make", PROCESSES.params())
-RESET = pytest.mark.parametrize("name", [n for n in PROCESSES.names() if "Rate" not in n])
 pytestmark = pytest.mark.filterwarnings("ignore:at t = 1 the slowest mode:UserWarning")
 
 
@@ -116,7 +115,7 @@ def test_every_process_is_registered():
 def test_an_unregistered_subclass_is_noticed():
     base = type("Base", (), {"__module__": "fewjump.process.base"})
     child = type("Child", (base,), {"__module__": "fewjump.process.base"})
-    grandchild = type("Grandchild", (child,), {"__module__": "fewjump.process.general"})
+    grandchild = type("Grandchild", (child,), {"__module__": "fewjump.process.fixed_rate"})
     type("Stranger", (base,), {"__module__": "somewhere.else"})
     registry = Registry(base, "fewjump.process")
     assert registry.missing() == {child, grandchild}
@@ -132,13 +131,13 @@ def test_an_unregistered_subclass_is_noticed():
 def test_kernel_is_the_exponential_of_the_generator(make, schedule):
     process = make(schedule)
     for s, t in ((0.0, 0.0), (0.0, 1e-4), (0.0, 0.5), (0.2, 0.9), (0.0, 1.0), (0.7, 0.7)):
-        kernel = process.kernel(s, t)
+        kernel = process.kernel(s, t).dense()
         assert kernel.dtype == torch.float64
         assert bool((kernel >= 0).all())
         close(kernel.sum(-1), torch.ones(V, dtype=torch.float64), 1e-14)
         jump = s == 0 < t and float(schedule.sigma_bar(0.0)) > 0 and moves(process)
         close(kernel, truth(process, s, t), 1e-11 if jump else 1e-13)
-    assert torch.equal(process.kernel(0.4, 0.4), torch.eye(V, dtype=torch.float64))
+    assert torch.equal(process.kernel(0.4, 0.4).dense(), torch.eye(V, dtype=torch.float64))
 
 
 @EVERY
@@ -150,7 +149,11 @@ def test_kernels_compose(make, schedule):
     @given(st.lists(st.floats(0, 1), min_size=3, max_size=3).map(sorted))
     def check(times):
         s, t, u = times
-        close(process.kernel(s, t) @ process.kernel(t, u), process.kernel(s, u), 1e-13)
+        close(
+            process.kernel(s, t).dense() @ process.kernel(t, u).dense(),
+            process.kernel(s, u).dense(),
+            1e-13,
+        )
 
     check()
 
@@ -161,10 +164,10 @@ def test_kolmogorov_equations(make, schedule):
     process, h = make(schedule), 1e-4
     stencil = ((-2, 1), (-1, -8), (1, 8), (2, -1))
     for s, t in ((0.2, 0.6), (0.4, 0.8)):
-        forward = sum(c * process.kernel(s, t + k * h) for k, c in stencil) / (12 * h)
-        backward = sum(c * process.kernel(s + k * h, t) for k, c in stencil) / (12 * h)
-        close(forward, process.kernel(s, t) @ process.rate(t), 1e-9)
-        close(backward, -process.rate(s) @ process.kernel(s, t), 1e-9)
+        forward = sum(c * process.kernel(s, t + k * h).dense() for k, c in stencil) / (12 * h)
+        backward = sum(c * process.kernel(s + k * h, t).dense() for k, c in stencil) / (12 * h)
+        close(forward, process.kernel(s, t).dense() @ process.rate(t), 1e-9)
+        close(backward, -process.rate(s) @ process.kernel(s, t).dense(), 1e-9)
 
 
 @EVERY
@@ -199,7 +202,7 @@ def test_batched_times_are_one_call_for_each(make):
     x0 = posterior.argmax(-1)
     ratios = process.ratios_from_posterior(posterior, x_t, t)
     for call in (
-        lambda i, x, s, t: process.kernel(s, t),
+        lambda i, x, s, t: process.kernel(s, t).dense(),
         lambda i, x, s, t: process.likelihood(x, t),
         lambda i, x, s, t: process.reverse_marginals(posterior[i], x, s, t),
         lambda i, x, s, t: process.bridge_marginals(x, x0[i], s, t),
@@ -397,36 +400,70 @@ def random_posterior(likelihood, seed=5):
     return weights / weights.sum(-1, keepdim=True)
 
 
-@RESET
+class AsMatrix(Process):
+    """A process whose kernels are the matrices of another one's."""
+
+    def __init__(self, process):
+        self.process = process
+        self.vocab_size, self.schedule = process.vocab_size, process.schedule
+
+    def kernel(self, s, t):
+        return DenseKernel(self.process.kernel(s, t).dense())
+
+    def rate(self, t):
+        return self.process.rate(t)
+
+    def prior(self):
+        return self.process.prior()
+
+    def config(self):
+        return self.process.config()
+
+
+@EVERY
 @pytest.mark.parametrize(("s", "t"), [(0.2, 0.7), (0.0, 0.7), (0.7, 0.7), (0.0, 0.0), (0.5, 1.0)])
 @pytest.mark.parametrize("batched", [False, True])
-def test_structured_forms_equal_the_dense_ones(name, s, t, batched):
-    process = PROCESSES.make(name, Cosine(eps=1e-2))
+def test_every_form_of_kernel_does_what_its_matrix_does(make, s, t, batched):
+    process = make(Cosine(eps=1e-2))
+    matrix = AsMatrix(process)
     x_t = all_states()
     if batched:
         s, t = torch.full((V**L,), s).double(), torch.full((V**L,), t).double()
     posterior = random_posterior(process.likelihood(x_t, t))
-    ratios = Process.ratios_from_posterior(process, posterior, x_t, t)
+    ratios = matrix.ratios_from_posterior(posterior, x_t, t)
     weights = process.posterior_weights(posterior, x_t, t)
     x0 = posterior.argmax(-1)
-    for method, arguments in (
+    # An inverse loses ε times the condition number.
+    loss = 4e-16 * float(process.condition_number(t).max())
+    for name, arguments in (
         ("likelihood", (x_t, t)),
         ("reverse_marginals", (posterior, x_t, s, t)),
         ("bridge_marginals", (x_t, x0, s, t)),
         ("ratios_from_posterior", (posterior, x_t, t)),
         ("reverse_rates", (ratios, x_t, t)),
-        ("push_weights", (weights, t)),
-        ("pull_weights", (ratios, t)),
         ("weights_from_ratios", (ratios, t)),
+        ("posterior_from_ratios", (ratios, x_t, t)),
         ("condition_number", (t,)),
     ):
-        structured = getattr(process, method)(*arguments)
-        dense = getattr(Process, method)(process, *arguments)
-        scale = max(1.0, float(dense.abs().max()))
-        # The dense inverse loses ε times the condition number, the closed form does not.
-        solved = method in ("weights_from_ratios", "condition_number")
-        loss = 4e-16 * float(process.condition_number(t).max()) if solved else 0.0
-        close(structured / scale, dense / scale, max(1e-13, loss))
+        solved = name in ("weights_from_ratios", "posterior_from_ratios", "condition_number")
+        agree(getattr(process, name), getattr(matrix, name), arguments, loss if solved else 0.0)
+    forms = process.kernel(s, t), matrix.kernel(s, t)
+    for name, arguments in (
+        ("rows", (x_t,)),
+        ("columns", (x_t,)),
+        ("push", (weights,)),
+        ("pull", (ratios,)),
+        ("times_columns", (ratios.clone(), x_t)),
+        ("divide_columns", (posterior, x_t)),
+        ("row_entropies", ()),
+    ):
+        agree(*(getattr(kernel, name) for kernel in forms), arguments, 0.0)
+
+
+def agree(form, matrix, arguments, loss):
+    found, expected = form(*arguments), matrix(*arguments)
+    scale = max(1.0, float(expected.abs().max()))
+    close(found / scale, expected / scale, max(1e-13, loss))
 
 
 @pytest.mark.parametrize("v", [2, 3, 7])
@@ -438,7 +475,7 @@ def test_condition_number_of_reset_processes_of_any_size(v, generator):
         prior = torch.rand(v, generator=source, dtype=torch.float64) + 1e-3
         prior[:zeros] = 0
         process = ResetToPrior(prior / prior.sum(), LogLinear())
-        expected = torch.linalg.cond(process.kernel(0.0, t))
+        expected = torch.linalg.cond(process.kernel(0.0, t).dense())
         torch.testing.assert_close(process.condition_number(t), expected, rtol=1e-9, atol=0)
 
     check()
@@ -449,8 +486,8 @@ def test_condition_number_of_reset_processes_of_any_size(v, generator):
 def test_random_generators(v, seed, total):
     process = FixedRate(random_rate(v, seed), Linear(sigma_max=6.0))
     t = total / 6
-    close(process.kernel(0.0, t), exponential(total * process.base_rate()), 1e-12)
-    assert bool((process.kernel(0.0, t) >= 0).all())
+    close(process.kernel(0.0, t).dense(), exponential(total * process.base_rate()), 1e-12)
+    assert bool((process.kernel(0.0, t).dense() >= 0).all())
 
 
 def test_a_reset_process_is_a_fixed_rate():
@@ -459,5 +496,5 @@ def test_a_reset_process_is_a_fixed_rate():
     assert fixed.reversible
     assert math.isclose(fixed.spectral_gap, 1.0, rel_tol=1e-12)
     close(fixed.prior(), reset.prior(), 1e-14)
-    close(fixed.kernel(0.1, 0.8), reset.kernel(0.1, 0.8), 1e-14)
+    close(fixed.kernel(0.1, 0.8).dense(), reset.kernel(0.1, 0.8).dense(), 1e-14)
     close(fixed.condition_number(0.5), reset.condition_number(0.5), 1e-12)

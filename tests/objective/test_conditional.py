@@ -37,7 +37,7 @@ def true_reverse(probs, process, states, clean, s, t):
     """p(x_t) and p(x_s|x_t) over all states: (N,), (N, N) with rows x_t."""
 
     def noise(a, b, first, second):
-        return process.kernel(a, b)[first[:, None, :], second[None, :, :]].prod(-1)
+        return process.kernel(a, b).dense()[first[:, None, :], second[None, :, :]].prod(-1)
 
     p_s = probs @ noise(0.0, s, clean, states)
     joint = p_s[:, None] * noise(s, t, states, states)

@@ -28,7 +28,7 @@ def nodes(count: int, low: float = 0.0, high: float = 1.0):
 
 def noised(process, t: float) -> torch.Tensor:
     """Pr(x_t | x₀) over all pairs of states: (V^L, V^L)."""
-    kernel = process.kernel(0.0, t)
+    kernel = process.kernel(0.0, t).dense()
     parts = kernel[STATES[:, None, :], STATES[None, :, :]]
     return parts.prod(-1)
 

@@ -74,7 +74,7 @@ def test_dense_and_structured_draws_agree_on_a_foreign_process(generator):
             return Uniform(4, LogLinear()).base_rate()
 
         def kernel(self, s, t):
-            return Uniform(4, LogLinear()).kernel(s, t)
+            return Uniform(4, LogLinear()).kernel(s, t).dense()
 
         def prior(self):
             return Uniform(4, LogLinear()).prior()
@@ -148,7 +148,7 @@ def test_rollout_reaches_the_true_marginal_of_x_s(generator):
     x = process.prior_sample((n, 2), generator)
     x = roll_down(teacher, x, start, 0.1 * start, 40, generator)
     states = enumerate_states(3, 2)
-    kernel = process.kernel(0.0, 0.1)
+    kernel = process.kernel(0.0, 0.1).dense()
     p_s = torch.stack(
         [
             (kernel[:, y[0]][states[:, 0]] * kernel[:, y[1]][states[:, 1]] * probs).sum()

@@ -137,7 +137,7 @@ def test_the_bias_equals_a_sum_over_every_state():
     probs = problem.probs.reshape(-1)
 
     def noise(a: float, b: float) -> Tensor:
-        kernel = process.kernel(a, b)
+        kernel = process.kernel(a, b).dense()
         return kernel[states[:, None, :], states[None, :, :]].prod(-1)
 
     total = 0.0
@@ -282,7 +282,7 @@ def test_paths_follow_the_law_of_the_noised_data(process, how):
             path = rollout_path(joint, x_t, late, times, 2, generator)
 
     def noise(a: float, b: float) -> Tensor:
-        return process.kernel(a, b)[states[:, None, :], states[None, :, :]].prod(-1)
+        return process.kernel(a, b).dense()[states[:, None, :], states[None, :, :]].prod(-1)
 
     exact = problem.noised(process, s).reshape(-1, 1) * noise(s, u)
     count = len(states)

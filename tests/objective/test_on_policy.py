@@ -80,7 +80,7 @@ def kernels(process: Process, u: Tensor, t: float) -> Tensor:
     states = enumerate_states(process.vocab_size, L)
 
     def between(s, e) -> Tensor:
-        kernel = process.kernel(s, e)
+        kernel = process.kernel(s, e).dense()
         return kernel[..., states[:, None, :], states[None, :, :]].prod(-1)
 
     whole = between(torch.zeros_like(u), torch.full_like(u, t))
@@ -130,10 +130,10 @@ class ExactAuxiliary(Denoiser):
             for rows in here.split(2000):
                 u, x_u = t[rows], x_t[rows]
                 early = process.likelihood(x_u, u)[:, torch.arange(L), states].prod(-1)
-                kernel = process.kernel(u, torch.full_like(u, time))
+                kernel = process.kernel(u, torch.full_like(u, time)).dense()
                 after = kernel[torch.arange(len(u))[:, None], x_u]
                 after = after[:, torch.arange(L), states].prod(-1)
-                whole = process.kernel(0.0, time)[states[:, None], states].prod(-1).T
+                whole = process.kernel(0.0, time).dense()[states[:, None], states].prod(-1).T
                 scaled = torch.where(whole > 0, joint / torch.where(whole > 0, whole, 1), 0.0)
                 weights = (after @ scaled) * early
                 weights = weights / weights.sum(-1, keepdim=True)

@@ -63,10 +63,10 @@ def test_draws_follow_the_samplers_law_at_times_of_their_own(process, clean, gen
 def reverse(probs, process, states, x_t, s, t):
     """The true p(x_s|x_t) over all states."""
     p_s = torch.zeros(len(states), dtype=torch.float64)
-    kernel = process.kernel(0.0, s)
+    kernel = process.kernel(0.0, s).dense()
     for weight, x0 in zip(probs, enumerate_states(3, 2)):
         p_s += weight * kernel[x0[0], states[:, 0]] * kernel[x0[1], states[:, 1]]
-    between = process.kernel(s, t)
+    between = process.kernel(s, t).dense()
     joint = p_s * between[states[:, 0], x_t[0, 0]] * between[states[:, 1], x_t[0, 1]]
     return joint / joint.sum()
 

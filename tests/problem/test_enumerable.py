@@ -40,7 +40,7 @@ def problem() -> EnumeratedJoint:
 
 def kron_kernel(process: Process, s: float, t: float, rows: int) -> Tensor:
     """Kernel of whole sequences, (rows^L, V^L), as an explicit product over positions."""
-    one = process.kernel(s, t)
+    one = process.kernel(s, t).dense()
     before, after = enumerate_states(rows, L), enumerate_states(process.vocab_size, L)
     whole = torch.ones(len(before), len(after), dtype=torch.float64)
     for i in range(L):
@@ -197,7 +197,7 @@ def test_a_grid_of_65536_states_is_fast_and_right(generator: torch.Generator) ->
     process = Uniform(2, LogLinear())
     x_t = process.corrupt(problem.sample(256, generator), 0.0, 0.5, generator)
     law = problem.posterior(x_t, 0.5, process)
-    keep = process.kernel(0.0, 0.5)
+    keep = process.kernel(0.0, 0.5).dense()
     states = enumerate_states(2, 16)
     for row in (0, 101):
         weights = problem.probs.flatten() * keep[states, x_t[row]].prod(-1)

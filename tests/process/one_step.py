@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fewjump.process import Process
-from fewjump.process import base as process_base
+from fewjump.process import kernel as kernels
 from fewjump.process.recovery import RecoveryMethod
 from fewjump.random import generator_for
 
@@ -16,7 +16,7 @@ def takes_a_step_without_a_square_matrix(
 ) -> None:
     """Corrupt, recover, step back: 2×3 positions, a time for each row, posteriors of ``dtype``."""
     vocab, source = process.vocab_size, generator_for(2)
-    monkeypatch.setattr(process_base, "DENSE_LIMIT", 1000)
+    monkeypatch.setattr(kernels, "DENSE_LIMIT", 1000)
     x0 = torch.randint(vocab, (2, 3), generator=source)
     s, t = (torch.tensor(v, dtype=torch.float64) for v in ([0.2, 0.3], [0.5, 0.9]))
     x_t = process.corrupt(x0, 0.0, t, source)
@@ -28,4 +28,4 @@ def takes_a_step_without_a_square_matrix(
     process.bridge(x_t, x0, s, t, source)
     process.reverse_rates(ratios, x_t, t)
     with pytest.raises(ValueError, match="too large"):
-        process.kernel(0.0, 0.5)
+        process.kernel(0.0, 0.5).dense()

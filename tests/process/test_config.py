@@ -7,8 +7,8 @@ import json
 import pytest
 import torch
 
+from fewjump.process import PROCESSES as BY_NAME
 from fewjump.process import process_from_config
-from fewjump.process.config import PROCESSES as BY_NAME
 from laws.registry import PROCESSES, SCHEDULES
 
 pytestmark = pytest.mark.filterwarnings("ignore:at t = 1 the slowest mode:UserWarning")

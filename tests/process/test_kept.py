@@ -15,7 +15,6 @@ from fewjump.process import (
 )
 from fewjump.schedule import Cosine, LogLinear
 from laws import test_process_laws as laws
-from laws.registry import PROCESSES
 
 MAKERS = {
     "absorbing": lambda schedule: Absorbing(4, schedule, mask=1, kept=(2,)),
@@ -54,10 +53,9 @@ def test_the_backward_laws_hold(make) -> None:
 
 
 @EVERY
-def test_structured_forms_equal_the_dense_ones(make, monkeypatch) -> None:
-    monkeypatch.setattr(PROCESSES, "make", lambda name, schedule: make(schedule))
+def test_the_kernel_does_what_its_matrix_does(make) -> None:
     for batched in (False, True):
-        laws.test_structured_forms_equal_the_dense_ones("", 0.2, 0.7, batched)
+        laws.test_every_form_of_kernel_does_what_its_matrix_does(make, 0.2, 0.7, batched)
 
 
 @EVERY

@@ -61,31 +61,32 @@ def test_every_product_is_the_dense_exponentials(vocab: int, rank: int) -> None:
             rtol=0,
         )
     exact = {"atol": 1e-13, "rtol": 1e-11}
-    torch.testing.assert_close(process.kernel(s, t), dense, **exact)
+    kernel = process.kernel(s, t)
+    torch.testing.assert_close(kernel.dense(), dense, **exact)
     at = torch.stack([dense[i][x[i]] for i in range(2)])
-    torch.testing.assert_close(process._rows(s, t, x), at, **exact)
+    torch.testing.assert_close(kernel.rows(x), at, **exact)
     at = torch.stack([dense[i].mT[x[i]] for i in range(2)])
-    torch.testing.assert_close(process._columns(s, t, x), at, **exact)
-    torch.testing.assert_close(process._push(rows, s, t), rows @ dense, **exact)
-    torch.testing.assert_close(process._pull(rows, s, t), rows @ dense.mT, **exact)
+    torch.testing.assert_close(kernel.columns(x), at, **exact)
+    torch.testing.assert_close(kernel.push(rows), rows @ dense, **exact)
+    torch.testing.assert_close(kernel.pull(rows), rows @ dense.mT, **exact)
 
 
 def test_small_probabilities_keep_their_digits() -> None:
     process = uneven(20, 3)
     for t in (1e-6, 0.01, 0.5):
         torch.testing.assert_close(
-            process.kernel(0.0, t), dense_kernel(process, 0.0, t), rtol=1e-11, atol=0
+            process.kernel(0.0, t).dense(), dense_kernel(process, 0.0, t), rtol=1e-11, atol=0
         )
 
 
 def test_a_long_time_goes_through_several_runs() -> None:
     process = uneven(15, 2, schedule=Linear(400.0))
-    assert process._runs(torch.tensor([400.0])) > 3
+    assert process.kernel(0.0, 1.0)._runs(torch.tensor([400.0])) > 3
     torch.testing.assert_close(
-        process.kernel(0.0, 0.9), dense_kernel(process, 0.0, 0.9), atol=1e-13, rtol=0
+        process.kernel(0.0, 0.9).dense(), dense_kernel(process, 0.0, 0.9), atol=1e-13, rtol=0
     )
     torch.testing.assert_close(
-        process.kernel(0.0, 0.9), process.prior().expand(15, -1), atol=1e-12, rtol=0
+        process.kernel(0.0, 0.9).dense(), process.prior().expand(15, -1), atol=1e-12, rtol=0
     )
 
 
@@ -95,7 +96,7 @@ def test_equal_exit_rates_are_the_closed_form() -> None:
     closed = LowRankRate(members, priors, LogLinear())
     # W scaled by 5 and U by 1/5: the same product.
     general = LowRankDiagonalRate(members / 5, priors * 5, LogLinear(), diagonal=-torch.ones(4))
-    torch.testing.assert_close(general.kernel(0.1, 0.9), closed.kernel(0.1, 0.9))
+    torch.testing.assert_close(general.kernel(0.1, 0.9).dense(), closed.kernel(0.1, 0.9).dense())
     torch.testing.assert_close(general.prior(), closed.prior())
 
 
@@ -107,7 +108,7 @@ def test_masks_at_rates_of_each_tokens_own() -> None:
     kept = torch.exp(-gap * rates)
     expected = torch.diag(kept)
     expected[:, 3] += 1 - kept
-    torch.testing.assert_close(process.kernel(0.2, 0.8), expected, atol=1e-14, rtol=0)
+    torch.testing.assert_close(process.kernel(0.2, 0.8).dense(), expected, atol=1e-14, rtol=0)
     assert process.prior().tolist() == [0, 0, 0, 1]
     # A visible token is what it was: its likelihood under any other clean token is exactly 0.
     likelihood = process.likelihood(torch.tensor([[1, 3]]), 0.5)
@@ -188,7 +189,9 @@ def test_its_configuration_rebuilds_it() -> None:
     again = process_from_config(json.loads(json.dumps(process.config())))
     assert isinstance(again, LowRankDiagonalRate)
     assert again.config() == process.config()
-    torch.testing.assert_close(again.kernel(0.1, 0.8), process.kernel(0.1, 0.8), atol=0, rtol=0)
+    torch.testing.assert_close(
+        again.kernel(0.1, 0.8).dense(), process.kernel(0.1, 0.8).dense(), atol=0, rtol=0
+    )
     closed = {**process.config(), "diagonal": (-process.exit_rates).tolist()}
     assert process_from_config(closed).config() == process.config()
 

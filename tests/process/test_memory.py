@@ -7,7 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from fewjump.process import Absorbing, Process, ResetToPrior, Uniform
+from fewjump.process import Absorbing, DenseKernel, ResetToPrior, Uniform
 from fewjump.schedule import LogLinear
 
 V, B, L = 50_257, 2, 3
@@ -58,7 +58,7 @@ def test_memory_is_linear_in_the_vocabulary(process, batched, generator):
         ("corrupt", lambda: process.corrupt(x0, s, t, generator), V, 1),
         ("prior_sample", lambda: process.prior_sample((B, L), generator), V, 1),
         ("bridge", lambda: process.bridge(x_t, x0, s, t, generator), V, 1),
-        ("reverse_coefficients", lambda: process.reverse_coefficients(x_t, s, t), 64, 0.01),
+        ("coefficients", lambda: process.bridge_to(x_t, s, t).coefficients, 64, 0.01),
         ("likelihood", lambda: process.likelihood(x_t, t), full, 1.1),
         ("reverse_marginals", lambda: process.reverse_marginals(posterior, x_t, s, t), full, 1.1),
         ("reverse_rates", lambda: process.reverse_rates(ratios, x_t, t), full, 1.1),
@@ -81,5 +81,5 @@ def test_the_recorder_sees_a_square_matrix():
     process = Uniform(300, LogLinear())
     x = torch.zeros(B, L, dtype=torch.int64)
     with Allocations() as seen:
-        Process.corrupt(process, x, 0.0, 0.5)
+        DenseKernel(process.kernel(0.0, 0.5).dense()).sample(x)
     assert seen.largest == 300 * 300

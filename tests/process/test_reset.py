@@ -104,9 +104,9 @@ def test_ratios_near_the_data_do_not_overflow_float16():
 def test_float32_times_near_the_ends(process):
     x_t = torch.tensor([[0, 2, 3, 4]])
     for s, t in ((2.0**-20, 2.0**-19), (1 - 2.0**-20, 1 - 2.0**-22), (0.0, 2.0**-24)):
-        exact = process.reverse_coefficients(x_t, s, t)
-        single = process.reverse_coefficients(x_t, torch.tensor(s), torch.tensor(t))
-        for a, b in zip(single, exact):
+        exact = process.bridge_to(x_t, s, t).coefficients
+        single = process.bridge_to(x_t, torch.tensor(s), torch.tensor(t)).coefficients
+        for a, b in zip(single[:3], exact[:3]):
             torch.testing.assert_close(a, b, rtol=1e-12, atol=0)
 
 
@@ -174,7 +174,7 @@ def test_results_are_the_same_on_an_accelerator(process):
             process.reverse_marginals(posterior, x_t, 0.05, t.to(where)),
             process.reverse_rates(ratios, x_t, t.to(where)),
             process.posterior_from_ratios(ratios, x_t, t.to(where), "clip"),
-            process.kernel(0.0, t.to(where)),
+            process.kernel(0.0, t.to(where)).dense(),
         ]  # fmt: skip
         if where == "cpu":
             expected = found

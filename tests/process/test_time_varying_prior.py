@@ -32,7 +32,7 @@ def test_a_path_with_knots_is_integrated_across_them(s, t):
     process = TimeVaryingPrior(InterpolatedPriors(LAWS, [0, 0.4, 1]), LogLinear())
     knot = 0.4 / (1 - 1e-3)
     torch.testing.assert_close(
-        process.kernel(s, t), time_ordered(process, s, t, (knot,)), rtol=0, atol=1e-14
+        process.kernel(s, t).dense(), time_ordered(process, s, t, (knot,)), rtol=0, atol=1e-14
     )
 
 
@@ -63,19 +63,26 @@ def test_a_path_that_stands_still_is_a_reset():
     still = TimeVaryingPrior(InterpolatedPriors(torch.stack([prior, prior])), LogLinear())
     reset = ResetToPrior(prior, LogLinear())
     for s, t in INTERVALS:
-        torch.testing.assert_close(still.kernel(s, t), reset.kernel(s, t), rtol=0, atol=1e-15)
+        torch.testing.assert_close(
+            still.kernel(s, t).dense(), reset.kernel(s, t).dense(), rtol=0, atol=1e-15
+        )
 
 
 @pytest.mark.parametrize(("s", "t"), INTERVALS)
 def test_a_function_of_time_is_integrated_to_its_tolerance(s, t):
     exact = TimeVaryingPrior(InterpolatedPriors(LAWS, [0, 0.4, 1]), LogLinear())
-    sampled = TimeVaryingPrior(lambda u: exact.redraws_from(u), LogLinear(), tolerance=1e-9)
+    sampled = TimeVaryingPrior(lambda u: exact.redraws_from(u).on(), LogLinear(), tolerance=1e-9)
     # The kink at 0.4 is not announced: panels close in on it.
     assert sampled.path.error < 1e-9
-    torch.testing.assert_close(sampled.kernel(s, t), exact.kernel(s, t), rtol=0, atol=1e-9)
+    torch.testing.assert_close(
+        sampled.kernel(s, t).dense(), exact.kernel(s, t).dense(), rtol=0, atol=1e-9
+    )
     batch = torch.tensor([s, 0.0, s]).double(), torch.tensor([t, t, t]).double()
     torch.testing.assert_close(
-        sampled.redrawn(*batch), exact.redrawn(*batch), rtol=0, atol=1e-9 / max(t - s, 1e-9)
+        sampled.kernel(*batch).redrawn.on(),
+        exact.kernel(*batch).redrawn.on(),
+        rtol=0,
+        atol=1e-9 / max(t - s, 1e-9),
     )
 
 
@@ -87,7 +94,7 @@ def test_a_function_may_jump():
     alpha = process.schedule.alpha
     before = alpha(0.8) * (1 / alpha(0.37) - 1)
     expected = before * LAWS[0] + (1 - alpha(0.8) - before) * LAWS[1]
-    found = (1 - alpha(0.8)) * process.redrawn(0.0, 0.8)
+    found = (1 - alpha(0.8)) * process.kernel(0.0, 0.8).redrawn.on()
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-8)
 
 
@@ -171,13 +178,15 @@ def test_a_large_vocabulary_needs_no_square():
     torch.testing.assert_close(reverse.sum(-1), torch.ones(4, 16), rtol=0, atol=1e-4)
     assert process.bridge(x_t, x0, t / 2, t, source).shape == (4, 16)
     with pytest.raises(ValueError, match="TimeVaryingPrior"):
-        process.kernel(0.0, 0.5)
+        process.kernel(0.0, 0.5).dense()
 
 
 def test_schedules_that_start_above_zero():
     process = uniform_to_mask(4, Geometric())
-    first = process.kernel(0.0, 1e-9)
+    first = process.kernel(0.0, 1e-9).dense()
     assert float(first[0, 0]) == pytest.approx(
         math.exp(-1e-4) + (1 - math.exp(-1e-4)) / 3, abs=1e-8
     )
-    torch.testing.assert_close(first @ process.kernel(1e-9, 0.7), process.kernel(0.0, 0.7))
+    torch.testing.assert_close(
+        first @ process.kernel(1e-9, 0.7).dense(), process.kernel(0.0, 0.7).dense()
+    )

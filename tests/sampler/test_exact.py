@@ -26,7 +26,7 @@ def test_ancestral_is_the_analytic_step(name: str) -> None:
     process = PROCESSES.make(name, Linear(3.0))
     problem = problem_for(process, 2)
     states = enumerate_states(4, 2)
-    to_t, between = process.kernel(0.0, T), process.kernel(S, T)
+    to_t, between = process.kernel(0.0, T).dense(), process.kernel(S, T).dense()
     law_t = to_t.T @ problem.probs @ to_t
     reachable = law_t.flatten() > 0
     states = states[reachable]
@@ -46,7 +46,7 @@ def test_ancestral_is_the_analytic_step_of_a_masked_position() -> None:
     alpha_t, alpha_s = process.schedule.alpha(T), process.schedule.alpha(S)
     posterior = problem.probs[:, 1] / problem.probs[:, 1].sum()
     ratios = torch.cat([posterior * alpha_t / (1 - alpha_t), torch.ones(1, dtype=torch.float64)])
-    between = process.kernel(S, T)
+    between = process.kernel(S, T).dense()
     analytic = torch.linalg.solve(between.T, ratios) * between[:, 3]
     assert torch.allclose(row[:, 1], analytic, atol=1e-12)
     assert torch.allclose(row[:3, 1], posterior * (alpha_s - alpha_t) / (1 - alpha_t), atol=1e-12)

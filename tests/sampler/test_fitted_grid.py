@@ -14,12 +14,19 @@ from fewjump.evaluate.exact import data_law, kl
 from fewjump.law import ProductLaw
 from fewjump.law.base import enumerate_states
 from fewjump.problem import EnumeratedJoint, MarkovChain
-from fewjump.process import Absorbing, LowRankDiagonalRate, Process, ResetToPrior, Uniform
+from fewjump.process import (
+    Absorbing,
+    Kernel,
+    LowRankDiagonalRate,
+    Process,
+    ResetToPrior,
+    Uniform,
+)
 from fewjump.sampler import exact_output_law, fitted_grid, interval_costs, run, time_grid
 from fewjump.sampler.cheapest_grid import IntervalCosts
 from fewjump.sampler.fitted_grid import _StratifiedStreams
 from fewjump.sampler.interval_cost import forward_entropies, reverse_entropies
-from fewjump.schedule import Cosine, LogLinear, Time
+from fewjump.schedule import Cosine, LogLinear
 from fewjump.verify.brute_force import position_marginals, tables
 from fewjump.verify.enumeration import pad_for_mask, processes, random_joint
 
@@ -79,24 +86,25 @@ def test_kernels_serve_all_rows_and_give_what_the_products_without_them_do(monke
     x_t = torch.randint(12, positions, generator=source)
     counts = torch.rand(3, 12, generator=source, dtype=torch.float64)
     asked: list[int] = []
-    kernel = process.kernel
+    form = type(process.kernel(0.0, 0.5))
+    dense = form.dense
 
-    def counted(s: Time, t: Time) -> Tensor:
-        found = kernel(s, t)
+    def counted(self: Kernel) -> Tensor:
+        found = dense(self)
         asked.append(found.numel() // 144)
         return found
 
-    monkeypatch.setattr(process, "kernel", counted)
+    monkeypatch.setattr(form, "dense", counted)
     module = sys.modules[reverse_entropies.__module__]
     results = []
-    # All four times at once; two at a time; rows in several parts; and without kernels.
-    for name, value, made in (
-        ("_DENSE_STATES", 1024, [1, 4, 4, 4, 4]),
-        ("_KERNEL_ELEMENTS", 2 * 144, [1, 2, 2] * 2 + [2] * 4),
-        ("rows_per_chunk", lambda width, device: 7, [1, 2, 2] * 2 + [2] * 4),
-        ("_DENSE_STATES", 0, [2] * 4),
+    # All four times at once; two at a time; rows in several parts; and the backward ones without.
+    for owner, name, value, made in (
+        (form, "dense_up_to", 1024, [1, 4, 4, 4]),
+        (module, "_KERNEL_ELEMENTS", 2 * 144, [1, 2, 2] * 2 + [2] * 2),
+        (module, "rows_per_chunk", lambda width, device: 7, [1, 2, 2] * 2 + [2] * 2),
+        (form, "dense_up_to", 0, [2] * 2),
     ):
-        monkeypatch.setattr(module, name, value)
+        monkeypatch.setattr(owner, name, value)
         asked.clear()
         backward = reverse_entropies(law, process, x_t, 0.8, times)
         results.append((backward, forward_entropies(process, counts, 0.8, times)))
@@ -142,8 +150,8 @@ def test_forward_entropies_of_structured_kernels_match_dense_ones(schedule) -> N
         for t, earlier in ((0.3, [0.0]), (0.9, [0.0, 0.2, 0.8]), (1.0, [0.6])):
             dense = []
             for s in earlier:
-                rows = torch.special.entr(process.kernel(s, t)).sum(-1)
-                dense.append(counts @ (process.kernel(0.0, s) @ rows))
+                rows = torch.special.entr(process.kernel(s, t).dense()).sum(-1)
+                dense.append(counts @ (process.kernel(0.0, s).dense() @ rows))
             found = forward_entropies(process, counts, t, earlier)
             assert torch.allclose(found, torch.stack(dense, -1), atol=1e-9)
 

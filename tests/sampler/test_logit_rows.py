@@ -115,9 +115,9 @@ def test_jumps_through_the_prior_and_the_data_over_a_large_vocabulary() -> None:
     logits = 2 * torch.randn(1, 1, vocab, generator=source)
     x = torch.tensor([[5]])
     t, s = torch.tensor(0.6, dtype=torch.float64), torch.tensor(0.3, dtype=torch.float64)
-    coefficients = process.reverse_coefficients(x, s, t)
+    coefficients = process.bridge_to(x, s, t).coefficients
     assert isinstance(coefficients, ReverseCoefficients)
-    rates = ResetRates(logits, x, coefficients, process.prior())
+    rates = ResetRates(logits, x, coefficients)
     opened = rates.open(torch.zeros(N, dtype=torch.int64))
     p = logits.double().softmax(-1)
     expected = process.reverse_marginals(p, x, s, t)[0, 0].scatter(0, x[0], 0.0)

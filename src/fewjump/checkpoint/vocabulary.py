@@ -1,8 +1,8 @@
 """What a tokenizer says of a model's states: which of them no token has, and which is the mask.
 
 One rule for every kind of model. A number that no token has is *kept*: it is never noised and never
-generated (:mod:`fewjump.process.kept`). A model may have such numbers because its rows were padded
-to a round number, or because the tokenizer's own numbers have holes.
+generated (:attr:`fewjump.process.Process.kept`). A model may have such numbers because its rows
+were padded to a round number, or because the tokenizer's own numbers have holes.
 """
 
 from __future__ import annotations

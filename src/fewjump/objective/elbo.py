@@ -163,7 +163,7 @@ def prior_divergence(process: Process, x0: Tensor) -> Tensor:
     """KL(P_{1|0}(·|x₀) ‖ π) summed over positions, in nats: (B,)."""
     prior = process.prior().to(x0.device)
     if not isinstance(process, RankOne):
-        rows = process.kernel(0.0, 1.0).to(x0.device)
+        rows = process.kernel(0.0, 1.0).dense().to(x0.device)
         table = torch.xlogy(rows, rows / prior.clamp(min=1e-300)).sum(-1)
         return table[x0].sum(-1)
     # A row of a rank-one kernel differs from the limit law only at x₀ itself.

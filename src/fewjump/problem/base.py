@@ -129,7 +129,7 @@ class Problem(ABC):
         if bool(impossible.any()):
             independent = process.posterior_weights(law.marginals(), x_t, time)
             weights = torch.where(impossible[:, None, None], independent, weights)
-        noised = process.push_weights(weights, time)
+        noised = process.kernel(0.0, time).push(weights)
         here = noised.gather(-1, x_t[..., None])
         tokens = torch.arange(process.vocab_size, device=x_t.device)
         certain = (tokens == x_t[..., None]).double()

@@ -118,7 +118,7 @@ class EnumeratedJoint(Problem):
                 f"the noised law has {process.vocab_size}^{self.length} = {count:.3g} states "
                 f"(limit {NOISED_LIMIT:.3g}); use a smaller problem"
             )
-        kernel = process.kernel(0.0, t)
+        kernel = process.kernel(0.0, t).dense()
         if kernel.dim() != 2:
             raise ValueError("one scalar time is needed here, not a batch of times")
         return kernel.cpu()[: self.vocab_size]
@@ -142,11 +142,11 @@ class EnumeratedJoint(Problem):
             process: the forward process.
         """
         table = self.noised(process, s)
-        columns = process.kernel(s, t).mT.to(x_t.device)[x_t]
+        columns = process.kernel(s, t).columns(x_t)
         factors = torch.where(columns.amax(-1, keepdim=True) > 0, columns, 1.0)
 
         def independent() -> Tensor:
-            marginals = padded(self.marginals(), process.vocab_size) @ process.kernel(0.0, s)
+            marginals = process.kernel(0.0, s).push(padded(self.marginals(), process.vocab_size))
             weights = factors * marginals.to(x_t.device)
             return torch.where(weights.sum(-1, keepdim=True) > 0, weights, factors)
 

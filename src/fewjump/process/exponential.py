@@ -84,10 +84,17 @@ def exponential_from_spectrum(spectrum: Spectrum, gap: Tensor) -> Tensor:
 
 
 def exponential_from_series(rate: Tensor, gap: Tensor) -> Tensor:
-    """exp(τ·Q) for every τ in ``gap`` (N,) by uniformization and squaring: (N, V, V) float64."""
-    speed = float(-rate.diagonal().min())
-    eye = torch.eye(rate.shape[0], dtype=rate.dtype, device=rate.device)
+    """exp(τ·Q) by uniformization and squaring: (N, V, V) float64.
+
+    Args:
+        rate: Q, (V, V), or (N, V, V) of each τ's own.
+        gap: τ, (N,), or (1,) for all.
+    """
+    speed = float(-rate.diagonal(dim1=-2, dim2=-1).min()) if rate.numel() else 0.0
+    eye = torch.eye(rate.shape[-1], dtype=rate.dtype, device=rate.device)
     longest = speed * float(gap.max()) if gap.numel() else 0.0
+    if speed <= 0:
+        return eye.expand(max([len(gap), *rate.shape[:-2]]), *eye.shape).clone()
     squarings = max(0, math.ceil(math.log2(max(longest, 1e-300) / _SERIES_STEP)))
     theta = (gap * (speed / 2**squarings))[:, None, None]
     jump = eye + rate / speed

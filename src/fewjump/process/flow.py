@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from fewjump.process.adaptive import refine
-from fewjump.process.base import DENSE_LIMIT, check_dense
 from fewjump.process.exponential import stochastic
+from fewjump.process.kernel import (
+    DENSE_LIMIT,
+    DenseKernel,
+    Kernel,
+    SingularKernelError,
+    check_dense,
+    largest_singular_value,
+)
 from fewjump.process.magnus import ORDER, Clock, step_action, step_matrices
 from fewjump.process.rate_path import RatePath
+from fewjump.random import Generator, invert_cdf, uniform
 
+#: Above this the steps of a dense flow are slower than what they save.
+DENSE_STATES = 256
 _MOST_PANELS = 1 << 14
 _PROBES = 8
 _CHUNK_ELEMENTS = 1 << 23
@@ -31,18 +44,24 @@ class Flow(ABC):
 
     edges: Tensor
     error: float
+    vocab_size: int
 
     @abstractmethod
     def matrices(self, start: Tensor, end: Tensor) -> Tensor:
         """K for each pair of levels: (N,), (N,) → (N, V, V)."""
 
-    @abstractmethod
-    def push(self, rows: Tensor, start: Tensor, end: Tensor) -> Tensor:
-        """Row n times K(start_n, end_n): (N, V) → (N, V)."""
+    def kernel(self, start: Tensor, end: Tensor) -> Kernel:
+        """K as a kernel, for levels () or (B,) on the CPU."""
 
-    @abstractmethod
-    def pull(self, rows: Tensor, start: Tensor, end: Tensor) -> Tensor:
-        """K(start_n, end_n) times row n: (N, V) → (N, V)."""
+        def matrices() -> Tensor:
+            check_dense(self.vocab_size, end.numel())
+            pairs = torch.stack([start.reshape(-1), end.reshape(-1)])
+            pairs, index = pairs.unique(dim=1, return_inverse=True)
+            # Kept for later, perhaps for a backward pass.
+            with torch.inference_mode(False):
+                return self.matrices(*pairs)[index].reshape(*end.shape, *[self.vocab_size] * 2)
+
+        return DenseKernel(matrices)
 
     def _panel_of(self, level: Tensor) -> Tensor:
         found = torch.searchsorted(self.edges, level.contiguous(), right=True) - 1
@@ -64,7 +83,7 @@ class DenseFlow(Flow):
 
     def __init__(self, path: RatePath, clock: Clock, edges: Tensor, tolerance: float) -> None:
         self.path, self.clock = path, clock
-        size = path.vocab_size
+        size = self.vocab_size = path.vocab_size
         # Steps, their products, and what refining them takes.
         fits = DENSE_LIMIT // (4 * size**2)
         if fits < 2 * edges.numel():
@@ -113,12 +132,6 @@ class DenseFlow(Flow):
             start, end = start // 2, end // 2
         return left @ right
 
-    def push(self, rows: Tensor, start: Tensor, end: Tensor) -> Tensor:
-        return torch.bmm(rows[:, None], self.matrices(start, end))[:, 0]
-
-    def pull(self, rows: Tensor, start: Tensor, end: Tensor) -> Tensor:
-        return torch.bmm(self.matrices(start, end), rows[..., None])[..., 0]
-
 
 class ActionFlow(Flow):
     """Steps as actions on vectors: nothing of size V×V, whatever R is stored as.
@@ -134,13 +147,13 @@ class ActionFlow(Flow):
 
     def __init__(self, path: RatePath, clock: Clock, edges: Tensor, tolerance: float) -> None:
         self.path, self.clock = path, clock
-        size = path.vocab_size
+        size = self.vocab_size = path.vocab_size
         if path.constant:
             # exp(h·R) for any h: one panel, and no error but that of the series.
             self.edges, self.error = edges[[0, -1]], 0.0
             return
         tokens = torch.linspace(0, size - 1, min(size, _PROBES), dtype=torch.float64).long()
-        probes = torch.nn.functional.one_hot(tokens, size).double()
+        probes = one_hot(tokens, size).double()
 
         def probe(start: Tensor, end: Tensor) -> Tensor:
             return act(probes.expand(start.numel(), *probes.shape), start, end)
@@ -167,10 +180,15 @@ class ActionFlow(Flow):
         rows = self.push(eye, start.repeat_interleave(size), end.repeat_interleave(size))
         return stochastic(rows.reshape(start.numel(), size, size))
 
+    def kernel(self, start: Tensor, end: Tensor) -> Kernel:
+        return ActionKernel(self, start, end)
+
     def push(self, rows: Tensor, start: Tensor, end: Tensor) -> Tensor:
+        """Row n times K(start_n, end_n): (N, V) → (N, V)."""
         return self._sweep(rows, start, end, backward=False, transpose=False, inverse=False)
 
     def pull(self, rows: Tensor, start: Tensor, end: Tensor) -> Tensor:
+        """K(start_n, end_n) times row n: (N, V) → (N, V)."""
         return self._sweep(rows, start, end, backward=True, transpose=True, inverse=False)
 
     def push_inverse(self, rows: Tensor, start: Tensor, end: Tensor) -> Tensor:
@@ -217,3 +235,103 @@ class ActionFlow(Flow):
                         inverse=inverse,
                     )
         return out
+
+
+class ActionKernel(Kernel):
+    """K(start, end) by its action on vectors, computed on the CPU; distinct tokens once each.
+
+    Args:
+        flow: whose steps act.
+        start, end: noise levels, () or (B,) float64 on the CPU.
+    """
+
+    def __init__(self, flow: ActionFlow, start: Tensor, end: Tensor) -> None:
+        self.flow, self.start, self.end = flow, start, end
+        self.vocab_size = flow.vocab_size
+
+    def dense(self) -> Tensor:
+        return self._dense.dense()
+
+    @cached_property
+    def _dense(self) -> Kernel:
+        return Flow.kernel(self.flow, self.start, self.end)
+
+    def rows(self, x: Tensor) -> Tensor:
+        return self._of_tokens(self.flow.push, x)
+
+    def columns(self, x: Tensor) -> Tensor:
+        return self._of_tokens(self.flow.pull, x)
+
+    def push(self, rows: Tensor) -> Tensor:
+        return self.flow.push(*self._flatten(rows)).reshape(rows.shape).to(rows)
+
+    def pull(self, rows: Tensor) -> Tensor:
+        return self.flow.pull(*self._flatten(rows)).reshape(rows.shape).to(rows)
+
+    def solve(self, rows: Tensor) -> Tensor:
+        flat, start, end = self._flatten(rows)
+        weights = self.flow.push_inverse(flat, start, end)
+        flat = flat.detach()
+        residual = self.flow.push(weights.detach(), start, end).sub_(flat).abs_().amax(-1)
+        if not bool((residual <= 1e-6 * flat.abs().amax(-1)).all()):
+            raise SingularKernelError("is singular in float64")
+        return weights.reshape(rows.shape).to(rows.device)
+
+    def condition_number(self) -> Tensor:
+        """2-norm condition number; above 256 states an estimate from below, by power iterations."""
+        if self.vocab_size <= DENSE_STATES:
+            return super().condition_number()
+        flow, start, end = self.flow, self.start.reshape(-1), self.end.reshape(-1)
+        largest = largest_singular_value(
+            lambda v: flow.pull(flow.push(v, start, end), start, end), len(end), self.vocab_size
+        )
+        smallest = largest_singular_value(
+            lambda v: flow.pull_inverse(flow.push_inverse(v, start, end), start, end),
+            len(end),
+            self.vocab_size,
+        )
+        return (largest * smallest).reshape(self.end.shape)
+
+    def sample(self, x: Tensor, generator: Generator = None) -> Tensor:
+        u = uniform(x.shape, generator, x.device).reshape(-1).cpu()
+        tokens, start, end, index = self._distinct(x)
+        out = torch.empty(x.numel(), dtype=torch.int64)
+        for part in row_parts(tokens.numel(), self.vocab_size):
+            rows = self.flow.push(self._one_hot(tokens[part]), start[part], end[part])
+            mine = ((index >= part.start) & (index < part.stop)).nonzero()[:, 0]
+            for some in row_parts(mine.numel(), self.vocab_size):
+                chosen = rows.clamp(min=0)[index[mine[some]] - part.start]
+                out[mine[some]] = invert_cdf(chosen, u[mine[some]])
+        return out.reshape(x.shape).to(x.device)
+
+    def _of_tokens(self, apply: Callable[[Tensor, Tensor, Tensor], Tensor], x: Tensor) -> Tensor:
+        """``apply`` to the unit vectors of tokens ``x``: (..., V); each distinct one once."""
+        tokens, start, end, index = self._distinct(x)
+        rows = apply(self._one_hot(tokens), start, end)
+        return rows.clamp(min=0)[index].reshape(*x.shape, -1).to(x.device)
+
+    def _distinct(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Distinct (token, start, end), each (K,), and which each position has (numel(x),)."""
+        flat = x.reshape(-1).cpu()
+        pairs = torch.stack([self.start.reshape(-1), self.end.reshape(-1)])
+        pairs, which = pairs.unique(dim=1, return_inverse=True)
+        keys = flat + self.vocab_size * which.repeat_interleave(flat.numel() // which.numel())
+        values, index = keys.unique(return_inverse=True)
+        start, end = pairs[:, values // self.vocab_size]
+        return values % self.vocab_size, start, end, index
+
+    def _flatten(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows (..., V) as (N, V) float64 on the CPU, with the noise levels of each."""
+        flat = rows.reshape(-1, self.vocab_size).cpu().double()
+        per = flat.shape[0] // self.end.numel()
+        start, end = (v.reshape(-1).repeat_interleave(per) for v in (self.start, self.end))
+        return flat, start, end
+
+    def _one_hot(self, tokens: Tensor) -> Tensor:
+        return one_hot(tokens, self.vocab_size).double()
+
+
+def row_parts(count: int, width: int) -> list[slice]:
+    """Slices of {0..count−1} of at most 2²³ entries with ``width`` a row."""
+    rows = max(1, _CHUNK_ELEMENTS // width)
+    return [slice(i, min(i + rows, count)) for i in range(0, count, rows)]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fewjump.process.base import check_dense
+from fewjump.process.kernel import check_dense
 
 
 def check_rate(rate_matrix: Tensor) -> Tensor:
@@ -21,7 +21,7 @@ def check_rate(rate_matrix: Tensor) -> Tensor:
         ValueError: if it is not square, not finite, has a negative rate, has rows that do not
             sum to 0 (to 1e-5 of the largest rate), or has no positive rate at all.
     """
-    rate = torch.as_tensor(rate_matrix).detach().cpu().double().clone()
+    rate = torch.as_tensor(rate_matrix, dtype=torch.float64).detach().cpu().clone()
     if rate.dim() != 2 or rate.shape[0] != rate.shape[1] or rate.shape[0] < 2:
         raise ValueError(
             f"a rate matrix is (V, V) with V at least 2, got shape {tuple(rate.shape)}"

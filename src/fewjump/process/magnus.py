@@ -19,15 +19,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fewjump.process.exponential import stochastic
+from fewjump.process.exponential import exponential_from_series, stochastic
 from fewjump.process.rate_matrix import beside_sparse
 from fewjump.process.rate_path import RateOperator, RatePath
 
 ORDER = 4
 _GAUSS = (0.5 - math.sqrt(3) / 6, 0.5 + math.sqrt(3) / 6)
 _NEAR, _FAR = 0.25 + math.sqrt(3) / 6, 0.25 - math.sqrt(3) / 6
-# exp of a step in matrix form: with θ ≤ 1/4 the first term left out is below 1e-24.
-_THETA, _TERMS = 0.25, 16
 # As an action: jumps expected in one run of the series, and the weight of the first term left out.
 _JUMPS, _SMALL = 8.0, 1e-17
 
@@ -44,29 +42,10 @@ def step_matrices(path: RatePath, clock: Clock, start: Tensor, end: Tensor) -> T
     """
     h = (end - start)[:, None, None]
     first, second = (h * path.dense(clock(start + c * (end - start))) for c in _GAUSS)
-    early = _exponentials(_NEAR * first + _FAR * second)
-    return stochastic(early @ _exponentials(_FAR * first + _NEAR * second))
-
-
-def _exponentials(omega: Tensor) -> Tensor:
-    """exp of (N, V, V) generators, or of what is one but for rounding."""
-    speed = float(-omega.diagonal(dim1=-2, dim2=-1).min()) if omega.numel() else 0.0
-    eye = torch.eye(omega.shape[-1], dtype=omega.dtype)
-    if speed <= 0:
-        return eye.expand_as(omega).clone()
-    squarings = max(0, math.ceil(math.log2(speed / _THETA)))
-    theta = speed / 2**squarings
-    jump = eye + omega / speed
-    power, coefficient = eye, math.exp(-theta)
-    out = coefficient * eye
-    for term in range(1, _TERMS + 1):
-        power = power @ jump
-        coefficient *= theta / term
-        out = out + coefficient * power
-    out = stochastic(out)
-    for _ in range(squarings):
-        out = stochastic(out @ out)
-    return out
+    # Each is a generator, or is one but for rounding.
+    once = torch.ones(1, dtype=torch.float64)
+    early = exponential_from_series(_NEAR * first + _FAR * second, once)
+    return stochastic(early @ exponential_from_series(_FAR * first + _NEAR * second, once))
 
 
 def step_action(

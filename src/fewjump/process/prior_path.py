@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewjump.process.kept import kept_in_range
+from fewjump.process.base import check_mask, kept_in_range
 
 _SUM_SLACK = 1e-6
 
@@ -251,9 +251,8 @@ def mask_and_uniform(
             "a mask and uniform noise need at least 3 states (the mask counts, kept tokens do "
             f"not), got {vocab_size} with {len(kept)} kept"
         )
+    check_mask(mask, vocab_size)
     mask = vocab_size - 1 if mask is None else mask
-    if not 0 <= mask < vocab_size:
-        raise ValueError(f"mask must lie in [0, {vocab_size}), got {mask}")
     if mask in kept:
         raise ValueError(f"the mask {mask} is among the kept tokens; it must be one of its own")
     masked = torch.zeros(vocab_size, dtype=torch.float64)

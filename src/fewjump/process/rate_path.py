@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewjump.process.base import check_dense
 from fewjump.process.generators import check_rate
+from fewjump.process.kernel import check_dense
 from fewjump.process.rate_matrix import (
     check_sparse_rate,
     exit_rates,

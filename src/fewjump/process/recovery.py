@@ -22,12 +22,13 @@ put below zero they cannot tell from a small probability. Prefer a teacher that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
+from fewjump.process.kernel import Kernel, SingularKernelError
 from fewjump.schedule import Time, as_time
 
 if TYPE_CHECKING:
@@ -54,6 +55,26 @@ class Recovery(NamedTuple):
     posterior: Tensor
     clipped_mass: Tensor
     condition_number: Tensor
+
+
+def invert_kernel(kernel: Kernel, ratios: Tensor, t: Time) -> Tensor:
+    """w = P_{t|0}⁻ᵀ r, the inversion of Eq. 8, in float64: (B, L, V).
+
+    Args:
+        kernel: P_{t|0}.
+        ratios: (B, L, V).
+        t: float or (B,), for the message.
+
+    Raises:
+        ValueError: if the kernel is singular in float64.
+    """
+    try:
+        return kernel.solve(ratios)
+    except SingularKernelError as error:
+        raise ValueError(
+            f"the kernel at t = {t} {error}, so ratios there do not determine a posterior; use a "
+            "smaller t, or a denoiser that gives posteriors"
+        ) from None
 
 
 def recover(
@@ -83,11 +104,11 @@ def recover(
         ValueError: for an unknown method, for ratios of the wrong shape, and where P_{t|0} is
             singular in float64.
     """
-    posterior, clipped = recovered(process, ratios, x_t, t, method, iterations)
+    posterior, clipped = posterior_by_inversion(process, ratios, x_t, t, method, iterations)
     return Recovery(posterior, clipped, process.condition_number(t))
 
 
-def recovered(
+def posterior_by_inversion(
     process: Process,
     ratios: Tensor,
     x_t: Tensor,
@@ -103,12 +124,20 @@ def recovered(
             f"ratios must have shape {(*x_t.shape, process.vocab_size)} "
             f"(the state's shape and the vocabulary), got {tuple(ratios.shape)}"
         )
-    parts = list(_parts(process, ratios, x_t, as_time(t)))
+    t = as_time(t)
+    # One kernel for all parts where they share a time.
+    shared = process.kernel(0.0, t) if t.dim() == 0 else None
+
+    def part_of(r: Tensor, x: Tensor, now: Tensor) -> tuple[Tensor, Tensor]:
+        kernel = process.kernel(0.0, now) if shared is None else shared
+        return _recover_part(kernel, r, x, now, method, iterations)
+
+    parts = list(_parts(process, ratios, x_t, t))
     if len(parts) == 1:
-        posterior, clipped = _recover_part(process, *parts[0], method, iterations)
+        posterior, clipped = part_of(*parts[0])
         return posterior.to(ratios.dtype).reshape(ratios.shape), clipped.reshape(x_t.shape)
     if torch.is_grad_enabled() and ratios.requires_grad:
-        found = [_recover_part(process, *part, method, iterations) for part in parts]
+        found = [part_of(*part) for part in parts]
         posterior = torch.cat([p.to(ratios.dtype) for p, _ in found])
         return posterior.reshape(ratios.shape), torch.cat([c for _, c in found]).reshape(x_t.shape)
     out = torch.empty(x_t.numel(), ratios.shape[-1], dtype=ratios.dtype, device=ratios.device)
@@ -116,7 +145,7 @@ def recovered(
     done = 0
     for part in parts:
         rows = slice(done, done + part[1].numel())
-        out[rows], mass[rows] = _recover_part(process, *part, method, iterations)
+        out[rows], mass[rows] = part_of(*part)
         done = rows.stop
     return out.reshape(ratios.shape), mass.reshape(x_t.shape)
 
@@ -147,23 +176,21 @@ def _parts(
 
 
 def _recover_part(
-    process: Process, ratios: Tensor, x_t: Tensor, t: Tensor, method: RecoveryMethod, rounds: int
+    kernel: Kernel, ratios: Tensor, x_t: Tensor, t: Tensor, method: RecoveryMethod, rounds: int
 ) -> tuple[Tensor, Tensor]:
     """Posterior and clipped mass in float64, flattened over positions: (N, V) and (N,)."""
-    if method == "exact":
-        closed = process.closed_posterior(ratios, x_t, t)
-        return closed.flatten(0, -2), -closed.clamp(max=0).sum(-1).reshape(-1)
-    likelihood = process.likelihood(x_t, t).double()
-    closed = likelihood * process.weights_from_ratios(ratios, t)
+    closed = kernel.times_columns(invert_kernel(kernel, ratios, t), x_t)
     clipped = -closed.clamp(max=0).sum(-1)
-    if method == "clip":
-        closed = normalise(closed.clamp(min=0), likelihood)
-    elif method == "project":
-        # Tokens that x_t excludes must not receive a share of the missing mass.
-        closed = project_to_simplex(closed.masked_fill(likelihood == 0, -torch.inf))
-    else:
-        start = normalise(closed.clamp(min=0), likelihood)
-        closed = _richardson_lucy(process, ratios.double(), start, likelihood, t, rounds)
+    if method != "exact":
+        likelihood = kernel.columns(x_t)
+        if method == "clip":
+            closed = normalise(closed.clamp(min=0), likelihood)
+        elif method == "project":
+            # Tokens that x_t excludes must not receive a share of the missing mass.
+            closed = project_to_simplex(closed.masked_fill(likelihood == 0, -torch.inf))
+        else:
+            start = normalise(closed.clamp(min=0), likelihood)
+            closed = _richardson_lucy(kernel, ratios.double(), start, likelihood, rounds)
     return closed.flatten(0, -2), clipped.reshape(-1)
 
 
@@ -186,12 +213,7 @@ def project_to_simplex(values: Tensor) -> Tensor:
 
 
 def _richardson_lucy(
-    process: Process,
-    ratios: Tensor,
-    start: Tensor,
-    likelihood: Tensor,
-    t: Time,
-    iterations: int,
+    kernel: Kernel, ratios: Tensor, start: Tensor, likelihood: Tensor, iterations: int
 ) -> Tensor:
     """Maximise Σ r·log(Pᵀw) − Σ Pᵀw over w ≥ 0; rows of P sum to 1, so no further divisor."""
     possible = likelihood > 0
@@ -199,22 +221,8 @@ def _richardson_lucy(
     share = possible / possible.sum(-1, keepdim=True)
     start = 0.99 * start + 0.01 * share
     weights = torch.where(possible, start / torch.where(possible, likelihood, 1.0), 0.0)
-    push, pull = _maps(process, t)
     for _ in range(iterations):
-        fitted = push(weights)
+        fitted = kernel.push(weights)
         quotient = torch.where(fitted > 0, ratios.clamp(min=0) / fitted.clamp(min=1e-300), 0.0)
-        weights = weights * pull(quotient)
+        weights = weights * kernel.pull(quotient)
     return normalise(weights * likelihood, likelihood)
-
-
-def _maps(
-    process: Process, t: Time
-) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
-    """w ↦ Pᵀw and r ↦ P r, with a dense kernel made once for all the iterations."""
-    from fewjump.process.base import Process
-
-    own = type(process)
-    if own.push_weights is not Process.push_weights or own._push is not Process._push:
-        return lambda w: process.push_weights(w, t), lambda r: process.pull_weights(r, t)
-    kernel = process.kernel(0.0, t)
-    return lambda w: process._multiply(w, kernel), lambda r: process._multiply(r, kernel.mT)

@@ -2,24 +2,26 @@
 
 Q = 1πᵀ − I gives P_{t|s} = α·I + (1−α)·1πᵀ with α = exp(−σ̄(s,t)) (METHOD section 1). Uniform noise
 is π = 1/V, masking is π = e_mask. The algebra, O(V) throughout, is that of
-:class:`~fewjump.process.rank_one.RankOne`.
+:class:`~fewjump.process.rank_one.RankOneKernel`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from fewjump.process.base import check_dense
-from fewjump.process.kept import KeepsTokens, kept_in_range
+from fewjump.process.base import check_mask, kept_in_range, register_process
+from fewjump.process.kernel import check_dense
+from fewjump.process.rank_one import RankOne, RedrawLaw
 from fewjump.random import Generator, uniform
 from fewjump.schedule import Schedule, Time
 
 
-class ResetToPrior(KeepsTokens):
+@register_process
+class ResetToPrior(RankOne):
     """Redraw each position from a fixed prior at rate σ(t).
 
     Args:
@@ -32,7 +34,7 @@ class ResetToPrior(KeepsTokens):
     """
 
     def __init__(self, prior: Tensor, schedule: Schedule, kept: Iterable[int] = ()) -> None:
-        prior = torch.as_tensor(prior).detach().cpu().double()
+        prior = torch.as_tensor(prior, dtype=torch.float64).detach().cpu()
         if prior.dim() != 1 or prior.numel() < 2:
             raise ValueError(f"prior must be a vector of at least 2 entries, got {prior.shape}")
         total = float(prior.sum())
@@ -40,67 +42,45 @@ class ResetToPrior(KeepsTokens):
             raise ValueError(f"prior must be non-negative and sum to 1; its sum is {total:.6g}")
         self.vocab_size = prior.numel()
         self.schedule = schedule
-        # A vector that is normalised already is kept to the last bit: config round trips.
-        self._prior = prior if abs(total - 1) < 1e-12 else prior / total
-        self._copies: dict[tuple[torch.device, torch.dtype], Tensor] = {}
         self._keep_tokens(kept)
-        if bool((self._prior[list(self.kept)] > 0).any()):
+        # A vector that is normalised already is kept to the last bit: config round trips.
+        self._law = self._redraws(prior if abs(total - 1) < 1e-12 else prior / total)
+        if bool((self.prior()[list(self.kept)] > 0).any()):
             raise ValueError(f"the prior must be 0 at the kept tokens {self.kept}")
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(vocab_size={self.vocab_size}, schedule={self.schedule})"
+    def _redraws(self, prior: Tensor) -> RedrawLaw:
+        return RedrawLaw(prior)
+
+    @classmethod
+    def example(cls, schedule: Schedule) -> Self:
+        return cls(torch.tensor([0.1, 0.2, 0.3, 0.4]), schedule)
 
     def config(self) -> dict[str, Any]:
-        return {
-            "name": "ResetToPrior",
-            "prior": self._prior.tolist(),
-            "schedule": self.schedule.config(),
-            **self._kept_config(),
-        }
+        return self._described(prior=self.prior().tolist())
 
-    def _kept_config(self) -> dict[str, Any]:
-        """The option, where it says something."""
-        return {"kept": list(self.kept)} if self.kept else {}
+    def _described(self, **options: Any) -> dict[str, Any]:
+        kept = {"kept": list(self.kept)} if self.kept else {}
+        schedule = self.schedule.config()
+        return {"name": type(self).__name__, **options, "schedule": schedule, **kept}
 
-    def prior(self) -> Tensor:
-        return self._prior
+    def limit(self) -> RedrawLaw:
+        return self._law
 
-    def _prior_on(self, device: torch.device, dtype: torch.dtype = torch.float64) -> Tensor:
-        """The prior on a device, copied there once."""
-        if (device, dtype) not in self._copies:
-            # A copy made under inference mode could not take part in a later backward pass.
-            with torch.inference_mode(False):
-                self._copies[device, dtype] = self._prior.to(device, dtype)
-        return self._copies[device, dtype]
+    def redrawn(self, s: Tensor, t: Tensor) -> RedrawLaw:
+        return self._law
 
-    def prior_on(self, device: torch.device | str | None = None) -> Tensor:
-        return self._prior if device is None else self._prior_on(torch.device(device))
-
-    def redrawn(
-        self,
-        s: Time,
-        t: Time,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype = torch.float64,
-    ) -> Tensor:
-        return self._prior_on(torch.device("cpu" if device is None else device), dtype)
-
-    def redraws_from(self, t: Time, device: torch.device | str | None = None) -> Tensor:
-        return self.prior_on(device)
+    def redraws_from(self, t: Time) -> RedrawLaw:
+        return self._law
 
     def base_rate(self) -> Tensor:
         check_dense(self.vocab_size)
         eye = torch.eye(self.vocab_size, dtype=torch.float64)
-        rate = self._prior.expand(self.vocab_size, -1) - eye
+        rate = self.prior().expand(self.vocab_size, -1) - eye
         rate[list(self.kept)] = 0
         return rate
 
-    def _draw_redrawn(
-        self, s: Time, t: Time, shape: torch.Size, generator: Generator, device: torch.device
-    ) -> Tensor:
-        return self.prior_sample(shape, generator, device)
 
-
+@register_process
 class Uniform(ResetToPrior):
     """Uniform noise: each position is redrawn uniformly from all V tokens, the kept ones excepted.
 
@@ -117,26 +97,18 @@ class Uniform(ResetToPrior):
         prior[list(kept)] = 0
         super().__init__(prior, schedule, kept)
 
+    def _redraws(self, prior: Tensor) -> RedrawLaw:
+        return RedrawLaw(prior) if self.kept else _UniformLaw(prior)
+
+    @classmethod
+    def example(cls, schedule: Schedule) -> Self:
+        return cls(4, schedule)
+
     def config(self) -> dict[str, Any]:
-        return {
-            "name": "Uniform",
-            "vocab_size": self.vocab_size,
-            "schedule": self.schedule.config(),
-            **self._kept_config(),
-        }
-
-    def prior_sample(
-        self,
-        shape: Sequence[int],
-        generator: Generator = None,
-        device: torch.device | str | None = None,
-    ) -> Tensor:
-        if self.kept:
-            return super().prior_sample(shape, generator, device)
-        draw = uniform(shape, generator, device) * self.vocab_size
-        return draw.long().clamp_(max=self.vocab_size - 1)
+        return self._described(vocab_size=self.vocab_size)
 
 
+@register_process
 class Absorbing(ResetToPrior):
     """Masking: each position is replaced by the mask token and stays there.
 
@@ -147,6 +119,8 @@ class Absorbing(ResetToPrior):
         kept: tokens that are never masked, and that a masked position never was.
     """
 
+    absorbing = True
+
     def __init__(
         self,
         vocab_size: int,
@@ -155,33 +129,48 @@ class Absorbing(ResetToPrior):
         kept: Iterable[int] = (),
     ) -> None:
         _check_vocab(vocab_size)
+        check_mask(mask, vocab_size)
         mask = vocab_size - 1 if mask is None else mask
-        if not 0 <= mask < vocab_size:
-            raise ValueError(f"mask must lie in [0, {vocab_size}), got {mask}")
         prior = torch.zeros(vocab_size, dtype=torch.float64)
         prior[mask] = 1
         kept = kept_in_range(kept, vocab_size)
         if mask in kept:
             raise ValueError(f"the mask {mask} is among the kept tokens; it must be one of its own")
-        super().__init__(prior, schedule, kept)
         self.mask: int = mask  # pyright: ignore[reportIncompatibleVariableOverride]
+        super().__init__(prior, schedule, kept)
+
+    def _redraws(self, prior: Tensor) -> RedrawLaw:
+        return _CertainLaw(prior, self.mask)
+
+    @classmethod
+    def example(cls, schedule: Schedule) -> Self:
+        return cls(4, schedule)
 
     def config(self) -> dict[str, Any]:
-        return {
-            "name": "Absorbing",
-            "vocab_size": self.vocab_size,
-            "mask": self.mask,
-            "schedule": self.schedule.config(),
-            **self._kept_config(),
-        }
+        return self._described(vocab_size=self.vocab_size, mask=self.mask)
 
-    def prior_sample(
-        self,
-        shape: Sequence[int],
-        generator: Generator = None,
-        device: torch.device | str | None = None,
+
+class _UniformLaw(RedrawLaw):
+    """All V tokens alike: drawn without a search."""
+
+    def sample(
+        self, shape: Sequence[int], generator: Generator, device: torch.device | str | None
     ) -> Tensor:
-        return torch.full(tuple(shape), self.mask, dtype=torch.int64, device=device)
+        size = len(self.weights)
+        return (uniform(shape, generator, device) * size).long().clamp_(max=size - 1)
+
+
+class _CertainLaw(RedrawLaw):
+    """One token: drawn without randomness."""
+
+    def __init__(self, weights: Tensor, token: int) -> None:
+        super().__init__(weights)
+        self.token = token
+
+    def sample(
+        self, shape: Sequence[int], generator: Generator, device: torch.device | str | None
+    ) -> Tensor:
+        return torch.full(tuple(shape), self.token, dtype=torch.int64, device=device)
 
 
 def _check_vocab(vocab_size: int) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fewjump.denoiser.base import Denoiser
 from fewjump.law import Law, ProductLaw
-from fewjump.process import Process, RankOne
+from fewjump.process import Process
 from fewjump.sampler.base import Move, Moves, Sampler
 from fewjump.sampler.moves import JointReverseMove, JumpMove, PositionwiseMove
 from fewjump.sampler.reverse import posterior, reverse_step
@@ -36,6 +36,7 @@ def reverse_move(law: Law, process: Process, x_t: Tensor, t: Tensor, s: Tensor) 
     """The exact reverse step t → s of a law, in the cheapest form that applies."""
     if not isinstance(law, ProductLaw):
         return JointReverseMove(law, process, x_t, t, s)
-    if isinstance(process, RankOne):
-        return JumpMove(x_t, reverse_step(law, process, x_t, t, s), 1.0, "linear")
+    rates = reverse_step(law, process, x_t, t, s)
+    if rates is not None:
+        return JumpMove(x_t, rates, 1.0, "linear")
     return PositionwiseMove(process.reverse_marginals(posterior(law, process), x_t, s, t))

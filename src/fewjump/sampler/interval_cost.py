@@ -22,11 +22,9 @@ from torch import Tensor
 from fewjump.inversion import rows_per_chunk
 from fewjump.law import ProductLaw
 from fewjump.law.base import row_chunks
-from fewjump.process import Absorbing, Process, RankOne
+from fewjump.process import Process
 from fewjump.sampler.reverse import posterior_logits
 
-# Up to here a product with a kernel costs less than what avoids making one.
-_DENSE_STATES = 1024
 _KERNEL_ELEMENTS = 1 << 24
 
 
@@ -49,13 +47,15 @@ def reverse_entropies(
     logits = posterior_logits(law, process)
     rows = logits.flatten(0, 1) if isinstance(logits, Tensor) else logits
     flat = x_t.reshape(-1)
-    masked = isinstance(process, Absorbing)
+    masked = process.absorbing
     index = (flat == process.mask).nonzero()[:, 0] if masked else torch.arange(flat.shape[0])
     index = index.to(x_t.device)
-    together = _KERNEL_ELEMENTS if _dense(process) else process.vocab_size**2 * len(earlier)
+    # Kernels are made once for all rows, where that is cheaper than to do without.
+    dense = process.vocab_size <= process.kernel(0.0, t).dense_up_to
+    together = _KERNEL_ELEMENTS if dense else process.vocab_size**2 * len(earlier)
     for times in row_chunks(len(earlier), process.vocab_size**2, together):
         now = earlier[times]
-        kernels = _kernels(process, t, now, x_t.device) if _dense(process) else None
+        kernels = _kernels(process, t, now, x_t.device) if dense else None
         step = rows_per_chunk(process.vocab_size * (1 if masked else len(now)), x_t.device)
         for start in range(0, index.shape[0], step):
             part = index[start : start + step]
@@ -68,13 +68,6 @@ def reverse_entropies(
                 values = kernels.entropies(p, flat[part], now)
             out[:, times].index_add_(0, part // length, values)
     return out
-
-
-def _dense(process: Process) -> bool:
-    """Whether reverse marginals are to be computed with kernels, each made once for all rows."""
-    if isinstance(process, RankOne):
-        return False
-    return type(process)._push is Process._push or process.vocab_size <= _DENSE_STATES
 
 
 class _Kernels(NamedTuple):
@@ -108,9 +101,9 @@ def _kernels(
     process: Process, t: float, earlier: Sequence[float], device: torch.device
 ) -> _Kernels:
     times = torch.as_tensor(earlier, dtype=torch.float64)
-    forward = process.kernel(torch.zeros_like(times), times).to(device)
-    backward = process.kernel(times, torch.full_like(times, t)).to(device).mT
-    return _Kernels(process.kernel(0.0, t).to(device).mT, forward, backward)
+    forward = process.kernel(torch.zeros_like(times), times).dense().to(device)
+    backward = process.kernel(times, torch.full_like(times, t)).dense().to(device).mT
+    return _Kernels(process.kernel(0.0, t).dense().to(device).mT, forward, backward)
 
 
 def _masked_entropies(p: Tensor, process: Process, t: float, earlier: Sequence[float]) -> Tensor:
@@ -145,31 +138,9 @@ def forward_entropies(
         t: float.
         earlier: times s < t.
     """
-    if isinstance(process, RankOne):
-        return counts @ _by_clean_token(process, t, earlier, counts.device).mT
     columns = []
     for part in row_chunks(len(earlier), process.vocab_size**2, _KERNEL_ELEMENTS):
         times = torch.as_tensor(earlier[part], dtype=torch.float64)
-        kernels = process.kernel(times, torch.full_like(times, t)).to(counts.device)
-        rows = torch.special.entr(kernels.clamp(min=0)).sum(-1)
-        before = process.kernel(torch.zeros_like(times), times).to(counts.device)
-        columns.append((before @ rows[..., None])[..., 0])
-    return counts @ torch.cat(columns).mT
-
-
-def _by_clean_token(
-    process: RankOne, t: float, earlier: Sequence[float], device: torch.device
-) -> Tensor:
-    """E[H(x_tⁱ|x_sⁱ)] given each clean token, from α·I + (1−α)·1mᵀ in O(V) a time: (S, V)."""
-    times = torch.as_tensor(earlier, dtype=torch.float64, device=device)[:, None]
-    end = torch.full_like(times, t)
-    gap = process.schedule.between(times, end)
-    redrawn = -torch.expm1(-gap) * process.redrawn(times[:, 0], end[:, 0], device)
-    terms = torch.special.entr(redrawn)
-    rows = terms.sum(-1, keepdim=True) - terms + torch.special.entr(redrawn + torch.exp(-gap))
-    before = process.schedule.between(torch.zeros_like(times), times)
-    average = process.redrawn(torch.zeros_like(times[:, 0]), times[:, 0], device) * rows
-    mixed = torch.exp(-before) * rows - torch.expm1(-before) * average.sum(-1, keepdim=True)
-    rows = torch.where(times > 0, mixed, rows)
-    kept = process.is_kept(torch.arange(process.vocab_size, device=device))
-    return torch.where(kept, 0.0, rows)
+        rows = process.kernel(times, torch.full_like(times, t)).row_entropies()
+        columns.append(process.kernel(torch.zeros_like(times), times).pull(rows))
+    return counts @ torch.cat(columns).to(counts.device).mT

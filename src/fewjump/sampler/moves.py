@@ -13,8 +13,8 @@ from torch import Tensor
 
 from fewjump.law import Law, ProductLaw
 from fewjump.law.base import row_chunks
-from fewjump.process import Absorbing, Process
-from fewjump.process.base import expand_time
+from fewjump.process import Process
+from fewjump.process.kernel import expand_time
 from fewjump.random import (
     Generator,
     categorical,
@@ -128,7 +128,7 @@ class LawMove(Move):
 
     def __init__(self, law: Law, x: Tensor, process: Process) -> None:
         self.law, self.x, self.process = law, x, process
-        self.open = x == process.mask if isinstance(process, Absorbing) else None
+        self.open = x == process.mask if process.absorbing else None
 
     def sample(self, generator: Generator = None) -> Tensor:
         if not isinstance(self.law, ProductLaw):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fewjump.law.linear_table import LinearTable
-from fewjump.process.rank_one import ReverseCoefficients, look_up
+from fewjump.process.rank_one import ReverseCoefficients
 from fewjump.sampler.logit_rows import LogitRows
 from fewjump.sampler.rates import OpenRows, Rates
 
@@ -28,8 +28,7 @@ class ResetRates(Rates):
         logits: (B, L, V) of p(x₀|x_t), or what computes rows of them, (B·L, V).
         x: (B, L) int64.
         coefficients: data, prior and prior_self, each (B, L) float64, and 0 at a token that
-            cannot have been redrawn.
-        prior: (V,) float64, the law m of a redrawn position, or (B, V), of each row's own.
+            cannot have been redrawn; and the law m of a redrawn position.
     """
 
     def __init__(
@@ -37,7 +36,6 @@ class ResetRates(Rates):
         logits: Tensor | LinearTable,
         x: Tensor,
         coefficients: ReverseCoefficients,
-        prior: Tensor,
     ) -> None:
         if isinstance(logits, LinearTable):
             self.logits, self.values_at_once = logits, logits.rows_at_once()
@@ -45,12 +43,12 @@ class ResetRates(Rates):
             self.logits = logits.reshape(-1, logits.shape[-1])
         self.vocab_size = logits.shape[-1]
         self.x, self.length = x.reshape(-1), x.shape[-1]
-        self.prior = prior.to(logits.device)
-        self.prior_x = look_up(self.prior, x).reshape(-1)
-        self.prior_rows = self.prior.to(torch.promote_types(logits.dtype, torch.float32))
-        self.data, self.toward, self.toward_self = (
-            c.expand(x.shape).reshape(-1) for c in coefficients
-        )
+        *numbers, redrawn = coefficients
+        wide = torch.promote_types(logits.dtype, torch.float32)
+        self.prior = redrawn.on(logits.device)
+        self.prior_rows = redrawn.on(logits.device, wide)
+        self.prior_x = redrawn.at(x).reshape(-1)
+        self.data, self.toward, self.toward_self = (c.expand(x.shape).reshape(-1) for c in numbers)
         through_prior = self.toward * (1 - self.prior_x)
         # Under a mask none do: the only token drawn is the one that is there.
         self.spreads = bool(through_prior.any())

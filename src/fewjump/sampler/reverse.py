@@ -9,8 +9,8 @@ from torch.nn.functional import pad
 from fewjump.denoiser.score_law import ScoreLaw
 from fewjump.law import Law, LinearLaw, ProductLaw
 from fewjump.law.linear_table import LinearTable
-from fewjump.process import Absorbing, Process, RankOne
-from fewjump.process.base import expand_time
+from fewjump.process import Process
+from fewjump.process.kernel import expand_time
 from fewjump.process.rank_one import ReverseCoefficients
 from fewjump.sampler.rates import DenseRates, Rates
 from fewjump.sampler.reset_rates import ResetRates
@@ -47,30 +47,35 @@ def reverse_rates(law: Law, process: Process, x: Tensor, t: Tensor) -> Rates:
     """
     if _by_ratios(law, process):
         return DenseRates(process.reverse_rates(_ratios(law), x, t), x)
-    if not isinstance(process, RankOne):
+    coefficients = process.rate_coefficients(x, t)
+    if coefficients is None:
         ratios = process.ratios_from_posterior(posterior(law, process), x, t)
         return DenseRates(process.reverse_rates(ratios, x, t), x)
-    redrawn = process.redrawn(0.0, t, x.device)
-    return _reset_rates(law, process, x, t, process.rate_coefficients(x, t), redrawn)
+    return _reset_rates(law, process, x, t, coefficients)
 
 
-def reverse_step(law: ProductLaw, process: RankOne, x: Tensor, t: Tensor, s: Tensor) -> Rates:
+def reverse_step(
+    law: ProductLaw, process: Process, x: Tensor, t: Tensor, s: Tensor
+) -> Rates | None:
     """Transition probabilities of the exact reverse step t → s, in the form of rates.
 
     From ratios this is SEDD's own analytic step: where an imperfect network's table has an entry
-    below zero, that entry is 0 here, and never drawn there.
+    below zero, that entry is 0 here, and never drawn there. None where the kernels are not the
+    identity plus rank one.
     """
+    bridge = process.bridge_to(x, s, t)
+    if bridge.coefficients is None:
+        return None
     if _by_ratios(law, process):
         closed = process.posterior_from_ratios(_ratios(law).double(), x, t)
-        return DenseRates(process.reverse_marginals(closed, x, s, t).clamp(min=0), x)
-    redrawn = process.redrawn(0.0, s, x.device)
-    return _reset_rates(law, process, x, t, process.reverse_coefficients(x, s, t), redrawn)
+        return DenseRates(bridge.reverse_marginals(closed).clamp(min=0), x)
+    return _reset_rates(law, process, x, t, bridge.coefficients)
 
 
 def _by_ratios(law: Law, process: Process) -> bool:
     """Whether steps need every ratio of the law's. Under a mask their sums are enough."""
     recovered = isinstance(law, ProductLaw) and law.has_ratios
-    return recovered and not isinstance(process, Absorbing)
+    return recovered and not process.absorbing
 
 
 def _ratios(law: Law) -> Tensor:
@@ -85,12 +90,11 @@ def _reset_rates(
     x: Tensor,
     t: Tensor,
     coefficients: ReverseCoefficients,
-    redrawn: Tensor,
 ) -> Rates:
     if isinstance(law, ProductLaw) and law.has_ratios:
         mass = _clean_mass(law, process, x, t)
         coefficients = coefficients._replace(data=coefficients.data * mass)
-    return ResetRates(posterior_logits(law, process), x, coefficients, redrawn)
+    return ResetRates(posterior_logits(law, process), x, coefficients)
 
 
 def _clean_mass(law: ProductLaw, process: Process, x: Tensor, t: Tensor) -> Tensor:

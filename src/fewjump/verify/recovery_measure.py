@@ -96,7 +96,7 @@ class Case:
         """t, x_t (1, N), exact posterior (1, N, V), exact ratios (1, N, V)."""
         process = self.process
         t = float(process.schedule.time_of_alpha(alpha))
-        noised = process.push_weights(self.law0[None], t)[0]
+        noised = process.kernel(0.0, t).push(self.law0[None])[0]
         if isinstance(process, Absorbing):
             # A visible token is known without recovery.
             x_t = torch.full((1, self.positions), process.mask)

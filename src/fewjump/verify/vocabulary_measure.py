@@ -145,7 +145,7 @@ def recovery_of(process: Process, seed: int) -> Callable[[], object]:
     law = torch.rand(size, generator=source, dtype=torch.float64) ** 4
     if process.mask is not None:
         law[process.mask] = 0
-    noised = process.push_weights((law / law.sum())[None, None], _TIME)[0, 0]
+    noised = process.kernel(0.0, _TIME).push((law / law.sum())[None, None])[0, 0]
     x_t = torch.multinomial(noised, _BATCH * _LENGTH, True, generator=source)[None]
     ratios = noised / noised[x_t][..., None]
     x_t_time = torch.tensor(_TIME, dtype=torch.float64)
@@ -228,13 +228,15 @@ def refusals(vocab_size: int) -> list[dict[str, Any]]:
     schedule, time_ = LogLinear(), 0.5
     sparse = make_process("sparse rate", 512, 0)
     asked: dict[str, Callable[[], object]] = {
-        "Uniform.kernel": lambda: Uniform(vocab_size, schedule).kernel(0.0, time_),
-        "LowRankRate.kernel": lambda: make_process("low-rank rate", vocab_size, 0).kernel(0, time_),
+        "Uniform.kernel": lambda: Uniform(vocab_size, schedule).kernel(0.0, time_).dense(),
+        "LowRankRate.kernel": lambda: (
+            make_process("low-rank rate", vocab_size, 0).kernel(0, time_).dense()
+        ),
         "Absorbing.base_rate": lambda: Absorbing(vocab_size, schedule).base_rate(),
         "discretised_gaussian_rate": lambda: discretised_gaussian_rate(vocab_size),
         "batched sparse kernel": lambda: sparse.kernel(
             torch.zeros(2048, dtype=torch.float64), torch.full((2048,), time_).double()
-        ),
+        ).dense(),
     }
     rows = []
     for name, call in asked.items():

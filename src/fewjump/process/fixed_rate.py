@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from fewjump.process.base import Process, check_dense, check_times, expand_time
+from fewjump.process.base import Process, register_process
 from fewjump.process.exponential import (
+    Spectrum,
     exponential_from_series,
     exponential_from_spectrum,
     is_reversible,
     spectrum_of,
 )
-from fewjump.process.generators import check_rate, spectral_gap, stationary_law
+from fewjump.process.generators import (
+    birth_death_rate,
+    check_rate,
+    spectral_gap,
+    stationary_law,
+)
+from fewjump.process.kernel import DenseKernel, check_dense, checked_times, expand_time
 from fewjump.random import Generator, categorical
 from fewjump.schedule import Schedule, Time, as_time
 
@@ -27,6 +34,55 @@ _FAINT = 1e-7
 _UNMIXED = 0.05
 
 
+class ExponentialKernel(DenseKernel):
+    """exp(τ·Q), made by the spectrum of Q or, where rounding would show, by the series.
+
+    Args:
+        rate: Q, (V, V) float64.
+        spectrum: its eigendecomposition; None where that would lose precision.
+        gap: τ, () or (B,) float64.
+    """
+
+    def __init__(self, rate: Tensor, spectrum: Spectrum | None, gap: Tensor) -> None:
+        super().__init__(self._exponential)
+        self.rate, self.spectrum, self.gap = rate, spectrum, gap
+
+    def _exponential(self) -> Tensor:
+        size = self.rate.shape[0]
+        check_dense(size, self.gap.numel())
+        flat = self.gap.reshape(-1)
+        rate = self.rate.to(flat.device)
+        if self.spectrum is None:
+            out = exponential_from_series(rate, flat)
+        else:
+            out = exponential_from_spectrum(self.spectrum.to(flat.device), flat)
+            faint = out.amin((-2, -1)) < _FAINT
+            if bool(faint.any()):
+                out[faint] = exponential_from_series(rate, flat[faint])
+        return out.reshape(*self.gap.shape, size, size)
+
+    def sample(self, x: Tensor, generator: Generator = None) -> Tensor:
+        size, gap = self.rate.shape[0], self.gap.to(x.device)
+        positions = x.numel() // max(1, x.shape[0]) if x.dim() else 1
+        if self.spectrum is None or gap.dim() == 0 or positions >= size:
+            return super().sample(x, generator)
+        # Rows of the kernel only: V² per position in place of V³ per batch element. Absolute
+        # precision is all that a draw needs.
+        spectrum = self.spectrum.to(x.device)
+        scale = torch.exp(spectrum.values * gap[:, None])
+        scale = scale.reshape(x.shape[0], *(1,) * (x.dim() - 1), size)
+        rows = (spectrum.left[x] * scale) @ spectrum.right
+        rows = rows.real if rows.is_complex() else rows
+        return categorical(rows.clamp(min=0), generator)
+
+    def condition_number(self) -> Tensor:
+        """exp(τ·|λ_min|) for a symmetric Q."""
+        if self.spectrum is None or not torch.equal(self.rate, self.rate.mT):
+            return super().condition_number()
+        return torch.exp(float(-self.spectrum.values.real.min()) * self.gap)
+
+
+@register_process
 class FixedRate(Process):
     """A chain with rate σ(t)·Q for an arbitrary generator Q.
 
@@ -65,8 +121,9 @@ class FixedRate(Process):
                 stacklevel=2,
             )
 
-    def __repr__(self) -> str:
-        return f"FixedRate(vocab_size={self.vocab_size}, schedule={self.schedule})"
+    @classmethod
+    def example(cls, schedule: Schedule) -> Self:
+        return cls(birth_death_rate(4, up=1.5, down=1.0), schedule)
 
     def config(self) -> dict[str, Any]:
         return {
@@ -86,43 +143,10 @@ class FixedRate(Process):
         """Whether Q is in detailed balance with its limit law."""
         return self._reversible
 
-    def kernel(self, s: Time, t: Time) -> Tensor:
-        check_times(s, t)
-        gap = self.schedule.between(s, t).double()
-        check_dense(self.vocab_size, gap.numel())
-        flat = gap.reshape(-1)
-        rate = self._rate.to(flat.device)
-        if self._spectrum is None:
-            out = exponential_from_series(rate, flat)
-        else:
-            out = exponential_from_spectrum(self._spectrum.to(flat.device), flat)
-            faint = out.amin((-2, -1)) < _FAINT
-            if bool(faint.any()):
-                out[faint] = exponential_from_series(rate, flat[faint])
-        return out.reshape(*gap.shape, self.vocab_size, self.vocab_size)
+    def kernel(self, s: Time, t: Time) -> ExponentialKernel:
+        gap = self.schedule.between(*checked_times(s, t))
+        return ExponentialKernel(self._rate, self._spectrum, gap)
 
-    def _rate_columns(self, x: Tensor, t: Time) -> Tensor:
+    def rate_columns(self, x: Tensor, t: Time) -> Tensor:
         sigma = expand_time(self.schedule.sigma(as_time(t, x.device)).double(), x)
         return sigma[..., None] * self._rate.to(x.device).mT[x]
-
-    def corrupt(self, x: Tensor, s: Time, t: Time, generator: Generator = None) -> Tensor:
-        check_times(s, t)
-        gap = self.schedule.between(as_time(s, x.device), as_time(t, x.device)).double()
-        positions = x.numel() // max(1, x.shape[0]) if x.dim() else 1
-        if self._spectrum is None or gap.dim() == 0 or positions >= self.vocab_size:
-            return super().corrupt(x, s, t, generator)
-        # Rows of the kernel only: V² per position in place of V³ per batch element. Absolute
-        # precision is all that a draw needs.
-        spectrum = self._spectrum.to(x.device)
-        scale = torch.exp(spectrum.values * gap[:, None])
-        scale = scale.reshape(x.shape[0], *(1,) * (x.dim() - 1), self.vocab_size)
-        rows = (spectrum.left[x] * scale) @ spectrum.right
-        rows = rows.real if rows.is_complex() else rows
-        return categorical(rows.clamp(min=0), generator)
-
-    def condition_number(self, t: Time) -> Tensor:
-        """2-norm condition number of P_{t|0}; exp(σ̄·|λ_min|) for a symmetric Q."""
-        if self._spectrum is not None and torch.equal(self._rate, self._rate.mT):
-            fastest = float(-self._spectrum.values.real.min())
-            return torch.exp(fastest * self.schedule.level(t).double())
-        return super().condition_number(t)
