@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fewjump.inversion import invert_cdf
 from fewjump.law.base import exponentiated, row_chunks, safe_logsumexp
+from fewjump.random import invert_cdf
 
 
 def log_total(potential: Tensor, transition: Tensor, conditional: bool = False) -> Tensor:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fewjump.inversion import invert_cdf, rows_per_chunk
 from fewjump.law.base import row_chunks
 from fewjump.law.linear_table import LinearTable
+from fewjump.random import invert_cdf, rows_per_chunk
 
 _BLOCK = 256
 

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from fewjump.inversion import invert_cdf, rows_per_chunk
+from fewjump.random import invert_cdf, rows_per_chunk
 
 
 class OpenRows(ABC):
