@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fewjump.process import ResetToPrior
-from fewjump.process.rank_one import ReverseCoefficients
+from fewjump.process.bridge import ReverseCoefficients
 from fewjump.sampler.logit_rows import LogitRows
 from fewjump.sampler.reset_rates import ResetRates, draw_other
 from fewjump.schedule import LogLinear

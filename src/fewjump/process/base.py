@@ -14,12 +14,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor
 
-from fewjump.process.bridge import Bridge
+from fewjump.process.bridge import Bridge, ReverseCoefficients
 from fewjump.process.kernel import DenseKernel, Kernel, check_dense
 from fewjump.process.recovery import (
     Recovery,
@@ -30,9 +30,6 @@ from fewjump.process.recovery import (
 )
 from fewjump.random import Generator, invert_shared_cdf, uniform
 from fewjump.schedule import Schedule, Time, as_time, schedule_from_config
-
-if TYPE_CHECKING:
-    from fewjump.process.rank_one import ReverseCoefficients
 
 
 class Process(ABC):

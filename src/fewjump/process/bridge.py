@@ -1,17 +1,36 @@
-"""The bridge q(x_s | x_t, x₀), and the reverse step p(x_s | x_t) that mixes it over a posterior."""
+"""The bridge q(x_s | x_t, x₀), and the reverse step p(x_s | x_t) that mixes it over a posterior.
+
+Two forms: from the kernels of any process, and in three numbers for each position where the kernels
+are the identity plus rank one.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from fewjump.random import Generator, categorical
+from fewjump.random import Generator, categorical, uniform
 
 if TYPE_CHECKING:
     from fewjump.process.kernel import Kernel
-    from fewjump.process.rank_one import ReverseCoefficients
+    from fewjump.process.rank_one import RankOneKernel, RedrawLaw
+
+
+class ReverseCoefficients(NamedTuple):
+    """A reverse step, or the rates of the reverse chain, as numbers per position.
+
+    For y ≠ x_t: Pr(x_s = y | x_t) = data·p(y) + C·m(y), where p is the posterior of x₀, m the law
+    of a position redrawn between 0 and s (for rates: and t), and
+    C = prior·(1 − p(x_t)) + prior_self·p(x_t). All are 0 at a token that cannot have been redrawn:
+    such a position is visible. The tensors are float64 and broadcast over the state.
+    """
+
+    data: Tensor
+    prior: Tensor
+    prior_self: Tensor
+    redrawn: RedrawLaw
 
 
 class Bridge:
@@ -51,6 +70,65 @@ class Bridge:
         pushed = self.before.push(weights)
         stay = torch.zeros_like(pushed).scatter(-1, self.x_t[..., None], 1.0)
         return _normalised(pushed * self.between.columns(self.x_t), stay).to(posterior.dtype)
+
+
+def reverse_coefficients(
+    entered: Tensor, before: RankOneKernel, whole: RankOneKernel, x_t: Tensor
+) -> ReverseCoefficients:
+    """The numbers of a reverse step, or of reverse rates.
+
+    Args:
+        entered: probability (or rate) of x_t being drawn in the step, for each position.
+        before: P_{s|0}; for rates P_{t|0}.
+        whole: P_{t|0}.
+        x_t: (B, ...) int64.
+    """
+    keep_t, from_prior = whole.beside(x_t)
+    from_prior = from_prior * whole.redrawn.at(x_t)
+    possible = from_prior > 0
+    share = torch.where(possible, entered / torch.where(possible, from_prior, 1.0), 0.0)
+    share_self = torch.where(possible, entered / (keep_t + from_prior), 0.0)
+    keep, forget = before.beside(x_t)
+    return ReverseCoefficients(share * keep, share * forget, share_self * forget, before.redrawn)
+
+
+class RankOneBridge(Bridge):
+    """A bridge from three numbers a position: drawing from it makes nothing of size V.
+
+    Args:
+        coefficients: the numbers.
+        x_t: (B, ...) int64.
+    """
+
+    def __init__(self, coefficients: ReverseCoefficients, x_t: Tensor) -> None:
+        self.coefficients, self.x_t = coefficients, x_t
+
+    def marginals(self, x0: Tensor) -> Tensor:
+        size = self.coefficients.redrawn.weights.shape[-1]
+        certain = torch.zeros(*x0.shape, size, dtype=torch.float64, device=x0.device)
+        return self.reverse_marginals(certain.scatter_(-1, x0[..., None], 1.0))
+
+    def sample(self, x0: Tensor, generator: Generator = None) -> Tensor:
+        # With x₀ known the step is a three-way choice: stay at x_t, go to x₀, or be redrawn.
+        data, prior, prior_self, law = self.coefficients
+        same = self.x_t == x0
+        to_data = torch.where(same, 0.0, data)
+        to_prior = torch.where(same, prior_self, prior)
+        u = uniform(x0.shape, generator, x0.device)
+        redrawn = law.sample(x0.shape, generator, x0.device)
+        moved = torch.where(u < to_data + to_prior, redrawn, self.x_t)
+        return torch.where(u < to_data, x0, moved)
+
+    def reverse_marginals(self, posterior: Tensor) -> Tensor:
+        data, prior, prior_self, law = self.coefficients
+        x_t, dtype = self.x_t, posterior.dtype
+        index = x_t[..., None]
+        p_x = posterior.gather(-1, index)[..., 0].double()
+        toward_prior = prior * (1 - p_x) + prior_self * p_x
+        out = posterior * data[..., None].to(dtype)
+        out.addcmul_(toward_prior[..., None].to(dtype), law.beside(x_t, dtype))
+        leave = data * (1 - p_x) + toward_prior * (1 - law.at(x_t))
+        return out.scatter_(-1, index, (1 - leave)[..., None].to(dtype))
 
 
 def _normalised(weights: Tensor, otherwise: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from fewjump.process.exponential import exponential_from_series, stochastic
-from fewjump.process.rate_matrix import beside_sparse
+from fewjump.process.generators import beside_sparse
 from fewjump.process.rate_path import RateOperator, RatePath
 
 ORDER = 4

@@ -15,13 +15,17 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from fewjump.process.base import Process, kept_in_range
-from fewjump.process.bridge import Bridge
+from fewjump.process.bridge import (
+    Bridge,
+    RankOneBridge,
+    ReverseCoefficients,
+    reverse_coefficients,
+)
 from fewjump.process.kernel import Kernel, check_dense, checked_times, expand_time
 from fewjump.random import Generator, bernoulli, invert_shared_cdf, uniform
 from fewjump.schedule import Time, as_time
@@ -76,21 +80,6 @@ class RedrawLaw:
         return torch.searchsorted(cumulative, target, right=True).minimum(last).reshape(u.shape)
 
 
-class ReverseCoefficients(NamedTuple):
-    """A reverse step, or the rates of the reverse chain, as numbers per position.
-
-    For y ≠ x_t: Pr(x_s = y | x_t) = data·p(y) + C·m(y), where p is the posterior of x₀, m the law
-    of a position redrawn between 0 and s (for rates: and t), and
-    C = prior·(1 − p(x_t)) + prior_self·p(x_t). All are 0 at a token that cannot have been redrawn:
-    such a position is visible. The tensors are float64 and broadcast over the state.
-    """
-
-    data: Tensor
-    prior: Tensor
-    prior_self: Tensor
-    redrawn: RedrawLaw
-
-
 class RankOneKernel(Kernel):
     """α·I + (1−α)·1mᵀ on the tokens that are noised, and the identity on the kept ones.
 
@@ -108,7 +97,7 @@ class RankOneKernel(Kernel):
         self.redrawn, self.kept = redrawn, kept
         self.vocab_size = redrawn.weights.shape[-1]
 
-    def _beside(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def beside(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(α, 1−α), shaped to broadcast over ``x``."""
         return expand_time(self.keep, x), expand_time(self.forget, x)
 
@@ -147,7 +136,7 @@ class RankOneKernel(Kernel):
         return torch.where(torch.isin(x, self._kept_index(x.device)), x, x_t)
 
     def rows(self, x: Tensor) -> Tensor:
-        keep, forget = (v[..., None] for v in self._beside(x))
+        keep, forget = (v[..., None] for v in self.beside(x))
         index = x[..., None]
         out = (forget * self.redrawn.beside(x)).expand(*x.shape, -1).contiguous()
         out = out.scatter_add_(-1, index, keep.expand(index.shape))
@@ -168,7 +157,7 @@ class RankOneKernel(Kernel):
 
     def _two_columns(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """P[a, x], one number for all noised a but x, and the one at x: (..., 1) each."""
-        keep, forget = self._beside(x)
+        keep, forget = self.beside(x)
         elsewhere = (forget * self.redrawn.at(x))[..., None]
         return elsewhere, elsewhere + keep[..., None].expand_as(elsewhere)
 
@@ -176,7 +165,7 @@ class RankOneKernel(Kernel):
 
     def push(self, rows: Tensor) -> Tensor:
         x = rows[..., 0]
-        keep, forget = self._beside(x)
+        keep, forget = self.beside(x)
         noised = self._without_kept(rows)
         total = noised.sum(-1, keepdim=True) * forget.to(rows.dtype)[..., None]
         redrawn = self.redrawn.beside(x, rows.dtype)
@@ -185,14 +174,14 @@ class RankOneKernel(Kernel):
 
     def pull(self, rows: Tensor) -> Tensor:
         x = rows[..., 0]
-        keep, forget = (v.to(rows.dtype)[..., None] for v in self._beside(x))
+        keep, forget = (v.to(rows.dtype)[..., None] for v in self.beside(x))
         average = (rows * self.redrawn.beside(x, rows.dtype)).sum(-1, keepdim=True)
         return self._with_kept(rows * keep + average * forget, rows)
 
     def solve(self, rows: Tensor) -> Tensor:
         # w = (r − β·Σr)/α, since Σr = Σw (METHOD section 2.2).
         x = rows[..., 0]
-        keep, forget = self._beside(x)
+        keep, forget = self.beside(x)
         noised = self._without_kept(rows)
         total = noised.sum(-1, keepdim=True, dtype=torch.float64) * -forget[..., None]
         # In place: a tensor of this size is dearer to make than to write to.
@@ -242,69 +231,7 @@ class RankOneKernel(Kernel):
         assert isinstance(whole, RankOneKernel)
         entered = expand_time(self.forget, x_t) * self.redrawn.at(x_t)
         coefficients = reverse_coefficients(entered, before, whole, x_t)
-        return RankOneBridge(before, self, whole, x_t, coefficients)
-
-
-def reverse_coefficients(
-    entered: Tensor, before: RankOneKernel, whole: RankOneKernel, x_t: Tensor
-) -> ReverseCoefficients:
-    """The numbers of a reverse step, or of reverse rates.
-
-    Args:
-        entered: probability (or rate) of x_t being drawn in the step, for each position.
-        before: P_{s|0}; for rates P_{t|0}.
-        whole: P_{t|0}.
-        x_t: (B, ...) int64.
-    """
-    keep_t, from_prior = expand_time(whole.keep, x_t), expand_time(whole.forget, x_t)
-    from_prior = from_prior * whole.redrawn.at(x_t)
-    possible = from_prior > 0
-    share = torch.where(possible, entered / torch.where(possible, from_prior, 1.0), 0.0)
-    share_self = torch.where(possible, entered / (keep_t + from_prior), 0.0)
-    keep, forget = expand_time(before.keep, x_t), expand_time(before.forget, x_t)
-    return ReverseCoefficients(share * keep, share * forget, share_self * forget, before.redrawn)
-
-
-class RankOneBridge(Bridge):
-    """A bridge from three numbers a position: drawing from it makes nothing of size V."""
-
-    def __init__(
-        self,
-        before: Kernel,
-        between: Kernel,
-        whole: Kernel,
-        x_t: Tensor,
-        coefficients: ReverseCoefficients,
-    ) -> None:
-        super().__init__(before, between, whole, x_t)
-        self.coefficients = coefficients
-
-    def marginals(self, x0: Tensor) -> Tensor:
-        size = self.coefficients.redrawn.weights.shape[-1]
-        certain = torch.zeros(*x0.shape, size, dtype=torch.float64, device=x0.device)
-        return self.reverse_marginals(certain.scatter_(-1, x0[..., None], 1.0))
-
-    def sample(self, x0: Tensor, generator: Generator = None) -> Tensor:
-        # With x₀ known the step is a three-way choice: stay at x_t, go to x₀, or be redrawn.
-        data, prior, prior_self, law = self.coefficients
-        same = self.x_t == x0
-        to_data = torch.where(same, 0.0, data)
-        to_prior = torch.where(same, prior_self, prior)
-        u = uniform(x0.shape, generator, x0.device)
-        redrawn = law.sample(x0.shape, generator, x0.device)
-        moved = torch.where(u < to_data + to_prior, redrawn, self.x_t)
-        return torch.where(u < to_data, x0, moved)
-
-    def reverse_marginals(self, posterior: Tensor) -> Tensor:
-        data, prior, prior_self, law = self.coefficients
-        x_t, dtype = self.x_t, posterior.dtype
-        index = x_t[..., None]
-        p_x = posterior.gather(-1, index)[..., 0].double()
-        toward_prior = prior * (1 - p_x) + prior_self * p_x
-        out = posterior * data[..., None].to(dtype)
-        out.addcmul_(toward_prior[..., None].to(dtype), law.beside(x_t, dtype))
-        leave = data * (1 - p_x) + toward_prior * (1 - law.at(x_t))
-        return out.scatter_(-1, index, (1 - leave)[..., None].to(dtype))
+        return RankOneBridge(coefficients, x_t)
 
 
 class RankOne(Process):

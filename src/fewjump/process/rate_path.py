@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewjump.process.generators import check_rate
-from fewjump.process.kernel import check_dense
-from fewjump.process.rate_matrix import (
+from fewjump.process.generators import (
+    check_rate,
     check_sparse_rate,
     exit_rates,
     for_left,
@@ -26,6 +25,7 @@ from fewjump.process.rate_matrix import (
     rows_times,
     to_plain,
 )
+from fewjump.process.kernel import check_dense
 
 
 class RateOperator(ABC):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fewjump.law.linear_table import LinearTable
-from fewjump.process.rank_one import ReverseCoefficients
+from fewjump.process.bridge import ReverseCoefficients
 from fewjump.sampler.logit_rows import LogitRows
 from fewjump.sampler.rates import OpenRows, Rates
 

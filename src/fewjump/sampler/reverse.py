@@ -10,8 +10,8 @@ from fewjump.denoiser.score_law import ScoreLaw
 from fewjump.law import Law, LinearLaw, ProductLaw
 from fewjump.law.linear_table import LinearTable
 from fewjump.process import Process
+from fewjump.process.bridge import ReverseCoefficients
 from fewjump.process.kernel import expand_time
-from fewjump.process.rank_one import ReverseCoefficients
 from fewjump.sampler.rates import DenseRates, Rates
 from fewjump.sampler.reset_rates import ResetRates
 
