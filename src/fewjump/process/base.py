@@ -86,6 +86,10 @@ class Process(ABC):
     def config(self) -> dict[str, Any]:
         """Plain data from which :func:`process_from_config` rebuilds this."""
 
+    def _described(self, **options: Any) -> dict[str, Any]:
+        """A configuration: the class's name, its options, the schedule."""
+        return {"name": type(self).__name__, **options, "schedule": self.schedule.config()}
+
     @classmethod
     def from_config(cls, options: dict[str, Any]) -> Self:
         """The process of :meth:`config`, without its name and with the schedule made."""
@@ -282,3 +286,25 @@ def kept_in_range(kept: Iterable[int], vocab_size: int) -> tuple[int, ...]:
     if tokens and not 0 <= tokens[0] <= tokens[-1] < vocab_size:
         raise ValueError(f"kept tokens must lie in [0, {vocab_size}), got {tokens}")
     return tuple(tokens)
+
+
+def check_laws(laws: Any, name: str, least: int = 2) -> Tensor:
+    """Rows (K, V) as probability vectors in float64 on the CPU, kept to the last bit if they are.
+
+    Raises:
+        ValueError: if they are not, within 1e-6, or are of fewer than ``least`` entries.
+    """
+    laws = torch.as_tensor(laws, dtype=torch.float64).detach().cpu()
+    if laws.dim() != 2 or laws.shape[1] < least:
+        raise ValueError(
+            f"{name} must be laws in rows of at least {least} entries, got {tuple(laws.shape)}"
+        )
+    total = laws.sum(-1, keepdim=True)
+    wrong = ((laws < 0).any(-1) | ~((total[:, 0] - 1).abs() < 1e-6)).nonzero()[:, 0]
+    if wrong.numel():
+        row = int(wrong[0])
+        raise ValueError(
+            f"{name} must be non-negative and sum to 1; row {row} sums to "
+            f"{float(total[row, 0]):.6g} with smallest entry {float(laws[row].min()):.3g}"
+        )
+    return torch.where((total - 1).abs() < 1e-12, laws, laws / total)

@@ -47,10 +47,11 @@ class Bridge:
             identity plus rank one; None otherwise.
     """
 
-    coefficients: ReverseCoefficients | None = None
+    coefficients: ReverseCoefficients | None
 
     def __init__(self, before: Kernel, between: Kernel, whole: Kernel, x_t: Tensor) -> None:
         self.before, self.between, self.whole, self.x_t = before, between, whole, x_t
+        self.coefficients = None
 
     def marginals(self, x0: Tensor) -> Tensor:
         """P_{s|0}[x₀, ·]·P_{t|s}[·, x_t] / P_{t|0}[x₀, x_t]: (..., V) float64.
@@ -99,6 +100,8 @@ class RankOneBridge(Bridge):
         coefficients: the numbers.
         x_t: (B, ...) int64.
     """
+
+    coefficients: ReverseCoefficients  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __init__(self, coefficients: ReverseCoefficients, x_t: Tensor) -> None:
         self.coefficients, self.x_t = coefficients, x_t

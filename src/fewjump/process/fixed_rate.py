@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from typing import Any, Self
 
 import torch
@@ -22,6 +21,7 @@ from fewjump.process.generators import (
     check_rate,
     spectral_gap,
     stationary_law,
+    warn_if_unmixed,
 )
 from fewjump.process.kernel import DenseKernel, check_dense, checked_times, expand_time
 from fewjump.random import Generator, categorical
@@ -30,8 +30,6 @@ from fewjump.schedule import Schedule, Time, as_time
 # A kernel with entries below this is computed by the series: the spectral form's absolute error
 # of about 1e-15 would leave them fewer than eight digits, and the posterior divides by them.
 _FAINT = 1e-7
-# Start of generation and end of noising disagree by about this much in total variation.
-_UNMIXED = 0.05
 
 
 class ExponentialKernel(DenseKernel):
@@ -113,24 +111,14 @@ class FixedRate(Process):
         self._reversible = is_reversible(self._rate, self._limit)
         self.spectral_gap = spectral_gap(self._rate)
         left = math.exp(-self.spectral_gap * float(schedule.level(1.0)))
-        if left > _UNMIXED:
-            warnings.warn(
-                f"at t = 1 the slowest mode of this chain still has weight {left:.2g}, so its "
-                "limit law is a poor start for generation; use a schedule with more total noise, "
-                "or fewjump.process.rescale_to_gap(rate_matrix)",
-                stacklevel=2,
-            )
+        warn_if_unmixed(left, "or fewjump.process.rescale_to_gap(rate_matrix)")
 
     @classmethod
     def example(cls, schedule: Schedule) -> Self:
         return cls(birth_death_rate(4, up=1.5, down=1.0), schedule)
 
     def config(self) -> dict[str, Any]:
-        return {
-            "name": "FixedRate",
-            "rate_matrix": self._rate.tolist(),
-            "schedule": self.schedule.config(),
-        }
+        return self._described(rate_matrix=self._rate.tolist())
 
     def base_rate(self) -> Tensor:
         return self._rate

@@ -14,18 +14,15 @@ from fewjump.process.adaptive import refine
 from fewjump.process.exponential import stochastic
 from fewjump.process.kernel import (
     DENSE_LIMIT,
+    ActionKernel,
     DenseKernel,
     Kernel,
-    SingularKernelError,
     check_dense,
-    largest_singular_value,
 )
 from fewjump.process.magnus import ORDER, Clock, step_action, step_matrices
 from fewjump.process.rate_path import RatePath
 from fewjump.random import Generator, invert_cdf, uniform
 
-#: Above this the steps of a dense flow are slower than what they save.
-DENSE_STATES = 256
 _MOST_PANELS = 1 << 14
 _PROBES = 8
 _CHUNK_ELEMENTS = 1 << 23
@@ -181,7 +178,7 @@ class ActionFlow(Flow):
         return stochastic(rows.reshape(start.numel(), size, size))
 
     def kernel(self, start: Tensor, end: Tensor) -> Kernel:
-        return ActionKernel(self, start, end)
+        return FlowKernel(self, start, end)
 
     def push(self, rows: Tensor, start: Tensor, end: Tensor) -> Tensor:
         """Row n times K(start_n, end_n): (N, V) → (N, V)."""
@@ -237,7 +234,7 @@ class ActionFlow(Flow):
         return out
 
 
-class ActionKernel(Kernel):
+class FlowKernel(ActionKernel):
     """K(start, end) by its action on vectors, computed on the CPU; distinct tokens once each.
 
     Args:
@@ -246,51 +243,31 @@ class ActionKernel(Kernel):
     """
 
     def __init__(self, flow: ActionFlow, start: Tensor, end: Tensor) -> None:
+        super().__init__(flow.vocab_size, end.shape)
         self.flow, self.start, self.end = flow, start, end
-        self.vocab_size = flow.vocab_size
-
-    def dense(self) -> Tensor:
-        return self._dense.dense()
 
     @cached_property
-    def _dense(self) -> Kernel:
+    def _matrix(self) -> Kernel:
         return Flow.kernel(self.flow, self.start, self.end)
+
+    def dense(self) -> Tensor:
+        return self._matrix.dense()
+
+    def act(self, rows: Tensor, *, transpose: bool = False, inverse: bool = False) -> Tensor:
+        flow = self.flow
+        if inverse:
+            apply = flow.pull_inverse if transpose else flow.push_inverse
+        else:
+            apply = flow.pull if transpose else flow.push
+        count = rows.shape[1]
+        start, end = (v.reshape(-1).repeat_interleave(count) for v in (self.start, self.end))
+        return apply(rows.cpu().flatten(0, 1), start, end).reshape(rows.shape).to(rows.device)
 
     def rows(self, x: Tensor) -> Tensor:
         return self._of_tokens(self.flow.push, x)
 
     def columns(self, x: Tensor) -> Tensor:
         return self._of_tokens(self.flow.pull, x)
-
-    def push(self, rows: Tensor) -> Tensor:
-        return self.flow.push(*self._flatten(rows)).reshape(rows.shape).to(rows)
-
-    def pull(self, rows: Tensor) -> Tensor:
-        return self.flow.pull(*self._flatten(rows)).reshape(rows.shape).to(rows)
-
-    def solve(self, rows: Tensor) -> Tensor:
-        flat, start, end = self._flatten(rows)
-        weights = self.flow.push_inverse(flat, start, end)
-        flat = flat.detach()
-        residual = self.flow.push(weights.detach(), start, end).sub_(flat).abs_().amax(-1)
-        if not bool((residual <= 1e-6 * flat.abs().amax(-1)).all()):
-            raise SingularKernelError("is singular in float64")
-        return weights.reshape(rows.shape).to(rows.device)
-
-    def condition_number(self) -> Tensor:
-        """2-norm condition number; above 256 states an estimate from below, by power iterations."""
-        if self.vocab_size <= DENSE_STATES:
-            return super().condition_number()
-        flow, start, end = self.flow, self.start.reshape(-1), self.end.reshape(-1)
-        largest = largest_singular_value(
-            lambda v: flow.pull(flow.push(v, start, end), start, end), len(end), self.vocab_size
-        )
-        smallest = largest_singular_value(
-            lambda v: flow.pull_inverse(flow.push_inverse(v, start, end), start, end),
-            len(end),
-            self.vocab_size,
-        )
-        return (largest * smallest).reshape(self.end.shape)
 
     def sample(self, x: Tensor, generator: Generator = None) -> Tensor:
         u = uniform(x.shape, generator, x.device).reshape(-1).cpu()
@@ -319,13 +296,6 @@ class ActionKernel(Kernel):
         values, index = keys.unique(return_inverse=True)
         start, end = pairs[:, values // self.vocab_size]
         return values % self.vocab_size, start, end, index
-
-    def _flatten(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows (..., V) as (N, V) float64 on the CPU, with the noise levels of each."""
-        flat = rows.reshape(-1, self.vocab_size).cpu().double()
-        per = flat.shape[0] // self.end.numel()
-        start, end = (v.reshape(-1).repeat_interleave(per) for v in (self.start, self.end))
-        return flat, start, end
 
     def _one_hot(self, tokens: Tensor) -> Tensor:
         return one_hot(tokens, self.vocab_size).double()

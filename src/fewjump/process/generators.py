@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -214,6 +215,18 @@ def spectral_gap(rate: Tensor) -> float:
     """Decay rate of the slowest mode: the smallest −Re λ over the eigenvalues but the zero one."""
     decay = -torch.linalg.eigvals(rate).real
     return float(decay.sort().values[1])
+
+
+def warn_if_unmixed(left: float, instead: str = "") -> None:
+    """Warn where the slowest mode still has a weight above 0.05 at t = 1: the end of noising and
+    the start of generation disagree by about that much in total variation."""
+    if left > 0.05:
+        advice = f"use a schedule with more total noise{instead and ', ' + instead}"
+        warnings.warn(
+            f"at t = 1 the slowest mode of this chain still has weight {left:.2g}, so its limit "
+            f"law is a poor start for generation; {advice}",
+            stacklevel=3,
+        )
 
 
 # -- sparse matrices: products with rows that never make them dense -----------------------------

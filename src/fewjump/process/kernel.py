@@ -22,6 +22,8 @@ from fewjump.schedule import Time, as_time
 
 # Entries of the largest dense (…, V, V) tensor that is allowed: 2 GiB in float64, V = 16,384.
 DENSE_LIMIT = 1 << 28
+# Above this a matrix that is not at hand is slower to make than what it saves.
+DENSE_STATES = 256
 _SLACK = 1e-6
 _POWER_STEPS, _SETTLED = 40, 1e-4
 
@@ -152,6 +154,66 @@ class DenseKernel(Kernel):
         if bool((diagonal.amin(-1) <= 1e-15 * diagonal.amax(-1)).any()):
             raise SingularKernelError("is singular in float64")
         return torch.linalg.lu_solve(factors, pivots, columns).mT.reshape(rows.shape)
+
+
+class ActionKernel(Kernel):
+    """A kernel that is known by what it does to rows, and makes nothing of size V².
+
+    A subclass gives :meth:`act`, and rows and columns for states.
+
+    Args:
+        vocab_size: V.
+        shape: () for one matrix, (B,) for several.
+    """
+
+    def __init__(self, vocab_size: int, shape: torch.Size) -> None:
+        self.vocab_size, self.shape = vocab_size, shape
+
+    @abstractmethod
+    def act(self, rows: Tensor, *, transpose: bool = False, inverse: bool = False) -> Tensor:
+        """Rows times each of N matrices, its transpose, its inverse, or that one's transpose.
+
+        Args:
+            rows: (N, n, V) float64.
+        """
+
+    def push(self, rows: Tensor) -> Tensor:
+        return self.act(self._flatten(rows)).reshape(rows.shape).to(rows)
+
+    def pull(self, rows: Tensor) -> Tensor:
+        return self.act(self._flatten(rows), transpose=True).reshape(rows.shape).to(rows)
+
+    def solve(self, rows: Tensor) -> Tensor:
+        """By the inverse action, checked by multiplying back.
+
+        Raises:
+            SingularKernelError: if that does not give the rows to 1e-6.
+        """
+        flat = self._flatten(rows)
+        weights = self.act(flat, inverse=True)
+        flat = flat.detach()
+        residual = self.act(weights.detach()).sub_(flat).abs_().amax(-1)
+        if not bool((residual <= 1e-6 * flat.abs().amax(-1)).all()):
+            worst = float(self.condition_number().max())
+            raise SingularKernelError(f"has a condition number of about {worst:.1e}")
+        return weights.reshape(rows.shape).to(rows.device)
+
+    def condition_number(self) -> Tensor:
+        """2-norm condition number; above 256 states an estimate from below, by power iterations."""
+        if self.vocab_size <= DENSE_STATES:
+            return super().condition_number()
+        return (self._norm(inverse=False) * self._norm(inverse=True)).reshape(self.shape)
+
+    def _norm(self, *, inverse: bool) -> Tensor:
+        def square(v: Tensor) -> Tensor:
+            moved = self.act(v[:, None], inverse=inverse)
+            return self.act(moved, transpose=True, inverse=inverse)[:, 0]
+
+        return largest_singular_value(square, self.shape.numel(), self.vocab_size)
+
+    def _flatten(self, rows: Tensor) -> Tensor:
+        """Rows (..., V) as (N, n, V) float64."""
+        return rows.double().reshape(self.shape.numel(), -1, self.vocab_size)
 
 
 # -- times and shapes ---------------------------------------------------------------------------

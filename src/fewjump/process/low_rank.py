@@ -19,7 +19,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from fewjump.process.base import Process, register_process
+from fewjump.process.base import Process, check_laws, register_process
 from fewjump.process.generators import stationary_law
 from fewjump.process.kernel import (
     Kernel,
@@ -159,8 +159,8 @@ class LowRankRate(Process):
     """
 
     def __init__(self, memberships: Tensor, priors: Tensor, schedule: Schedule) -> None:
-        self._members = _stochastic(memberships, "memberships")
-        self._priors = _stochastic(priors, "priors")
+        self._members = check_laws(memberships, "memberships", 1)
+        self._priors = check_laws(priors, "priors")
         if self._members.shape != self._priors.mT.shape or self._members.shape[0] < 2:
             raise ValueError(
                 f"memberships (V, r) and priors (r, V) do not fit: {tuple(self._members.shape)} "
@@ -181,12 +181,7 @@ class LowRankRate(Process):
         return cls(torch.tensor(members), torch.tensor(priors), schedule)
 
     def config(self) -> dict[str, Any]:
-        return {
-            "name": "LowRankRate",
-            "memberships": self._members.tolist(),
-            "priors": self._priors.tolist(),
-            "schedule": self.schedule.config(),
-        }
+        return self._described(memberships=self._members.tolist(), priors=self._priors.tolist())
 
     def base_rate(self) -> Tensor:
         check_dense(self.vocab_size)
@@ -203,14 +198,6 @@ class LowRankRate(Process):
         sigma = expand_time(self.schedule.sigma(as_time(t, x.device)).double(), x)
         members, priors = self._members.to(x.device), self._priors.to(x.device)
         return (priors.mT[x] @ members.mT) * sigma[..., None]
-
-
-def _stochastic(matrix: Tensor, name: str) -> Tensor:
-    rows = torch.as_tensor(matrix, dtype=torch.float64).detach().cpu()
-    total = rows.sum(-1, keepdim=True)
-    if rows.dim() != 2 or bool((rows < 0).any()) or not bool(((total - 1).abs() < 1e-6).all()):
-        raise ValueError(f"{name} must be a matrix whose rows are probabilities that sum to 1")
-    return rows / total
 
 
 def _exponential(matrices: Tensor) -> Tensor:

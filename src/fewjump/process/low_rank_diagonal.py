@@ -23,12 +23,11 @@ from fewjump.process.base import Process, check_mask, register_process
 from fewjump.process.exponential import stochastic
 from fewjump.process.generators import stationary_law
 from fewjump.process.kernel import (
-    Kernel,
+    ActionKernel,
     SingularKernelError,
     check_dense,
     checked_times,
     expand_time,
-    largest_singular_value,
 )
 from fewjump.process.low_rank_series import LowRankSeries, rounded_terms
 from fewjump.random import Generator, invert_cdf, uniform
@@ -38,7 +37,6 @@ from fewjump.schedule import Schedule, Time, as_time
 _JUMPS = 128.0
 # The inverse alternates: in runs of norm at most 4 little cancels, and 4^41/41! is below 1e-24.
 _INVERSE_JUMPS, _INVERSE_TERMS = 2.0, 40
-_DENSE_STATES = 256
 _CHUNK_ELEMENTS = 1 << 23
 _ROW_SLACK = 1e-6
 
@@ -57,7 +55,7 @@ class _Uniformized:
         self.pull_inverse = self.push_inverse.transposed()
 
 
-class LowRankDiagonalKernel(Kernel):
+class LowRankDiagonalKernel(ActionKernel):
     """exp(τ·(U·W − diag(e))), as an action on rows.
 
     Args:
@@ -66,8 +64,8 @@ class LowRankDiagonalKernel(Kernel):
     """
 
     def __init__(self, gap: Tensor, series: _Uniformized) -> None:
+        super().__init__(len(series.exits), gap.shape)
         self.gap, self.series = gap, series
-        self.vocab_size = len(series.exits)
 
     def dense(self) -> Tensor:
         gap = self.gap
@@ -98,54 +96,30 @@ class LowRankDiagonalKernel(Kernel):
     def columns(self, x: Tensor) -> Tensor:
         return self._tokens_times(self.series.pull, x)
 
-    def push(self, rows: Tensor) -> Tensor:
-        flat, gap = self._flatten(rows)
-        return self._forward(self.series.push, flat, gap).reshape(rows.shape).to(rows.dtype)
-
-    def pull(self, rows: Tensor) -> Tensor:
-        flat, gap = self._flatten(rows)
-        return self._forward(self.series.pull, flat, gap).reshape(rows.shape).to(rows.dtype)
+    def act(self, rows: Tensor, *, transpose: bool = False, inverse: bool = False) -> Tensor:
+        gap = self.gap.to(rows.device).reshape(-1)
+        if not inverse:
+            series = self.series.pull if transpose else self.series.push
+            runs = self._runs(gap)
+            weights = self._weights(gap / runs)
+            for _ in range(runs):
+                rows = self._run(series, rows, gap / runs, weights)
+            return rows
+        series = self.series.pull_inverse if transpose else self.series.push_inverse
+        longest = self.series.speed * float(gap.max()) if gap.numel() else 0.0
+        runs = max(1, math.ceil(longest / _INVERSE_JUMPS))
+        theta = self.series.speed * gap / runs
+        weights = _poisson(theta, _INVERSE_TERMS, torch.ones_like(gap))
+        for _ in range(runs):
+            rows = self._run(series, rows, -gap / runs, weights)
+        return rows
 
     def solve(self, rows: Tensor) -> Tensor:
-        """By the action of exp(−τ·Q), checked by multiplying back.
-
-        Raises:
-            SingularKernelError: if P is singular in float64, or so ill-conditioned that multiplying
-                back does not give the rows to 1e-6.
-        """
-        flat, gap = self._flatten(rows)
         # σ_min(P) ≤ det(P)^{1/V} = e^{τ·tr(Q)/V}, and the norm of P is at least 1.
-        fastest = float(gap.max()) if gap.numel() else 0.0
+        fastest = float(self.gap.max()) if self.gap.numel() else 0.0
         if fastest * self.series.decay > 34.5 or fastest * self.series.speed > 700:
             raise SingularKernelError("is singular in float64")
-        weights = self._inverse(self.series.push_inverse, flat, gap)
-        flat = flat.detach()
-        back = self._forward(self.series.push, weights.detach(), gap)
-        residual = back.sub_(flat).abs_().amax(-1)
-        if not bool((residual <= 1e-6 * flat.abs().amax(-1)).all()):
-            worst = float(self.condition_number().max())
-            raise SingularKernelError(f"has a condition number of about {worst:.1e}")
-        return weights.reshape(rows.shape)
-
-    def condition_number(self) -> Tensor:
-        """2-norm condition number: () or (B,).
-
-        Above 256 states an estimate from below, by power iterations on P and P⁻¹.
-        """
-        if self.vocab_size <= _DENSE_STATES:
-            return super().condition_number()
-        flat, series = self.gap.reshape(-1).cpu(), self.series
-
-        def through(v: Tensor) -> Tensor:
-            pushed = self._forward(series.push, v[:, None], flat)
-            return self._forward(series.pull, pushed, flat)[:, 0]
-
-        def back(v: Tensor) -> Tensor:
-            pushed = self._inverse(series.push_inverse, v[:, None], flat)
-            return self._inverse(series.pull_inverse, pushed, flat)[:, 0]
-
-        norms = [largest_singular_value(f, flat.numel(), self.vocab_size) for f in (through, back)]
-        return (norms[0] * norms[1]).reshape(self.gap.shape).to(self.gap.device)
+        return super().solve(rows)
 
     def _tokens_times(self, series: LowRankSeries, x: Tensor) -> Tensor:
         gap = self.gap.to(x.device).reshape(-1)
@@ -167,23 +141,6 @@ class LowRankDiagonalKernel(Kernel):
             rows = self._run(series, rows, gap / runs, weights)
         return rows
 
-    def _forward(self, series: LowRankSeries, rows: Tensor, gap: Tensor) -> Tensor:
-        """Rows (N, n, V) times exp(τ·Q), or its transpose, for τ (N,)."""
-        runs = self._runs(gap)
-        weights = self._weights(gap / runs)
-        for _ in range(runs):
-            rows = self._run(series, rows, gap / runs, weights)
-        return rows
-
-    def _inverse(self, series: LowRankSeries, rows: Tensor, gap: Tensor) -> Tensor:
-        """Rows (N, n, V) times exp(−τ·Q), or its transpose, for τ (N,)."""
-        longest = self.series.speed * float(gap.max()) if gap.numel() else 0.0
-        runs = max(1, math.ceil(longest / _INVERSE_JUMPS))
-        weights = _poisson(self.series.speed * gap / runs, _INVERSE_TERMS, torch.ones_like(gap))
-        for _ in range(runs):
-            rows = self._run(series, rows, -gap / runs, weights)
-        return rows
-
     def _run(self, series: LowRankSeries, rows: Tensor, gap: Tensor, weights: Tensor) -> Tensor:
         alone = torch.exp(-gap[:, None] * self.series.exits.to(gap.device))[:, None]
         return series.of_rows(rows, weights).addcmul_(rows, alone)
@@ -198,11 +155,6 @@ class LowRankDiagonalKernel(Kernel):
         largest = float(theta.max()) if theta.numel() else 0.0
         terms = rounded_terms(math.ceil(largest + 9.5 * math.sqrt(largest)) + 16)
         return _poisson(theta, terms, torch.exp(-theta))
-
-    def _flatten(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows (..., V) as (N, n, V) float64 with N noise gaps."""
-        gap = self.gap.to(rows.device).reshape(-1)
-        return rows.double().reshape(max(1, gap.numel()), -1, self.vocab_size), gap
 
 
 @register_process
@@ -265,13 +217,7 @@ class LowRankDiagonalRate(Process):
         return cls(torch.tensor(left), torch.tensor(right), schedule)
 
     def config(self) -> dict[str, Any]:
-        return {
-            "name": "LowRankDiagonalRate",
-            "left": self._left.tolist(),
-            "right": self._right.tolist(),
-            "mask": self.mask,
-            "schedule": self.schedule.config(),
-        }
+        return self._described(left=self._left.tolist(), right=self._right.tolist(), mask=self.mask)
 
     @property
     def exit_rates(self) -> Tensor:

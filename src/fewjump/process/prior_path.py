@@ -18,9 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewjump.process.base import check_mask, kept_in_range
-
-_SUM_SLACK = 1e-6
+from fewjump.process.base import check_laws, check_mask, kept_in_range
 
 
 class PriorPath(ABC):
@@ -61,7 +59,7 @@ class MixturePath(PriorPath):
     """
 
     def __init__(self, laws: Tensor | Sequence[Sequence[float]]) -> None:
-        self.laws = check_laws(torch.as_tensor(laws, dtype=torch.float64))
+        self.laws = check_laws(laws, "laws")
         self.vocab_size = self.laws.shape[1]
         self._copies: dict[torch.device, Tensor] = {}
 
@@ -260,28 +258,6 @@ def mask_and_uniform(
     others = 1 - masked
     others[list(kept)] = 0
     return masked, others / others.sum()
-
-
-def check_laws(laws: Tensor) -> Tensor:
-    """Rows (K, V) as probability vectors in float64 on the CPU, kept to the last bit if they are.
-
-    Raises:
-        ValueError: if they are not, within 1e-6.
-    """
-    laws = laws.detach().cpu().double()
-    if laws.dim() != 2 or laws.shape[1] < 2:
-        raise ValueError(
-            f"laws must be rows (K, V) with V at least 2, got shape {tuple(laws.shape)}"
-        )
-    total = laws.sum(-1, keepdim=True)
-    wrong = ((laws < 0).any(-1) | ~((total[:, 0] - 1).abs() < _SUM_SLACK)).nonzero()[:, 0]
-    if wrong.numel():
-        row = int(wrong[0])
-        raise ValueError(
-            f"a prior must be non-negative and sum to 1; row {row} sums to "
-            f"{float(total[row, 0]):.6g} with smallest entry {float(laws[row].min()):.3g}"
-        )
-    return torch.where((total - 1).abs() < 1e-12, laws, laws / total)
 
 
 def _excess(g: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from fewjump.process.base import check_mask, kept_in_range, register_process
+from fewjump.process.base import check_laws, check_mask, kept_in_range, register_process
 from fewjump.process.kernel import check_dense
 from fewjump.process.rank_one import RankOne, RedrawLaw
 from fewjump.random import Generator, uniform
@@ -34,18 +34,12 @@ class ResetToPrior(RankOne):
     """
 
     def __init__(self, prior: Tensor, schedule: Schedule, kept: Iterable[int] = ()) -> None:
-        prior = torch.as_tensor(prior, dtype=torch.float64).detach().cpu()
-        if prior.dim() != 1 or prior.numel() < 2:
-            raise ValueError(f"prior must be a vector of at least 2 entries, got {prior.shape}")
-        total = float(prior.sum())
-        if bool((prior < 0).any()) or not abs(total - 1) < 1e-6:
-            raise ValueError(f"prior must be non-negative and sum to 1; its sum is {total:.6g}")
-        self.vocab_size = prior.numel()
+        law = check_laws(torch.as_tensor(prior, dtype=torch.float64)[None], "prior")[0]
+        self.vocab_size = law.numel()
         self.schedule = schedule
         self._keep_tokens(kept)
-        # A vector that is normalised already is kept to the last bit: config round trips.
-        self._law = self._redraws(prior if abs(total - 1) < 1e-12 else prior / total)
-        if bool((self.prior()[list(self.kept)] > 0).any()):
+        self._law = self._redraws(law)
+        if bool((law[list(self.kept)] > 0).any()):
             raise ValueError(f"the prior must be 0 at the kept tokens {self.kept}")
 
     def _redraws(self, prior: Tensor) -> RedrawLaw:
@@ -60,8 +54,7 @@ class ResetToPrior(RankOne):
 
     def _described(self, **options: Any) -> dict[str, Any]:
         kept = {"kept": list(self.kept)} if self.kept else {}
-        schedule = self.schedule.config()
-        return {"name": type(self).__name__, **options, "schedule": schedule, **kept}
+        return {**super()._described(**options), **kept}
 
     def limit(self) -> RedrawLaw:
         return self._law

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from fewjump.process.adaptive import refine
-from fewjump.process.base import check_mask, register_process
+from fewjump.process.base import check_laws, check_mask, register_process
 from fewjump.process.prior_path import (
     GIDDPriors,
     InterpolatedPriors,
     PriorPath,
-    check_laws,
     mask_and_uniform,
     prior_path_from_config,
 )
@@ -85,13 +84,7 @@ class TimeVaryingPrior(RankOne):
         return cls(InterpolatedPriors(laws), schedule)
 
     def config(self) -> dict[str, Any]:
-        return {
-            "name": "TimeVaryingPrior",
-            "path": self.path.config(),
-            "mask": self.mask,
-            "kept": list(self.kept),
-            "schedule": self.schedule.config(),
-        }
+        return self._described(path=self.path.config(), mask=self.mask, kept=list(self.kept))
 
     def limit(self) -> RedrawLaw:
         return self._limit
@@ -222,7 +215,7 @@ class SampledPriors(PriorPath):
                 f"the prior function must map times (N,) to (N, V), one law a row; for "
                 f"{times.shape[0]} times it gave {got}"
             )
-        return check_laws(laws)
+        return check_laws(laws, "the prior function's laws")
 
 
 def mask_to_uniform(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from typing import Any, Literal, Self, get_args
 
@@ -11,9 +10,9 @@ import torch
 from torch import Tensor
 
 from fewjump.process.base import Process, check_mask, register_process
-from fewjump.process.flow import DENSE_STATES, ActionFlow, DenseFlow, Flow, row_parts
-from fewjump.process.generators import birth_death_rate, stationary_law
-from fewjump.process.kernel import Kernel, checked_times, expand_time
+from fewjump.process.flow import ActionFlow, DenseFlow, Flow, row_parts
+from fewjump.process.generators import birth_death_rate, stationary_law, warn_if_unmixed
+from fewjump.process.kernel import DENSE_STATES, Kernel, checked_times, expand_time
 from fewjump.process.rate_path import (
     RatePath,
     SampledRates,
@@ -25,7 +24,6 @@ from fewjump.schedule import Schedule, Time, as_time
 Route = Literal["auto", "dense", "action"]
 
 _KERNELS_KEPT = 32
-_UNMIXED = 0.05
 _POWER_STEPS = 40
 
 
@@ -83,12 +81,7 @@ class TimeVaryingRate(Process):
         )
         self._kernels: dict[tuple[float, float], Kernel] = {}
         self._limit, left = self._limit_law()
-        if left > _UNMIXED:
-            warnings.warn(
-                f"at t = 1 the slowest mode of this chain still has weight {left:.2g}, so its "
-                "limit law is a poor start for generation; use a schedule with more total noise",
-                stacklevel=2,
-            )
+        warn_if_unmixed(left)
 
     @classmethod
     def from_config(cls, options: dict[str, Any]) -> Self:
@@ -104,14 +97,9 @@ class TimeVaryingRate(Process):
         return cls(path, schedule, tolerance=1e-12)
 
     def config(self) -> dict[str, Any]:
-        return {
-            "name": "TimeVaryingRate",
-            "rate": self.path.config(),
-            "mask": self.mask,
-            "tolerance": self.tolerance,
-            "route": self.route,
-            "schedule": self.schedule.config(),
-        }
+        return self._described(
+            rate=self.path.config(), mask=self.mask, tolerance=self.tolerance, route=self.route
+        )
 
     def prior(self) -> Tensor:
         return self._limit
@@ -128,8 +116,8 @@ class TimeVaryingRate(Process):
         return sigma * rates.reshape(*when.shape, *rates.shape[1:]).to(sigma.device)
 
     def kernel(self, s: Time, t: Time) -> Kernel:
-        s, t = torch.broadcast_tensors(*checked_times(s, t))
-        start, end = (self.schedule.level(v.cpu()) for v in (s, t))
+        times = torch.broadcast_tensors(*checked_times(s, t))
+        start, end = (self.schedule.level(v.cpu()) for v in times)
         if end.dim():
             return self.flow.kernel(start, end)
         key = (float(start), float(end))

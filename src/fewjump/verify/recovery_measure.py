@@ -36,6 +36,7 @@ from fewjump.process import (
     discretised_gaussian_rate,
     rescale_to_gap,
 )
+from fewjump.process.fixed_rate import ExponentialKernel
 from fewjump.random import generator_for
 from fewjump.schedule import Linear, LogLinear, Time
 from fewjump.train import train
@@ -65,7 +66,7 @@ _FLOOR = 1e-6
 class RememberingRate(FixedRate):
     """A fixed rate that keeps its last kernel and condition number: tried many times at one t."""
 
-    def kernel(self, s: Time, t: Time) -> Tensor:
+    def kernel(self, s: Time, t: Time) -> ExponentialKernel:
         if getattr(self, "_kernel_at", None) != (s, t):
             self._kernel_at, self._kernel = (s, t), super().kernel(s, t)
         return self._kernel
