@@ -17,7 +17,7 @@ from fewjump.denoiser import (
     TransformerConfig,
 )
 from fewjump.denoiser.huggingface import HuggingFaceConfig
-from fewjump.denoiser.low_rank import WithTrunk, adapt
+from fewjump.denoiser.lora import WithTrunk, adapt
 from fewjump.objective import (
     ConditionalMatching,
     CrossEntropyELBO,

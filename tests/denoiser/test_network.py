@@ -18,7 +18,7 @@ from fewjump.denoiser import (
     parameter_counts,
     register_head,
 )
-from fewjump.denoiser.base import constrain_logits
+from fewjump.denoiser.constrain import constrain_logits
 from fewjump.law import ProductLaw
 from fewjump.process import Absorbing, Process, Uniform
 from fewjump.schedule import Cosine, LogLinear

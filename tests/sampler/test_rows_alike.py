@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from fewjump.denoiser import deferred
+from fewjump.denoiser import constrain
 from fewjump.denoiser.base import Denoiser
 from fewjump.denoiser.network import NetworkDenoiser
 from fewjump.process import Absorbing, Process, Uniform
@@ -133,7 +133,7 @@ def test_every_sampler_draws_the_same(
 
 
 def test_deferred_logits_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deferred, "DEFER_FROM", V)
+    monkeypatch.setattr(constrain, "DEFER_FROM", V)
     denoiser = student(HEADS["product"])
     for options in ({"steps": 1}, {"steps": 4}, {"steps": 2, "prompt": torch.tensor([3, 1])}):
         shared, apart = both_ways(denoiser, monkeypatch, **options)

@@ -41,9 +41,9 @@ pytestmark = pytest.mark.xdist_group("two-processes")
 
 @pytest.fixture(autouse=True)
 def _restore_threshold(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fewjump.denoiser import deferred
+    from fewjump.denoiser import constrain
 
-    monkeypatch.setattr(deferred, "DEFER_FROM", deferred.DEFER_FROM)
+    monkeypatch.setattr(constrain, "DEFER_FROM", constrain.DEFER_FROM)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """Denoisers: (x_t, t) → a law over clean sequences."""
 
-from fewjump.denoiser.base import Denoiser, LogitDenoiser
+from fewjump.denoiser.base import Denoiser
 from fewjump.denoiser.heads import HEADS, Head, ProductHead, head_from_config, register_head
 from fewjump.denoiser.joint_heads import (
     AutoregressiveHead,
@@ -12,7 +12,8 @@ from fewjump.denoiser.joint_heads import (
     moved,
 )
 from fewjump.denoiser.latent import LatentHead
-from fewjump.denoiser.masked_lm import LogitsDenoiser, from_logits, from_masked_lm
+from fewjump.denoiser.logits import LogitDenoiser
+from fewjump.denoiser.masked_lm import from_logits, from_masked_lm
 from fewjump.denoiser.network import NetworkDenoiser, parameter_counts
 from fewjump.denoiser.score import RecoveryReport, ScoreDenoiser, ScoreNetwork
 from fewjump.denoiser.transformer import Transformer
@@ -26,7 +27,6 @@ __all__ = [
     "Head",
     "LatentHead",
     "LogitDenoiser",
-    "LogitsDenoiser",
     "MixtureHead",
     "MixtureOfChainsHead",
     "NetworkDenoiser",

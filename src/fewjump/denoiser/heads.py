@@ -1,21 +1,92 @@
-"""Heads: features (B, L, D) → a law. What kind of student a network is, its head decides."""
+"""Heads: features (B, L, D) → a law. What kind of student a network is, its head decides.
+
+A head is asked with a :class:`TrunkRun`: the trunk on one batch, to be run when and as often as the
+head asks.
+"""
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from difflib import get_close_matches
 from inspect import signature
-from typing import Any, ClassVar, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast, get_type_hints
 
+import torch
 from torch import Tensor, nn
 
 from fewjump.config import ConfigError, convert, type_in_words
-from fewjump.denoiser.deferred import constrained_law, deferred_law, defers
-from fewjump.denoiser.transformer import zero_linear
-from fewjump.denoiser.trunk_run import TrunkRun
+from fewjump.denoiser.constrain import LeftOneOut, linear_law
+from fewjump.denoiser.transformer import Transformer, zero_linear
 from fewjump.law.base import Law
 from fewjump.law.product import ProductLaw
 from fewjump.process import Process
+
+if TYPE_CHECKING:
+    from fewjump.denoiser.huggingface import HuggingFaceTrunk
+
+LawType = TypeVar("LawType", bound=Law)
+Read = Callable[[Tensor, Tensor, Process], LawType]
+
+
+class TrunkRun:
+    """What a denoiser was asked, with the trunk that answers.
+
+    A latent law runs the trunk when it is sampled or scored, which may be long after the denoiser
+    was called. It then still uses the precision and the gradient mode of that call.
+
+    Args:
+        trunk: the network.
+        x_t: (B, L) int64.
+        level: (B,) noise level as the trunk wants it.
+        process: the forward process.
+        autocast: dtype of autocast, or None for the setting that surrounds this call.
+        leave_one_out: see :class:`~fewjump.denoiser.network.NetworkDenoiser`.
+    """
+
+    def __init__(
+        self,
+        trunk: Transformer | HuggingFaceTrunk,
+        x_t: Tensor,
+        level: Tensor,
+        process: Process,
+        autocast: torch.dtype | None = None,
+        leave_one_out: bool = False,
+    ) -> None:
+        self.leave_one_out = leave_one_out
+        self.trunk, self.x_t, self.level, self.process = trunk, x_t, level, process
+        device = x_t.device.type
+        if autocast is None and torch.is_autocast_enabled(device):
+            autocast = torch.get_autocast_dtype(device)
+        self.autocast = autocast
+        self.with_gradients = torch.is_grad_enabled()
+
+    def __call__(
+        self,
+        read: Read[LawType],
+        shift: Tensor | None = None,
+        rows: Tensor | None = None,
+    ) -> LawType:
+        """Run the trunk and have ``read`` turn its features into a law.
+
+        Args:
+            read: (features (N, L, D), x_t (N, L), process) → law, such as a head.
+            shift: (N, L, D) or (N, 1, D), added to the embedded tokens.
+            rows: (N,) int64, the batch rows to run; all of them by default.
+        """
+        x_t, level = self.x_t, self.level
+        if rows is not None:
+            x_t, level = x_t[rows], level[rows]
+        precision = contextlib.nullcontext()
+        if self.autocast is not None:
+            precision = torch.autocast(x_t.device.type, dtype=self.autocast)
+        gradients = torch.is_grad_enabled() and self.with_gradients
+        process = self.process
+        if self.leave_one_out:
+            process = cast(Process, LeftOneOut(process, level))
+        with torch.set_grad_enabled(gradients), precision:
+            return read(self.trunk.features(x_t, level, shift), x_t, process)
 
 
 class Head(nn.Module, ABC):
@@ -47,7 +118,7 @@ class Head(nn.Module, ABC):
         """The law of x₀ given features (B, L, D) of x_t (B, L).
 
         The law must already know what ``process`` makes certain (see
-        :func:`fewjump.denoiser.base.constrain_logits`).
+        :func:`fewjump.denoiser.constrain.constrain_logits`).
         """
 
     def check_process(self, process: Process) -> None:
@@ -159,10 +230,7 @@ class ProductHead(Head):
         self.linear = zero_linear(hidden, vocab_size)
 
     def forward(self, features: Tensor, x_t: Tensor, process: Process) -> ProductLaw:
-        if defers(self.linear):
-            return deferred_law(self.linear, features, x_t, process)
-        # The backward pass of a linear layer does not read its output: it may be overwritten.
-        return constrained_law(self.linear(features), x_t, process)
+        return linear_law(self.linear, features, x_t, process)
 
     def warm_start(self, product: ProductHead) -> None:
         self.load_state_dict(product.state_dict())

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from fewjump.denoiser.base import Denoiser
-from fewjump.denoiser.heads import HEADS, Head, ProductHead, head_from_config
+from fewjump.denoiser.heads import HEADS, Head, ProductHead, TrunkRun, head_from_config
 from fewjump.denoiser.huggingface import KIND, HuggingFaceConfig, HuggingFaceTrunk
 from fewjump.denoiser.transformer import Transformer
 from fewjump.denoiser.transformer_config import TransformerConfig
-from fewjump.denoiser.trunk_run import TrunkRun
 from fewjump.denoiser.wrappers import unwrapped
 from fewjump.law.base import Law
 from fewjump.process import Process, Uniform, process_from_config
@@ -35,7 +34,7 @@ class NetworkDenoiser(Denoiser):
             deems it safe. Parameters and the residual stream stay in float32.
         leave_one_out: under uniform noise, the head's product logits say what the *other* positions
             know of x₀ⁱ, and the likelihood of x_tⁱ is multiplied in here (UDLM, Duo; see
-            :mod:`fewjump.denoiser.evidence`).
+            :mod:`fewjump.denoiser.constrain`).
 
     Raises:
         ValueError: if the sizes of trunk, head, process and length do not agree, for a process

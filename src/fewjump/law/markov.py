@@ -10,7 +10,6 @@ from torch import Tensor
 
 from fewjump.law.base import ENUMERATION_LIMIT, Law, enumerate_states, nucleus, row_chunks
 from fewjump.law.posterior import Fallback, PosteriorLaw, contract, normalised, outer
-from fewjump.law.product import ProductLaw
 from fewjump.random import Generator, invert_cdf, uniform
 
 
@@ -267,7 +266,7 @@ class MarkovLaw(PosteriorLaw):
 
 def _token_pairs(law: Law, tokens: int) -> Iterator[Tensor] | None:
     """Laws of neighbouring tokens, L−1 tensors (B, v, v), where they have a closed form."""
-    if isinstance(law, ProductLaw):
+    if law.independent:
         marginals = law.marginals().double()[..., :tokens]
         return (
             outer(marginals[:, i : i + 2]).reshape(-1, tokens, tokens)

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from fewjump.denoiser.base import Denoiser
 from fewjump.law.base import Law
-from fewjump.law.product import ProductLaw
 from fewjump.objective.base import Metrics, require_frozen
 from fewjump.objective.intermediate import roll_down
 from fewjump.objective.known import Given, KnownName
@@ -254,7 +253,7 @@ class JointConditionalMatching(MatchingObjective):
 
     def _cross_entropy(self, law: Law, target: Law, generator: Generator) -> Tensor:
         """Average over the draws, in nats per sequence: (B,)."""
-        draws = 1 if isinstance(law, ProductLaw) else self.draws
+        draws = 1 if law.independent else self.draws
         total = law.cross_entropy(target, generator)
         for _ in range(draws - 1):
             total = total + law.cross_entropy(target, generator)
@@ -283,7 +282,7 @@ class JointConditionalMatching(MatchingObjective):
         rows = torch.arange(max(1, x_t.shape[0] // 8), device=x_t.device)
         product = teacher(x_t[rows], t[rows])
         product = product if given is None else given.condition(product, rows)
-        if isinstance(product, ProductLaw):
+        if product.independent:
             theirs = product.cross_entropy(target.law.select(rows))
             metrics["gain_over_product"] = (theirs - entropy[rows]).mean()
         return metrics

@@ -18,7 +18,6 @@ from fewjump.objective.known import Given, KnownName
 from fewjump.objective.latent_bound import latent_head
 from fewjump.objective.nearness import Near, candidate_times, choose_target
 from fewjump.objective.times import Weighting, time_weight
-from fewjump.process import Absorbing
 from fewjump.random import Generator
 
 Estimator = Literal["auto", "sum", "sample"]
@@ -123,7 +122,7 @@ class LatentMatching(JointConditionalMatching):
     def check(self, student: Denoiser, teacher: Denoiser | None) -> None:
         super().check(student, teacher)
         head = latent_head(student)
-        if self.known is not None and not isinstance(student.process, Absorbing):
+        if self.known is not None and not student.process.absorbing:
             raise ValueError(
                 "a latent student conditions on known positions under masks only: use a masked "
                 "teacher, another kind of student (such as mixture or chain), or leave out known"

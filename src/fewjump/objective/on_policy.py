@@ -15,7 +15,6 @@ from fewjump.law.mixture import MixtureLaw
 from fewjump.law.product import ProductLaw
 from fewjump.objective.auxiliary import StudentWithAuxiliary
 from fewjump.objective.base import Metrics, Objective, require_frozen
-from fewjump.objective.nearness import position_entropy
 from fewjump.objective.on_policy_reward import Seen, expected_gradient, token_reward
 from fewjump.objective.score_function import Draw, draw, leave_one_out, score_surrogate
 from fewjump.objective.times import (
@@ -169,10 +168,11 @@ class OnPolicyRefinement(Objective):
         x0 = torch.cat([one.x0 for one in drawn])
         late = u.repeat(self.draws)
         fake = pair.auxiliary(x_u, late)
-        if not isinstance(fake, ProductLaw):
+        if not fake.independent:
             raise ValueError("the auxiliary denoiser must return a product law; give it that head")
+        fake = fake.as_product()
         with torch.no_grad():
-            real = _product(teacher(x_u, late))
+            real = teacher(x_u, late).as_product()
         surprise = -fake.token_log_prob(x0)
         reward = token_reward(fake, real, x0, self.floor).reshape(self.draws, -1, length)
         scale = time_weight(self.weighting, process, u) * width * (len(self.grid) - 1)
@@ -238,13 +238,9 @@ class OnPolicyRefinement(Objective):
     ) -> Metrics:
         return {
             "joint_entropy": -law.log_prob(drawn[0].x0).mean() / length,
-            "student_entropy": position_entropy(fake).mean(),
-            "teacher_entropy": position_entropy(real).mean(),
+            "student_entropy": fake.entropy().mean(),
+            "teacher_entropy": real.entropy().mean(),
         }
-
-
-def _product(law: Law) -> ProductLaw:
-    return law if isinstance(law, ProductLaw) else ProductLaw(law.marginals().log())
 
 
 def _pair(student: Denoiser) -> StudentWithAuxiliary:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -74,6 +74,7 @@ class Process(ABC):
         schedule: the noise schedule.
         mask: a state that no clean sequence holds, or None.
         kept: tokens that noise neither takes nor makes (see :mod:`fewjump.process.kept`).
+        absorbing: whether all that is not at the mask is clean for certain.
         rows_apart: whether recovering positions costs the same a few at a time as all at once.
     """
 
@@ -81,6 +82,7 @@ class Process(ABC):
     schedule: Schedule
     mask: int | None = None
     kept: tuple[int, ...] = ()
+    absorbing: ClassVar[bool] = False
     rows_apart: bool = False
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Process:
@@ -90,6 +92,13 @@ class Process(ABC):
     def is_kept(self, x: Tensor) -> Tensor:
         """Where a state shows a kept token: boolean, same shape as ``x``."""
         return torch.isin(x, torch.tensor(self.kept, dtype=torch.int64, device=x.device))
+
+    def masked(self, x: Tensor) -> Tensor | None:
+        """Where a state of an absorbing process is masked: boolean, same shape as ``x``.
+
+        None for other processes, whose tokens may all be noise.
+        """
+        return x == self.mask if self.absorbing else None
 
     # -- the forward chain ------------------------------------------------------------------
 

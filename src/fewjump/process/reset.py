@@ -147,6 +147,8 @@ class Absorbing(ResetToPrior):
         kept: tokens that are never masked, and that a masked position never was.
     """
 
+    absorbing = True
+
     def __init__(
         self,
         vocab_size: int,

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from fewjump.denoiser.base import Denoiser
-from fewjump.law import ProductLaw
 from fewjump.random import SampleStreams, fold_seed
 from fewjump.sampler.cheapest_grid import IntervalCosts
 from fewjump.sampler.interval_cost import forward_entropies, reverse_entropies
@@ -112,8 +111,7 @@ def interval_costs(
             x_t = process.corrupt(x0, 0.0, t, _StratifiedStreams(seed, size))
             total = counts.new_zeros(groups, j)
             for rows in torch.arange(x0.shape[0], device=device).split(batch_size):
-                law = denoiser(x_t[rows], t)
-                assert isinstance(law, ProductLaw)
+                law = denoiser(x_t[rows], t).as_product()
                 total.index_add_(
                     0, group[rows], reverse_entropies(law, process, x_t[rows], t, points[:j])
                 )
@@ -241,7 +239,7 @@ def _check_product(denoiser: Denoiser, length: int | None) -> None:
     with eval_mode(denoiser):
         law = denoiser(denoiser.process.prior_sample((1, length), None, denoiser.device), 1.0)
     denoiser.evaluations = counted
-    if not isinstance(law, ProductLaw):
+    if not law.independent:
         raise ValueError(
             "a grid is fitted to what drawing positions independently loses, and this denoiser "
             "draws them jointly; fit the grid of its teacher, or use another"

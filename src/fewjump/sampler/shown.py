@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fewjump.denoiser.base import Denoiser
-from fewjump.law import Law, LinearLaw
+from fewjump.law import Law
 from fewjump.sampler.prompt import Prompt
 
 
@@ -38,9 +38,8 @@ class Shown(Denoiser):
     def _law(self, x_t: Tensor, t: Tensor, prompt: Prompt | None) -> Law:
         with self._clock():
             law = self.inner(x_t, t)
-        if isinstance(law, LinearLaw):
-            # The head's product is part of the network, whenever it is computed.
-            law = law.watched(self._clock)
+        # The head's product is part of the network, whenever it is computed.
+        law = law.timed(self._clock)
         if prompt is not None:
             law = law.given(prompt.x0, prompt.fixed)
         if (self.temperature, self.top_p) != (1, 1):

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from fewjump.denoiser import deferred
+from fewjump.denoiser import constrain
 from fewjump.denoiser.heads import Head, ProductHead, register_head
 from fewjump.denoiser.joint_heads.states import (
     ComponentWeights,
@@ -62,7 +62,7 @@ class ChainParameters(nn.Module):
         super().__init__()
         require_positive(states=states, rank=rank, width=width)
         if emission is None:
-            emission = "dense" if vocab_size < deferred.DEFER_FROM else "low-rank"
+            emission = "dense" if vocab_size < constrain.DEFER_FROM else "low-rank"
         if emission not in get_args(EmissionKind):
             known = ", ".join(get_args(EmissionKind))
             raise ValueError(f"unknown emission {emission!r}; known: {known}")
