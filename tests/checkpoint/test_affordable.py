@@ -14,7 +14,7 @@ from torch import nn
 
 import fewjump
 from fewjump.denoiser import NetworkDenoiser
-from fewjump.denoiser.affordable import without_memory
+from fewjump.denoiser.meta_device import without_memory
 from fewjump.process import Absorbing
 from fewjump.schedule import LogLinear
 

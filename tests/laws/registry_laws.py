@@ -19,13 +19,12 @@ from registry import Registry
 from fewjump.law.autoregressive import AutoregressiveLaw, Conditionals, Walk
 from fewjump.law.base import Law
 from fewjump.law.chain import ChainLaw
-from fewjump.law.composed import JoinedLaw, MixtureOf
 from fewjump.law.emission import DenseEmission, LowRankEmission, SharedFactorEmission
 from fewjump.law.enumerated import EnumeratedLaw
 from fewjump.law.latent import DiscreteLatent, LatentLaw
 from fewjump.law.logits import DenseLogits, LinearLogits
 from fewjump.law.markov import MarkovLaw
-from fewjump.law.mixture import MixtureLaw
+from fewjump.law.mixture import JoinedLaw, MixtureLaw, MixtureOf
 from fewjump.law.product import ProductLaw, Scores
 
 B, L, V, STATES = 3, 3, 3, 4

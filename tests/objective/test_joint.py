@@ -13,8 +13,8 @@ from fewjump.denoiser.base import Denoiser
 from fewjump.law.base import Law, enumerate_states, ravel, unravel
 from fewjump.law.product import ProductLaw
 from fewjump.objective import ConditionalMatching, JointConditionalMatching, freeze
-from fewjump.objective.nearness import ADAPTIVE_SHARES, choose_target
-from fewjump.objective.paths import bridge_path, forward_path, rollout_path
+from fewjump.objective.intermediate import bridge_path, forward_path, rollout_path
+from fewjump.objective.teacher_time import ADAPTIVE_SHARES, choose_target
 from fewjump.problem import EnumeratedJoint, joint_target, mixture_bias
 from fewjump.process import Absorbing, Process, ResetToPrior, Uniform, gidd
 from fewjump.random import SampleStreams, categorical, generator_for

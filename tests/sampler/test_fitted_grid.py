@@ -16,8 +16,7 @@ from fewjump.law.base import enumerate_states
 from fewjump.problem import EnumeratedJoint, MarkovChain
 from fewjump.process import Absorbing, LowRankDiagonalRate, Process, ResetToPrior, Uniform
 from fewjump.sampler import exact_output_law, fitted_grid, interval_costs, run, time_grid
-from fewjump.sampler.cheapest_grid import IntervalCosts
-from fewjump.sampler.fitted_grid import _StratifiedStreams
+from fewjump.sampler.fitted_grid import IntervalCosts, _StratifiedStreams
 from fewjump.sampler.interval_cost import forward_entropies, reverse_entropies
 from fewjump.schedule import Cosine, LogLinear, Time
 from fewjump.verify.brute_force import position_marginals, tables

@@ -69,7 +69,7 @@ def both_ways(denoiser: Denoiser, monkeypatch: pytest.MonkeyPatch, **options: An
     """The run as it is, and with every row computed for itself."""
     shared = run(denoiser, N, generator=4, **options)
     with monkeypatch.context() as patch:
-        patch.setattr(sys.modules["fewjump.sampler.shown"], "_alike", lambda *values: False)
+        patch.setattr(sys.modules["fewjump.sampler.prompt"], "_alike", lambda *values: False)
         return [shared, run(denoiser, N, generator=4, **options)]
 
 

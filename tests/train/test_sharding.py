@@ -32,7 +32,7 @@ from toy import make_data, make_student
 import fewjump
 from fewjump.objective import CrossEntropyELBO
 from fewjump.train import ResumeError, read_metrics, train
-from fewjump.train.shards import POINTER_FILE, load_shards
+from fewjump.train.sharded_state import POINTER_FILE, load_shards
 from fewjump.train.state import STATE_FILE
 
 # One worker: the models that its fixtures make are made once.

@@ -16,8 +16,7 @@ from fewjump.denoiser.logits import LogitDenoiser
 from fewjump.denoiser.masked_lm import from_logits, from_masked_lm
 from fewjump.denoiser.network import NetworkDenoiser, parameter_counts
 from fewjump.denoiser.score import RecoveryReport, ScoreDenoiser, ScoreNetwork
-from fewjump.denoiser.transformer import Transformer
-from fewjump.denoiser.transformer_config import TransformerConfig
+from fewjump.denoiser.transformer import Transformer, TransformerConfig
 
 __all__ = [
     "HEADS",

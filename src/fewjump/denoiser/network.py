@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from fewjump.denoiser.base import Denoiser
 from fewjump.denoiser.heads import HEADS, Head, ProductHead, TrunkRun, head_from_config
 from fewjump.denoiser.huggingface import KIND, HuggingFaceConfig, HuggingFaceTrunk
-from fewjump.denoiser.transformer import Transformer
-from fewjump.denoiser.transformer_config import TransformerConfig
+from fewjump.denoiser.transformer import Transformer, TransformerConfig
 from fewjump.denoiser.wrappers import unwrapped
 from fewjump.law.base import Law
 from fewjump.process import Process, Uniform, process_from_config

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from fewjump.denoiser.base import Denoiser
 from fewjump.random import SampleStreams
-from fewjump.sampler.grid import GridSpec, times_for
+from fewjump.sampler.prompt import eval_mode
 from fewjump.sampler.reverse import posterior
 from fewjump.sampler.run import draw_seed
-from fewjump.sampler.shown import eval_mode
+from fewjump.sampler.time_grid import GridSpec, times_for
 
 
 @torch.no_grad()

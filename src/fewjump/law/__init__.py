@@ -3,7 +3,6 @@
 from fewjump.law.autoregressive import AutoregressiveLaw, Conditionals, Walk
 from fewjump.law.base import Law
 from fewjump.law.chain import ChainLaw
-from fewjump.law.composed import JoinedLaw, MixtureOf
 from fewjump.law.emission import (
     DenseEmission,
     Emission,
@@ -15,7 +14,7 @@ from fewjump.law.enumerated import EnumeratedLaw
 from fewjump.law.latent import DiscreteLatent, GaussianLatent, Latent, LatentLaw
 from fewjump.law.logits import DenseLogits, LinearLogits, Logits
 from fewjump.law.markov import MarkovLaw
-from fewjump.law.mixture import MixtureLaw
+from fewjump.law.mixture import JoinedLaw, MixtureLaw, MixtureOf
 from fewjump.law.product import ProductLaw, Scores
 
 __all__ = [

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fewjump.law.base import SHARED, Batched, Law, nucleus
-from fewjump.law.composed import MixtureOf
+from fewjump.law.mixture import MixtureOf
 from fewjump.random import Generator, SampleStreams, categorical_from_logits, uniform
 
 Decode = Callable[[Tensor, Tensor], Law]

@@ -97,7 +97,7 @@ def draw_step(
     moves: Moves,
     generator: Generator = None,
     pin: Callable[[Tensor], Tensor] | None = None,
-    seen: Callable[[Move], None] | None = None,
+    watch: Callable[[Move], None] | None = None,
 ) -> Tensor:
     """Run a step's moves with random draws and return the state it ends in.
 
@@ -105,15 +105,15 @@ def draw_step(
         moves: the step.
         generator: source of randomness.
         pin: applied to every state that is drawn, intermediate ones included (infilling).
-        seen: called with every move after it was drawn (diagnostics).
+        watch: called with every move after it was drawn (diagnostics).
     """
     move = next(moves)
     while True:
         x = move.sample(generator)
         if pin is not None:
             x = pin(x)
-        if seen is not None:
-            seen(move)
+        if watch is not None:
+            watch(move)
         try:
             move = moves.send(x)
         except StopIteration:

@@ -20,13 +20,13 @@ from fewjump.denoiser.joint_heads.states import (
 )
 from fewjump.denoiser.transformer import zero_linear
 from fewjump.law.chain import ChainLaw, ChainMethod
-from fewjump.law.composed import MixtureOf
 from fewjump.law.emission import (
     DenseEmission,
     Emission,
     LowRankEmission,
     SharedFactorEmission,
 )
+from fewjump.law.mixture import MixtureOf
 from fewjump.process import Process
 
 EmissionKind = Literal["dense", "shared", "low-rank"]

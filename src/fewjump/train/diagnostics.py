@@ -23,7 +23,7 @@ TEACHER_STEPS = 32
 _STUDENT, _TEACHER, _NOISE = 1, 2, 3
 
 
-class Probe:
+class Diagnostics:
     """Looks at a student while it is distilled, and once at its teacher.
 
     Args:
