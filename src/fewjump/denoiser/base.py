@@ -76,6 +76,10 @@ class Denoiser(Publishable, nn.Module, ABC):
         model.evaluations = 0
         return model
 
+    def product_layer(self) -> nn.Module | None:
+        """The layer whose softmax over clean tokens is the law, if there is one."""
+        return None
+
     @property
     def device(self) -> torch.device:
         """Device of the parameters (CPU when there are none)."""

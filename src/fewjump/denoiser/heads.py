@@ -121,6 +121,11 @@ class Head(nn.Module, ABC):
         :func:`fewjump.denoiser.constrain.constrain_logits`).
         """
 
+    @property
+    def layer(self) -> nn.Module | None:
+        """The layer onto the vocabulary whose softmax is the law, for the head that is one."""
+        return None
+
     def check_process(self, process: Process) -> None:
         """Refuse a forward process that this head is not for; most heads are for any.
 
@@ -228,6 +233,10 @@ class ProductHead(Head):
     def __init__(self, hidden: int, vocab_size: int) -> None:
         super().__init__(hidden, vocab_size)
         self.linear = zero_linear(hidden, vocab_size)
+
+    @property
+    def layer(self) -> nn.Module:
+        return self.linear
 
     def forward(self, features: Tensor, x_t: Tensor, process: Process) -> ProductLaw:
         return linear_law(self.linear, features, x_t, process)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fewjump.denoiser.base import Denoiser
-from fewjump.denoiser.heads import HEADS, Head, ProductHead, TrunkRun, head_from_config
+from fewjump.denoiser.heads import HEADS, Head, TrunkRun, head_from_config
 from fewjump.denoiser.huggingface import KIND, HuggingFaceConfig, HuggingFaceTrunk
 from fewjump.denoiser.transformer import Transformer, TransformerConfig
 from fewjump.denoiser.wrappers import unwrapped
@@ -77,6 +77,9 @@ class NetworkDenoiser(Denoiser):
         """Name of the kind of student: its head's."""
         return self.head.kind
 
+    def product_layer(self) -> nn.Module | None:
+        return self.head.layer
+
     def law(self, x_t: Tensor, t: Tensor) -> Law:
         dtype = None if self.autocast is None else getattr(torch, self.autocast)
         level = self.process.schedule.sigma_bar(t)
@@ -95,9 +98,10 @@ class NetworkDenoiser(Denoiser):
         Raises:
             ValueError: if the head is not a product head.
         """
-        if not isinstance(self.head, ProductHead):
+        layer = self.product_layer()
+        if layer is None:
             raise ValueError(f"a {self.kind} head has no logits of single positions; call law()")
-        return self.head.linear(self.trunk.features(x_t, noise_level(sigma, x_t)))
+        return layer(self.trunk.features(x_t, noise_level(sigma, x_t)))
 
     def log_score(self, x_t: Tensor, sigma: Tensor | float) -> Tensor:
         """log p_t(x with xⁱ→y)/p_t(x) at noise level σ̄, from the law's marginals: (B, L, V).

@@ -220,6 +220,11 @@ class ScoreDenoiser(Denoiser):
             )
         return self.network
 
+    def product_layer(self) -> nn.Module | None:
+        """Under a mask scores are posteriors but for a factor."""
+        own = isinstance(self.network, ScoreNetwork) and self.process.absorbing
+        return self.network.linear if own else None  # type: ignore[union-attr]
+
     def law(self, x_t: Tensor, t: Tensor) -> ProductLaw:
         network = self.network
         if (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -75,6 +75,20 @@ class Batched:
         return self._each(repeat)
 
 
+class Draw(NamedTuple):
+    """One draw of x₀ from a law, with what chose it.
+
+    Attributes:
+        x0: (B, L) int64.
+        law: the product law x₀ was drawn from given what chose it; None for other laws.
+        log_choice: (B,) log-probability of that choice, with gradient; None if there was none.
+    """
+
+    x0: Tensor
+    law: ProductLaw | None
+    log_choice: Tensor | None
+
+
 class Law(Batched, ABC):
     """A batch of distributions over sequences of L tokens, one for each x_t of a batch.
 
@@ -84,17 +98,24 @@ class Law(Batched, ABC):
 
     Attributes:
         independent: whether the positions are; it is then its own :meth:`as_product`.
+        chosen_product: whether every :meth:`draw` is one of a product law.
         scores: concrete scores from which the law was recovered, None for most.
     """
 
     length: int
     vocab_size: int
     independent: ClassVar[bool] = False
+    chosen_product: ClassVar[bool] = False
     scores: Scores | None = None
 
     @abstractmethod
     def sample(self, generator: Generator = None) -> Tensor:
         """One exact draw of x₀ for each batch row: (B, L) int64."""
+
+    def draw(self, generator: Generator = None) -> Draw:
+        """As :meth:`sample`, with the product law that the draw is of, for laws that have one."""
+        with torch.no_grad():
+            return Draw(self.sample(generator), None, None)
 
     @abstractmethod
     def log_prob(self, x0: Tensor) -> Tensor:

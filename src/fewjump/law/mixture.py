@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fewjump.law.base import Law, at_least_float32, nucleus, safe_logsumexp
+from fewjump.law.base import Draw, Law, at_least_float32, nucleus, safe_logsumexp
 from fewjump.law.emission import DenseEmission, Emission
 from fewjump.law.product import ProductLaw
 from fewjump.random import Generator, SampleStreams, categorical_from_logits, fold_seed
@@ -45,6 +45,7 @@ class MixtureLaw(Law):
 
     emission: Emission
     weight_logits: Tensor
+    chosen_product = True
 
     def __init__(self, emission: Emission | Tensor, weight_logits: Tensor) -> None:
         if isinstance(emission, Tensor):
@@ -78,6 +79,13 @@ class MixtureLaw(Law):
     def sample(self, generator: Generator = None) -> Tensor:
         index = categorical_from_logits(self.weight_logits, generator)
         return self.emission.sample(index[:, None].expand(-1, self.length), generator)
+
+    def draw(self, generator: Generator = None) -> Draw:
+        with torch.no_grad():
+            index = categorical_from_logits(self.weight_logits, generator)
+        part = self.component(index)
+        choice = self.weight_logits.log_softmax(-1).gather(-1, index[:, None])[:, 0]
+        return part.draw(generator)._replace(log_choice=choice)
 
     def marginals(self) -> Tensor:
         weights = self.weight_logits.softmax(-1)[:, None]

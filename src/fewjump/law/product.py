@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fewjump.inversion import invert_logits
-from fewjump.law.base import Law, at_least_float32, nucleus, row_chunks
+from fewjump.law.base import Draw, Law, at_least_float32, nucleus, row_chunks
 from fewjump.law.cross_entropy import SoftCrossEntropy, soft_cross_entropy, token_cross_entropy
 from fewjump.law.logits import Clock, DenseLogits, Logits
 from fewjump.random import Generator, uniform, uniform_where
@@ -81,7 +81,7 @@ class ProductLaw(Law):
     """
 
     source: Logits
-    independent = True
+    independent = chosen_product = True
 
     def __init__(self, logits: Tensor | Logits, scores: Scores | None = None) -> None:
         self.source = DenseLogits(logits) if isinstance(logits, Tensor) else logits
@@ -138,6 +138,10 @@ class ProductLaw(Law):
         for part in self._chunks(u):
             out[part] = invert_logits(self.source.read(part), u[part])
         return out.reshape(shape)
+
+    @torch.no_grad()
+    def draw(self, generator: Generator = None) -> Draw:
+        return Draw(self.sample(generator), self, None)
 
     def sample_where(self, where: Tensor, generator: Generator = None) -> Tensor:
         """Draw only the True positions of ``where`` (B, L): (N,) int64 in row-major order."""

@@ -157,10 +157,10 @@ class LatentMatching(JointConditionalMatching):
         level = student.process.schedule.sigma_bar(t)
         posterior = head.encode(x_s, x_t, level)
         data = batch if self.data_weight else None
-        if self._sums(posterior):
-            assert isinstance(posterior, DiscreteLatent)
+        category = posterior.category()
+        if category is not None and self._sums(category):
             q, fit, nll = _summed(law, target.law, data, generator)
-            gap = q.kl(posterior)
+            gap = q.kl(category)
             posterior = q
         else:
             fit, nll = self._sampled(law, posterior, target.law, data, generator)
@@ -181,10 +181,10 @@ class LatentMatching(JointConditionalMatching):
         weight = time_weight(self.weighting, student.process, t)
         return (weight.to(total.dtype) * total).mean() / length, metrics
 
-    def _sums(self, posterior: Latent) -> bool:
-        if not isinstance(posterior, DiscreteLatent) or self.estimator == "sample":
-            return False
-        return self.estimator == "sum" or posterior.values <= SUM_LIMIT
+    def _sums(self, posterior: DiscreteLatent) -> bool:
+        return self.estimator == "sum" or (
+            self.estimator == "auto" and posterior.values <= SUM_LIMIT
+        )
 
     def _sampled(
         self,
@@ -215,8 +215,9 @@ class LatentMatching(JointConditionalMatching):
             "active_units": (units.mean(0) > ACTIVE_NATS).sum().to(kl.dtype),
             "kl_weight": torch.full_like(kl, self._kl_weight),
         }
-        if isinstance(posterior, DiscreteLatent):
-            mean = posterior.logits.softmax(-1).mean(0)
+        category = posterior.category()
+        if category is not None:
+            mean = category.logits.softmax(-1).mean(0)
             metrics["codes_used"] = torch.special.entr(mean).sum().exp()
         return metrics
 
@@ -236,8 +237,8 @@ def _summed(
 
     q carries no gradient: at the minimum over q there is none to carry.
     """
-    prior = law.prior
-    assert isinstance(prior, DiscreteLatent)
+    prior = law.prior.category()
+    assert prior is not None
     count, batch = prior.values, law.batch_size
     each = torch.arange(batch, device=law.device).repeat_interleave(count)
     z = torch.arange(count, device=law.device).repeat(batch)

@@ -11,13 +11,11 @@ from torch import Tensor, nn
 
 from fewjump.denoiser.base import Denoiser
 from fewjump.law.base import Law
-from fewjump.law.mixture import MixtureLaw
 from fewjump.law.product import ProductLaw
 from fewjump.objective.base import Metrics, Objective, require_frozen
 from fewjump.objective.score_function import (
     Draw,
     DrawnAt,
-    draw,
     expected_gradient,
     leave_one_out,
     score_surrogate,
@@ -168,7 +166,7 @@ class OnPolicyRefinement(Objective):
         with torch.no_grad():
             x_t = self._states(student, batch, k, t, generator)
         law = student(x_t, t)
-        drawn = [draw(law, generator) for _ in range(self.draws)]
+        drawn = [law.draw(generator) for _ in range(self.draws)]
         with torch.no_grad():
             x_u = torch.cat([process.bridge(x_t, one.x0, u, t, generator) for one in drawn])
         x0 = torch.cat([one.x0 for one in drawn])
@@ -231,12 +229,11 @@ class OnPolicyRefinement(Objective):
         return x
 
     def _uses_expected(self, law: Law) -> bool:
-        possible = isinstance(law, ProductLaw | MixtureLaw)
-        if self.estimator == "expected" and not possible:
+        if self.estimator == "expected" and not law.chosen_product:
             raise ValueError(
                 f"there is no expected form for a {type(law).__name__}; use estimator='score'"
             )
-        return possible and self.estimator != "score"
+        return law.chosen_product and self.estimator != "score"
 
     @torch.no_grad()
     def _metrics(

@@ -13,41 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fewjump.law.base import Law
-from fewjump.law.mixture import MixtureLaw
+from fewjump.law.base import Draw
 from fewjump.law.product import ProductLaw
 from fewjump.process import Process
-from fewjump.random import Generator, categorical_from_logits
-
-
-class Draw(NamedTuple):
-    """One draw of x₀ from a student's law.
-
-    Attributes:
-        x0: (B, L) int64.
-        law: the product law x₀ was drawn from given what chose it; None for other laws.
-        log_choice: (B,) log-probability of that choice, with gradient; None if there was none.
-    """
-
-    x0: Tensor
-    law: ProductLaw | None
-    log_choice: Tensor | None
-
-
-def draw(law: Law, generator: Generator = None) -> Draw:
-    """Draw x₀, keeping what :func:`expected_surrogate` needs of a product or a mixture."""
-    if isinstance(law, ProductLaw):
-        with torch.no_grad():
-            return Draw(law.sample(generator), law, None)
-    if isinstance(law, MixtureLaw):
-        with torch.no_grad():
-            index = categorical_from_logits(law.weight_logits, generator)
-        part = law.component(index)
-        choice = law.weight_logits.log_softmax(-1).gather(-1, index[:, None])[:, 0]
-        with torch.no_grad():
-            return Draw(part.sample(generator), part, choice)
-    with torch.no_grad():
-        return Draw(law.sample(generator), None, None)
 
 
 def leave_one_out(reward: Tensor) -> Tensor:

@@ -1,6 +1,4 @@
-"""What tells a run that goes wrong: warnings where it does so quietly, and an end of it where numbers
-are no longer finite.
-"""
+"""A run that goes wrong: warnings where it does so quietly, its end where numbers overflow."""
 
 from __future__ import annotations
 

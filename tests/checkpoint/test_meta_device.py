@@ -25,7 +25,7 @@ import json, resource, shutil, sys
 from pathlib import Path
 
 sys.path.insert(0, sys.argv[3])
-from checkpoint.test_affordable import LIMIT, HUGE, load_any, places, put
+from checkpoint.test_meta_device import LIMIT, HUGE, load_any, places, put
 from fewjump.checkpoint.opening import open_place
 
 source, room = Path(sys.argv[1]), Path(sys.argv[2])
