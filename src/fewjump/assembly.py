@@ -161,7 +161,6 @@ def build_student(
     Raises:
         ValueError: for an unknown kind, or where there is nothing to start from.
     """
-    # Heads other than the product one register themselves when their module is imported.
     if kind not in HEADS:
         raise ValueError(f"unknown student {kind!r}; known: {', '.join(sorted(HEADS))}")
     has_weights = next(teacher.parameters(), None) is not None

@@ -42,7 +42,7 @@ class World:
         source = torch.Generator().manual_seed(4)
         self.process, self.length = process, length
         self.weights = torch.tensor([0.4, 0.6], dtype=torch.float64)
-        logits = 2 * torch.randn(K, length, V, generator=source, dtype=torch.float64)
+        logits = torch.randn(K, length, V, generator=source, dtype=torch.float64)
         self.tables = logits.softmax(-1)
         states = enumerate_states(V, length)
         each = self.tables.gather(-1, states.T.expand(K, -1, -1))
@@ -158,7 +158,8 @@ for how in ("student-exact", "teacher-rollout"):
         length=1,
     )
 add("joint-forward", lambda: JointConditionalMatching("forward", min_time=1e-4), Joint)
-add("joint-student", lambda: JointConditionalMatching("student", min_time=1e-4), Joint)
+# As s falls to 0 its target is the student's own law, whatever that is.
+add("joint-student", lambda: JointConditionalMatching("student", near=0.3), Joint, length=1)
 add("joint-product", lambda: JointConditionalMatching("forward", near=0.3), Marginals)
 add("latent", lambda: LatentMatching("forward", min_time=1e-4), Latent)
 add("on-policy-student", lambda: OnPolicyRefinement("student", steps=2, min_time=0.05), refined)

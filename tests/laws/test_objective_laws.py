@@ -16,7 +16,7 @@ from laws.registry_objectives import CASES, OBJECTIVE_CASES, V, World
 from objective.tabular import gradient_at_teacher
 
 PROCESSES = {"absorbing": Absorbing(V + 1, LogLinear()), "uniform": Uniform(V, Linear(4.0))}
-BATCHES, ROWS = 64, 256
+BATCHES, ROWS = 24, 256
 
 
 def test_every_objective_is_tested_and_registered() -> None:
@@ -63,7 +63,7 @@ def test_the_exact_posterior_is_a_fixed_point(name: str, process: Process) -> No
 @pytest.mark.parametrize("process", PROCESSES.values(), ids=list(PROCESSES))
 @pytest.mark.parametrize("name", CASES)
 def test_another_law_is_none(name: str, process: Process) -> None:
-    assert scores(name, process, 0.3).max() > 8
+    assert scores(name, process, 0.5).max() > 7
 
 
 @pytest.mark.parametrize(("how", "order"), [("student-euler", 2)])

@@ -1,7 +1,7 @@
 """Denoisers: (x_t, t) → a law over clean sequences."""
 
 from fewjump.denoiser.base import Denoiser
-from fewjump.denoiser.heads import HEADS, Head, ProductHead, head_from_config, register_head
+from fewjump.denoiser.heads import Head, ProductHead, head_from_config
 from fewjump.denoiser.joint_heads import (
     AutoregressiveHead,
     ChainHead,
@@ -17,6 +17,7 @@ from fewjump.denoiser.masked_lm import from_logits, from_masked_lm
 from fewjump.denoiser.network import NetworkDenoiser, parameter_counts
 from fewjump.denoiser.score import RecoveryReport, ScoreDenoiser, ScoreNetwork
 from fewjump.denoiser.transformer import Transformer, TransformerConfig
+from fewjump.registry import HEADS
 
 __all__ = [
     "HEADS",
@@ -42,5 +43,4 @@ __all__ = [
     "head_from_config",
     "moved",
     "parameter_counts",
-    "register_head",
 ]

@@ -22,6 +22,7 @@ from fewjump.denoiser.transformer import Transformer, zero_linear
 from fewjump.law.base import Law
 from fewjump.law.product import ProductLaw
 from fewjump.process import Process
+from fewjump.registry import HEADS
 
 if TYPE_CHECKING:
     from fewjump.denoiser.huggingface import HuggingFaceTrunk
@@ -92,7 +93,7 @@ class TrunkRun:
 class Head(nn.Module, ABC):
     """Base of every head.
 
-    Subclasses set :attr:`kind`, register themselves with :func:`register_head`, and take only
+    Subclasses set :attr:`kind`, have a line in :data:`fewjump.registry.HEADS`, and take only
     keyword arguments that :meth:`config` returns.
 
     Args:
@@ -163,22 +164,6 @@ class Head(nn.Module, ABC):
         }
 
 
-HEADS: dict[str, type[Head]] = {}
-
-HeadType = TypeVar("HeadType", bound=type[Head])
-
-
-def register_head(cls: HeadType) -> HeadType:
-    """Class decorator: make a head known by its :attr:`~Head.kind`.
-
-    Raises:
-        ValueError: if another class has that name.
-    """
-    if HEADS.setdefault(cls.kind, cls) is not cls:
-        raise ValueError(f"a head of kind {cls.kind!r} exists already: {HEADS[cls.kind].__name__}")
-    return cls
-
-
 def head_from_config(config: dict[str, Any]) -> Head:
     """Rebuild a head, with fresh parameters, from :meth:`Head.config`.
 
@@ -187,9 +172,7 @@ def head_from_config(config: dict[str, Any]) -> Head:
     """
     options = dict(config)
     kind = options.pop("kind", None)
-    if kind not in HEADS:
-        raise ValueError(f"unknown head {kind!r}; known: {', '.join(sorted(HEADS))}")
-    return HEADS[kind](**_checked(kind, options))
+    return HEADS.named(kind)(**_checked(str(kind), options))
 
 
 def _checked(kind: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -224,7 +207,6 @@ def _checked(kind: str, options: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
-@register_head
 class ProductHead(Head):
     """One categorical per position: a linear layer, zero (hence uniform) at initialisation."""
 

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from fewjump.denoiser.base import Denoiser
-from fewjump.denoiser.heads import HEADS, Head, TrunkRun, head_from_config
+from fewjump.denoiser.heads import Head, TrunkRun, head_from_config
 from fewjump.denoiser.huggingface import KIND, HuggingFaceConfig, HuggingFaceTrunk
 from fewjump.denoiser.transformer import Transformer, TransformerConfig
 from fewjump.denoiser.wrappers import unwrapped
 from fewjump.law.base import Law
 from fewjump.process import Process, Uniform, process_from_config
+from fewjump.registry import HEADS
 
 Autocast = Literal["bfloat16", "float16"] | None
 
@@ -143,7 +144,7 @@ class NetworkDenoiser(Denoiser):
         sizes = {"kind": "product", "hidden": trunk.hidden, "vocab_size": process.vocab_size}
         length = config.get("length")
         options = {**sizes, **config.get("head", {})}
-        kind = HEADS.get(options["kind"])
+        kind = HEADS.get(str(options["kind"]))
         if kind is not None and kind.fixed_length and length is not None:
             options.setdefault("length", length)
         head = head_from_config(options)

@@ -43,7 +43,7 @@ def rows_by_steps(
     Raises:
         ValueError: for steps or seeds that make no sense, before anything is sampled.
     """
-    from fewjump.sampler.registry import get_sampler
+    from fewjump.sampler.base import get_sampler
     from fewjump.sampler.run import run
     from fewjump.sampler.time_grid import check_spec
 

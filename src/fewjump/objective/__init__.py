@@ -8,15 +8,7 @@ from fewjump.objective.latent import LatentMatching, importance_bound
 from fewjump.objective.on_policy import OnPolicyRefinement
 from fewjump.objective.score_entropy import ScoreEntropy
 from fewjump.objective.time_sampling import TimeSampling
-
-OBJECTIVES: dict[str, type[Objective]] = {
-    "conditional-matching": ConditionalMatching,
-    "joint-conditional-matching": JointConditionalMatching,
-    "latent-matching": LatentMatching,
-    "on-policy-refinement": OnPolicyRefinement,
-    "cross-entropy": CrossEntropyELBO,
-    "score-entropy": ScoreEntropy,
-}
+from fewjump.registry import OBJECTIVES
 
 __all__ = [
     "OBJECTIVES",

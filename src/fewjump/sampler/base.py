@@ -14,12 +14,13 @@ from collections.abc import Callable
 from collections.abc import Generator as Coroutine
 from functools import partial
 from itertools import pairwise
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from fewjump.denoiser.base import Denoiser
 from fewjump.random import Generator
+from fewjump.registry import SAMPLERS
 
 
 class Move(ABC):
@@ -91,6 +92,19 @@ class Sampler(ABC):
 
 def _interval(sampler: Sampler, denoiser: Denoiser, t: Tensor, s: Tensor, x: Tensor) -> Moves:
     return sampler.moves(denoiser, x, t, s)
+
+
+def get_sampler(sampler: str | Sampler, **options: Any) -> Sampler:
+    """A sampler from its name and constructor options (such as ``theta``), or the one given.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+    if isinstance(sampler, Sampler):
+        if options:
+            raise ValueError("options go with a name; this sampler is already made")
+        return sampler
+    return SAMPLERS.named(sampler)(**options)
 
 
 def draw_step(

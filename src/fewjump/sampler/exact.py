@@ -11,9 +11,8 @@ from torch import Tensor
 
 from fewjump.denoiser.base import Denoiser
 from fewjump.law.base import ENUMERATION_LIMIT, row_chunks, unravel
-from fewjump.sampler.base import Move, Sampler, Step
+from fewjump.sampler.base import Move, Sampler, Step, get_sampler
 from fewjump.sampler.moves import product_table
-from fewjump.sampler.registry import get_sampler
 from fewjump.sampler.run import check_options, trajectory
 from fewjump.sampler.time_grid import GridSpec, times_for
 

@@ -22,10 +22,9 @@ from torch import Tensor
 from fewjump.denoiser.base import Denoiser
 from fewjump.progress import Progress
 from fewjump.random import SampleStreams
-from fewjump.sampler.base import Move, Moves, Sampler, Step, draw_step
+from fewjump.sampler.base import Move, Moves, Sampler, Step, draw_step, get_sampler
 from fewjump.sampler.moves import LawMove
 from fewjump.sampler.prompt import PromptedDenoiser, eval_mode, make_prompt, synchronise
-from fewjump.sampler.registry import get_sampler
 from fewjump.sampler.time_grid import GridSpec, times_for
 
 _BATCH_LIMIT = 256

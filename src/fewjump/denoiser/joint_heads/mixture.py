@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fewjump.denoiser import constrain
-from fewjump.denoiser.heads import Head, ProductHead, register_head
+from fewjump.denoiser.heads import Head, ProductHead
 from fewjump.denoiser.joint_heads.states import (
     TABLE_RATE,
     ComponentWeights,
@@ -24,7 +24,6 @@ from fewjump.law.mixture import MixtureLaw
 from fewjump.process import Process
 
 
-@register_head
 class MixtureHead(Head):
     """logits of component k at position i: product logits + a_i(k)·W (METHOD section 4).
 
@@ -156,7 +155,6 @@ class DeferredEmission(Emission):
         return replace(self, temperature=temperature, top_p=top_p)
 
 
-@register_head
 class SharedMixtureHead(Head):
     """p(x₀|x_t) = Σ_k π_k(x_t) Πᵢ softmax(uᵢ + Tᵢᵏ)(x₀ⁱ).
 
