@@ -7,6 +7,7 @@ impossible in it wherever the law can express that.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parent))
 from registry import Registry
 
+from fewjump.denoiser import NetworkDenoiser
 from fewjump.law.autoregressive import AutoregressiveLaw, Conditionals, Walk
 from fewjump.law.base import Law
 from fewjump.law.chain import ChainLaw
@@ -26,6 +28,9 @@ from fewjump.law.logits import DenseLogits, LinearLogits
 from fewjump.law.markov import MarkovLaw
 from fewjump.law.mixture import JoinedLaw, MixtureLaw, MixtureOf
 from fewjump.law.product import ProductLaw, Scores
+from fewjump.process import Absorbing
+from fewjump.registry import HEADS
+from fewjump.schedule import LogLinear
 
 B, L, V, STATES = 3, 3, 3, 4
 
@@ -281,3 +286,23 @@ LAWS.add(EnumeratedLaw, enumerated)
 LAWS.add(MarkovLaw, markov)
 LAWS.add(EnumeratedLaw, enumerated_per_row, "EnumeratedLaw-per-row")
 LAWS.add(MarkovLaw, markov_visible, "MarkovLaw-visible")
+
+
+def of_head(kind: str) -> Callable[..., Law]:
+    """The law of a small network with a head of that kind, under a mask that is token 2."""
+
+    @torch.no_grad()
+    def make(seed: int = 0) -> Law:
+        trunk = {"hidden": 8, "blocks": 1, "heads": 2, "condition_dim": 8}
+        process = Absorbing(V, LogLinear())
+        options = {"process": process.config(), "trunk": trunk, "head": {"kind": kind}}
+        model = NetworkDenoiser.from_config({**options, "length": L}).double()
+        for number, parameter in enumerate(model.requires_grad_(False).parameters()):
+            parameter.copy_(normal(seed + number, *parameter.shape, scale=0.7))
+        return model(torch.tensor([[2, 1, 2], [2, 2, 2], [2, 2, 0]]), 0.6)
+
+    return make
+
+
+for kind in HEADS:
+    LAWS.add(type(of_head(kind)()), of_head(kind), f"head-{kind}")

@@ -1,4 +1,4 @@
-"""What the user may type where a name is asked for: the registries', and lists that tests compare."""
+"""What the user may type where a name is asked for: registries, and lists that tests compare."""
 
 from __future__ import annotations
 

@@ -122,8 +122,7 @@ class Head(nn.Module, ABC):
         :func:`fewjump.denoiser.constrain.constrain_logits`).
         """
 
-    @property
-    def layer(self) -> nn.Module | None:
+    def product_layer(self) -> nn.Module | None:
         """The layer onto the vocabulary whose softmax is the law, for the head that is one."""
         return None
 
@@ -197,7 +196,7 @@ def _checked(kind: str, options: dict[str, Any]) -> dict[str, Any]:
     out = {}
     for name, value in options.items():
         try:
-            out[name] = convert(hints[name], value, name)
+            out[name] = convert(hints[name], value, name) if name in hints else value
         except ConfigError:
             asked = "true or false" if hints[name] is bool else type_in_words(hints[name])
             raise ValueError(f"{say}: {name} takes {asked}; got {value!r}") from None
@@ -216,8 +215,7 @@ class ProductHead(Head):
         super().__init__(hidden, vocab_size)
         self.linear = zero_linear(hidden, vocab_size)
 
-    @property
-    def layer(self) -> nn.Module:
+    def product_layer(self) -> nn.Module:
         return self.linear
 
     def forward(self, features: Tensor, x_t: Tensor, process: Process) -> ProductLaw:

@@ -79,7 +79,7 @@ class NetworkDenoiser(Denoiser):
         return self.head.kind
 
     def product_layer(self) -> nn.Module | None:
-        return self.head.layer
+        return self.head.product_layer()
 
     def law(self, x_t: Tensor, t: Tensor) -> Law:
         dtype = None if self.autocast is None else getattr(torch, self.autocast)

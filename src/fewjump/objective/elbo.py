@@ -223,7 +223,7 @@ def nelbo(
 def masked_density(denoiser: Denoiser, x0: Tensor, where: Tensor, u: Tensor) -> Tensor:
     """(1/u)·Σ_{masked} −log p(x₀ⁱ|x_u) for given masks ``where`` (B, L) and u (B,): (B,)."""
     process = denoiser.process
-    if not process.absorbing:
+    if process.mask is None or not process.absorbing:
         raise ValueError(f"masked_density needs an Absorbing process, got {process!r}")
     x_t = x0.masked_fill(where, process.mask)
     # α = 1 − u; the schedule's own end caps the time a network is asked about.
