@@ -25,8 +25,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from experiments.harness import Content, Options, Rows, in_own_process, main
-from fewjump.law import LinearLaw, ProductLaw
-from fewjump.objective.cross_entropy import law_cross_entropy, law_token_cross_entropy
+from fewjump.law import LinearLogits, ProductLaw
 
 HIDDEN = 768
 
@@ -53,21 +52,21 @@ class Case:
         self.rows = torch.arange(positions)
         self.weight = torch.full((positions,), 1 / positions)
 
-    def _law(self, parts: list[Tensor]) -> LinearLaw:
+    def _law(self, parts: list[Tensor]) -> ProductLaw:
         features, weight, bias = parts
-        return LinearLaw(features, weight, bias + self.never)
+        return ProductLaw(LinearLogits(features, weight, bias + self.never))
 
     def _logits(self, parts: list[Tensor]) -> Tensor:
         features, weight, bias = parts
         return functional.linear(features, weight, bias + self.never)
 
     def soft_chunked(self) -> Tensor:
-        laws = self._law(self.student), self._law(self.teacher)
-        return law_cross_entropy(*laws, self.rows, self.weight).total
+        law, target = self._law(self.student), self._law(self.teacher)
+        return law.soft_cross_entropy(target, self.rows, self.weight).total
 
     def soft_logits(self) -> Tensor:
-        laws = ProductLaw(self._logits(self.student)), ProductLaw(self._logits(self.teacher))
-        return law_cross_entropy(*laws, self.rows, self.weight).total
+        law, target = (ProductLaw(self._logits(each)) for each in (self.student, self.teacher))
+        return law.soft_cross_entropy(target, self.rows, self.weight).total
 
     def soft_plain(self) -> Tensor:
         target = self._logits(self.teacher).softmax(-1)
@@ -75,11 +74,11 @@ class Case:
         return -(target * log_probs.masked_fill(target == 0, 0.0)).sum(-1).mean()
 
     def hard_chunked(self) -> Tensor:
-        return law_token_cross_entropy(self._law(self.student), self.tokens, self.rows).mean()
+        return self._law(self.student).token_cross_entropy(self.tokens, self.rows).mean()
 
     def hard_logits(self) -> Tensor:
         law = ProductLaw(self._logits(self.student))
-        return law_token_cross_entropy(law, self.tokens, self.rows).mean()
+        return law.token_cross_entropy(self.tokens, self.rows).mean()
 
     def hard_plain(self) -> Tensor:
         return functional.cross_entropy(self._logits(self.student)[0], self.tokens[0])

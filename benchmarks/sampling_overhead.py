@@ -17,7 +17,7 @@ from unittest.mock import patch
 import torch
 
 from experiments.harness import Content, Options, Rows, main
-from fewjump.denoiser import heads
+from fewjump.denoiser import constrain
 from fewjump.denoiser.heads import ProductHead
 from fewjump.denoiser.network import NetworkDenoiser
 from fewjump.denoiser.transformer import Transformer, TransformerConfig
@@ -59,16 +59,16 @@ def measured(
 ) -> dict[str, Any]:
     """One row of the result: the median over ``repeats`` runs of one batch each."""
     denoiser = make_denoiser(size, process)
-    constrain, spent = heads.constrained_law, [0.0]
+    plain, spent = constrain.constrained_law, [0.0]
 
     def timed(*arguments: Any, **options: Any) -> ProductLaw:
         started = time.perf_counter()
-        law = constrain(*arguments, **options)
+        law = plain(*arguments, **options)
         spent[0] += time.perf_counter() - started
         return law
 
     rows = []
-    with patch.object(heads, "constrained_law", timed):
+    with patch.object(constrain, "constrained_law", timed):
         run(denoiser, size["batch"], 1, generator=0, batch_size=size["batch"])
         for seed in range(repeats):
             spent[0] = 0.0

@@ -26,7 +26,7 @@ import torch
 
 from benchmarks.loss_memory import resident
 from experiments.harness import Content, Options, in_own_process, kept, main, place
-from fewjump.denoiser import NetworkDenoiser, ScoreDenoiser, deferred
+from fewjump.denoiser import NetworkDenoiser, ScoreDenoiser, constrain
 from fewjump.objective import ConditionalMatching, freeze
 from fewjump.process import Absorbing, Process, Uniform
 from fewjump.schedule import LogLinear
@@ -41,7 +41,7 @@ STEPS = 2
 def train_in(way: str) -> dict[str, Any]:
     """Train in this process and say what it took."""
     if way.endswith("logits"):
-        deferred.DEFER_FROM = VOCAB + 1
+        constrain.DEFER_FROM = VOCAB + 1
     torch.manual_seed(0)
     process: Process = Absorbing(VOCAB, LogLinear())
     if way == "score-uniform":

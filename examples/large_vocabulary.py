@@ -22,9 +22,7 @@ torch.nn.init.normal_(teacher.head.get_submodule("linear").get_parameter("weight
 
 data = torch.randint(VOCAB - 1, (64, LENGTH))
 law = teacher(process.corrupt(data[:4], 0.0, 0.5), 0.5)
-print(
-    f"the law of 4 × {LENGTH} positions is a {type(law).__name__}: {VOCAB:,} logits each, unwritten"
-)
+print(f"4 × {LENGTH} positions have {type(law.source).__name__}: {VOCAB:,} logits each, unwritten")
 
 student = fewjump.distill(teacher, data, steps=3, batch_size=4, warmup=1, progress=False)
 print("three steps of distillation; then two samples in 4 evaluations:")

@@ -17,7 +17,7 @@ from fewjump.api import distill
 from fewjump.denoiser.base import Denoiser
 from fewjump.objective import ConditionalMatching, JointConditionalMatching, TimeSampling
 from fewjump.sampler import GRIDS, interval_costs
-from fewjump.sampler.grid import time_grid
+from fewjump.sampler.time_grid import time_grid
 from fewjump.verify.times import ways
 
 CHOICES = (*GRIDS, "fitted")

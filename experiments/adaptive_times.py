@@ -27,7 +27,7 @@ from fewjump.process import Absorbing, Process, Uniform
 from fewjump.random import generator_for
 from fewjump.sampler import GRIDS, exact_output_law, fitted_grid, interval_costs
 from fewjump.sampler import run as draw
-from fewjump.sampler.grid import time_grid
+from fewjump.sampler.time_grid import time_grid
 from fewjump.schedule import LogLinear
 from fewjump.train import TrainConfig, train
 from fewjump.verify.enumeration import random_joint

@@ -32,7 +32,7 @@ from fewjump.problem import MarkovChain
 from fewjump.problem.examples import reference_markov_chain
 from fewjump.random import generator_for
 from fewjump.sampler import run as draw
-from fewjump.sampler.shown import eval_mode
+from fewjump.sampler.prompt import eval_mode
 
 #: Who answers in the first evaluation, and who in the second.
 PAIRS = (("exact", "exact"), ("student", "exact"), ("exact", "student"), ("student", "student"))

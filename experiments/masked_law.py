@@ -15,7 +15,7 @@ from torch import Tensor
 from fewjump.denoiser.base import Denoiser
 from fewjump.law.base import Law, enumerate_states, ravel
 from fewjump.process import Absorbing
-from fewjump.sampler.grid import time_grid
+from fewjump.sampler.time_grid import time_grid
 
 PATTERN_LIMIT = 1 << 26
 _ROWS = 1 << 14

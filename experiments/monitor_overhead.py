@@ -23,7 +23,7 @@ from fewjump.process import Absorbing
 from fewjump.random import SampleStreams, fold_seed
 from fewjump.report import Chart, KeyNumber, Reference, Role, Series, Table
 from fewjump.schedule import LogLinear
-from fewjump.train.probe import Probe
+from fewjump.train.diagnostics import Diagnostics
 from fewjump.verify.checks import CheckResult
 
 HIDDEN, LENGTH, VOCAB, REPEATS, BATCH = 64, 64, 27, 5, 128
@@ -56,11 +56,11 @@ def timed(kind: str, seed: int, repeats: int = REPEATS) -> dict[str, Any]:
         optimiser.step()
 
     def first(_: int) -> None:
-        probe = Probe(student, teacher, length=LENGTH, seed=1, data=copy.copy(batch))
+        probe = Diagnostics(student, teacher, length=LENGTH, seed=1, data=copy.copy(batch))
         probe.look()
         probe.calibration()
 
-    watching = Probe(student, teacher, length=LENGTH, seed=1, data=batch)
+    watching = Diagnostics(student, teacher, length=LENGTH, seed=1, data=batch)
     watching.look()
     step(0)
     return {

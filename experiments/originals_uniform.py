@@ -19,8 +19,7 @@ from experiments.originals_masked import (
 from fewjump.checkpoint import load_teacher
 from fewjump.checkpoint.families import CODE_EPS
 from fewjump.denoiser import NetworkDenoiser, Transformer
-from fewjump.denoiser.base import constrain_logits
-from fewjump.denoiser.evidence import SeenThrough
+from fewjump.denoiser.constrain import LeftOneOut, constrain_logits
 from fewjump.law import ProductLaw
 from fewjump.objective.elbo import rate_divergence
 from fewjump.process import Process, Uniform
@@ -86,7 +85,7 @@ def _udlm_bound(ledger: Ledger, denoiser: NetworkDenoiser) -> None:
     moved = torch.rand(x0.shape) < (1 - torch.exp(-level))[:, None]
     x_t = torch.where(moved, torch.randint(0, vocab_size, x0.shape), x0)
     plain = Uniform(vocab_size, CACHED)
-    seen = cast(Process, SeenThrough(plain, plain.schedule.sigma_bar(t.double())))
+    seen = cast(Process, LeftOneOut(plain, plain.schedule.sigma_bar(t.double())))
     logits = denoiser.raw_logits(x_t, level).double()
     posterior = ProductLaw(constrain_logits(logits.clone(), x_t, seen)).marginals()
     exact = rate_divergence(plain, posterior, x_t, x0, t.double())

@@ -36,7 +36,7 @@ from fewjump.objective import (
     Objective,
 )
 from fewjump.objective.joint import JointIntermediate
-from fewjump.objective.nearness import Near
+from fewjump.objective.teacher_time import Near
 from fewjump.sampler import run as draw
 
 STEPS = (1, 4)

@@ -17,7 +17,7 @@ from fewjump.evaluate.bootstrap import REPLICATES, Interval
 from fewjump.evaluate.frontier import FrontierPoint, quality_at_entropy
 from fewjump.evaluate.text import TextMeter
 from fewjump.sampler import run as draw
-from fewjump.sampler.grid import GridSpec
+from fewjump.sampler.time_grid import GridSpec
 
 #: Temperatures that the search walks along, from 1 on.
 LADDER = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.35, 1.5, 2.0)

@@ -72,4 +72,4 @@ def test_examples_say_how_to_run_them(path: Path) -> None:
 
 
 def test_large_vocabulary() -> None:
-    assert "is a LinearLaw: 50,000 logits each, unwritten" in run("large_vocabulary")
+    assert "have LinearLogits: 50,000 logits each, unwritten" in run("large_vocabulary")

@@ -70,7 +70,7 @@ def test_numbers_that_are_not_finite_are_refused(name: str, option: str, value: 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 2.5, 0])
 def test_steps_are_whole(value: float) -> None:
-    from fewjump.sampler.grid import time_grid
+    from fewjump.sampler.time_grid import time_grid
 
     with pytest.raises(ValueError, match="steps must be an integer"):
         time_grid("uniform", value, LogLinear())  # type: ignore[arg-type]

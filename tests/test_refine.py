@@ -26,7 +26,7 @@ from fewjump.denoiser import NetworkDenoiser
 from fewjump.evaluate.exact import kl
 from fewjump.law.base import enumerate_states
 from fewjump.objective import OnPolicyRefinement
-from fewjump.objective.auxiliary import StudentWithAuxiliary
+from fewjump.objective.on_policy import StudentWithAuxiliary
 from fewjump.problem import EnumeratedJoint
 from fewjump.problem.examples import copy as copies
 from fewjump.problem.examples import xor
@@ -174,7 +174,7 @@ def test_a_collapse_is_stopped_and_the_last_good_student_kept(world, tmp_path, m
         reward[..., 0] = -3.0
         return reward
 
-    monkeypatch.setattr("fewjump.objective.on_policy_reward.table_reward", greedy)
+    monkeypatch.setattr("fewjump.objective.score_function.table_reward", greedy)
     options = {**QUICK, "steps": 200, "save_every": 10, "lr": 2e-2, "ema": None}
     options["guard_samples"] = 256
     with pytest.raises(DiversityError, match=r"collapsing.*last good student, of step \d+") as info:

@@ -27,7 +27,7 @@ from fewjump.assembly import (
 )
 from fewjump.data import Dataset
 from fewjump.denoiser import Denoiser, NetworkDenoiser, ScoreDenoiser
-from fewjump.denoiser.low_rank import is_low_rank, merged
+from fewjump.denoiser.lora import is_low_rank, merged
 from fewjump.objective import Objective
 from fewjump.process import Process
 from fewjump.runs import describe_model, keep_model, keep_teacher, run_folder, set_aside
@@ -144,7 +144,7 @@ def distill(
         warm_start: start the student at the teacher's weights, where the teacher has some and
             ``network`` does not ask for another network.
         lora: rank of a student that is the frozen teacher plus a low-rank difference
-            (:mod:`fewjump.denoiser.low_rank`): the weights are in memory once. What is returned
+            (:mod:`fewjump.denoiser.lora`): the weights are in memory once. What is returned
             and saved is an ordinary denoiser. None trains every weight.
         steps, batch_size, lr, ema, seed: see :class:`~fewjump.train.TrainConfig`.
         out: run folder; None keeps nothing on disk.

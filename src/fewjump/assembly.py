@@ -17,7 +17,7 @@ from fewjump.denoiser import (
     TransformerConfig,
 )
 from fewjump.denoiser.huggingface import HuggingFaceConfig
-from fewjump.denoiser.low_rank import WithTrunk, adapt
+from fewjump.denoiser.lora import WithTrunk, adapt
 from fewjump.objective import (
     ConditionalMatching,
     CrossEntropyELBO,
@@ -161,7 +161,6 @@ def build_student(
     Raises:
         ValueError: for an unknown kind, or where there is nothing to start from.
     """
-    # Heads other than the product one register themselves when their module is imported.
     if kind not in HEADS:
         raise ValueError(f"unknown student {kind!r}; known: {', '.join(sorted(HEADS))}")
     has_weights = next(teacher.parameters(), None) is not None

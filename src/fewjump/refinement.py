@@ -18,16 +18,15 @@ from fewjump.data import Dataset
 from fewjump.denoiser import Denoiser, NetworkDenoiser, ScoreDenoiser
 from fewjump.denoiser.wrappers import unwrapped
 from fewjump.objective import OnPolicyRefinement
-from fewjump.objective.auxiliary import StudentWithAuxiliary
-from fewjump.objective.on_policy import Estimator, Source
+from fewjump.objective.on_policy import Estimator, Source, StudentWithAuxiliary
 from fewjump.random import fold_seed
 from fewjump.runs import describe_model, keep_model, keep_teacher, run_folder, set_aside
 from fewjump.train import TrainConfig, train
 from fewjump.train.data import Tokens
 from fewjump.train.diversity import DiversityError, DiversityGuard
 from fewjump.train.ema import ExponentialMovingAverage
-from fewjump.train.keeper import load_weights
 from fewjump.train.state import weights_checksum
+from fewjump.train.state_store import load_weights
 
 _GUARD_SEED, _AUXILIARY_WEIGHTS = 5, 6
 

@@ -27,9 +27,9 @@ from fewjump.files import check_file_writable, folder_made, naming, write_text
 from fewjump.lock import sole_writer
 from fewjump.progress import Progress
 from fewjump.sampler import Sampler, get_sampler, run
-from fewjump.sampler.grid import GridSpec, check_spec
 from fewjump.sampler.prompt import make_prompt
-from fewjump.sampler.trajectory import check_options
+from fewjump.sampler.run import check_options
+from fewjump.sampler.time_grid import GridSpec, check_spec
 from fewjump.train.state import weights_checksum
 
 # Of NumPy, for an array of two axes.

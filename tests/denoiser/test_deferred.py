@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from fewjump.denoiser import NetworkDenoiser, ScoreDenoiser, deferred, score_law
-from fewjump.law import LinearLaw, cross_entropy, linear_table, logit_pass
+from fewjump.denoiser import NetworkDenoiser, ScoreDenoiser, constrain, score
+from fewjump.law import cross_entropy, logit_pass, logits
 from fewjump.law.product import ProductLaw
 from fewjump.objective import (
     ConditionalMatching,
@@ -70,22 +70,22 @@ def run_both(monkeypatch: pytest.MonkeyPatch) -> RunBoth:
     def both(do: Callable[[], Any]) -> tuple[Any, Any]:
         results = []
         for defer_from in (V + 1, V):
-            monkeypatch.setattr(deferred, "DEFER_FROM", defer_from)
+            monkeypatch.setattr(constrain, "DEFER_FROM", defer_from)
             results.append(do())
         return results[0], results[1]
 
-    for module in (logit_pass, linear_table, cross_entropy):
+    for module in (logit_pass, logits, cross_entropy):
         monkeypatch.setattr(module, "CHUNK_ELEMENTS", 3 * V)
     return both
 
 
 def test_only_large_plain_layers_are_deferred() -> None:
-    layer = torch.nn.Linear(2, deferred.DEFER_FROM)
-    assert deferred.defers(layer)
-    assert not deferred.defers(torch.nn.Linear(2, deferred.DEFER_FROM - 1))
-    assert not deferred.defers(torch.nn.Sequential(layer))
+    layer = torch.nn.Linear(2, constrain.DEFER_FROM)
+    assert constrain.defers(layer)
+    assert not constrain.defers(torch.nn.Linear(2, constrain.DEFER_FROM - 1))
+    assert not constrain.defers(torch.nn.Sequential(layer))
     layer.register_forward_hook(lambda *_: None)
-    assert not deferred.defers(layer)
+    assert not constrain.defers(layer)
 
 
 @every_process
@@ -93,8 +93,8 @@ def test_the_law_is_the_same(process: Process, run_both: RunBoth) -> None:
     model = network(process)
     x = process.corrupt(torch.randint(V - 1, (B, L)), 0.0, 0.6)
     dense, late = run_both(lambda: model(x, 0.6))
-    assert isinstance(late, LinearLaw)
-    assert not isinstance(dense, LinearLaw)
+    assert late.source.deferred
+    assert not dense.source.deferred
     torch.testing.assert_close(late.log_probs(), dense.log_probs(), atol=1e-12, rtol=1e-12)
     with torch.no_grad():
         law = run_both(lambda: model(x, 0.6))[1]
@@ -213,13 +213,13 @@ def test_sampling_reads_only_rows_that_may_move(
     process = Absorbing(V, LogLinear())
     model = network(process, length=200)
     read = [0]
-    plain = linear_table.LinearTable._open
+    plain = logits.LinearLogits._computed
 
     def counted(self: Any, index: Tensor, out: Tensor | None = None) -> Tensor:
         read[0] += index.shape[0]
         return plain(self, index, out)
 
-    monkeypatch.setattr(linear_table.LinearTable, "_open", counted)
+    monkeypatch.setattr(logits.LinearLogits, "_computed", counted)
     run_both(lambda: run(model, 1, 50, generator=0).samples)
     # Every position is drawn once, and hardly any is read in vain.
     assert 200 <= read[0] <= 230
@@ -268,16 +268,16 @@ def test_a_deferred_score_law_has_the_scores_and_the_report(
         return model(x, t), model.last_recovery
 
     (dense, plain), (late, report) = run_both(ask)
-    assert isinstance(late, score_law.ScoreLaw)
-    torch.testing.assert_close(late.ratios, dense.ratios, atol=1e-12, rtol=1e-12)
-    torch.testing.assert_close(late.ratios, model.ratios(x, t), atol=1e-12, rtol=1e-12)
+    assert late.source.deferred
+    torch.testing.assert_close(late.scores.ratios, dense.scores.ratios, atol=1e-12, rtol=1e-12)
+    torch.testing.assert_close(late.scores.ratios, model.ratios(x, t), atol=1e-12, rtol=1e-12)
     assert plain.clipped_mass.max() > 0.1, "the case must clip something"
     torch.testing.assert_close(report.clipped_mass, plain.clipped_mass, atol=1e-12, rtol=1e-12)
     assert not report.clipped_mass.requires_grad
     torch.testing.assert_close(report.condition_number, plain.condition_number)
     torch.testing.assert_close(report.mean_clipped_mass(), plain.mean_clipped_mass())
 
-    monkeypatch.setattr(score_law, "REPORTED_POSITIONS", B * L // 2)
+    monkeypatch.setattr(score, "REPORTED_POSITIONS", B * L // 2)
     _, estimate = run_both(ask)[1]
     some = plain.clipped_mass.flatten()[torch.linspace(0, B * L - 1, B * L // 2).round().long()]
     torch.testing.assert_close(estimate.mean_clipped_mass(), some.mean())
@@ -287,9 +287,9 @@ def test_a_score_law_keeps_its_scores_for_more_rows_only(run_both: RunBoth) -> N
     model = network(PROCESSES["score"])
     masks = torch.full((1, L), V - 1)
     late = run_both(lambda: model(masks, 0.6))[1]
-    torch.testing.assert_close(late.expand(3).ratios, late.ratios.expand(3, -1, -1))
-    assert late.select(torch.tensor([0])).ratios is None
-    assert late.given(masks * 0, masks >= 0).ratios is None
+    torch.testing.assert_close(late.expand(3).scores.ratios, late.scores.ratios.expand(3, -1, -1))
+    assert late.select(torch.tensor([0])).scores is None
+    assert late.given(masks * 0, masks >= 0).scores is None
 
 
 def test_scores_asked_for_later_are_in_the_precision_of_the_call(run_both: RunBoth) -> None:
@@ -299,8 +299,8 @@ def test_scores_asked_for_later_are_in_the_precision_of_the_call(run_both: RunBo
     def ask() -> Tensor:
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             law = model(x, 0.6)
-        assert not law.ratios.requires_grad
-        return law.ratios.float()
+        assert not law.scores.ratios.requires_grad
+        return law.scores.ratios.float()
 
     dense, late = run_both(ask)
     torch.testing.assert_close(late, dense, atol=0, rtol=2e-2)

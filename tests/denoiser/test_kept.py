@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fewjump.denoiser import HEADS, LogitDenoiser, NetworkDenoiser, deferred
+from fewjump.denoiser import HEADS, LogitDenoiser, NetworkDenoiser, constrain
 from fewjump.law import Law
 from fewjump.objective import ConditionalMatching, CrossEntropyELBO, freeze, nelbo
 from fewjump.problem import EnumeratedJoint
@@ -65,7 +65,7 @@ def test_deferred_and_plain_logits_agree(process: Process, monkeypatch) -> None:
     model = network(process)
     x = torch.tensor([[0, MASK, 3, 5, PAD, PAD]])
     plain = model(x, 0.6)
-    monkeypatch.setattr(deferred, "DEFER_FROM", 2)
+    monkeypatch.setattr(constrain, "DEFER_FROM", 2)
     later = model(x, 0.6)
     assert type(later) is not type(plain)
     check_law(later, x, process)

@@ -13,7 +13,7 @@ pytest.importorskip("transformers", reason="needs the hub extra")
 import fewjump
 from denoiser import tiny_hub as hub
 from fewjump.denoiser import HEADS, NetworkDenoiser, from_logits, from_masked_lm
-from fewjump.denoiser.masked_lm import LogitsDenoiser
+from fewjump.denoiser.logits import LogitDenoiser
 from fewjump.objective import ConditionalMatching
 from fewjump.sampler import run
 
@@ -191,7 +191,7 @@ def test_the_adapter_passes_padding_on_and_takes_model_outputs() -> None:
         theirs = from_masked_lm(copy.deepcopy(model), hub.tokenizer())(X, 0.5)
         torch.testing.assert_close(denoiser(X, 0.5).marginals(), theirs.marginals())
     student = fewjump.distill(denoiser, X.clamp(min=5), steps=1, batch_size=2, progress=False)
-    assert isinstance(student, LogitsDenoiser)
+    assert isinstance(student, LogitDenoiser)
     assert student.network is not model
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fewjump.denoiser import HEADS, NetworkDenoiser, ScoreDenoiser
-from fewjump.denoiser.evidence import SeenThrough
+from fewjump.denoiser.constrain import LeftOneOut
 from fewjump.process import Absorbing, Process, Uniform
 from fewjump.sampler import SAMPLERS
 from fewjump.sampler.moves import JumpMove
@@ -95,7 +95,7 @@ def test_gradients_reach_through_the_evidence() -> None:
 
 
 def test_evidence_at_both_ends_of_time_is_finite() -> None:
-    seen = SeenThrough(Uniform(V, LogLinear()), torch.tensor([0.0, 1e-12, 50.0]))
+    seen = LeftOneOut(Uniform(V, LogLinear()), torch.tensor([0.0, 1e-12, 50.0]))
     evidence = seen.evidence()
     assert bool(evidence.isfinite().all())
     assert float(evidence[2]) == pytest.approx(0, abs=1e-15)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fewjump.denoiser import Transformer, TransformerConfig
-from fewjump.denoiser.rotary import rotary_table, rotate
+from fewjump.denoiser.attention import rotary_table, rotate
 from fewjump.denoiser.transformer import LocalMixing
 
 CPU = torch.device("cpu")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import fewjump
-from fewjump.denoiser.base import LogitDenoiser
+from fewjump.denoiser.logits import LogitDenoiser
 from fewjump.evaluate import chi_square_test, data_law, decompose_error, entropy, kl, tv
 from fewjump.law.base import enumerate_states
 from fewjump.problem import EnumeratedJoint, MarkovChain

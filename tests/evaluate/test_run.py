@@ -5,7 +5,7 @@ import torch
 
 import fewjump
 from fewjump.data import Dataset, ImageLevels, digits, text_stream
-from fewjump.denoiser.base import LogitDenoiser
+from fewjump.denoiser.logits import LogitDenoiser
 from fewjump.evaluate import (
     NGramJudge,
     TextMeter,

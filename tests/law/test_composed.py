@@ -11,8 +11,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "laws"))
 from registry_laws import chain, mixture, normal, product
 
-from fewjump.law.composed import JoinedLaw, MixtureOf
-from fewjump.law.mixture import MixtureLaw
+from fewjump.law.mixture import JoinedLaw, MixtureLaw, MixtureOf
 from fewjump.law.product import ProductLaw
 
 B, L, V = 3, 3, 3

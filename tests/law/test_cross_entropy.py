@@ -8,6 +8,7 @@ from torch.autograd import gradcheck
 
 from fewjump.law import cross_entropy as ce
 from fewjump.law import logit_pass
+from fewjump.law.logits import DenseLogits
 
 
 @pytest.fixture(autouse=True)
@@ -15,21 +16,30 @@ def _small_chunks(monkeypatch):
     monkeypatch.setattr(logit_pass, "DENSE_CHUNK", 128)
 
 
+def soft(logits, target, rows, row_weight=None):
+    source, against = DenseLogits(logits[None]), DenseLogits(target[None])
+    return ce.soft_cross_entropy(source, against, rows, row_weight)
+
+
+def hard(logits, tokens, rows):
+    return ce.token_cross_entropy(DenseLogits(logits[None]), tokens, rows)
+
+
 def test_values_and_gradients_equal_the_plain_formula():
     torch.manual_seed(0)
     logits = torch.randn(7, 5, dtype=torch.float64, requires_grad=True)
     target = torch.randn(7, 5, dtype=torch.float64)
     rows = torch.tensor([0, 2, 3, 6, 5])
-    got = ce.soft_cross_entropy(logits, target, rows)
+    got = soft(logits, target, rows)
     log_q, log_p = logits.log_softmax(-1)[rows], target.log_softmax(-1)[rows]
     torch.testing.assert_close(got.cross_entropy, -(log_p.exp() * log_q).sum(-1))
     torch.testing.assert_close(got.target_entropy, -(log_p.exp() * log_p).sum(-1))
     torch.testing.assert_close(got.entropy, -(log_q.exp() * log_q).sum(-1))
-    assert gradcheck(lambda z: ce.soft_cross_entropy(z, target, rows).cross_entropy, (logits,))
+    assert gradcheck(lambda z: soft(z, target, rows).cross_entropy, (logits,))
     tokens = torch.randint(5, (7,))
-    assert gradcheck(lambda z: ce.token_cross_entropy(z, tokens, rows), (logits,))
+    assert gradcheck(lambda z: hard(z, tokens, rows), (logits,))
     torch.testing.assert_close(
-        ce.token_cross_entropy(logits, tokens, rows),
+        hard(logits, tokens, rows),
         torch.nn.functional.cross_entropy(logits[rows], tokens[rows], reduction="none"),
     )
 
@@ -38,8 +48,8 @@ def test_impossible_tokens_give_no_nan():
     inf = float("inf")
     logits = torch.tensor([[0.3, -inf, 1.0], [0.0, -inf, -inf]], requires_grad=True)
     target = torch.tensor([[0.1, -inf, 0.2], [0.0, -inf, -inf]])
-    result = ce.soft_cross_entropy(logits, target, torch.arange(2))
-    tokens = ce.token_cross_entropy(logits, torch.tensor([2, 0]), torch.arange(2))
+    result = soft(logits, target, torch.arange(2))
+    tokens = hard(logits, torch.tensor([2, 0]), torch.arange(2))
     (result.cross_entropy.sum() + tokens.sum()).backward()
     assert result.cross_entropy.isfinite().all()
     assert result.entropy.isfinite().all()
@@ -47,14 +57,14 @@ def test_impossible_tokens_give_no_nan():
     assert logits.grad.isfinite().all()
     assert logits.grad[:, 1].abs().max() == 0
     # A token that the target wants and the student forbids is an infinite loss, not a NaN.
-    worst = ce.soft_cross_entropy(logits, torch.zeros(2, 3), torch.arange(1)).cross_entropy
+    worst = soft(logits, torch.zeros(2, 3), torch.arange(1)).cross_entropy
     assert worst.isposinf().all()
 
 
 def test_half_precision_is_computed_in_float32():
     torch.manual_seed(1)
     logits, target = torch.randn(4, 300).bfloat16(), torch.randn(4, 300).bfloat16()
-    got = ce.soft_cross_entropy(logits, target, torch.arange(4)).cross_entropy
+    got = soft(logits, target, torch.arange(4)).cross_entropy
     exact = -(target.double().softmax(-1) * logits.double().log_softmax(-1)).sum(-1)
     assert got.dtype == torch.float32
     torch.testing.assert_close(got.double(), exact, rtol=1e-6, atol=1e-6)
@@ -85,8 +95,8 @@ def test_only_the_gradient_has_the_size_of_the_logits():
             return out
 
     with Watch():
-        loss = ce.soft_cross_entropy(logits, target, torch.arange(rows)).cross_entropy.sum()
-        loss = loss + ce.token_cross_entropy(logits.detach(), target.argmax(-1), torch.arange(9))[0]
+        loss = soft(logits, target, torch.arange(rows)).cross_entropy.sum()
+        loss = loss + hard(logits.detach(), target.argmax(-1), torch.arange(9))[0]
         loss.backward()
     assert logits.grad is not None
     assert len(large) == 1, large

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fewjump.denoiser import NetworkDenoiser, deferred
+from fewjump.denoiser import NetworkDenoiser, constrain
 from fewjump.denoiser.joint_heads.chain import ChainHead, MixtureOfChainsHead
 from fewjump.law import LowRankEmission, MixtureLaw
 from fewjump.objective import JointConditionalMatching, freeze
@@ -86,7 +86,7 @@ def test_a_head_onto_a_large_vocabulary_has_it_and_trains_as_before(
     data = torch.randint(V, (16, L), generator=torch.Generator().manual_seed(1))
     found = []
     for defer_from in (V + 2, V + 1):
-        monkeypatch.setattr(deferred, "DEFER_FROM", defer_from)
+        monkeypatch.setattr(constrain, "DEFER_FROM", defer_from)
         student.zero_grad(set_to_none=True)
         objective = JointConditionalMatching(near=0.3, steps=2)
         loss, _ = objective(student, teacher, data, SampleStreams(3, torch.arange(16)))
@@ -107,7 +107,7 @@ def test_a_head_onto_a_large_vocabulary_has_it_and_trains_as_before(
 
 @pytest.mark.parametrize("head", [ChainHead, MixtureOfChainsHead])
 def test_chains_write_nothing_per_state_and_token_where_it_would_not_fit(head: type) -> None:
-    small, large = (head(8, size) for size in (deferred.DEFER_FROM - 1, deferred.DEFER_FROM))
+    small, large = (head(8, size) for size in (constrain.DEFER_FROM - 1, constrain.DEFER_FROM))
     assert small.config()["emission"] == "dense"
     assert large.config()["emission"] == "low-rank"
-    assert head(8, deferred.DEFER_FROM, emission="dense").config()["emission"] == "dense"
+    assert head(8, constrain.DEFER_FROM, emission="dense").config()["emission"] == "dense"

@@ -13,7 +13,7 @@ from torch.autograd import gradcheck
 
 from fewjump.law import cross_entropy, logit_pass
 from fewjump.law.cross_entropy import has_liger, linear_token_cross_entropy
-from fewjump.law.logit_pass import Gain
+from fewjump.law.logit_pass import Gain, LinearHead
 
 N, D, V = 6, 4, 7
 MASK = 6
@@ -48,7 +48,9 @@ def test_hard_labels_equal_the_plain_formula(way: str, monkeypatch: pytest.Monke
         gain = Gain(torch.arange(N), torch.linspace(0.5, 2.0, N, dtype=torch.float64))
         logits = logits + torch.diag(gain.amount)[:, :N] @ torch.eye(N, V, dtype=torch.float64)
     scale = torch.rand(N, dtype=torch.float64)
-    got = linear_token_cross_entropy(features, weight, bias, TOKENS, gain=gain)
+    got = linear_token_cross_entropy(
+        LinearHead(features, weight, bias, features.dtype, gain), TOKENS
+    )
     want = torch.nn.functional.cross_entropy(logits, TOKENS, reduction="none")
     torch.testing.assert_close(got, want, atol=1e-12, rtol=1e-12)
     one = torch.autograd.grad((scale * got).sum(), values)
@@ -64,14 +66,16 @@ def test_gradients_of_our_own_way_by_finite_differences(monkeypatch: pytest.Monk
     free = torch.randn(V, dtype=torch.float64, requires_grad=True)
 
     def loss(h: Tensor, w: Tensor, b: Tensor) -> Tensor:
-        return linear_token_cross_entropy(h, w, b + never, TOKENS)
+        return linear_token_cross_entropy(LinearHead(h, w, b + never, h.dtype), TOKENS)
 
     assert gradcheck(loss, (features, weight, free))
 
 
 def test_no_rows_cost_nothing() -> None:
     features, weight, bias = head()
-    none = linear_token_cross_entropy(features[:0], weight, bias, TOKENS[:0])
+    none = linear_token_cross_entropy(
+        LinearHead(features[:0], weight, bias, torch.float64), TOKENS[:0]
+    )
     assert none.shape == (0,)
 
 
@@ -146,7 +150,7 @@ def test_on_a_gpu_liger_is_what_is_called(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(cross_entropy, "liger_token_cross_entropy", watched)
     values = [v.detach().cuda() for v in head(torch.float32)]
-    got = linear_token_cross_entropy(*values, TOKENS.cuda())
+    got = linear_token_cross_entropy(LinearHead(*values, torch.float32), TOKENS.cuda())
     want = torch.nn.functional.cross_entropy(
         values[0] @ values[1].T + values[2], TOKENS.cuda(), reduction="none"
     )

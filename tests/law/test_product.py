@@ -7,7 +7,9 @@ import torch
 
 from fewjump.law.base import enumerate_states, nucleus
 from fewjump.law.chain import ChainLaw
-from fewjump.law.product import ProductLaw, pin_logits
+from fewjump.law.logits import pin_logits
+from fewjump.law.product import ProductLaw
+from fewjump.random import generator_for
 
 torch.manual_seed(0)
 LOGITS = torch.randn(2, 3, 4, dtype=torch.float64)
@@ -85,3 +87,10 @@ def test_wrong_shape_is_refused() -> None:
 def test_too_many_states_are_refused() -> None:
     with pytest.raises(ValueError, match="too many"):
         enumerate_states(10, 7)
+
+
+def test_entropies_in_chunks_equal_the_formula() -> None:
+    logits = torch.randn(700, 3, 300, generator=generator_for(1), dtype=torch.float64)
+    logits[0, 0, 1:] = -torch.inf
+    law, recorded = ProductLaw(logits), ProductLaw(logits.clone().requires_grad_())
+    torch.testing.assert_close(law.entropy(), recorded.entropy().detach())

@@ -7,6 +7,7 @@ impossible in it wherever the law can express that.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,20 +17,19 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parent))
 from registry import Registry
 
-from fewjump.denoiser.deferred import MaskedLaw
-from fewjump.denoiser.score_law import ScoreLaw
+from fewjump.denoiser import NetworkDenoiser
 from fewjump.law.autoregressive import AutoregressiveLaw, Conditionals, Walk
 from fewjump.law.base import Law
 from fewjump.law.chain import ChainLaw
-from fewjump.law.composed import JoinedLaw, MixtureOf
 from fewjump.law.emission import DenseEmission, LowRankEmission, SharedFactorEmission
 from fewjump.law.enumerated import EnumeratedLaw
 from fewjump.law.latent import DiscreteLatent, LatentLaw
-from fewjump.law.linear import LinearLaw
+from fewjump.law.logits import DenseLogits, LinearLogits
 from fewjump.law.markov import MarkovLaw
-from fewjump.law.mixture import MixtureLaw
-from fewjump.law.product import ProductLaw
+from fewjump.law.mixture import JoinedLaw, MixtureLaw, MixtureOf
+from fewjump.law.product import ProductLaw, Scores
 from fewjump.process import Absorbing
+from fewjump.registry import HEADS
 from fewjump.schedule import LogLinear
 
 B, L, V, STATES = 3, 3, 3, 4
@@ -103,27 +103,30 @@ def product(seed: int = 0) -> ProductLaw:
     return ProductLaw(forbid(normal(seed, B, L, V)))
 
 
-def masked(seed: int = 0) -> MaskedLaw:
-    x_t = torch.tensor([[1, 2, 2], [2, 1, 2], [2, 2, 2]])
-    return MaskedLaw(normal(seed, B, L, V), x_t, Absorbing(V, LogLinear()))
+X_T = torch.tensor([[1, 2, 2], [2, 1, 2], [2, 2, 2]])
 
 
-def linear(seed: int = 0) -> LinearLaw:
-    return LinearLaw(normal(seed, B, L, 4), normal(seed + 1, V, 4), normal(seed + 2, V))
+def visible(seed: int = 0) -> ProductLaw:
+    """Some positions are visible, and that is written when it is read."""
+    logits = normal(seed, B, L, V).index_fill(-1, torch.tensor([2]), -torch.inf)
+    return ProductLaw(DenseLogits(logits, X_T != 2, X_T))
 
 
-def linear_masked(seed: int = 0) -> LinearLaw:
-    x_t = torch.tensor([[1, 2, 2], [2, 1, 2], [2, 2, 2]])
-    law = linear(seed)
-    bias = law.bias.index_fill(0, torch.tensor([2]), -torch.inf)
-    return LinearLaw(law.features, law.weight, bias, x_t != 2, x_t)
+def linear(seed: int = 0) -> ProductLaw:
+    parts = normal(seed, B, L, 4), normal(seed + 1, V, 4), normal(seed + 2, V)
+    return ProductLaw(LinearLogits(*parts))
 
 
-def scores(seed: int = 0) -> ScoreLaw:
-    """Some positions are seen, others masked."""
-    law = linear_masked(seed)
-    shift = torch.zeros(B, dtype=torch.float64)
-    return ScoreLaw(law, lambda: law.logits.exp(), shift)
+def linear_visible(seed: int = 0) -> ProductLaw:
+    bias = normal(seed + 2, V).index_fill(0, torch.tensor([2]), -torch.inf)
+    parts = normal(seed, B, L, 4), normal(seed + 1, V, 4), bias
+    return ProductLaw(LinearLogits(*parts, X_T != 2, X_T))
+
+
+def recovered(seed: int = 0) -> ProductLaw:
+    """With the concrete scores that it was recovered from."""
+    law = linear_visible(seed)
+    return ProductLaw(law.source, Scores(lambda: law.logits.exp()))
 
 
 def mixture(seed: int = 0) -> MixtureLaw:
@@ -258,10 +261,10 @@ def markov_visible(seed: int = 0) -> MarkovLaw:
 
 LAWS: Registry[Law] = Registry(Law, "fewjump")
 LAWS.add(ProductLaw, product)
-LAWS.add(MaskedLaw, masked)
-LAWS.add(LinearLaw, linear)
-LAWS.add(ScoreLaw, scores)
-LAWS.add(LinearLaw, linear_masked, "LinearLaw-masked")
+LAWS.add(ProductLaw, visible, "ProductLaw-visible")
+LAWS.add(ProductLaw, linear, "ProductLaw-linear")
+LAWS.add(ProductLaw, linear_visible, "ProductLaw-linear-visible")
+LAWS.add(ProductLaw, recovered, "ProductLaw-recovered")
 LAWS.add(MixtureLaw, mixture)
 LAWS.add(MixtureLaw, mixture_low_rank, "MixtureLaw-low-rank")
 LAWS.add(ChainLaw, chain)
@@ -283,3 +286,23 @@ LAWS.add(EnumeratedLaw, enumerated)
 LAWS.add(MarkovLaw, markov)
 LAWS.add(EnumeratedLaw, enumerated_per_row, "EnumeratedLaw-per-row")
 LAWS.add(MarkovLaw, markov_visible, "MarkovLaw-visible")
+
+
+def of_head(kind: str) -> Callable[..., Law]:
+    """The law of a small network with a head of that kind, under a mask that is token 2."""
+
+    @torch.no_grad()
+    def make(seed: int = 0) -> Law:
+        trunk = {"hidden": 8, "blocks": 1, "heads": 2, "condition_dim": 8}
+        process = Absorbing(V, LogLinear())
+        options = {"process": process.config(), "trunk": trunk, "head": {"kind": kind}}
+        model = NetworkDenoiser.from_config({**options, "length": L}).double()
+        for number, parameter in enumerate(model.requires_grad_(False).parameters()):
+            parameter.copy_(normal(seed + number, *parameter.shape, scale=0.7))
+        return model(torch.tensor([[2, 1, 2], [2, 2, 2], [2, 2, 0]]), 0.6)
+
+    return make
+
+
+for kind in HEADS:
+    LAWS.add(type(of_head(kind)()), of_head(kind), f"head-{kind}")

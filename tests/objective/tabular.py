@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from fewjump.denoiser.base import Denoiser
 from fewjump.law.base import enumerate_states, ravel
 from fewjump.law.product import ProductLaw
+from fewjump.objective.conditional import compare
 from fewjump.process import Process
 from fewjump.sampler.moves import JumpMove
 from fewjump.sampler.reverse import reverse_rates
@@ -78,3 +79,51 @@ class Constant(Denoiser):
 def euler_table(process: Process, law: ProductLaw, x_t: Tensor, s: Tensor, t: Tensor) -> Tensor:
     """What the Euler sampler's step from x_t draws from: (B, L, V)."""
     return JumpMove(x_t, reverse_rates(law, process, x_t, t), t - s, "linear").rows()
+
+
+def true_reverse(probs, process, states, clean, s, t):
+    """p(x_t) and p(x_s|x_t) over all states: (N,), (N, N) with rows x_t."""
+
+    def noise(a, b, first, second):
+        return process.kernel(a, b).dense()[first[:, None, :], second[None, :, :]].prod(-1)
+
+    p_s = probs @ noise(0.0, s, clean, states)
+    joint = p_s[:, None] * noise(s, t, states, states)
+    p_t = joint.sum(0)
+    return p_t, (joint / p_t.clamp(min=1e-300)).T
+
+
+def gradient_at_teacher(length: int, process, clean_size: int, how: str, gap: float):
+    """Gradient of the enumerated objective at the teacher's own posterior, t = 0.6."""
+    t, s = 0.6, 0.6 - gap
+    probs = random_joint(clean_size, length, seed=5)
+    teacher = BruteForceDenoiser(probs, length, process, clean_size)
+    student = TabularStudent(process, length, [t])
+    reachable = enumerate_states(process.vocab_size, length)
+    student.copy_from(teacher)
+    p_t, reverse = true_reverse(probs, process, reachable, teacher.states, s, t)
+    n = len(reachable)
+    if how != "forward":
+        posterior = teacher(reachable, t).marginals().nan_to_num(0.0)
+        times = torch.full((n,), t, dtype=torch.float64)
+        if how == "student-euler":
+            law = ProductLaw(posterior.log())
+            table = euler_table(process, law, reachable, times - gap, times)
+        else:
+            table = process.reverse_marginals(posterior, reachable, s, t)
+        reverse = torch.stack(
+            [
+                table.gather(-1, x[None, :, None].expand(n, -1, 1))[..., 0].prod(-1)
+                for x in reachable
+            ],
+            -1,
+        )
+    weights = (p_t[:, None] * reverse).reshape(-1)
+    used = weights > 0
+    x_t = reachable.repeat_interleave(n, 0)[used]
+    x_s = reachable.repeat(n, 1)[used]
+    law = student(x_t, t)
+    loss, _ = compare(law, teacher(x_s, s), x_t, weights[used] * len(x_t), process)
+    loss.backward()
+    assert student.table.grad is not None
+    return float(student.table.grad.abs().max())

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tabular import BruteForceDenoiser, random_joint
 
-from fewjump.denoiser.base import LogitDenoiser
+from fewjump.denoiser.logits import LogitDenoiser
 from fewjump.law.base import enumerate_states
 from fewjump.objective import CrossEntropyELBO, ScoreEntropy, nelbo
 from fewjump.objective.elbo import masked_density, prior_divergence, rate_divergence

@@ -13,8 +13,8 @@ from fewjump.denoiser.base import Denoiser
 from fewjump.law.base import Law, enumerate_states, ravel, unravel
 from fewjump.law.product import ProductLaw
 from fewjump.objective import ConditionalMatching, JointConditionalMatching, freeze
-from fewjump.objective.nearness import ADAPTIVE_SHARES, choose_target, position_entropy
-from fewjump.objective.paths import bridge_path, forward_path, rollout_path
+from fewjump.objective.intermediate import bridge_path, forward_path, rollout_path
+from fewjump.objective.teacher_time import ADAPTIVE_SHARES, choose_target
 from fewjump.problem import EnumeratedJoint, joint_target, mixture_bias
 from fewjump.process import Absorbing, Process, ResetToPrior, Uniform, gidd
 from fewjump.random import SampleStreams, categorical, generator_for
@@ -337,13 +337,6 @@ def test_the_adaptive_choice_keeps_the_mixture_and_its_bound(process):
         law = problem.posterior(path[level][here], time, process)
         slack = target.bias_bound[here] - law.total_correlation()
         assert float(slack.min()) > -1e-9
-
-
-def test_entropies_in_chunks_equal_those_of_the_law():
-    logits = torch.randn(700, 3, 300, generator=generator_for(1), dtype=torch.float64)
-    logits[0, 0, 1:] = -torch.inf
-    law = ProductLaw(logits)
-    torch.testing.assert_close(position_entropy(law), law.entropy())
 
 
 # -- the whole objective ------------------------------------------------------------------------

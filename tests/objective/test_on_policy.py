@@ -17,14 +17,15 @@ from fewjump.law.base import Law, enumerate_states, ravel
 from fewjump.law.mixture import MixtureLaw
 from fewjump.law.product import ProductLaw
 from fewjump.objective import OnPolicyRefinement, freeze
-from fewjump.objective.auxiliary import StudentWithAuxiliary
-from fewjump.objective.on_policy_reward import table_reward, token_reward
+from fewjump.objective.on_policy import StudentWithAuxiliary
 from fewjump.objective.score_function import (
     draw,
     expected_surrogate,
     leave_one_out,
     own_posterior,
     score_surrogate,
+    table_reward,
+    token_reward,
 )
 from fewjump.objective.times import time_weight
 from fewjump.problem import EnumeratedJoint

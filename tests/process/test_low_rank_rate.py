@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from fewjump.denoiser.base import LogitDenoiser
+from fewjump.denoiser.logits import LogitDenoiser
 from fewjump.process import (
     LowRankRate,
     ResetToPrior,

@@ -9,7 +9,7 @@ import torch
 
 import fewjump
 from fewjump.data import Characters, ImageLevels
-from fewjump.sampler import Seen
+from fewjump.sampler import RunProgress
 from fewjump.sampler import run as draw
 from publish.toy import model, uniform_model
 
@@ -71,7 +71,7 @@ def test_images_come_as_brightness() -> None:
 
 
 def test_the_callback_sees_every_step_of_every_batch() -> None:
-    seen: list[Seen] = []
+    seen: list[RunProgress] = []
     pipe = fewjump.Pipeline(model(), LETTERS)
     out = pipe(3, 4, generator=0, batch_size=2, callback=seen.append)
     assert [(s.step, s.steps, s.indices.tolist()) for s in seen] == [

@@ -6,7 +6,7 @@ from itertools import combinations, pairwise
 
 import torch
 
-from fewjump.sampler.cheapest_grid import cheapest_path
+from fewjump.sampler.fitted_grid import cheapest_path
 
 
 def test_search_equals_exhaustion() -> None:

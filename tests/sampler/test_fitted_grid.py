@@ -23,8 +23,7 @@ from fewjump.process import (
     Uniform,
 )
 from fewjump.sampler import exact_output_law, fitted_grid, interval_costs, run, time_grid
-from fewjump.sampler.cheapest_grid import IntervalCosts
-from fewjump.sampler.fitted_grid import _StratifiedStreams
+from fewjump.sampler.fitted_grid import IntervalCosts, _StratifiedStreams
 from fewjump.sampler.interval_cost import forward_entropies, reverse_entropies
 from fewjump.schedule import Cosine, LogLinear
 from fewjump.verify.brute_force import position_marginals, tables

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from fewjump.law import DenseLogits
 from fewjump.process import ResetToPrior
 from fewjump.process.bridge import ReverseCoefficients
 from fewjump.sampler.logit_rows import LogitRows
@@ -13,6 +14,10 @@ from fewjump.schedule import LogLinear
 from sampler.oracle import chi_square_p
 
 N = 8_000
+
+
+def rows_of(logits: torch.Tensor, *options: torch.Tensor | None) -> LogitRows:
+    return LogitRows(DenseLogits(logits[None]), *options)
 
 
 def uniforms(n: int, seed: int = 0) -> torch.Tensor:
@@ -30,7 +35,7 @@ def test_draws_the_softmax(vocab: int, exclude: bool, dtype: torch.dtype) -> Non
     token = torch.full((N,), vocab - 1)
     if vocab == 2:
         logits[1] = torch.tensor([0.5, 0.0])
-    rows = LogitRows(logits, index, token if exclude else None)
+    rows = rows_of(logits, index, token if exclude else None)
     weights = logits[1].double().exp()
     if exclude:
         weights[-1] = 0
@@ -43,17 +48,17 @@ def test_draws_the_softmax(vocab: int, exclude: bool, dtype: torch.dtype) -> Non
 
 def test_chunks_do_not_matter(monkeypatch) -> None:
     logits = torch.randn(50, 600, generator=torch.Generator().manual_seed(1))
-    whole = LogitRows(logits).draw(None, uniforms(50))
+    whole = rows_of(logits).draw(None, uniforms(50))
     monkeypatch.setattr("fewjump.random._ROWS_PER_CHUNK_ELEMENTS", 1300)
-    assert torch.equal(whole, LogitRows(logits).draw(None, uniforms(50)))
-    assert torch.equal(whole, LogitRows(logits, torch.arange(50)).draw(None, uniforms(50)))
+    assert torch.equal(whole, rows_of(logits).draw(None, uniforms(50)))
+    assert torch.equal(whole, rows_of(logits, torch.arange(50)).draw(None, uniforms(50)))
 
 
 def test_the_logits_are_left_alone() -> None:
     logits = torch.randn(4, 300, generator=torch.Generator().manual_seed(1))
     before = logits.clone()
-    LogitRows(logits).draw(None, uniforms(4))
-    LogitRows(logits, torch.arange(4), torch.zeros(4, dtype=torch.int64)).draw(None, uniforms(4))
+    rows_of(logits).draw(None, uniforms(4))
+    rows_of(logits, torch.arange(4), torch.zeros(4, dtype=torch.int64)).draw(None, uniforms(4))
     assert torch.equal(logits, before)
 
 
@@ -61,7 +66,7 @@ def test_end_points_return_possible_tokens() -> None:
     logits = torch.full((1, 900), -torch.inf)
     logits[0, 300], logits[0, 520] = 0.0, 0.0
     for u, expected in ((1e-300, 300), (1 - 2.0**-53, 520)):
-        rows = LogitRows(logits)
+        rows = rows_of(logits)
         assert int(rows.draw(None, torch.tensor([u], dtype=torch.float64))) == expected
 
 
@@ -69,7 +74,7 @@ def test_rare_tokens_keep_their_probability() -> None:
     """1e-12 among 1: found exactly on its interval of u."""
     logits = torch.zeros(1, 1000).fill_(-torch.inf)
     logits[0, 10], logits[0, 700] = 0.0, torch.tensor(1e-12).log()
-    rows = LogitRows(logits)
+    rows = rows_of(logits)
     for u, expected in ((1 - 2e-12, 10), (1 - 5e-13, 700)):
         assert int(rows.draw(None, torch.tensor([u], dtype=torch.float64))) == expected
 
@@ -79,9 +84,9 @@ def test_bad_rows_are_refused(value: float) -> None:
     logits = torch.zeros(2, 300)
     logits[1, 7] = value
     with pytest.raises(ValueError, match="network's output"):
-        LogitRows(logits)
+        rows_of(logits)
     with pytest.raises(ValueError, match="network's output"):
-        LogitRows(torch.full((1, 5), -torch.inf))
+        rows_of(torch.full((1, 5), -torch.inf))
 
 
 def test_prior_without_one_token() -> None:
@@ -117,7 +122,7 @@ def test_jumps_through_the_prior_and_the_data_over_a_large_vocabulary() -> None:
     t, s = torch.tensor(0.6, dtype=torch.float64), torch.tensor(0.3, dtype=torch.float64)
     coefficients = process.bridge_to(x, s, t).coefficients
     assert isinstance(coefficients, ReverseCoefficients)
-    rates = ResetRates(logits, x, coefficients)
+    rates = ResetRates(DenseLogits(logits), x, coefficients)
     opened = rates.open(torch.zeros(N, dtype=torch.int64))
     p = logits.double().softmax(-1)
     expected = process.reverse_marginals(p, x, s, t)[0, 0].scatter(0, x[0], 0.0)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fewjump.denoiser.base import LogitDenoiser, constrain_logits
+from fewjump.denoiser.constrain import constrain_logits
+from fewjump.denoiser.logits import LogitDenoiser
 from fewjump.law import ProductLaw
 from fewjump.process import Absorbing, ResetToPrior, Uniform
 from fewjump.random import SampleStreams

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from fewjump.denoiser import deferred
+from fewjump.denoiser import constrain
 from fewjump.denoiser.base import Denoiser
 from fewjump.denoiser.network import NetworkDenoiser
 from fewjump.process import Absorbing, Process, Uniform
@@ -69,7 +69,7 @@ def both_ways(denoiser: Denoiser, monkeypatch: pytest.MonkeyPatch, **options: An
     """The run as it is, and with every row computed for itself."""
     shared = run(denoiser, N, generator=4, **options)
     with monkeypatch.context() as patch:
-        patch.setattr(sys.modules["fewjump.sampler.shown"], "_alike", lambda *values: False)
+        patch.setattr(sys.modules["fewjump.sampler.prompt"], "_alike", lambda *values: False)
         return [shared, run(denoiser, N, generator=4, **options)]
 
 
@@ -133,7 +133,7 @@ def test_every_sampler_draws_the_same(
 
 
 def test_deferred_logits_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deferred, "DEFER_FROM", V)
+    monkeypatch.setattr(constrain, "DEFER_FROM", V)
     denoiser = student(HEADS["product"])
     for options in ({"steps": 1}, {"steps": 4}, {"steps": 2, "prompt": torch.tensor([3, 1])}):
         shared, apart = both_ways(denoiser, monkeypatch, **options)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fewjump.denoiser.base import Denoiser, LogitDenoiser
+from fewjump.denoiser.base import Denoiser
+from fewjump.denoiser.logits import LogitDenoiser
 from fewjump.process import Absorbing, ResetToPrior, Uniform
 from fewjump.sampler import SAMPLERS, ThetaTrapezoidal, get_sampler, run, sample
 from fewjump.schedule import Linear, LogLinear

@@ -17,8 +17,8 @@ from torch import Tensor
 
 import fewjump
 from fewjump.checkpoint import save
-from fewjump.denoiser import Denoiser, NetworkDenoiser, ScoreDenoiser, deferred
-from fewjump.denoiser.base import LogitDenoiser
+from fewjump.denoiser import Denoiser, NetworkDenoiser, ScoreDenoiser, constrain
+from fewjump.denoiser.logits import LogitDenoiser
 from fewjump.objective import ConditionalMatching, CrossEntropyELBO, freeze
 from fewjump.process import Absorbing
 from fewjump.schedule import LogLinear
@@ -46,7 +46,7 @@ def make_data() -> Tensor:
 
 def run(out: Path, student: Denoiser | None = None, **changes: Any) -> TrainResult:
     """Distil with the head's logits deferred."""
-    deferred.DEFER_FROM = V
+    constrain.DEFER_FROM = V
     options = {
         "steps": STEPS,
         "batch_size": 8,
@@ -95,7 +95,7 @@ def refine(out: Path, **changes: Any) -> Denoiser:
 
 def scores(out: Path, **changes: Any) -> Denoiser:
     """A concrete-score network distilled into another; their logits are deferred too."""
-    deferred.DEFER_FROM = V
+    constrain.DEFER_FROM = V
     torch.manual_seed(9)
     trunk = {"hidden": 8, "blocks": 2, "heads": 2, "condition_dim": 8}
     process = Absorbing(V, LogLinear()).config()

@@ -15,7 +15,7 @@ import pytest
 import torch
 from toy import L, V, make_data, make_student
 
-from fewjump.denoiser.base import LogitDenoiser
+from fewjump.denoiser.logits import LogitDenoiser
 from fewjump.objective import ConditionalMatching, CrossEntropyELBO, freeze
 from fewjump.process import Uniform
 from fewjump.schedule import LogLinear

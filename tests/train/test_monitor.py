@@ -20,8 +20,8 @@ from fewjump.process import Absorbing, Process, Uniform
 from fewjump.random import generator_for
 from fewjump.schedule import LogLinear
 from fewjump.train import TrainConfig, read_metrics, train
+from fewjump.train.diagnostics import BINS, Diagnostics, variety
 from fewjump.train.monitor import Monitor, TrainingWarning
-from fewjump.train.probe import BINS, Probe, variety
 
 VOCAB, LENGTH = 6, 8
 CHAIN = MarkovChain.random(VOCAB, LENGTH, concentration=0.5, generator=generator_for(5))
@@ -109,7 +109,7 @@ def test_the_draws_show_a_collapse_that_the_entropy_cannot(tmp_path) -> None:
             at[..., 1] = 0
             return ProductLaw(at + 0 * self.row)
 
-    probe = Probe(Repeats(), Sharpened(), length=LENGTH, seed=0)
+    probe = Diagnostics(Repeats(), Sharpened(), length=LENGTH, seed=0)
     line = {"step": 7, **probe.look()}
     assert line["student_support"] == 1
     assert line["teacher_support"] > 3
@@ -159,13 +159,13 @@ def test_a_miscalibrated_teacher_is_told(power: float, word: str, tmp_path) -> N
 
 def test_a_calibrated_teachers_surprise_is_its_entropy() -> None:
     data = CHAIN.sample(2000, generator_for(2))
-    probe = Probe(Sharpened(), Sharpened(), length=LENGTH, seed=1, data=data, samples=500)
+    probe = Diagnostics(Sharpened(), Sharpened(), length=LENGTH, seed=1, data=data, samples=500)
     for one in probe.calibration():
         assert abs(one["realised"] - one["predicted"]) < 4 * one["error"]
         assert 0 < one["error"] < 0.02
     absorbing = Absorbing(VOCAB + 1, LogLinear())
     masked = Sharpened(process=absorbing)
-    probe = Probe(masked, masked, length=LENGTH, seed=1, data=data, samples=500)
+    probe = Diagnostics(masked, masked, length=LENGTH, seed=1, data=data, samples=500)
     late = probe.calibration()[-1]
     assert late["predicted"] > 1  # over masked positions alone
     assert abs(late["realised"] - late["predicted"]) < 4 * late["error"]
@@ -208,7 +208,7 @@ def test_the_probe_puts_modes_and_counters_back() -> None:
     student, teacher = make_student(), freeze(make_student(seed=9))
     student.train()
     student.network.drop.eval()  # type: ignore[union-attr]
-    probe = Probe(student, teacher, length=6, seed=0, data=make_data())
+    probe = Diagnostics(student, teacher, length=6, seed=0, data=make_data())
     state = torch.get_rng_state()
     first = probe.look()
     probe.calibration()
@@ -235,7 +235,7 @@ def test_small_batches_change_no_number(process: Process) -> None:
     data, model = CHAIN.sample(40, generator_for(2)), Sharpened(process=process)
     seen = []
     for batch_size in (None, 3):
-        probe = Probe(
+        probe = Diagnostics(
             model, model, length=LENGTH, seed=1, data=data, samples=10, batch_size=batch_size
         )
         seen.append((probe.look(), probe.calibration()))
@@ -243,4 +243,4 @@ def test_small_batches_change_no_number(process: Process) -> None:
     for one, two in zip(seen[0][1], seen[1][1]):
         assert one == pytest.approx(two)
     with pytest.raises(ValueError, match="at least 2"):
-        Probe(model, model, length=LENGTH, seed=1, samples=1)
+        Diagnostics(model, model, length=LENGTH, seed=1, samples=1)

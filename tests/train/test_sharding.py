@@ -32,7 +32,7 @@ from toy import make_data, make_student
 import fewjump
 from fewjump.objective import CrossEntropyELBO
 from fewjump.train import ResumeError, read_metrics, train
-from fewjump.train.shards import POINTER_FILE, load_shards
+from fewjump.train.sharded_state import POINTER_FILE, load_shards
 from fewjump.train.state import STATE_FILE
 
 # One worker: the models that its fixtures make are made once.
@@ -41,9 +41,9 @@ pytestmark = pytest.mark.xdist_group("two-processes")
 
 @pytest.fixture(autouse=True)
 def _restore_threshold(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fewjump.denoiser import deferred
+    from fewjump.denoiser import constrain
 
-    monkeypatch.setattr(deferred, "DEFER_FROM", deferred.DEFER_FROM)
+    monkeypatch.setattr(constrain, "DEFER_FROM", constrain.DEFER_FROM)
 
 
 @pytest.fixture(scope="module")

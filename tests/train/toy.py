@@ -8,7 +8,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from fewjump.denoiser.base import Denoiser, LogitDenoiser
+from fewjump.denoiser.base import Denoiser
+from fewjump.denoiser.logits import LogitDenoiser
 from fewjump.objective import ConditionalMatching, CrossEntropyELBO, freeze
 from fewjump.process import Uniform
 from fewjump.schedule import LogLinear

@@ -24,7 +24,7 @@ from fewjump.checkpoint.card import model_card
 from fewjump.checkpoint.errors import reason
 from fewjump.checkpoint.plain import plain
 from fewjump.denoiser import Denoiser, NetworkDenoiser, ScoreDenoiser, head_from_config
-from fewjump.denoiser.affordable import contents, without_memory
+from fewjump.denoiser.meta_device import contents, without_memory
 from fewjump.denoiser.network import network_from_config, trunk_config
 from fewjump.denoiser.wrappers import matched_names, unwrapped
 from fewjump.files import (
@@ -35,7 +35,7 @@ from fewjump.files import (
     whole_folder,
     write_text,
 )
-from fewjump.sampler.kept_grids import current_grids, read_grids
+from fewjump.sampler.carried_grids import current_grids, read_grids
 from fewjump.train.state import weights_checksum
 
 FORMAT_VERSION = 1
@@ -234,7 +234,7 @@ def _check_affordable(description: Any, weights: Path) -> None:
     """Raise ValueError for sizes that these weights cannot have, before anything is allocated.
 
     No size is larger than the number of bytes, and network and head, built without memory, have no
-    more tensors and numbers than the file (:mod:`fewjump.denoiser.affordable`).
+    more tensors and numbers than the file (:mod:`fewjump.denoiser.meta_device`).
     """
     size, tensors = contents([weights])
     for name, value in _whole_numbers({k: v for k, v in description.items() if k != "trunk"}, ""):

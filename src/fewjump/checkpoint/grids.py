@@ -8,7 +8,7 @@ from pathlib import Path
 from fewjump.checkpoint.folder import CONFIG_FILE, read_config
 from fewjump.denoiser import Denoiser
 from fewjump.files import write_text
-from fewjump.sampler.kept_grids import current_grids
+from fewjump.sampler.carried_grids import current_grids
 
 
 def check_can_keep(folder: str | Path) -> None:
@@ -33,7 +33,7 @@ def write_grids(denoiser: Denoiser, folder: str | Path) -> None:
     check_can_keep(folder)
     grids = current_grids(denoiser)
     if grids is None:
-        raise ValueError("this denoiser carries no grids; use fewjump.sampler.keep_grid first")
+        raise ValueError("this denoiser carries no grids; use fewjump.sampler.carry_grid first")
     config = {**read_config(folder), "grids": grids}
     text = json.dumps(config, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_text(Path(folder) / CONFIG_FILE, text)

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from fewjump.checkpoint.errors import CheckpointError, listed
 from fewjump.checkpoint.rekey import CLASSES, FREQUENCIES, Shape, expected_names
-from fewjump.denoiser.rotary import ROTARY_BASE
-from fewjump.denoiser.transformer import TIME_FREQUENCIES
-from fewjump.denoiser.transformer_config import TransformerConfig
+from fewjump.denoiser.attention import ROTARY_BASE
+from fewjump.denoiser.transformer import TIME_FREQUENCIES, TransformerConfig
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,7 @@ class Sizes:
     Attributes:
         vocab_size: rows V of the embedding.
         hidden, blocks, heads, mlp_ratio, condition_dim: as in
-            :class:`~fewjump.denoiser.transformer_config.TransformerConfig`.
+            :class:`~fewjump.denoiser.transformer.TransformerConfig`.
         classes: rows of the class embedding, the one for "no class" included; 0 for none.
     """
 

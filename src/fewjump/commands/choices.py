@@ -1,12 +1,15 @@
-"""What the user may type where a name is asked for. Tests compare these with the library's own."""
+"""What the user may type where a name is asked for: registries, and lists that tests compare."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-SamplerName = Literal[
-    "ancestral", "euler", "tau-leaping", "first-hitting", "theta-trapezoidal", "theta-rk2"
-]
+from fewjump.registry import HEADS, SAMPLERS
+
+if TYPE_CHECKING:
+    SamplerName = StudentName = str
+else:
+    SamplerName, StudentName = Literal[tuple(SAMPLERS)], Literal[tuple(HEADS)]
 GridName = Literal["uniform", "cosine", "log-linear", "fitted"]
 ProcessName = Literal["masked", "uniform", "mask-to-uniform", "uniform-to-mask", "gidd"]
 ScheduleName = Literal["log-linear", "cosine", "geometric", "linear"]
@@ -25,14 +28,4 @@ PackingName = Literal["stream", "documents", "fit"]
 TeacherObjectiveName = Literal["cross-entropy", "elbo", "score-entropy"]
 MatchingName = Literal[
     "forward", "student-euler", "student-exact", "student-trapezoidal", "teacher-rollout"
-]
-StudentName = Literal[
-    "product",
-    "mixture",
-    "chain",
-    "mixture-of-chains",
-    "shared-chain",
-    "shared-mixture",
-    "autoregressive",
-    "latent",
 ]

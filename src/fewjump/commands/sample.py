@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from fewjump.denoiser import Denoiser
     from fewjump.publish import Pipeline
-    from fewjump.sampler import Seen
+    from fewjump.sampler import RunProgress
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Subject:
     of the model itself, which must not be joint, unless the model carries them. Default: uniform;
     first-hitting draws its own times."""
 
-    keep_grid: bool = False
+    carry_grid: bool = False
     """With --grid fitted: write the times into the model's folder, where --grid fitted finds them
     the next time, for as long as the model is the same."""
 
@@ -99,14 +99,14 @@ def run(options: Options) -> int:
     check_out(options.out)
     if options.scale < 1:
         raise ValueError(f"--scale must be at least 1, got {options.scale}")
-    if options.keep_grid:
+    if options.carry_grid:
         _check_can_keep(options)
 
     from fewjump.commands.models import open_model
     from fewjump.publish import Pipeline
 
     denoiser, vocabulary, folder = open_model(options.path, options.device, reading_values(options))
-    if options.keep_grid:
+    if options.carry_grid:
         _keep_grid(denoiser, options, folder)
     pipe = Pipeline(denoiser, vocabulary)
     writer = open_writer(options.out, vocabulary, options.scale)
@@ -152,22 +152,22 @@ def _check_can_keep(options: Options) -> None:
 def _keep_grid(denoiser: Denoiser, options: Options, folder: Path) -> None:
     from fewjump.checkpoint.grids import write_grids
     from fewjump.progress import tell
-    from fewjump.sampler import FITTED, keep_grid
-    from fewjump.sampler.grid import times_for
+    from fewjump.sampler import FITTED, carry_grid
+    from fewjump.sampler.time_grid import times_for
 
     length = options.length[0] if options.length else denoiser.length
     times = times_for(FITTED, options.steps, denoiser, length)
-    keep_grid(denoiser, times, length)
+    carry_grid(denoiser, times, length)
     write_grids(denoiser, folder)
     listed = " ".join(f"{t:.4g}" for t in times.tolist())
     tell(f"{folder}: keeps the times {listed} for {options.steps} steps")
 
 
-def _observer(pipe: Pipeline, writer: Writer, show_steps: bool) -> Callable[[Seen], None]:
+def _observer(pipe: Pipeline, writer: Writer, show_steps: bool) -> Callable[[RunProgress], None]:
     """Hands finished batches to ``writer``, and shows the way there."""
     from fewjump.progress import tell
 
-    def watch(seen: Seen) -> None:
+    def watch(seen: RunProgress) -> None:
         if show_steps:
             text = pipe.vocabulary.show(seen.x[0], pipe.mask)
             title = f"sample {int(seen.indices[0])}, step {seen.step} of {seen.steps}"

@@ -1,7 +1,7 @@
 """Denoisers: (x_t, t) → a law over clean sequences."""
 
-from fewjump.denoiser.base import Denoiser, LogitDenoiser
-from fewjump.denoiser.heads import HEADS, Head, ProductHead, head_from_config, register_head
+from fewjump.denoiser.base import Denoiser
+from fewjump.denoiser.heads import Head, ProductHead, head_from_config
 from fewjump.denoiser.joint_heads import (
     AutoregressiveHead,
     ChainHead,
@@ -12,11 +12,12 @@ from fewjump.denoiser.joint_heads import (
     moved,
 )
 from fewjump.denoiser.latent import LatentHead
-from fewjump.denoiser.masked_lm import LogitsDenoiser, from_logits, from_masked_lm
+from fewjump.denoiser.logits import LogitDenoiser
+from fewjump.denoiser.masked_lm import from_logits, from_masked_lm
 from fewjump.denoiser.network import NetworkDenoiser, parameter_counts
 from fewjump.denoiser.score import RecoveryReport, ScoreDenoiser, ScoreNetwork
-from fewjump.denoiser.transformer import Transformer
-from fewjump.denoiser.transformer_config import TransformerConfig
+from fewjump.denoiser.transformer import Transformer, TransformerConfig
+from fewjump.registry import HEADS
 
 __all__ = [
     "HEADS",
@@ -26,7 +27,6 @@ __all__ = [
     "Head",
     "LatentHead",
     "LogitDenoiser",
-    "LogitsDenoiser",
     "MixtureHead",
     "MixtureOfChainsHead",
     "NetworkDenoiser",
@@ -43,5 +43,4 @@ __all__ = [
     "head_from_config",
     "moved",
     "parameter_counts",
-    "register_head",
 ]

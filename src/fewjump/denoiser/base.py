@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from fewjump.denoiser.evidence import SeenThrough
 from fewjump.denoiser.publishing import Publishable
 from fewjump.law.base import Law
-from fewjump.law.product import ProductLaw, pin_logits
-from fewjump.process import Absorbing, Process
+from fewjump.process import Process
 from fewjump.schedule import Time, as_time
 
 
@@ -79,80 +76,11 @@ class Denoiser(Publishable, nn.Module, ABC):
         model.evaluations = 0
         return model
 
+    def product_layer(self) -> nn.Module | None:
+        """The layer whose softmax over clean tokens is the law, if there is one."""
+        return None
+
     @property
     def device(self) -> torch.device:
         """Device of the parameters (CPU when there are none)."""
         return next((p.device for p in self.parameters()), torch.device("cpu"))
-
-
-class LogitDenoiser(Denoiser):
-    """A network that returns (B, L, V) logits of p(x₀ⁱ|x_t), as a denoiser.
-
-    Args:
-        network: callable (x_t (B, L) int64, t (B,) float64) → (B, L, V) logits. An ``nn.Module``
-            is registered, so that its parameters train.
-        process: the forward process. For an absorbing one the mask logit is removed and visible
-            positions are certain (the SUBS parameterisation), whatever the network says there.
-        length: default sequence length.
-    """
-
-    def __init__(
-        self,
-        network: Callable[[Tensor, Tensor], Tensor],
-        process: Process,
-        length: int | None = None,
-        time_conditioned: bool = True,
-    ) -> None:
-        super().__init__(process, length)
-        self.network = network
-        self.time_conditioned = time_conditioned
-
-    def law(self, x_t: Tensor, t: Tensor) -> ProductLaw:
-        return ProductLaw(constrain_logits(self.network(x_t, t), x_t, self.process))
-
-
-def constrain_logits(
-    logits: Tensor, x_t: Tensor, process: Process, in_place: bool = False
-) -> Tensor:
-    """Impose what the process makes certain on (B, L, V) logits.
-
-    Absorbing: a clean token is never the mask, and a visible position is its own clean token.
-    A process seen through a network that left a position's own token out: that token's evidence.
-    Another process with a mask: a clean token is never the mask. Kept tokens: certain where they
-    are seen, impossible elsewhere. Otherwise unchanged.
-
-    Args:
-        logits: (B, L, V), overwritten when no gradient is recorded, so that nothing of that size
-            is allocated.
-        x_t: (B, L) int64.
-        process: the forward process.
-        in_place: overwrite them with gradients too. Only right where no backward pass reads
-            ``logits``, as for the output of a linear layer.
-    """
-    recorded = torch.is_grad_enabled() and logits.requires_grad
-    overwrite = in_place or not recorded
-    if isinstance(process, SeenThrough):
-        logits = process.add_evidence(logits, x_t, overwrite)
-    if not isinstance(process, Absorbing):
-        mask = () if process.mask is None else (process.mask,)
-        logits = _forbid(logits, (*mask, *process.kept), overwrite)
-        return pin_logits(logits, x_t, process.is_kept(x_t)) if process.kept else logits
-    logits = _forbid(logits, process.kept, overwrite)
-    visible = (x_t != process.mask)[..., None]
-    # At x_t: certainty where it is visible; where it is the mask, that is the impossible token.
-    at = torch.zeros_like(visible, dtype=logits.dtype).masked_fill_(~visible, -torch.inf)
-    if recorded and not in_place:
-        return logits.masked_fill(visible, -torch.inf).scatter(-1, x_t[..., None], at)
-    if not recorded:
-        # Whole rows, and only the visible ones: half the cost of a masked fill, or less.
-        logits[visible[..., 0]] = -torch.inf
-        return logits.scatter_(-1, x_t[..., None], at)
-    return logits.masked_fill_(visible, -torch.inf).scatter_(-1, x_t[..., None], at)
-
-
-def _forbid(logits: Tensor, tokens: Sequence[int], overwrite: bool) -> Tensor:
-    """Logits with −inf at some tokens of every position."""
-    if not tokens:
-        return logits
-    index = torch.tensor(tokens, device=logits.device)
-    return (logits.index_fill_ if overwrite else logits.index_fill)(-1, index, -torch.inf)

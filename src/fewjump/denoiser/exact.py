@@ -11,7 +11,7 @@ from fewjump.denoiser.base import Denoiser
 from fewjump.law.base import Law
 from fewjump.law.posterior import normalised
 from fewjump.law.product import ProductLaw
-from fewjump.process import Absorbing, Process
+from fewjump.process import Process
 
 if TYPE_CHECKING:
     from fewjump.problem.base import PosteriorLaw, Problem
@@ -41,7 +41,7 @@ class ExactDenoiser(Denoiser):
         super().__init__(process, problem.length)
         self.problem = problem
         self.joint = joint
-        self.time_conditioned = not isinstance(process, Absorbing)
+        self.time_conditioned = not process.absorbing
         self._marginals: Tensor | None = None
 
     def law(self, x_t: Tensor, t: Tensor) -> Law:
@@ -49,7 +49,7 @@ class ExactDenoiser(Denoiser):
         return posterior if self.joint else ProductLaw(posterior.marginals().log())
 
     def _likelihood(self, x_t: Tensor, t: Tensor) -> Tensor:
-        if not isinstance(self.process, Absorbing):
+        if not self.process.absorbing:
             return self.process.likelihood(x_t, t)
         # Masked says nothing, visible says all, at any time: the factors α and 1−α cancel, and
         # without them no time can make a likelihood underflow.

@@ -1,27 +1,99 @@
-"""Heads: features (B, L, D) → a law. What kind of student a network is, its head decides."""
+"""Heads: features (B, L, D) → a law. What kind of student a network is, its head decides.
+
+A head is asked with a :class:`TrunkRun`: the trunk on one batch, to be run when and as often as the
+head asks.
+"""
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from difflib import get_close_matches
 from inspect import signature
-from typing import Any, ClassVar, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast, get_type_hints
 
+import torch
 from torch import Tensor, nn
 
 from fewjump.config import ConfigError, convert, type_in_words
-from fewjump.denoiser.deferred import constrained_law, deferred_law, defers
-from fewjump.denoiser.transformer import zero_linear
-from fewjump.denoiser.trunk_run import TrunkRun
+from fewjump.denoiser.constrain import LeftOneOut, linear_law
+from fewjump.denoiser.transformer import Transformer, zero_linear
 from fewjump.law.base import Law
 from fewjump.law.product import ProductLaw
 from fewjump.process import Process
+from fewjump.registry import HEADS
+
+if TYPE_CHECKING:
+    from fewjump.denoiser.huggingface import HuggingFaceTrunk
+
+LawType = TypeVar("LawType", bound=Law)
+Read = Callable[[Tensor, Tensor, Process], LawType]
+
+
+class TrunkRun:
+    """What a denoiser was asked, with the trunk that answers.
+
+    A latent law runs the trunk when it is sampled or scored, which may be long after the denoiser
+    was called. It then still uses the precision and the gradient mode of that call.
+
+    Args:
+        trunk: the network.
+        x_t: (B, L) int64.
+        level: (B,) noise level as the trunk wants it.
+        process: the forward process.
+        autocast: dtype of autocast, or None for the setting that surrounds this call.
+        leave_one_out: see :class:`~fewjump.denoiser.network.NetworkDenoiser`.
+    """
+
+    def __init__(
+        self,
+        trunk: Transformer | HuggingFaceTrunk,
+        x_t: Tensor,
+        level: Tensor,
+        process: Process,
+        autocast: torch.dtype | None = None,
+        leave_one_out: bool = False,
+    ) -> None:
+        self.leave_one_out = leave_one_out
+        self.trunk, self.x_t, self.level, self.process = trunk, x_t, level, process
+        device = x_t.device.type
+        if autocast is None and torch.is_autocast_enabled(device):
+            autocast = torch.get_autocast_dtype(device)
+        self.autocast = autocast
+        self.with_gradients = torch.is_grad_enabled()
+
+    def __call__(
+        self,
+        read: Read[LawType],
+        shift: Tensor | None = None,
+        rows: Tensor | None = None,
+    ) -> LawType:
+        """Run the trunk and have ``read`` turn its features into a law.
+
+        Args:
+            read: (features (N, L, D), x_t (N, L), process) → law, such as a head.
+            shift: (N, L, D) or (N, 1, D), added to the embedded tokens.
+            rows: (N,) int64, the batch rows to run; all of them by default.
+        """
+        x_t, level = self.x_t, self.level
+        if rows is not None:
+            x_t, level = x_t[rows], level[rows]
+        precision = contextlib.nullcontext()
+        if self.autocast is not None:
+            precision = torch.autocast(x_t.device.type, dtype=self.autocast)
+        gradients = torch.is_grad_enabled() and self.with_gradients
+        process = self.process
+        if self.leave_one_out:
+            process = cast(Process, LeftOneOut(process, level))
+        with torch.set_grad_enabled(gradients), precision:
+            return read(self.trunk.features(x_t, level, shift), x_t, process)
 
 
 class Head(nn.Module, ABC):
     """Base of every head.
 
-    Subclasses set :attr:`kind`, register themselves with :func:`register_head`, and take only
+    Subclasses set :attr:`kind`, have a line in :data:`fewjump.registry.HEADS`, and take only
     keyword arguments that :meth:`config` returns.
 
     Args:
@@ -47,8 +119,12 @@ class Head(nn.Module, ABC):
         """The law of x₀ given features (B, L, D) of x_t (B, L).
 
         The law must already know what ``process`` makes certain (see
-        :func:`fewjump.denoiser.base.constrain_logits`).
+        :func:`fewjump.denoiser.constrain.constrain_logits`).
         """
+
+    def product_layer(self) -> nn.Module | None:
+        """The layer onto the vocabulary whose softmax is the law, for the head that is one."""
+        return None
 
     def check_process(self, process: Process) -> None:
         """Refuse a forward process that this head is not for; most heads are for any.
@@ -87,22 +163,6 @@ class Head(nn.Module, ABC):
         }
 
 
-HEADS: dict[str, type[Head]] = {}
-
-HeadType = TypeVar("HeadType", bound=type[Head])
-
-
-def register_head(cls: HeadType) -> HeadType:
-    """Class decorator: make a head known by its :attr:`~Head.kind`.
-
-    Raises:
-        ValueError: if another class has that name.
-    """
-    if HEADS.setdefault(cls.kind, cls) is not cls:
-        raise ValueError(f"a head of kind {cls.kind!r} exists already: {HEADS[cls.kind].__name__}")
-    return cls
-
-
 def head_from_config(config: dict[str, Any]) -> Head:
     """Rebuild a head, with fresh parameters, from :meth:`Head.config`.
 
@@ -111,9 +171,7 @@ def head_from_config(config: dict[str, Any]) -> Head:
     """
     options = dict(config)
     kind = options.pop("kind", None)
-    if kind not in HEADS:
-        raise ValueError(f"unknown head {kind!r}; known: {', '.join(sorted(HEADS))}")
-    return HEADS[kind](**_checked(kind, options))
+    return HEADS.named(kind)(**_checked(str(kind), options))
 
 
 def _checked(kind: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -138,7 +196,7 @@ def _checked(kind: str, options: dict[str, Any]) -> dict[str, Any]:
     out = {}
     for name, value in options.items():
         try:
-            out[name] = convert(hints[name], value, name)
+            out[name] = convert(hints[name], value, name) if name in hints else value
         except ConfigError:
             asked = "true or false" if hints[name] is bool else type_in_words(hints[name])
             raise ValueError(f"{say}: {name} takes {asked}; got {value!r}") from None
@@ -148,7 +206,6 @@ def _checked(kind: str, options: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
-@register_head
 class ProductHead(Head):
     """One categorical per position: a linear layer, zero (hence uniform) at initialisation."""
 
@@ -158,11 +215,11 @@ class ProductHead(Head):
         super().__init__(hidden, vocab_size)
         self.linear = zero_linear(hidden, vocab_size)
 
+    def product_layer(self) -> nn.Module:
+        return self.linear
+
     def forward(self, features: Tensor, x_t: Tensor, process: Process) -> ProductLaw:
-        if defers(self.linear):
-            return deferred_law(self.linear, features, x_t, process)
-        # The backward pass of a linear layer does not read its output: it may be overwritten.
-        return constrained_law(self.linear(features), x_t, process)
+        return linear_law(self.linear, features, x_t, process)
 
     def warm_start(self, product: ProductHead) -> None:
         self.load_state_dict(product.state_dict())

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fewjump.denoiser.affordable import check_labels
 from fewjump.denoiser.heads import ProductHead
+from fewjump.denoiser.meta_device import check_labels
 from fewjump.tokenizing import require
 
 KIND = "huggingface"

@@ -13,10 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fewjump.denoiser.heads import Head, ProductHead, register_head
+from fewjump.denoiser.heads import Head, ProductHead, TrunkRun
 from fewjump.denoiser.joint_heads.states import checked_template, require_positive, spread
 from fewjump.denoiser.latent_encoder import LatentEncoder, LatentPrior, LatentSizes
-from fewjump.denoiser.trunk_run import TrunkRun
 from fewjump.law.latent import Latent, LatentLaw, LatentProduct
 from fewjump.law.product import ProductLaw
 from fewjump.process import Process
@@ -65,7 +64,6 @@ class LatentEntry(nn.Module):
         return self.out(functional.gelu(total, approximate="tanh"))
 
 
-@register_head
 class LatentHead(Head):
     """Whole sequences through a latent z that is added to the trunk's input.
 

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fewjump.denoiser.joint_heads.states import ComponentWeights
-from fewjump.denoiser.transformer import Transformer
-from fewjump.denoiser.transformer_config import TransformerConfig
+from fewjump.denoiser.transformer import Transformer, TransformerConfig
 from fewjump.law.latent import (
     DiscreteLatent,
     GaussianLatent,

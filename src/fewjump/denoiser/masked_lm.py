@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from fewjump.denoiser.base import Denoiser, constrain_logits
-from fewjump.denoiser.deferred import constrained_law
+from fewjump.denoiser.base import Denoiser
 from fewjump.denoiser.huggingface import split
+from fewjump.denoiser.logits import LogitDenoiser
 from fewjump.denoiser.network import NetworkDenoiser
 from fewjump.denoiser.pretrained import Pretrained, outputs, read_pretrained
-from fewjump.law.product import ProductLaw
 from fewjump.process import Absorbing
 from fewjump.schedule import LogLinear, Schedule
 from fewjump.tokenizing import (
@@ -62,7 +60,7 @@ def from_masked_lm(
 
     Returns:
         A :class:`~fewjump.denoiser.NetworkDenoiser` in eval mode, which knows its vocabulary; a
-        :class:`LogitsDenoiser` for a model with code of its own.
+        :class:`LogitDenoiser` for a model with code of its own.
 
     Raises:
         ModuleNotFoundError: without the ``hub`` extra.
@@ -156,7 +154,7 @@ def read_masked_lm(
         trunk, head = split(model, padding, shift)
         denoiser = NetworkDenoiser(trunk, head, process, length)
     else:
-        denoiser = LogitsDenoiser(model, process, length, shift=shift, padding=padding)
+        denoiser = LogitDenoiser(model, process, length, False, shift=shift, padding=padding)
     denoiser.vocabulary_config = {"name": "tokenizer", **described}
     return (denoiser if device is None else denoiser.to(device)).eval(), found
 
@@ -171,7 +169,7 @@ def from_logits(
     padding: int | None = None,
     schedule: Schedule | None = None,
     length: int | None = None,
-) -> LogitsDenoiser:
+) -> LogitDenoiser:
     """Any network from tokens to logits as a denoiser under masking noise (LLaDA, Dream, …).
 
     Args:
@@ -191,50 +189,4 @@ def from_logits(
     if padding is not None and padding not in kept:
         raise ValueError(f"padding {padding} must be one of the kept tokens {sorted(kept)}")
     process = Absorbing(vocab_size, schedule or LogLinear(), mask=mask, kept=kept)
-    return LogitsDenoiser(network, process, length, shift=shift, padding=padding)
-
-
-class LogitsDenoiser(Denoiser):
-    """A network from tokens to logits, which is not told the time, under masking noise.
-
-    Args:
-        network, shift, padding: see :func:`from_logits`.
-        process: the absorbing process.
-        length: default sequence length.
-    """
-
-    time_conditioned = False
-
-    def __init__(
-        self,
-        network: Callable[..., Any],
-        process: Absorbing,
-        length: int | None = None,
-        *,
-        shift: bool = False,
-        padding: int | None = None,
-    ) -> None:
-        super().__init__(process, length)
-        self.network = network
-        self.shift = shift
-        self.padding = padding
-
-    def logits(self, x_t: Tensor) -> Tensor:
-        """What the network says of every position: (B, L) → (B, L, V)."""
-        options = {}
-        if self.padding is not None:
-            real = x_t != self.padding
-            options["attention_mask"] = (real | ~real.any(-1, keepdim=True)).long()
-        out = self.network(x_t, **options)
-        logits = out if isinstance(out, Tensor) else out.logits
-        expected = (*x_t.shape, self.process.vocab_size)
-        if logits.shape != expected:
-            raise ValueError(f"the network returned {tuple(logits.shape)} logits, not {expected}")
-        return torch.cat([logits[:, :1], logits[:, :-1]], 1) if self.shift else logits
-
-    def law(self, x_t: Tensor, t: Tensor) -> ProductLaw:
-        logits = self.logits(x_t)
-        if torch.is_grad_enabled() and logits.requires_grad:
-            # What the last operation of the network needs for its backward pass is not known.
-            return ProductLaw(constrain_logits(logits, x_t, self.process))
-        return constrained_law(logits, x_t, self.process)
+    return LogitDenoiser(network, process, length, False, shift=shift, padding=padding)

@@ -8,14 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from fewjump.denoiser.base import Denoiser
-from fewjump.denoiser.heads import HEADS, Head, ProductHead, head_from_config
+from fewjump.denoiser.heads import Head, TrunkRun, head_from_config
 from fewjump.denoiser.huggingface import KIND, HuggingFaceConfig, HuggingFaceTrunk
-from fewjump.denoiser.transformer import Transformer
-from fewjump.denoiser.transformer_config import TransformerConfig
-from fewjump.denoiser.trunk_run import TrunkRun
+from fewjump.denoiser.transformer import Transformer, TransformerConfig
 from fewjump.denoiser.wrappers import unwrapped
 from fewjump.law.base import Law
 from fewjump.process import Process, Uniform, process_from_config
+from fewjump.registry import HEADS
 
 Autocast = Literal["bfloat16", "float16"] | None
 
@@ -35,7 +34,7 @@ class NetworkDenoiser(Denoiser):
             deems it safe. Parameters and the residual stream stay in float32.
         leave_one_out: under uniform noise, the head's product logits say what the *other* positions
             know of x₀ⁱ, and the likelihood of x_tⁱ is multiplied in here (UDLM, Duo; see
-            :mod:`fewjump.denoiser.evidence`).
+            :mod:`fewjump.denoiser.constrain`).
 
     Raises:
         ValueError: if the sizes of trunk, head, process and length do not agree, for a process
@@ -79,6 +78,9 @@ class NetworkDenoiser(Denoiser):
         """Name of the kind of student: its head's."""
         return self.head.kind
 
+    def product_layer(self) -> nn.Module | None:
+        return self.head.product_layer()
+
     def law(self, x_t: Tensor, t: Tensor) -> Law:
         dtype = None if self.autocast is None else getattr(torch, self.autocast)
         level = self.process.schedule.sigma_bar(t)
@@ -97,9 +99,10 @@ class NetworkDenoiser(Denoiser):
         Raises:
             ValueError: if the head is not a product head.
         """
-        if not isinstance(self.head, ProductHead):
+        layer = self.product_layer()
+        if layer is None:
             raise ValueError(f"a {self.kind} head has no logits of single positions; call law()")
-        return self.head.linear(self.trunk.features(x_t, noise_level(sigma, x_t)))
+        return layer(self.trunk.features(x_t, noise_level(sigma, x_t)))
 
     def log_score(self, x_t: Tensor, sigma: Tensor | float) -> Tensor:
         """log p_t(x with xⁱ→y)/p_t(x) at noise level σ̄, from the law's marginals: (B, L, V).
@@ -141,7 +144,7 @@ class NetworkDenoiser(Denoiser):
         sizes = {"kind": "product", "hidden": trunk.hidden, "vocab_size": process.vocab_size}
         length = config.get("length")
         options = {**sizes, **config.get("head", {})}
-        kind = HEADS.get(options["kind"])
+        kind = HEADS.get(str(options["kind"]))
         if kind is not None and kind.fixed_length and length is not None:
             options.setdefault("length", length)
         head = head_from_config(options)

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from fewjump.denoiser.affordable import check_labels, without_memory
+from fewjump.denoiser.meta_device import check_labels, without_memory
 from fewjump.denoiser.wrappers import matched_names
 from fewjump.tokenizing import require
 

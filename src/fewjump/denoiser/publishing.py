@@ -22,7 +22,7 @@ class Publishable:
     Attributes:
         vocabulary_config: what the tokens stand for, as plain data, where the model came from a
             folder that says so; saving keeps it.
-        grids: time grids fitted to the model, as plain data (:mod:`fewjump.sampler.kept_grids`);
+        grids: time grids fitted to the model, as plain data (:mod:`fewjump.sampler.carried_grids`);
             saving keeps them while the model is what they were fitted to.
     """
 

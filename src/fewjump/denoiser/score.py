@@ -9,24 +9,103 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from fewjump.denoiser.base import Denoiser, constrain_logits
-from fewjump.denoiser.deferred import deferred_law, defers
+from fewjump.denoiser.base import Denoiser
+from fewjump.denoiser.constrain import constrain_logits, defers, linear_logits
 from fewjump.denoiser.heads import ProductHead
 from fewjump.denoiser.network import NetworkDenoiser, check_sizes, noise_level
-from fewjump.denoiser.score_law import MaskedRecoveryReport, RecoveryReport, ScoreLaw
 from fewjump.denoiser.transformer import Transformer, TransformerConfig, zero_linear
 from fewjump.law.base import row_chunks
-from fewjump.law.linear import LinearLaw
-from fewjump.law.product import ProductLaw
-from fewjump.process import Absorbing, Process, Uniform, process_from_config
+from fewjump.law.logits import LinearLogits, Logits
+from fewjump.law.product import ProductLaw, Scores
+from fewjump.process import Process, Uniform, process_from_config
+from fewjump.process.kernel import expand_time
 
 LawRecovery = Literal["clip", "project", "multiplicative"]
+# Positions of deferred logits that the mean of a training step's report is taken over, at most.
+REPORTED_POSITIONS = 256
+
+
+class RecoveryReport:
+    """What the last recovery had to repair.
+
+    Args:
+        clipped_mass: (B, L) probability that the closed form put below zero, without gradients.
+        condition_number: () or (B,) condition number of P_{t|0}.
+    """
+
+    def __init__(self, clipped_mass: Tensor, condition_number: Tensor) -> None:
+        self.clipped_mass = clipped_mass
+        self.condition_number = condition_number
+
+    def mean_clipped_mass(self) -> Tensor:
+        """Its mean, (): over positions spread evenly where computing all of them costs much."""
+        return self.clipped_mass.mean()
+
+
+class MaskedRecoveryReport(RecoveryReport):
+    """Of a masked position's closed form; see :func:`clean_mass`.
+
+    Only the mask's entry, 1 − (e^σ̄ − 1)·Σr, can be below zero.
+
+    Args:
+        logits, shift: as for :func:`clean_mass`.
+        condition_number: () or (B,) condition number of P_{t|0}.
+    """
+
+    def __init__(self, logits: Logits, shift: Tensor, condition_number: Tensor) -> None:
+        self.condition_number = condition_number
+        # It outlives the training step, whose graph must not.
+        self._logits, self._shift = logits.detach(), shift
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> MaskedRecoveryReport:
+        # A copied network need not copy its weights again for the sake of a report.
+        return self
+
+    @cached_property
+    def clipped_mass(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """(B, L), computed when first asked for."""
+        return (clean_mass(self._logits, self._shift) - 1).clamp(min=0)
+
+    def mean_clipped_mass(self) -> Tensor:
+        count = self._logits.batch_size * self._logits.length
+        if "clipped_mass" in vars(self) or count <= REPORTED_POSITIONS:
+            return self.clipped_mass.mean()
+        spread = torch.linspace(0, count - 1, REPORTED_POSITIONS, dtype=torch.float64)
+        index = spread.round().long().to(self._logits.device)
+        return (clean_mass(self._logits, self._shift, index) - 1).clamp(min=0).mean()
+
+
+@torch.no_grad()
+def clean_mass(logits: Logits, shift: Tensor, index: Tensor | None = None) -> Tensor:
+    """Σ of the closed form over clean tokens, in chunks: (N,) float64, or (B, L) of all positions.
+
+    The closed form of a masked position is r(e^σ̄ − 1) at clean tokens and 1 less their sum at the
+    mask; the law is its clean part, normalised.
+
+    Args:
+        logits: log r at clean tokens but for a number per sequence; a visible position has
+            certainty.
+        shift: (B,) float64, what makes log r(e^σ̄ − 1) of the logits.
+        index: (N,) int64 positions, counted row-major; visible ones have 1.
+    """
+    assert logits.visible is not None
+    if index is None:
+        every = torch.arange(logits.batch_size * logits.length, device=logits.device)
+        return clean_mass(logits, shift, every).reshape(logits.batch_size, logits.length)
+    out = torch.ones(index.shape[0], dtype=torch.float64, device=index.device)
+    (left,) = (~logits.visible.reshape(-1)[index]).nonzero(as_tuple=True)
+    for part in row_chunks(left.shape[0], 1, logits.rows_at_once()):
+        rows = index[left[part]]
+        total = logits.read(rows).logsumexp(-1).double()
+        out[left[part]] = torch.exp(total + shift.to(total.device)[rows // logits.length])
+    return out
 
 
 class ScoreDenoiser(Denoiser):
@@ -116,7 +195,7 @@ class ScoreDenoiser(Denoiser):
         head = ProductHead(network.trunk.config.hidden, process.vocab_size)
         head = head.to(network.linear.weight)
         uniform = isinstance(process, Uniform)
-        if uniform or isinstance(process, Absorbing):
+        if uniform or process.absorbing:
             head.linear.load_state_dict(network.linear.state_dict())
         trunk = copy.deepcopy(network.trunk).requires_grad_(True)
         return NetworkDenoiser(trunk, head, process, self.length, leave_one_out=uniform)
@@ -128,7 +207,7 @@ class ScoreDenoiser(Denoiser):
         noise may clip, the projection puts zeros anywhere, and cross-entropy of a law with zeros is
         infinite: :meth:`as_network` then, for a :class:`ScoreNetwork`.
         """
-        positive = isinstance(self.process, Absorbing) and self.method == "clip"
+        positive = self.process.absorbing and self.method == "clip"
         if isinstance(self.network, ScoreNetwork) and not positive:
             return self.as_network()
         return super().as_student()
@@ -141,11 +220,16 @@ class ScoreDenoiser(Denoiser):
             )
         return self.network
 
+    def product_layer(self) -> nn.Module | None:
+        """Under a mask scores are posteriors but for a factor."""
+        own = isinstance(self.network, ScoreNetwork) and self.process.absorbing
+        return self.network.linear if own else None  # type: ignore[union-attr]
+
     def law(self, x_t: Tensor, t: Tensor) -> ProductLaw:
         network = self.network
         if (
             isinstance(network, ScoreNetwork)
-            and isinstance(self.process, Absorbing)
+            and self.process.absorbing
             and self.method == "clip"
             and defers(network.linear)
         ):
@@ -159,26 +243,41 @@ class ScoreDenoiser(Denoiser):
             logits, clipped = (torch.cat([each[k] for each in found], 1) for k in (0, 1))
             condition = found[0][2]
         self.last_recovery = RecoveryReport(clipped, condition)
-        law = ProductLaw(constrain_logits(logits, x_t, self.process))
-        law.ratios = ratios
-        return law
+        scores = Scores(lambda: ratios, self._mass_of(ratios, x_t, t))
+        return ProductLaw(constrain_logits(logits, x_t, self.process), scores)
 
-    def _masked_law(self, network: ScoreNetwork, x_t: Tensor, t: Tensor) -> ScoreLaw:
+    def _mass_of(self, ratios: Tensor, x_t: Tensor, t: Tensor) -> Callable[[], Tensor] | None:
+        """:func:`clean_mass` from the ratios themselves."""
+        process, masked = self.process, self.process.masked(x_t)
+        if masked is None:
+            return None
+
+        def mass() -> Tensor:
+            wide = ratios.double()
+            total = wide.sum(-1) - wide[..., [process.mask, *process.kept]].sum(-1)
+            level = expand_time(process.schedule.sigma_bar(t).double(), x_t)
+            return torch.where(masked, torch.expm1(level) * total, 1.0)
+
+        return mass
+
+    def _masked_law(self, network: ScoreNetwork, x_t: Tensor, t: Tensor) -> ProductLaw:
         """The law under a mask: the closed form at clean tokens is in proportion to the ratios,
         so that it is the softmax of the network's output, and nothing needs to be inverted."""
         sigma_bar = self.process.schedule.sigma_bar(t)
         features = network.trunk.features(x_t, sigma_bar)
-        law = deferred_law(network.linear, features, x_t, self.process)
-        bias = network.linear.bias if law.weight.requires_grad else network.linear.bias.detach()
+        logits = linear_logits(network.linear, features, x_t, self.process)
+        weight, bias = logits.weight, network.linear.bias
+        bias = bias if weight.requires_grad else bias.detach()
 
-        def scores() -> Tensor:
-            raw = LinearLaw(features, law.weight, bias, compute=law.compute).logits
+        def ratios() -> Tensor:
+            raw = LinearLogits(features, weight, bias, compute=logits.compute).dense()
             return _ratios(network.scaled_scores(raw, sigma_bar), x_t)
 
         shift = torch.expm1(sigma_bar.double()).log() - network.offset(sigma_bar).double()
+        shift = shift.detach()
         condition = self.process.condition_number(t)
-        self.last_recovery = MaskedRecoveryReport(law, shift, condition)
-        return ScoreLaw(law, scores, shift)
+        self.last_recovery = MaskedRecoveryReport(logits, shift, condition)
+        return ProductLaw(logits, Scores(ratios, lambda: clean_mass(logits, shift)))
 
     def _part(self, ratios: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Of some positions, each of which recovers on its own.
@@ -194,7 +293,7 @@ class ScoreDenoiser(Denoiser):
         """Logits (B, L, V), clipped mass (B, L) and condition number of a recovery."""
         recovery = self.process.recover(ratios, x_t, t, self.method)
         posterior = recovery.posterior
-        if isinstance(self.process, Absorbing):
+        if self.process.absorbing:
             mask = self.process.mask
             if bool(((x_t == mask) & (posterior[..., mask] >= 1)).any()):
                 raise ValueError(
@@ -284,7 +383,7 @@ class ScoreNetwork(nn.Module):
         return torch.log(torch.expm1(sigma_bar) * (self.process.vocab_size - 1))
 
     def _scales(self) -> bool:
-        return self.scaled and isinstance(self.process, Absorbing)
+        return self.scaled and self.process.absorbing
 
 
 def _ratios(scores: Tensor, x_t: Tensor) -> Tensor:

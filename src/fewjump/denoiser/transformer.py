@@ -16,15 +16,22 @@ and computes the function, of the one that SEDD, MDLM, UDLM and Duo share.
 from __future__ import annotations
 
 import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from fewjump.denoiser.attention_mask import AttentionMask, attention_mask, mix_near
-from fewjump.denoiser.rotary import ROTARY_BASE, rotary_table, rotate
-from fewjump.denoiser.transformer_config import TransformerConfig
+from fewjump.denoiser.attention import (
+    ROTARY_BASE,
+    AttentionMask,
+    attention_mask,
+    mix_near,
+    rotary_table,
+    rotate,
+)
 
 TIME_FREQUENCIES = 128
 _EVERYTHING = AttentionMask()
@@ -89,13 +96,13 @@ class Transformer(nn.Module):
         if self.condition is not None:
             condition = condition + F.silu(self.condition)
         rotation = rotary_table(x_t.shape[1], config.head_dim, columns, x.device, dtype)
-        seen = attention_mask(x_t, config.padding, config.separator, config.conv_kernel)
+        mask = attention_mask(x_t, config.padding, config.separator, config.conv_kernel)
         checkpointed = self.checkpoint_blocks and torch.is_grad_enabled()
         for block in self.blocks:
             if checkpointed:
-                x = checkpoint(block, x, condition, rotation, seen, use_reentrant=False)
+                x = checkpoint(block, x, condition, rotation, mask, use_reentrant=False)
             else:
-                x = block(x, condition, rotation, seen)
+                x = block(x, condition, rotation, mask)
         shift, scale = self.modulation(condition)[:, None].chunk(2, -1)
         return self.norm(x, shift, scale)
 
@@ -134,21 +141,21 @@ class Block(nn.Module):
         self.modulation = zero_linear(config.condition_dim, 6 * config.hidden)
 
     def forward(
-        self, x: Tensor, condition: Tensor, rotation: Tensor, seen: AttentionMask = _EVERYTHING
+        self, x: Tensor, condition: Tensor, rotation: Tensor, mask: AttentionMask = _EVERYTHING
     ) -> Tensor:
-        """(B, L, D) → (B, L, D); ``seen`` says which positions a position sees."""
+        """(B, L, D) → (B, L, D); ``mask`` says which positions a position sees."""
         modulation = self.modulation(condition)[:, None].chunk(6, -1)
         shift, scale, gate = modulation[:3]
-        h = self._mix(self.local1, self.norm1(x, shift, scale), seen)
-        x = torch.addcmul(x, gate, self._drop(self.attention(h, rotation, seen.mask)))
+        h = self._mix(self.local1, self.norm1(x, shift, scale), mask)
+        x = torch.addcmul(x, gate, self._drop(self.attention(h, rotation, mask.mask)))
         shift, scale, gate = modulation[3:]
-        h = self._mix(self.local2, self.norm2(x, shift, scale), seen)
+        h = self._mix(self.local2, self.norm2(x, shift, scale), mask)
         return torch.addcmul(x, gate, self._drop(self.mlp(h)))
 
     @staticmethod
-    def _mix(local: nn.Module, h: Tensor, seen: AttentionMask) -> Tensor:
-        h = h if seen.real is None else h * seen.real[..., None]
-        return local(h) if seen.near is None else local(h, seen.near)
+    def _mix(local: nn.Module, h: Tensor, mask: AttentionMask) -> Tensor:
+        h = h if mask.real is None else h * mask.real[..., None]
+        return local(h) if mask.near is None else local(h, mask.near)
 
     def _drop(self, branch: Tensor) -> Tensor:
         return F.dropout(branch, self.dropout, self.training) if self.dropout else branch
@@ -163,12 +170,12 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.hidden, 3 * config.hidden, bias=False)
         self.out = nn.Linear(config.hidden, config.hidden, bias=False)
 
-    def forward(self, h: Tensor, rotation: Tensor, seen: Tensor | None = None) -> Tensor:
+    def forward(self, h: Tensor, rotation: Tensor, mask: Tensor | None = None) -> Tensor:
         batch, length, hidden = h.shape
         qkv = self.qkv(h).view(batch, length, 3, self.heads, hidden // self.heads)
         qk, v = qkv.split((2, 1), dim=2)
         q, k = rotate(qk, rotation).transpose(1, 3).unbind(2)
-        mixed = F.scaled_dot_product_attention(q, k, v.squeeze(2).transpose(1, 2), seen)
+        mixed = F.scaled_dot_product_attention(q, k, v.squeeze(2).transpose(1, 2), mask)
         return self.out(mixed.transpose(1, 2).reshape(batch, length, hidden))
 
 
@@ -216,3 +223,116 @@ def zero_linear(inputs: int, outputs: int) -> nn.Linear:
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Sizes and options of a :class:`~fewjump.denoiser.transformer.Transformer`.
+
+    Attributes:
+        vocab_size: number of input tokens V, a mask included.
+        hidden: width D of the residual stream, a multiple of ``heads``.
+        blocks: number of transformer blocks.
+        heads: attention heads; hidden/heads must be even (a multiple of 4 for 2-D positions).
+        mlp_ratio: width of the MLP's inner layer over ``hidden``.
+        positions: ``1d`` for sequences; ``2d`` for images flattened row by row.
+        grid: (rows, columns) of the image, for ``2d`` only. More rows than this also work.
+        time_conditioned: whether the noise level is read. When not, the network is given level 0
+            throughout (as MDLM does), and the same x_t has the same features at any time.
+        condition_dim: width of the noise embedding c.
+        dropout: probability of dropping an entry of a branch while training; drawn from torch's
+            global random state, as every ``nn.Dropout`` is.
+        conv_kernel: width of the local mixing convolution (k, or k×k in 2-D), odd; 0 for none.
+        conditioned: whether a constant vector is added to the noise embedding: the embedding of the
+            class that a class-conditional original was loaded for.
+        padding: token of positions after the end of a short sequence, which other positions do not
+            see; None where there are none.
+        separator: token that ends a document, for rows that hold several: a position then sees its
+            own document only. None where a row is one sequence.
+
+    Raises:
+        ValueError: if the sizes do not fit together.
+    """
+
+    vocab_size: int
+    hidden: int = 128
+    blocks: int = 4
+    heads: int = 4
+    mlp_ratio: int = 4
+    positions: Literal["1d", "2d"] = "1d"
+    grid: tuple[int, int] | None = None
+    time_conditioned: bool = True
+    condition_dim: int = 128
+    dropout: float = 0.0
+    conv_kernel: int = 5
+    conditioned: bool = False
+    padding: int | None = None
+    separator: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "hidden", "blocks", "heads", "mlp_ratio", "condition_dim"):
+            _require(getattr(self, name) >= 1, f"{name} must be ≥ 1, got {getattr(self, name)}")
+        _require(
+            self.hidden % self.heads == 0,
+            f"hidden ({self.hidden}) must be a multiple of heads ({self.heads})",
+        )
+        _require(self.positions in ("1d", "2d"), f"positions: 1d or 2d, got {self.positions!r}")
+        part = 2 if self.positions == "1d" else 4
+        _require(
+            self.head_dim % part == 0,
+            f"{self.positions} rotary positions need hidden/heads to be a multiple of {part}, "
+            f"got {self.head_dim}",
+        )
+        _require(
+            (self.grid is not None) == (self.positions == "2d"),
+            "grid=(rows, columns) goes with positions='2d', and only with it",
+        )
+        if self.grid is not None:
+            object.__setattr__(self, "grid", (int(self.grid[0]), int(self.grid[1])))
+            _require(min(self.grid) >= 1, f"grid must be at least 1×1, got {self.grid}")
+        _require(
+            self.padding is None or 0 <= self.padding < self.vocab_size,
+            f"padding must be a token below {self.vocab_size}, got {self.padding}",
+        )
+        _require(
+            self.separator is None or 0 <= self.separator < self.vocab_size,
+            f"separator must be a token below {self.vocab_size}, got {self.separator}",
+        )
+        _require(
+            self.separator is None or (self.positions == "1d" and self.separator != self.padding),
+            "separator= is for sequences (positions='1d'), and another token than padding",
+        )
+        _require(0 <= self.dropout < 1, f"dropout must lie in [0, 1), got {self.dropout}")
+        _require(
+            self.conv_kernel == 0 or (self.conv_kernel > 0 and self.conv_kernel % 2 == 1),
+            f"conv_kernel must be 0 (none) or odd, got {self.conv_kernel}",
+        )
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden // self.heads
+
+    def config(self) -> dict[str, Any]:
+        """Plain data from which :meth:`from_config` rebuilds this."""
+        plain = asdict(self)
+        plain["grid"] = None if self.grid is None else list(self.grid)
+        if self.separator is None:
+            # What was written before there was this option reads the same.
+            del plain["separator"]
+        return plain
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> TransformerConfig:
+        """Inverse of :meth:`config`.
+
+        Raises:
+            ValueError: for an option this version does not know.
+        """
+        unknown = sorted(set(config) - set(cls.__dataclass_fields__))
+        _require(not unknown, f"unknown transformer options: {', '.join(unknown)}")
+        return cls(**{**config, "grid": None if not config.get("grid") else tuple(config["grid"])})
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)

@@ -14,7 +14,7 @@ from fewjump.evaluate.frontier import Row, as_result
 if TYPE_CHECKING:
     from fewjump.denoiser.base import Denoiser
     from fewjump.sampler.base import Sampler
-    from fewjump.sampler.grid import GridSpec
+    from fewjump.sampler.time_grid import GridSpec
 
 Measure = Callable[[Tensor, int], dict[str, Interval]]
 
@@ -43,9 +43,9 @@ def rows_by_steps(
     Raises:
         ValueError: for steps or seeds that make no sense, before anything is sampled.
     """
-    from fewjump.sampler.grid import check_spec
-    from fewjump.sampler.registry import get_sampler
+    from fewjump.sampler.base import get_sampler
     from fewjump.sampler.run import run
+    from fewjump.sampler.time_grid import check_spec
 
     method = get_sampler(sampler)
     method.check(denoiser)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fewjump.problem.base import Problem
     from fewjump.process import Process
     from fewjump.sampler.base import Sampler
-    from fewjump.sampler.grid import GridSpec
+    from fewjump.sampler.time_grid import GridSpec
 
 
 def entropy(p: Tensor) -> float:

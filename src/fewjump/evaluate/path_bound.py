@@ -6,12 +6,11 @@ import torch
 from torch import Tensor
 
 from fewjump.denoiser.base import Denoiser
-from fewjump.law import ProductLaw
 from fewjump.random import SampleStreams
-from fewjump.sampler.grid import GridSpec, times_for
+from fewjump.sampler.prompt import eval_mode
 from fewjump.sampler.reverse import posterior
 from fewjump.sampler.run import draw_seed
-from fewjump.sampler.shown import eval_mode
+from fewjump.sampler.time_grid import GridSpec, times_for
 
 
 @torch.no_grad()
@@ -68,7 +67,7 @@ def path_bound(
             for k in range(len(times) - 1):
                 t, s = times[k].expand(len(rows)), times[k + 1].expand(len(rows))
                 law = denoiser(x, t)
-                if not isinstance(law, ProductLaw) or law.has_ratios:
+                if not law.independent or law.scores is not None:
                     raise ValueError(
                         "the bound is of samplers that move positions independently by a network's "
                         "posterior; this denoiser's law is joint, or recovered from ratios"

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from fewjump.denoiser.base import Denoiser
     from fewjump.problem import MarkovChain
     from fewjump.sampler.base import Sampler
-    from fewjump.sampler.grid import GridSpec
+    from fewjump.sampler.time_grid import GridSpec
 
 TEST_DATA = "test data"
 EXACT_SAMPLES = "exact samples"

@@ -3,7 +3,6 @@
 from fewjump.law.autoregressive import AutoregressiveLaw, Conditionals, Walk
 from fewjump.law.base import Law
 from fewjump.law.chain import ChainLaw
-from fewjump.law.composed import JoinedLaw, MixtureOf
 from fewjump.law.emission import (
     DenseEmission,
     Emission,
@@ -13,16 +12,17 @@ from fewjump.law.emission import (
 )
 from fewjump.law.enumerated import EnumeratedLaw
 from fewjump.law.latent import DiscreteLatent, GaussianLatent, Latent, LatentLaw
-from fewjump.law.linear import LinearLaw
+from fewjump.law.logits import DenseLogits, LinearLogits, Logits
 from fewjump.law.markov import MarkovLaw
-from fewjump.law.mixture import MixtureLaw
-from fewjump.law.product import ProductLaw
+from fewjump.law.mixture import JoinedLaw, MixtureLaw, MixtureOf
+from fewjump.law.product import ProductLaw, Scores
 
 __all__ = [
     "AutoregressiveLaw",
     "ChainLaw",
     "Conditionals",
     "DenseEmission",
+    "DenseLogits",
     "DiscreteLatent",
     "Emission",
     "EnumeratedLaw",
@@ -31,13 +31,15 @@ __all__ = [
     "Latent",
     "LatentLaw",
     "Law",
-    "LinearLaw",
+    "LinearLogits",
+    "Logits",
     "LowRankEmission",
     "MarkovLaw",
     "MixtureLaw",
     "MixtureOf",
     "PinnedEmission",
     "ProductLaw",
+    "Scores",
     "SharedFactorEmission",
     "Walk",
 ]

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from fewjump.law.base import SHARED, Batched, Law, nucleus, refuse_twice
 from fewjump.law.cross_entropy import token_log_prob
-from fewjump.law.product import ProductLaw, pin_logits
+from fewjump.law.logits import pin_logits
+from fewjump.law.product import ProductLaw
 from fewjump.random import Generator, categorical, generator_for, invert_logits, uniform
 
 _EXACT_MARGINAL_STATES = 4096
@@ -115,7 +116,7 @@ class AutoregressiveLaw(Law):
 
         Unbiased, and never of higher variance than −log p of the same draw (Rao–Blackwell).
         """
-        if not isinstance(target, ProductLaw):
+        if not target.independent:
             return super().cross_entropy(target, generator)
         predicted = ProductLaw(self.logits(target.sample(generator)))
         return predicted.cross_entropy(target)

@@ -5,16 +5,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass, replace
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
 from fewjump.random import Generator
 
+if TYPE_CHECKING:
+    from fewjump.law.logits import Clock
+    from fewjump.law.product import ProductLaw, Scores
+
 ENUMERATION_LIMIT = 1_000_000
-
-
 #: Metadata of a dataclass field of a :class:`Batched` that all rows have in common: a table, an
 #: option.
 SHARED = {"shared": True}
@@ -73,20 +75,47 @@ class Batched:
         return self._each(repeat)
 
 
+class Draw(NamedTuple):
+    """One draw of x₀ from a law, with what chose it.
+
+    Attributes:
+        x0: (B, L) int64.
+        law: the product law x₀ was drawn from given what chose it; None for other laws.
+        log_choice: (B,) log-probability of that choice, with gradient; None if there was none.
+    """
+
+    x0: Tensor
+    law: ProductLaw | None
+    log_choice: Tensor | None
+
+
 class Law(Batched, ABC):
     """A batch of distributions over sequences of L tokens, one for each x_t of a batch.
 
     Shapes: ``batch_size`` B, ``length`` L, ``vocab_size`` V. In the style of
     ``torch.distributions``, but with an explicit generator and without a sample shape. A law that
     is no dataclass (see :class:`Batched`) has a ``device`` and a ``select`` of its own.
+
+    Attributes:
+        independent: whether the positions are; it is then its own :meth:`as_product`.
+        chosen_product: whether every :meth:`draw` is one of a product law.
+        scores: concrete scores from which the law was recovered, None for most.
     """
 
     length: int
     vocab_size: int
+    independent: ClassVar[bool] = False
+    chosen_product: ClassVar[bool] = False
+    scores: Scores | None = None
 
     @abstractmethod
     def sample(self, generator: Generator = None) -> Tensor:
         """One exact draw of x₀ for each batch row: (B, L) int64."""
+
+    def draw(self, generator: Generator = None) -> Draw:
+        """As :meth:`sample`, with the product law that the draw is of, for laws that have one."""
+        with torch.no_grad():
+            return Draw(self.sample(generator), None, None)
 
     @abstractmethod
     def log_prob(self, x0: Tensor) -> Tensor:
@@ -102,6 +131,16 @@ class Law(Batched, ABC):
         The sum of a softmax over a large vocabulary has an error of its own in float32.
         """
         return self.marginals().double()
+
+    def as_product(self) -> ProductLaw:
+        """The product of the law's marginals."""
+        from fewjump.law.product import ProductLaw
+
+        return ProductLaw.from_probabilities(self.marginals())
+
+    def timed(self, clock: Clock) -> Law:
+        """The law with a clock around what it defers of a network's own work."""
+        return self
 
     @abstractmethod
     def tempered(self, temperature: float = 1.0, top_p: float = 1.0) -> Law:

@@ -11,15 +11,17 @@ from collections.abc import Callable, Sequence
 from functools import cache, partial
 from importlib import metadata
 from importlib.util import find_spec
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from fewjump.law.base import row_chunks
-from fewjump.law.linear_table import CHUNK_ELEMENTS, LinearTable
-from fewjump.law.logit_pass import DensePass, Gain, LinearPass
+from fewjump.law.logit_pass import CHUNK_ELEMENTS, DensePass, LinearHead, LinearPass
+
+if TYPE_CHECKING:
+    from fewjump.law.logits import Logits
 
 #: The first version whose gradients of single rows are known to be right.
 LIGER_VERSION = (0, 8, 5)
@@ -28,7 +30,6 @@ _NO_TOKEN = -100
 # Entries of a product that is summed at once: what a CPU's cache holds.
 _DOT_ELEMENTS = 1 << 19
 
-Rows: TypeAlias = Tensor | LinearTable
 Pass: TypeAlias = DensePass | LinearPass
 Source: TypeAlias = Callable[[Sequence[Tensor], Sequence[bool]], Pass]
 
@@ -67,31 +68,22 @@ def token_log_prob(logits: Tensor, tokens: Tensor) -> Tensor:
     return -_TokenCrossEntropy.apply(every, tokens.reshape(-1), flat).reshape(tokens.shape)
 
 
-def token_cross_entropy(logits: Tensor, tokens: Tensor, rows: Tensor) -> Tensor:
-    """−log softmax(logits)(token) for the chosen rows: (M, V), (M,), (N,) → (N,)."""
+def token_cross_entropy(student: Logits, tokens: Tensor, rows: Tensor) -> Tensor:
+    """−log p(token) at chosen positions, counted row-major: (B·L,), (N,) int64 → (N,)."""
+    head = student.head_at(rows)
+    if head is not None:
+        return linear_token_cross_entropy(head, tokens[rows])
+    logits = student.dense().flatten(0, 1)
     return _TokenCrossEntropy.apply(partial(DensePass, rows), tokens[rows], logits)
 
 
-def linear_token_cross_entropy(
-    features: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    tokens: Tensor,
-    compute: torch.dtype | None = None,
-    gain: Gain | None = None,
-) -> Tensor:
-    """−log softmax(features·weightᵀ + bias)(token): (N, D), (V, D), (V,), (N,) → (N,).
+def linear_token_cross_entropy(head: LinearHead, tokens: Tensor) -> Tensor:
+    """−log softmax(features·weightᵀ + bias)(token) of a head's rows: (N,) int64 → (N,).
 
     On CUDA by Liger's fused kernel, where it is installed (``fewjump[liger]``); else by torch's own
     chunked function, where this torch has one and the precision is the features' own; else by ours.
-
-    Args:
-        features, weight, bias: of the head; −inf in ``bias`` marks impossible tokens.
-        tokens: int64.
-        compute: dtype of the matrix products; the features' own by default.
-        gain: added to the logits.
     """
-    compute = compute or features.dtype
+    features, weight, bias, compute, gain = head
     if features.shape[0] and gain is None:
         if features.device.type == "cuda" and compute.itemsize <= 4 and has_liger():
             return liger_token_cross_entropy(features, weight, bias, tokens, compute)
@@ -195,55 +187,32 @@ class _TokenCrossEntropy(torch.autograd.Function):
 
 
 def soft_cross_entropy(
-    logits: Tensor, target: Rows, rows: Tensor, row_weight: Tensor | None = None
+    student: Logits, target: Logits, rows: Tensor, row_weight: Tensor | None = None
 ) -> SoftCrossEntropy:
-    """−Σ_a softmax(target)(a)·log softmax(logits)(a) for the chosen rows.
+    """−Σ_a softmax(target)(a)·log softmax(student)(a) at chosen positions.
+
+    Of a linear head, where the weights of the rows in the loss are known, each chunk's gradient is
+    computed while its logits are there (as Liger and torch's own linear cross-entropy do), so that
+    a training step costs the same matrix products as the plain formula. Otherwise the backward pass
+    computes the logits again.
 
     Args:
-        logits: (M, V) student logits; −inf marks impossible tokens.
-        target: (M, V) teacher logits, or what computes rows of them; no gradient flows to them.
-        rows: (N,) int64, which rows to compare.
-        row_weight: (N,) constants.
+        student: with gradients.
+        target: no gradient flows to it.
+        rows: (N,) int64, counted row-major over (B, L).
+        row_weight: (N,) constants; given, the gradient of ``total`` costs a head no second pass.
     """
-    target = target.detach() if isinstance(target, Tensor) else target
+    head, early = student.head_at(rows), False
     source: Source = partial(DensePass, rows)
-    return SoftCrossEntropy(
-        *_SoftCrossEntropy.apply(source, target, rows, row_weight, False, logits)
-    )
-
-
-def linear_soft_cross_entropy(
-    features: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    target: Rows,
-    rows: Tensor,
-    row_weight: Tensor | None = None,
-    compute: torch.dtype | None = None,
-    gain: Gain | None = None,
-) -> SoftCrossEntropy:
-    """:func:`soft_cross_entropy` of features·weightᵀ + bias.
-
-    Where the weights of the rows in the loss are known, each chunk's gradient is computed while its
-    logits are there (as Liger and torch's own linear cross-entropy do), so that a training step
-    costs the same matrix products as the plain formula. Otherwise the backward pass computes the
-    logits again.
-
-    Args:
-        features: (N, D) of the student.
-        weight, bias: (V, D) and (V,) of the student; −inf in ``bias`` marks impossible tokens.
-        target: (M, V) logits of the teacher, or what computes them.
-        rows: (N,) int64, the target's row for each row of ``features``.
-        row_weight: (N,) constants; given, the gradient of ``total`` costs no second pass.
-        compute: dtype of the matrix products; the features' own by default.
-        gain: added to the student's logits.
-    """
-    source: Source = partial(LinearPass, compute or features.dtype, gain)
-    early = torch.is_grad_enabled() and row_weight is not None
-    head = features, weight, bias
-    with torch.autocast(features.device.type, enabled=False):
+    if head is None:
+        parameters = (student.dense().flatten(0, 1),)
+    else:
+        source = partial(LinearPass, head.compute, head.gain)
+        parameters = head.features, head.weight, head.bias
+        early = torch.is_grad_enabled() and row_weight is not None
+    with torch.autocast(rows.device.type, enabled=False):
         return SoftCrossEntropy(
-            *_SoftCrossEntropy.apply(source, target, rows, row_weight, early, *head)
+            *_SoftCrossEntropy.apply(source, target, rows, row_weight, early, *parameters)
         )
 
 
@@ -252,7 +221,7 @@ class _SoftCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any,
         source: Source,
-        target: Rows,
+        target: Logits,
         rows: Tensor,
         row_weight: Tensor | None,
         early: bool,
@@ -277,9 +246,8 @@ class _SoftCrossEntropy(torch.autograd.Function):
                 assert row_weight is not None
                 _fill(q, never, 0.0)
                 student.add(part, q.sub_(p).mul_(row_weight[part, None].to(dtype)))
-        dense = isinstance(target, Tensor)
-        ctx.save_for_backward(rows, row_weight, target if dense else None, *parameters)
-        ctx.source, ctx.table = source, None if dense else target
+        ctx.save_for_backward(rows, row_weight, *parameters)
+        ctx.source, ctx.target = source, target
         ctx.early = student.gradients() if early else None
         ctx.set_materialize_grads(False)
         total = out.new_zeros(())
@@ -301,8 +269,7 @@ class _SoftCrossEntropy(torch.autograd.Function):
             assert by_total is not None
             early, ctx.early = ctx.early, None
             return (*rest, *(None if g is None else g.mul_(by_total.to(g.dtype)) for g in early))
-        rows, row_weight, target, *parameters = ctx.saved_tensors
-        target = target if ctx.table is None else ctx.table
+        rows, row_weight, *parameters = ctx.saved_tensors
         student = ctx.source(parameters, ctx.needs_input_grad[5:])
         slope_weight = torch.zeros(rows.shape[0], dtype=student.wide, device=rows.device)
         if by_row is not None:
@@ -311,19 +278,17 @@ class _SoftCrossEntropy(torch.autograd.Function):
             slope_weight += by_total * row_weight.to(slope_weight.dtype)
         for part, (scratch, slope, p) in student.chunks():
             torch.log_softmax(student.logits(part, scratch), -1, out=slope).exp_()
-            slope -= _target_log_probs(target, rows[part], scratch, p).exp_()
+            slope -= _target_log_probs(ctx.target, rows[part], scratch, p).exp_()
             student.add(part, slope.mul_(slope_weight[part, None]))
         return (*rest, *student.gradients())
 
 
-def _target_log_probs(target: Rows, rows: Tensor, scratch: Tensor, out: Tensor) -> Tensor:
+def _target_log_probs(target: Logits, rows: Tensor, scratch: Tensor, out: Tensor) -> Tensor:
     """Log-probabilities of some rows in ``out``, −inf replaced by the least finite number."""
-    if target.dtype != scratch.dtype:
-        logits = target.index_select(0, rows).to(scratch.dtype)
-    elif isinstance(target, Tensor):
-        logits = torch.index_select(target, 0, rows, out=scratch)
+    if target.dtype == scratch.dtype:
+        logits = target.read(rows, out=scratch)
     else:
-        logits = target.index_select(0, rows, out=scratch)
+        logits = target.read(rows).to(scratch.dtype)
     return torch.log_softmax(logits, -1, out=out).clamp_(min=torch.finfo(out.dtype).min)
 
 

@@ -26,7 +26,8 @@ from fewjump.law.base import (
 )
 from fewjump.law.cross_entropy import token_log_prob
 from fewjump.law.emission_normaliser import CHUNK, log_matmul_exp, low_rank_normaliser, tiles
-from fewjump.law.product import ProductLaw, pin_logits
+from fewjump.law.logits import pin_logits
+from fewjump.law.product import ProductLaw
 from fewjump.random import Generator, categorical_from_logits, invert_logits, uniform
 
 

@@ -17,7 +17,6 @@ from fewjump.law.base import (
     unravel,
 )
 from fewjump.law.posterior import Fallback, PosteriorLaw, contract, normalised, outer
-from fewjump.law.product import ProductLaw
 from fewjump.random import Generator, invert_cdf, uniform
 
 
@@ -165,7 +164,7 @@ class EnumeratedLaw(PosteriorLaw):
         +inf where the target can produce what this law excludes.
         """
         same_tokens = isinstance(target, EnumeratedLaw) and target.tokens == self.tokens
-        if not same_tokens and not isinstance(target, ProductLaw):
+        if not same_tokens and not target.independent:
             return super().cross_entropy(target, generator)
         marginals = target.marginals().double()
         escaped = marginals[..., self.tokens :].sum((1, 2)) > 0

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fewjump.law.base import SHARED, Batched, Law, nucleus
-from fewjump.law.composed import MixtureOf
+from fewjump.law.mixture import MixtureOf
 from fewjump.random import Generator, SampleStreams, categorical_from_logits, uniform
 
 Decode = Callable[[Tensor, Tensor], Law]
@@ -33,6 +33,10 @@ class Latent(Batched, ABC):
     @abstractmethod
     def shape(self, relaxed: bool = False) -> tuple[int, ...]:
         """Shape of one row's z, as :meth:`sample` or :meth:`relaxed` returns it."""
+
+    def category(self) -> DiscreteLatent | None:
+        """Itself, where z is one category per sequence, so that it can be summed out."""
+        return None
 
     def relaxed(self, generator: Generator = None) -> Tensor:
         """A draw that gradients pass through: z itself where z is continuous."""
@@ -72,6 +76,10 @@ class CategoricalLatent(Latent):
         weight = mine.exp()
         return (weight * (mine - theirs).masked_fill(weight == 0, 0.0)).sum(-1)
 
+    def category(self) -> DiscreteLatent | None:
+        """Itself, where z is one category per sequence, so that it can be summed out."""
+        return None
+
     def relaxed(self, generator: Generator = None) -> Tensor:
         """One-hot (B, K), or (B, L, K) with one a position, see :func:`straight_through`."""
         return straight_through(self.logits, generator)
@@ -82,6 +90,9 @@ class CategoricalLatent(Latent):
 
 class DiscreteLatent(CategoricalLatent):
     """A categorical z in {0..K−1} per sequence, from logits (B, K)."""
+
+    def category(self) -> DiscreteLatent:
+        return self
 
 
 class PositionLatent(CategoricalLatent):
@@ -168,6 +179,10 @@ class LatentProduct(Latent):
 
     def sample(self, generator: Generator = None) -> Tensor:
         return self._pack([part.sample(generator) for part in self.parts])
+
+    def category(self) -> DiscreteLatent | None:
+        """Itself, where z is one category per sequence, so that it can be summed out."""
+        return None
 
     def relaxed(self, generator: Generator = None) -> Tensor:
         return self._pack([part.relaxed(generator) for part in self.parts])
@@ -261,21 +276,22 @@ class LatentLaw(Law):
         Raises:
             ValueError: for a continuous latent.
         """
-        if not isinstance(self.prior, DiscreteLatent):
+        prior = self.prior.category()
+        if prior is None:
             raise ValueError(
                 "a continuous latent cannot be summed out. To condition on known tokens show them "
                 "in x_t (a prompt of a masked process), or use a discrete latent"
             )
-        count = self.prior.values
+        count = prior.values
         z = torch.arange(count, device=self.device).repeat(self.batch_size)
         rows = self.rows.repeat_interleave(count)
-        return MixtureOf(self.decode(z, rows), self.prior.logits)
+        return MixtureOf(self.decode(z, rows), prior.logits)
 
     def sample(self, generator: Generator = None) -> Tensor:
         return self.decode(self.prior.sample(generator), self.rows).sample(generator)
 
     def log_prob(self, x0: Tensor) -> Tensor:
-        if isinstance(self.prior, DiscreteLatent):
+        if self.prior.category() is not None:
             return self.exact().log_prob(x0)
         return self.bound(x0, self.prior, self.particles, self._fixed_streams())
 
@@ -304,7 +320,7 @@ class LatentLaw(Law):
         return torch.stack(terms).logsumexp(0) - math.log(particles)
 
     def marginals(self) -> Tensor:
-        if isinstance(self.prior, DiscreteLatent):
+        if self.prior.category() is not None:
             return self.exact().marginals()
         generator = self._fixed_streams()
         total = torch.zeros((), device=self.device)

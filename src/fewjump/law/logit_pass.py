@@ -12,12 +12,55 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from fewjump.law.base import row_chunks
-from fewjump.law.linear_table import CHUNK_ELEMENTS, linear_rows, raise_logits
 
+# Entries of one chunk of a linear head's logits. Fewer rows would read the whole weight too often:
+# at a hidden width of 768 a chunk of 150 rows computes for ten times as long as it reads.
+CHUNK_ELEMENTS = 1 << 23
 # Entries of a chunk of logits that exist: about what a CPU's cache holds.
 DENSE_CHUNK = 1 << 20
+
+
+class Gain(NamedTuple):
+    """Constants that are added to one logit of each row: tokens (N,) int64 and amounts (N,)."""
+
+    tokens: Tensor
+    amount: Tensor
+
+
+class LinearHead(NamedTuple):
+    """Rows of logits as features times a weight.
+
+    Attributes:
+        features: (N, D).
+        weight, bias: (V, D) and (V,); −inf in ``bias`` marks impossible tokens.
+        compute: dtype of the products.
+        gain: added to the logits; None for none.
+    """
+
+    features: Tensor
+    weight: Tensor
+    bias: Tensor
+    compute: torch.dtype
+    gain: Gain | None = None
+
+
+def linear_rows(
+    features: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype, out: Tensor | None = None
+) -> Tensor:
+    """features·weightᵀ + bias, in ``dtype`` and in ``out`` if it is given; without gradients."""
+    if out is None:
+        return functional.linear(features, weight, bias).to(dtype)
+    if features.dtype == dtype:
+        return torch.addmm(bias, features, weight.T, out=out)
+    return out.copy_(functional.linear(features, weight, bias))
+
+
+def raise_logits(rows: Tensor, gain: Gain) -> None:
+    """Add the gain to rows (N, V), in place."""
+    rows.scatter_add_(1, gain.tokens[:, None], gain.amount[:, None].to(rows.dtype))
 
 
 def _chunks(
@@ -79,13 +122,6 @@ class DensePass:
         return [self.sum]
 
 
-class Gain(NamedTuple):
-    """Constants that are added to one logit of each row: tokens (N,) int64 and amounts (N,)."""
-
-    tokens: Tensor
-    amount: Tensor
-
-
 class LinearPass:
     """A pass over the rows of a linear head.
 
@@ -121,7 +157,7 @@ class LinearPass:
     def logits(self, part: slice, scratch: Tensor) -> Tensor:
         linear_rows(self.features[part], self.weight, self.bias, self.wide, scratch)
         if self.gain is not None:
-            raise_logits(scratch, self.gain.tokens[part], self.gain.amount[part])
+            raise_logits(scratch, Gain(self.gain.tokens[part], self.gain.amount[part]))
         return scratch
 
     def impossible(self, log_probs: Tensor) -> Tensor:

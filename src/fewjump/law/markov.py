@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 
 import torch
@@ -10,7 +10,6 @@ from torch import Tensor
 
 from fewjump.law.base import ENUMERATION_LIMIT, Law, enumerate_states, nucleus, row_chunks
 from fewjump.law.posterior import Fallback, PosteriorLaw, contract, normalised, outer
-from fewjump.law.product import ProductLaw
 from fewjump.random import Generator, invert_cdf, uniform
 
 
@@ -91,17 +90,25 @@ class MarkovLaw(PosteriorLaw):
 
     def _sum(self) -> Tensor:
         self.evidence = self._evidence()
+        self.predicted, log_total = self._forward(lambda i: self.evidence[:, i])
+        return log_total
+
+    def _forward(self, evidence: Callable[[int], Tensor]) -> tuple[Tensor, Tensor]:
+        """Laws of the state given the evidence before it, (B, L, S), and the log of all: (B,).
+
+        Of tables that rows share, in weights: :mod:`fewjump.law.forward_algorithm` is of logits
+        with gradients, and has no such tables.
+        """
         predicted = [self.initial[self.which]]
         log_total = self.factors.new_zeros(self.batch_size)
         for i in range(self.length):
-            message = predicted[i] * self.evidence[:, i]
+            message = predicted[i] * evidence(i)
             total = message.sum(-1)
             log_total = log_total + total.log()
             message = message / torch.where(total > 0, total, 1.0)[:, None]
             if i + 1 < self.length:
                 predicted.append(contract(self.step(i).mT, self.which, message))
-        self.predicted = torch.stack(predicted, 1)
-        return log_total
+        return torch.stack(predicted, 1), log_total
 
     @cached_property
     def backward(self) -> Tensor:
@@ -142,16 +149,7 @@ class MarkovLaw(PosteriorLaw):
             step = step.clamp(max=self.transition.shape[1] - 1)
             moves = self.transition[self.which[:, None], step, x[:, :-1], x[:, 1:]]
             return self.initial[self.which, x[:, 0]].log() + moves.log().sum(-1)
-        message = self.initial[self.which]
-        total = message.new_zeros(self.batch_size)
-        for i in range(self.length):
-            message = message * self.emission_at(i).mT[self.which, x[:, i]]
-            scale = message.sum(-1)
-            total = total + scale.log()
-            message = message / torch.where(scale > 0, scale, 1.0)[:, None]
-            if i + 1 < self.length:
-                message = contract(self.step(i).mT, self.which, message)
-        return total
+        return self._forward(lambda i: self.emission_at(i).mT[self.which, x[:, i]])[1]
 
     # -- Law --------------------------------------------------------------------------------
 
@@ -267,7 +265,7 @@ class MarkovLaw(PosteriorLaw):
 
 def _token_pairs(law: Law, tokens: int) -> Iterator[Tensor] | None:
     """Laws of neighbouring tokens, L−1 tensors (B, v, v), where they have a closed form."""
-    if isinstance(law, ProductLaw):
+    if law.independent:
         marginals = law.marginals().double()[..., :tokens]
         return (
             outer(marginals[:, i : i + 2]).reshape(-1, tokens, tokens)

@@ -1,16 +1,17 @@
-"""A finite mixture of product laws: the cheapest law that is not a product."""
+"""Mixtures of product laws and of laws of any kind, and several laws side by side in one batch."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from fewjump.law.base import Law, at_least_float32, nucleus, safe_logsumexp
+from fewjump.law.base import Draw, Law, at_least_float32, nucleus, safe_logsumexp
 from fewjump.law.emission import DenseEmission, Emission
 from fewjump.law.product import ProductLaw
-from fewjump.random import Generator, categorical_from_logits
+from fewjump.random import Generator, SampleStreams, categorical_from_logits, fold_seed
 
 
 def reweighted(weight_logits: Tensor, evidence: Tensor) -> Tensor:
@@ -44,6 +45,7 @@ class MixtureLaw(Law):
 
     emission: Emission
     weight_logits: Tensor
+    chosen_product = True
 
     def __init__(self, emission: Emission | Tensor, weight_logits: Tensor) -> None:
         if isinstance(emission, Tensor):
@@ -78,6 +80,13 @@ class MixtureLaw(Law):
         index = categorical_from_logits(self.weight_logits, generator)
         return self.emission.sample(index[:, None].expand(-1, self.length), generator)
 
+    def draw(self, generator: Generator = None) -> Draw:
+        with torch.no_grad():
+            index = categorical_from_logits(self.weight_logits, generator)
+        part = self.component(index)
+        choice = self.weight_logits.log_softmax(-1).gather(-1, index[:, None])[:, 0]
+        return part.draw(generator)._replace(log_choice=choice)
+
     def marginals(self) -> Tensor:
         weights = self.weight_logits.softmax(-1)[:, None]
         return self.emission.marginals(weights.expand(-1, self.length, -1))
@@ -97,3 +106,176 @@ class MixtureLaw(Law):
         evidence = evidence.masked_fill(~known[..., None], 0.0).sum(1)
         weights = reweighted(self.weight_logits, evidence)
         return MixtureLaw(self.emission.pinned(x0, known), weights)
+
+
+class MixtureOf(Law):
+    """p(x₀) = Σ_k π_k p_k(x₀), for components that are laws of any kind.
+
+    Exact wherever the components are: log-probabilities, marginals, conditioning, sampling.
+    :meth:`tempered` sharpens the weights and, in the components' own sense, the components.
+
+    Args:
+        components: either a list of K laws of the same (B, L, V), or one law with B·K rows whose
+            row b·K + k is component k of batch row b (much faster when they are of one kind).
+        weight_logits: (B, K) unnormalised log-weights.
+        rows: (B,) int64, whose components each batch row has, where that is not its own; the one
+            law may then have any multiple of K rows.
+    """
+
+    def __init__(
+        self,
+        components: Law | Sequence[Law],
+        weight_logits: Tensor,
+        rows: Tensor | None = None,
+    ) -> None:
+        if not isinstance(components, Law):
+            components = JoinedLaw.interleaved(components)
+        self.weight_logits = at_least_float32(weight_logits)
+        self.batch_size, self.components_count = weight_logits.shape
+        if rows is None and components.batch_size != weight_logits.numel():
+            raise ValueError(
+                f"the components have {components.batch_size} rows, but weight_logits of shape "
+                f"{tuple(weight_logits.shape)} need B*K = {weight_logits.numel()}"
+            )
+        self._stored, self._rows = components, rows
+        self.length, self.vocab_size = components.length, components.vocab_size
+
+    @property
+    def components(self) -> Law:
+        """The law whose row b·K + k is component k of batch row b."""
+        if self._rows is None:
+            return self._stored
+        each = torch.arange(self.components_count, device=self.device)
+        return self._stored.select((self._first()[:, None] + each).reshape(-1))
+
+    def _first(self) -> Tensor:
+        """Where the components of each batch row begin in the law that is stored: (B,)."""
+        rows = torch.arange(self.batch_size, device=self.device)
+        return (rows if self._rows is None else self._rows) * self.components_count
+
+    @property
+    def device(self) -> torch.device:
+        return self.weight_logits.device
+
+    def _repeat(self, value: Tensor) -> Tensor:
+        return value.repeat_interleave(self.components_count, 0)
+
+    def component_log_prob(self, x0: Tensor) -> Tensor:
+        """log p_k(x₀) of each component: (B, L) → (B, K)."""
+        each = self.components.log_prob(self._repeat(x0))
+        return each.reshape(self.batch_size, self.components_count)
+
+    def log_prob(self, x0: Tensor) -> Tensor:
+        return safe_logsumexp(self.weight_logits.log_softmax(-1) + self.component_log_prob(x0))
+
+    def sample(self, generator: Generator = None) -> Tensor:
+        index = categorical_from_logits(self.weight_logits, generator)
+        return self._stored.select(self._first() + index).sample(generator)
+
+    def marginals(self) -> Tensor:
+        each = self.components.marginals()
+        each = each.reshape(self.batch_size, self.components_count, *each.shape[1:])
+        return torch.einsum("bk,bklv->blv", self.weight_logits.softmax(-1).to(each.dtype), each)
+
+    def tempered(self, temperature: float = 1.0, top_p: float = 1.0) -> MixtureOf:
+        if temperature == 1 and top_p == 1:
+            return self
+        weights = nucleus(self.weight_logits, temperature, top_p)
+        return MixtureOf(self._stored.tempered(temperature, top_p), weights, self._rows)
+
+    def select(self, rows: Tensor) -> MixtureOf:
+        mine = torch.arange(self.batch_size, device=self.device)
+        mine = mine if self._rows is None else self._rows
+        return MixtureOf(self._stored, self.weight_logits[rows], mine[rows])
+
+    def given(self, x0: Tensor, known: Tensor) -> MixtureOf:
+        """Exact: components conditioned, weights multiplied by each one's evidence.
+
+        The evidence p_k(known tokens) is the ratio p_k(y)/p_k(y|known) at any sequence y that the
+        conditioned component allows, so no marginalisation is written twice.
+        """
+        x0, known = self._repeat(x0), self._repeat(known)
+        conditioned = self.components.given(x0, known)
+        with torch.no_grad():
+            # A likely completion keeps the ratio well conditioned; any completion is exact.
+            witness = conditioned.sample(torch.Generator(device=self.device).manual_seed(0))
+        evidence = self.components.log_prob(witness) - conditioned.log_prob(witness)
+        evidence = evidence.nan_to_num(nan=-torch.inf).reshape(self.weight_logits.shape)
+        return MixtureOf(conditioned, reweighted(self.weight_logits, evidence))
+
+
+class JoinedLaw(Law):
+    """The rows of several laws as one batch, in any order.
+
+    Args:
+        laws: laws of one length and vocabulary.
+        order: (N,) int64; row j is row ``order[j]`` of the laws laid end to end.
+    """
+
+    def __init__(self, laws: Sequence[Law], order: Tensor) -> None:
+        if not laws or len({(law.length, law.vocab_size) for law in laws}) != 1:
+            raise ValueError(
+                "JoinedLaw needs at least one law, all of the same length and vocabulary"
+            )
+        self.laws = list(laws)
+        self.order = order
+        self.batch_size = order.shape[0]
+        self.length, self.vocab_size = laws[0].length, laws[0].vocab_size
+
+    @classmethod
+    def interleaved(cls, laws: Sequence[Law]) -> JoinedLaw:
+        """Row b·K + k is row b of law k; all laws must have the same batch size."""
+        if not laws or len({law.batch_size for law in laws}) != 1:
+            raise ValueError("the laws of a mixture must be at least one, and of one batch size")
+        batch = laws[0].batch_size
+        order = torch.arange(len(laws) * batch, device=laws[0].device)
+        return cls(laws, order.reshape(len(laws), batch).T.reshape(-1))
+
+    @property
+    def device(self) -> torch.device:
+        return self.order.device
+
+    def _parts(self) -> list[tuple[Tensor, Law]]:
+        """For each law in use: the rows here, and the law of just those rows in that order."""
+        parts, offset = [], 0
+        for law in self.laws:
+            inside = (self.order >= offset) & (self.order < offset + law.batch_size)
+            rows = inside.nonzero()[:, 0]
+            if rows.numel():
+                parts.append((rows, law.select(self.order[rows] - offset)))
+            offset += law.batch_size
+        return parts
+
+    def _gather(self, values: list[tuple[Tensor, Tensor]]) -> Tensor:
+        rows = torch.cat([rows for rows, _ in values])
+        return torch.cat([value for _, value in values])[rows.argsort()]
+
+    def log_prob(self, x0: Tensor) -> Tensor:
+        return self._gather([(rows, law.log_prob(x0[rows])) for rows, law in self._parts()])
+
+    def sample(self, generator: Generator = None) -> Tensor:
+        values = []
+        for rows, law in self._parts():
+            inner = generator
+            if isinstance(generator, SampleStreams):
+                # A sub-batch draws from streams of its own samples, whatever else is drawn.
+                seed = fold_seed(generator.seed, generator.calls)
+                inner = SampleStreams(seed, generator.indices.to(self.device)[rows])
+            values.append((rows, law.sample(inner)))
+        if isinstance(generator, SampleStreams):
+            generator.calls += 1
+        return self._gather(values)
+
+    def marginals(self) -> Tensor:
+        return self._gather([(rows, law.marginals()) for rows, law in self._parts()])
+
+    def tempered(self, temperature: float = 1.0, top_p: float = 1.0) -> JoinedLaw:
+        return JoinedLaw([law.tempered(temperature, top_p) for law in self.laws], self.order)
+
+    def select(self, rows: Tensor) -> JoinedLaw:
+        return JoinedLaw(self.laws, self.order[rows])
+
+    def given(self, x0: Tensor, known: Tensor) -> JoinedLaw:
+        parts = self._parts()
+        laws = [law.given(x0[rows], known[rows]) for rows, law in parts]
+        return JoinedLaw(laws, torch.cat([rows for rows, _ in parts]).argsort())

@@ -2,36 +2,92 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from fewjump.law.base import Batched, Law, at_least_float32, nucleus, row_chunks
+from fewjump.law.base import Draw, Law, at_least_float32, nucleus, row_chunks
 from fewjump.law.cross_entropy import SoftCrossEntropy, soft_cross_entropy, token_cross_entropy
-from fewjump.law.linear_table import LinearTable
-from fewjump.random import Generator, categorical_from_logits
+from fewjump.law.logits import Clock, DenseLogits, Logits
+from fewjump.random import Generator, invert_logits, uniform, uniform_where
 
 
+class Scores:
+    """The concrete scores that a law was recovered from, computed when they are asked for.
+
+    Samplers step by them: an imperfect network's ratios say more than the nearest law.
+
+    Args:
+        ratios: computes the (B, L, V) ratios p_t(x with xⁱ→y)/p_t(x).
+        clean_mass: computes what the closed form of a masked position sums to over clean tokens (1
+            for exact scores, and at visible positions), (B, L) float64; None without a mask.
+    """
+
+    def __init__(
+        self, ratios: Callable[[], Tensor], clean_mass: Callable[[], Tensor] | None = None
+    ) -> None:
+        self._ratios, self._clean_mass = ratios, clean_mass
+
+    @cached_property
+    def ratios(self) -> Tensor:
+        """(B, L, V), all at once."""
+        return self._ratios()
+
+    @cached_property
+    def clean_mass(self) -> Tensor | None:
+        """(B, L) float64; None without a mask."""
+        return None if self._clean_mass is None else self._clean_mass()
+
+    def expand(self, batch_size: int) -> Scores:
+        """Those of one row for ``batch_size`` rows, computed once."""
+
+        def mass() -> Tensor:
+            assert self.clean_mass is not None
+            return self.clean_mass.expand(batch_size, -1)
+
+        there = None if self._clean_mass is None else mass
+        return Scores(lambda: self.ratios.expand(batch_size, -1, -1), there)
+
+    def timed(self, clock: Clock) -> Scores:
+        """The same with a clock around what is computed."""
+
+        def ratios() -> Tensor:
+            with clock():
+                return self.ratios
+
+        def mass() -> Tensor:
+            with clock():
+                assert self.clean_mass is not None
+                return self.clean_mass
+
+        return Scores(ratios, None if self._clean_mass is None else mass)
+
+
+@dataclass(eq=False)
 class ProductLaw(Law):
     """p(x₀|x_t) = Πᵢ softmax(logitsᵢ)(x₀ⁱ).
 
-    Args:
-        logits: (B, L, V) floating point, unnormalised; −inf marks impossible tokens. The tensor
-            is kept, not copied.
+    Methods that return (B, L) or less read deferred logits in chunks, with gradients.
 
-    Attributes:
-        ratios: (B, L, V) concrete scores from which the law was recovered, None for most laws.
-            Samplers step by them: an imperfect network's ratios say more than the nearest law.
+    Args:
+        logits: (B, L, V) floating point, unnormalised; −inf marks impossible tokens. Kept, not
+            copied. Or what computes rows of them.
+        scores: concrete scores from which the law was recovered. Laws made from it (selected,
+            tempered, conditioned) have none.
     """
 
-    ratios: Tensor | None = None
+    source: Logits
+    independent = chosen_product = True
 
-    def __init__(self, logits: Tensor) -> None:
-        if logits.dim() != 3:
-            raise ValueError(f"logits must be (B, L, V), got shape {tuple(logits.shape)}")
-        self.logits = logits
-        self.batch_size, self.length, self.vocab_size = logits.shape
+    def __init__(self, logits: Tensor | Logits, scores: Scores | None = None) -> None:
+        self.source = DenseLogits(logits) if isinstance(logits, Tensor) else logits
+        self.scores = scores
+        self.batch_size, self.length = self.source.batch_size, self.source.length
+        self.vocab_size = self.source.vocab_size
+        self._normaliser: dict[bool, Tensor] = {}
 
     @classmethod
     def from_probabilities(cls, probabilities: Tensor) -> ProductLaw:
@@ -39,34 +95,23 @@ class ProductLaw(Law):
         return cls(probabilities.log())
 
     @property
-    def has_ratios(self) -> bool:
-        """Whether there are :attr:`ratios`, which may be computed when they are read."""
-        return self.ratios is not None
+    def logits(self) -> Tensor:
+        """(B, L, V): everything at once."""
+        return self.source.dense()
 
     @property
-    def rows(self) -> Tensor | LinearTable:
-        """The (B·L, V) logits without gradients, to be read by rows."""
-        return self.logits.detach().flatten(0, 1)
-
-    @property
-    def open_logits(self) -> Tensor:
-        """(B, L, V) logits that hold where the state is masked; everywhere, for most laws."""
-        return self.logits
-
-    @property
-    def open_rows(self) -> Tensor | LinearTable:
-        """:attr:`rows` that hold where the state is masked."""
-        return self.rows
-
-    @cached_property
     def log_normaliser(self) -> Tensor:
         """logsumexp of the logits, (B, L), in at least float32, without a (B, L, V) temporary."""
-        if torch.is_grad_enabled() and self.logits.requires_grad:
-            return at_least_float32(self.logits).logsumexp(-1)
-        flat = self.logits.reshape(-1, self.vocab_size)
-        chunks = row_chunks(flat.shape[0], self.vocab_size)
-        parts = [at_least_float32(flat[rows]).logsumexp(-1) for rows in chunks]
-        return torch.cat(parts).reshape(self.logits.shape[:-1])
+        # What was computed without gradients must not stand in for what has them.
+        recorded = self.source.recorded
+        if recorded not in self._normaliser:
+            logits = self.logits
+            flat = logits.reshape(-1, self.vocab_size)
+            step = flat.numel() if recorded else 1 << 22
+            chunks = row_chunks(flat.shape[0], self.vocab_size, step)
+            parts = [at_least_float32(flat[rows]).logsumexp(-1) for rows in chunks]
+            self._normaliser[recorded] = torch.cat(parts).reshape(logits.shape[:-1])
+        return self._normaliser[recorded]
 
     def log_probs(self) -> Tensor:
         """Normalised per-position log-probabilities: (B, L, V)."""
@@ -78,35 +123,118 @@ class ProductLaw(Law):
     def precise_marginals(self) -> Tensor:
         return self.logits.double().softmax(-1)
 
+    def as_product(self) -> ProductLaw:
+        return self
+
+    # -- draws ------------------------------------------------------------------------------
+
+    def sample(self, generator: Generator = None) -> Tensor:
+        shape = self.batch_size, self.length
+        u = uniform(shape, generator, self.device).reshape(-1)
+        if self.source.visible is not None:
+            return self._draw(torch.arange(u.shape[0], device=u.device), u).reshape(shape)
+        out = torch.empty(u.shape, dtype=torch.int64, device=u.device)
+        for part in self._chunks(u):
+            out[part] = invert_logits(self.source.read(part), u[part])
+        return out.reshape(shape)
+
+    @torch.no_grad()
+    def draw(self, generator: Generator = None) -> Draw:
+        return Draw(self.sample(generator), self, None)
+
+    def sample_where(self, where: Tensor, generator: Generator = None) -> Tensor:
+        """Draw only the True positions of ``where`` (B, L): (N,) int64 in row-major order."""
+        u = uniform_where(where, generator)
+        return self._draw(where.reshape(-1).nonzero()[:, 0], u)
+
+    def _draw(self, index: Tensor, u: Tensor) -> Tensor:
+        """Invert the rows of positions ``index`` (N,) at u (N,): (N,) int64."""
+        source = self.source
+        if source.visible is None or source.tokens is None:
+            out = torch.empty_like(index)
+            left = torch.arange(index.shape[0], device=index.device)
+        else:
+            out = source.tokens.reshape(-1)[index].clone()
+            left = (~source.visible.reshape(-1)[index]).nonzero()[:, 0]
+        for part in self._chunks(left):
+            rows = source.read(index[left[part]])
+            out[left[part]] = invert_logits(rows, u[left[part]])
+        return out
+
+    def _chunks(self, index: Tensor) -> Iterator[slice]:
+        return row_chunks(index.shape[0], 1, self.source.rows_at_once())
+
+    # -- sums over the vocabulary -----------------------------------------------------------
+
     def token_log_prob(self, x0: Tensor) -> Tensor:
         """Per-position log-probability of (B, L) tokens: (B, L)."""
-        return self.logits.gather(-1, x0[..., None])[..., 0] - self.log_normaliser
+        source, rows = self.source, self.source.uncertain()
+        head = source.head_at(rows)
+        if head is None and (source.recorded or not source.deferred):
+            return self.logits.gather(-1, x0[..., None])[..., 0] - self.log_normaliser
+        flat = x0.reshape(-1)
+        out = torch.full(flat.shape, -torch.inf, dtype=source.dtype, device=self.device)
+        if source.visible is not None:
+            out[(source.visible & (x0 == source.tokens)).reshape(-1)] = 0.0
+        if head is None:
+            found = torch.empty(rows.shape, dtype=source.dtype, device=self.device)
+            for part in self._chunks(rows):
+                log_probs = source.read(rows[part]).log_softmax(-1)
+                found[part] = log_probs.gather(1, flat[rows[part], None])[:, 0]
+        else:
+            # Impossible tokens need no row.
+            rows = rows[head.bias.detach()[flat[rows]] > -torch.inf]
+            with source.clock():
+                found = -token_cross_entropy(source, flat, rows).to(source.dtype)
+        return out.index_put((rows,), found).reshape(x0.shape)
 
     def log_prob(self, x0: Tensor) -> Tensor:
         return self.token_log_prob(x0).sum(-1)
 
-    def sample(self, generator: Generator = None) -> Tensor:
-        return categorical_from_logits(self.logits, generator)
-
-    def sample_where(self, where: Tensor, generator: Generator = None) -> Tensor:
-        """Draw only the True positions of ``where`` (B, L): (N,) int64 in row-major order."""
-        return categorical_from_logits(self.logits, generator, where)
-
     def entropy(self) -> Tensor:
         """Entropy of each position in nats: (B, L)."""
-        log_probs = self.log_probs()
-        return -_expect(log_probs.exp(), log_probs)
+        source = self.source
+        if source.recorded:
+            log_probs = self.log_probs()
+            return -expectation(log_probs.exp(), log_probs)
+        rows = source.uncertain()
+        dtype = torch.promote_types(source.dtype, torch.float32)
+        out = torch.zeros(self.batch_size * self.length, dtype=dtype, device=self.device)
+        for part in self._chunks(rows):
+            log_p = source.read(rows[part]).to(dtype).log_softmax(-1)
+            log_p.clamp_(min=torch.finfo(dtype).min)
+            out[rows[part]] = -torch.linalg.vecdot(log_p.exp(), log_p)
+        return out.reshape(self.batch_size, self.length)
 
     def position_cross_entropy(self, target: ProductLaw) -> Tensor:
         """−Σ_a target(a)·log p(a) at each position, in nats: (B, L)."""
-        return -_expect(target.marginals().to(self.logits.dtype), self.log_probs())
+        source = self.source
+        rows = source.uncertain()
+        if source.head_at(rows) is None:
+            return -expectation(target.marginals().to(self.logits.dtype), self.log_probs())
+        shape = (self.batch_size, self.length)
+        out = torch.zeros(shape, dtype=source.dtype, device=self.device)
+        if source.visible is not None:
+            assert source.tokens is not None
+            # Certain here: nothing if the target is certain of the same token, else infinite.
+            agrees = target.certain_of(torch.where(source.visible, source.tokens, 0))
+            out.masked_fill_(source.visible & ~agrees, torch.inf)
+        found = self.soft_cross_entropy(target, rows).cross_entropy
+        return out.reshape(-1).index_put((rows,), found).reshape(shape)
+
+    @torch.no_grad()
+    def certain_of(self, tokens: Tensor) -> Tensor:
+        """Where the law allows no token but the given one: (B, L) int64 → (B, L) boolean."""
+        source = self.source
+        if not source.deferred:
+            return self.token_log_prob(tokens) == 0
+        if source.visible is None:
+            return torch.zeros_like(tokens, dtype=torch.bool)
+        return source.visible & (tokens == source.tokens)
 
     def cross_entropy(self, target: Law, generator: Generator = None) -> Tensor:
         """Closed form for any target, since log p is a sum over positions: (B,)."""
-        if isinstance(target, ProductLaw):
-            return self.position_cross_entropy(target).sum(-1)
-        weights = target.marginals().to(self.logits.dtype)
-        return -_expect(weights, self.log_probs()).sum(-1)
+        return self.position_cross_entropy(target.as_product()).sum(-1)
 
     def soft_cross_entropy(
         self, target: ProductLaw, rows: Tensor, row_weight: Tensor | None = None
@@ -118,44 +246,43 @@ class ProductLaw(Law):
             rows: (N,) int64.
             row_weight: (N,) constants.
         """
-        return soft_cross_entropy(self.logits.flatten(0, 1), target.rows, rows, row_weight)
+        return soft_cross_entropy(self.source, target.source, rows, row_weight)
 
-    def token_cross_entropy(self, tokens: Tensor, rows: Tensor) -> Tensor:
-        """−log p(token) at chosen positions (N,), counted row-major: (B·L,) → (N,), in chunks."""
-        return token_cross_entropy(self.logits.flatten(0, 1), tokens, rows)
+    def token_cross_entropy(self, x0: Tensor, rows: Tensor) -> Tensor:
+        """−log p of tokens (B, L) at chosen positions (N,), counted row-major: (N,), in chunks."""
+        return token_cross_entropy(self.source, x0.reshape(-1), rows)
+
+    # -- other laws -------------------------------------------------------------------------
 
     def tempered(self, temperature: float = 1.0, top_p: float = 1.0) -> ProductLaw:
+        nucleus(torch.zeros(1), temperature, top_p)  # refuses bad values before any reading
         if temperature == 1 and top_p == 1:
             return self
-        return ProductLaw(nucleus(self.logits, temperature, top_p))
+        return ProductLaw(self.source.tempered(temperature, top_p))
 
-    def _batched(self) -> dict[str, Tensor | Batched]:
-        return {"logits": self.logits}
-
-    def _with(self, **changes: Tensor) -> ProductLaw:
-        return ProductLaw(**changes)
+    def _with(self, **changes: Logits) -> ProductLaw:
+        return ProductLaw(changes["source"])
 
     def _expanded(self, batch_size: int) -> ProductLaw:
-        law = ProductLaw(self.logits.expand(batch_size, -1, -1))
-        if self.ratios is not None:
-            law.ratios = self.ratios.expand(batch_size, -1, -1)
-        return law
+        scores = None if self.scores is None else self.scores.expand(batch_size)
+        return ProductLaw(self.source.expand(batch_size), scores)
 
     def given(self, x0: Tensor, known: Tensor) -> ProductLaw:
-        return ProductLaw(pin_logits(self.logits, x0, known))
+        return ProductLaw(self.source.given(x0, known))
 
     def detach(self) -> ProductLaw:
         """The same law without gradients."""
-        return ProductLaw(self.logits.detach())
+        return ProductLaw(self.source.detach())
+
+    def timed(self, clock: Clock) -> ProductLaw:
+        scores = None if self.scores is None else self.scores.timed(clock)
+        return ProductLaw(self.source.timed(clock), scores)
+
+    def replaced(self, rows: Tensor, other: ProductLaw) -> ProductLaw:
+        """This law with some batch rows (N,) taken from ``other`` (N rows)."""
+        return ProductLaw(self.source.replaced(rows, other.source))
 
 
-def pin_logits(logits: Tensor, x0: Tensor, known: Tensor) -> Tensor:
-    """Logits with the known positions replaced by certainty at ``x0``: (B, L, V)."""
-    pinned = torch.where(known[..., None], -torch.inf, logits)
-    at = pinned.gather(-1, x0[..., None])
-    return pinned.scatter(-1, x0[..., None], torch.where(known[..., None], 0.0, at))
-
-
-def _expect(weights: Tensor, values: Tensor) -> Tensor:
-    """Σ weights·values over the last axis with 0·(−inf) = 0 (in value and in gradient)."""
+def expectation(weights: Tensor, values: Tensor) -> Tensor:
+    """Σ weights·values over the last axis with 0·(±inf) = 0 (in value and in gradient)."""
     return (weights * values.masked_fill(weights == 0, 0.0)).sum(-1)

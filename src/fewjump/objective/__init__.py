@@ -4,20 +4,11 @@ from fewjump.objective.base import Metrics, Objective, freeze
 from fewjump.objective.conditional import ConditionalMatching
 from fewjump.objective.elbo import CrossEntropyELBO, nelbo
 from fewjump.objective.joint import JointConditionalMatching
-from fewjump.objective.latent import LatentMatching
-from fewjump.objective.latent_bound import importance_bound
+from fewjump.objective.latent import LatentMatching, importance_bound
 from fewjump.objective.on_policy import OnPolicyRefinement
 from fewjump.objective.score_entropy import ScoreEntropy
 from fewjump.objective.time_sampling import TimeSampling
-
-OBJECTIVES: dict[str, type[Objective]] = {
-    "conditional-matching": ConditionalMatching,
-    "joint-conditional-matching": JointConditionalMatching,
-    "latent-matching": LatentMatching,
-    "on-policy-refinement": OnPolicyRefinement,
-    "cross-entropy": CrossEntropyELBO,
-    "score-entropy": ScoreEntropy,
-}
+from fewjump.registry import OBJECTIVES
 
 __all__ = [
     "OBJECTIVES",

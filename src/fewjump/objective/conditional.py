@@ -11,9 +11,7 @@ from torch import Tensor
 
 from fewjump.denoiser.base import Denoiser
 from fewjump.law.base import Law
-from fewjump.law.product import ProductLaw
 from fewjump.objective.base import Metrics, require_frozen
-from fewjump.objective.cross_entropy import law_cross_entropy
 from fewjump.objective.intermediate import draw_earlier, roll_down
 from fewjump.objective.known import Given, KnownName
 from fewjump.objective.matching import MatchingObjective
@@ -26,7 +24,7 @@ from fewjump.objective.times import (
     spread_uniform,
     time_weight,
 )
-from fewjump.process import Absorbing
+from fewjump.process import Process
 from fewjump.random import Generator, uniform
 from fewjump.sampler import Ancestral, Euler, Sampler, ThetaTrapezoidal
 
@@ -166,7 +164,7 @@ class ConditionalMatching(MatchingObjective):
         law = student(x_t, t)
         with torch.no_grad():
             if self.intermediate in STEPS:
-                drawn = law.detach() if isinstance(law, ProductLaw) else given.condition(law)
+                drawn = law.as_product().detach() if law.independent else given.condition(law)
                 step = STEPS[self.intermediate]
                 x_s, clipped = draw_earlier(step, student, x_t, s, t, generator, drawn)
             target = teacher(given.pin(x_s), s)
@@ -190,7 +188,7 @@ def compare(
     target: Law,
     x_t: Tensor,
     weight: Tensor,
-    process: object,
+    process: Process,
     generator: Generator = None,
     given: Given | None = None,
     seen: Callable[[Tensor], None] | None = None,
@@ -213,27 +211,26 @@ def compare(
         (unweighted; means over the positions that carry loss) and ``loss_positions`` (their
         share). Joint students report ``cross_entropy`` and ``teacher_entropy`` only.
     """
-    if not isinstance(target, ProductLaw) and isinstance(law, ProductLaw):
-        target = ProductLaw(target.marginals().log())
-    if not isinstance(law, ProductLaw):
+    if not law.independent:
         if given is not None:
             law, target = given.condition(law), given.condition(target)
         bits = law.cross_entropy(target, generator)
         if seen is not None:
             seen(bits.detach() / x_t.shape[1])
         metrics = {"cross_entropy": bits.detach().mean() / x_t.shape[1]}
-        if isinstance(target, ProductLaw):
-            metrics["teacher_entropy"] = target.entropy().mean()
+        if target.independent:
+            metrics["teacher_entropy"] = target.as_product().entropy().mean()
         return (weight.to(bits.dtype) * bits).mean() / x_t.shape[1], metrics
-    assert isinstance(target, ProductLaw)
-    if isinstance(process, Absorbing):
-        rows = (x_t == process.mask).reshape(-1).nonzero()[:, 0]
+    masked = process.masked(x_t)
+    if masked is not None:
+        rows = masked.reshape(-1).nonzero()[:, 0]
     elif given is not None and given.known is not None:
         rows = (~given.known).reshape(-1).nonzero()[:, 0]
     else:
         rows = torch.arange(x_t.numel(), device=x_t.device)
-    total, entropies = law_cross_entropy(law, target, rows, weight[rows // x_t.shape[1]])
-    ce, loss = entropies.cross_entropy, total / x_t.numel()
+    row_weight = weight[rows // x_t.shape[1]]
+    entropies = law.as_product().soft_cross_entropy(target.as_product(), rows, row_weight)
+    ce, loss = entropies.cross_entropy, entropies.total / x_t.numel()
     if seen is not None:
         divergence = (ce.detach() - entropies.target_entropy).double()
         each = divergence.new_zeros(x_t.shape[0])

@@ -10,12 +10,10 @@ from torch.utils.checkpoint import checkpoint
 
 from fewjump.denoiser.base import Denoiser
 from fewjump.law.base import row_chunks
-from fewjump.law.product import ProductLaw
 from fewjump.objective.base import Metrics, Objective
-from fewjump.objective.cross_entropy import law_token_cross_entropy
 from fewjump.objective.known import Given, KnownName, check_known
 from fewjump.objective.times import spread_uniform
-from fewjump.process import Absorbing, Process, RankOne
+from fewjump.process import Process, RankOne
 from fewjump.random import Generator, bernoulli
 
 ElboWeighting = Literal["uniform", "elbo"]
@@ -77,20 +75,19 @@ class CrossEntropyELBO(Objective):
         given = Given.draw(self.known, self.known_share, batch, process, generator)
         x_t = given.pin(process.corrupt(batch, 0.0, t, generator))
         law = student(x_t, t)
-        if self.weighting == "elbo" and not isinstance(process, Absorbing):
+        if self.weighting == "elbo" and not process.absorbing:
             posterior = given.condition(law).marginals()
             density = given.open(rate_divergence(process, posterior, x_t, batch, t))
             loss = (1 - self.min_time) * density.sum() / batch.numel()
             return loss, {"nelbo": loss.detach()}
-        if not isinstance(law, ProductLaw):
+        if not law.independent:
             ce = -given.condition(law).log_prob(batch)
             return self._weighted(ce, process, t, batch), {"cross_entropy": _per_token(ce, batch)}
-        if isinstance(process, Absorbing):
-            asked = x_t == process.mask
-        else:
+        asked = process.masked(x_t)
+        if asked is None:
             asked = given.open(torch.ones_like(x_t, dtype=torch.bool))
         rows = asked.reshape(-1).nonzero()[:, 0]
-        ce = law_token_cross_entropy(law, batch, rows)
+        ce = law.as_product().token_cross_entropy(batch, rows)
         per_row = torch.zeros(batch.shape[0], dtype=ce.dtype, device=ce.device)
         per_row = per_row.index_add(0, rows // batch.shape[1], ce)
         mean = ce.detach().sum() / max(1, rows.shape[0])
@@ -206,7 +203,7 @@ def nelbo(
     total = torch.zeros(x0.shape[0], dtype=torch.float64, device=x0.device)
     for k in range(num_times):
         u = (spread_uniform(x0.shape[0], generator, x0.device) + k) / num_times
-        if isinstance(process, Absorbing):
+        if process.absorbing:
             where = bernoulli(u[:, None].expand(x0.shape), generator) & ~process.is_kept(x0)
             total += masked_density(denoiser, x0, where, u)
             continue
@@ -215,7 +212,7 @@ def nelbo(
         density = rate_divergence(process, denoiser(x_t, t).marginals(), x_t, x0, t)
         total += (1 - min_time) * density.sum(-1)
     total /= num_times
-    if isinstance(process, Absorbing):
+    if process.absorbing:
         return total
     first = torch.full((x0.shape[0],), min_time, dtype=torch.float64, device=x0.device)
     x_first = process.corrupt(x0, 0.0, first, generator)
@@ -226,13 +223,10 @@ def nelbo(
 def masked_density(denoiser: Denoiser, x0: Tensor, where: Tensor, u: Tensor) -> Tensor:
     """(1/u)·Σ_{masked} −log p(x₀ⁱ|x_u) for given masks ``where`` (B, L) and u (B,): (B,)."""
     process = denoiser.process
-    if not isinstance(process, Absorbing):
+    if process.mask is None or not process.absorbing:
         raise ValueError(f"masked_density needs an Absorbing process, got {process!r}")
-    x_t = torch.where(where, process.mask, x0)
+    x_t = x0.masked_fill(where, process.mask)
     # α = 1 − u; the schedule's own end caps the time a network is asked about.
     law = denoiser(x_t, process.schedule.time_of_alpha((1 - u).clamp(min=1e-300)))
-    if isinstance(law, ProductLaw):
-        nll = -law.token_log_prob(x0)
-    else:
-        nll = -law.marginals().gather(-1, x0[..., None])[..., 0].log()
+    nll = -law.as_product().token_log_prob(x0)
     return torch.where(where, nll, 0.0).double().sum(-1) / u

@@ -11,13 +11,11 @@ from torch import Tensor
 
 from fewjump.denoiser.base import Denoiser
 from fewjump.law.base import Law
-from fewjump.law.product import ProductLaw
 from fewjump.objective.base import Metrics, require_frozen
-from fewjump.objective.intermediate import roll_down
+from fewjump.objective.intermediate import bridge_path, forward_path, roll_down, rollout_path
 from fewjump.objective.known import Given, KnownName
 from fewjump.objective.matching import MatchingObjective
-from fewjump.objective.nearness import Near, Target, candidate_times, check_near, choose_target
-from fewjump.objective.paths import bridge_path, forward_path, rollout_path
+from fewjump.objective.teacher_time import Near, Target, candidate_times, check_near, choose_target
 from fewjump.objective.time_sampling import TimeSampling
 from fewjump.objective.times import (
     Weighting,
@@ -37,7 +35,7 @@ class JointConditionalMatching(MatchingObjective):
     p_{0|t}(x₀|x_t) is the mixture of p_{0|s}(x₀|x_s) over x_s|x_t (arXiv 2512.12889, the Markov
     decomposition), and for small s each of those is nearly a product, which a per-position teacher
     can say. So a student whose joint log-probability is tractable learns the joint conditional, up
-    to E[TC(x₀|x_s)] in KL, which s controls (see :mod:`fewjump.objective.nearness`); a teacher
+    to E[TC(x₀|x_s)] in KL, which s controls (see :mod:`fewjump.objective.teacher_time`); a teacher
     whose own law is joint has no such bias. At a masked process the positions visible in x_t are
     certain in both laws and carry no loss.
 
@@ -254,7 +252,7 @@ class JointConditionalMatching(MatchingObjective):
 
     def _cross_entropy(self, law: Law, target: Law, generator: Generator) -> Tensor:
         """Average over the draws, in nats per sequence: (B,)."""
-        draws = 1 if isinstance(law, ProductLaw) else self.draws
+        draws = 1 if law.independent else self.draws
         total = law.cross_entropy(target, generator)
         for _ in range(draws - 1):
             total = total + law.cross_entropy(target, generator)
@@ -283,7 +281,7 @@ class JointConditionalMatching(MatchingObjective):
         rows = torch.arange(max(1, x_t.shape[0] // 8), device=x_t.device)
         product = teacher(x_t[rows], t[rows])
         product = product if given is None else given.condition(product, rows)
-        if isinstance(product, ProductLaw):
+        if product.independent:
             theirs = product.cross_entropy(target.law.select(rows))
             metrics["gain_over_product"] = (theirs - entropy[rows]).mean()
         return metrics

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fewjump.law.base import Law
-from fewjump.process import Absorbing, Process
+from fewjump.process import Process
 from fewjump.random import Generator, uniform
 
 KnownName = Literal["prefix", "infill", "scattered"]
@@ -64,7 +64,7 @@ class Given:
     def __init__(self, x0: Tensor, known: Tensor | None, process: Process) -> None:
         self.x0, self.known = x0, known
         # Under a mask what is shown clean is certain to every law already.
-        self.certain = known is None or isinstance(process, Absorbing)
+        self.certain = known is None or process.absorbing
 
     @classmethod
     def draw(

@@ -7,17 +7,20 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fewjump.denoiser.base import Denoiser
 from fewjump.law.base import Law
-from fewjump.law.mixture import MixtureLaw
 from fewjump.law.product import ProductLaw
-from fewjump.objective.auxiliary import StudentWithAuxiliary
 from fewjump.objective.base import Metrics, Objective, require_frozen
-from fewjump.objective.nearness import position_entropy
-from fewjump.objective.on_policy_reward import Seen, expected_gradient, token_reward
-from fewjump.objective.score_function import Draw, draw, leave_one_out, score_surrogate
+from fewjump.objective.score_function import (
+    Draw,
+    DrawnAt,
+    expected_gradient,
+    leave_one_out,
+    score_surrogate,
+    token_reward,
+)
 from fewjump.objective.times import (
     Weighting,
     check_grid,
@@ -63,7 +66,7 @@ class OnPolicyRefinement(Objective):
     The states x_t are held fixed: with ``source="student"`` the effect of a step on the states of
     later steps is left out of the gradient (it vanishes at D = 0, and for K = 1).
 
-    The student and ψ are one model, :class:`fewjump.objective.auxiliary.StudentWithAuxiliary`;
+    The student and ψ are one model, :class:`fewjump.objective.on_policy.StudentWithAuxiliary`;
     both terms are in one loss, and their gradients do not mix. Relatives: D-MMD
     (arXiv 2603.20155), IDLM (2602.19066), Di[M]O (2503.15457); on images DMD (2311.18828).
 
@@ -163,23 +166,24 @@ class OnPolicyRefinement(Objective):
         with torch.no_grad():
             x_t = self._states(student, batch, k, t, generator)
         law = student(x_t, t)
-        drawn = [draw(law, generator) for _ in range(self.draws)]
+        drawn = [law.draw(generator) for _ in range(self.draws)]
         with torch.no_grad():
             x_u = torch.cat([process.bridge(x_t, one.x0, u, t, generator) for one in drawn])
         x0 = torch.cat([one.x0 for one in drawn])
         late = u.repeat(self.draws)
         fake = pair.auxiliary(x_u, late)
-        if not isinstance(fake, ProductLaw):
+        if not fake.independent:
             raise ValueError("the auxiliary denoiser must return a product law; give it that head")
+        fake = fake.as_product()
         with torch.no_grad():
-            real = _product(teacher(x_u, late))
+            real = teacher(x_u, late).as_product()
         surprise = -fake.token_log_prob(x0)
         reward = token_reward(fake, real, x0, self.floor).reshape(self.draws, -1, length)
         scale = time_weight(self.weighting, process, u) * width * (len(self.grid) - 1)
         total = reward.double().sum(-1) * scale
         if self._uses_expected(law):
-            seen = Seen(x_t, t, x_u.reshape(self.draws, -1, length), u, scale)
-            surrogate = expected_gradient(drawn, fake, real, seen, process, self.floor)
+            at = DrawnAt(x_t, t, x_u.reshape(self.draws, -1, length), u, scale)
+            surrogate = expected_gradient(drawn, fake, real, at, process, self.floor)
         else:
             advantage = leave_one_out(total)
             each = [score_surrogate(law.log_prob(o.x0), a) for o, a in zip(drawn, advantage)]
@@ -225,12 +229,11 @@ class OnPolicyRefinement(Objective):
         return x
 
     def _uses_expected(self, law: Law) -> bool:
-        possible = isinstance(law, ProductLaw | MixtureLaw)
-        if self.estimator == "expected" and not possible:
+        if self.estimator == "expected" and not law.chosen_product:
             raise ValueError(
                 f"there is no expected form for a {type(law).__name__}; use estimator='score'"
             )
-        return possible and self.estimator != "score"
+        return law.chosen_product and self.estimator != "score"
 
     @torch.no_grad()
     def _metrics(
@@ -238,13 +241,9 @@ class OnPolicyRefinement(Objective):
     ) -> Metrics:
         return {
             "joint_entropy": -law.log_prob(drawn[0].x0).mean() / length,
-            "student_entropy": position_entropy(fake).mean(),
-            "teacher_entropy": position_entropy(real).mean(),
+            "student_entropy": fake.entropy().mean(),
+            "teacher_entropy": real.entropy().mean(),
         }
-
-
-def _product(law: Law) -> ProductLaw:
-    return law if isinstance(law, ProductLaw) else ProductLaw(law.marginals().log())
 
 
 def _pair(student: Denoiser) -> StudentWithAuxiliary:
@@ -254,3 +253,49 @@ def _pair(student: Denoiser) -> StudentWithAuxiliary:
             "or StudentWithAuxiliary(student, auxiliary)"
         )
     return student
+
+
+class StudentWithAuxiliary(Denoiser):
+    """A student denoiser that carries an auxiliary one; as a denoiser it *is* the student.
+
+    Both are parts of one module, so that the training loop optimises, averages, saves and resumes
+    them together. The auxiliary's parameters carry an ``lr_scale``, which the loop's optimiser
+    multiplies their learning rate by.
+
+    Args:
+        student: the few-step sampler that is refined.
+        auxiliary: returns a product law; of the student's process.
+        lr_scale: learning rate of the auxiliary as a multiple of the student's, above 0.
+
+    Raises:
+        ValueError: for another process, shared parameters, or an ``lr_scale`` that is not positive.
+    """
+
+    def __init__(self, student: Denoiser, auxiliary: Denoiser, lr_scale: float = 1.0) -> None:
+        super().__init__(student.process, student.length, student.clean_vocab_size)
+        if auxiliary.process.config() != student.process.config():
+            raise ValueError(
+                f"the auxiliary denoiser has the process {auxiliary.process!r}, the student "
+                f"{student.process!r}; build it with process=student.process"
+            )
+        mine = {id(p) for p in student.parameters()}
+        if any(id(p) in mine for p in auxiliary.parameters()):
+            raise ValueError("student and auxiliary share parameters; copy.deepcopy one of them")
+        if not 0 < lr_scale < math.inf:
+            raise ValueError(f"lr_scale must be positive, got {lr_scale}")
+        self.student, self.auxiliary = student, auxiliary
+        self.time_conditioned = student.time_conditioned
+        for parameter in auxiliary.parameters():
+            parameter.lr_scale = lr_scale  # pyright: ignore[reportAttributeAccessIssue]
+
+    def law(self, x_t: Tensor, t: Tensor) -> Law:
+        return self.student(x_t, t)
+
+    @property
+    def network(self) -> nn.Module:
+        """The student's own network: what ``compile=True`` compiles."""
+        for name in ("trunk", "network"):
+            part = getattr(self.student, name, None)
+            if isinstance(part, nn.Module):
+                return part
+        raise AttributeError("the student has no network of its own")

@@ -1,51 +1,21 @@
 """Gradients of E_{x₀~p^φ}[R(x₀, x_u)] for discrete draws: surrogates whose gradient is unbiased.
 
 A surrogate is a tensor whose *gradient* is the estimate; its value means nothing. Rewards are
-constants: nothing flows through them.
+constants: nothing flows through them. The last part of the file is the reward of on-policy
+refinement, and its gradient with x₀ summed out.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from fewjump.law.base import Law
-from fewjump.law.mixture import MixtureLaw
+from fewjump.law.base import Draw
 from fewjump.law.product import ProductLaw
 from fewjump.process import Process
-from fewjump.random import Generator, categorical_from_logits
-
-
-class Draw(NamedTuple):
-    """One draw of x₀ from a student's law.
-
-    Attributes:
-        x0: (B, L) int64.
-        law: the product law x₀ was drawn from given what chose it; None for other laws.
-        log_choice: (B,) log-probability of that choice, with gradient; None if there was none.
-    """
-
-    x0: Tensor
-    law: ProductLaw | None
-    log_choice: Tensor | None
-
-
-def draw(law: Law, generator: Generator = None) -> Draw:
-    """Draw x₀, keeping what :func:`expected_surrogate` needs of a product or a mixture."""
-    if isinstance(law, ProductLaw):
-        with torch.no_grad():
-            return Draw(law.sample(generator), law, None)
-    if isinstance(law, MixtureLaw):
-        with torch.no_grad():
-            index = categorical_from_logits(law.weight_logits, generator)
-        part = law.component(index)
-        choice = law.weight_logits.log_softmax(-1).gather(-1, index[:, None])[:, 0]
-        with torch.no_grad():
-            return Draw(part.sample(generator), part, choice)
-    with torch.no_grad():
-        return Draw(law.sample(generator), None, None)
 
 
 def leave_one_out(reward: Tensor) -> Tensor:
@@ -105,3 +75,68 @@ def expected_surrogate(
     weight = torch.where(posterior > 0, weight, 0.0).detach()
     log_probs = law.log_probs().masked_fill(weight == 0, 0.0)
     return (weight * log_probs).sum((-1, -2))
+
+
+class DrawnAt(NamedTuple):
+    """Where the draws were made: x_t (B, L), t (B,), x_u (S, B, L), u (B,), scale of R (B,)."""
+
+    x_t: Tensor
+    t: Tensor
+    x_u: Tensor
+    u: Tensor
+    scale: Tensor
+
+
+@torch.no_grad()
+def token_reward(fake: ProductLaw, real: ProductLaw, x0: Tensor, floor: float) -> Tensor:
+    """log p^ψ(x₀ⁱ|x_u) − log p^θ(x₀ⁱ|x_u), both floored, constant: (B, L)."""
+    low = math.log(floor)
+    return fake.token_log_prob(x0).clamp(min=low) - real.token_log_prob(x0).clamp(min=low)
+
+
+@torch.no_grad()
+def table_reward(fake: ProductLaw, real: ProductLaw, floor: float) -> Tensor:
+    """:func:`token_reward` of every token: (B, L, V)."""
+    low = math.log(floor)
+    return fake.log_probs().clamp(min=low) - real.log_probs().clamp(min=low)
+
+
+def expected_gradient(
+    drawn: list[Draw],
+    fake: ProductLaw,
+    real: ProductLaw,
+    at: DrawnAt,
+    process: Process,
+    floor: float,
+) -> Tensor:
+    """Mean over S draws of the surrogates that sum x₀ out given x_u: (B,).
+
+    Args:
+        drawn: S draws, each with its law (of the component, for a mixture).
+        fake, real: laws of x₀ given x_u, of ψ and of the teacher, draw by draw: (S·B) rows.
+        at: where the draws were made.
+        process: the student's.
+        floor: probabilities below it count as it.
+    """
+    size = at.x_t.shape[0]
+    tables, posteriors, means = [], [], []
+    with torch.no_grad():
+        for number, one in enumerate(drawn):
+            assert one.law is not None
+            rows = torch.arange(number * size, (number + 1) * size, device=at.x_t.device)
+            reward = table_reward(fake.select(rows), real.select(rows), floor)
+            posterior = own_posterior(one.law, at.x_u[number], at.u, at.x_t, at.t, process)
+            tables.append(reward)
+            posteriors.append(posterior)
+            means.append(expected_reward(posterior, reward).sum(-1))
+        mean = torch.stack(means)
+        advantage = leave_one_out(mean)
+        baselines = mean - advantage
+    surrogates = []
+    for one, table, posterior, base, gain in zip(drawn, tables, posteriors, baselines, advantage):
+        assert one.law is not None
+        value = expected_surrogate(one.law, posterior, table, base, at.scale)
+        if one.log_choice is not None:
+            value = value + score_surrogate(one.log_choice, gain * at.scale)
+        surrogates.append(value)
+    return torch.stack(surrogates).mean(0)

@@ -72,6 +72,13 @@ class Process(ABC):
         """Where a state shows a kept token: boolean, same shape as ``x``."""
         return torch.isin(x, torch.tensor(self.kept, dtype=torch.int64, device=x.device))
 
+    def masked(self, x: Tensor) -> Tensor | None:
+        """Where a state of an absorbing process is masked: boolean, same shape as ``x``.
+
+        None for other processes, whose tokens may all be noise.
+        """
+        return x == self.mask if self.absorbing else None
+
     # -- what a subclass gives --------------------------------------------------------------
 
     @abstractmethod

@@ -12,7 +12,7 @@ from fewjump.sampler.run import run
 if TYPE_CHECKING:
     from fewjump.denoiser import Denoiser
     from fewjump.sampler.base import Sampler
-    from fewjump.sampler.grid import GridSpec
+    from fewjump.sampler.time_grid import GridSpec
 
 
 def generate(

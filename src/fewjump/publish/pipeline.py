@@ -14,12 +14,12 @@ from fewjump.data.vocabulary import ImageLevels, Tokens, Vocabulary
 from fewjump.publish.conditions import Words, read_conditions
 from fewjump.publish.generation import generate
 from fewjump.publish.hub import from_pretrained, push_to_hub, save_pretrained
-from fewjump.sampler.run import Seen, run
+from fewjump.sampler.run import RunProgress, run
 
 if TYPE_CHECKING:
     from fewjump.denoiser import Denoiser
     from fewjump.sampler.base import Sampler
-    from fewjump.sampler.grid import GridSpec
+    from fewjump.sampler.time_grid import GridSpec
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Pipeline:
         top_p: float = 1.0,
         batch_size: int | None = None,
         progress: bool = False,
-        callback: Callable[[Seen], None] | None = None,
+        callback: Callable[[RunProgress], None] | None = None,
     ) -> PipelineOutput:
         """Draw samples.
 

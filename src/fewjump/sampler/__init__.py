@@ -1,18 +1,17 @@
 """Samplers: walk a time grid from noise to data."""
 
+from fewjump.registry import SAMPLERS
 from fewjump.sampler.ancestral import Ancestral
-from fewjump.sampler.base import Move, Moves, Sampler
-from fewjump.sampler.cheapest_grid import IntervalCosts
+from fewjump.sampler.base import Move, Moves, Sampler, get_sampler
+from fewjump.sampler.carried_grids import carried_grid, carry_grid
 from fewjump.sampler.euler import Euler
 from fewjump.sampler.exact import exact_output_law
 from fewjump.sampler.first_hitting import FirstHitting
-from fewjump.sampler.fitted_grid import FittedGrid, fitted_grid, interval_costs
-from fewjump.sampler.grid import FITTED, GRIDS, time_grid
-from fewjump.sampler.kept_grids import keep_grid, kept_grid
-from fewjump.sampler.registry import SAMPLERS, get_sampler
+from fewjump.sampler.fitted_grid import FittedGrid, IntervalCosts, fitted_grid, interval_costs
 from fewjump.sampler.rk2 import ThetaRK2
-from fewjump.sampler.run import SamplerRun, Seen, run, sample
+from fewjump.sampler.run import RunProgress, SamplerRun, run, sample
 from fewjump.sampler.tau_leaping import TauLeaping
+from fewjump.sampler.time_grid import FITTED, GRIDS, time_grid
 from fewjump.sampler.trapezoidal import ThetaTrapezoidal
 
 __all__ = [
@@ -28,7 +27,7 @@ __all__ = [
     "SAMPLERS",
     "Sampler",
     "SamplerRun",
-    "Seen",
+    "RunProgress",
     "TauLeaping",
     "ThetaRK2",
     "ThetaTrapezoidal",
@@ -36,8 +35,8 @@ __all__ = [
     "fitted_grid",
     "get_sampler",
     "interval_costs",
-    "keep_grid",
-    "kept_grid",
+    "carry_grid",
+    "carried_grid",
     "run",
     "sample",
     "time_grid",

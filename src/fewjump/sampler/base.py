@@ -14,12 +14,13 @@ from collections.abc import Callable
 from collections.abc import Generator as Coroutine
 from functools import partial
 from itertools import pairwise
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from fewjump.denoiser.base import Denoiser
 from fewjump.random import Generator
+from fewjump.registry import SAMPLERS
 
 
 class Move(ABC):
@@ -93,11 +94,24 @@ def _interval(sampler: Sampler, denoiser: Denoiser, t: Tensor, s: Tensor, x: Ten
     return sampler.moves(denoiser, x, t, s)
 
 
+def get_sampler(sampler: str | Sampler, **options: Any) -> Sampler:
+    """A sampler from its name and constructor options (such as ``theta``), or the one given.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+    if isinstance(sampler, Sampler):
+        if options:
+            raise ValueError("options go with a name; this sampler is already made")
+        return sampler
+    return SAMPLERS.named(sampler)(**options)
+
+
 def draw_step(
     moves: Moves,
     generator: Generator = None,
     pin: Callable[[Tensor], Tensor] | None = None,
-    seen: Callable[[Move], None] | None = None,
+    watch: Callable[[Move], None] | None = None,
 ) -> Tensor:
     """Run a step's moves with random draws and return the state it ends in.
 
@@ -105,15 +119,15 @@ def draw_step(
         moves: the step.
         generator: source of randomness.
         pin: applied to every state that is drawn, intermediate ones included (infilling).
-        seen: called with every move after it was drawn (diagnostics).
+        watch: called with every move after it was drawn (diagnostics).
     """
     move = next(moves)
     while True:
         x = move.sample(generator)
         if pin is not None:
             x = pin(x)
-        if seen is not None:
-            seen(move)
+        if watch is not None:
+            watch(move)
         try:
             move = moves.send(x)
         except StopIteration:

@@ -11,11 +11,10 @@ from torch import Tensor
 
 from fewjump.denoiser.base import Denoiser
 from fewjump.law.base import ENUMERATION_LIMIT, row_chunks, unravel
-from fewjump.sampler.base import Move, Sampler, Step
-from fewjump.sampler.grid import GridSpec, times_for
+from fewjump.sampler.base import Move, Sampler, Step, get_sampler
 from fewjump.sampler.moves import product_table
-from fewjump.sampler.registry import get_sampler
-from fewjump.sampler.trajectory import check_options, trajectory
+from fewjump.sampler.run import check_options, trajectory
+from fewjump.sampler.time_grid import GridSpec, times_for
 
 COST_LIMIT = 1e11
 _CHUNK_ELEMENTS = 1 << 21

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from fewjump.denoiser.base import Denoiser
-from fewjump.law import Law, ProductLaw
-from fewjump.process import Absorbing
+from fewjump.law import Law
 from fewjump.random import Generator, permutation_keys, uniform
 from fewjump.sampler.base import Move, Moves, Sampler, Step
 from fewjump.sampler.moves import fill, law_table, one_hot, product_table
@@ -38,7 +37,7 @@ class FirstHitting(Sampler):
     uses_grid: ClassVar[bool] = False
 
     def check(self, denoiser: Denoiser) -> None:
-        if not isinstance(denoiser.process, Absorbing):
+        if not denoiser.process.absorbing:
             raise ValueError(
                 f"first-hitting simulates unmasking events, which {denoiser.process} does not "
                 "have; use sampler='ancestral', or an Absorbing process"
@@ -49,9 +48,7 @@ class FirstHitting(Sampler):
         yield RevealMove(denoiser, x_t, t.expand(x_t.shape[0]), 1)
 
     def steps(self, denoiser: Denoiser, x: Tensor, times: Tensor) -> list[Step]:
-        process = denoiser.process
-        assert isinstance(process, Absorbing)
-        rounds = min(times.shape[0] - 1, int((x == process.mask).sum(-1).max()))
+        rounds = min(times.shape[0] - 1, int((x == denoiser.process.mask).sum(-1).max()))
         clock = _Clock(times[0])
         return [clock.step(denoiser, rounds - done) for done in range(rounds)]
 
@@ -90,7 +87,6 @@ class RevealMove(Move):
 
     def __init__(self, denoiser: Denoiser, x: Tensor, time: Tensor, rounds_left: int) -> None:
         process = denoiser.process
-        assert isinstance(process, Absorbing)
         self.denoiser, self.process, self.x = denoiser, process, x
         self.masked = x == process.mask
         self.number = self.masked.sum(-1)
@@ -104,7 +100,7 @@ class RevealMove(Move):
         reveal = keys.argsort(-1).argsort(-1) < self.count[:, None]
         first = self._event_times(generator)
         law = self.denoiser(self.x, first)
-        if isinstance(law, ProductLaw):
+        if law.independent:
             return fill(self.x, law, reveal, generator)
         return torch.where(reveal, law.sample(generator), self.x)
 
@@ -148,7 +144,7 @@ class RevealMove(Move):
         return out.reshape(batch, -1)
 
     def _joint(self, law: Law) -> Tensor:
-        if isinstance(law, ProductLaw):
+        if law.independent:
             return product_table(posterior(law, self.process))
         return law_table(law, self.process.vocab_size)
 

@@ -17,11 +17,9 @@ import torch
 from torch import Tensor
 
 from fewjump.denoiser.base import Denoiser
-from fewjump.law import ProductLaw
 from fewjump.random import SampleStreams, fold_seed
-from fewjump.sampler.cheapest_grid import IntervalCosts
+from fewjump.sampler.carried_grids import carried_grid
 from fewjump.sampler.interval_cost import forward_entropies, reverse_entropies
-from fewjump.sampler.kept_grids import kept_grid
 from fewjump.sampler.run import draw_seed, eval_mode, run
 
 _GROUPS = 8
@@ -112,8 +110,7 @@ def interval_costs(
             x_t = process.corrupt(x0, 0.0, t, _StratifiedStreams(seed, size))
             total = counts.new_zeros(groups, j)
             for rows in torch.arange(x0.shape[0], device=device).split(batch_size):
-                law = denoiser(x_t[rows], t)
-                assert isinstance(law, ProductLaw)
+                law = denoiser(x_t[rows], t).as_product()
                 total.index_add_(
                     0, group[rows], reverse_entropies(law, process, x_t[rows], t, points[:j])
                 )
@@ -183,7 +180,7 @@ def fitted_grid(
     )
 
 
-_KEPT: WeakKeyDictionary[Denoiser, dict[tuple[int, ...], Tensor]] = WeakKeyDictionary()
+_REMEMBERED: WeakKeyDictionary[Denoiser, dict[tuple[int, ...], Tensor]] = WeakKeyDictionary()
 
 
 def remembered_grid(denoiser: Denoiser, steps: int, length: int | None) -> Tensor:
@@ -198,9 +195,9 @@ def remembered_grid(denoiser: Denoiser, steps: int, length: int | None) -> Tenso
         *(w.data_ptr() for w in weights),
         *(w._version for w in weights),
     )
-    kept = _KEPT.setdefault(denoiser, {})
+    kept = _REMEMBERED.setdefault(denoiser, {})
     if key not in kept:
-        times = kept_grid(denoiser, int(steps), length)
+        times = carried_grid(denoiser, int(steps), length)
         if times is None:
             times = fitted_grid(denoiser, None, steps, length=length).times
         kept[key] = times
@@ -241,8 +238,68 @@ def _check_product(denoiser: Denoiser, length: int | None) -> None:
     with eval_mode(denoiser):
         law = denoiser(denoiser.process.prior_sample((1, length), None, denoiser.device), 1.0)
     denoiser.evaluations = counted
-    if not isinstance(law, ProductLaw):
+    if not law.independent:
         raise ValueError(
             "a grid is fitted to what drawing positions independently loses, and this denoiser "
             "draws them jointly; fit the grid of its teacher, or use another"
         )
+
+
+@dataclass(frozen=True)
+class IntervalCosts:
+    """The cost of every interval between candidate times.
+
+    Attributes:
+        times: (M,) float64, increasing from 0 to 1.
+        costs: (G, M, M) float64, nats per sequence: [g, s, t] is TC(x_s|x_t) + H(x_s) − H(x_t) as
+            group g of the samples has it; +inf unless s < t.
+    """
+
+    times: Tensor
+    costs: Tensor
+
+    def total(self, grid: Sequence[float] | Tensor) -> Tensor:
+        """The cost of a grid of candidate times, by group of samples: (G,).
+
+        Path KLs of two grids that both run from 1 to 0 differ as these do.
+
+        Raises:
+            ValueError: for a time that is not a candidate.
+        """
+        times = torch.as_tensor(grid, dtype=torch.float64)
+        distance, place = (times[:, None] - self.times).abs().min(-1)
+        if bool((distance > 1e-12).any()):
+            raise ValueError(f"{times.tolist()} are not all among the candidate times")
+        return self.costs[:, place[1:], place[:-1]].sum(-1)
+
+    def best(self, steps: int) -> Tensor:
+        """The cheapest grid of ``steps`` intervals from 1 to 0: (steps + 1,) float64.
+
+        Raises:
+            ValueError: if there are not as many candidate intervals.
+        """
+        if not 1 <= steps < len(self.times):
+            raise ValueError(
+                f"{len(self.times)} candidate times have no grid of {steps} steps; give more "
+                "candidates, or ask for 1 step or more"
+            )
+        return self.times[cheapest_path(self.costs.mean(0), steps)]
+
+
+def cheapest_path(costs: Tensor, steps: int) -> Tensor:
+    """Indices from M − 1 down to 0 in ``steps`` jumps of least total cost: (steps + 1,) int64.
+
+    Args:
+        costs: (M, M), [s, t] for the jump from t to s; +inf where there is none.
+        steps: number of jumps.
+    """
+    reached = torch.full_like(costs[0], torch.inf)
+    reached[0] = 0.0
+    choices: list[Tensor] = []
+    for _ in range(steps):
+        reached, before = (reached[:, None] + costs).min(0)
+        choices.append(before)
+    path = [costs.shape[0] - 1]
+    for before in reversed(choices):
+        path.append(int(before[path[-1]]))
+    return torch.tensor(path)

@@ -45,7 +45,6 @@ def reverse_entropies(
     batch, length = x_t.shape
     out = torch.zeros(batch, len(earlier), dtype=torch.float64, device=x_t.device)
     logits = posterior_logits(law, process)
-    rows = logits.flatten(0, 1) if isinstance(logits, Tensor) else logits
     flat = x_t.reshape(-1)
     masked = process.absorbing
     index = (flat == process.mask).nonzero()[:, 0] if masked else torch.arange(flat.shape[0])
@@ -59,7 +58,7 @@ def reverse_entropies(
         step = rows_per_chunk(process.vocab_size * (1 if masked else len(now)), x_t.device)
         for start in range(0, index.shape[0], step):
             part = index[start : start + step]
-            p = rows.index_select(0, part).double().softmax(-1)
+            p = logits.read(part).double().softmax(-1)
             if masked:
                 values = _masked_entropies(p, process, t, now)
             elif kernels is None:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from fewjump.law.base import row_chunks
-from fewjump.law.linear_table import LinearTable
-from fewjump.random import invert_cdf, rows_per_chunk
+from fewjump.law.logits import Logits
+from fewjump.random import invert_cdf
 
 _BLOCK = 256
 
@@ -20,8 +20,8 @@ class LogitRows:
     """Chosen rows of logits, exponentiated relative to their maximum and summed by blocks.
 
     Args:
-        logits: (M, V) floating point, or what computes rows of them; −inf marks impossible tokens.
-        index: (N,) int64, the rows wanted; None for all of them.
+        logits: of a product law.
+        index: (N,) int64, the positions wanted, counted row-major; None for all of them.
         exclude: (N,) int64, a token of each row that is not to be drawn.
 
     Attributes:
@@ -37,31 +37,22 @@ class LogitRows:
 
     def __init__(
         self,
-        logits: Tensor | LinearTable,
+        logits: Logits,
         index: Tensor | None = None,
         exclude: Tensor | None = None,
     ) -> None:
-        rows = rows_per_chunk(logits.shape[1], logits.device)
-        if isinstance(logits, LinearTable):
-            rows = logits.rows_at_once()
-            if index is None:
-                index = torch.arange(logits.shape[0], device=logits.device)
+        rows, vocab = logits.rows_at_once(), logits.vocab_size
         self.logits, self.index, self.exclude = logits, index, exclude
-        self._elements = rows * logits.shape[1]
-        count = logits.shape[0] if index is None else index.shape[0]
+        self._elements = rows * vocab
+        count = logits.batch_size * logits.length if index is None else index.shape[0]
         self.dtype = torch.promote_types(logits.dtype, torch.float32)
-        blocks = -(-logits.shape[1] // _BLOCK)
+        blocks = -(-vocab // _BLOCK)
         self.top = torch.empty(count, 1, dtype=self.dtype, device=logits.device)
         sums = torch.empty(count, blocks, dtype=self.dtype, device=logits.device)
         at = torch.zeros(count, 1, dtype=self.dtype, device=logits.device)
         for start in range(0, count, rows):
             part = slice(start, start + rows)
-            if index is None:
-                assert isinstance(logits, Tensor)
-                piece = logits[part]
-            else:
-                piece = logits.index_select(0, index[part])
-            piece = piece.to(self.dtype)
+            piece = logits.read(part if index is None else index[part]).to(self.dtype)
             top = self.top[part] = piece.amax(-1, keepdim=True)
             weights = piece - top if index is None else piece.sub_(top)
             weights.exp_()
@@ -100,28 +91,22 @@ class LogitRows:
         lower = torch.where(block > 0, cumulative.gather(1, (block - 1).clamp(min=0)), 0.0)
         share = ((target - lower) / (upper - lower))[:, 0].clamp(0.0, 1.0)
         out = torch.empty_like(which)
-        for part in row_chunks(which.shape[0], min(_BLOCK, self.logits.shape[1]), self._elements):
+        width = min(_BLOCK, self.logits.vocab_size)
+        for part in row_chunks(which.shape[0], width, self._elements):
             out[part] = self._within(block[part], which[part], share[part])
         return out
 
     def _within(self, block: Tensor, which: Tensor, share: Tensor) -> Tensor:
         """Tokens (K,) of one block (K, 1) of each row, at ``share`` (K,) of the block's weight."""
-        vocab = self.logits.shape[1]
+        vocab = self.logits.vocab_size
         column = block * _BLOCK + torch.arange(min(_BLOCK, vocab), device=block.device)
         row = which if self.index is None else self.index[which]
-        inside = _entries(self.logits, row, column.clamp(max=vocab - 1)).to(self.dtype)
+        inside = self.logits.entries(row, column.clamp(max=vocab - 1)).to(self.dtype)
         inside = inside.sub_(self.top.index_select(0, which)).exp_()
         impossible = column >= vocab
         if self.exclude is not None:
             impossible = impossible | (column == self.exclude[which, None])
         return block[:, 0] * _BLOCK + invert_cdf(inside.masked_fill_(impossible, 0.0), share)
-
-
-def _entries(logits: Tensor | LinearTable, row: Tensor, column: Tensor) -> Tensor:
-    """Entries (K, C) of the rows (K,) at the columns (K, C), fresh."""
-    if isinstance(logits, LinearTable):
-        return logits.entries(row, column)
-    return logits[row[:, None], column]
 
 
 def _sum_blocks(weights: Tensor, out: Tensor) -> None:

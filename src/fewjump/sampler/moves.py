@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fewjump.law import Law, ProductLaw
+from fewjump.law import Law
 from fewjump.law.base import row_chunks
 from fewjump.process import Process
 from fewjump.process.kernel import expand_time
@@ -128,15 +128,15 @@ class LawMove(Move):
 
     def __init__(self, law: Law, x: Tensor, process: Process) -> None:
         self.law, self.x, self.process = law, x, process
-        self.open = x == process.mask if process.absorbing else None
+        self.open = process.masked(x)
 
     def sample(self, generator: Generator = None) -> Tensor:
-        if not isinstance(self.law, ProductLaw):
+        if not self.law.independent:
             return self.law.sample(generator)
         if self.open is not None:
             return fill(self.x, self.law, self.open, generator)
         u = uniform(self.x.shape, generator, self.x.device).reshape(-1)
-        return LogitRows(self.law.rows).draw(None, u).reshape(self.x.shape)
+        return LogitRows(self.law.as_product().source).draw(None, u).reshape(self.x.shape)
 
     def rows(self) -> Tensor:
         """Probability of every token at each position: (B, L, V) float64.
@@ -150,7 +150,7 @@ class LawMove(Move):
         return rows
 
     def table(self) -> Tensor:
-        if not isinstance(self.law, ProductLaw):
+        if not self.law.independent:
             return law_table(self.law, self.process.vocab_size)
         return product_table(self.rows())
 
@@ -190,10 +190,10 @@ class JointReverseMove(Move):
         return table.reshape(self.x.shape[0], -1)
 
 
-def fill(x: Tensor, law: ProductLaw, where: Tensor, generator: Generator) -> Tensor:
-    """``x`` (B, L) with the masked positions ``where`` (B, L) drawn from the law."""
+def fill(x: Tensor, law: Law, where: Tensor, generator: Generator) -> Tensor:
+    """``x`` (B, L) with its masked positions ``where`` (B, L) drawn, each on its own."""
     u = uniform_where(where, generator)
-    rows = LogitRows(law.open_rows, where.reshape(-1).nonzero()[:, 0])
+    rows = LogitRows(law.as_product().source, where.reshape(-1).nonzero()[:, 0])
     return x.masked_scatter(where, rows.draw(None, u))
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fewjump.law.linear_table import LinearTable
+from fewjump.law.logits import Logits
 from fewjump.process.bridge import ReverseCoefficients
 from fewjump.sampler.logit_rows import LogitRows
 from fewjump.sampler.rates import OpenRows, Rates
@@ -25,7 +25,7 @@ class ResetRates(Rates):
     """The form above, from logits.
 
     Args:
-        logits: (B, L, V) of p(x₀|x_t), or what computes rows of them, (B·L, V).
+        logits: (B, L, V) of p(x₀|x_t).
         x: (B, L) int64.
         coefficients: data, prior and prior_self, each (B, L) float64, and 0 at a token that
             cannot have been redrawn; and the law m of a redrawn position.
@@ -33,15 +33,14 @@ class ResetRates(Rates):
 
     def __init__(
         self,
-        logits: Tensor | LinearTable,
+        logits: Logits,
         x: Tensor,
         coefficients: ReverseCoefficients,
     ) -> None:
-        if isinstance(logits, LinearTable):
-            self.logits, self.values_at_once = logits, logits.rows_at_once()
-        else:
-            self.logits = logits.reshape(-1, logits.shape[-1])
-        self.vocab_size = logits.shape[-1]
+        self.logits = logits
+        if logits.deferred:
+            self.values_at_once = logits.rows_at_once()
+        self.vocab_size = logits.vocab_size
         self.x, self.length = x.reshape(-1), x.shape[-1]
         *numbers, redrawn = coefficients
         wide = torch.promote_types(logits.dtype, torch.float32)
@@ -61,7 +60,7 @@ class ResetRates(Rates):
         return _ResetRows(self, index)
 
     def values(self, index: Tensor) -> Tensor:
-        logits = self.logits.index_select(0, index)
+        logits = self.logits.read(index)
         p = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(-1)
         here = self.x[index][:, None]
         at = p.gather(-1, here)[:, 0].double()

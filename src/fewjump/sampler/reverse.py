@@ -6,31 +6,24 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from fewjump.denoiser.score_law import ScoreLaw
-from fewjump.law import Law, LinearLaw, ProductLaw
-from fewjump.law.linear_table import LinearTable
+from fewjump.law import DenseLogits, Law, Logits, ProductLaw
 from fewjump.process import Process
 from fewjump.process.bridge import ReverseCoefficients
-from fewjump.process.kernel import expand_time
 from fewjump.sampler.rates import DenseRates, Rates
 from fewjump.sampler.reset_rates import ResetRates
 
 
-def posterior_logits(law: Law, process: Process) -> Tensor | LinearTable:
-    """Logits of the law's one-position marginals over all states of the process: (B, L, V).
-
-    Under an absorbing process they hold at masked positions only. Those of a deferred law stay
-    deferred, as (B·L, V).
-    """
-    if isinstance(law, LinearLaw) and law.vocab_size == process.vocab_size:
-        return law.rows
-    logits = law.open_logits if isinstance(law, ProductLaw) else law.marginals().log()
-    return _over_all_states(logits, law, process)
+def posterior_logits(law: Law, process: Process) -> Logits:
+    """Logits of the law's one-position marginals over all states of the process: (B, L, V)."""
+    source = law.as_product().source
+    if law.vocab_size == process.vocab_size:
+        return source
+    return DenseLogits(_over_all_states(source.dense(), law, process))
 
 
 def posterior(law: Law, process: Process) -> Tensor:
     """The law's one-position marginals over all states of the process: (B, L, V) float64."""
-    logits = law.logits if isinstance(law, ProductLaw) else law.marginals().log()
+    logits = law.as_product().logits
     return _over_all_states(logits, law, process).double().softmax(-1)
 
 
@@ -51,7 +44,7 @@ def reverse_rates(law: Law, process: Process, x: Tensor, t: Tensor) -> Rates:
     if coefficients is None:
         ratios = process.ratios_from_posterior(posterior(law, process), x, t)
         return DenseRates(process.reverse_rates(ratios, x, t), x)
-    return _reset_rates(law, process, x, t, coefficients)
+    return _reset_rates(law, process, x, coefficients)
 
 
 def reverse_step(
@@ -69,40 +62,28 @@ def reverse_step(
     if _by_ratios(law, process):
         closed = process.posterior_from_ratios(_ratios(law).double(), x, t)
         return DenseRates(bridge.reverse_marginals(closed).clamp(min=0), x)
-    return _reset_rates(law, process, x, t, bridge.coefficients)
+    return _reset_rates(law, process, x, bridge.coefficients)
 
 
 def _by_ratios(law: Law, process: Process) -> bool:
     """Whether steps need every ratio of the law's. Under a mask their sums are enough."""
-    recovered = isinstance(law, ProductLaw) and law.has_ratios
-    return recovered and not process.absorbing
+    return law.scores is not None and not process.absorbing
 
 
 def _ratios(law: Law) -> Tensor:
-    assert isinstance(law, ProductLaw)
-    assert law.ratios is not None
-    return law.ratios
+    assert law.scores is not None
+    return law.scores.ratios
 
 
 def _reset_rates(
     law: Law,
     process: Process,
     x: Tensor,
-    t: Tensor,
     coefficients: ReverseCoefficients,
 ) -> Rates:
-    if isinstance(law, ProductLaw) and law.has_ratios:
-        mass = _clean_mass(law, process, x, t)
+    if law.scores is not None and law.scores.clean_mass is not None:
+        # The clean part of the closed form under a mask sums to more or less than 1 where scores
+        # are imperfect; the law is normalised.
+        mass = law.scores.clean_mass
         coefficients = coefficients._replace(data=coefficients.data * mass)
     return ResetRates(posterior_logits(law, process), x, coefficients)
-
-
-def _clean_mass(law: ProductLaw, process: Process, x: Tensor, t: Tensor) -> Tensor:
-    """By what the normalised law is to be multiplied for the closed form under a mask, whose clean
-    part sums to more or less than 1 where scores are imperfect: (B, L) float64."""
-    if isinstance(law, ScoreLaw):
-        return law.mass
-    ratios = _ratios(law).double()
-    total = ratios.sum(-1) - ratios[..., [process.mask, *process.kept]].sum(-1)
-    mass = torch.expm1(expand_time(process.schedule.sigma_bar(t).double(), x)) * total
-    return torch.where(x == process.mask, mass, 1.0)

@@ -1,4 +1,11 @@
-"""Draw samples: the loop that every sampler shares."""
+"""Draw samples: the loop that every sampler shares, and the steps of a whole trajectory.
+
+**The last step.** With ``denoise`` every interval that ends above 0 is walked by the sampler, and
+x₀ is then drawn from the law at the last positive time. A grid 1 → 0 of K intervals therefore costs
+K evaluations for a one-evaluation sampler and 2(K−1)+1 for a two-evaluation one; one interval is
+one-shot generation for all; a grid that ends above 0 costs one evaluation more. Without
+``denoise`` the sampler's own step is used down to the last time.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +13,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -14,12 +22,10 @@ from torch import Tensor
 from fewjump.denoiser.base import Denoiser
 from fewjump.progress import Progress
 from fewjump.random import SampleStreams
-from fewjump.sampler.base import Move, Sampler, draw_step
-from fewjump.sampler.grid import GridSpec, times_for
-from fewjump.sampler.prompt import make_prompt
-from fewjump.sampler.registry import get_sampler
-from fewjump.sampler.shown import Shown, eval_mode, synchronise
-from fewjump.sampler.trajectory import check_options, trajectory
+from fewjump.sampler.base import Move, Moves, Sampler, Step, draw_step, get_sampler
+from fewjump.sampler.moves import LawMove
+from fewjump.sampler.prompt import PromptedDenoiser, eval_mode, make_prompt, synchronise
+from fewjump.sampler.time_grid import GridSpec, times_for
 
 _BATCH_LIMIT = 256
 _LOGIT_LIMIT = 1 << 26
@@ -52,7 +58,7 @@ class SamplerRun:
     sampler: str
 
 
-class Seen(NamedTuple):
+class RunProgress(NamedTuple):
     """What the observer of :func:`run` is told after every step of every batch.
 
     Attributes:
@@ -121,7 +127,7 @@ def run(
     top_p: float = 1.0,
     denoise: bool = True,
     progress: bool = False,
-    watch: Callable[[Seen], None] | None = None,
+    watch: Callable[[RunProgress], None] | None = None,
     first: int = 0,
 ) -> SamplerRun:
     """Draw samples and say what they cost.
@@ -146,10 +152,10 @@ def run(
             product law says of the other positions is up to the network, while a joint law is
             conditioned exactly.
         temperature, top_p: as in :meth:`fewjump.law.Law.tempered`, at every step.
-        denoise: draw x₀ at the last positive time (see :mod:`fewjump.sampler.trajectory`).
+        denoise: draw x₀ at the last positive time (see :mod:`fewjump.sampler.run`).
             Without it an absorbing process may leave masks.
         progress: show progress on stderr (:mod:`fewjump.progress`).
-        watch: told the state after every step (see :class:`Seen`); batches come in order.
+        watch: told the state after every step (see :class:`RunProgress`); batches come in order.
         first: number of the first sample: what is drawn are samples ``first`` to ``first`` + N − 1
             of the seed. Rows of ``prompt`` belong to these, from its first.
 
@@ -169,7 +175,7 @@ def run(
         fits = _LOGIT_LIMIT // (length * denoiser.process.vocab_size)
         batch_size = max(1, min(_BATCH_LIMIT, fits))
     on_device = times.to(device)
-    shown = Shown(denoiser, temperature, top_p)
+    asked = PromptedDenoiser(denoiser, temperature, top_p)
     meter = _Meter()
     samples: list[Tensor] = []
     nfe, started = 0, time.perf_counter()
@@ -180,18 +186,18 @@ def run(
             indices = rows + first
             streams = SampleStreams(seed, indices)
             here = given.rows(rows) if given is not None else None
-            shown.prompt = here
+            asked.prompt = here
             before = denoiser.evaluations
             x = denoiser.process.prior_sample((len(indices), length), streams, device)
             x = x if here is None else here.pin(x)
-            path = trajectory(method, shown, x, on_device, denoise)
+            path = trajectory(method, asked, x, on_device, denoise)
             bar.total = len(path) * len(starts)
             for number, step in enumerate(path, 1):
                 pin = None if here is None else here.pin
                 x = draw_step(step(x), streams, pin, meter)
                 bar.update()
                 if watch is not None:
-                    watch(Seen(number, len(path), indices, x))
+                    watch(RunProgress(number, len(path), indices, x))
             samples.append(x)
             nfe = max(nfe, denoiser.evaluations - before)
             meter.end_batch(len(indices))
@@ -201,7 +207,7 @@ def run(
         samples=torch.cat(samples),
         nfe=nfe,
         seconds=seconds,
-        network_seconds=shown.seconds,
+        network_seconds=asked.seconds,
         clamped_mass=meter.total / num_samples,
         seed=seed,
         times=times,
@@ -260,3 +266,35 @@ def _check_temperature(temperature: float, top_p: float) -> None:
         raise ValueError(f"temperature must be a finite number ≥ 0, got {temperature}")
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p must lie in (0, 1], got {top_p}")
+
+
+def trajectory(
+    sampler: Sampler, denoiser: Denoiser, x: Tensor, times: Tensor, denoise: bool = True
+) -> list[Step]:
+    """All steps from ``x`` at ``times[0]`` to the output; see the module docstring."""
+    if not sampler.uses_grid:
+        return sampler.steps(denoiser, x, times)
+    if not denoise:
+        return sampler.steps(denoiser, x, times)
+    walked = times[times > 0]
+    return [
+        *sampler.steps(denoiser, x, walked),
+        partial(_final, denoiser, walked[-1]),
+    ]
+
+
+def _final(denoiser: Denoiser, t: Tensor, x: Tensor) -> Moves:
+    yield LawMove(denoiser(x, t), x, denoiser.process)
+
+
+def check_options(
+    sampler: Sampler, denoiser: Denoiser, grid: GridSpec | None, denoise: bool
+) -> None:
+    """Raise ValueError where the sampler does not apply or would ignore an option."""
+    sampler.check(denoiser)
+    if sampler.uses_grid:
+        return
+    if grid is not None:
+        raise ValueError(f"{sampler.name} draws its own times; leave grid=None")
+    if not denoise:
+        raise ValueError(f"{sampler.name} has no final denoising step; leave denoise=True")

@@ -1,12 +1,15 @@
-"""The processes of a torchrun launch: who am I, and how do we add up."""
+"""This process: its place among those of a torchrun launch, and signals that ask it to stop."""
 
 from __future__ import annotations
 
 import os
+import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 
 import torch
 import torch.distributed as dist
@@ -89,3 +92,35 @@ def _leave() -> None:
     """
     time.sleep(_SETTLE_SECONDS)
     dist.destroy_process_group()
+
+
+class TrainingInterrupted(KeyboardInterrupt):
+    """Training was asked to stop; its state is saved and the message says how to go on."""
+
+
+class StopRequest:
+    """Set once a signal arrived; a second Ctrl-C stops at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[StopRequest]:
+    """Catch SIGINT and SIGTERM within the block (in the main thread; elsewhere nothing is set)."""
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    kinds = (signal.SIGINT, signal.SIGTERM)
+    previous = {kind: signal.signal(kind, request._handle) for kind in kinds}
+    try:
+        yield request
+    finally:
+        for kind, handler in previous.items():
+            signal.signal(kind, handler)

@@ -17,10 +17,8 @@ from fewjump.denoiser.base import Denoiser
 from fewjump.lock import sole_writer
 from fewjump.objective.base import Objective
 from fewjump.train.data import Tokens
-from fewjump.train.distributed import join_world
-from fewjump.train.interrupt import stop_on_signal
+from fewjump.train.distributed import join_world, stop_on_signal
 from fewjump.train.options import TrainConfig
-from fewjump.train.result import TrainResult
 from fewjump.train.setup import (
     blocks_checkpointed,
     networks_in_low_precision,
@@ -28,7 +26,7 @@ from fewjump.train.setup import (
     run_identity,
 )
 from fewjump.train.split import split_models
-from fewjump.train.trainer import Trainer
+from fewjump.train.trainer import Trainer, TrainResult
 
 
 def train(

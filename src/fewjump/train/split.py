@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from fewjump.denoiser.base import Denoiser
-from fewjump.train.distributed import World
-from fewjump.train.divergence import DivergenceError
+from fewjump.train.distributed import TrainingInterrupted, World
 from fewjump.train.diversity import DiversityError
-from fewjump.train.interrupt import TrainingInterrupted
+from fewjump.train.monitor import DivergenceError
 from fewjump.train.options import TrainConfig
 
 if TYPE_CHECKING:

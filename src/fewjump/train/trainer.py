@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +20,12 @@ from fewjump.files import check_readable
 from fewjump.objective.base import Metrics, Objective
 from fewjump.random import SampleStreams, fold_seed
 from fewjump.train.data import TokenData
-from fewjump.train.distributed import World
-from fewjump.train.divergence import DivergenceError, diagnosis, not_finite
+from fewjump.train.diagnostics import Diagnostics
+from fewjump.train.distributed import StopRequest, TrainingInterrupted, World
 from fewjump.train.ema import ExponentialMovingAverage
-from fewjump.train.interrupt import StopRequest, TrainingInterrupted
-from fewjump.train.keeper import Keeper
 from fewjump.train.log import METRICS_FILE, RunFolder, TrainingProgress
-from fewjump.train.monitor import Monitor
+from fewjump.train.monitor import DivergenceError, Monitor, diagnosis, not_finite
 from fewjump.train.options import FREE_OPTIONS, TrainConfig
-from fewjump.train.probe import Probe
-from fewjump.train.result import TrainResult
 from fewjump.train.setup import (
     DROPOUT_STREAM,
     MONITOR_STREAM,
@@ -37,6 +35,7 @@ from fewjump.train.setup import (
 )
 from fewjump.train.split import SplitModels, whole
 from fewjump.train.state import ResumeError, read_config
+from fewjump.train.state_store import StateStore
 
 
 class Loss(nn.Module):
@@ -88,7 +87,7 @@ class Trainer:
         self.window_steps = 0
         self.last: dict[str, Any] = {}
         self.monitor = Monitor()
-        self.probe = self._make_probe()
+        self.diagnostics = self._make_diagnostics()
 
     # -- the run ----------------------------------------------------------------------------
 
@@ -109,9 +108,9 @@ class Trainer:
         """
         self.folder, self.identity, self.label = folder, identity, label
         self.files: RunFolder | None = None
-        self.keeper: Keeper | None = None
+        self.store: StateStore | None = None
         if folder is not None:
-            self.keeper = Keeper(
+            self.store = StateStore(
                 folder,
                 identity,
                 self.student,
@@ -120,7 +119,7 @@ class Trainer:
                 self.world,
                 self.models.split,
             )
-        numbers = None if self.keeper is None else self.keeper.load()
+        numbers = None if self.store is None else self.store.load()
         if numbers is not None:
             self.step, self.seconds = numbers["step"], numbers["seconds"]
             self.window = {k: v.to(self.world.device) for k, v in numbers["window"].items()}
@@ -233,8 +232,8 @@ class Trainer:
 
     # -- what is watched --------------------------------------------------------------------
 
-    def _make_probe(self) -> Probe | None:
-        """A probe for a distillation; on every process, since split models need all of them."""
+    def _make_diagnostics(self) -> Diagnostics | None:
+        """What watches a distillation; on every process, since split models need all of them."""
         teacher = self.models.teacher
         if teacher is None or not (self.objective.needs_teacher and self.config.monitor):
             return None
@@ -243,7 +242,7 @@ class Trainer:
         if self.source is not None and self.objective.needs_data:
             data = self.source.batch(torch.arange(4 * samples))
         share = self.config.batch_size // (self.world.size * self.config.accumulate)
-        return Probe(
+        return Diagnostics(
             self.student,
             teacher,
             length=self.width,
@@ -255,14 +254,14 @@ class Trainer:
         )
 
     def _look(self) -> dict[str, Any]:
-        if self.probe is None:
+        if self.diagnostics is None:
             return {}
         self.models.gather()
-        seen: dict[str, Any] = dict(self.probe.look())
+        seen: dict[str, Any] = dict(self.diagnostics.look())
         if self.step == 1:
             # The teacher does not change: judged once.
-            seen["calibration"] = self.probe.calibration()
-            seen["calibrated_on"] = "own samples" if self.probe.data is None else "data"
+            seen["calibration"] = self.diagnostics.calibration()
+            seen["calibrated_on"] = "own samples" if self.diagnostics.data is None else "data"
         return seen
 
     # -- what is written --------------------------------------------------------------------
@@ -301,7 +300,7 @@ class Trainer:
         objective = self.objective.state()
         if seen and self.files is not None:
             self.files.log({"step": self.step, "event": "inspected", **seen})
-        if self.keeper is None:
+        if self.store is None:
             return
         keys = sorted(self.window)
         window = self.window
@@ -316,7 +315,7 @@ class Trainer:
             "window_steps": self.window_steps,
             "logged": None if self.files is None else self.files.logged,
         }
-        self.keeper.save(numbers)
+        self.store.save(numbers)
 
     def _how_to_resume(self) -> str:
         if self.folder is None:
@@ -334,3 +333,29 @@ def _steps_before(folder: Path) -> int | None:
     except ValueError:
         return None
     return free.get("steps") if isinstance(free, dict) else None
+
+
+@dataclass
+class TrainResult:
+    """What :func:`fewjump.train.train` returns.
+
+    Attributes:
+        student: the trained denoiser (the one given), last weights, in eval mode.
+        ema: the moving average of its weights, or None.
+        step: optimiser steps done, in all sessions together.
+        metrics: the last logged line.
+        stopped_by_time: whether ``max_seconds`` ended it before the last step.
+    """
+
+    student: Denoiser
+    ema: ExponentialMovingAverage | None
+    step: int
+    metrics: dict[str, Any] = field(default_factory=dict)
+    stopped_by_time: bool = False
+
+    def averaged(self) -> Denoiser:
+        """A copy of the student with the averaged weights (the last ones without an average)."""
+        model = copy.deepcopy(self.student)
+        if self.ema is not None:
+            self.ema.copy_to(model)
+        return model.eval()

@@ -144,7 +144,7 @@ def grid_rows(bench: Bench, steps: Sequence[int], seed: int) -> list[dict[str, A
     """A row for each grid and number of steps; see :func:`_row`. Fitted ones hold ``times``."""
     from fewjump.evaluate.path_bound import path_bound
     from fewjump.sampler import GRIDS, interval_costs
-    from fewjump.sampler.grid import time_grid
+    from fewjump.sampler.time_grid import time_grid
 
     schedule = bench.teacher.process.schedule
     candidates = [k / CANDIDATES for k in range(CANDIDATES + 1)]
@@ -183,7 +183,7 @@ def training_rows(
     """A row for each way to draw and weigh times and number of sampling steps."""
     from fewjump.evaluate.path_bound import path_bound
     from fewjump.objective import ConditionalMatching
-    from fewjump.sampler.grid import time_grid
+    from fewjump.sampler.time_grid import time_grid
     from fewjump.train import TrainConfig, train
 
     config = TrainConfig(

@@ -24,8 +24,7 @@ from fewjump.denoiser.joint_heads import (
 )
 from fewjump.denoiser.joint_heads.states import StateFeatures, TokenFactor
 from fewjump.denoiser.network import NetworkDenoiser
-from fewjump.denoiser.transformer import Transformer
-from fewjump.denoiser.transformer_config import TransformerConfig
+from fewjump.denoiser.transformer import Transformer, TransformerConfig
 from fewjump.law.base import enumerate_states
 from fewjump.law.product import ProductLaw
 from fewjump.process import Absorbing, Process, Uniform

@@ -1,4 +1,4 @@
-"""Heads whose law is joint over positions. Importing this package registers them."""
+"""Heads whose law is joint over positions."""
 
 from fewjump.denoiser.joint_heads.autoregressive import AutoregressiveHead
 from fewjump.denoiser.joint_heads.chain import ChainHead, MixtureOfChainsHead, SharedChainHead

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fewjump.denoiser.heads import Head, ProductHead, register_head
+from fewjump.denoiser.attention import rotary_table, rotate
+from fewjump.denoiser.heads import Head, ProductHead
 from fewjump.denoiser.joint_heads.states import TokenFactor, require_positive
-from fewjump.denoiser.rotary import rotary_table, rotate
 from fewjump.law.autoregressive import AutoregressiveLaw, Conditionals, Walk
 from fewjump.law.base import SHARED, at_least_float32
 from fewjump.process import Process
@@ -104,7 +104,6 @@ class CausalAttention(nn.Module):
 CausalKind = Literal["gru", "attention"]
 
 
-@register_head
 class AutoregressiveHead(Head):
     """p(x₀ⁱ|x₀^{<i}, x_t) = softmax(product logits + f(causal state i, features i)·W).
 

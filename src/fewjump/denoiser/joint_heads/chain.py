@@ -8,8 +8,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from fewjump.denoiser import deferred
-from fewjump.denoiser.heads import Head, ProductHead, register_head
+from fewjump.denoiser import constrain
+from fewjump.denoiser.heads import Head, ProductHead
 from fewjump.denoiser.joint_heads.states import (
     ComponentWeights,
     StateFeatures,
@@ -20,13 +20,13 @@ from fewjump.denoiser.joint_heads.states import (
 )
 from fewjump.denoiser.transformer import zero_linear
 from fewjump.law.chain import ChainLaw, ChainMethod
-from fewjump.law.composed import MixtureOf
 from fewjump.law.emission import (
     DenseEmission,
     Emission,
     LowRankEmission,
     SharedFactorEmission,
 )
+from fewjump.law.mixture import MixtureOf
 from fewjump.process import Process
 
 EmissionKind = Literal["dense", "shared", "low-rank"]
@@ -62,7 +62,7 @@ class ChainParameters(nn.Module):
         super().__init__()
         require_positive(states=states, rank=rank, width=width)
         if emission is None:
-            emission = "dense" if vocab_size < deferred.DEFER_FROM else "low-rank"
+            emission = "dense" if vocab_size < constrain.DEFER_FROM else "low-rank"
         if emission not in get_args(EmissionKind):
             known = ", ".join(get_args(EmissionKind))
             raise ValueError(f"unknown emission {emission!r}; known: {known}")
@@ -104,7 +104,6 @@ class ChainParameters(nn.Module):
         return DenseEmission(self.states.logits(features, self.tokens) + base[:, :, None])
 
 
-@register_head
 class ChainHead(Head):
     """Hidden Markov law with r states, all of whose factors come from the trunk.
 
@@ -152,7 +151,6 @@ class ChainHead(Head):
         self.chain.tokens.weight.data.zero_()
 
 
-@register_head
 class MixtureOfChainsHead(Head):
     """K hidden Markov laws and their weights: one global choice, then a sequential law.
 
@@ -214,7 +212,6 @@ def _check_template(emission: str | None, length: int | None) -> None:
 _HOME, _SPREAD = 3.0, 0.5
 
 
-@register_head
 class SharedChainHead(Head):
     """p(x₀, z|x_t) ∝ Πᵢ softmax(uᵢ)(x₀ⁱ)·q(zⁱ|x₀ⁱ)·exp(cᵢ(zⁱ)) Πᵢ exp(A(zⁱ, zⁱ⁺¹)).
 

@@ -8,8 +8,8 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from fewjump.denoiser import deferred
-from fewjump.denoiser.heads import Head, ProductHead, register_head
+from fewjump.denoiser import constrain
+from fewjump.denoiser.heads import Head, ProductHead
 from fewjump.denoiser.joint_heads.states import (
     TABLE_RATE,
     ComponentWeights,
@@ -21,10 +21,9 @@ from fewjump.denoiser.joint_heads.states import (
 from fewjump.law.base import SHARED, at_least_float32, nucleus, refuse_twice
 from fewjump.law.emission import DenseEmission, Emission, LowRankEmission, SharedFactorEmission
 from fewjump.law.mixture import MixtureLaw
-from fewjump.process import Absorbing, Process
+from fewjump.process import Process
 
 
-@register_head
 class MixtureHead(Head):
     """logits of component k at position i: product logits + a_i(k)·W (METHOD section 4).
 
@@ -79,7 +78,7 @@ class MixtureHead(Head):
                 table.lr_scale = TABLE_RATE  # type: ignore[attr-defined]
 
     def check_process(self, process: Process) -> None:
-        if self.evidence and not isinstance(process, Absorbing):
+        if self.evidence and not process.absorbing:
             raise ValueError(
                 "evidence=True reads visible tokens and needs an absorbing process, not "
                 f"{type(process).__name__}; use evidence=False"
@@ -90,7 +89,7 @@ class MixtureHead(Head):
         weights = self.weights(features)
         if self.evidence:
             weights = weights + self.log_weights + self._evidence(x_t, process)
-        if self.vocab_size >= deferred.DEFER_FROM:
+        if self.vocab_size >= constrain.DEFER_FROM:
             emission = LowRankEmission(base, self.states(features), self.tokens.weight)
         elif torch.is_grad_enabled():
             emission = DenseEmission(self.states.logits(features, self.tokens) + base[:, :, None])
@@ -101,7 +100,7 @@ class MixtureHead(Head):
 
     def _evidence(self, x_t: Tensor, process: Process) -> Tensor:
         """log-likelihood of the visible tokens under each component's templates: (B, K)."""
-        assert isinstance(process, Absorbing)
+        assert process.mask is not None
         template = self.states.template_features().unflatten(-1, (self.components, self.rank))
         return visible_evidence(self.prior[:, None] + self.tokens(template), x_t, process.mask)
 
@@ -156,7 +155,6 @@ class DeferredEmission(Emission):
         return replace(self, temperature=temperature, top_p=top_p)
 
 
-@register_head
 class SharedMixtureHead(Head):
     """p(x₀|x_t) = Σ_k π_k(x_t) Πᵢ softmax(uᵢ + Tᵢᵏ)(x₀ⁱ).
 
@@ -199,7 +197,7 @@ class SharedMixtureHead(Head):
             table.lr_scale = TABLE_RATE  # type: ignore[attr-defined]
 
     def check_process(self, process: Process) -> None:
-        if not isinstance(process, Absorbing):
+        if not process.absorbing:
             raise ValueError(
                 "a shared mixture reads visible tokens and needs an absorbing process, not "
                 f"{type(process).__name__}; use student 'mixture'"
@@ -211,7 +209,7 @@ class SharedMixtureHead(Head):
                 f"this head was built for length={self.length}, got sequences of "
                 f"{features.shape[1]}; another head, such as shared-chain, takes any length"
             )
-        assert isinstance(process, Absorbing)
+        assert process.mask is not None
         base = self.base(features, x_t, process).logits
         tables = self.tokens(self.template)
         weights = self.weights(features) + self.log_weights

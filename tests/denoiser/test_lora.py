@@ -11,7 +11,7 @@ from torch import Tensor
 import fewjump
 from fewjump.assembly import add_adapters, build_student
 from fewjump.denoiser import NetworkDenoiser, ScoreDenoiser
-from fewjump.denoiser.low_rank import adapt, is_low_rank, merged
+from fewjump.denoiser.lora import adapt, is_low_rank, merged
 from fewjump.process import Absorbing, Uniform
 from fewjump.schedule import LogLinear
 from fewjump.train import ExponentialMovingAverage

@@ -14,10 +14,7 @@ import torch
 from torch import Tensor
 
 from fewjump.denoiser.base import Denoiser
-from fewjump.law.base import Law, row_chunks
-from fewjump.law.linear import LinearLaw
-from fewjump.law.product import ProductLaw
-from fewjump.objective.cross_entropy import expectation
+from fewjump.law.base import Law
 from fewjump.random import Generator, uniform
 
 Near = Literal["zero", "uniform", "adaptive"] | float
@@ -87,46 +84,22 @@ def choose_target(teacher: Denoiser, states: Tensor, times: Tensor, tolerance: f
     first = _judge(teacher, states[0], times[0])
     if len(states) == 1 or first.entropy is None:
         return first
-    assert isinstance(first.law, ProductLaw)
-    law, entropy = first.law, first.entropy.clone()
-    if not isinstance(law, LinearLaw):
-        law = ProductLaw(law.logits.clone())
+    law, entropy = first.law.as_product(), first.entropy.clone()
     s, bound = times[0].clone(), first.bias_bound.clone()
     for state, time in zip(states[1:], times[1:]):
         left = (bound > tolerance).nonzero()[:, 0]
         if not left.numel():
             break
         nearer = _judge(teacher, state[left], time[left])
-        assert isinstance(nearer.law, ProductLaw)
         assert nearer.entropy is not None
-        law, entropy[left] = _replaced(law, left, nearer.law), nearer.entropy
+        law, entropy[left] = law.replaced(left, nearer.law.as_product()), nearer.entropy
         s[left], bound[left] = nearer.s, nearer.bias_bound
     return Target(law, s, entropy, bound)
 
 
-def _replaced(law: ProductLaw, rows: Tensor, other: ProductLaw) -> ProductLaw:
-    """``law`` with the batch rows (N,) of ``other``; logits that exist are overwritten."""
-    if isinstance(law, LinearLaw) and isinstance(other, LinearLaw):
-        return law.replaced(rows, other)
-    law.logits[rows] = other.logits
-    return law
-
-
-def position_entropy(law: ProductLaw) -> Tensor:
-    """Entropy of each position, (B, L) nats, in chunks: no second (B, L, V) tensor."""
-    if isinstance(law, LinearLaw):
-        return law.entropy()
-    flat = law.logits.reshape(-1, law.vocab_size)
-    parts = []
-    for rows in row_chunks(flat.shape[0], law.vocab_size, 1 << 18):
-        log_probs = flat[rows].to(torch.promote_types(flat.dtype, torch.float32)).log_softmax(-1)
-        parts.append(-expectation(log_probs.exp(), log_probs))
-    return torch.cat(parts).reshape(law.logits.shape[:-1])
-
-
 def _judge(teacher: Callable[[Tensor, Tensor], Law], x_s: Tensor, s: Tensor) -> Target:
     law = teacher(x_s, s)
-    if not isinstance(law, ProductLaw):
+    if not law.independent:
         return Target(law, s, None, torch.zeros_like(s))
-    entropy = position_entropy(law)
+    entropy = law.as_product().entropy()
     return Target(law, s, entropy, (entropy.sum(-1) - entropy.amax(-1)).double())

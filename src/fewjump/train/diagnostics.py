@@ -14,8 +14,6 @@ import torch
 from torch import Tensor
 
 from fewjump.denoiser.base import Denoiser
-from fewjump.law.product import ProductLaw
-from fewjump.process import Absorbing
 from fewjump.random import SampleStreams, fold_seed
 from fewjump.sampler import sample
 
@@ -25,7 +23,7 @@ TEACHER_STEPS = 32
 _STUDENT, _TEACHER, _NOISE = 1, 2, 3
 
 
-class Probe:
+class Diagnostics:
     """Looks at a student while it is distilled, and once at its teacher.
 
     Args:
@@ -104,7 +102,8 @@ class Probe:
                 streams = SampleStreams(fold_seed(self.seed, _NOISE, number), index)
                 x_t = process.corrupt(part, 0.0, t, streams)
                 entropy, surprise = _entropy_and_surprise(teacher, x_t, part, t)
-                keep = x_t == process.mask if isinstance(process, Absorbing) else x_t >= 0
+                masked = process.masked(x_t)
+                keep = torch.ones_like(x_t, dtype=torch.bool) if masked is None else masked
                 gaps.append(((surprise - entropy) * keep).sum(-1))
                 predicted += float((entropy * keep).sum())
                 positions += int(keep.sum())
@@ -153,9 +152,7 @@ def _entropy_and_surprise(
     teacher: Denoiser, x_t: Tensor, x0: Tensor, t: float
 ) -> tuple[Tensor, Tensor]:
     """Entropy of each position's marginal, and −log of what it gives x₀: (B, L) float64 each."""
-    law = teacher(x_t, t)
-    if not isinstance(law, ProductLaw):
-        law = ProductLaw(law.marginals().log())
+    law = teacher(x_t, t).as_product()
     surprise = -law.token_log_prob(x0).double()
     return law.entropy().double(), surprise.clamp(max=20.7)
 

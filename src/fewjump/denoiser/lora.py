@@ -14,10 +14,8 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from fewjump.denoiser.heads import ProductHead
 from fewjump.denoiser.network import NetworkDenoiser
 from fewjump.denoiser.score import ScoreDenoiser, ScoreNetwork
-from fewjump.process import Absorbing
 from fewjump.random import fold_seed
 from fewjump.tokenizing import require
 
@@ -62,7 +60,7 @@ def adapt(
         )
     peft: Any = require("peft", "a low-rank student", "lora")
     share(trunk, source)
-    output, given = _output(student), _output(teacher)
+    output, given = student.product_layer(), teacher.product_layer()
     if output is not None and given is not None:
         share(output, given)
     config = peft.LoraConfig(
@@ -82,15 +80,6 @@ def _trunk(model: WithTrunk) -> Any:
             f"{type(model.network).__name__}"
         )
     return model.network.trunk
-
-
-def _output(model: WithTrunk) -> nn.Module | None:
-    """The layer whose softmax over clean tokens is the law, if there is one."""
-    if isinstance(model, NetworkDenoiser):
-        return model.head.linear if isinstance(model.head, ProductHead) else None
-    if isinstance(model.network, ScoreNetwork) and isinstance(model.process, Absorbing):
-        return model.network.linear
-    return None
 
 
 def share(module: nn.Module, source: nn.Module) -> None:

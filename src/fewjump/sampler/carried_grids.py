@@ -17,10 +17,10 @@ from torch import Tensor
 
 from fewjump.denoiser.base import Denoiser
 from fewjump.denoiser.wrappers import unwrapped
-from fewjump.sampler.grid import time_grid
+from fewjump.sampler.time_grid import time_grid
 
 
-def keep_grid(
+def carry_grid(
     denoiser: Denoiser, times: Sequence[float] | Tensor, length: int | None = None
 ) -> None:
     """Let a model carry a grid, for as many steps as it has; saving the model saves it.
@@ -54,7 +54,7 @@ def keep_grid(
     denoiser.grids = {"digest": digest, "grids": [*others, entry]}
 
 
-def kept_grid(denoiser: Denoiser, steps: int, length: int | None) -> Tensor | None:
+def carried_grid(denoiser: Denoiser, steps: int, length: int | None) -> Tensor | None:
     """The grid that a model carries for so many steps, or None: (steps + 1,) float64.
 
     None as well where the model is no longer the one that the grid was fitted to.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from fewjump.law import cross_entropy, linear_table, logit_pass
+from fewjump.law import cross_entropy, logit_pass, logits
 from fewjump.law.enumerated import EnumeratedLaw
-from fewjump.law.linear import LinearLaw
+from fewjump.law.logits import LinearLogits
 from fewjump.law.product import ProductLaw
 from fewjump.random import SampleStreams
 
@@ -21,9 +22,9 @@ MASK = 6
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (logit_pass, linear_table, cross_entropy):
+    for module in (logit_pass, logits, cross_entropy):
         monkeypatch.setattr(module, "CHUNK_ELEMENTS", 2 * V)
-    monkeypatch.setattr(linear_table, "_ENTRY_ELEMENTS", 1)
+    monkeypatch.setattr(logits, "_ENTRY_ELEMENTS", 1)
 
 
 def parts(seed: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:
@@ -43,28 +44,31 @@ def state(seed: int) -> Tensor:
 X_T = torch.tensor([[1, MASK, MASK], [MASK, MASK, 3]])
 
 
-def law_of(values: list[Tensor], x_t: Tensor | None = X_T, **options: Any) -> LinearLaw:
+def law_of(values: list[Tensor], x_t: Tensor | None = X_T, **options: Any) -> ProductLaw:
     features, weight, bias = values
     if x_t is None:
-        return LinearLaw(features, weight, bias, **options)
+        return ProductLaw(LinearLogits(features, weight, bias, **options))
     bias = bias.index_fill(0, torch.tensor([MASK]), -torch.inf)
     raised = torch.tensor([[0, 5, 2], [MASK, 1, 4]])
     gain = torch.linspace(-1, 2, B * L, dtype=torch.float64).reshape(B, L)
-    return LinearLaw(features, weight, bias, x_t != MASK, x_t, raised, gain, **options)
+    certain = x_t != MASK, x_t
+    return ProductLaw(LinearLogits(features, weight, bias, *certain, raised, gain, **options))
 
 
-def dense_of(law: LinearLaw) -> ProductLaw:
+def dense_of(law: ProductLaw) -> ProductLaw:
     """By the formula, not by the law's own ``logits``."""
-    logits = torch.einsum("bld,vd->blv", law.features, law.weight) + law.bias
-    if law.raised is not None:
-        assert law.gain is not None
-        logits = logits + torch.nn.functional.one_hot(law.raised, V) * law.gain[..., None]
-    if law.shown is not None:
-        assert law.tokens is not None
+    source = law.source
+    assert isinstance(source, LinearLogits)
+    logits = torch.einsum("bld,vd->blv", source.features, source.weight) + source.bias
+    if source.raised is not None:
+        assert source.gain is not None
+        logits = logits + torch.nn.functional.one_hot(source.raised, V) * source.gain[..., None]
+    if source.visible is not None:
+        assert source.tokens is not None
         certain = torch.where(
-            torch.nn.functional.one_hot(law.tokens, V).bool(), 0.0, -torch.inf
+            torch.nn.functional.one_hot(source.tokens, V).bool(), 0.0, -torch.inf
         ).to(logits.dtype)
-        logits = torch.where(law.shown[..., None], certain, logits)
+        logits = torch.where(source.visible[..., None], certain, logits)
     return ProductLaw(logits)
 
 
@@ -147,22 +151,21 @@ def test_entries_equal_rows() -> None:
     for law in (law_of(parts(0)), law_of(parts(0), None), law_of(parts(0)).tempered(1.0, 0.6)):
         rows = torch.tensor([5, 0, 1, 1])
         columns = torch.tensor([[3, MASK], [1, 0], [2, 2], [MASK, 5]])
-        whole = law.rows.index_select(0, rows)
-        torch.testing.assert_close(law.rows.entries(rows, columns), whole.gather(1, columns))
+        whole = law.source.read(rows)
+        torch.testing.assert_close(law.source.entries(rows, columns), whole.gather(1, columns))
         torch.testing.assert_close(whole, law.logits.detach().flatten(0, 1)[rows])
 
 
 def test_rows_of_another_time_can_replace_some() -> None:
     values = parts(0)
     first = law_of(values)
-    other = LinearLaw(
-        parts(5)[0][:1],
-        first.weight,
-        first.bias,
-        torch.tensor([[True] * L]),
-        X_T[:1] * 0,
-        X_T[:1],
-        torch.zeros(1, L, dtype=torch.float64),
+    other = ProductLaw(
+        replace(
+            first.source.select(torch.tensor([0])),
+            features=parts(5)[0][:1],
+            visible=torch.tensor([[True] * L]),
+            tokens=X_T[:1] * 0,
+        )
     )
     both = first.replaced(torch.tensor([1]), other)
     torch.testing.assert_close(both.logits[:1], first.logits[:1])
@@ -172,21 +175,20 @@ def test_rows_of_another_time_can_replace_some() -> None:
 @pytest.mark.parametrize("eager", [True, False], ids=["early", "recomputed"])
 def test_soft_gradients_by_finite_differences(eager: bool) -> None:
     (features, weight, bias), others = parts(0), parts(1)
-    target = law_of(others).rows
+    target = law_of(others).source
     rows = torch.tensor([4, 1, 3, 3])
     row_weight = torch.tensor([0.5, 0.0, 2.0, 1.0], dtype=torch.float64)
     impossible = torch.zeros(V, dtype=torch.float64)
     impossible[MASK] = -torch.inf
 
     def loss(h: Tensor, w: Tensor, b: Tensor) -> Tensor:
-        result = cross_entropy.linear_soft_cross_entropy(
-            h, w, b + impossible, target, rows, row_weight
-        )
+        student = LinearLogits(h[None], w, b + impossible)
+        result = cross_entropy.soft_cross_entropy(student, target, rows, row_weight)
         if eager:
             return 3 * result.total
         return 3 * (row_weight * result.cross_entropy).sum()
 
-    h = features.flatten(0, 1)[rows].detach().requires_grad_()
+    h = features.flatten(0, 1).detach().requires_grad_()
     # The early gradients serve one backward pass; others differ by rounding.
     assert gradcheck(loss, (h, weight, bias), nondet_tol=1e-12)
     # A second backward pass over the same graph finds the early gradients used up.
@@ -202,7 +204,10 @@ def test_half_precision_products_with_sums_in_float32() -> None:
     values, others = parts(0, torch.float32), parts(1, torch.float32)
     # Without a gain, which the rows take in float32 and the whole table in bfloat16.
     plain = {"compute": torch.bfloat16, "raised": None, "gain": None}
-    law, target = law_of(values)._with(**plain), law_of(others)._with(**plain).detach()
+    law, target = (
+        ProductLaw(replace(law_of(v).source, **plain))
+        for v in (values, [o.detach() for o in others])
+    )
     assert law.logits.dtype == torch.bfloat16
     exact = ProductLaw(law.logits.double())
     torch.testing.assert_close(
@@ -215,7 +220,7 @@ def test_half_precision_products_with_sums_in_float32() -> None:
     torch.testing.assert_close(law.log_prob(x0).double(), exact.log_prob(x0), atol=1e-5, rtol=1e-6)
     gradient = torch.autograd.grad(law.log_prob(x0).sum(), values, retain_graph=True)
     assert all(g.dtype == torch.float32 for g in gradient)
-    wide = law._with(compute=torch.float32)
+    wide = ProductLaw(replace(law.source, compute=torch.float32))
     want = torch.autograd.grad(dense_of(wide).log_prob(x0).sum(), values)
     for a, b in zip(gradient, want):
         torch.testing.assert_close(a, b, atol=0.05, rtol=0.05)
@@ -229,7 +234,8 @@ def test_nothing_of_the_size_of_the_logits_is_made() -> None:
     rows, width = 64, 50
     features = torch.randn(4, rows // 4, D, requires_grad=True)
     weight, bias = torch.randn(width, D, requires_grad=True), torch.zeros(width)
-    law, target = LinearLaw(features, weight, bias), LinearLaw(features * 2, weight, bias).detach()
+    law = ProductLaw(LinearLogits(features, weight, bias))
+    target = ProductLaw(LinearLogits(features * 2, weight, bias)).detach()
     large: list[str] = []
 
     class Watch(TorchDispatchMode):
@@ -250,6 +256,6 @@ def test_nothing_of_the_size_of_the_logits_is_made() -> None:
 
 def test_wrong_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match=r"\(B, L, D\)"):
-        LinearLaw(torch.zeros(3, 4), torch.zeros(5, 4), torch.zeros(5))
+        LinearLogits(torch.zeros(3, 4), torch.zeros(5, 4), torch.zeros(5))
     with pytest.raises(ValueError, match=r"\(V, D\) = \(5, 4\)"):
-        LinearLaw(torch.zeros(2, 3, 4), torch.zeros(5, 3), torch.zeros(5))
+        LinearLogits(torch.zeros(2, 3, 4), torch.zeros(5, 3), torch.zeros(5))

@@ -11,7 +11,7 @@ import torch
 
 import fewjump
 from fewjump.denoiser import NetworkDenoiser, Transformer, TransformerConfig
-from fewjump.denoiser.attention_mask import attention_mask, document_numbers
+from fewjump.denoiser.attention import attention_mask, document_numbers
 from fewjump.objective import ConditionalMatching, CrossEntropyELBO, freeze
 from fewjump.process import Absorbing, Process, Uniform
 from fewjump.sampler import run

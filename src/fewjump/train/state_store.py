@@ -17,7 +17,7 @@ from fewjump.train.state import STATE_FILE, check_fresh, load_state, save_state
 NUMBERS = ("step", "seconds", "window", "window_steps")
 
 
-class Keeper:
+class StateStore:
     """Saves and restores weights, optimiser, average and the numbers beside them.
 
     A run that is split (``sharding="full"``) writes its state in parts, any other in one file;
@@ -54,7 +54,7 @@ class Keeper:
                 line of metrics; ``window`` holds () tensors, equal on every process.
         """
         if self.split:
-            from fewjump.train.shards import save_shards
+            from fewjump.train.sharded_state import save_shards
 
             plain = {**numbers, "window": {k: float(v) for k, v in numbers["window"].items()}}
             save_shards(self.folder, self._tensors(), plain, self.identity, self.world)
@@ -77,7 +77,7 @@ class Keeper:
             ResumeError: if it is damaged or belongs to another configuration; and if there is none
                 and the folder holds what another run has made.
         """
-        from fewjump.train.shards import load_shards, read_pointer
+        from fewjump.train.sharded_state import load_shards, read_pointer
 
         state = load_state(self.folder, self.identity)
         content = read_pointer(self.folder, self.identity)
@@ -126,7 +126,7 @@ class Keeper:
         return {p: name for name, p in self.student.named_parameters() if p in trained}
 
     def _tensors(self) -> dict[str, Any]:
-        from fewjump.train.shards import optimiser_tensors
+        from fewjump.train.sharded_state import optimiser_tensors
 
         tensors = {
             "student": self.student.state_dict(),
@@ -155,7 +155,7 @@ def load_weights(folder: Path, model: nn.Module, ema: ExponentialMovingAverage |
         The step after which they were saved.
     """
     if _in_parts(folder):
-        from fewjump.train.shards import load_shards, read_pointer
+        from fewjump.train.sharded_state import load_shards, read_pointer
 
         content = read_pointer(folder)
         assert content is not None

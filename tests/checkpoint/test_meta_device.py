@@ -14,7 +14,7 @@ from torch import nn
 
 import fewjump
 from fewjump.denoiser import NetworkDenoiser
-from fewjump.denoiser.affordable import without_memory
+from fewjump.denoiser.meta_device import without_memory
 from fewjump.process import Absorbing
 from fewjump.schedule import LogLinear
 
@@ -25,7 +25,7 @@ import json, resource, shutil, sys
 from pathlib import Path
 
 sys.path.insert(0, sys.argv[3])
-from checkpoint.test_affordable import LIMIT, HUGE, load_any, places, put
+from checkpoint.test_meta_device import LIMIT, HUGE, load_any, places, put
 from fewjump.checkpoint.opening import open_place
 
 source, room = Path(sys.argv[1]), Path(sys.argv[2])

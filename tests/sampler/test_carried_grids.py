@@ -16,8 +16,8 @@ from fewjump.checkpoint.grids import write_grids
 from fewjump.denoiser import LogitDenoiser, NetworkDenoiser
 from fewjump.process import Absorbing, Uniform
 from fewjump.publish import pipeline
-from fewjump.sampler import fitted_grid, keep_grid, kept_grid, run
-from fewjump.sampler.kept_grids import model_digest, read_grids
+from fewjump.sampler import carried_grid, carry_grid, fitted_grid, run
+from fewjump.sampler.carried_grids import model_digest, read_grids
 from fewjump.schedule import Cosine, LogLinear
 
 TIMES = [1.0, 0.7, 0.2, 0.0]
@@ -42,18 +42,18 @@ def no_fit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("no_fit")
 def test_a_saved_model_brings_its_grids_along(model: NetworkDenoiser, tmp_path: Path) -> None:
-    keep_grid(model, TIMES)
-    keep_grid(model, [1.0, 0.4, 0.0])
-    keep_grid(model, [1.0, 0.5, 0.3, 0.0])  # takes the place of the first
+    carry_grid(model, TIMES)
+    carry_grid(model, [1.0, 0.4, 0.0])
+    carry_grid(model, [1.0, 0.5, 0.3, 0.0])  # takes the place of the first
     folder = model.save_pretrained(tmp_path / "m")
     again = fewjump.load(folder)
-    assert kept_grid(again, 2, None) is not None
+    assert carried_grid(again, 2, None) is not None
     assert run(again, 2, 3, grid="fitted", generator=0).times.tolist() == [1.0, 0.5, 0.3, 0.0]
     assert run(again, 2, 2, grid="fitted", generator=0).times.tolist() == [1.0, 0.4, 0.0]
     assert pipeline(folder)(2, 3, grid="fitted", generator=0).nfe == 3
     # Nothing is known of other numbers of steps, or of other lengths.
-    assert kept_grid(again, 4, None) is None
-    assert kept_grid(again, 3, 3) is None
+    assert carried_grid(again, 4, None) is None
+    assert carried_grid(again, 3, 3) is None
     # Saved and loaded twice it still is the same model.
     twice = fewjump.load(again.save_pretrained(tmp_path / "n"))
     assert twice.grids == again.grids is not None
@@ -63,8 +63,8 @@ def test_a_saved_model_brings_its_grids_along(model: NetworkDenoiser, tmp_path: 
 def test_another_model_does_not_use_them(
     model: NetworkDenoiser, tmp_path: Path, change: str
 ) -> None:
-    keep_grid(model, TIMES)
-    assert kept_grid(model, 3, None) is not None
+    carry_grid(model, TIMES)
+    assert carried_grid(model, 3, None) is not None
     other = copy.deepcopy(model)
     if change == "weight":
         with torch.no_grad():
@@ -76,17 +76,17 @@ def test_another_model_does_not_use_them(
     else:
         other.length = 5
     assert model_digest(other) != model_digest(model)
-    assert kept_grid(other, 3, 4) is None
+    assert carried_grid(other, 3, 4) is None
     # Its folder does not carry them on, and a new grid drops the old ones.
     assert fewjump.load(other.save_pretrained(tmp_path / "m")).grids is None
-    keep_grid(other, [1.0, 0.5, 0.0])
+    carry_grid(other, [1.0, 0.5, 0.0])
     assert other.grids is not None
     assert [g["steps"] for g in other.grids["grids"]] == [2]
 
 
 def test_a_changed_model_is_fitted_again(model: NetworkDenoiser, monkeypatch) -> None:
     monkeypatch.setattr(sys.modules[fitted_grid.__module__], "_ROLLOUT_STEPS", 4)
-    keep_grid(model, TIMES)
+    carry_grid(model, TIMES)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(0.5)
@@ -126,13 +126,13 @@ def test_from_the_command_line(
 def test_what_cannot_carry_or_be_read_is_refused(model: NetworkDenoiser, tmp_path: Path) -> None:
     loose = LogitDenoiser(lambda x, t: torch.zeros(*x.shape, 5), Absorbing(5, LogLinear()), 4)
     with pytest.raises(ValueError, match="cannot be saved"):
-        keep_grid(loose, TIMES)
+        carry_grid(loose, TIMES)
     with pytest.raises(ValueError, match="decrease strictly"):
-        keep_grid(model, [1.0, 0.2, 0.7])
+        carry_grid(model, [1.0, 0.2, 0.7])
     folder = model.save_pretrained(tmp_path / "m")
     with pytest.raises(ValueError, match="carries no grids"):
         write_grids(model, folder)
-    keep_grid(model, TIMES)
+    carry_grid(model, TIMES)
     with pytest.raises(ValueError, match="is none"):
         write_grids(model, tmp_path)
     write_grids(model, folder)

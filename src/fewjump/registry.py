@@ -1,0 +1,110 @@
+"""What the library has of a noun, by the name that a user types: the one list of each.
+
+Python, the command line, the documentation and the tests read these. A name stands for the place of
+a class, which is imported when it is asked for: to list the names costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from fewjump.denoiser.heads import Head
+    from fewjump.objective.base import Objective
+    from fewjump.sampler.base import Sampler
+
+T = TypeVar("T")
+
+
+class Registry(Mapping[str, type[T]], Generic[T]):
+    """Classes by name.
+
+    Args:
+        noun: what they are, for messages.
+        places: name → ``module:Class``.
+    """
+
+    def __init__(self, noun: str, places: Mapping[str, str]) -> None:
+        self.noun, self._places = noun, dict(places)
+        self._classes: dict[str, type[T]] = {}
+
+    def __getitem__(self, name: str) -> type[T]:
+        if name not in self._classes:
+            if name not in self._places:
+                raise KeyError(name)
+            module, _, attribute = self._places[name].partition(":")
+            self._classes[name] = getattr(import_module(module), attribute)
+        return self._classes[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._places
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def named(self, name: object) -> type[T]:
+        """The class of a name.
+
+        Raises:
+            ValueError: for an unknown one, with those that are known.
+        """
+        if name not in self._places:
+            raise ValueError(f"unknown {self.noun} {name!r}; known: {', '.join(self)}")
+        return self[str(name)]
+
+    def add(self, name: str, cls: type[T]) -> None:
+        """Make a class of yours known by a name.
+
+        Raises:
+            ValueError: if another class has it.
+        """
+        place = f"{cls.__module__}:{cls.__qualname__}"
+        if self._places.setdefault(name, place) != place:
+            raise ValueError(
+                f"a {self.noun} of kind {name!r} exists already: {self[name].__name__}"
+            )
+        self._classes[name] = cls
+
+
+HEADS: Registry[Head] = Registry(
+    "head",
+    {
+        "product": "fewjump.denoiser.heads:ProductHead",
+        "mixture": "fewjump.denoiser.joint_heads.mixture:MixtureHead",
+        "chain": "fewjump.denoiser.joint_heads.chain:ChainHead",
+        "mixture-of-chains": "fewjump.denoiser.joint_heads.chain:MixtureOfChainsHead",
+        "shared-chain": "fewjump.denoiser.joint_heads.chain:SharedChainHead",
+        "shared-mixture": "fewjump.denoiser.joint_heads.mixture:SharedMixtureHead",
+        "autoregressive": "fewjump.denoiser.joint_heads.autoregressive:AutoregressiveHead",
+        "latent": "fewjump.denoiser.latent:LatentHead",
+    },
+)
+
+SAMPLERS: Registry[Sampler] = Registry(
+    "sampler",
+    {
+        "euler": "fewjump.sampler.euler:Euler",
+        "tau-leaping": "fewjump.sampler.tau_leaping:TauLeaping",
+        "ancestral": "fewjump.sampler.ancestral:Ancestral",
+        "first-hitting": "fewjump.sampler.first_hitting:FirstHitting",
+        "theta-trapezoidal": "fewjump.sampler.trapezoidal:ThetaTrapezoidal",
+        "theta-rk2": "fewjump.sampler.rk2:ThetaRK2",
+    },
+)
+
+OBJECTIVES: Registry[Objective] = Registry(
+    "objective",
+    {
+        "conditional-matching": "fewjump.objective.conditional:ConditionalMatching",
+        "joint-conditional-matching": "fewjump.objective.joint:JointConditionalMatching",
+        "latent-matching": "fewjump.objective.latent:LatentMatching",
+        "on-policy-refinement": "fewjump.objective.on_policy:OnPolicyRefinement",
+        "cross-entropy": "fewjump.objective.elbo:CrossEntropyELBO",
+        "score-entropy": "fewjump.objective.score_entropy:ScoreEntropy",
+    },
+)
