@@ -85,8 +85,7 @@ class Options(DocumentOptions, ReadingOptions, Subject):
 def run(options: Options) -> int:
     from fewjump.checkpoint.folder import WEIGHTS_FILE
     from fewjump.commands.models import open_data_like, open_models
-    from fewjump.report import write_results
-    from fewjump.verify.results import machine_facts
+    from fewjump.report import machine_facts, write_results
 
     if not options.paths:
         raise ValueError("name at least one run or saved model")

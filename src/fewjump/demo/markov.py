@@ -18,13 +18,13 @@ from fewjump.report import (
     SampleGroup,
     TextSamples,
     from_results,
+    machine_facts,
     short,
     write,
     write_results,
 )
 from fewjump.sampler import sample
 from fewjump.schedule import LogLinear
-from fewjump.verify.results import machine_facts
 
 LETTERS = "abcdefgh"
 PRODUCT, JOINT = "exact teacher (per position)", "exact joint law"

@@ -24,6 +24,7 @@ from fewjump.report import (
     SampleGroup,
     TextSamples,
     from_results,
+    machine_facts,
     monitor_charts,
     monitor_table,
     training_charts,
@@ -31,7 +32,6 @@ from fewjump.report import (
     write_results,
 )
 from fewjump.schedule import LogLinear
-from fewjump.verify.results import machine_facts
 
 TEACHER, PRODUCT, JOINT = "teacher", "product student", "joint student"
 FEW = 8  # students are not sampled with more evaluations

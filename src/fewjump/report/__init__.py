@@ -28,7 +28,7 @@ from fewjump.report.content import (
     short,
 )
 from fewjump.report.page import render, write
-from fewjump.report.rows import Row, as_row, read_results, write_results
+from fewjump.report.rows import Row, as_row, machine_facts, read_results, write_results
 
 __all__ = [
     "ABOUT_FLOOR",
@@ -51,6 +51,7 @@ __all__ = [
     "encode_png",
     "from_results",
     "line_chart",
+    "machine_facts",
     "monitor_charts",
     "monitor_table",
     "quality_chart",

@@ -38,14 +38,13 @@ from fewjump.process import (
 )
 from fewjump.random import generator_for
 from fewjump.schedule import Linear, LogLinear, Time
-from fewjump.train import train
 from fewjump.verify.recovery import DENSE, METHODS, POSTERIOR_NETWORK, SOURCES, STRUCTURED, Source
 from fewjump.verify.subjects import (
     VOCAB,
     chain_and_data,
     judged,
     small_network,
-    small_training,
+    trained,
 )
 
 #: α = e^−σ̄ at which recovery is tried.
@@ -314,13 +313,12 @@ def train_networks(family: str, steps: int, seed: int) -> Trained:
     chain, data = chain_and_data(seed)
     masked = family == "absorbing"
     process: Process = Absorbing(VOCAB + 1, LogLinear()) if masked else Uniform(VOCAB, LogLinear())
-    config = small_training(steps, 128, seed)
     torch.manual_seed(seed)
     score = ScoreDenoiser.from_config(small_network(process))
     posterior = NetworkDenoiser.from_config(small_network(process))
-    scored = train(score, ScoreEntropy(), data, config).averaged()
+    scored = trained(score, ScoreEntropy(), data, steps, 128, seed)
     assert isinstance(scored, ScoreDenoiser)
-    direct = train(posterior, CrossEntropyELBO(), data, config).averaged()
+    direct = trained(posterior, CrossEntropyELBO(), data, steps, 128, seed)
     return Trained(chain, process, scored, direct)
 
 
