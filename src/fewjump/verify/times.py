@@ -181,7 +181,7 @@ def _of_posteriors(model: Denoiser) -> Denoiser:
 
 def grid_rows(bench: Bench, steps: Sequence[int], seed: int) -> list[dict[str, Any]]:
     """A row for each grid and number of steps; see :func:`_row`. Fitted ones hold ``times``."""
-    from fewjump.evaluate.path_bound import path_bound
+    from fewjump.evaluate.likelihood import path_bound
     from fewjump.sampler import GRIDS, interval_costs
     from fewjump.sampler.grid import time_grid
 
@@ -220,7 +220,7 @@ def training_rows(
     bench: Bench, steps: Sequence[int], training: int, seed: int
 ) -> list[dict[str, Any]]:
     """A row for each way to draw and weigh times and number of sampling steps."""
-    from fewjump.evaluate.path_bound import path_bound
+    from fewjump.evaluate.likelihood import path_bound
     from fewjump.objective import ConditionalMatching
     from fewjump.sampler.grid import time_grid
     from fewjump.train import TrainConfig, train

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import fewjump
-from fewjump.evaluate import evaluate_markov
+from fewjump.evaluate import ChainMeter, quality
 from fewjump.problem import MarkovChain
 from fewjump.process import Absorbing, Uniform
 from fewjump.random import generator_for
@@ -20,7 +20,7 @@ def test_rows_are_a_function_of_the_seeds(chain):
     denoiser = chain.denoiser(Absorbing(5, fewjump.LogLinear()))
 
     def values(**options):
-        rows = evaluate_markov(denoiser, chain, [2], num_samples=60, **options)
+        rows = quality(denoiser, ChainMeter(chain, 60), [2], **options)
         return [(r.metric, r.value, r.low, r.high) for r in rows]
 
     assert values(seeds=[3]) == values(seeds=[3], batch_size=7)
@@ -31,12 +31,12 @@ def test_arguments_are_checked_before_anything_is_sampled(chain):
     denoiser = chain.denoiser(Uniform(4, fewjump.LogLinear()))
     calls = denoiser.evaluations
     with pytest.raises(ValueError, match="steps"):
-        evaluate_markov(denoiser, chain, [1, 0])
+        quality(denoiser, ChainMeter(chain), [1, 0])
     with pytest.raises(ValueError, match="one seed"):
-        evaluate_markov(denoiser, chain, [1], seeds=[])
+        quality(denoiser, ChainMeter(chain), [1], seeds=[])
     with pytest.raises(ValueError, match="best"):
-        evaluate_markov(denoiser, chain, [1], sampler="best")
+        quality(denoiser, ChainMeter(chain), [1], sampler="best")
     other = MarkovChain.random(4, 9, generator=generator_for(2))
     with pytest.raises(ValueError, match="data set it was trained on"):
-        evaluate_markov(denoiser, other, [1])
+        quality(denoiser, ChainMeter(other), [1])
     assert denoiser.evaluations == calls
