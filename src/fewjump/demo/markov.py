@@ -13,11 +13,11 @@ from fewjump.problem.examples import reference_markov_chain
 from fewjump.process import Absorbing, Process, Uniform
 from fewjump.random import generator_for
 from fewjump.report import (
-    ABOUT_FLOOR,
     KeyNumber,
     Row,
     SampleGroup,
     TextSamples,
+    explanation,
     from_results,
     machine_facts,
     short,
@@ -113,7 +113,7 @@ def run_demo(out: Path, seed: int = 0, quick: bool = False) -> Path:
             )
             for k in (1, last)
         ],
-        notes=(ABOUT_FLOOR,),
+        notes=[explanation("floor")],
         facts=facts,
         headline="bigram_tv",
     )

@@ -1,8 +1,7 @@
 """One self-contained HTML page per run, from plain data; charts need ``fewjump[report]``."""
 
 from fewjump.report.build import (
-    ABOUT_FLOOR,
-    ABOUT_METHOD,
+    explanation,
     from_results,
     monitor_charts,
     monitor_table,
@@ -31,8 +30,6 @@ from fewjump.report.page import render, write
 from fewjump.report.rows import Row, as_row, machine_facts, read_results, write_results
 
 __all__ = [
-    "ABOUT_FLOOR",
-    "ABOUT_METHOD",
     "Better",
     "Chart",
     "ImageSamples",
@@ -46,6 +43,7 @@ __all__ = [
     "Series",
     "Table",
     "TextSamples",
+    "explanation",
     "as_row",
     "contact_sheet",
     "encode_png",
