@@ -16,8 +16,7 @@ from fewjump.process import FixedRate, Uniform
 from fewjump.random import generator_for
 from fewjump.schedule import LogLinear
 from fewjump.verify.checks import run_check
-from fewjump.verify.recovery import DENSE, STRUCTURED, Source, exceeds
-from fewjump.verify.recovery_measure import (
+from fewjump.verify.ratio_errors import (
     RememberingRate,
     break_point,
     degrade,
@@ -26,6 +25,7 @@ from fewjump.verify.recovery_measure import (
     measure_checkpoint,
     relative_error,
 )
+from fewjump.verify.recovery import DENSE, STRUCTURED, Source, exceeds
 
 
 @pytest.mark.parametrize("family", STRUCTURED + DENSE)

@@ -97,7 +97,7 @@ class Recovery(ModelCheck):
 
     def measure(self) -> list[dict[str, Any]]:
         """Rows of exact laws, of trained networks, and of the user's model."""
-        from fewjump.verify import recovery_measure as measured
+        from fewjump.verify import ratio_errors
         from fewjump.verify.subjects import open_saved, tokens_for
 
         saved: list[dict[str, Any]] = []
@@ -105,16 +105,14 @@ class Recovery(ModelCheck):
             # A model that cannot be opened should not cost minutes first.
             model = open_saved(self)
             tokens = tokens_for(model, self.data, count=128, seed=self.seed)
-            saved = measured.measure_checkpoint(model.denoiser, tokens, self.seed)
+            saved = ratio_errors.measure_checkpoint(model.denoiser, tokens, self.seed)
         seeds = self.all_seeds()
-        rows = measured.measure(
+        rows = ratio_errors.measure(
             self.families, self.vocab_sizes, seeds, self.threshold, self.dense_limit
         )
         for family in STRUCTURED[:2] if self.network_steps else ():
             for seed in seeds:
-                trained = measured.train_networks(family, self.network_steps, seed)
-                found = measured.measure_trained(trained, seed)
-                rows += [{"family": family, "seed": seed} | row for row in found]
+                rows += ratio_errors.measure_trained(family, self.network_steps, seed)
         return [*rows, *saved]
 
     def answer(self, rows: Rows) -> CheckResult:

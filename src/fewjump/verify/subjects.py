@@ -120,16 +120,16 @@ def chain_and_data(seed: int) -> tuple[MarkovChain, Tensor]:
     return chain, chain.sample(20_000, generator_for(seed, 2))
 
 
-def small_network(process: Process) -> dict[str, Any]:
-    """Description of a small transformer for the chain."""
-    trunk = {"hidden": 32, "blocks": 2, "heads": 2, "conv_kernel": 3}
-    return {"process": process.config(), "trunk": trunk, "length": LENGTH}
+def small_network(process: Process, length: int = LENGTH, **trunk: Any) -> dict[str, Any]:
+    """Description of a transformer of width 32 with 2 heads, unless ``trunk`` says otherwise."""
+    trunk = {"hidden": 32, "blocks": 2, "heads": 2, "conv_kernel": 3, **trunk}
+    return {"process": process.config(), "trunk": trunk, "length": length}
 
 
 def trained(
     model: Denoiser, objective: Objective, data: Tensor, steps: int, batch_size: int, seed: int
 ) -> Denoiser:
-    """A small network after a training of ``steps`` on the data; the averaged weights."""
+    """A small network after ``steps`` of training on the data: averaged weights, frozen."""
     config = TrainConfig(
         steps=steps,
         batch_size=batch_size,
@@ -139,7 +139,7 @@ def trained(
         log_every=steps,
         progress=False,
     )
-    return train(model, objective, data, config).averaged()
+    return freeze(train(model, objective, data, config).averaged())
 
 
 class Subject(NamedTuple):
@@ -210,7 +210,7 @@ def chain_subject(seed: int, teacher_steps: int) -> Subject:
         model.process = process
         return model
 
-    teacher = freeze(trained(fresh(5), CrossEntropyELBO(), data, teacher_steps, 64, seed))
+    teacher = trained(fresh(5), CrossEntropyELBO(), data, teacher_steps, 64, seed)
     exact = chain.denoiser(process)
     states = []
     for number, t in enumerate(_TIMES):
