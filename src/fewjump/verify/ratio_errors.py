@@ -193,7 +193,9 @@ def _curves(case: Case) -> dict[tuple[str, str], dict[str, list[Any]]]:
             predicted = predict(case.process, ratios, x_t, t, alpha, relative_error(source))
             # Its 200 rounds converge to what the others give where those are right, and are dear.
             dear = not source.iterated or alpha < NOISY_ALPHA
-            methods = [m for m in METHODS if m != "multiplicative" or not dear]
+            methods: list[RecoveryMethod] = [
+                m for m in METHODS if m != "multiplicative" or not dear
+            ]
             for method, found in recoveries(case.process, given, x_t, t, methods):
                 point: dict[str, Any] = {"alpha": alpha, "condition": condition}
                 point |= {"predicted": predicted, "l1": None, "clipped": None}

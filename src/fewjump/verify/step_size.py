@@ -158,10 +158,12 @@ def compared(
         return {**about, "clipped": 0.0, "spike": 1.0, **found}
 
     def judge(denoiser: Denoiser, grid: int | None) -> dict[str, float]:
-        # A student of a grid has learned its own times only.
-        sampled = () if world is None else SAMPLED if grid is None else (grid,)
-        outputs = {f"output_kl_{k}": output_kl(world, denoiser, k) for k in sampled if world}
-        return {"kl": subject.judge(denoiser, seed), **outputs}
+        found = {"kl": subject.judge(denoiser, seed)}
+        if world is not None:
+            # A student of a grid has learned its own times only.
+            for k in SAMPLED if grid is None else (grid,):
+                found[f"output_kl_{k}"] = output_kl(world, denoiser, k)
+        return found
 
     rows = [row("teacher", None, None, **judge(subject.teacher, None))]
     for draw in DRAWS:
@@ -169,9 +171,10 @@ def compared(
             objective = ConditionalMatching(draw, max_gap=gap or 1.0, steps=grid)
             student, found = distilled(subject, objective, steps, seed)
             rows.append(row(draw, gap, grid, **found, **judge(student, grid)))
-    for k in grids if world is not None else ():
-        teacher, floor = (output_kl(world, who, k) for who in (world.teacher, world.exact))
-        rows.append(row("teacher", None, k, **{f"output_kl_{k}": teacher, "floor": floor}))
+    if world is not None:
+        for k in grids:
+            teacher, floor = (output_kl(world, who, k) for who in (world.teacher, world.exact))
+            rows.append(row("teacher", None, k, **{f"output_kl_{k}": teacher, "floor": floor}))
     return rows
 
 
