@@ -21,14 +21,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from experiments.harness import Content, Options, Rows, main
+from experiments.vocabulary import peak_bytes, quickest, slope
 from fewjump.denoiser.network import NetworkDenoiser
 from fewjump.objective import JointConditionalMatching, freeze
 from fewjump.process import Absorbing
 from fewjump.random import generator_for
 from fewjump.sampler import run
 from fewjump.schedule import LogLinear
-from fewjump.verify.vocabulary import slope
-from fewjump.verify.vocabulary_measure import peak_bytes, quickest
 
 VOCABULARIES = (256, 4096, 50_257)
 LIMIT = 1.1

@@ -1,6 +1,6 @@
 """Names, running text and digits as the adaptive experiment needs them: teachers and judges.
 
-Two kinds of judgement. ``bound`` is :func:`fewjump.evaluate.path_bound.path_bound` on unseen data,
+Two kinds of judgement. ``bound`` is :func:`fewjump.evaluate.likelihood.path_bound` on unseen data,
 in nats per token: a proper score of the sampler with its grid, compared on the same sequences and
 nearly the same noise. The others look at samples: judge NLL at matched trigram entropy and trigram
 total variation for names and text; Fréchet distance, and what precision and recall lack of 1, for
@@ -26,9 +26,9 @@ from fewjump.demo import digits
 from fewjump.demo.parts import TEACHER, Clock, made_once, teacher_for
 from fewjump.denoiser.base import Denoiser
 from fewjump.evaluate.classifier import ImageClassifier
-from fewjump.evaluate.likelihood import one_evaluation_nlls
-from fewjump.evaluate.path_bound import path_bound
-from fewjump.evaluate.run import evaluate_images
+from fewjump.evaluate.image import ImageMeter
+from fewjump.evaluate.likelihood import one_evaluation_nlls, path_bound
+from fewjump.evaluate.meter import quality
 from fewjump.evaluate.text import TextMeter
 from fewjump.process import Process, Uniform
 from fewjump.schedule import LogLinear
@@ -95,6 +95,10 @@ class DigitsBench:
     teachers: int = 3
     teacher_steps: int = 0
     name: str = "digits"
+    meter: ImageMeter = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.meter = ImageMeter(self.data, self.judge)
 
     def masked_teacher(self, seed: int, runs: Path) -> Denoiser:
         own = seed % self.teachers
@@ -105,13 +109,12 @@ class DigitsBench:
         return dict(self.sizes.network())
 
     def sampled(self, model: Denoiser, steps: int, grid: Tensor, seed: int) -> dict[str, Score]:
-        rows = evaluate_images(
+        rows = quality(
             model,
-            self.data,
+            self.meter,
             [steps],
             num_samples=self.sizes.samples,
             seeds=(seed,),
-            classifier=self.judge,
             grid=grid,
         )
         out: dict[str, Score] = {}

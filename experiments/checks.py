@@ -12,7 +12,8 @@ from typing import Any
 import tyro
 
 from experiments.harness import Content, Options, main
-from fewjump.verify.checks import run_check
+from experiments.vocabulary import Vocabulary
+from fewjump.verify.checks import check_called
 
 #: What differs from each check's defaults.
 COMMITTED: dict[str, dict[str, Any]] = {
@@ -26,12 +27,13 @@ class Config(Options):
     """Run a named check as the page shows it."""
 
     name: tyro.conf.Positional[str]
-    """Of the check; `fewjump verify list` says which there are."""
+    """Of the check, as `fewjump verify list` says; or vocabulary, which is this library's own."""
 
 
 def measure(config: Config) -> Content:
     """What the check answers."""
-    return run_check(config.name, seed=config.seed, **COMMITTED.get(config.name, {})).content()
+    check = Vocabulary if config.name == Vocabulary.name else check_called(config.name)
+    return check(seed=config.seed, **COMMITTED.get(config.name, {})).run().content()
 
 
 if __name__ == "__main__":

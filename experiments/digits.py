@@ -12,15 +12,15 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from experiments.harness import Content, Options, Rows, kept, main, place
-from fewjump.data import Dataset, load_data
+from fewjump.data import load_data
 from fewjump.demo.digits import Sizes
 from fewjump.demo.parts import JOINT, PRODUCT, TEACHER, Clock, train_models
 from fewjump.denoiser.base import Denoiser
 from fewjump.evaluate.bootstrap import over_seeds
-from fewjump.evaluate.classifier import ImageClassifier, classifier_for
-from fewjump.evaluate.frontier import Row
+from fewjump.evaluate.image import ImageMeter
 from fewjump.evaluate.likelihood import one_evaluation_nll
-from fewjump.evaluate.run import evaluate_images, image_reference
+from fewjump.evaluate.meter import quality
+from fewjump.report import Row
 
 STEPS = (1, 2, 4, 8, 16, 64)
 JOINT_STEPS = (1, 2, 4, 8, 16)
@@ -52,15 +52,15 @@ def measure(config: Config) -> Content:
     """
     sizes, seeds = config.sizes, range(config.seed, config.seed + config.seeds)
     data = load_data("digits")
-    judge = classifier_for(data)
-    rows = [vars(row) for row in image_reference(data, judge)]
+    meter = ImageMeter(data)
+    rows = [vars(row) for row in meter.reference()]
     per_model: dict[str, list[list[Row]]] = {}
     likelihood = []
     parts = {part: data.all(part) for part in ("test", "train")}
     for seed in seeds:
         places = folders(sizes, seed, config.runs)
         for name, model in train_models(data, sizes, seed, places, Clock()).items():
-            found = judged(name, model, data, judge, sizes, seed, places[name])
+            found = judged(name, model, meter, sizes, seed, places[name])
             per_model.setdefault(name, []).append(found)
             nll = {part: one_evaluation_nll(model, x0)[0] for part, x0 in parts.items()}
             likelihood.append({"model": name, "seed": seed, **nll})
@@ -78,8 +78,7 @@ def measure(config: Config) -> Content:
 def judged(
     name: str,
     model: Denoiser,
-    data: Dataset,
-    judge: ImageClassifier,
+    meter: ImageMeter,
     sizes: Sizes,
     seed: int,
     folder: Path,
@@ -88,14 +87,13 @@ def judged(
     steps = JOINT_STEPS if name == JOINT else STEPS
 
     def compute() -> Rows:
-        found = evaluate_images(
+        found = quality(
             model,
-            data,
+            meter,
             steps,
             num_samples=sizes.samples,
             seeds=(seed,),
             model=name,
-            classifier=judge,
             progress=print,
         )
         return [vars(row) for row in found]

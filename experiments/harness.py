@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import torch
 import tyro
 
-from fewjump.verify.results import machine_facts
+from fewjump.report import machine_facts
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

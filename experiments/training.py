@@ -13,18 +13,15 @@ from fewjump.denoiser.network import NetworkDenoiser
 from fewjump.objective import Objective, freeze
 from fewjump.process import Process
 from fewjump.train import TrainConfig, train
+from fewjump.verify.subjects import small_network
 
 
 def network(
     process: Process, length: int, seed: int, head: dict[str, Any] | None = None, **trunk: Any
 ) -> NetworkDenoiser:
-    """A transformer of width 32 with 2 heads, unless ``trunk`` says otherwise; weights by seed."""
+    """That of the named checks, with a head; weights by seed."""
     torch.manual_seed(seed)
-    config: dict[str, Any] = {
-        "process": process.config(),
-        "trunk": {"hidden": 32, "blocks": 2, "heads": 2, "conv_kernel": 3, **trunk},
-        "length": length,
-    }
+    config = small_network(process, length, **trunk)
     return NetworkDenoiser.from_config(config if head is None else {**config, "head": head})
 
 

@@ -227,7 +227,7 @@ def test_verify_fails_when_a_check_does(
 ) -> None:
     from fewjump.verify import enumeration as verify
 
-    check = verify.Check("recovery", "uniform", 1.0, 1e-10, False, "it should hold")
+    check = verify.Identity("recovery", "uniform", 1.0, "it should hold")
     monkeypatch.setattr(verify, "run_checks", lambda *sizes: [check])
     assert cli.main(["verify"]) == cli.FAILED
     out, err = capsys.readouterr()

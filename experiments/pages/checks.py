@@ -6,12 +6,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from experiments.harness import RESULTS, ROOT
+from experiments.harness import ROOT
 from experiments.pages.markdown import MISSING
 from experiments.pages.markdown import table as markdown
 from experiments.pages.road import MARK, PAGES, load
-from fewjump.report import short, standalone
-from fewjump.verify.checks import read_result
+from fewjump.report import Chart, Reference, Series, short, standalone
 
 FOLDER = ROOT / "docs" / "experiments"
 
@@ -52,8 +51,10 @@ def write_drawings(folder: Path = FOLDER) -> list[str]:
 
 
 def _draw(name: str, number: int) -> str:
-    check, _ = read_result(RESULTS / "checks" / f"{name}.json")
-    return standalone(check.charts[number])
+    found = load(f"checks/{name}")["charts"][number]
+    series = [Series(**one) for one in found["series"]]
+    references = [Reference(**one) for one in found["references"]]
+    return standalone(Chart(**{**found, "series": series, "references": references}))
 
 
 def _cell(value: Any) -> str:

@@ -239,11 +239,11 @@ def test_the_librarys_names_become_flags() -> None:
 
 def known_flags() -> set[str]:
     """Every flag that a verb or a check of ``verify`` takes."""
-    from fewjump.verify.checks import CHECKS, check_module
+    from fewjump.verify.checks import CHECKS, check_called
 
     flags = {"--help", "--config", "--debug", "--version", "--no"}
     classes = [options_of(verb) for verb in cli.VERBS]
-    classes += [check_module(name).Options for name in CHECKS]
+    classes += [check_called(name) for name in CHECKS]
     for options in classes:
         for field in dataclasses.fields(options):
             flags |= {flag_of(field.name), flag_of(f"no_{field.name}")}

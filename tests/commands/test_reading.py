@@ -22,7 +22,8 @@ from fewjump.checkpoint import CheckpointError
 from fewjump.checkpoint.families import FAMILIES
 from fewjump.reading import FamilyName, ReadingOptions, reading_values
 from fewjump.verify import subjects
-from fewjump.verify.checks import CHECKS, run_check
+from fewjump.verify.checks import CHECKS, ModelCheck, check_called, run_check
+from fewjump.verify.warm_start import WarmStart
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "originals"
 QUICK = ["--steps", "1", "--batch-size", "2", "--no-progress", "--device", "cpu"]
@@ -61,7 +62,7 @@ def test_the_options_are_one_definition_and_reach_every_verb() -> None:
         options = importlib.import_module(f"fewjump.commands.{verb}").Options
         assert issubclass(options, ReadingOptions), verb
     for name in CHECKS:
-        options = importlib.import_module(f"fewjump.verify.{name.replace('-', '_')}").Options
+        options = check_called(name)
         takes = "model" in {field.name for field in dataclasses.fields(options)}
         assert issubclass(options, ReadingOptions) == takes, name
 
@@ -128,7 +129,7 @@ def test_evaluate_reads_originals_beside_saved_models(run: Path, tmp_path: Path)
 
 def test_the_named_checks_read_them(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reading = reading_values(ReadingOptions(weights="raw"))
-    model = subjects.open_saved(run, reading)
+    model = subjects.open_saved(WarmStart(model=run, weights="raw"))
     expected = fewjump.load_teacher(run, weights="raw")
     pairs = zip(model.denoiser.parameters(), expected.parameters())
     assert all(torch.equal(mine, theirs) for mine, theirs in pairs)
@@ -137,8 +138,8 @@ def test_the_named_checks_read_them(run: Path, monkeypatch: pytest.MonkeyPatch) 
             run_check(name, weights="raw")
     opened = []
 
-    def note(path: Path, options: dict[str, object]) -> None:
-        opened.append((path, options))
+    def note(check: ModelCheck) -> None:
+        opened.append((check.model, reading_values(check)))
         raise FileNotFoundError
 
     monkeypatch.setattr(subjects, "open_saved", note)

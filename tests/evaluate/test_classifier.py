@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fewjump.data import Dataset, ImageLevels, Tokens
-from fewjump.evaluate import classifier_for, frechet_distance, image_reference, train_classifier
+from fewjump.evaluate import ImageMeter, classifier_for, frechet_distance, train_classifier
 from fewjump.evaluate.classifier import load_classifier
 from fewjump.random import generator_for, integers
 
@@ -88,7 +88,7 @@ def test_on_digits_the_feature_space_orders_what_it_should():
     data = digits()
     model = classifier_for(data, steps=300)
     assert model.accuracy(data.test, data.labels["test"]) > 0.975
-    scores = {row.metric: row.value for row in image_reference(data, model)}
+    scores = {row.metric: row.value for row in ImageMeter(data, model).reference()}
     assert scores["precision"] > 0.85
     assert scores["recall"] > 0.85
     real = model.features(data.train)

@@ -5,16 +5,8 @@ import json
 import pytest
 import torch
 
-from fewjump.evaluate import (
-    FrontierPoint,
-    Interval,
-    Row,
-    as_result,
-    quality_at_entropy,
-    read_results,
-    sweep,
-    write_results,
-)
+from fewjump.evaluate import FrontierPoint, Interval, as_result, quality_at_entropy
+from fewjump.report import Row, read_results, write_results
 
 
 def interval(value: float, spread: float = 0.0) -> Interval:
@@ -24,7 +16,7 @@ def interval(value: float, spread: float = 0.0) -> Interval:
 
 
 def test_quality_is_read_off_at_the_entropy_asked_for():
-    points = sweep(lambda t: (interval(2 * t), interval(t**2)), [0.5, 2.0, 1.0])
+    points = [FrontierPoint(t, interval(2 * t), interval(t**2)) for t in (0.5, 2.0, 1.0)]
     # Entropies 1, 4, 2; qualities 0.25, 4, 1.
     assert quality_at_entropy(points, 1.5).value == pytest.approx((0.25 + 1) / 2)
     assert quality_at_entropy(points, 3.0).value == pytest.approx(2.5)
@@ -33,21 +25,21 @@ def test_quality_is_read_off_at_the_entropy_asked_for():
 
 
 def test_the_interval_holds_the_uncertainty_of_entropy_too():
-    sharp = sweep(lambda t: (interval(t), interval(3 * t)), [1.0, 2.0])
+    sharp = [FrontierPoint(t, interval(t), interval(3 * t)) for t in (1.0, 2.0)]
     assert quality_at_entropy(sharp, 1.4).high == pytest.approx(4.2)
     # Entropies off by ±0.1 move a curve of slope 3 by ∓0.3 (95% of that range: 0.285).
-    vague = sweep(lambda t: (interval(t, 0.1), interval(3 * t)), [1.0, 2.0])
+    vague = [FrontierPoint(t, interval(t, 0.1), interval(3 * t)) for t in (1.0, 2.0)]
     found = quality_at_entropy(vague, 1.4)
     assert (found.high - found.low) / 2 == pytest.approx(0.285, abs=0.002)
 
 
 def test_two_points_of_one_entropy():
-    points = sweep(lambda t: (interval(1.0), interval(t)), [1.0, 2.0])
+    points = [FrontierPoint(t, interval(1.0), interval(t)) for t in (1.0, 2.0)]
     assert quality_at_entropy(points, 1.0).value == pytest.approx(1.5)
 
 
 def test_no_extrapolation():
-    points = sweep(lambda t: (interval(t), interval(t)), [1.0, 2.0])
+    points = [FrontierPoint(t, interval(t), interval(t)) for t in (1.0, 2.0)]
     with pytest.raises(ValueError, match=r"1\.\.2: add higher temperatures"):
         quality_at_entropy(points, 2.1)
     with pytest.raises(ValueError, match="lower temperatures"):

@@ -7,7 +7,7 @@ import torch
 
 from fewjump.evaluate import distinct_ngrams, ngram_entropy, ngram_tv
 from fewjump.evaluate.ngrams import ngram_keys
-from fewjump.evaluate.words import dictionary, dictionary_words, words_in
+from fewjump.evaluate.text import dictionary, dictionary_words, words_in
 from fewjump.problem import MarkovChain
 from fewjump.random import generator_for
 

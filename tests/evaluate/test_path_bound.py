@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from fewjump.denoiser.base import Denoiser
-from fewjump.evaluate.likelihood import one_evaluation_nll
-from fewjump.evaluate.path_bound import path_bound
+from fewjump.evaluate.likelihood import one_evaluation_nll, path_bound
 from fewjump.law import ProductLaw
 from fewjump.law.base import enumerate_states
 from fewjump.problem import EnumeratedJoint

@@ -7,15 +7,12 @@ import fewjump
 from fewjump.data import Dataset, ImageLevels, digits, text_stream
 from fewjump.denoiser.logits import LogitDenoiser
 from fewjump.evaluate import (
+    ChainMeter,
+    ImageMeter,
     NGramJudge,
     TextMeter,
-    evaluate_images,
-    evaluate_markov,
-    evaluate_text,
-    image_reference,
-    markov_reference,
+    quality,
     text_frontier,
-    text_reference,
 )
 from fewjump.problem import MarkovChain
 from fewjump.process import Uniform
@@ -34,8 +31,9 @@ def find(rows, metric, steps=None):
 
 def test_markov_rows_follow_the_product_floor(chain):
     denoiser = chain.denoiser(Uniform(4, fewjump.LogLinear()))
-    rows = evaluate_markov(denoiser, chain, [1, 16], num_samples=2000, seeds=[0, 1], model="exact")
-    reference = markov_reference(chain, 2000)
+    meter = ChainMeter(chain, 2000)
+    rows = quality(denoiser, meter, [1, 16], seeds=[0, 1], model="exact")
+    reference = meter.reference()
     one, many = find(rows, "bigram_tv", 1), find(rows, "bigram_tv", 16)
     assert (one.model, one.sampler, one.steps, one.nfe) == ("exact", "ancestral", 1, 1)
     assert many.nfe == 16
@@ -60,8 +58,8 @@ def test_text_rows(chain):
     data = text_dataset(chain)
     denoiser = chain.denoiser(Uniform(4, fewjump.LogLinear()))
     meter = TextMeter(data, judges={"bigram": NGramJudge(data.all(), 4, 2)})
-    rows = evaluate_text(denoiser, data, [1, 16], num_samples=800, meter=meter)
-    reference = text_reference(data, meter)
+    rows = quality(denoiser, meter, [1, 16], num_samples=800)
+    reference = meter.reference()
     metrics = {r.metric for r in reference}
     assert metrics == {
         "nll", "nll_bigram", "entropy_unigram", "entropy_bigram", "entropy", "bigram_tv",
@@ -79,15 +77,13 @@ def test_nll_at_matched_entropy(chain):
     data = text_dataset(chain)
     exact = chain.denoiser(Uniform(4, fewjump.LogLinear()), joint=True)
     meter = TextMeter(data)
-    row, points = text_frontier(
-        exact, data, 2, num_samples=800, meter=meter, temperatures=(0.7, 1.0, 1.3)
-    )
+    row, points = text_frontier(exact, meter, 2, num_samples=800, temperatures=(0.7, 1.0, 1.3))
     assert [p.temperature for p in points] == [0.7, 1.0, 1.3]
     entropies = [p.entropy.value for p in points]
     assert entropies == sorted(entropies)
     assert points[0].quality.value < points[1].quality.value < points[2].quality.value
     # A perfect model is as good as real text where it is as varied.
-    [real] = [r for r in text_reference(data, meter) if r.metric == "nll"]
+    [real] = [r for r in meter.reference() if r.metric == "nll"]
     assert row.value == pytest.approx(real.value, abs=0.015)
     assert abs(points[0].quality.value - real.value) > 0.015
     assert (row.metric, row.nfe, row.steps) == ("nll_at_matched_entropy", 2, 2)
@@ -123,8 +119,9 @@ def test_image_rows():
         return counts.log().expand(x_t.shape[0], -1, -1)
 
     denoiser = LogitDenoiser(independent, process, 64)
-    rows = evaluate_images(denoiser, small, [1], seeds=[0, 1], classifier=space, model="pixels")
-    reference = image_reference(small, space)
+    meter = ImageMeter(small, space)
+    rows = quality(denoiser, meter, [1], seeds=[0, 1], model="pixels")
+    reference = meter.reference()
     metrics = {"frechet", "precision", "recall", "density", "coverage"}
     assert {r.metric for r in rows} == {r.metric for r in reference} == metrics
     assert find(rows, "frechet", 1).value > 3 * find(reference, "frechet").value
@@ -135,5 +132,5 @@ def test_image_rows():
     assert row.low < row.value < row.high
     wrong = LogitDenoiser(independent, process, 63)
     with pytest.raises(ValueError, match="data set it was trained on"):
-        evaluate_images(wrong, small, [1], classifier=space)
+        quality(wrong, meter, [1])
     assert isinstance(small.vocabulary, ImageLevels)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from experiments.vocabulary import peak_bytes
 from fewjump.process import Absorbing, LowRankRate, Recovery, ResetToPrior, Uniform, recovery
 from fewjump.process.recovery import normalise, project_to_simplex
 from fewjump.schedule import LogLinear
-from fewjump.verify.vocabulary_measure import peak_bytes
 
 NON_NEGATIVE = ("clip", "project", "multiplicative")
 

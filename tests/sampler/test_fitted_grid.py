@@ -26,8 +26,13 @@ from fewjump.sampler import exact_output_law, fitted_grid, interval_costs, run, 
 from fewjump.sampler.fitted_grid import IntervalCosts, _StratifiedStreams
 from fewjump.sampler.interval_cost import forward_entropies, reverse_entropies
 from fewjump.schedule import Cosine, LogLinear
-from fewjump.verify.brute_force import position_marginals, tables
-from fewjump.verify.enumeration import pad_for_mask, processes, random_joint
+from fewjump.verify.enumeration import (
+    pad_for_mask,
+    position_marginals,
+    processes,
+    random_joint,
+    tables,
+)
 
 JOINT = random_joint(4, 3, 1)
 TIMES = (0.0, 0.2, 0.5, 0.75, 1.0)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import subprocess
 import sys
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -16,10 +18,10 @@ from fewjump.report import Chart, KeyNumber, Note, Reference, Series, Table
 from fewjump.verify import checks
 from fewjump.verify.checks import (
     CHECKS,
-    CheckOptions,
+    Check,
     CheckResult,
-    check_module,
-    read_result,
+    Rows,
+    check_called,
     run_check,
 )
 
@@ -40,31 +42,49 @@ RESULT = CheckResult(
 
 
 @dataclass
-class SquareOptions(CheckOptions):
-    """Square some numbers."""
+class Squares(Check):
+    """Square some numbers.
+
+    Whole ones.
+    """
+
+    name = "squares-of-numbers"
+    about = "do squares grow?"
+    question = "Do squares grow?"
 
     largest: int = 3
     """Last number."""
+
+    def validate(self) -> None:
+        if self.largest < 1:
+            raise ValueError("--largest must be at least 1")
+
+    def measure(self) -> list[dict[str, Any]]:
+        return [{"n": 1, "square": 1.0}, {"n": self.largest, "square": float("nan")}]
+
+    def answer(self, rows: Rows) -> CheckResult:
+        failures = () if self.largest == 3 else ("9 is the largest",)
+        return self.result(rows, RESULT.verdict, RESULT.charts, failures=failures)
 
 
 @pytest.fixture
 def squares(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     module = ModuleType("fewjump.verify.squares_of_numbers")
-    module.__dict__.update(
-        Options=SquareOptions,
-        run=lambda o: replace(RESULT, failures=() if o.largest == 3 else ("9 is the largest",)),
-    )
+    module.__dict__["Squares"] = Squares
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setitem(checks.CHECKS, "squares-of-numbers", "do squares grow?")
+    monkeypatch.setitem(checks.CHECKS, "squares-of-numbers", "Squares")
     return module
 
 
 def test_a_check_is_a_line_and_a_file(
     squares: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_check("squares-of-numbers").passed
+    result = run_check("squares-of-numbers")
+    assert result.passed
+    assert result.settings == {"seed": 0, "largest": 3}
+    assert result.notes[0].paragraphs == ["Square some numbers.", "Whole ones."]
     assert cli.main(["verify", "list"]) == cli.OK
-    assert "squares-of-numbers" in capsys.readouterr().out
+    assert "squares-of-numbers  do squares grow?" in capsys.readouterr().out
     out = tmp_path / "out"
     assert cli.main(["verify", "squares-of-numbers", "--out", str(out)]) == cli.OK
     said = capsys.readouterr().out
@@ -88,14 +108,18 @@ def test_a_failure_is_exit_code_1(
     assert "Does not hold:" in (tmp_path / "report.html").read_text()
 
 
-def test_a_result_is_read_back_whole(tmp_path: Path) -> None:
-    RESULT.save(tmp_path, {"seconds": 1.5})
-    found, facts = read_result(tmp_path)
-    assert facts == {"seconds": 1.5}
-    assert found.content() == RESULT.content()
-    (tmp_path / "results.json").write_text('{"rows": []}')
-    with pytest.raises(ValueError, match="fewjump verify NAME"):
-        read_result(tmp_path)
+def test_what_is_written_is_the_result_and_the_facts(tmp_path: Path) -> None:
+    RESULT.save(tmp_path, seconds=1.5)
+    content = json.loads((tmp_path / "results.json").read_text())
+    assert content.pop("seconds") == 1.5
+    assert content.pop("machine")["torch"]
+    assert content == json.loads(json.dumps(RESULT.content()))
+    assert content["check"] == "squares"
+
+
+def test_bad_options_are_refused_before_anything_is_measured(squares: ModuleType) -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        run_check("squares-of-numbers", largest=0)
 
 
 def test_an_unknown_check_is_bad_usage(
@@ -109,16 +133,13 @@ def test_an_unknown_check_is_bad_usage(
 
 @pytest.mark.parametrize("name", CHECKS)
 def test_every_check_has_its_options_and_documents_them(name: str) -> None:
-    module = check_module(name)
-    assert issubclass(module.Options, CheckOptions)
-    assert module.Options.__doc__
-    assert {field.name for field in fields(CheckOptions)} <= {
-        field.name for field in fields(module.Options)
-    }
-    assert callable(module.run)
+    check = check_called(name)
+    assert issubclass(check, Check)
+    assert check.name == name
+    assert check.question.endswith("?")
+    assert inspect.cleandoc(check.__doc__ or "") != inspect.cleandoc(Check.__doc__ or "")
 
 
-@pytest.mark.skipif(not CHECKS, reason="no check yet")
 def test_no_check_imports_torch_before_it_runs() -> None:
     modules = ", ".join(f"fewjump.verify.{name.replace('-', '_')}" for name in CHECKS)
     code = f"import sys, {modules}; print('torch' in sys.modules)"

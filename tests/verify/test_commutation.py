@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,7 @@ from fewjump import cli
 from fewjump.process import FixedRate, Uniform, gidd, mask_to_uniform
 from fewjump.schedule import Cosine, LogLinear
 from fewjump.verify.checks import run_check
-from fewjump.verify.commutation import told
-from fewjump.verify.commutation_measure import commutation, families
+from fewjump.verify.commutation import HYBRIDS, Commutation, commutation, families, told
 from laws.registry import random_rate
 
 ONE, OTHER = random_rate(4, 1), random_rate(4, 2)
@@ -25,15 +25,22 @@ def blend(t: float) -> torch.Tensor:
 
 
 def test_original_families() -> None:
-    for name, (process, commutes) in families(4).items():
-        found = commutation(process, name, times=5)
+    for name, process in families(4).items():
+        found, commutes = commutation(process, name, times=5), name not in HYBRIDS
         assert found.commutes == commutes
-        assert name in told(found.row())
-        assert ("does not commute" in told(found.row())) != commutes
+        assert name in told(asdict(found))
+        assert ("does not commute" in told(asdict(found))) != commutes
         assert (found.worst_error > 0.01) != commutes
         if commutes:
             assert found.largest < 1e-12
             assert found.worst_error < 1e-9
+
+
+def test_a_family_that_does_not_do_what_it_must_is_a_failure() -> None:
+    found = asdict(commutation(Uniform(4, LogLinear()), "GIDD hybrid", times=3))
+    [said] = Commutation().answer([found]).failures
+    assert "GIDD hybrid should not commute" in said
+    assert not Commutation(rate="mine.py:rate").answer([found]).failures
 
 
 def test_commutators_of_two_times_by_hand() -> None:

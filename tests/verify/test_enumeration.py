@@ -7,8 +7,14 @@ import torch
 from torch import Tensor
 
 from fewjump.process import ResetToPrior
-from fewjump.verify import brute_force as truth
-from fewjump.verify.enumeration import pad_for_mask, processes, random_joint, run_checks
+from fewjump.verify.enumeration import (
+    pad_for_mask,
+    position_marginals,
+    processes,
+    random_joint,
+    run_checks,
+    tables,
+)
 
 
 def test_every_check_holds() -> None:
@@ -48,8 +54,8 @@ def test_notices_a_wrong_formula(
 def test_tables_of_independent_positions_factorise() -> None:
     one = torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64)
     process = processes(3)["uniform"]
-    table = truth.tables(process, one[:, None] * one, 0.3, 0.7)
-    marginals = truth.position_marginals(table.posterior_t, table.states, 3)
+    table = tables(process, one[:, None] * one, 0.3, 0.7)
+    marginals = position_marginals(table.posterior_t, table.states, 3)
     product = marginals[:, 0, :, None] * marginals[:, 1, None, :]
     assert torch.allclose(product.reshape(9, 9), table.posterior_t, atol=1e-14)
     assert torch.allclose(table.law_t.sum(), torch.ones((), dtype=torch.float64))

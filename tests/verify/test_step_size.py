@@ -17,7 +17,7 @@ from fewjump.objective import ConditionalMatching
 from fewjump.process import Uniform
 from fewjump.schedule import LogLinear
 from fewjump.verify.checks import run_check
-from fewjump.verify.step_size import break_points, measure, run_table
+from fewjump.verify.step_size import StepSize, break_points, distilled
 from fewjump.verify.subjects import surprise
 from fewjump.verify.table_student import TableStudent, make_world, output_kl, posterior_kl
 
@@ -52,10 +52,11 @@ def test_long_euler_steps_do_harm_and_long_forward_pairs_help() -> None:
     before = posterior_kl(world, world.teacher)
     found = {}
     for draw in ("student-euler", "forward"):
-        student, record = run_table(world, ConditionalMatching(draw, max_gap=0.5), 200, 0)
+        objective = ConditionalMatching(draw, max_gap=0.5)
+        student, record = distilled(world.subject(0), objective, 200, 0)
         found[draw] = posterior_kl(world, student)
-        assert (sum(record.clipped) > 0) == (draw == "student-euler")
-        assert record.spike() >= 1
+        assert (record["clipped"] > 0) == (draw == "student-euler")
+        assert record["spike"] >= 1
     assert found["forward"] < before / 1.5 < before < found["student-euler"]
 
 
@@ -85,7 +86,7 @@ def test_break_points_are_where_the_gain_is_gone() -> None:
 
 
 def test_rows_hold_every_draw_step_and_grid() -> None:
-    rows = measure("uniform", (0.1, 0.4), (2,), (0,), 3, 0.5)
+    rows = StepSize(processes=["uniform"], gaps=[0.1, 0.4], grids=[2], seeds=1, steps=3).measure()
     draws = [(r["draw"], r["gap"], r["grid"]) for r in rows]
     assert len(draws) == len(set(draws)) == 2 + 4 * 3
     floor = next(r for r in rows if r["draw"] == "teacher" and r["grid"] == 2)

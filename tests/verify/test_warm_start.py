@@ -16,12 +16,7 @@ from fewjump.process import Uniform
 from fewjump.schedule import LogLinear
 from fewjump.verify.checks import run_check
 from fewjump.verify.subjects import chain_subject
-from fewjump.verify.warm_start import (
-    checkpoints,
-    curve,
-    measure,
-    steps_to_reach,
-)
+from fewjump.verify.warm_start import both_starts, checkpoints, curve, steps_to_reach
 
 
 def test_checkpoints_double_and_end_at_the_last_step() -> None:
@@ -46,7 +41,7 @@ def test_curves_average_over_seeds_and_say_when_a_target_is_reached() -> None:
 
 def test_the_warm_start_begins_at_the_teacher_and_the_other_does_not() -> None:
     subject = chain_subject(0, 20)
-    rows = measure(subject, "forward", 8, 0)
+    rows = both_starts(subject, "forward", 8, 0)
     at = {(r["start"], r["step"]): r for r in rows}
     teacher = at["teacher itself", 0]["quality"]
     assert at["teacher", 0]["quality"] == pytest.approx(teacher)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -61,18 +62,9 @@ def run(options: Options) -> int:
     with sole_writer(out), _same_options(options, out):
         check_file_writable(out / "report.html")
         made: dict[str, Any] = {"seed": options.seed, "quick": options.quick}
-        if options.kind == "digits":
-            from fewjump.demo.digits import run_demo
-
-            report = run_demo(out, **made)
-        elif options.kind == "text":
-            from fewjump.demo.text import run_demo
-
-            report = run_demo(out, data=options.data, **made)
-        else:
-            from fewjump.demo.markov import run_demo
-
-            report = run_demo(out, **made)
+        if options.kind == "text":
+            made["data"] = options.data
+        report = import_module(f"fewjump.demo.{options.kind}").run_demo(out, **made)
     print(f"report: {report}")
     return 0
 

@@ -17,11 +17,9 @@ from fewjump.lock import sole_writer
 from fewjump.reading import ReadingOptions, reading_values
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from fewjump.commands.models import Model
     from fewjump.data import Dataset
-    from fewjump.denoiser import Denoiser
+    from fewjump.evaluate import Meter
     from fewjump.report import Row
 
 SHOWN_IMAGES, SHOWN_TEXTS = 24, 3
@@ -85,8 +83,7 @@ class Options(DocumentOptions, ReadingOptions, Subject):
 def run(options: Options) -> int:
     from fewjump.checkpoint.folder import WEIGHTS_FILE
     from fewjump.commands.models import open_data_like, open_models
-    from fewjump.report import write_results
-    from fewjump.verify.results import machine_facts
+    from fewjump.report import machine_facts, write_results
 
     if not options.paths:
         raise ValueError("name at least one run or saved model")
@@ -188,59 +185,40 @@ def results_folder(path: Path, model: Model) -> Path:
 def _measure(
     options: Options, names: dict[str, Model], data: Dataset
 ) -> tuple[list[Row], list[dict[str, Any]]]:
-    evaluate, reference = _judges(options, data)
+    from fewjump.data import ImageLevels
+    from fewjump.evaluate import ImageMeter, TextMeter, quality
+    from fewjump.progress import tell
+
+    # Without classes there is no classifier to train; pictures are then judged as tokens.
+    pictures = isinstance(data.vocabulary, ImageLevels) and data.labels
+    meter = ImageMeter(data) if pictures else TextMeter(data)
     rows: list[Row] = []
     shown: list[dict[str, Any]] = []
     for name, model in names.items():
         for sampler in options.sampler:
-            rows += evaluate(model.denoiser, sampler, name)
-        shown += _first_samples(options, name, model, data)
+            rows += quality(
+                model.denoiser,
+                meter,
+                options.steps,
+                sampler,
+                options.num_samples,
+                options.seeds,
+                model=name,
+                grid=options.grid,
+                progress=tell if options.progress else None,
+            )
+        shown += _first_samples(options, name, model, meter)
     entry = _as_panel(data.vocabulary, data.all("test", SHOWN_IMAGES))
-    return [*rows, *reference()], [*shown, {"model": "test data", "nfe": None, **entry}]
+    return [*rows, *meter.reference()], [*shown, {"model": "test data", "nfe": None, **entry}]
 
 
-def _judges(
-    options: Options, data: Dataset
-) -> tuple[Callable[[Denoiser, SamplerName, str], list[Row]], Callable[[], list[Row]]]:
-    """How to measure a model with a sampler under a name, and what real data score."""
-    from fewjump import evaluate
-    from fewjump.data import ImageLevels
-    from fewjump.progress import tell
-
-    common: dict[str, Any] = {
-        "num_samples": options.num_samples,
-        "seeds": options.seeds,
-        "grid": options.grid,
-        "progress": tell if options.progress else None,
-    }
-    # Without classes there is no classifier to train; pictures are then judged as tokens.
-    if isinstance(data.vocabulary, ImageLevels) and data.labels:
-        space = evaluate.classifier_for(data)
-        return (
-            lambda denoiser, sampler, name: evaluate.evaluate_images(
-                denoiser, data, options.steps, sampler, model=name, classifier=space, **common
-            ),
-            lambda: evaluate.image_reference(data, space),
-        )
-    meter = evaluate.TextMeter(data)
-    return (
-        lambda denoiser, sampler, name: evaluate.evaluate_text(
-            denoiser, data, options.steps, sampler, model=name, meter=meter, **common
-        ),
-        lambda: evaluate.text_reference(data, meter),
-    )
-
-
-def _first_samples(
-    options: Options, name: str, model: Model, data: Dataset
-) -> list[dict[str, Any]]:
+def _first_samples(options: Options, name: str, model: Model, meter: Meter) -> list[dict[str, Any]]:
     """A few samples of each budget: the first of those that were judged, since sample i depends
     on the seed and on i alone."""
-    from fewjump.evaluate.kept import kept_positions
     from fewjump.sampler import run as draw
 
     entries = []
-    given = kept_positions(model.denoiser, data, SHOWN_IMAGES)
+    given = meter.given(model.denoiser, SHOWN_IMAGES)
     sampler, seed = options.sampler[0], options.seeds[0]
     for steps in options.steps:
         result = draw(model.denoiser, SHOWN_IMAGES, steps, sampler, options.grid, seed, **given)

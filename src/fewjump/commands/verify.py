@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fewjump.verify.checks import CheckOptions
+    from fewjump.verify.checks import Check
 
 
 @dataclass
@@ -44,33 +44,29 @@ def main(words: Sequence[str]) -> int:
 
     if not words or words[0].startswith("-"):
         return run(parse(Options, words, prog="fewjump verify"))
-    name, rest = words[0], words[1:]
-    from fewjump.verify.checks import check_module, describe_checks
+    from fewjump.verify.checks import check_called, describe_checks
 
+    name, rest = words[0], words[1:]
     if name == "list":
         print(describe_checks())
         return 0
-    module = check_module(name)
-    return run_named(name, parse(module.Options, rest, prog=f"fewjump verify {name}"))
+    return run_named(parse(check_called(name), rest, prog=f"fewjump verify {name}"))
 
 
-def run_named(name: str, options: CheckOptions) -> int:
+def run_named(check: Check) -> int:
     """Run one check, print its verdict, write its files."""
     import time
 
     from fewjump.files import check_file_writable
     from fewjump.lock import sole_writer
-    from fewjump.verify.checks import check_module
-    from fewjump.verify.results import machine_facts
 
-    out = options.out or Path(f"verify-{name}")
+    out = check.out or Path(f"verify-{check.name}")
     with sole_writer(out):
         for file in ("results.json", "report.html"):
             check_file_writable(out / file)
         started = time.perf_counter()
-        result = check_module(name).run(options)
-        seconds = round(time.perf_counter() - started, 1)
-        page = result.save(out, {"seconds": seconds, "machine": machine_facts()})
+        result = check.run()
+        page = result.save(out, seconds=round(time.perf_counter() - started, 1))
     print(result.question)
     for text in result.verdict:
         print(f"- {text.replace('**', '')}")
@@ -81,7 +77,7 @@ def run_named(name: str, options: CheckOptions) -> int:
 
 
 def run(options: Options) -> int:
-    from fewjump.verify.enumeration import run_checks
+    from fewjump.verify.enumeration import TOLERANCE, run_checks
 
     if options.vocab_size < 2 or options.length < 1:
         raise ValueError("--vocab-size must be at least 2 and --length at least 1")
@@ -98,7 +94,7 @@ def run(options: Options) -> int:
         mark = "ok  " if check.passed else "FAIL"
         print(
             f"{mark}  {check.process:<{process_width}}  {check.name:<{width}}  "
-            f"{check.value:9.2e}  (limit {check.limit:.0e})"
+            f"{check.error:9.2e}  (limit {TOLERANCE:.0e})"
         )
         if options.verbose or not check.passed:
             print(f"      {check.explanation}")

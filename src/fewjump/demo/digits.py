@@ -7,17 +7,16 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
 
 from fewjump.data import load_data
 from fewjump.data.vocabulary import ImageLevels
 from fewjump.demo import parts
-from fewjump.demo.parts import JOINT, PRODUCT, ROLES, TEACHER, evaluations, value_of
+from fewjump.demo.parts import JOINT, PRODUCT, ROLES, TEACHER, TrainedDemo, evaluations
 from fewjump.evaluate.classifier import classifier_for
-from fewjump.evaluate.run import TEST_DATA, evaluate_images, image_reference
+from fewjump.evaluate.image import ImageMeter
+from fewjump.evaluate.meter import TEST_DATA
 from fewjump.random import generator_for
 from fewjump.report import ImageSamples, KeyNumber, contact_sheet, encode_png, short
-from fewjump.sampler import sample
 from fewjump.tokenizing import require
 
 
@@ -67,61 +66,36 @@ def run_demo(out: Path, seed: int = 0, quick: bool = False) -> Path:
     require("PIL.Image", "this demo, which saves pictures,", "report")
     sizes = QUICK if quick else DEMO
     steps = (1, 2, 4, 8) if quick else (1, 2, 4, 8, 16, 64)
-    last = steps[-1]
-    out.mkdir(parents=True, exist_ok=True)
-    clock = parts.Clock()
     data = load_data("digits")
-    folders = {name: out / name.replace(" ", "-") for name in ROLES}
-    models = parts.train_models(data, sizes, seed, folders, clock)
-    with clock.part("training the judge"):
-        judge = classifier_for(data, out / "judge.safetensors")
-    with clock.part("sampling and judging"):
-        rows = image_reference(data, judge)
-        for name, model in models.items():
-            rows += evaluate_images(
-                model,
-                data,
-                parts.budget(name, steps),
-                num_samples=sizes.samples,
-                seeds=(seed,),
-                model=name,
-                classifier=judge,
-                progress=lambda text: print(f"  {text}", flush=True),
-            )
+    metrics = ("frechet", "precision", "recall")
+    demo = TrainedDemo(out, data, sizes, steps, seed, metrics)
+    demo.judge(lambda: ImageMeter(data, classifier_for(data, out / "judge.safetensors")))
     vocabulary = data.vocabulary
     assert isinstance(vocabulary, ImageLevels)
-    pictures: dict[tuple[str, int], Tensor] = {
-        (name, k): 1 - vocabulary.images(sample(model, 32, k, generator=seed + 1))
-        for name, model in models.items()
-        for k in dict.fromkeys((1, 4, last) if name == TEACHER else (1, 4))
-    }
+    drawn = {key: 1 - vocabulary.images(tokens) for key, tokens in demo.draws(32).items()}
     index = torch.randperm(len(data.test), generator=generator_for(seed, 7))[:32]
     real = 1 - vocabulary.images(torch.as_tensor(data.test)[index])
     (out / "samples").mkdir(exist_ok=True)
-    files = {f"{name.replace(' ', '-')}-{k}": images for (name, k), images in pictures.items()}
+    files = {f"{name.replace(' ', '-')}-{k}": images for (name, k), images in drawn.items()}
     for stem, images in {**files, "real": real}.items():
         sheet = encode_png(contact_sheet(images.numpy(), 8))
         (out / "samples" / f"{stem}.png").write_bytes(sheet)
 
     def panel(name: str, k: int) -> ImageSamples:
-        images = pictures[name, k].numpy()
-        return ImageSamples(f"{name}, {evaluations(k)}", images, ROLES[name], 8)
+        return ImageSamples(f"{name}, {evaluations(k)}", drawn[name, k].numpy(), ROLES[name], 8)
 
-    at_one = {name: value_of(rows, name, 1, "frechet") for name in ROLES}
-    best = value_of(rows, TEACHER, last, "frechet")
-    reference = value_of(rows, TEST_DATA, None, "frechet")
-    return parts.write_demo(
-        out,
-        rows,
-        clock,
-        models,
-        folders,
-        metrics=("frechet", "precision", "recall"),
-        facts={"seed": seed, "data": data.description, "pictures judged": sizes.samples},
+    at_one = {name: demo.value(name, 1, "frechet") for name in ROLES}
+    best = demo.value(TEACHER, demo.last, "frechet")
+    reference = demo.value(TEST_DATA, None, "frechet")
+    return demo.write(
+        panel,
+        ImageSamples("real pictures", real.numpy(), "data"),
+        "pictures",
         title="Handwritten digits in one evaluation",
-        subtitle=f"A masked diffusion teacher that needs {last} evaluations, and two students.",
+        subtitle=f"A masked diffusion teacher that needs {demo.last} evaluations, and two "
+        "students.",
         summary=(
-            f"Fréchet distance from the training set: teacher {short(best)} with {last} "
+            f"Fréchet distance from the training set: teacher {short(best)} with {demo.last} "
             f"evaluations (fresh real pictures {short(reference)}). With **one**: teacher "
             f"{short(at_one[TEACHER])}, product student {short(at_one[PRODUCT])}, joint student "
             f"{short(at_one[JOINT])}.",
@@ -130,9 +104,6 @@ def run_demo(out: Path, seed: int = 0, quick: bool = False) -> Path:
         key_numbers=(
             KeyNumber(short(at_one[TEACHER]), "Fréchet distance of the teacher, 1 evaluation"),
             KeyNumber(short(at_one[JOINT]), "of the joint student, 1 evaluation"),
-            KeyNumber(short(best), f"of the teacher, {last} evaluations"),
-        ),
-        samples=parts.side_by_side(
-            panel, last, ImageSamples("real pictures", real.numpy(), "data")
+            KeyNumber(short(best), f"of the teacher, {demo.last} evaluations"),
         ),
     )

@@ -7,24 +7,25 @@ from pathlib import Path
 from torch import Tensor
 
 from fewjump.demo.parts import evaluations, value_of
-from fewjump.evaluate.run import evaluate_markov
+from fewjump.evaluate.markov import ChainMeter
+from fewjump.evaluate.meter import quality
 from fewjump.problem.examples import reference_markov_chain
 from fewjump.process import Absorbing, Process, Uniform
 from fewjump.random import generator_for
 from fewjump.report import (
-    ABOUT_FLOOR,
     KeyNumber,
     Row,
     SampleGroup,
     TextSamples,
+    explanation,
     from_results,
+    machine_facts,
     short,
     write,
     write_results,
 )
 from fewjump.sampler import sample
 from fewjump.schedule import LogLinear
-from fewjump.verify.results import machine_facts
 
 LETTERS = "abcdefgh"
 PRODUCT, JOINT = "exact teacher (per position)", "exact joint law"
@@ -42,7 +43,7 @@ def run_demo(out: Path, seed: int = 0, quick: bool = False) -> Path:
     chain = reference_markov_chain(32)
     count = 1024 if quick else 8192
     steps = (1, 4, 16) if quick else (1, 2, 4, 8, 16, 32, 64)
-    last = steps[-1]
+    last, meter = steps[-1], ChainMeter(chain, count)
     rows: list[Row] = []
     texts: dict[tuple[str, int], list[str]] = {}
     processes: dict[str, Process] = {
@@ -55,11 +56,10 @@ def run_demo(out: Path, seed: int = 0, quick: bool = False) -> Path:
             denoiser = chain.denoiser(process, joint=joint)
             # The joint law is exact at any number of steps; two show that.
             asked = (1, last) if joint else steps
-            rows += evaluate_markov(
+            rows += quality(
                 denoiser,
-                chain,
+                meter,
                 asked,
-                num_samples=count,
                 seeds=(seed,),
                 model=name,
                 batch_size=1024,
@@ -113,7 +113,7 @@ def run_demo(out: Path, seed: int = 0, quick: bool = False) -> Path:
             )
             for k in (1, last)
         ],
-        notes=(ABOUT_FLOOR,),
+        notes=[explanation("floor")],
         facts=facts,
         headline="bigram_tv",
     )

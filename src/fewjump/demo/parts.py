@@ -10,28 +10,32 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from torch import Tensor
+
 from fewjump.api import distill, train_teacher
 from fewjump.checkpoint import load
 from fewjump.data import Dataset
 from fewjump.denoiser.base import Denoiser
 from fewjump.denoiser.network import parameter_counts
-from fewjump.evaluate.frontier import Row
+from fewjump.evaluate.meter import DataMeter, quality
 from fewjump.objective import JointConditionalMatching
 from fewjump.process import Absorbing
 from fewjump.report import (
     ImageSamples,
     Role,
+    Row,
     SampleGroup,
     TextSamples,
     from_results,
+    machine_facts,
     monitor_charts,
     monitor_table,
     training_charts,
     write,
     write_results,
 )
+from fewjump.sampler import sample
 from fewjump.schedule import LogLinear
-from fewjump.verify.results import machine_facts
 
 TEACHER, PRODUCT, JOINT = "teacher", "product student", "joint student"
 FEW = 8  # students are not sampled with more evaluations
@@ -158,11 +162,6 @@ def train_models(
     return {TEACHER: teacher, PRODUCT: product, JOINT: joint}
 
 
-def budget(name: str, steps: Sequence[int]) -> list[int]:
-    """The numbers of evaluations that a model is sampled with."""
-    return [k for k in steps if name == TEACHER or k <= FEW]
-
-
 def value_of(rows: Sequence[Row], model: str, steps: int | None, metric: str) -> float:
     """The value of one row.
 
@@ -180,57 +179,105 @@ def evaluations(k: int) -> str:
     return f"{k} evaluation{'s' * (k > 1)}"
 
 
-def side_by_side(
-    panel: Callable[[str, int], ImageSamples | TextSamples],
-    last: int,
-    real: ImageSamples | TextSamples,
-) -> list[SampleGroup]:
-    """The three models at 1 and at 4 evaluations, and what to compare them with.
+class TrainedDemo:
+    """The three models of a demo, what they score, and what they draw.
 
     Args:
-        panel: (model, evaluations) → its samples.
-        last: most evaluations of the teacher.
-        real: data.
-    """
-    few = [SampleGroup(evaluations(k), [panel(name, k) for name in ROLES]) for k in (1, 4)]
-    return [*few, SampleGroup("What to compare with", [panel(TEACHER, last), real])]
-
-
-def write_demo(
-    out: Path,
-    rows: Sequence[Row],
-    clock: Clock,
-    models: Mapping[str, Denoiser],
-    folders: Mapping[str, Path],
-    metrics: Sequence[str],
-    facts: Mapping[str, Any],
-    **page: Any,
-) -> Path:
-    """Write results.json and report.html; returns the report's path.
-
-    Args:
-        folders: of the models' runs, whose training curves are shown.
+        out: folder for the models, results.json, samples and report.html. What it already holds of
+            a demo that was stopped is taken up.
+        data: to learn from.
+        sizes: the budget.
+        steps: numbers of evaluations; the teacher takes all, students those up to 8.
+        seed: of every draw.
         metrics: those that get a chart, the most important first; results.json holds all.
-        facts: of the run; sizes, seconds and the machine are added.
-        page: title, samples and so on, of :func:`fewjump.report.from_results`.
     """
-    sizes = {f"parameters, {n}": parameter_counts(m)["total"] for n, m in models.items()}
-    timing = {f"seconds, {name}": round(value, 1) for name, value in clock.seconds.items()}
-    facts = {**facts, **sizes, **timing, **machine_facts()}
-    write_results(out, [vars(row) for row in rows], facts)
-    training = [
-        chart
-        for charts in (training_charts, monitor_charts)
-        for name, folder in folders.items()
-        for chart in charts(folder, name)
-    ]
-    watched = [monitor_table(folder, name) for name, folder in folders.items()]
-    report = from_results(
-        [vars(row) for row in rows if row.metric in metrics],
-        training=training,
-        tables=[table for table in watched if table is not None],
-        facts=facts,
-        headline=metrics[0],
-        **page,
-    )
-    return write(report, out / "report.html")
+
+    def __init__(
+        self,
+        out: Path,
+        data: Dataset,
+        sizes: Sizes,
+        steps: Sequence[int],
+        seed: int,
+        metrics: Sequence[str],
+    ) -> None:
+        out.mkdir(parents=True, exist_ok=True)
+        self.out, self.data, self.sizes, self.seed = out, data, sizes, seed
+        self.steps, self.last, self.metrics = steps, steps[-1], metrics
+        self.clock = Clock()
+        self.folders = {name: out / name.replace(" ", "-") for name in ROLES}
+        self.models = train_models(data, sizes, seed, self.folders, self.clock)
+        self.rows: list[Row] = []
+
+    def judge(self, make: Callable[[], DataMeter]) -> None:
+        """Measure the data's test part and every model with the meter that ``make`` makes."""
+        with self.clock.part("training the judge"):
+            meter = make()
+            self.rows += meter.reference()
+        with self.clock.part("sampling and judging"):
+            for name, model in self.models.items():
+                self.rows += quality(
+                    model,
+                    meter,
+                    [k for k in self.steps if name == TEACHER or k <= FEW],
+                    num_samples=self.sizes.samples,
+                    seeds=(self.seed,),
+                    model=name,
+                    progress=lambda text: print(f"  {text}", flush=True),
+                )
+
+    def draws(self, count: int) -> dict[tuple[str, int], Tensor]:
+        """Tokens to show, of each model at 1 and 4 evaluations and the teacher at its most."""
+        return {
+            (name, k): sample(model, count, k, generator=self.seed + 1)
+            for name, model in self.models.items()
+            for k in dict.fromkeys((1, 4, self.last) if name == TEACHER else (1, 4))
+        }
+
+    def value(self, model: str, steps: int | None, metric: str) -> float:
+        """What was measured; see :func:`value_of`."""
+        return value_of(self.rows, model, steps, metric)
+
+    def write(
+        self,
+        panel: Callable[[str, int], ImageSamples | TextSamples],
+        real: ImageSamples | TextSamples,
+        judged: str,
+        **page: Any,
+    ) -> Path:
+        """Write results.json and report.html; returns the report's path.
+
+        Args:
+            panel: (model, evaluations) → its samples.
+            real: data to compare them with.
+            judged: what the samples are, among the facts.
+            page: title and so on, of :func:`fewjump.report.from_results`.
+        """
+        totals = {n: parameter_counts(model)["total"] for n, model in self.models.items()}
+        facts = {
+            "seed": self.seed,
+            "data": self.data.description,
+            f"{judged} judged": self.sizes.samples,
+            **{f"parameters, {name}": total for name, total in totals.items()},
+            **{f"seconds, {name}": round(s, 1) for name, s in self.clock.seconds.items()},
+            **machine_facts(),
+        }
+        write_results(self.out, self.rows, facts)
+        few = [SampleGroup(evaluations(k), [panel(name, k) for name in ROLES]) for k in (1, 4)]
+        compared = SampleGroup("What to compare with", [panel(TEACHER, self.last), real])
+        watched = [monitor_table(folder, name) for name, folder in self.folders.items()]
+        report = from_results(
+            [row for row in self.rows if row.metric in self.metrics],
+            training=[
+                chart
+                for charts in (training_charts, monitor_charts)
+                for name, folder in self.folders.items()
+                for chart in charts(folder, name)
+            ],
+            tables=[table for table in watched if table is not None],
+            samples=[*few, compared],
+            facts=facts,
+            headline=self.metrics[0],
+            **page,
+        )
+        return write(report, self.out / "report.html")

@@ -10,11 +10,10 @@ import torch
 
 from fewjump.data import load_data
 from fewjump.demo import parts
-from fewjump.demo.parts import JOINT, PRODUCT, ROLES, TEACHER, evaluations, value_of
-from fewjump.evaluate.run import TEST_DATA, evaluate_text, text_reference
+from fewjump.demo.parts import JOINT, PRODUCT, ROLES, TEACHER, TrainedDemo, evaluations
+from fewjump.evaluate.meter import TEST_DATA
 from fewjump.evaluate.text import TextMeter
 from fewjump.report import KeyNumber, TextSamples, short
-from fewjump.sampler import sample
 
 
 @dataclass(frozen=True)
@@ -62,33 +61,12 @@ def run_demo(out: Path, data: Path | None = None, seed: int = 0, quick: bool = F
     """
     sizes = QUICK if quick else Sizes()
     steps = (1, 2, 4) if quick else (1, 2, 4, 8, 16, 64)
-    last = steps[-1]
-    out.mkdir(parents=True, exist_ok=True)
-    clock = parts.Clock()
     dataset = load_data(data or "text", sizes.length, normalise=True)
-    folders = {name: out / name.replace(" ", "-") for name in ROLES}
-    models = parts.train_models(dataset, sizes, seed, folders, clock)
-    with clock.part("training the judge"):
-        meter = TextMeter(dataset)
-        rows = text_reference(dataset, meter)
-    with clock.part("sampling and judging"):
-        for name, model in models.items():
-            rows += evaluate_text(
-                model,
-                dataset,
-                parts.budget(name, steps),
-                num_samples=sizes.samples,
-                seeds=(seed,),
-                model=name,
-                meter=meter,
-                progress=lambda text: print(f"  {text}", flush=True),
-            )
-    decode = dataset.vocabulary.decode
-    texts = {
-        (name, k): decode(sample(model, 6, k, generator=seed + 1))
-        for name, model in models.items()
-        for k in dict.fromkeys((1, 4, last) if name == TEACHER else (1, 4))
-    }
+    metrics = ("nll", "entropy", "dictionary_words", "distinct_4")
+    demo = TrainedDemo(out, dataset, sizes, steps, seed, metrics)
+    demo.judge(lambda: TextMeter(dataset))
+    decode, last = dataset.vocabulary.decode, demo.last
+    texts = {key: decode(tokens) for key, tokens in demo.draws(6).items()}
     lines = [f"# {name}, {evaluations(k)}\n" + "\n".join(t) for (name, k), t in texts.items()]
     (out / "samples.txt").write_text("\n\n".join(lines) + "\n", encoding="utf-8")
     real = decode(torch.as_tensor(dataset.test[:6]))
@@ -97,17 +75,13 @@ def run_demo(out: Path, data: Path | None = None, seed: int = 0, quick: bool = F
         return TextSamples(f"{name}, {evaluations(k)}", texts[name, k], ROLES[name])
 
     def words(name: str, k: int | None) -> str:
-        return f"{100 * value_of(rows, name, k, 'dictionary_words'):.0f}%"
+        return f"{100 * demo.value(name, k, 'dictionary_words'):.0f}%"
 
-    nll, nll_real = value_of(rows, JOINT, 1, "nll"), value_of(rows, TEST_DATA, None, "nll")
-    return parts.write_demo(
-        out,
-        rows,
-        clock,
-        models,
-        folders,
-        metrics=("nll", "entropy", "dictionary_words", "distinct_4"),
-        facts={"seed": seed, "data": dataset.description, "texts judged": sizes.samples},
+    nll, nll_real = demo.value(JOINT, 1, "nll"), demo.value(TEST_DATA, None, "nll")
+    return demo.write(
+        panel,
+        TextSamples("real text", real, "data"),
+        "texts",
         title="Text in one evaluation",
         subtitle=f"A masked diffusion teacher of {sizes.length} characters that needs {last} "
         "evaluations, and two students.",
@@ -129,5 +103,4 @@ def run_demo(out: Path, data: Path | None = None, seed: int = 0, quick: bool = F
                 + short(nll_real),
             ),
         ),
-        samples=parts.side_by_side(panel, last, TextSamples("real text", real, "data")),
     )

@@ -12,50 +12,35 @@ from fewjump.evaluate.exact import (
     kl,
     tv,
 )
-from fewjump.evaluate.frontier import (
-    FrontierPoint,
-    Row,
-    as_result,
-    quality_at_entropy,
-    read_results,
-    sweep,
-    write_results,
-)
+from fewjump.evaluate.frontier import FrontierPoint, quality_at_entropy, text_frontier
 from fewjump.evaluate.image import (
+    ImageMeter,
     ManifoldScores,
     frechet_distance,
     gaussian_frechet,
     manifold_scores,
 )
-from fewjump.evaluate.judge import Judge
-from fewjump.evaluate.judge_gru import GRUJudge
-from fewjump.evaluate.judge_ngram import NGramJudge
-from fewjump.evaluate.markov import MarkovReport, markov_report
+from fewjump.evaluate.judges import GRUJudge, Judge, NGramJudge
+from fewjump.evaluate.likelihood import one_evaluation_nll, one_evaluation_nlls, path_bound
+from fewjump.evaluate.markov import ChainMeter
+from fewjump.evaluate.meter import DataMeter, Meter, as_result, quality
 from fewjump.evaluate.ngrams import distinct_ngrams, ngram_entropy, ngram_tv
-from fewjump.evaluate.run import (
-    evaluate_images,
-    evaluate_markov,
-    evaluate_text,
-    image_reference,
-    markov_reference,
-    text_frontier,
-    text_reference,
-)
-from fewjump.evaluate.text import TextMeter
-from fewjump.evaluate.words import dictionary, dictionary_words
+from fewjump.evaluate.text import TextMeter, dictionary, dictionary_words
 
 __all__ = [
+    "ChainMeter",
     "ChiSquare",
+    "DataMeter",
     "ErrorDecomposition",
     "FrontierPoint",
     "GRUJudge",
     "ImageClassifier",
+    "ImageMeter",
     "Interval",
     "Judge",
     "ManifoldScores",
-    "MarkovReport",
+    "Meter",
     "NGramJudge",
-    "Row",
     "TextMeter",
     "as_result",
     "bootstrap",
@@ -68,24 +53,18 @@ __all__ = [
     "dictionary_words",
     "distinct_ngrams",
     "entropy",
-    "evaluate_images",
-    "evaluate_markov",
-    "evaluate_text",
     "frechet_distance",
     "gaussian_frechet",
-    "image_reference",
     "kl",
     "manifold_scores",
-    "markov_reference",
-    "markov_report",
     "ngram_entropy",
     "ngram_tv",
+    "one_evaluation_nll",
+    "one_evaluation_nlls",
+    "path_bound",
+    "quality",
     "quality_at_entropy",
-    "read_results",
-    "sweep",
     "text_frontier",
-    "text_reference",
     "train_classifier",
     "tv",
-    "write_results",
 ]

@@ -1,4 +1,4 @@
-"""Rows of results, and quality at matched entropy.
+"""Quality at matched entropy.
 
 A sampler that repeats itself pleases every judge. So samplers are compared where their variety
 is equal: each is run at several temperatures, and its NLL is read off the curve at the entropy of
@@ -7,25 +7,19 @@ the data (arXiv 2606.08417).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from fewjump.evaluate.bootstrap import Interval, bootstrap, combine
-from fewjump.report import Row, read_results, write_results
-
-__all__ = [
-    "FrontierPoint",
-    "Row",
-    "as_result",
-    "bootstrap",
-    "combine",
-    "quality_at_entropy",
-    "read_results",
-    "sweep",
-    "write_results",
-]
+from fewjump.denoiser.base import Denoiser
+from fewjump.evaluate.bootstrap import Interval
+from fewjump.evaluate.meter import as_result
+from fewjump.evaluate.text import TextMeter
+from fewjump.report import Row
+from fewjump.sampler.base import Sampler
+from fewjump.sampler.run import run
+from fewjump.sampler.time_grid import GridSpec
 
 TEMPERATURES = (0.7, 0.8, 0.9, 1.0, 1.1, 1.2)
 
@@ -37,14 +31,6 @@ class FrontierPoint:
     temperature: float
     entropy: Interval
     quality: Interval
-
-
-def sweep(
-    measure: Callable[[float], tuple[Interval, Interval]],
-    temperatures: Sequence[float] = TEMPERATURES,
-) -> list[FrontierPoint]:
-    """Points of a frontier: ``measure(temperature)`` gives (entropy, quality)."""
-    return [FrontierPoint(t, *measure(t)) for t in temperatures]
 
 
 def quality_at_entropy(points: Sequence[FrontierPoint], entropy: float) -> Interval:
@@ -88,24 +74,44 @@ def quality_at_entropy(points: Sequence[FrontierPoint], entropy: float) -> Inter
     return Interval.from_replicates(value, replicates, left.quality.confidence)
 
 
-def as_result(
-    interval: Interval,
-    metric: str,
-    model: str,
-    sampler: str = "",
-    steps: int | None = None,
-    nfe: float | None = None,
-    seconds: float | None = None,
-) -> Row:
-    """An interval as a row of ``results.json``; without ``nfe`` it is a reference."""
-    return Row(
-        model=model,
-        sampler=sampler,
-        steps=steps,
-        nfe=nfe,
-        metric=metric,
-        value=interval.value,
-        low=interval.low,
-        high=interval.high,
-        seconds=seconds,
-    )
+def text_frontier(
+    denoiser: Denoiser,
+    meter: TextMeter,
+    steps: int,
+    sampler: str | Sampler = "ancestral",
+    num_samples: int | None = None,
+    seed: int = 0,
+    *,
+    model: str = "student",
+    grid: GridSpec | None = None,
+    temperatures: Sequence[float] = TEMPERATURES,
+    entropy: float | None = None,
+) -> tuple[Row, list[FrontierPoint]]:
+    """NLL at matched trigram entropy, from runs at several temperatures.
+
+    Args:
+        temperatures: of the runs; they must enclose the target.
+        entropy: the target, joint trigram entropy in nats; the test part's by default.
+        The others are those of :func:`fewjump.evaluate.quality`.
+
+    Returns:
+        The row ``nll_at_matched_entropy``, and the points.
+
+    Raises:
+        ValueError: if the target lies outside what the temperatures reach.
+    """
+    meter.check(denoiser)
+    count = meter.num_samples if num_samples is None else num_samples
+    if entropy is None:
+        entropy = meter.measure(meter.dataset.all("test"))["entropy"].value
+    given, runs, points = meter.given(denoiser, count), [], []
+    for temperature in temperatures:
+        options = {"temperature": temperature, **given}
+        result = run(denoiser, count, steps, sampler, grid, seed, **options)
+        scores = meter.measure(result.samples, seed)
+        points.append(FrontierPoint(temperature, scores["entropy"], scores["nll"]))
+        runs.append(result)
+    value = quality_at_entropy(points, entropy)
+    seconds = sum(result.seconds for result in runs) / len(runs)
+    name, nfe = runs[0].sampler, runs[0].nfe
+    return as_result(value, "nll_at_matched_entropy", model, name, steps, nfe, seconds), points

@@ -11,11 +11,34 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fewjump.data import Dataset
 from fewjump.evaluate.bootstrap import REPLICATES, Interval, bootstrap, mean
-from fewjump.random import Generator
+from fewjump.evaluate.classifier import ImageClassifier, classifier_for
+from fewjump.evaluate.meter import DataMeter
+from fewjump.random import Generator, generator_for
 
 NEIGHBOURS = 3
 _CHUNK_ELEMENTS = 1 << 22
+
+
+class ImageMeter(DataMeter):
+    """``frechet``, ``precision``, ``recall``, ``density`` and ``coverage`` against training images.
+
+    Args:
+        dataset: real images.
+        classifier: the feature space; by default one trained on ``dataset`` (and remembered).
+    """
+
+    def __init__(self, dataset: Dataset, classifier: ImageClassifier | None = None) -> None:
+        super().__init__(dataset)
+        self.space = classifier_for(dataset) if classifier is None else classifier
+        self._real = self.space.features(dataset.all("train"))
+
+    def measure(self, samples: Tensor, seed: int = 0) -> dict[str, Interval]:
+        features = self.space.features(samples)
+        frechet = frechet_distance(self._real, features, generator_for(seed, 0xB007, 0))
+        overlap = manifold_scores(self._real, features, generator=generator_for(seed, 0xB007, 1))
+        return {"frechet": frechet, **vars(overlap)}
 
 
 def gaussian_frechet(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor) -> float:

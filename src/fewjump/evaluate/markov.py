@@ -2,99 +2,61 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from fewjump.evaluate.bootstrap import REPLICATES, Interval, bootstrap, mean
+from fewjump.evaluate.meter import Meter, as_result
 from fewjump.evaluate.ngrams import ngram_keys, tv_to_law
-from fewjump.random import Generator
+from fewjump.problem import MarkovChain
+from fewjump.random import Generator, generator_for
+from fewjump.report import Row
 
-if TYPE_CHECKING:
-    from fewjump.problem import MarkovChain
-
+EXACT_SAMPLES = "exact samples"
 FLOOR_SETS = 8
 
 
-@dataclass(frozen=True)
-class MarkovReport:
-    """What :func:`markov_report` finds; entropies and likelihoods in nats per token.
-
-    Attributes:
-        bigram_tv: total variation between the chain's bigram law, averaged over positions, and
-            the samples' frequencies.
-        bigram_tv_floor: the same for exact samples, as many: what a perfect sampler would score.
-        nll: −log p(x)/L under the chain, over the samples that it can produce at all.
-        impossible: fraction of samples that the chain cannot produce.
-        entropy: H(x)/L of the chain: the ``nll`` of exact samples.
-        entropy_rate: its limit for long sequences.
-    """
-
-    bigram_tv: Interval
-    bigram_tv_floor: Interval
-    nll: Interval
-    impossible: float
-    entropy: float
-    entropy_rate: float
-
-
-def markov_report(
-    chain: MarkovChain,
-    samples: Tensor,
-    generator: torch.Generator | None = None,
-    replicates: int = REPLICATES,
-    floor_sets: int = FLOOR_SETS,
-) -> MarkovReport:
-    """Judge (n, L) samples by the chain that they should come from.
+class ChainMeter(Meter):
+    """``bigram_tv``, ``nll`` and ``impossible`` against a chain.
 
     Args:
         chain: the truth.
-        samples: (n, L) int64 with n ≥ 2 and L ≥ 2, of the chain's length.
-        generator: of the bootstrap and of the exact samples.
-        replicates: resampled sets.
-        floor_sets: sets of exact samples for the floor, at least 2.
-
-    Raises:
-        ValueError: for samples that do not fit the chain, or if it can produce fewer than 2.
+        num_samples: of each set, those of the reference included.
     """
-    scores = chain_metrics(chain, samples, generator, replicates)
-    if "nll" not in scores:
-        raise ValueError("the chain can produce fewer than 2 of the samples")
-    return MarkovReport(
-        bigram_tv=scores["bigram_tv"],
-        bigram_tv_floor=sampling_floor(chain, samples.shape[0], generator, floor_sets),
-        nll=scores["nll"],
-        impossible=scores["impossible"].value if "impossible" in scores else 0.0,
-        entropy=chain.entropy() / chain.length,
-        entropy_rate=chain.entropy_rate(),
-    )
 
+    def __init__(self, chain: MarkovChain, num_samples: int = 10_000) -> None:
+        self.chain, self.num_samples = chain, num_samples
+        self.vocab_size, self.length = chain.vocab_size, chain.length
 
-def chain_metrics(
-    chain: MarkovChain,
-    samples: Tensor,
-    generator: Generator = None,
-    replicates: int = REPLICATES,
-) -> dict[str, Interval]:
-    """The numbers of (n, L) samples by name, with intervals over samples.
+    def measure(
+        self, samples: Tensor, seed: int = 0, replicates: int = REPLICATES
+    ) -> dict[str, Interval]:
+        """The numbers of (n, L) samples by name, with intervals over samples.
 
-    * ``bigram_tv``: see :func:`bigram_tv`;
-    * ``nll``: nats per token under the chain, over the samples that it can produce; absent if
-      those are fewer than 2;
-    * ``impossible``: share of the others; only for a chain that has impossible transitions.
-    """
-    samples = samples.cpu()
-    log_prob = chain.log_prob(samples)
-    out = {"bigram_tv": bigram_tv(chain, samples, generator, replicates)}
-    possible = log_prob > -torch.inf
-    if int(possible.sum()) >= 2:
-        per_token = -log_prob[possible] / chain.length
-        out["nll"] = bootstrap(per_token, mean, generator, replicates)
-    if bool((chain.transition == 0).any() or (chain.initial == 0).any()):
-        out["impossible"] = bootstrap((~possible).double(), mean, generator, replicates)
-    return out
+        * ``bigram_tv``: see :func:`bigram_tv`;
+        * ``nll``: nats per token under the chain, over the samples that it can produce; absent if
+          those are fewer than 2;
+        * ``impossible``: share of the others; only for a chain that has impossible transitions.
+        """
+        chain, samples, generator = self.chain, samples.cpu(), generator_for(seed, 0xB007)
+        log_prob = chain.log_prob(samples)
+        out = {"bigram_tv": bigram_tv(chain, samples, generator, replicates)}
+        possible = log_prob > -torch.inf
+        if int(possible.sum()) >= 2:
+            per_token = -log_prob[possible] / chain.length
+            out["nll"] = bootstrap(per_token, mean, generator, replicates)
+        if bool((chain.transition == 0).any() or (chain.initial == 0).any()):
+            out["impossible"] = bootstrap((~possible).double(), mean, generator, replicates)
+        return out
+
+    def reference(self, seed: int = 0) -> list[Row]:
+        """What exact samples score: the sampling floor of ``bigram_tv``, the chain's entropy."""
+        floor = sampling_floor(self.chain, self.num_samples, generator_for(seed, 0xB007, 1))
+        entropy = self.chain.entropy() / self.length
+        return [
+            as_result(floor, "bigram_tv", EXACT_SAMPLES),
+            Row(EXACT_SAMPLES, "", None, None, "nll", entropy, entropy, entropy),
+        ]
 
 
 def bigram_tv(

@@ -2,51 +2,52 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
 
 from fewjump.data import Bytes, Characters, Dataset
-from fewjump.evaluate.bootstrap import REPLICATES, Interval
-from fewjump.evaluate.judge import Judge
-from fewjump.evaluate.judge_ngram import NGramJudge
+from fewjump.evaluate.bootstrap import REPLICATES, Interval, bootstrap, ratio
+from fewjump.evaluate.judges import Judge, NGramJudge
+from fewjump.evaluate.meter import DataMeter
 from fewjump.evaluate.ngrams import distinct_ngrams, ngram_entropy, ngram_tv
-from fewjump.evaluate.words import dictionary, dictionary_words
-from fewjump.random import generator_for
+from fewjump.random import Generator, generator_for
 
 MIN_WORD = 3
 _REFERENCE_ROWS = 20_000
+_LETTERS = re.compile(r"[^\W\d_]+")
 
 
-@dataclass
-class TextMeter:
-    """What is needed to measure samples against a data set; made once, used for many sets.
+class TextMeter(DataMeter):
+    """Judges and dictionary of a data set; made once, used for many sets of samples.
 
-    Attributes:
+    Args:
         dataset: the training part is what samples are compared with.
         judges: each gives a row of NLL per token; the name ``nll`` is the n-gram judge's, others
             are called ``nll_<name>``. By default the n-gram judge alone.
+
+    Attributes:
         words: the dictionary, for data of characters or bytes; None otherwise.
         whole: whether a sequence is a whole line rather than a window of a stream.
     """
 
-    dataset: Dataset
-    judges: dict[str, Judge] = field(default_factory=dict)
-    words: frozenset[str] | None = field(init=False, default=None)
-    whole: bool = field(init=False, default=False)
+    words: frozenset[str] | None = None
 
-    def __post_init__(self) -> None:
-        vocabulary = self.dataset.vocabulary
+    def __init__(self, dataset: Dataset, judges: Mapping[str, Judge] | None = None) -> None:
+        super().__init__(dataset)
+        vocabulary, train = dataset.vocabulary, dataset.all("train")
         self.whole = isinstance(vocabulary, Characters) and vocabulary.padding is not None
-        train = self.dataset.all("train")
+        self.judges = dict(judges or {})
         if "nll" not in self.judges:
             ngram = NGramJudge(train, vocabulary.size, begins=self.whole)
             self.judges = {"nll": ngram, **self.judges}
         if isinstance(vocabulary, Characters | Bytes):
             self.words = dictionary(vocabulary.decode(train), whole=self.whole)
         # Frequencies converge long before a large training set is read.
-        self._reference = self.dataset.all("train", _REFERENCE_ROWS)
+        self._reference = dataset.all("train", _REFERENCE_ROWS)
 
     def measure(
         self, samples: Tensor, seed: int = 0, replicates: int = REPLICATES
@@ -87,3 +88,49 @@ class TextMeter:
                 texts, self.words, MIN_WORD, self.whole, *options(4)
             )
         return out
+
+
+def words_in(text: str, whole: bool = False) -> list[str]:
+    """The words of a text: runs of letters, in lower case.
+
+    A run that touches the start or the end of a window may be cut off, and is left out unless
+    ``whole`` says that the text is complete.
+    """
+    return [
+        match.group().casefold()
+        for match in _LETTERS.finditer(text)
+        if whole or (match.start() > 0 and match.end() < len(text))
+    ]
+
+
+def dictionary(texts: Iterable[str], min_count: int = 1, whole: bool = False) -> frozenset[str]:
+    """The words that occur at least ``min_count`` times in the training text."""
+    counts = Counter(word for text in texts for word in words_in(text, whole))
+    return frozenset(word for word, count in counts.items() if count >= min_count)
+
+
+def dictionary_words(
+    texts: list[str],
+    known: frozenset[str],
+    min_length: int = 3,
+    whole: bool = False,
+    generator: Generator = None,
+    replicates: int = REPLICATES,
+) -> Interval:
+    """Fraction of the samples' words, counted as often as they occur, that the dictionary knows.
+
+    Args:
+        texts: samples.
+        known: see :func:`dictionary`.
+        min_length: shorter words are not counted: most short runs of letters are words.
+        whole: see :func:`words_in`.
+        generator, replicates: of the bootstrap over samples.
+
+    Returns:
+        The fraction; 0 if the samples hold no word of that length.
+    """
+    rows = []
+    for text in texts:
+        long = [word for word in words_in(text, whole) if len(word) >= min_length]
+        rows.append((sum(word in known for word in long), len(long)))
+    return bootstrap(torch.tensor(rows, dtype=torch.float64), ratio, generator, replicates)

@@ -7,9 +7,9 @@ import math
 import torch
 
 from fewjump.law.base import ENUMERATION_LIMIT, enumerate_states
+from fewjump.problem.chain import MarkovChain
 from fewjump.problem.enumerable import EnumeratedJoint
 from fewjump.problem.hidden_markov import HiddenMarkovChain
-from fewjump.problem.markov import MarkovChain
 from fewjump.random import generator_for
 
 

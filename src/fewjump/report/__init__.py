@@ -1,8 +1,7 @@
 """One self-contained HTML page per run, from plain data; charts need ``fewjump[report]``."""
 
 from fewjump.report.build import (
-    ABOUT_FLOOR,
-    ABOUT_METHOD,
+    explanation,
     from_results,
     monitor_charts,
     monitor_table,
@@ -28,11 +27,9 @@ from fewjump.report.content import (
     short,
 )
 from fewjump.report.page import render, write
-from fewjump.report.rows import Row, as_row, read_results, write_results
+from fewjump.report.rows import Row, as_row, machine_facts, read_results, write_results
 
 __all__ = [
-    "ABOUT_FLOOR",
-    "ABOUT_METHOD",
     "Better",
     "Chart",
     "ImageSamples",
@@ -46,11 +43,13 @@ __all__ = [
     "Series",
     "Table",
     "TextSamples",
+    "explanation",
     "as_row",
     "contact_sheet",
     "encode_png",
     "from_results",
     "line_chart",
+    "machine_facts",
     "monitor_charts",
     "monitor_table",
     "quality_chart",

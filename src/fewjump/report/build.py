@@ -34,28 +34,10 @@ from fewjump.report.rows import Row, as_row
 
 CURVE_POINTS = 160
 
-ABOUT_FLOOR = Note(
-    "What the floor is",
-    (
-        "A network that gives one probability table per position draws all positions of a step "
-        "independently. Where positions depend on each other, a single step must then miss: by "
-        "at least the **total correlation** of the clean positions given the noisy ones. Smaller "
-        "steps leave less to be drawn at once, so the error falls as evaluations are added.",
-        "No training of such a network can go below that floor. A score that seems to has "
-        "changed the distribution, for example by giving up variety.",
-    ),
-)
-ABOUT_METHOD = Note(
-    "What distillation can and cannot do here",
-    (
-        "Conditional matching teaches a student to answer at a noisy time what the teacher "
-        "answers at a cleaner one. It removes the error of a first-order (Euler) sampler and "
-        "the disagreement of the teacher with itself between times.",
-        "It **cannot** make independent draws dependent. If the teacher is already exact and "
-        "is sampled with the exact reverse step, its own answers are the best possible target, "
-        "and a per-position student lands on the teacher's curve, not below it.",
-    ),
-)
+
+def explanation(name: str) -> Note:
+    """A note of ``notes.yaml``: what the ``floor`` is, what the ``method`` can do."""
+    return Note(**yaml.safe_load(shipped("notes.yaml"))[name])
 
 
 @dataclass(frozen=True)
@@ -85,7 +67,7 @@ def from_results(
     summary: Sequence[str] = (),
     key_numbers: Sequence[KeyNumber] = (),
     samples: Sequence[SampleGroup] = (),
-    notes: Sequence[Note] = (ABOUT_FLOOR, ABOUT_METHOD),
+    notes: Sequence[Note] | None = None,
     tables: Sequence[Table] = (),
     training: Sequence[Chart] = (),
     facts: Mapping[str, Any] | None = None,
@@ -96,7 +78,8 @@ def from_results(
     Args:
         rows: see :class:`fewjump.report.rows.Row`. Rows without evaluations are reference lines.
         title, subtitle, summary, key_numbers: the opening; written from the rows when left out.
-        samples, notes, training: further sections.
+        samples, training: further sections.
+        notes: by default, what the floor is and what the method can do.
         tables: shown before the wall-clock table, which is made where rows have seconds.
         facts: seed, versions, machine, configuration.
         headline: the metric of the large first chart; the first one in ``rows`` when None.
@@ -122,7 +105,7 @@ def from_results(
         charts=[quality_chart(rows, name) for name in names],
         samples=samples,
         tables=[*tables, *([timing] if timing else [])],
-        notes=notes,
+        notes=[explanation("floor"), explanation("method")] if notes is None else notes,
         training=training,
         facts=facts or {},
         rows=rows,

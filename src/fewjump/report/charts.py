@@ -11,7 +11,10 @@ import math
 import re
 import textwrap
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
+from importlib.resources import as_file, files
 from io import BytesIO
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -230,12 +233,12 @@ def contact_sheet(
         pixels = np.concatenate([colours, opaque], axis=-1)
     n, height, width = pixels.shape[:3]
     across = min(n, columns or math.ceil(math.sqrt(n)))
-    down = math.ceil(n / across)
-    shape = (down * (height + gap) - gap, across * (width + gap) - gap, *pixels.shape[3:])
-    sheet = np.full(shape, paper or 0, dtype=np.uint8)
-    for index, image in enumerate(pixels):
-        top, left = index // across * (height + gap), index % across * (width + gap)
-        sheet[top : top + height, left : left + width] = image
+    down, channels = -(-n // across), pixels.shape[3:]
+    around = [(0, down * across - n), (0, gap), (0, gap), *((0, 0) for _ in channels)]
+    cells = np.pad(pixels, around, constant_values=paper or 0)
+    cells = cells.reshape(down, across, height + gap, width + gap, *channels).swapaxes(1, 2)
+    sheet = cells.reshape(down * (height + gap), across * (width + gap), *channels)
+    sheet = sheet[: sheet.shape[0] - gap, : sheet.shape[1] - gap]
     return sheet.repeat(scale, 0).repeat(scale, 1)
 
 
@@ -250,37 +253,19 @@ def encode_png(pixels: Pixels) -> bytes:
     return buffer.getvalue()
 
 
-def _style() -> Any:
+@contextmanager
+def _style() -> Iterator[None]:
     """A context in which matplotlib draws for the page, whatever the user's own settings are."""
     from matplotlib import style
 
     colours = palette()
-    return style.context(
-        {
-            "svg.fonttype": "none",
-            "svg.hashsalt": "fewjump",
-            "font.family": "DejaVu Sans",
-            "font.size": 13,
-            "text.parse_math": False,
-            "axes.titlesize": 13,
-            "axes.labelsize": 13,
-            "axes.titlepad": 9,
-            "figure.constrained_layout.h_pad": 0.09,
-            "figure.constrained_layout.w_pad": 0.08,
-            "axes.titlecolor": colours["soft"],
-            "axes.labelcolor": colours["soft"],
-            "axes.edgecolor": colours["soft"],
-            "axes.facecolor": "none",
-            "figure.facecolor": "none",
-            "legend.fontsize": 13,
-            "legend.frameon": False,
-            "legend.labelcolor": colours["ink"],
-            "legend.handlelength": 2.6,
-            "legend.columnspacing": 1.4,
-            "legend.borderpad": 0.1,
-        },
-        after_reset=True,
-    )
+    soft = dict.fromkeys(("axes.titlecolor", "axes.labelcolor", "axes.edgecolor"), colours["soft"])
+    own = {**soft, "legend.labelcolor": colours["ink"]}
+    with (
+        as_file(files("fewjump.report") / "chart.mplstyle") as sheet,
+        style.context([sheet, own], after_reset=True),
+    ):
+        yield
 
 
 def _folded(figure: Figure, text: str, width: float) -> str:

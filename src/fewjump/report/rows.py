@@ -109,3 +109,23 @@ def write_results(
     content = {**facts, "rows": [asdict(row) for row in rows]}
     write_text(path, json.dumps(content, indent=1, default=str) + "\n")
     return path
+
+
+def machine_facts() -> dict[str, Any]:
+    """What a reader needs to judge a timing: processor, threads, versions."""
+    import os
+    import platform
+
+    import torch
+
+    import fewjump
+
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "cpu_count": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "fewjump": fewjump.__version__,
+    }

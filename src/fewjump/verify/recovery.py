@@ -7,10 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fewjump.reading import reading_values
-from fewjump.report import Chart, Series, Table
-from fewjump.verify.checks import CheckResult, ModelOptions
-from fewjump.verify.summary import Role, Rows, chart, distinct, mean, pick, pivot, short
+from fewjump.report import Chart, Role, Series, Table, short
+from fewjump.verify.checks import CheckResult, ModelCheck
+from fewjump.verify.summary import Rows, chart, distinct, mean, pick, pivot
 
 if TYPE_CHECKING:
     from fewjump.process import RecoveryMethod
@@ -56,7 +55,7 @@ SOURCES = (
 
 
 @dataclass
-class Options(ModelOptions):
+class Recovery(ModelCheck):
     """Recover posteriors from ratios until it breaks: every process, precision and method.
 
     Exact ratios (in float64, float32 and bfloat16), ratios with noise, and those of a small score
@@ -64,6 +63,10 @@ class Options(ModelOptions):
     --model, a saved model's own ratios too: the clipped mass, and how surprised each method's
     posterior is by the true token.
     """
+
+    name = "recovery"
+    about = "where recovery of posteriors from concrete scores breaks"
+    question = "When can a posterior be recovered from concrete scores?"
 
     families: list[str] = field(default_factory=lambda: [*STRUCTURED, *DENSE])
     """Which processes."""
@@ -81,81 +84,57 @@ class Options(ModelOptions):
     network_steps: int = 300
     """Optimiser steps of the score networks; 0 for none."""
 
+    def validate(self) -> None:
+        super().validate()
+        known = STRUCTURED + DENSE
+        unknown = [family for family in self.families if family not in known]
+        if unknown:
+            raise ValueError(f"unknown family {unknown[0]!r}; known: {', '.join(known)}")
+        if not self.vocab_sizes or min(self.vocab_sizes) < 3:
+            raise ValueError("--vocab-sizes must be at least 3 (a mask included)")
+        if not 0 < self.threshold < 2 or self.network_steps < 0:
+            raise ValueError("--threshold lies between 0 and 2, --network-steps is at least 0")
 
-def run(options: Options) -> CheckResult:
-    """Measure, and say where each method breaks.
+    def measure(self) -> list[dict[str, Any]]:
+        """Rows of exact laws, of trained networks, and of the user's model."""
+        from fewjump.verify import ratio_errors
+        from fewjump.verify.subjects import open_saved, tokens_for
 
-    Raises:
-        ValueError: for an unknown process, or options outside their range.
-        FileNotFoundError: if there is no model.
-    """
-    known = STRUCTURED + DENSE
-    unknown = [family for family in options.families if family not in known]
-    if unknown:
-        raise ValueError(f"unknown family {unknown[0]!r}; known: {', '.join(known)}")
-    if not options.vocab_sizes or min(options.vocab_sizes) < 3 or options.seeds < 1:
-        raise ValueError("--vocab-sizes must be at least 3 (a mask included), --seeds at least 1")
-    if not 0 < options.threshold < 2 or options.network_steps < 0:
-        raise ValueError("--threshold lies between 0 and 2, --network-steps is at least 0")
-    options.refuse_without_model()
+        saved: list[dict[str, Any]] = []
+        if self.model is not None:
+            # A model that cannot be opened should not cost minutes first.
+            model = open_saved(self)
+            tokens = tokens_for(model, self.data, count=128, seed=self.seed)
+            saved = ratio_errors.measure_checkpoint(model.denoiser, tokens, self.seed)
+        seeds = self.all_seeds()
+        rows = ratio_errors.measure(
+            self.families, self.vocab_sizes, seeds, self.threshold, self.dense_limit
+        )
+        for family in STRUCTURED[:2] if self.network_steps else ():
+            for seed in seeds:
+                rows += ratio_errors.measure_trained(family, self.network_steps, seed)
+        return [*rows, *saved]
 
-    from fewjump.verify import recovery_measure as measured
-
-    # A model that cannot be opened should not cost minutes first.
-    saved = _saved(options)
-    seeds = options.all_seeds()
-    rows = measured.measure(
-        options.families, options.vocab_sizes, seeds, options.threshold, options.dense_limit
-    )
-    for family in STRUCTURED[:2] if options.network_steps else ():
-        for seed in seeds:
-            trained = measured.train_networks(family, options.network_steps, seed)
-            found = measured.measure_trained(trained, seed)
-            rows += [{"family": family, "seed": seed} | row for row in found]
-    return summarise([*rows, *saved], options)
-
-
-def _saved(options: Options) -> list[dict[str, Any]]:
-    if options.model is None:
-        return []
-    from fewjump.verify.recovery_measure import measure_checkpoint
-    from fewjump.verify.subjects import open_saved, tokens_for
-
-    model = open_saved(options.model, reading_values(options))
-    tokens = tokens_for(model, options.data, count=128, seed=options.seed)
-    return measure_checkpoint(model.denoiser, tokens, options.seed)
-
-
-def summarise(rows: Rows, options: Options) -> CheckResult:
-    """The check from what was measured: rows of exact laws, of trained networks, of a model."""
-    exact = [row for row in rows if "source" in row]
-    networks = [row for row in rows if "ratio_error" in row]
-    saved = [row for row in rows if "nll" in row]
-    charts, tables = _exact_charts(exact, options.threshold), _exact_tables(exact)
-    verdict = [*_told(exact), *_precision(exact), *_gain(exact)]
-    if networks:
-        charts += [_network_chart(networks, family) for family in distinct(networks, "family")]
-        tables.append(_network_table(networks))
-        verdict += [_network_told(networks, family) for family in distinct(networks, "family")]
-    if saved:
-        charts, tables = [_saved_chart(saved), *charts], [_saved_table(saved), *tables]
-        verdict = [_saved_told(saved), *verdict]
-    return CheckResult(
-        name="recovery",
-        question="When can a posterior be recovered from concrete scores?",
-        verdict=verdict,
-        rows=rows,
-        charts=charts,
-        tables=tables,
-        notes=[options.note()],
-        settings=options.settings(),
-        failures=[
+    def answer(self, rows: Rows) -> CheckResult:
+        exact = [row for row in rows if "source" in row]
+        networks = [row for row in rows if "ratio_error" in row]
+        saved = [row for row in rows if "nll" in row]
+        charts, tables = _exact_charts(exact, self.threshold), _exact_tables(exact)
+        verdict = [*_told(exact), *_precision(exact), *_gain(exact)]
+        if networks:
+            charts += [_network_chart(networks, family) for family in distinct(networks, "family")]
+            tables.append(_network_table(networks))
+            verdict += [_network_told(networks, family) for family in distinct(networks, "family")]
+        if saved:
+            charts, tables = [_saved_chart(saved), *charts], [_saved_table(saved), *tables]
+            verdict = [_saved_told(saved), *verdict]
+        failures = [
             f"{row['family']}, V = {row['vocab_size']}: exact float64 ratios at α = 0.9 give an "
             f"error of {row['l1'][0]}"
             for row in pick(exact, source=SOURCES[0].name, method="exact")
             if row["l1"][0] is None or row["l1"][0] >= 1e-9
-        ],
-    )
+        ]
+        return self.result(rows, verdict, charts, tables=tables, failures=failures)
 
 
 def of_largest(rows: Rows, source: str = NOISY, method: str = "exact") -> Rows:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from fewjump.reading import reading_values
-from fewjump.report import Chart, KeyNumber, Series, Table
-from fewjump.verify.checks import CheckResult, ModelOptions
+from fewjump.report import Chart, KeyNumber, Role, Series, Table, short
+from fewjump.verify.checks import CheckResult, ModelCheck
 from fewjump.verify.summary import (
-    Role,
     Rows,
     chart,
     distinct,
@@ -22,15 +20,13 @@ from fewjump.verify.summary import (
     pick,
     pivot,
     plus_minus,
-    short,
 )
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from fewjump.denoiser import Denoiser
-    from fewjump.objective import Objective
+    from fewjump.objective import ConditionalMatching
     from fewjump.objective.conditional import Intermediate
+    from fewjump.verify.subjects import Subject
     from fewjump.verify.table_student import World
 
 EULER: Intermediate = "student-euler"
@@ -41,14 +37,10 @@ DRAWS: dict[Intermediate, tuple[str, Role]] = {
     "forward": ("forward pair", "other"),
 }
 SAMPLED = (1, 2, 4)  # numbers of steps that every student of a table is sampled with
-UNITS = {
-    True: "nats per position, of true tokens",
-    False: "KL of the posterior, nats per position",
-}
 
 
 @dataclass
-class Options(ModelOptions):
+class StepSize(ModelCheck):
     """Distil at several step sizes, with Euler, exact and second-order student draws of x_s.
 
     A long step lets a student learn from much cleaner states; a short one keeps the draw of x_s
@@ -56,6 +48,10 @@ class Options(ModelOptions):
     of a draw is the step from which its student is worse than the teacher it learned from. With
     --model, the same on a saved teacher, judged by how surprised it is by true tokens.
     """
+
+    name = "step-size"
+    about = "how far a student's draw of x_s may reach before it does harm"
+    question = "How large may the step from x_t to x_s be?"
 
     processes: list[str] = field(default_factory=lambda: ["uniform", "absorbing"])
     """Processes of the problem."""
@@ -72,185 +68,136 @@ class Options(ModelOptions):
     teacher_error: float = 0.5
     """Standard deviation of the teacher's logits at t = 1; it grows linearly from 0."""
 
+    def validate(self) -> None:
+        super().validate()
+        unknown = [name for name in self.processes if name not in ("uniform", "absorbing")]
+        if unknown:
+            raise ValueError(f"unknown process {unknown[0]!r}; known: uniform, absorbing")
+        if len(self.gaps) < 2 or not all(0 < gap <= 1 for gap in self.gaps):
+            raise ValueError("--gaps needs two numbers or more, each in (0, 1]")
+        if any(k < 1 for k in self.grids) or self.steps < 1:
+            raise ValueError("--grids and --steps must be at least 1")
 
-def run(options: Options) -> CheckResult:
-    """Distil, judge, and say where each draw breaks.
+    def measure(self) -> list[dict[str, Any]]:
+        """A row per draw, step size (or grid) and seed, and one for the teacher at each seed.
 
-    Raises:
-        ValueError: for options outside their range.
-        FileNotFoundError: if there is no model.
-    """
-    unknown = [name for name in options.processes if name not in ("uniform", "absorbing")]
-    if unknown:
-        raise ValueError(f"unknown process {unknown[0]!r}; known: uniform, absorbing")
-    if len(options.gaps) < 2 or not all(0 < gap <= 1 for gap in options.gaps):
-        raise ValueError("--gaps needs two numbers or more, each in (0, 1]")
-    if any(k < 1 for k in options.grids) or options.seeds < 1 or options.steps < 1:
-        raise ValueError("--grids, --seeds and --steps must be at least 1")
-    options.refuse_without_model()
+        ``kl`` is the subject's judgement (:func:`~fewjump.verify.table_student.posterior_kl`, or
+        what true tokens cost a user's model); ``output_kl_K`` the KL of the output law at K steps;
+        ``clipped`` the mean probability that a draw asked for and could not have; ``spike`` the
+        largest late loss over the median.
+        """
+        from fewjump.verify.subjects import saved_subject
+        from fewjump.verify.table_student import make_world
 
-    seeds = options.all_seeds()
-    if options.model is not None:
-        return summarise(measure_saved(options, seeds), options)
-    rows = []
-    for number, family in enumerate(options.processes):
-        # One process is enough to compare grids.
-        grids = options.grids if number == 0 else []
-        rows += measure(family, options.gaps, grids, seeds, options.steps, options.teacher_error)
-    return summarise(rows, options)
+        rows: list[dict[str, Any]] = []
+        if self.model is not None:
+            subject = saved_subject(self, self.seed)
+            for seed in self.all_seeds():
+                rows += compared("your model", subject, self.gaps, [], self.steps, seed)
+            return rows
+        for number, family in enumerate(self.processes):
+            # One process is enough to compare grids.
+            grids = self.grids if number == 0 else []
+            for seed in self.all_seeds():
+                world = make_world(family, self.teacher_error, seed)
+                subject = world.subject(seed)
+                rows += compared(family, subject, self.gaps, grids, self.steps, seed, world)
+        return rows
+
+    def answer(self, rows: Rows) -> CheckResult:
+        unit = (
+            "nats per position, of true tokens"
+            if self.model is not None
+            else "KL of the posterior, nats per position"
+        )
+        charts, tables, verdict, key_numbers, breaks = [], [], [], [], []
+        for family in distinct(rows, "family"):
+            mine = pick(rows, family=family)
+            by_gap, by_grid = pick(mine, grid=None), [r for r in mine if r["grid"] is not None]
+            found = {draw: {"family": family} | break_points(by_gap, draw) for draw in DRAWS}
+            breaks += found.values()
+            charts += _charts(by_gap, family, unit)
+            tables.append(_gap_table(by_gap, family, unit))
+            verdict.append(_told(by_gap, family, found[EULER]))
+            if found[EULER]["at"] is not None:
+                what = f"Δt from which Euler draws do harm ({family})"
+                key_numbers.append(KeyNumber(short(found[EULER]["at"]), what))
+            if by_grid:
+                charts.append(_grid_chart(by_grid, family))
+                tables.append(_grid_table(by_grid, family))
+        return self.result(
+            [*rows, *breaks],
+            verdict,
+            charts,
+            tables=[_break_table(breaks), *tables],
+            key_numbers=key_numbers[:3],
+        )
 
 
-class Record(NamedTuple):
-    """Losses and clipped masses of a training, one number a step."""
-
-    losses: list[float]
-    clipped: list[float]
-
-    def spike(self) -> float:
-        """Largest loss of the second half over its median: near 1 for a quiet training."""
-        late = self.losses[len(self.losses) // 2 :]
-        return max(late) / max(1e-12, statistics.median(late))
-
-
-def follow(
-    student: Denoiser,
-    teacher: Denoiser,
-    objective: Objective,
-    data: Tensor,
+def compared(
+    family: str,
+    subject: Subject,
+    gaps: Sequence[float],
+    grids: Sequence[int],
     steps: int,
     seed: int,
-    lr: float,
-    batch_size: int = 128,
-) -> Record:
-    """Train in place with a learning rate that falls linearly to 0."""
-    from fewjump.random import generator_for
-    from fewjump.verify.subjects import optimise
-
-    record, generator = Record([], []), generator_for(seed, 11)
-    for loss, metrics in optimise(
-        student,
-        teacher,
-        objective,
-        data,
-        generator,
-        steps,
-        lambda step: lr * (1 - step / steps),
-        batch_size,
-    ):
-        record.losses.append(loss)
-        record.clipped.append(float(metrics.get("clipped_mass", 0.0)))
-    return record
-
-
-def run_table(world: World, objective: Objective, steps: int, seed: int) -> tuple[Denoiser, Record]:
-    """A table student that starts at the teacher, trained."""
-    from fewjump.random import generator_for
-    from fewjump.verify.table_student import TableStudent
-
-    student = TableStudent(world.process, world.teacher)
-    data = world.problem.sample(16_384, generator_for(seed, 12))
-    return student, follow(student, world.teacher, objective, data, steps, seed, lr=0.05)
-
-
-def measure(
-    family: str,
-    gaps: Sequence[float],
-    grids: Sequence[int],
-    seeds: Sequence[int],
-    steps: int,
-    error: float,
+    world: World | None = None,
 ) -> list[dict[str, Any]]:
-    """A row per draw, step size (or grid) and seed, and one for the teacher at each seed.
+    """Rows of the teacher, and of a student for every draw and step size or grid.
 
-    ``kl`` is :func:`~fewjump.verify.table_student.posterior_kl`; ``output_kl_K`` the KL of the
-    output law at K steps; ``clipped`` the mean probability that a draw asked for and could not
-    have; ``spike`` the largest late loss over the median.
+    Args:
+        family, seed: of the rows.
+        subject: what is distilled, for ``steps`` steps.
+        world: the enumerable problem that the subject is of, whose samplers are judged too.
     """
-    from fewjump.verify.table_student import make_world, output_kl, posterior_kl
+    from fewjump.objective import ConditionalMatching
+    from fewjump.verify.table_student import output_kl
 
-    rows = []
-    for seed in seeds:
-        world, common = make_world(family, error, seed), {"family": family, "seed": seed}
+    def row(draw: str, gap: float | None, grid: int | None, **found: float) -> dict[str, Any]:
+        about = {"family": family, "seed": seed, "draw": draw, "gap": gap, "grid": grid}
+        return {**about, "clipped": 0.0, "spike": 1.0, **found}
 
-        def judge(denoiser: Denoiser, grid: int | None, world: World = world) -> dict[str, float]:
+    def judge(denoiser: Denoiser, grid: int | None) -> dict[str, float]:
+        found = {"kl": subject.judge(denoiser, seed)}
+        if world is not None:
             # A student of a grid has learned its own times only.
-            sampled = SAMPLED if grid is None else (grid,)
-            found = {f"output_kl_{k}": output_kl(world, denoiser, k) for k in sampled}
-            return {"kl": posterior_kl(world, denoiser), **found}
+            for k in SAMPLED if grid is None else (grid,):
+                found[f"output_kl_{k}"] = output_kl(world, denoiser, k)
+        return found
 
-        rows += _compared(
-            common,
-            world.teacher,
-            gaps,
-            grids,
-            lambda objective, w=world, s=seed: run_table(w, objective, steps, s),
-            judge,
-        )
+    rows = [row("teacher", None, None, **judge(subject.teacher, None))]
+    for draw in DRAWS:
+        for gap, grid in [(gap, None) for gap in gaps] + [(None, grid) for grid in grids]:
+            objective = ConditionalMatching(draw, max_gap=gap or 1.0, steps=grid)
+            student, found = distilled(subject, objective, steps, seed)
+            rows.append(row(draw, gap, grid, **found, **judge(student, grid)))
+    if world is not None:
         for k in grids:
             teacher, floor = (output_kl(world, who, k) for who in (world.teacher, world.exact))
-            rows.append(common | _of_teacher(k) | {f"output_kl_{k}": teacher, "floor": floor})
+            rows.append(row("teacher", None, k, **{f"output_kl_{k}": teacher, "floor": floor}))
     return rows
 
 
-def measure_saved(options: Options, seeds: Sequence[int]) -> list[dict[str, Any]]:
-    """The same rows, without grids, for a user's teacher; ``kl`` is what its tokens cost."""
-    from fewjump.verify.subjects import saved_subject
+def distilled(
+    subject: Subject, objective: ConditionalMatching, steps: int, seed: int
+) -> tuple[Denoiser, dict[str, float]]:
+    """A student that starts at the teacher, trained at a rate that falls linearly to 0.
 
-    assert options.model is not None
-    subject = saved_subject(options.model, options.data, options.seed, reading_values(options))
-    rows = []
-    for seed in seeds:
+    Its ``clipped`` mass (mean), and its ``spike``: the largest loss of the second half over its
+    median, near 1 for a quiet training.
+    """
+    from fewjump.random import generator_for
 
-        def trained(objective: Objective, seed: int = seed) -> tuple[Denoiser, Record]:
-            student = subject.teacher.as_student()
-            record = follow(
-                student,
-                subject.teacher,
-                objective,
-                subject.data,
-                options.steps,
-                seed,
-                subject.lr,
-                64,
-            )
-            return student, record
-
-        rows += _compared(
-            {"family": "your model", "seed": seed},
-            subject.teacher,
-            options.gaps,
-            [],
-            trained,
-            lambda denoiser, _, seed=seed: {"kl": subject.judge(denoiser, seed)},
-        )
-    return rows
-
-
-def _of_teacher(grid: int | None) -> dict[str, Any]:
-    return {"draw": "teacher", "gap": None, "grid": grid, "clipped": 0.0, "spike": 1.0}
-
-
-def _compared(
-    common: Mapping[str, Any],
-    teacher: Denoiser,
-    gaps: Sequence[float],
-    grids: Sequence[int],
-    trained: Callable[[Objective], tuple[Denoiser, Record]],
-    judge: Callable[[Denoiser, int | None], Mapping[str, float]],
-) -> list[dict[str, Any]]:
-    """Rows of the teacher, and of a student for every draw and step size or grid."""
-    from fewjump.objective import ConditionalMatching
-
-    settings = [(gap, None) for gap in gaps] + [(None, grid) for grid in grids]
-    rows = [{**common, **_of_teacher(None), **judge(teacher, None)}]
-    for draw in DRAWS:
-        for gap, grid in settings:
-            objective = ConditionalMatching(draw, max_gap=gap or 1.0, steps=grid)
-            student, record = trained(objective)
-            found = {"clipped": statistics.fmean(record.clipped), "spike": record.spike()}
-            about = {**common, "draw": draw, "gap": gap, "grid": grid}
-            rows.append({**about, **found, **judge(student, grid)})
-    return rows
+    student, losses, clipped = subject.warm(), [], []
+    source = generator_for(seed, 11)
+    for loss, metrics in subject.distil(
+        student, objective, source, steps, lambda step: 1 - step / steps
+    ):
+        losses.append(loss)
+        clipped.append(float(metrics.get("clipped_mass", 0.0)))
+    late = losses[len(losses) // 2 :]
+    spike = max(late) / max(1e-12, statistics.median(late))
+    return student, {"clipped": statistics.fmean(clipped), "spike": spike}
 
 
 def break_points(rows: Rows, draw: str) -> dict[str, Any]:
@@ -284,37 +231,6 @@ def _crossing(curve: Sequence[tuple[float, float]]) -> float | None:
     return x0 + (x1 - x0) * (-y0) / (y1 - y0)
 
 
-def summarise(rows: Rows, options: Options) -> CheckResult:
-    """The check from what was measured."""
-    unit = UNITS[options.model is not None]
-    charts, tables, verdict, key_numbers, breaks = [], [], [], [], []
-    for family in distinct(rows, "family"):
-        mine = pick(rows, family=family)
-        by_gap, by_grid = pick(mine, grid=None), [r for r in mine if r["grid"] is not None]
-        found = {draw: {"family": family} | break_points(by_gap, draw) for draw in DRAWS}
-        breaks += found.values()
-        charts += _charts(by_gap, family, unit)
-        tables.append(_gap_table(by_gap, family, unit))
-        verdict.append(_told(by_gap, family, found[EULER]))
-        if found[EULER]["at"] is not None:
-            what = f"Δt from which Euler draws do harm ({family})"
-            key_numbers.append(KeyNumber(short(found[EULER]["at"]), what))
-        if by_grid:
-            charts.append(_grid_chart(by_grid, family))
-            tables.append(_grid_table(by_grid, family))
-    return CheckResult(
-        name="step-size",
-        question="How large may the step from x_t to x_s be?",
-        verdict=verdict,
-        rows=[*rows, *breaks],
-        charts=charts,
-        tables=[_break_table(breaks), *tables],
-        notes=[options.note()],
-        key_numbers=key_numbers[:3],
-        settings=options.settings(),
-    )
-
-
 def _told(rows: Rows, family: str, euler: Mapping[str, Any]) -> str:
     """Each draw at its best step, and where Euler's ends."""
     best = []
@@ -343,7 +259,7 @@ def _told(rows: Rows, family: str, euler: Mapping[str, Any]) -> str:
 
 
 def _charts(rows: Rows, family: str, unit: str) -> list[Chart]:
-    def drawn(draws: Iterable[Intermediate], key: str) -> list[Series]:
+    def drawn(draws: Sequence[Intermediate], key: str) -> list[Series]:
         return [
             line(pick(rows, draw=d), "gap", of_seeds(key, at_least=0.0), *DRAWS[d]) for d in draws
         ]
@@ -352,7 +268,7 @@ def _charts(rows: Rows, family: str, unit: str) -> list[Chart]:
     return [
         chart(
             f"Error of the student against the step size: {family}",
-            drawn(DRAWS, "kl"),
+            drawn(list(DRAWS), "kl"),
             "largest t − s",
             unit,
             marks={"the teacher itself": teacher},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,8 +16,12 @@ from fewjump.objective import CrossEntropyELBO, Objective, freeze
 from fewjump.problem import MarkovChain
 from fewjump.process import Absorbing, Process, Uniform
 from fewjump.random import fold_seed, generator_for
+from fewjump.reading import reading_values
 from fewjump.schedule import LogLinear
 from fewjump.train import TrainConfig, train
+
+if TYPE_CHECKING:
+    from fewjump.verify.checks import ModelCheck
 
 VOCAB, LENGTH = 8, 8
 _TIMES = tuple(k / 8 for k in range(1, 9))
@@ -25,39 +29,35 @@ _SAMPLES = 128
 
 
 class Saved(NamedTuple):
-    """A denoiser, and the description of its vocabulary (None where none was saved)."""
+    """A saved model, the description of its vocabulary (None where none was saved), its folder."""
 
     denoiser: Denoiser
     vocabulary: dict[str, Any] | None
     folder: Path
 
 
-def open_saved(path: Path, reading: Mapping[str, Any] | None = None) -> Saved:
-    """Load a saved model (the folder itself, or ``model`` inside a run's folder) or an original.
-
-    Args:
-        path: of the model.
-        reading: options of :func:`fewjump.load_teacher` for a checkpoint of the originals.
+def open_saved(check: ModelCheck) -> Saved:
+    """The model of a check: a folder, ``model`` inside a run's folder, or an original.
 
     Raises:
         FileNotFoundError: if there is none.
-        ValueError: for ``reading`` of a model that is no original, and what is wrong with it.
+        ValueError: for reading options of a model that is no original, and what is wrong with it.
     """
     from fewjump.checkpoint.opening import model_place, open_place
 
-    place = model_place(path)
-    return Saved(*open_place(place, reading=reading), place)
+    assert check.model is not None
+    place = model_place(check.model)
+    return Saved(*open_place(place, reading=reading_values(check)), place)
 
 
-def tokens_for(model: Saved, source: str | None, count: int, seed: int, steps: int = 64) -> Tensor:
+def tokens_for(model: Saved, source: str | None, count: int, seed: int) -> Tensor:
     """Clean tokens (count, L) for a model: rows of its data's test part, or its own samples.
 
     Args:
         model: what they are for.
-        source: as for :func:`fewjump.data.load_data`; None for samples of ``steps`` steps.
+        source: as for :func:`fewjump.data.load_data`; None for samples of 64 ancestral steps.
         count: how many; fewer if the data have fewer.
         seed: of the choice, or of the sampling.
-        steps: of the ancestral sampler.
 
     Raises:
         ValueError: for data in another vocabulary.
@@ -67,7 +67,7 @@ def tokens_for(model: Saved, source: str | None, count: int, seed: int, steps: i
     from fewjump.sampler import sample
 
     if source is None:
-        return sample(model.denoiser, count, steps, generator=seed)
+        return sample(model.denoiser, count, 64, generator=seed)
     known = None if model.vocabulary is None else Vocabulary.from_config(model.vocabulary)
     alphabet = None
     if isinstance(known, Characters) and source not in BUILTIN and not source.endswith(".npy"):
@@ -120,15 +120,17 @@ def chain_and_data(seed: int) -> tuple[MarkovChain, Tensor]:
     return chain, chain.sample(20_000, generator_for(seed, 2))
 
 
-def small_network(process: Process) -> dict[str, Any]:
-    """Description of a small transformer for the chain."""
-    trunk = {"hidden": 32, "blocks": 2, "heads": 2, "conv_kernel": 3}
-    return {"process": process.config(), "trunk": trunk, "length": LENGTH}
+def small_network(process: Process, length: int = LENGTH, **trunk: Any) -> dict[str, Any]:
+    """Description of a transformer of width 32 with 2 heads, unless ``trunk`` says otherwise."""
+    trunk = {"hidden": 32, "blocks": 2, "heads": 2, "conv_kernel": 3, **trunk}
+    return {"process": process.config(), "trunk": trunk, "length": length}
 
 
-def small_training(steps: int, batch_size: int, seed: int) -> TrainConfig:
-    """How such a network is trained."""
-    return TrainConfig(
+def trained(
+    model: Denoiser, objective: Objective, data: Tensor, steps: int, batch_size: int, seed: int
+) -> Denoiser:
+    """A small network after ``steps`` of training on the data: averaged weights, frozen."""
+    config = TrainConfig(
         steps=steps,
         batch_size=batch_size,
         lr=3e-3,
@@ -137,26 +139,64 @@ def small_training(steps: int, batch_size: int, seed: int) -> TrainConfig:
         log_every=steps,
         progress=False,
     )
+    return freeze(train(model, objective, data, config).averaged())
 
 
 class Subject(NamedTuple):
     """What is distilled.
 
     Attributes:
-        teacher: frozen; its ``as_student`` makes a student that starts at it.
+        teacher: frozen.
+        warm: makes a student that starts at the teacher.
         cold: makes a student of the teacher's sizes with random weights.
         data: (N, L) clean tokens to train on.
         judge: quality of a denoiser with the noise of a seed; less is better.
         unit: of the judgement.
-        lr: of the students' training.
+        lr, batch_size: of the students' training.
     """
 
     teacher: Denoiser
+    warm: Callable[[], Denoiser]
     cold: Callable[[], Denoiser]
     data: Tensor
     judge: Callable[[Denoiser, int], float]
     unit: str
     lr: float
+    batch_size: int = 64
+
+    def distil(
+        self,
+        student: Denoiser,
+        objective: Objective,
+        generator: torch.Generator,
+        steps: int,
+        lr: Callable[[int], float],
+        clip: float = float("inf"),
+    ) -> Iterator[tuple[float, Mapping[str, Any]]]:
+        """Train in place with Adam, without files or averages; loss and metrics after each step.
+
+        Args:
+            student: of :attr:`warm` or :attr:`cold`.
+            objective: as for :func:`fewjump.train.train`.
+            generator: of batches (drawn with replacement), times and noise.
+            steps: of the optimiser.
+            lr: step → learning rate, as a share of :attr:`lr`.
+            clip: largest norm of the gradient.
+        """
+        parameters = [p for p in student.parameters() if p.requires_grad]
+        optimiser = torch.optim.Adam(parameters)
+        student.train()
+        for step in range(steps):
+            for group in optimiser.param_groups:
+                group["lr"] = self.lr * lr(step)
+            rows = torch.randint(len(self.data), (self.batch_size,), generator=generator)
+            optimiser.zero_grad(set_to_none=True)
+            loss, metrics = objective(student, self.teacher, self.data[rows], generator)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, clip)
+            optimiser.step()
+            yield float(loss.detach()), metrics
+        student.eval()
 
 
 def chain_subject(seed: int, teacher_steps: int) -> Subject:
@@ -170,8 +210,7 @@ def chain_subject(seed: int, teacher_steps: int) -> Subject:
         model.process = process
         return model
 
-    config = small_training(teacher_steps, 64, seed)
-    teacher = freeze(train(fresh(5), CrossEntropyELBO(), data, config).averaged())
+    teacher = trained(fresh(5), CrossEntropyELBO(), data, teacher_steps, 64, seed)
     exact = chain.denoiser(process)
     states = []
     for number, t in enumerate(_TIMES):
@@ -187,19 +226,20 @@ def chain_subject(seed: int, teacher_steps: int) -> Subject:
         return total / len(states)
 
     unit = "KL from the exact posterior, nats per position"
-    return Subject(teacher, lambda: fresh(6), data, judge, unit, lr=1e-3)
+    return Subject(teacher, teacher.as_student, lambda: fresh(6), data, judge, unit, lr=1e-3)
 
 
-def saved_subject(path: Path, source: str | None, seed: int, reading: Mapping[str, Any]) -> Subject:
-    """A user's model on its own data or samples, judged on a quarter of them by :func:`surprise`.
+def saved_subject(check: ModelCheck, seed: int) -> Subject:
+    """The model of a check on its own data or samples, judged on a quarter of them by
+    :func:`surprise`.
 
-    Arguments and errors as for :func:`open_saved` and :func:`tokens_for`; ``cold`` raises
-    ValueError if the student's kind cannot be built from its description.
+    Errors as for :func:`open_saved` and :func:`tokens_for`; ``cold`` raises ValueError if the
+    student's kind cannot be built from its description.
     """
-    saved = open_saved(path, reading)
-    model = saved.denoiser
-    data = tokens_for(saved, source, count=1024, seed=seed)
+    saved = open_saved(check)
+    model, data = saved.denoiser, tokens_for(saved, check.data, count=1024, seed=seed)
     held_out, training = data[: len(data) // 4], data[len(data) // 4 :]
+    teacher = freeze(copy.deepcopy(model))
 
     def cold() -> Denoiser:
         warm = model.as_student()
@@ -213,49 +253,8 @@ def saved_subject(path: Path, source: str | None, seed: int, reading: Mapping[st
         fresh.process = model.process
         return fresh
 
-    return Subject(
-        freeze(copy.deepcopy(model)),
-        cold,
-        training,
-        lambda denoiser, noise: surprise(denoiser, held_out, noise),
-        "nats per position, of true tokens",
-        lr=3e-4,
-    )
+    def judge(denoiser: Denoiser, noise: int) -> float:
+        return surprise(denoiser, held_out, noise)
 
-
-def optimise(
-    student: Denoiser,
-    teacher: Denoiser,
-    objective: Objective,
-    data: Tensor,
-    generator: torch.Generator,
-    steps: int,
-    lr: Callable[[int], float],
-    batch_size: int,
-    clip: float = float("inf"),
-) -> Iterator[tuple[float, Mapping[str, Any]]]:
-    """Train in place with Adam, without files or averages; loss and metrics after each step.
-
-    Args:
-        student, teacher, objective: as for :func:`fewjump.train.train`; the teacher frozen.
-        data: (N, L) clean tokens, drawn with replacement.
-        generator: of batches, times and noise.
-        steps: of the optimiser.
-        lr: step → learning rate.
-        batch_size: rows a step.
-        clip: largest norm of the gradient.
-    """
-    parameters = [p for p in student.parameters() if p.requires_grad]
-    optimiser = torch.optim.Adam(parameters)
-    student.train()
-    for step in range(steps):
-        for group in optimiser.param_groups:
-            group["lr"] = lr(step)
-        batch = data[torch.randint(len(data), (batch_size,), generator=generator)]
-        optimiser.zero_grad(set_to_none=True)
-        loss, metrics = objective(student, teacher, batch, generator)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, clip)
-        optimiser.step()
-        yield float(loss.detach()), metrics
-    student.eval()
+    unit = "nats per position, of true tokens"
+    return Subject(teacher, teacher.as_student, cold, training, judge, unit, lr=3e-4)

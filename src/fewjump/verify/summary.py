@@ -7,9 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from fewjump.report import Chart, Reference, Series, Table
-from fewjump.report import Role as Role
-from fewjump.report import short as short
+from fewjump.report import Chart, Reference, Role, Series, Table, short
 
 Rows = Sequence[Mapping[str, Any]]
 #: Rows of one point → their mean and the ends of its 95% interval.

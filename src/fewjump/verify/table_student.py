@@ -23,6 +23,7 @@ from fewjump.random import fold_seed, generator_for
 from fewjump.sampler.exact import exact_output_law
 from fewjump.schedule import LogLinear
 from fewjump.verify.enumeration import random_joint
+from fewjump.verify.subjects import Subject
 
 VOCAB, LENGTH = 4, 3
 KNOTS = 17
@@ -37,6 +38,19 @@ class World(NamedTuple):
     process: Process
     exact: Denoiser
     teacher: Denoiser
+
+    def subject(self, seed: int) -> Subject:
+        """The teacher, to be distilled into tables that are judged by :func:`posterior_kl`."""
+        return Subject(
+            self.teacher,
+            lambda: TableStudent(self.process, self.teacher),
+            lambda: TableStudent(self.process),
+            self.problem.sample(16_384, generator_for(seed, 12)),
+            lambda denoiser, _: posterior_kl(self, denoiser),
+            "KL of the posterior, nats per position",
+            lr=0.05,
+            batch_size=128,
+        )
 
 
 def make_world(family: str, error: float, seed: int) -> World:

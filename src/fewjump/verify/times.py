@@ -7,12 +7,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fewjump.reading import reading_values
-from fewjump.report import Chart, KeyNumber, Series, Table
-from fewjump.verify.checks import CheckResult, ModelOptions
+from fewjump.report import Chart, KeyNumber, Role, Series, Table, short
+from fewjump.verify.checks import CheckResult, ModelCheck
 from fewjump.verify.summary import (
     Measure,
-    Role,
     Rows,
     chart,
     distinct,
@@ -20,7 +18,6 @@ from fewjump.verify.summary import (
     mean,
     pick,
     pivot,
-    short,
 )
 
 if TYPE_CHECKING:
@@ -38,7 +35,7 @@ ROLES: dict[str, Role] = {"fitted": "student", "importance": "student"}
 
 
 @dataclass
-class Options(ModelOptions):
+class Times(ModelCheck):
     """Compare time grids at equal evaluations, and ways to draw training times at equal steps.
 
     Grids: uniform, cosine, log-linear, and one that is fitted to the teacher (--grid fitted of
@@ -47,6 +44,10 @@ class Options(ModelOptions):
     sampler, on the same sequences and noise. A small transformer teacher is trained on a Markov
     chain; with --model, your own is taken.
     """
+
+    name = "times"
+    about = "whether times that adapt beat uniform ones, for sampling and for training"
+    question = "Do times that adapt beat uniform ones?"
 
     steps: list[int] = field(default_factory=lambda: [2, 4, 8])
     """Numbers of evaluations; each divides 32."""
@@ -60,30 +61,93 @@ class Options(ModelOptions):
     teacher_steps: int = 400
     """Optimiser steps of the teacher."""
 
+    def validate(self) -> None:
+        super().validate()
+        if not self.steps or any(step < 1 or CANDIDATES % step for step in self.steps):
+            raise ValueError(f"--steps must be divisors of {CANDIDATES}, got {self.steps}")
+        if self.training < 0 or self.teacher_steps < 1:
+            raise ValueError("--training must be at least 0, --teacher-steps at least 1")
+        if self.sequences < 8:
+            raise ValueError(f"--sequences must be at least 8, got {self.sequences}")
 
-def run(options: Options) -> CheckResult:
-    """Fit, train, judge, and say what to use.
+    def measure(self) -> list[dict[str, Any]]:
+        steps = sorted(set(self.steps))
+        rows: list[dict[str, Any]] = []
+        for seed in self.all_seeds():
+            bench = self.bench(seed)
+            rows += grid_rows(bench, steps, seed)
+            if self.training:
+                rows += training_rows(bench, steps, self.training, seed)
+        return rows
 
-    Raises:
-        ValueError: for options outside their range, or a model whose sampler has no such bound.
-        FileNotFoundError: if there is no model.
-    """
-    if not options.steps or any(step < 1 or CANDIDATES % step for step in options.steps):
-        raise ValueError(f"--steps must be divisors of {CANDIDATES}, got {options.steps}")
-    if options.training < 0 or options.teacher_steps < 1 or options.seeds < 1:
-        raise ValueError("--training must be at least 0, --teacher-steps and --seeds at least 1")
-    if options.sequences < 8:
-        raise ValueError(f"--sequences must be at least 8, got {options.sequences}")
-    options.refuse_without_model()
+    def bench(self, seed: int) -> Bench:
+        """The teacher of ``verify warm-start``, or the user's model with its data or samples.
 
-    steps = sorted(set(options.steps))
-    rows: list[dict[str, Any]] = []
-    for seed in options.all_seeds():
-        bench = bench_for(options, seed)
-        rows += grid_rows(bench, steps, seed)
-        if options.training:
-            rows += training_rows(bench, steps, options.training, seed)
-    return summarise(rows, options)
+        Raises:
+            ValueError: for a model whose sampler has no bound, fewer than 8 sequences, and as
+                :func:`fewjump.verify.subjects.open_saved` and ``tokens_for`` do.
+        """
+        from fewjump.objective import freeze
+        from fewjump.verify.subjects import chain_subject, open_saved, tokens_for
+
+        n = self.sequences
+        if self.model is None:
+            subject = chain_subject(seed, self.teacher_steps)
+            # The teacher saw all of it; 8 tokens are not learned by heart from 20,000 sequences.
+            data = subject.data
+            return Bench(subject.teacher, data[n:-n], data[:n], data[-n:])
+        saved = open_saved(self)
+        teacher = _of_posteriors(saved.denoiser)
+        data = tokens_for(saved, self.data, count=4 * n, seed=seed)
+        if len(data) < 8:
+            raise ValueError(f"{self.data} has {len(data)} unseen sequences; 8 are needed at least")
+        n = len(data) // 4
+        return Bench(freeze(teacher), data[2 * n :], data[:n], data[n : 2 * n])
+
+    def answer(self, rows: Rows) -> CheckResult:
+        from fewjump.evaluate.bootstrap import over_seeds
+
+        difference = partial(over_seeds, metric="difference")
+        by_part = {part: mine for part in PARTS if (mine := pick(rows, part=part))}
+        most = max(distinct(rows, "steps"))
+        key_numbers = []
+        if most > 1:
+            few = min(steps for steps in distinct(rows, "steps") if steps > 1)
+            centre, low, _ = difference(pick(rows, part="grid", choice="fitted", steps=few))
+            what = f"nats per token: the fitted grid against the uniform one, {few} evaluations"
+            key_numbers.append(KeyNumber(f"{short(centre)} ± {short(centre - low)}", what))
+
+        def curve(rows: Rows, choice: str) -> Series:
+            role = ROLES.get(choice, "other")
+            return line(pick(rows, choice=choice), "steps", difference, choice, role)
+
+        charts = [
+            chart(
+                f"{PARTS[part][0]}: the bound, less that of uniform times",
+                [curve(mine, choice) for choice in choices(mine)],
+                "network evaluations per sample",
+                "nats per token",
+                "x",
+                {"uniform times": 0.0},
+            )
+            for part, mine in by_part.items()
+        ]
+        numbers = list(range(most + 1))
+        fitted = [
+            Series(f"seed {row['seed']}", numbers, row["times"], role="student")
+            for row in pick(rows, steps=most)
+            if "times" in row
+        ]
+        even = Series("uniform", numbers, [1 - k / most for k in numbers], role="other")
+        title = f"The fitted times of {most} evaluations"
+        charts.append(Chart(title, [*fitted, even], (), "evaluations done", "t", log_x=False))
+        return self.result(
+            rows,
+            [words for part, mine in by_part.items() for words in told(mine, part, difference)],
+            charts,
+            tables=[_table(mine, part, difference) for part, mine in by_part.items()],
+            key_numbers=key_numbers,
+        )
 
 
 class Bench(NamedTuple):
@@ -93,31 +157,6 @@ class Bench(NamedTuple):
     training: Tensor
     fit: Tensor
     unseen: Tensor
-
-
-def bench_for(options: Options, seed: int) -> Bench:
-    """The teacher of ``verify warm-start``, or the user's model with its data or samples.
-
-    Raises:
-        ValueError: for a model whose sampler has no bound, fewer than 8 sequences, and as
-            :func:`fewjump.verify.subjects.open_saved` and ``tokens_for`` do.
-    """
-    from fewjump.objective import freeze
-    from fewjump.verify.subjects import chain_subject, open_saved, tokens_for
-
-    n = options.sequences
-    if options.model is None:
-        subject = chain_subject(seed, options.teacher_steps)
-        # The teacher saw all of it; 8 tokens are not learned by heart from 20,000 sequences.
-        data = subject.data
-        return Bench(subject.teacher, data[n:-n], data[:n], data[-n:])
-    saved = open_saved(options.model, reading_values(options))
-    teacher = _of_posteriors(saved.denoiser)
-    data = tokens_for(saved, options.data, count=4 * n, seed=seed)
-    if len(data) < 8:
-        raise ValueError(f"{options.data} has {len(data)} unseen sequences; 8 are needed at least")
-    n = len(data) // 4
-    return Bench(freeze(teacher), data[2 * n :], data[:n], data[n : 2 * n])
 
 
 def _of_posteriors(model: Denoiser) -> Denoiser:
@@ -142,7 +181,7 @@ def _of_posteriors(model: Denoiser) -> Denoiser:
 
 def grid_rows(bench: Bench, steps: Sequence[int], seed: int) -> list[dict[str, Any]]:
     """A row for each grid and number of steps; see :func:`_row`. Fitted ones hold ``times``."""
-    from fewjump.evaluate.path_bound import path_bound
+    from fewjump.evaluate.likelihood import path_bound
     from fewjump.sampler import GRIDS, interval_costs
     from fewjump.sampler.time_grid import time_grid
 
@@ -181,7 +220,7 @@ def training_rows(
     bench: Bench, steps: Sequence[int], training: int, seed: int
 ) -> list[dict[str, Any]]:
     """A row for each way to draw and weigh times and number of sampling steps."""
-    from fewjump.evaluate.path_bound import path_bound
+    from fewjump.evaluate.likelihood import path_bound
     from fewjump.objective import ConditionalMatching
     from fewjump.sampler.time_grid import time_grid
     from fewjump.train import TrainConfig, train
@@ -232,57 +271,6 @@ def _row(
         "difference_low": centre - half,
         "difference_high": centre + half,
     }
-
-
-def summarise(rows: Rows, options: Options) -> CheckResult:
-    """The check from what was measured."""
-    from fewjump.evaluate.bootstrap import over_seeds
-
-    difference = partial(over_seeds, metric="difference")
-    by_part = {part: mine for part in PARTS if (mine := pick(rows, part=part))}
-    most = max(distinct(rows, "steps"))
-    key_numbers = []
-    if most > 1:
-        few = min(steps for steps in distinct(rows, "steps") if steps > 1)
-        centre, low, _ = difference(pick(rows, part="grid", choice="fitted", steps=few))
-        what = f"nats per token: the fitted grid against the uniform one, {few} evaluations"
-        key_numbers.append(KeyNumber(f"{short(centre)} ± {short(centre - low)}", what))
-
-    def curve(rows: Rows, choice: str) -> Series:
-        role = ROLES.get(choice, "other")
-        return line(pick(rows, choice=choice), "steps", difference, choice, role)
-
-    charts = [
-        chart(
-            f"{PARTS[part][0]}: the bound, less that of uniform times",
-            [curve(mine, choice) for choice in choices(mine)],
-            "network evaluations per sample",
-            "nats per token",
-            "x",
-            {"uniform times": 0.0},
-        )
-        for part, mine in by_part.items()
-    ]
-    numbers = list(range(most + 1))
-    fitted = [
-        Series(f"seed {row['seed']}", numbers, row["times"], role="student")
-        for row in pick(rows, steps=most)
-        if "times" in row
-    ]
-    even = Series("uniform", numbers, [1 - k / most for k in numbers], role="other")
-    title = f"The fitted times of {most} evaluations"
-    charts.append(Chart(title, [*fitted, even], (), "evaluations done", "t", log_x=False))
-    return CheckResult(
-        name="times",
-        question="Do times that adapt beat uniform ones?",
-        verdict=[words for part, mine in by_part.items() for words in told(mine, part, difference)],
-        rows=rows,
-        charts=charts,
-        tables=[_table(mine, part, difference) for part, mine in by_part.items()],
-        notes=[options.note()],
-        key_numbers=key_numbers,
-        settings=options.settings(),
-    )
 
 
 def choices(rows: Rows) -> list[str]:

@@ -6,11 +6,9 @@ import statistics
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from fewjump.reading import reading_values
-from fewjump.report import KeyNumber, Series
-from fewjump.verify.checks import CheckResult, ModelOptions
+from fewjump.report import KeyNumber, Role, Series, short
+from fewjump.verify.checks import CheckResult, ModelCheck
 from fewjump.verify.summary import (
-    Role,
     Rows,
     chart,
     distinct,
@@ -21,7 +19,6 @@ from fewjump.verify.summary import (
     pick,
     pivot,
     plus_minus,
-    short,
 )
 
 if TYPE_CHECKING:
@@ -36,13 +33,17 @@ STARTS: dict[str, tuple[str, Role]] = {
 
 
 @dataclass
-class Options(ModelOptions):
+class WarmStart(ModelCheck):
     """Distil from the teacher's weights and from random ones: loss and quality as they train.
 
     A small transformer teacher is trained on a Markov chain whose posterior is known, then
     distilled twice with the same data and noise. With --model, a saved teacher is distilled
     instead, judged by how surprised its student is by true tokens.
     """
+
+    name = "warm-start"
+    about = "what starting the student at the teacher is worth"
+    question = "What is starting the student at the teacher worth?"
 
     matching: Literal["forward", "student-euler", "student-exact", "student-trapezoidal"] = (
         "forward"
@@ -55,29 +56,84 @@ class Options(ModelOptions):
     teacher_steps: int = 400
     """Optimiser steps of the teacher."""
 
+    def validate(self) -> None:
+        super().validate()
+        if self.steps < 8 or self.teacher_steps < 1:
+            raise ValueError("--steps must be at least 8, --teacher-steps at least 1")
 
-def run(options: Options) -> CheckResult:
-    """Train both, judge as they go, say what the warm start saved.
+    def measure(self) -> list[dict[str, Any]]:
+        from fewjump.verify.subjects import chain_subject, saved_subject
 
-    Raises:
-        ValueError: for options outside their range.
-        FileNotFoundError: if there is no model.
-    """
-    if options.steps < 8 or options.teacher_steps < 1 or options.seeds < 1:
-        raise ValueError("--steps must be at least 8, --teacher-steps and --seeds at least 1")
-    options.refuse_without_model()
+        rows: list[dict[str, Any]] = []
+        for seed in self.all_seeds():
+            subject = (
+                chain_subject(seed, self.teacher_steps)
+                if self.model is None
+                else saved_subject(self, seed)
+            )
+            rows += both_starts(subject, self.matching, self.steps, seed)
+        return rows
 
-    from fewjump.verify.subjects import chain_subject, saved_subject
-
-    rows: list[dict[str, Any]] = []
-    for seed in options.all_seeds():
-        subject = (
-            chain_subject(seed, options.teacher_steps)
-            if options.model is None
-            else saved_subject(options.model, options.data, seed, reading_values(options))
+    def answer(self, rows: Rows) -> CheckResult:
+        unit, last = rows[0]["unit"], max(row["step"] for row in rows)
+        teacher = mean(row["quality"] for row in pick(rows, start="teacher itself"))
+        warm, cold = (curve(rows, start, "quality") for start in STARTS)
+        reached = steps_to_reach(rows, "random", teacher)
+        behind, half = lead(rows, last)
+        told = (
+            "the warm start is better"
+            if behind > half
+            else "the random start is better"
+            if behind < -half
+            else "no difference can be told"
         )
-        rows += measure(subject, options.matching, options.steps, seed)
-    return summarise(rows, options)
+        many = len(distinct(rows, "seed")) > 1
+        ahead = [s for s in warm.x if many and lead(rows, int(s))[0] > lead(rows, int(s))[1]]
+        verdict = [
+            f"**Started at the teacher** ({short(teacher)}) the student is at {short(warm.y[-1])} "
+            f"after {last} steps (best: {short(min(warm.y))}); **started at random**, which is "
+            f"{short(cold.y[0])}, at {short(cold.y[-1])} ({unit}).",
+            f"The random start is where the warm one begins after {reached} steps."
+            if reached is not None
+            else f"In {last} steps the random start does not get to where the warm one begins.",
+            f"After {last} steps it is behind by {short(behind)} ± {short(half)}: {told}."
+            + (
+                f" The lead is beyond the seeds' differences up to step {ahead[-1]}."
+                if ahead
+                else ""
+            ),
+        ]
+        charts = []
+        for key, y_label in (("quality", unit), ("loss", "cross-entropy, nats")):
+            series = []
+            for start in STARTS:
+                found = curve(rows, start, key)
+                # A logarithmic axis has no 0; half the first checkpoint stands for the start.
+                xs = [step or 2.5 for step in found.x]
+                series.append(replace(found, x=xs, low=[max(0.0, v) for v in found.low or ()]))
+            marks = {"the teacher itself": teacher} if key == "quality" else {}
+            title = f"{key.capitalize()} as the students train"
+            x_label = "optimiser steps (leftmost: before the first)" if marks else "optimiser steps"
+            charts.append(chart(title, series, x_label, y_label, "xy", marks))
+        table = pivot(
+            f"Quality ({unit})",
+            rows,
+            "start",
+            {start: label for start, (label, _) in STARTS.items()},
+            {f"step {step}": {"step": step} for step in warm.x},
+            lambda cell: plus_minus([row["quality"] for row in cell]),
+            "student",
+        )
+        return self.result(
+            rows,
+            verdict,
+            charts,
+            tables=[table],
+            key_numbers=[
+                KeyNumber(short(warm.y[-1]), "the warm start, in the end"),
+                KeyNumber(short(cold.y[-1]), "the random start, in the end"),
+            ],
+        )
 
 
 def checkpoints(steps: int) -> list[int]:
@@ -89,7 +145,7 @@ def checkpoints(steps: int) -> list[int]:
     return [*found, steps]
 
 
-def measure(
+def both_starts(
     subject: Subject, matching: Intermediate, steps: int, seed: int
 ) -> list[dict[str, Any]]:
     """Rows of both students at each checkpoint: the loss since the last one, and the quality.
@@ -100,35 +156,25 @@ def measure(
 
     from fewjump.objective import ConditionalMatching
     from fewjump.random import generator_for
-    from fewjump.verify.subjects import optimise
 
     def row(start: str, step: int, loss: float | None, denoiser: Denoiser) -> dict[str, Any]:
         with torch.no_grad():
             quality = subject.judge(denoiser.eval(), seed)
         denoiser.train(start in STARTS)
-        return {
-            "start": start,
-            "seed": seed,
-            "step": step,
-            "loss": loss,
-            "quality": quality,
-            "unit": subject.unit,
-        }
+        about = {"start": start, "seed": seed, "step": step, "unit": subject.unit}
+        return {**about, "loss": loss, "quality": quality}
 
-    students = {"teacher": subject.teacher.as_student(), "random": subject.cold()}
+    students = {"teacher": subject.warm(), "random": subject.cold()}
     rows = [row("teacher itself", 0, None, subject.teacher)]
     for start, student in students.items():
         rows.append(row(start, 0, None, student))
         losses: list[float] = []
-        training = optimise(
+        training = subject.distil(
             student,
-            subject.teacher,
             ConditionalMatching(matching),
-            subject.data,
             generator_for(seed, 40),
             steps,
-            lr=lambda step: subject.lr * min(1.0, (step + 1) / 20),
-            batch_size=64,
+            lr=lambda step: min(1.0, (step + 1) / 20),
             clip=1.0,
         )
         for step, (loss, _) in enumerate(training, 1):
@@ -156,66 +202,3 @@ def lead(rows: Rows, step: int) -> tuple[float, float]:
     """By how much the random start is behind at a step: mean over seeds and half-width."""
     at = {(row["start"], row["seed"]): row["quality"] for row in pick(rows, step=step)}
     return interval([at["random", s] - at["teacher", s] for s in distinct(rows, "seed")])
-
-
-def summarise(rows: Rows, options: Options) -> CheckResult:
-    """The check from what was measured."""
-    unit, last = rows[0]["unit"], max(row["step"] for row in rows)
-    teacher = mean(row["quality"] for row in pick(rows, start="teacher itself"))
-    warm, cold = (curve(rows, start, "quality") for start in STARTS)
-    reached = steps_to_reach(rows, "random", teacher)
-    behind, half = lead(rows, last)
-    told = (
-        "the warm start is better"
-        if behind > half
-        else "the random start is better"
-        if behind < -half
-        else "no difference can be told"
-    )
-    many = len(distinct(rows, "seed")) > 1
-    ahead = [s for s in warm.x if many and lead(rows, int(s))[0] > lead(rows, int(s))[1]]
-    verdict = [
-        f"**Started at the teacher** ({short(teacher)}) the student is at {short(warm.y[-1])} "
-        f"after {last} steps (best: {short(min(warm.y))}); **started at random**, which is "
-        f"{short(cold.y[0])}, at {short(cold.y[-1])} ({unit}).",
-        f"The random start is where the warm one begins after {reached} steps."
-        if reached is not None
-        else f"In {last} steps the random start does not get to where the warm one begins.",
-        f"After {last} steps it is behind by {short(behind)} ± {short(half)}: {told}."
-        + (f" The lead is beyond the seeds' differences up to step {ahead[-1]}." if ahead else ""),
-    ]
-    charts = []
-    for key, y_label in (("quality", unit), ("loss", "cross-entropy, nats")):
-        series = []
-        for start in STARTS:
-            found = curve(rows, start, key)
-            # A logarithmic axis has no 0; half the first checkpoint stands for the start.
-            xs = [step or 2.5 for step in found.x]
-            series.append(replace(found, x=xs, low=[max(0.0, v) for v in found.low or ()]))
-        marks = {"the teacher itself": teacher} if key == "quality" else {}
-        title = f"{key.capitalize()} as the students train"
-        x_label = "optimiser steps (leftmost: before the first)" if marks else "optimiser steps"
-        charts.append(chart(title, series, x_label, y_label, "xy", marks))
-    table = pivot(
-        f"Quality ({unit})",
-        rows,
-        "start",
-        {start: label for start, (label, _) in STARTS.items()},
-        {f"step {step}": {"step": step} for step in warm.x},
-        lambda cell: plus_minus([row["quality"] for row in cell]),
-        "student",
-    )
-    return CheckResult(
-        name="warm-start",
-        question="What is starting the student at the teacher worth?",
-        verdict=verdict,
-        rows=rows,
-        charts=charts,
-        tables=[table],
-        notes=[options.note()],
-        key_numbers=[
-            KeyNumber(short(warm.y[-1]), "the warm start, in the end"),
-            KeyNumber(short(cold.y[-1]), "the random start, in the end"),
-        ],
-        settings=options.settings(),
-    )

@@ -1,13 +1,18 @@
-"""Processor time and peak memory of recovery and of a distillation step, by vocabulary."""
+"""What recovery and a distillation step cost as the vocabulary grows.
+
+``python -m experiments.checks vocabulary``, as for the checks of ``fewjump verify``.
+"""
 
 from __future__ import annotations
 
 import copy
+import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -28,11 +33,201 @@ from fewjump.process import (
     discretised_gaussian_rate,
 )
 from fewjump.random import SampleStreams, generator_for
+from fewjump.report import KeyNumber, Role, Series, Table, short
 from fewjump.schedule import LogLinear
+from fewjump.verify.checks import Check, CheckResult
+from fewjump.verify.summary import Rows, chart, distinct, pick, pivot
 
+FAMILIES = (
+    "uniform",
+    "absorbing",
+    "random prior",
+    "low-rank rate",
+    "low-rank and diagonal",
+    "sparse rate",
+    "sparse rate, near targets",
+)
+ROLES: tuple[Role, ...] = ("teacher", "student", "data", "other", "teacher", "student", "data")
+#: Key of the rows → what is measured, of what, unit, positions.
+MEASURES = {
+    "recovery_seconds": ("time", "recovery", "processor seconds", "16"),
+    "step_seconds": ("time", "a distillation step", "processor seconds", "2×8"),
+    "recovery_bytes": ("memory", "recovery", "bytes", "16"),
+    "step_bytes": ("memory", "a distillation step", "bytes", "2×8"),
+}
 RANK, TARGETS = 8, 8
 _BATCH, _LENGTH, _HIDDEN = 2, 8, 32
 _TIME, _LONG_ENOUGH = 0.5, 0.2
+
+
+@dataclass
+class Vocabulary(Check):
+    """Time and memory of recovery and of a distillation step, from V = 2⁸ to 2¹⁷.
+
+    Structured processes, low-rank rates (8 clusters) with equal exit rates and with any, and sparse
+    rates (8 targets a token, anywhere or near). Time is the processor's, the least of several runs
+    after a first; memory is the most that was allocated at once. The slope is that of the
+    logarithms over the upper half of the sizes, where fixed costs no longer show. The dense route
+    must refuse what would not fit.
+    """
+
+    name = "vocabulary"
+    about = "what recovery and a distillation step cost as the vocabulary grows"
+    question = "What do recovery and a distillation step cost as the vocabulary grows?"
+
+    families: list[str] = field(default_factory=lambda: list(FAMILIES))
+    """Which processes."""
+
+    smallest: int = 8
+    """Smallest vocabulary, as a power of two."""
+
+    largest: int = 17
+    """Largest vocabulary, as a power of two."""
+
+    repeats: int = 3
+    """Times that everything is measured, of which the quickest counts."""
+
+    limit: float = 1.1
+    """Largest slope that counts as linear."""
+
+    def validate(self) -> None:
+        unknown = [name for name in self.families if name not in FAMILIES]
+        if unknown:
+            raise ValueError(f"unknown family {unknown[0]!r}; known: {', '.join(FAMILIES)}")
+        if not 2 <= self.smallest < self.largest <= 20 or self.repeats < 1:
+            raise ValueError(
+                "2 ≤ smallest < largest ≤ 20 and repeats at least 1 are needed; got "
+                f"{self.smallest}, {self.largest}, {self.repeats}"
+            )
+
+    def measure(self) -> list[dict[str, Any]]:
+        sizes = [2**k for k in range(self.smallest, self.largest + 1)]
+        rows = measure(self.families, sizes, self.repeats, self.seed)
+        return [*rows, *refusals(2 ** max(17, self.largest))]
+
+    def answer(self, rows: Rows) -> CheckResult:
+        costs, refused = [r for r in rows if "family" in r], [r for r in rows if "asked" in r]
+        families, largest = distinct(costs, "family"), max(distinct(costs, "vocab_size"))
+        slopes = {
+            (family, key): upper_slope(pick(costs, family=family), key)
+            for family in families
+            for key in MEASURES
+        }
+        words = {
+            (family, key): f"the {MEASURES[key][0]} of {MEASURES[key][1]} ({family})"
+            for family, key in slopes
+        }
+        worst = max(slopes, key=lambda pair: slopes[pair])
+        over = {pair: value for pair, value in slopes.items() if value > self.limit}
+        silent = [row["asked"] for row in refused if row["said"] is None]
+        charts = []
+        for key, (what, of, unit, positions) in MEASURES.items():
+            series = []
+            for family, role in zip(families, ROLES):
+                mine = sorted((r["vocab_size"], r[key]) for r in pick(costs, family=family))
+                series.append(Series(family, [v for v, _ in mine], [y for _, y in mine], role=role))
+            title = f"{what.capitalize()} of {of}, {positions} positions"
+            charts.append(chart(title, series, "vocabulary", unit, "xy"))
+        names = {family: family for family in families}
+        exponents = [
+            {"family": family, "measure": key, "slope": round(value, 4)}
+            for (family, key), value in slopes.items()
+        ]
+        at_largest = pick(costs, vocab_size=largest)
+        tables = [
+            pivot(
+                "Exponents of V",
+                [{**row, "slope": slopes[row["family"], row["measure"]]} for row in exponents],
+                "family",
+                names,
+                {
+                    f"{of.split()[-1]}, {what}": {"measure": key}
+                    for key, (what, of, _, _) in MEASURES.items()
+                },
+                lambda cell: f"{cell[0]['slope']:.2f}",
+                "process",
+            ),
+            Table(
+                f"At V = {largest:,}",
+                ("process", "recovery, s", "step, s", "recovery, MB", "step, MB"),
+                [
+                    (
+                        row["family"],
+                        *(float(f"{row[key]:.3g}") for key in ("recovery_seconds", "step_seconds")),
+                        *(round(row[key] / 1e6, 1) for key in ("recovery_bytes", "step_bytes")),
+                    )
+                    for row in at_largest
+                ],
+            ),
+            Table(
+                "What the dense route says where it would not fit",
+                ("asked for", "said"),
+                [(row["asked"], row["said"] or "nothing: it tried") for row in refused],
+            ),
+        ]
+        failures = [
+            f"{words[pair]} grows as V to the power {value:.2f}, above {self.limit}"
+            for pair, value in over.items()
+        ]
+        verdict = [
+            f"From V = {min(distinct(costs, 'vocab_size')):,} to {largest:,} the steepest growth "
+            f"is that of {words[worst]}: V to the power {slopes[worst]:.2f}; {len(over)} of "
+            f"{len(slopes)} exponents are above {self.limit}.",
+            f"Recovery of 16 posteriors at V = {largest:,}: "
+            + ", ".join(f"{short(r['recovery_seconds'])} s ({r['family']})" for r in at_largest)
+            + ".",
+            *_sparse(costs, slopes, self.limit),
+            f"The dense route was asked for {len(refused)} things that would not fit and refused "
+            f"{len(refused) - len(silent)}.",
+        ]
+        return self.result(
+            [*costs, *exponents, *refused],
+            verdict,
+            charts,
+            tables=tables,
+            key_numbers=[KeyNumber(f"{slopes[worst]:.2f}", f"steepest slope: {words[worst]}")],
+            failures=failures
+            + [f"{name} was not refused where it would not fit" for name in silent],
+        )
+
+
+def slope(sizes: Sequence[int], values: Sequence[float]) -> float:
+    """Least-squares exponent of a power law in V."""
+    xs, ys = [math.log(v) for v in sizes], [math.log(max(v, 1e-12)) for v in values]
+    mx, my = sum(xs) / len(xs), sum(ys) / len(ys)
+    spread = sum((x - mx) ** 2 for x in xs)
+    return sum((x - mx) * (y - my) for x, y in zip(xs, ys)) / spread
+
+
+def upper_slope(rows: Rows, key: str) -> float:
+    """Exponent of V over the upper half of the vocabularies."""
+    found = sorted((r["vocab_size"], r[key]) for r in rows)
+    upper = found[len(found) // 2 :] if len(found) > 3 else found
+    return slope([v for v, _ in upper], [y for _, y in upper])
+
+
+def _sparse(rows: Rows, slopes: Mapping[tuple[str, str], float], limit: float) -> list[str]:
+    """How much of the cost of sparse products is where they read, if both kinds were measured."""
+    keys = ("recovery_seconds", "step_seconds")
+    kinds = ("sparse rate", "sparse rate, near targets")
+    if not all((kind, key) in slopes for kind in kinds for key in keys):
+        return []
+    far, near = ([slopes[kind, key] for key in keys] for kind in kinds)
+    said = (
+        f"Sparse rates to 8 tokens anywhere: exponents {far[0]:.2f} (recovery) and {far[1]:.2f} "
+        f"(step); to 8 tokens near by: {near[0]:.2f} and {near[1]:.2f}."
+    )
+    sizes = sorted(distinct(rows, "vocab_size"))
+    ends = (sizes[len(sizes) // 2], sizes[-1])
+    costs = [[pick(rows, family=k, vocab_size=v)[0][keys[0]] for k in kinds] for v in ends]
+    times = [other / next_to for other, next_to in costs]
+    if far[0] > limit and times[1] > times[0]:
+        # Operations are as many: what grows is the cost of reading beyond the processor's caches.
+        said += (
+            f" Reading at random makes recovery {times[0]:.1f} times as slow at V = {ends[0]:,} "
+            f"and {times[1]:.1f} times at V = {ends[1]:,}, beyond the processor's caches."
+        )
+    return [said]
 
 
 def make_process(family: str, vocab_size: int, seed: int) -> Process:

@@ -13,9 +13,9 @@ from __future__ import annotations
 import math
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,11 +26,12 @@ from fewjump.denoiser.score import ScoreDenoiser
 from fewjump.evaluate.bootstrap import half_width
 from fewjump.law.product import ProductLaw
 from fewjump.objective import CrossEntropyELBO, ScoreEntropy
-from fewjump.problem import MarkovChain
 from fewjump.process import (
     Absorbing,
     FixedRate,
     Process,
+    Recovery,
+    RecoveryMethod,
     ResetToPrior,
     Uniform,
     discretised_gaussian_rate,
@@ -39,14 +40,13 @@ from fewjump.process import (
 from fewjump.process.fixed_rate import ExponentialKernel
 from fewjump.random import generator_for
 from fewjump.schedule import Linear, LogLinear, Time
-from fewjump.train import train
 from fewjump.verify.recovery import DENSE, METHODS, POSTERIOR_NETWORK, SOURCES, STRUCTURED, Source
 from fewjump.verify.subjects import (
     VOCAB,
     chain_and_data,
     judged,
     small_network,
-    small_training,
+    trained,
 )
 
 #: α = e^−σ̄ at which recovery is tried.
@@ -192,30 +192,32 @@ def _curves(case: Case) -> dict[tuple[str, str], dict[str, list[Any]]]:
                 continue
             given = degrade(ratios, x_t, source, case.generator)
             predicted = predict(case.process, ratios, x_t, t, alpha, relative_error(source))
-            iterate = source.iterated and alpha >= NOISY_ALPHA
-            for method, l1, clipped in _tries(case.process, given, x_t, t, posterior, iterate):
-                point = {"alpha": alpha, "l1": l1, "clipped": clipped}
-                point |= {"condition": condition, "predicted": predicted}
+            # Its 200 rounds converge to what the others give where those are right, and are dear.
+            dear = not source.iterated or alpha < NOISY_ALPHA
+            methods: list[RecoveryMethod] = [
+                m for m in METHODS if m != "multiplicative" or not dear
+            ]
+            for method, found in recoveries(case.process, given, x_t, t, methods):
+                point: dict[str, Any] = {"alpha": alpha, "condition": condition}
+                point |= {"predicted": predicted, "l1": None, "clipped": None}
+                if found is not None:
+                    error = (found.posterior.double() - posterior).abs().sum(-1).mean()
+                    point["l1"] = float(error)
+                    point["clipped"] = float(found.clipped_mass.double().mean())
                 for key, value in point.items():
                     curves[source.name, method][key].append(value)
     return curves
 
 
-def _tries(
-    process: Process, ratios: Tensor, x_t: Tensor, t: float, posterior: Tensor, iterate: bool
-) -> Iterator[tuple[str, float | None, float | None]]:
-    for method in METHODS:
-        # Its 200 rounds converge to what the others give where those are right, and are dear.
-        if method == "multiplicative" and not iterate:
-            continue
+def recoveries(
+    process: Process, ratios: Tensor, x_t: Tensor, t: float, methods: Iterable[RecoveryMethod]
+) -> Iterator[tuple[str, Recovery | None]]:
+    """What each method recovers; None where it refuses, the kernel being singular in float64."""
+    for method in methods:
         try:
-            found = process.recover(ratios, x_t, t, method)
+            yield method, process.recover(ratios, x_t, t, method)
         except ValueError:
-            # The kernel is singular in float64.
-            yield method, None, None
-            continue
-        error = (found.posterior.double() - posterior).abs().sum(-1).mean()
-        yield method, float(error), float(found.clipped_mass.double().mean())
+            yield method, None
 
 
 def degrade(ratios: Tensor, x_t: Tensor, source: Source, generator: torch.Generator) -> Tensor:
@@ -295,44 +297,29 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return float(f"{sum(known) / len(known):.4g}") if len(known) == len(values) else None
 
 
-class Trained(NamedTuple):
-    """A problem with a score network and a posterior network of equal size and training."""
+def measure_trained(family: str, steps: int, seed: int, samples: int = 256) -> list[dict[str, Any]]:
+    """Rows of a score network and of a posterior network of equal size and training.
 
-    chain: MarkovChain
-    process: Process
-    score: ScoreDenoiser
-    posterior: Denoiser
-
-
-def train_networks(family: str, steps: int, seed: int) -> Trained:
-    """Two small transformers on a Markov chain of 8 tokens and 8 positions.
+    For each α and method E‖p̂ − p‖₁, and what 1/α predicts. ``ratio_error`` is the network's own:
+    the root mean square of log r̂ − log r, weighted by what each ratio contributes to the posterior;
+    ``predicted`` amplifies it by 1/α.
 
     Args:
         family: ``uniform`` or ``absorbing``.
-        steps: optimiser steps of each.
+        steps: optimiser steps of each, on a Markov chain of 8 tokens and 8 positions.
         seed: of the chain, the data and the training.
+        samples: noised sequences at each α.
     """
     chain, data = chain_and_data(seed)
     masked = family == "absorbing"
     process: Process = Absorbing(VOCAB + 1, LogLinear()) if masked else Uniform(VOCAB, LogLinear())
-    config = small_training(steps, 128, seed)
     torch.manual_seed(seed)
     score = ScoreDenoiser.from_config(small_network(process))
     posterior = NetworkDenoiser.from_config(small_network(process))
-    scored = train(score, ScoreEntropy(), data, config).averaged()
-    assert isinstance(scored, ScoreDenoiser)
-    direct = train(posterior, CrossEntropyELBO(), data, config).averaged()
-    return Trained(chain, process, scored, direct)
-
-
-@torch.no_grad()
-def measure_trained(trained: Trained, seed: int, samples: int = 256) -> list[dict[str, Any]]:
-    """Rows of one trained pair: for each α and method E‖p̂ − p‖₁, and what 1/α predicts.
-
-    ``ratio_error`` is the network's own: the root mean square of log r̂ − log r, weighted by what
-    each ratio contributes to the posterior; ``predicted`` amplifies it by 1/α.
-    """
-    chain, process, score, direct = trained
+    score, direct = (
+        trained(model, objective, data, steps, 128, seed)
+        for model, objective in ((score, ScoreEntropy()), (posterior, CrossEntropyELBO()))
+    )
     exact, rows = chain.denoiser(process), []
     for number, alpha in enumerate(NETWORK_ALPHAS):
         generator = generator_for(seed, 100 + number)
@@ -346,6 +333,8 @@ def measure_trained(trained: Trained, seed: int, samples: int = 256) -> list[dic
         gap = (guessed.clamp(min=1e-300).log() - ratios.clamp(min=1e-300).log())[keep]
         error = float(((weight * gap**2).sum() / weight.sum()).sqrt())
         row = {
+            "family": family,
+            "seed": seed,
             "alpha": alpha,
             "time": t,
             "condition": float(process.condition_number(t)),
@@ -402,18 +391,14 @@ def measure_checkpoint(denoiser: Denoiser, data: Tensor, seed: int) -> list[dict
         if not bool(keep.any()):
             continue
         ratios = _ratios(denoiser, x_t, t)
-        for method in METHODS:
+        for method, found in recoveries(process, ratios, x_t, t, METHODS):
             row: dict[str, Any] = {"alpha": alpha, "time": t, "method": method}
             row |= dict.fromkeys(("nll", "clipped", "condition"))
-            try:
-                found = process.recover(ratios, x_t, t, method)
-            except ValueError:
-                rows.append(row)
-                continue
-            picked = found.posterior.gather(-1, data[..., None])[..., 0][keep]
-            row["nll"] = float(-picked.clamp(min=_FLOOR).log().mean())
-            row["clipped"] = float(found.clipped_mass[keep].mean())
-            row["condition"] = float(found.condition_number)
+            if found is not None:
+                picked = found.posterior.gather(-1, data[..., None])[..., 0][keep]
+                row["nll"] = float(-picked.clamp(min=_FLOOR).log().mean())
+                row["clipped"] = float(found.clipped_mass[keep].mean())
+                row["condition"] = float(found.condition_number)
             rows.append(row)
     return rows
 

@@ -5,24 +5,20 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fewjump.random import generator_for
-from fewjump.verify.checks import run_check
-from fewjump.verify.vocabulary import (
+from experiments.vocabulary import (
     FAMILIES,
     MEASURES,
-    Options,
-    slope,
-    summarise,
-    upper_slope,
-)
-from fewjump.verify.vocabulary_measure import (
+    Vocabulary,
     make_process,
     near_rate,
     peak_bytes,
     recovery_of,
     refusals,
+    slope,
     sparse_rate,
+    upper_slope,
 )
+from fewjump.random import generator_for
 
 
 def test_a_power_law_has_its_exponent() -> None:
@@ -75,12 +71,13 @@ def test_the_dense_route_refuses_with_a_way_around() -> None:
 
 @pytest.mark.filterwarnings("ignore:Sparse CSR:UserWarning")
 def test_the_check_runs_and_a_quadratic_cost_is_a_failure() -> None:
-    result = run_check("vocabulary", families=["absorbing"], smallest=8, largest=9, repeats=1)
+    check = Vocabulary(families=["absorbing"], smallest=8, largest=9, repeats=1)
+    result = check.run()
     assert len(result.charts) == 4
     rows = [dict(r) for r in result.rows if "step_bytes" in r]
     for row in rows:
         row["recovery_bytes"] = row["vocab_size"] ** 2
-    failed = summarise(rows, Options(smallest=8, largest=9)).failures
+    failed = check.answer(rows).failures
     assert any("memory of recovery (absorbing)" in text for text in failed)
 
 
@@ -92,7 +89,7 @@ def test_sparse_products_that_only_read_memory_at_random_are_told_apart() -> Non
             for family, power in powers.items()
             for v in (256, 512, 1024, 2048)
         ]
-        return " ".join(summarise(rows, Options()).verdict)
+        return " ".join(Vocabulary().answer(rows).verdict)
 
     said = verdict(1.4, 1.0)
     assert "1.40 (recovery) and 1.40 (step); to 8 tokens near by: 1.00" in said
@@ -106,6 +103,6 @@ def test_sparse_products_that_only_read_memory_at_random_are_told_apart() -> Non
 
 def test_bad_options_are_refused() -> None:
     with pytest.raises(ValueError, match="unknown family"):
-        run_check("vocabulary", families=["dense"])
-    with pytest.raises(ValueError, match="--largest"):
-        run_check("vocabulary", smallest=9, largest=9)
+        Vocabulary(families=["dense"]).run()
+    with pytest.raises(ValueError, match="smallest < largest"):
+        Vocabulary(smallest=9, largest=9).run()

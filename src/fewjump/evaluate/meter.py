@@ -1,0 +1,162 @@
+"""Sample a denoiser at several numbers of steps, and measure what comes out: rows of results."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewjump.data import Dataset
+from fewjump.denoiser.base import Denoiser
+from fewjump.evaluate.bootstrap import Interval, combine
+from fewjump.report import Row
+from fewjump.sampler.base import Sampler, get_sampler
+from fewjump.sampler.run import run
+from fewjump.sampler.time_grid import GridSpec, check_spec
+
+TEST_DATA = "test data"
+STEPS = (1, 2, 4, 8, 16, 64)
+
+
+class Meter(ABC):
+    """What samples are measured by, and what they are compared with.
+
+    Attributes:
+        vocab_size, length: of the sequences.
+        num_samples: how many to measure by default.
+    """
+
+    vocab_size: int
+    length: int
+    num_samples: int
+
+    @abstractmethod
+    def measure(self, samples: Tensor, seed: int = 0) -> dict[str, Interval]:
+        """Every metric of (N, L) samples, by name; the seed is of the intervals' resampling."""
+
+    @abstractmethod
+    def reference(self, seed: int = 0) -> list[Row]:
+        """The same metrics of the truth, as rows without evaluations."""
+
+    def given(self, denoiser: Denoiser, num_samples: int) -> dict[str, Any]:
+        """Arguments of :func:`fewjump.sampler.run` that say what samples are told of the truth."""
+        return {}
+
+    def check(self, denoiser: Denoiser) -> None:
+        """Raise ValueError unless what the denoiser makes can be compared with this truth."""
+        never = {*denoiser.process.kept, denoiser.process.mask}
+        made = 1 + max(token for token in range(denoiser.clean_vocab_size) if token not in never)
+        if made > self.vocab_size or denoiser.length not in (None, self.length):
+            raise ValueError(
+                f"the denoiser makes {denoiser.length} tokens below {made}, the data have "
+                f"{self.length} below {self.vocab_size}: is this the data set it was trained on?"
+            )
+
+
+class DataMeter(Meter):
+    """A meter that compares with a data set, whose test part is the reference.
+
+    As many samples as that part has are measured by default: metrics that are biased by the size
+    of a set have the same bias in both.
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+        self.vocab_size, self.length = dataset.vocab_size, dataset.length
+        self.num_samples = len(dataset.test)
+
+    def reference(self, seed: int = 0) -> list[Row]:
+        scores = self.measure(self.dataset.all("test"), seed)
+        return [as_result(value, metric, TEST_DATA) for metric, value in scores.items()]
+
+    def given(self, denoiser: Denoiser, num_samples: int) -> dict[str, Any]:
+        """Where padding begins and what frames a sequence, as in test sequences.
+
+        A process never makes the tokens it keeps (see :mod:`fewjump.process.kept`), so that samples
+        take theirs from test sequences, one each, in order and over again: they have the same
+        lengths and frames as what they are compared with.
+
+        Returns:
+            ``length``, and ``prompt`` and ``fixed`` where the process keeps tokens.
+        """
+        out: dict[str, Any] = {"length": self.length}
+        if denoiser.process.kept:
+            index = torch.arange(num_samples) % len(self.dataset.test)
+            rows = self.dataset.batch(index, "test")
+            out |= {"prompt": rows, "fixed": denoiser.process.is_kept(rows)}
+        return out
+
+
+def quality(
+    denoiser: Denoiser,
+    meter: Meter,
+    steps_list: Sequence[int] = STEPS,
+    sampler: str | Sampler = "ancestral",
+    num_samples: int | None = None,
+    seeds: Sequence[int] = (0,),
+    *,
+    model: str = "student",
+    grid: GridSpec | None = None,
+    temperature: float = 1.0,
+    batch_size: int | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> list[Row]:
+    """Rows of a meter's metrics, at each number of steps.
+
+    Args:
+        denoiser: makes the samples.
+        meter: measures them; see :meth:`Meter.reference` for the numbers of the truth.
+        steps_list: intervals of the grid, one group of rows each.
+        sampler, grid, temperature, batch_size: as for :func:`fewjump.sample`.
+        num_samples: per seed; the meter's by default.
+        seeds: independent sets; a row's value is their mean.
+        model: name in the rows.
+        progress: told about each run, in words.
+
+    Raises:
+        ValueError: for steps, seeds or data that make no sense, before anything is sampled.
+    """
+    meter.check(denoiser)
+    method = get_sampler(sampler)
+    method.check(denoiser)
+    count = meter.num_samples if num_samples is None else num_samples
+    if not steps_list or not seeds or count < 2:
+        raise ValueError(
+            "give at least one number of steps, one seed and 2 samples; got "
+            f"steps {list(steps_list)}, seeds {list(seeds)}, {count} samples"
+        )
+    for steps in steps_list:
+        check_spec(grid, steps, denoiser.process.schedule)
+    options = {"batch_size": batch_size, "temperature": temperature, **meter.given(denoiser, count)}
+    rows = []
+    for steps in steps_list:
+        runs, scores = [], []
+        for seed in seeds:
+            result = run(denoiser, count, steps, method, grid, seed, **options)
+            runs.append(result)
+            scores.append(meter.measure(result.samples.cpu(), seed))
+            if progress is not None:
+                progress(f"{model}, {method.name}, {steps} steps, seed {seed}")
+        nfe = max(result.nfe for result in runs)
+        seconds = sum(result.seconds for result in runs) / len(runs)
+        for metric in scores[0]:
+            value = combine([score[metric] for score in scores if metric in score])
+            rows.append(as_result(value, metric, model, method.name, steps, nfe, seconds))
+    return rows
+
+
+def as_result(
+    interval: Interval,
+    metric: str,
+    model: str,
+    sampler: str = "",
+    steps: int | None = None,
+    nfe: float | None = None,
+    seconds: float | None = None,
+) -> Row:
+    """An interval as a row of ``results.json``; without ``nfe`` it is a reference."""
+    ends = interval.value, interval.low, interval.high
+    return Row(model, sampler, steps, nfe, metric, *ends, seconds)
