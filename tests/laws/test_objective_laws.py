@@ -41,7 +41,9 @@ def scores(name: str, process: Process, away: float) -> Tensor:
         student.zero_grad()
         loss, _ = objective(student, teacher, batch, SampleStreams(seed, torch.arange(ROWS)))
         loss.backward()
-        found.append(torch.cat([p.grad.flatten() for p in student.parameters()]))
+        found.append(
+            torch.cat([p.grad.flatten() for p in student.parameters() if p.grad is not None])
+        )
     gradients = torch.stack(found)
     mean, error = gradients.mean(0), gradients.std(0) / BATCHES**0.5
     # What is zero in every batch is rounded differently in each.

@@ -19,7 +19,6 @@ from fewjump.law.product import ProductLaw
 from fewjump.objective import OnPolicyRefinement, freeze
 from fewjump.objective.on_policy import StudentWithAuxiliary
 from fewjump.objective.score_function import (
-    draw,
     expected_surrogate,
     leave_one_out,
     own_posterior,
@@ -424,7 +423,7 @@ def test_a_draw_keeps_what_the_expected_form_needs():
     process = PROCESSES[0]
     states = enumerate_states(V, L)
     law = make_student("mixture", process)(states, 0.5)
-    one = draw(law, generator_for(1))
+    one = law.draw(generator_for(1))
     assert one.law is not None
     assert one.log_choice is not None
     assert one.log_choice.requires_grad
@@ -433,4 +432,4 @@ def test_a_draw_keeps_what_the_expected_form_needs():
         law.log_prob(states),
         torch.logsumexp(law.weight_logits.log_softmax(-1) + law.component_log_prob(states), -1),
     )
-    assert draw(make_student("joint", process)(states, 0.5), generator_for(1)).law is None
+    assert make_student("joint", process)(states, 0.5).draw(generator_for(1)).law is None

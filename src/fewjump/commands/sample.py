@@ -41,7 +41,7 @@ class Subject:
     of the model itself, which must not be joint, unless the model carries them. Default: uniform;
     first-hitting draws its own times."""
 
-    carry_grid: bool = False
+    keep_grid: bool = False
     """With --grid fitted: write the times into the model's folder, where --grid fitted finds them
     the next time, for as long as the model is the same."""
 
@@ -99,14 +99,14 @@ def run(options: Options) -> int:
     check_out(options.out)
     if options.scale < 1:
         raise ValueError(f"--scale must be at least 1, got {options.scale}")
-    if options.carry_grid:
+    if options.keep_grid:
         _check_can_keep(options)
 
     from fewjump.commands.models import open_model
     from fewjump.publish import Pipeline
 
     denoiser, vocabulary, folder = open_model(options.path, options.device, reading_values(options))
-    if options.carry_grid:
+    if options.keep_grid:
         _keep_grid(denoiser, options, folder)
     pipe = Pipeline(denoiser, vocabulary)
     writer = open_writer(options.out, vocabulary, options.scale)
