@@ -9,7 +9,15 @@ from typing import Any, Literal
 import pytest
 import yaml
 
-from fewjump.config import ConfigError, differences, dump_config, load_config, to_dict
+from fewjump.config import (
+    ConfigError,
+    changed,
+    differences,
+    dump_config,
+    from_dict,
+    read_yaml,
+    to_dict,
+)
 
 
 @dataclass(frozen=True)
@@ -45,19 +53,22 @@ def test_what_is_dumped_is_loaded_again(tmp_path):
         5, "distill", (1.0, 0.5), Path("a/b"), True, {"x": [1, "y"]}, Optimiser(1e-3, (0.8, 0.9))
     )
     dump_config(run, tmp_path / "run.yaml")
-    assert load_config(Run, tmp_path / "run.yaml") == run
+    assert from_dict(Run, read_yaml(tmp_path / "run.yaml")) == run
     assert yaml.safe_load(dump_config(run)) == to_dict(run)
 
 
-def test_overrides_come_last_and_reach_inside(tmp_path):
-    path = write(tmp_path, "steps: 5\noptimiser:\n  lr: 1e-2\n")
-    run = load_config(Run, path, ["optimiser.clip=null", "steps=7", "grid=[1, 0.25]"])
-    assert run.optimiser == Optimiser(lr=0.01, clip=None)
-    assert run.steps == 7
-    assert run.grid == (1.0, 0.25)
-    assert load_config(Run, None, {"steps": 1, "optimiser.lr": 2}).optimiser.lr == 2.0
+def test_options_are_changed_by_name_in_the_group_that_has_them():
+    run, optimiser = changed({"steps": 7, "grid": [1, 0.25], "clip": None}, Run(5), Optimiser())
+    assert (run, optimiser) == (Run(7, grid=(1.0, 0.25)), Optimiser(clip=None))
     # Numbers that YAML 1.1 takes for text.
-    assert load_config(Run, None, ["steps=1e3"]).steps == 1000
+    assert changed({"steps": "1e3"}, Run(1)) == (Run(1000),)
+    for options, words in (
+        ({"stepz": 3}, "unknown key 'stepz'; did you mean 'steps'"),
+        ({"steps": "many"}, "steps: must be int"),
+        ({"lr": -1.0}, "lr must be positive"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            changed(options, Run(5), Optimiser())
 
 
 @pytest.mark.parametrize(
@@ -77,26 +88,18 @@ def test_overrides_come_last_and_reach_inside(tmp_path):
         ("steps: 1\ngrid: [1, a]", r"grid\[1\]: must be float"),
         ("steps: 1\ngrid: abc", "grid: must be a list"),
         ("name: train", "missing value for steps"),
-        ("- 1", "mapping"),
         ("steps: [", "not valid YAML"),
+        ("steps: 1\nname: train\nsteps: 2", "'steps' is given twice"),
+        ("steps: 1\noptimiser: {lr: 1, lr: 2}", "'lr' is given twice"),
     ],
 )
 def test_mistakes_are_named(tmp_path, text, words):
     with pytest.raises(ConfigError, match=words):
-        load_config(Run, write(tmp_path, text))
-
-
-def test_bad_overrides_and_files_are_named(tmp_path):
-    with pytest.raises(ConfigError, match="key=value"):
-        load_config(Run, None, ["steps"])
-    with pytest.raises(ConfigError, match="is a value"):
-        load_config(Run, None, {"steps": 1, "steps.a": 2})
-    with pytest.raises(ConfigError, match="no such"):
-        load_config(Run, tmp_path / "none.yaml")
+        from_dict(Run, read_yaml(write(tmp_path, text)))
 
 
 def test_differences_name_every_changed_leaf():
-    old = {"a": 1, "b": {"c": 2, "d": 3}, "e": None}
+    old = {"a": 1, "b": {"c": 2, "d": 3}, "e": 2, "g": None}
     new = {"a": 1, "b": {"c": 5, "d": 3}, "f": 1}
-    assert differences(old, new) == ["b.c: 2 → 5", "e: None → '(absent)'", "f: '(absent)' → 1"]
+    assert differences(old, new) == ["b.c: 2 → 5", "e: 2 → '(absent)'", "f: '(absent)' → 1"]
     assert differences(old, old) == []

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from fewjump.denoiser.base import Denoiser
+from fewjump.options.training import TrainConfig
 from fewjump.train.distributed import World
 from fewjump.train.divergence import DivergenceError
 from fewjump.train.diversity import DiversityError
 from fewjump.train.interrupt import TrainingInterrupted
-from fewjump.train.options import TrainConfig
 
 if TYPE_CHECKING:
     from fewjump.train.sharding import ShardedDenoiser

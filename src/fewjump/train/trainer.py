@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from fewjump.denoiser.base import Denoiser
 from fewjump.files import check_readable
 from fewjump.objective.base import Metrics, Objective
+from fewjump.options.training import FREE_OPTIONS, TrainConfig
 from fewjump.random import SampleStreams, fold_seed
 from fewjump.train.data import TokenData
 from fewjump.train.distributed import World
@@ -25,7 +26,6 @@ from fewjump.train.interrupt import StopRequest, TrainingInterrupted
 from fewjump.train.keeper import Keeper
 from fewjump.train.log import METRICS_FILE, RunFolder, TrainingProgress
 from fewjump.train.monitor import Monitor
-from fewjump.train.options import FREE_OPTIONS, TrainConfig
 from fewjump.train.probe import Probe
 from fewjump.train.result import TrainResult
 from fewjump.train.setup import (

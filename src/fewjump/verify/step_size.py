@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from fewjump.denoiser import Denoiser
     from fewjump.objective import Objective
-    from fewjump.objective.conditional import Intermediate
+    from fewjump.options.objectives import Intermediate
     from fewjump.verify.table_student import World
 
 EULER: Intermediate = "student-euler"
