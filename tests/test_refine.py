@@ -293,5 +293,6 @@ def test_the_command_line_refines(world, tmp_path, capsys):
 def test_command_options_survive_the_file_they_are_saved_in(tmp_path):
     words = ["--band", "0.5", "2", "--jumps", "2", "--source", "student", "--no-guard"]
     for given in (parse(Options, words, "fewjump refine"), parse(Options, [], "fewjump refine")):
+        given.student, given.teacher, given.out = (tmp_path / name for name in "sto")
         path = save_options(given, tmp_path)
         assert parse(Options, ["--config", str(path)], "fewjump refine") == given

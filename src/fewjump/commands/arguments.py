@@ -138,7 +138,7 @@ def refuse_unusable(options: type, words: Sequence[str]) -> None:
                     raise ValueError(f"{flag} must lie in [0, 2^63), got {word}")
                 if not is_seed and abs(int(word)) > _MOST:
                     raise ValueError(f"{flag} must be at most {_MOST}, got {word}")
-            if argument.name == "device":
+            if argument.name == "device" and word != "None":
                 from fewjump.device import usable_device
 
                 try:

@@ -83,19 +83,23 @@ class SamplerOptions(GridOptions):
     """How to step. ancestral is exact up to drawing positions independently."""
 
 
-def check_draws(steps: list[int], num_samples: int | None) -> None:
+def check_draws(steps: Sequence[int], samples: int | None, flag: str = "--num-samples") -> None:
     """Refuse numbers of steps and samples that are slips of the hand, before a model is opened.
+
+    Args:
+        steps: those of ``--steps``.
+        samples: of ``flag``; None where it was not given.
+        flag: how many samples are drawn.
 
     Raises:
         ValueError: naming the flag.
     """
-    for count in steps:
-        if not 1 <= count <= _MOST_STEPS:
-            raise ValueError(f"--steps must be at least 1 and at most {_MOST_STEPS}, got {count}")
-    if num_samples is not None and not 1 <= num_samples <= _MOST_SAMPLES:
-        raise ValueError(
-            f"--num-samples must be at least 1 and at most {_MOST_SAMPLES}, got {num_samples}"
-        )
+    asked = [("--steps", count, _MOST_STEPS) for count in steps]
+    if samples is not None:
+        asked.append((flag, samples, _MOST_SAMPLES))
+    for name, count, most in asked:
+        if not 1 <= count <= most:
+            raise ValueError(f"{name} must be at least 1 and at most {most}, got {count}")
 
 
 def named_values(option: str, words: Sequence[str]) -> dict[str, Any]:

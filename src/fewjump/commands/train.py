@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -247,4 +247,23 @@ def network_options(options: Options, data: Dataset) -> dict[str, Any]:
     if isinstance(vocabulary, ImageLevels):
         network |= {"positions": "2d", "grid": (vocabulary.height, vocabulary.width)}
         network |= {"conv_kernel": 3}
-    return network | named_values("network", options.network)
+    return network | _further(options.network)
+
+
+def _further(words: Sequence[str]) -> dict[str, Any]:
+    """What ``--network`` says, by the options of the transformer that have no flag.
+
+    Raises:
+        ValueError: for others, or values of another type.
+    """
+    from fewjump.config import convert, options_of
+    from fewjump.denoiser import TransformerConfig
+
+    flags = ("hidden", "blocks", "heads", "dropout")
+    known = {one.name: one.hint for one in options_of(TransformerConfig)}
+    known = {name: hint for name, hint in known.items() if name not in ("vocab_size", *flags)}
+    given = named_values("network", words)
+    for name in given:
+        if name not in known:
+            raise ValueError(f"--network has no {name!r}; it has {', '.join(known)}")
+    return {name: convert(known[name], value, f"--network {name}") for name, value in given.items()}

@@ -66,13 +66,17 @@ class KnownOptions(Part):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.known is not None:
-            _one_of("known", self.known, KnownName)
+        if self.known is not None and self.known not in get_args(KnownName):
+            known = ", ".join(get_args(KnownName))
+            raise ValueError(f"unknown rule {self.known!r} for known positions; known: {known}")
         _require(
             0 < self.known_share < 1, f"known_share must lie in (0, 1), got {self.known_share}"
         )
         if self.known is None and self.known_share != KnownOptions.known_share:
-            raise ValueError("known_share is for sequences of which a part is known: give known")
+            raise ValueError(
+                "known_share is for sequences of which a part is shown: give known='prefix', or "
+                "another rule"
+            )
 
 
 @dataclass(kw_only=True)
