@@ -1,8 +1,7 @@
-"""Typed configurations: plain data ↔ dataclasses, strictly, and a resolved dump.
+"""Typed options: fields of dataclasses, changed by name and strictly; YAML, read and written.
 
 What is not known is refused: an unknown key is an error that lists the valid ones and the nearest
-match, and a wrong type is an error that names the path. What a run used is written in full by
-:func:`dump_config`.
+match, and a wrong type is an error that names the option.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
 
-from fewjump.files import write_text
 from fewjump.textfile import read_text
 
 T = TypeVar("T")
@@ -34,39 +32,6 @@ _KINDS |= {bool: "no value", type(None): "None"}
 
 class ConfigError(ValueError):
     """A configuration that cannot be used; the message names the key and the fix."""
-
-
-def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:
-    """Build a dataclass from plain data, checking every key and type.
-
-    Raises:
-        ConfigError: unknown key, wrong type, missing value; ``where`` prefixes the path in the
-            message.
-    """
-    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
-    for key in data:
-        if key not in fields:
-            raise ConfigError(_unknown_key(str(key), fields, where))
-    hints = get_type_hints(cls)
-    values = {
-        key: convert(hints[key], value, f"{where}.{key}" if where else key)
-        for key, value in data.items()
-    }
-    missing = [
-        name
-        for name, f in fields.items()
-        if name not in values
-        and f.default is dataclasses.MISSING
-        and f.default_factory is dataclasses.MISSING
-    ]
-    if missing:
-        raise ConfigError(f"{where or cls.__name__}: missing value for {', '.join(missing)}")
-    try:
-        return cls(**values)
-    except ValueError as error:
-        if isinstance(error, ConfigError) or not where:
-            raise
-        raise ConfigError(f"{where}: {error}") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +81,7 @@ def changed(options: Mapping[str, Any], *groups: Any) -> tuple[Any, ...]:
     known = {one.name: one for group in groups for one in options_of(type(group))}
     for name in options:
         if name not in known:
-            raise ConfigError(_unknown_key(name, known, ""))
+            raise ConfigError(_unknown_key(name, known))
     return tuple(
         dataclasses.replace(
             group,
@@ -130,18 +95,9 @@ def changed(options: Mapping[str, Any], *groups: Any) -> tuple[Any, ...]:
     )
 
 
-def to_dict(config: Any) -> dict[str, Any]:
-    """A dataclass as plain data: nested dicts, lists, strings, numbers, booleans and None."""
-    return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config) if f.init}
-
-
-def dump_config(config: Any, path: str | Path | None = None) -> str:
-    """The YAML of a configuration (dataclass or mapping), also written to ``path`` if given."""
-    data = to_dict(config) if dataclasses.is_dataclass(config) else _plain(config)
-    text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
-    if path is not None:
-        write_text(Path(path), text)
-    return text
+def dump_config(config: Mapping[str, Any]) -> str:
+    """The YAML of a configuration."""
+    return yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True)
 
 
 def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -190,12 +146,11 @@ def type_in_words(hint: Any) -> str:
 # -- reading ------------------------------------------------------------------------------------
 
 
-def _unknown_key(key: str, fields: Iterable[str], where: str) -> str:
+def _unknown_key(key: str, fields: Iterable[str]) -> str:
     names = list(fields)
     near = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    place = f" in {where!r}" if where else ""
-    return f"unknown key {key!r}{place}{hint} (valid keys: {', '.join(names)})"
+    return f"unknown key {key!r}{hint} (valid keys: {', '.join(names)})"
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -243,19 +198,8 @@ def convert(hint: Any, value: Any, where: str) -> Any:
             known = ", ".join(repr(a) for a in arguments)
             raise ConfigError(f"{where}: must be one of {known}, got {value!r}")
         return value
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        if isinstance(value, hint):
-            return value
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"{where}: must be a group of keys, got {value!r}")
-        return from_dict(hint, value, where)
     if origin in (list, tuple):
         return _convert_sequence(origin, arguments, value, where)
-    if origin is dict or hint is dict:
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"{where}: must be a group of keys, got {value!r}")
-        inner = arguments[1] if arguments else Any
-        return {str(k): convert(inner, v, f"{where}.{k}") for k, v in value.items()}
     return _convert_scalar(hint, value, where)
 
 
@@ -315,8 +259,6 @@ def _number(value: Any) -> float | None:
 
 
 def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return to_dict(value)
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

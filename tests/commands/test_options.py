@@ -14,7 +14,7 @@ import fewjump
 from fewjump import cli
 from fewjump.checkpoint import read_config
 from fewjump.data import Characters
-from fewjump.denoiser import NetworkDenoiser
+from fewjump.denoiser import Denoiser, NetworkDenoiser
 from fewjump.process import Absorbing
 from fewjump.schedule import LogLinear
 from fewjump.train.diversity import DiversityGuard
@@ -193,13 +193,13 @@ def test_another_run_is_refused_before_the_guard_measures(
     words = ["refine", "--student", "model", "--teacher", "model", "--out", "run", *QUICK]
     words += ["--steps", "2", "--auxiliary-steps", "1", "--guard-samples", "8", "--band", "0", "99"]
     assert cli.main(words) == cli.OK
-    measured = []
-    measure = DiversityGuard.measure
-    monkeypatch.setattr(
-        DiversityGuard,
-        "measure",
-        lambda self, student: measured.append(1) or measure(self, student),
-    )
+    measured, measure = [], DiversityGuard.measure
+
+    def counted(self: DiversityGuard, student: Denoiser) -> dict[str, float]:
+        measured.append(student)
+        return measure(self, student)
+
+    monkeypatch.setattr(DiversityGuard, "measure", counted)
     assert cli.main([*words, "--draws", "5"]) == cli.USAGE
     assert "objective.draws: 4 → 5" in capsys.readouterr().err
     assert measured == []

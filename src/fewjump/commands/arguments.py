@@ -195,7 +195,7 @@ def _explain(options: type, words: Sequence[str], told: str) -> str:
             near = get_close_matches(flag, flags, n=1)
             return f"there is no option {flag}" + (f"; did you mean {near[0]}?" if near else "")
     message = _without_box(told)
-    if refused := re.match(r"Error parsing ([\w.-]*): (.*)", message):
+    if refused := re.match(r"Error parsing (?!-)([\w.-]*): (.*)", message):
         # The part that refused: what it calls steps may be another's jumps.
         part = refused[1].rpartition(".")[2].replace("-", "_")
         homes = [one.home for one in known.values() if part in one.path[:-1]]
