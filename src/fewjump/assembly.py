@@ -94,7 +94,7 @@ def matching(kind: str, name: str, options: Sequence[Part] = (), **more: Any) ->
         if issubclass(objective, type(part))
         for field in fields(part)
     }
-    return objective(name, **values, **more)
+    return cast(Any, objective)(name, **values, **more)
 
 
 def refuse_changed(part: Part) -> None:

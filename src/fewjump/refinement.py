@@ -84,15 +84,15 @@ def refine(
         DiversityError: if the student left the band. With ``out``, ``model/`` then holds the last
             good one.
     """
-    on_policy, config = changed(options, on_policy or OnPolicyOptions(), config)
-    if on_policy.warmup >= config.steps:
+    minimised, config = changed(options, on_policy or OnPolicyOptions(), config)
+    if minimised.warmup >= config.steps:
         raise ValueError(
-            f"auxiliary_steps ({on_policy.warmup}) leaves the student none of the {config.steps} "
+            f"auxiliary_steps ({minimised.warmup}) leaves the student none of the {config.steps} "
             "steps; lower it, or raise steps"
         )
     tokens = data.train if isinstance(data, Dataset) else data
     chosen = source or ("student" if tokens is None else "forward")
-    objective = OnPolicyRefinement(chosen, **vars(on_policy))
+    objective = OnPolicyRefinement(chosen, **vars(minimised))
     length = student.length if tokens is None else int(tokens.shape[-1])
     if length is None:
         raise ValueError("the student has no length of its own; give data")

@@ -209,15 +209,9 @@ def read_process(path: Path, vocab_size: int) -> Process:
 
 def build_schedule(name: ScheduleName) -> Schedule:
     """The named schedule with its default options."""
-    from fewjump.schedule import Cosine, Geometric, Linear, LogLinear
+    from fewjump.schedule import SCHEDULES
 
-    makers: dict[str, type[Schedule]] = {
-        "log-linear": LogLinear,
-        "cosine": Cosine,
-        "geometric": Geometric,
-        "linear": Linear,
-    }
-    return makers[name]()
+    return SCHEDULES[name.title().replace("-", "")]()
 
 
 def network_options(options: Options, data: Dataset) -> dict[str, Any]:

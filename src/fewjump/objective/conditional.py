@@ -111,8 +111,8 @@ class ConditionalMatching(MatchingObjective, GapOptions):
                 x_t = given.pin(process.prior_sample(batch.shape, generator, batch.device))
                 # In the one-step form every t is 1 and there is nothing to run.
                 if bool((t < 1).any()):
-                    x_t = roll_down(teacher, x_t, start, t, self.rollout_steps, generator, given)
-                x_s = roll_down(teacher, x_t, t, s, self.rollout_steps, generator, given)
+                    x_t = roll_down(teacher, x_t, start, t, self.teacher_steps, generator, given)
+                x_s = roll_down(teacher, x_t, t, s, self.teacher_steps, generator, given)
             else:
                 x_t = given.pin(process.corrupt(batch, 0.0, t, generator))
                 x_s = x_t

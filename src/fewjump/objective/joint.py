@@ -194,13 +194,13 @@ class JointConditionalMatching(MatchingObjective, JointOptions):
                 # In the one-step form every t is 1 and there is nothing to run.
                 if bool((t < 1).any()):
                     start = torch.ones_like(t)
-                    x_t = roll_down(teacher, x_t, start, t, self.rollout_steps, generator, given)
+                    x_t = roll_down(teacher, x_t, start, t, self.teacher_steps, generator, given)
         law = given.condition(student(x_t, t))
         with torch.no_grad():
             if self.intermediate == "student":
                 path = bridge_path(process, law, x_t, t, times, generator)
                 return law, x_t, given.pin(path)
-            each = -(-self.rollout_steps // len(times))
+            each = -(-self.teacher_steps // len(times))
             return law, x_t, rollout_path(teacher, x_t, t, times, each, generator, given)
 
     def _cross_entropy(self, law: Law, target: Law, generator: Generator) -> Tensor:

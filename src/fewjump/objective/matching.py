@@ -27,10 +27,15 @@ class MatchingObjective(Objective, MatchingOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.grid, self.steps = self.few_step_times(), None
-        self.rollout_steps = self.rollout_steps or self.default_rollout_steps
+        self.rollout_steps = self.teacher_steps
         if self.known is None:
             # What is not used does not identify a run.
             del self.known_share
+
+    @property
+    def teacher_steps(self) -> int:
+        """``rollout_steps``, or what it is where it was left open."""
+        return self.rollout_steps or self.default_rollout_steps
 
     def settle(self, student: Denoiser, steps: int, earlier: Mapping[str, Any]) -> None:
         if self.times is not None:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, cast, get_args
 
 import tyro
 
@@ -30,13 +30,14 @@ Estimator = Literal["auto", "score", "expected"]
 def _by_name(default: WeightingName) -> Any:
     """A function of times is for Python; the command line takes a name."""
     hint = f"(default: {default})"
-    return tyro.conf.arg(constructor=WeightingName, help_behavior_hint=hint)
+    return tyro.conf.arg(constructor=cast(Any, WeightingName), help_behavior_hint=hint)
 
 
 #: More jumps than this are a slip of the hand: each is a time that is written down.
 _MOST_JUMPS = 100_000
 
 
+@dataclass(kw_only=True)
 class Part:
     """Base of the parts: each checks itself, whichever others it is joined with.
 
@@ -287,7 +288,7 @@ def _few_steps(
             1 <= steps <= _MOST_JUMPS,
             f"steps must be at least 1 and at most {_MOST_JUMPS}, got {steps}",
         )
-        values = (*(1 - k / steps for k in range(steps)), 0.0)
+        values: tuple[float, ...] = (*(1 - k / steps for k in range(steps)), 0.0)
     elif grid is None:
         return None
     else:
@@ -300,10 +301,8 @@ def _few_steps(
             all(a > b for a, b in pairwise(values)),
             f"grid must be strictly decreasing, got {values}",
         )
-    _require(
-        values[-2] > min_time,
-        f"the last positive grid time {values[-2]} must exceed min_time={min_time}",
-    )
+    last = min(values[:-1])
+    _require(last > min_time, f"the last positive grid time {last} must exceed min_time={min_time}")
     return values
 
 
