@@ -207,7 +207,7 @@ def test_options_of_data_on_the_command_line(
     ):
         for option, value in (("--text-field", "b"), ("--packing", "fit"), ("--cache", "c")):
             assert cli.main([*verb, *wide, *out, option, value]) == cli.USAGE
-            assert f"({option}): not for" in capsys.readouterr().err
+            assert f"{option}: not for" in capsys.readouterr().err
         if verb[0] in ("distill", "refine"):
             assert cli.main([*verb, *out, "--documents", "3"]) == cli.USAGE
             assert "--documents says how to read data: give --data" in capsys.readouterr().err
