@@ -19,7 +19,7 @@ from fewjump.denoiser import Denoiser, NetworkDenoiser, ScoreDenoiser
 from fewjump.denoiser.wrappers import unwrapped
 from fewjump.objective import OnPolicyRefinement
 from fewjump.objective.auxiliary import StudentWithAuxiliary
-from fewjump.options.objectives import OnPolicyOptions, StatesName
+from fewjump.options.objectives import GuardOptions, OnPolicyOptions, StatesName
 from fewjump.options.training import REFINEMENT, TrainConfig
 from fewjump.random import fold_seed
 from fewjump.runs import describe_model, finish, keep_teacher, run_folder, set_aside
@@ -40,12 +40,10 @@ def refine(
     *,
     source: StatesName | None = None,
     auxiliary: Denoiser | None = None,
-    auxiliary_lr: float = 3.0,
-    band: tuple[float, float] | None = (0.7, 1.3),
-    guard_samples: int = 256,
     out: str | Path | None = None,
     accepted: Callable[[Path], object] | None = None,
     on_policy: OnPolicyOptions | None = None,
+    bounds: GuardOptions | None = None,
     config: TrainConfig = REFINEMENT,
     **options: Any,
 ) -> Denoiser:
@@ -65,15 +63,14 @@ def refine(
             ``forward`` with data, else ``student``.
         auxiliary: network that learns the student's samples; by default a copy of the teacher, or
             for a teacher without weights a product network on a copy of the student's trunk.
-        auxiliary_lr: its learning rate, as a multiple of ``lr``.
-        band: (low, high) of the guard; None for no guard.
-        guard_samples: sequences each of its measurements draws.
         out: run folder; None keeps nothing on disk.
         accepted: called with ``out`` once nothing stands against the run, to write more into it.
         on_policy: what is minimised, and for which sampler.
+        bounds: how fast the auxiliary network learns, and the guard.
         config: how to optimise.
-        **options: fields of either to change, such as ``lr=1e-4, jumps=2, auxiliary_steps=100``
-            (:class:`~fewjump.options.objectives.OnPolicyOptions`).
+        **options: fields of these to change, such as ``lr=1e-4, jumps=2, auxiliary_steps=100,
+            band=(0.5, 2)`` (:class:`~fewjump.options.objectives.OnPolicyOptions`,
+            :class:`~fewjump.options.objectives.GuardOptions`).
 
     Returns:
         The refined student with averaged weights, in eval mode.
@@ -84,7 +81,8 @@ def refine(
         DiversityError: if the student left the band. With ``out``, ``model/`` then holds the last
             good one.
     """
-    minimised, config = changed(options, on_policy or OnPolicyOptions(), config)
+    given = (on_policy or OnPolicyOptions(), bounds or GuardOptions(), config)
+    minimised, limits, config = changed(options, *given)
     if minimised.warmup >= config.steps:
         raise ValueError(
             f"auxiliary_steps ({minimised.warmup}) leaves the student none of the {config.steps} "
@@ -100,13 +98,13 @@ def refine(
         model.check_length(length)
     own = copy.deepcopy(student).requires_grad_(True)
     helper = _auxiliary(auxiliary, teacher, own, config.seed)
-    pair = StudentWithAuxiliary(own, helper, auxiliary_lr)
+    pair = StudentWithAuxiliary(own, helper, limits.auxiliary_lr)
     run = {
         "verb": "refine",
         "denoiser": describe_model(own),
         "start": weights_checksum(own),
         "auxiliary": describe_model(helper),
-        "auxiliary_lr": auxiliary_lr,
+        "auxiliary_lr": limits.auxiliary_lr,
     }
 
     def keep(folder: Path) -> None:
@@ -115,7 +113,7 @@ def refine(
             accepted(folder)
 
     def watch() -> None:
-        if band is None:
+        if not limits.guard:
             return
         seed = fold_seed(config.seed, _GUARD_SEED)
         objective.watch(
@@ -124,8 +122,8 @@ def refine(
                 teacher,
                 grid=objective.few_step_times(),
                 length=length,
-                samples=guard_samples,
-                band=band,
+                samples=limits.guard_samples,
+                band=limits.band,
                 seed=seed,
             )
         )

@@ -59,6 +59,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("refine --student model --teacher model --draws 1", "--draws must be at least 2"),
         ("refine --student model --teacher model --jumps 0", "--jumps must be at least 1"),
         ("refine --student model --teacher model --auxiliary-steps=-1", "--auxiliary-steps must"),
+        ("refine --student model --teacher model --band 1 2", "--band must satisfy 0 ≤ low < 1"),
+        ("refine --student model --teacher model --guard-samples 1", "--guard-samples must be"),
         ("refine --student model --teacher model --lr 0", "--lr must be positive"),
     ],
 )

@@ -15,7 +15,7 @@ from fewjump.commands.shared import (
 )
 from fewjump.config import Source
 from fewjump.lock import is_main
-from fewjump.options.objectives import OnPolicyOptions, StatesName
+from fewjump.options.objectives import GuardOptions, OnPolicyOptions, StatesName
 from fewjump.options.training import REFINEMENT, TrainConfig
 from fewjump.reading import ReadingOptions, reading_values
 
@@ -43,21 +43,11 @@ class Subject:
     """Where the noisy states come from: data, or the student's own sampling. Default: forward, or
     student if there are no data."""
 
-    auxiliary_lr: float = 3.0
-    """Learning rate of the network that learns the student's samples, as a multiple of lr."""
-
-    band: tuple[float, float] = (0.7, 1.3)
-    """The run stops when an entropy of the student's samples falls below the first number times,
-    or rises above the second number times, what it was at the start (or is for the teacher)."""
-
-    guard: bool = True
-    """Watch the entropies."""
-
-    guard_samples: int = 256
-    """Sequences to measure them on."""
-
     on_policy: OnPolicyOptions = field(default_factory=OnPolicyOptions)
     """What is minimised, and for which sampler."""
+
+    bounds: GuardOptions = field(default_factory=GuardOptions)
+    """How fast the network that learns the student's samples may learn, and the guard."""
 
     training: TrainConfig = REFINEMENT
     """How to optimise the student."""
@@ -103,9 +93,7 @@ def run(options: Options) -> int:
         teacher.denoiser,
         data,
         source=options.source,
-        auxiliary_lr=options.auxiliary_lr,
-        band=options.band if options.guard else None,
-        guard_samples=options.guard_samples,
+        bounds=options.bounds,
         out=options.out,
         accepted=partial(save_options, options),
         on_policy=options.on_policy,

@@ -272,6 +272,39 @@ class OnPolicyOptions(Part):
         return times
 
 
+@dataclass(kw_only=True)
+class GuardOptions(Part):
+    """What keeps a refinement in bounds.
+
+    Attributes:
+        auxiliary_lr: learning rate of the auxiliary network, as a multiple of the student's.
+        guard: watch the entropies of the student's samples.
+        band: the run stops when one of them falls below the first number times, or rises above the
+            second number times, what it was at the start (or is for the teacher).
+        guard_samples: sequences to measure them on.
+    """
+
+    auxiliary_lr: float = 3.0
+    guard: bool = True
+    band: tuple[float, float] = (0.7, 1.3)
+    guard_samples: int = 256
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(
+            0 < self.auxiliary_lr < math.inf,
+            f"auxiliary_lr must be positive, got {self.auxiliary_lr}",
+        )
+        low, high = self.band
+        _require(
+            0 <= low < 1 < high < math.inf,
+            f"band must satisfy 0 ≤ low < 1 < high, got {low} and {high}",
+        )
+        _require(
+            self.guard_samples >= 2, f"guard_samples must be at least 2, got {self.guard_samples}"
+        )
+
+
 def _few_steps(
     grid: Sequence[float] | None, steps: int | None, min_time: float
 ) -> tuple[float, ...] | None:
