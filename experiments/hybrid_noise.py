@@ -18,10 +18,10 @@ from typing import Any
 from experiments.harness import Content, Options, Rows, kept, main, place
 from experiments.joint_markov import chain_row
 from fewjump.api import distill, train_teacher
-from fewjump.assembly import joint_near
 from fewjump.denoiser.base import Denoiser
 from fewjump.evaluate.bootstrap import over_seeds
 from fewjump.objective import JointConditionalMatching
+from fewjump.objective.teacher_time import joint_near
 from fewjump.problem.examples import reference_markov_chain
 from fewjump.process import Absorbing, Process, Uniform, gidd, mask_to_uniform
 from fewjump.random import generator_for

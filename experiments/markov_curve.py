@@ -21,7 +21,7 @@ from experiments.training import fitted, network
 from fewjump.denoiser.base import Denoiser
 from fewjump.evaluate.ngrams import ngram_keys, tv_to_law
 from fewjump.objective import ConditionalMatching
-from fewjump.objective.conditional import Intermediate
+from fewjump.options.objectives import Intermediate
 from fewjump.problem import MarkovChain
 from fewjump.problem.examples import reference_markov_chain
 from fewjump.process import Process, Uniform

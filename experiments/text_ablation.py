@@ -23,7 +23,6 @@ from experiments.harness import Content, Options, Rows, digest, kept, main, plac
 from experiments.text_sizes import SIZES, Sizes, load_corpus
 from experiments.text_students import Workshop, training_seconds
 from fewjump.api import distill
-from fewjump.assembly import default_kl_warmup, for_sampling
 from fewjump.demo.parts import Clock, made_once
 from fewjump.denoiser.base import Denoiser
 from fewjump.denoiser.network import parameter_counts
@@ -35,8 +34,8 @@ from fewjump.objective import (
     LatentMatching,
     Objective,
 )
-from fewjump.objective.joint import JointIntermediate
-from fewjump.objective.teacher_time import Near
+from fewjump.options.objectives import JointIntermediate, Near
+from fewjump.runs import for_sampling
 from fewjump.sampler import run as draw
 
 STEPS = (1, 4)
@@ -66,7 +65,7 @@ class Trial:
             return ConditionalMatching("forward", steps=sizes.grid_steps)
         options: dict[str, Any] = {"near": self.near, "steps": sizes.grid_steps}
         if self.student == "latent":
-            return LatentMatching(self.source, kl_warmup=default_kl_warmup(steps), **options)
+            return LatentMatching(self.source, kl_warmup=steps // 2, **options)
         return JointConditionalMatching(self.source, **options)
 
 

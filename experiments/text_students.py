@@ -30,7 +30,6 @@ from experiments.text_sizes import (
 from experiments.verdicts import Verdict, best_at, compare
 from experiments.wall_clock import TEACHER
 from fewjump.api import distill, train_teacher
-from fewjump.assembly import default_kl_warmup, for_sampling
 from fewjump.data import Dataset
 from fewjump.demo.parts import Clock, made_once
 from fewjump.denoiser.base import Denoiser
@@ -38,6 +37,7 @@ from fewjump.denoiser.network import parameter_counts
 from fewjump.evaluate.text import TextMeter
 from fewjump.objective import JointConditionalMatching, LatentMatching, Objective
 from fewjump.process import Absorbing
+from fewjump.runs import for_sampling
 from fewjump.schedule import LogLinear
 
 #: Of the way rows are measured: another number leaves the rows of earlier versions aside.
@@ -50,7 +50,7 @@ def joint_objective(kind: str, sizes: Sizes) -> Objective:
         return LatentMatching(
             near=sizes.near,
             steps=sizes.grid_steps,
-            kl_warmup=default_kl_warmup(sizes.joint_steps_of(kind)),
+            kl_warmup=sizes.joint_steps_of(kind) // 2,
         )
     return JointConditionalMatching(near=sizes.near, steps=sizes.grid_steps)
 

@@ -8,9 +8,9 @@ import yaml
 
 import fewjump
 from fewjump.api import distill, train_teacher
-from fewjump.assembly import joint_near
 from fewjump.denoiser import LogitDenoiser, NetworkDenoiser, ScoreDenoiser, TransformerConfig
 from fewjump.objective import ConditionalMatching
+from fewjump.objective.teacher_time import joint_near
 from fewjump.problem import EnumeratedJoint, MarkovChain, mixture_bias
 from fewjump.process import Absorbing, Uniform
 from fewjump.random import generator_for

@@ -14,8 +14,7 @@ import pytest
 import tyro
 
 from fewjump import __version__, cli
-from fewjump.commands import choices
-from fewjump.commands.arguments import as_mapping, parse, save_options
+from fewjump.commands.arguments import arguments, as_mapping, parse, save_options
 from fewjump.report import Row, write_results
 
 
@@ -190,6 +189,8 @@ def test_saved_options_are_read_back(tmp_path: Path) -> None:
         ("stepz: 3", "did you mean 'steps'?"),
         ("- 3", "name: value"),
         ("a: [", "not valid YAML"),
+        ("rate: 1\nrate: 2", "'rate' is given twice"),
+        ('steps: [1]\n"steps": [2]', "'steps' is given twice"),
         ("path: x", "belongs on the command line"),
     ],
 )
@@ -206,13 +207,6 @@ def test_a_wrong_type_in_a_file_is_a_usage_error(
         toy(tmp_path, "rate: high")
     assert caught.value.code == 2
     assert "--rate" in capsys.readouterr().err
-
-
-def test_choices_are_the_librarys() -> None:
-    from fewjump.sampler import FITTED, GRIDS, SAMPLERS
-
-    assert set(get_args(choices.SamplerName)) == set(SAMPLERS)
-    assert set(get_args(choices.GridName)) == {*GRIDS, FITTED}
 
 
 def test_verify_passes_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
@@ -338,35 +332,40 @@ def test_sample_needs_a_saved_model(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "saved model" in capsys.readouterr().err
 
 
-def test_training_options_are_the_librarys() -> None:
-    from dataclasses import fields
-
-    from fewjump.commands import distill, train
-    from fewjump.commands.training import TrainingOptions
-    from fewjump.train import TrainConfig
-
-    names = {f.name for f in fields(TrainingOptions)}
-    assert names == {f.name for f in fields(TrainConfig)} - {"betas", "final_lr"}
-    for options in (TrainingOptions(), train.Options(), distill.Options()):
-        TrainConfig(**{name: getattr(options, name) for name in names})
-
-
-def test_more_choices_are_the_librarys() -> None:
+def test_choices_are_the_librarys() -> None:
     import fewjump.denoiser.joint_heads  # noqa: F401 (registers its heads)
-    from fewjump import assembly
-    from fewjump.commands.train import build_schedule
+    from fewjump.assembly import data_objective
+    from fewjump.commands import distill, shared, train
     from fewjump.data import DataKind
     from fewjump.denoiser import HEADS
-    from fewjump.objective.conditional import Intermediate
+    from fewjump.sampler import FITTED, GRIDS, SAMPLERS
     from fewjump.schedule import SCHEDULES
 
-    assert set(get_args(choices.StudentName)) <= set(HEADS)
-    assert get_args(choices.DataKindName) == get_args(DataKind)
-    assert set(get_args(choices.MatchingName)) == set(get_args(Intermediate))
-    made = {type(build_schedule(name)).__name__ for name in get_args(choices.ScheduleName)}
+    assert set(get_args(shared.SamplerName)) == set(SAMPLERS)
+    assert set(get_args(shared.GridName)) == {*GRIDS, FITTED}
+    assert set(get_args(distill.StudentName)) <= set(HEADS)
+    assert get_args(shared.DataKindName) == get_args(DataKind)
+    made = {type(train.build_schedule(name)).__name__ for name in get_args(train.ScheduleName)}
     assert made == set(SCHEDULES)
-    for name in get_args(choices.TeacherObjectiveName):
-        assert not assembly.data_objective(name).needs_teacher
+    for name in get_args(train.TeacherObjectiveName):
+        assert not data_objective(name).needs_teacher
+
+
+def test_every_option_of_a_training_and_its_objective_has_a_flag() -> None:
+    from fewjump.commands import distill, refine, train
+    from fewjump.config import options_of
+    from fewjump.objective import LatentMatching
+    from fewjump.objective.on_policy import OnPolicyOptions
+    from fewjump.options.objectives import MatchingOptions
+    from fewjump.train import TrainConfig
+
+    for verb in (train, distill, refine):
+        assert {one.name for one in options_of(TrainConfig)} <= set(arguments(verb.Options))
+    # What the objectives have is what the parts have: nothing is written twice.
+    known = {one.name for one in options_of(LatentMatching)} - {"intermediate", "times"}
+    assert known <= set(arguments(distill.Options))
+    assert {one.name for one in options_of(MatchingOptions)} <= known
+    assert {one.name for one in options_of(OnPolicyOptions)} <= set(arguments(refine.Options))
 
 
 def run_small(*words: str) -> int:
@@ -473,6 +472,9 @@ def test_results_never_go_into_a_saved_model(tmp_path: Path) -> None:
 def test_every_option_of_a_run_is_read_back(verb: str, tmp_path: Path) -> None:
     import importlib
 
-    options = importlib.import_module(f"fewjump.commands.{verb}").Options(seed=7, lr=2e-5)
+    Options = importlib.import_module(f"fewjump.commands.{verb}").Options
+    words = ["--seed", "7", "--lr", "2e-5", "--betas", "0.8", "0.95", "--out", str(tmp_path)]
+    teacher = ["--teacher", "hf:owner/name"] if verb == "distill" else ["--network", "mlp_ratio=2"]
+    options = parse(Options, [*words, *teacher], prog=verb)
     path = save_options(options, tmp_path)
     assert parse(type(options), ["--config", str(path)], prog=verb) == options

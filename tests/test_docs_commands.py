@@ -1,7 +1,8 @@
-"""The commands of the pages on publishing and data run as written, and so do the extras' blocks."""
+"""Every documented command parses; those on publishing and data run as written."""
 
 from __future__ import annotations
 
+import importlib
 import re
 import shlex
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from fewjump import cli
+from fewjump.commands.arguments import arguments, parse
+from fewjump.verify.checks import check_called
 
 ROOT = Path(__file__).parents[1]
 DATA, PUBLISHING = (ROOT / "docs" / f"{name}.md" for name in ("data", "publishing"))
@@ -50,3 +53,40 @@ def test_a_masked_language_model_is_used_as_written(
     names = {"fewjump": fewjump}
     exec(block, names)
     assert names["pipe"](1, 2).texts
+
+
+def documented() -> list[str]:
+    """Every command that a page shows, in a block or within a sentence, as one line."""
+    found = []
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        text = page.read_text(encoding="utf-8")
+        for block in re.findall(r"^```\w*\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+            whole = block.replace("\\\n", " ")
+            found += re.findall(r"^\s*(?:\$ )?(fewjump [^#\n|]*)", whole, re.MULTILINE)
+        found += re.findall(r"(?<!`)`(fewjump [^`\n]*)`(?!`)", text)
+    return sorted({" ".join(line.split()) for line in found})
+
+
+@pytest.mark.parametrize("line", documented())
+def test_every_documented_command_parses(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its flags exist and take such values; what it names need not be there."""
+    monkeypatch.setattr("fewjump.device.usable_device", lambda name: name)
+    verb, *words = shlex.split(line)[1:]
+    if verb in ("VERB", "NAME"):
+        pytest.skip("a pattern, not a command")
+    assert verb in cli.VERBS
+    if any(re.fullmatch(r"[A-Z]+", word) for word in words):
+        pytest.skip("a pattern, not a command")
+    options = importlib.import_module(f"fewjump.commands.{verb}").Options
+    if verb == "verify" and words and not words[0].startswith("-"):
+        name, *words = words
+        if name == "list":
+            return
+        options = check_called(name)
+    if any(one.positional for one in arguments(options).values()) and not words:
+        return
+    parse(options, words, "fewjump")
+
+
+def test_there_are_documented_commands() -> None:
+    assert len(documented()) > 25

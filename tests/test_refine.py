@@ -225,7 +225,7 @@ def test_options_that_do_not_fit_are_refused(world):
     with pytest.raises(ValueError, match="unknown key"):
         fewjump.refine(student, teacher, data, stepz=3)
     # An exact teacher has no weights: the auxiliary takes over the student's trunk.
-    refined = fewjump.refine(student, problem.denoiser(student.process), band=None, **QUICK)
+    refined = fewjump.refine(student, problem.denoiser(student.process), guard=False, **QUICK)
     assert isinstance(refined, NetworkDenoiser)
 
 
@@ -247,7 +247,7 @@ def test_the_auxiliary_has_its_own_learning_rate(world, monkeypatch):
     monkeypatch.setattr(OnPolicyRefinement, "before_save", spy)
     monkeypatch.setattr(OnPolicyRefinement, "seen", None, raising=False)
     fewjump.refine(
-        student, teacher, band=None, lr=1e-3, auxiliary_lr=5.0, decay="constant", **QUICK
+        student, teacher, guard=False, lr=1e-3, auxiliary_lr=5.0, decay="constant", **QUICK
     )
     assert sorted(set(rates[8])) == pytest.approx([1e-3, 5e-3])
 
@@ -293,5 +293,6 @@ def test_the_command_line_refines(world, tmp_path, capsys):
 def test_command_options_survive_the_file_they_are_saved_in(tmp_path):
     words = ["--band", "0.5", "2", "--jumps", "2", "--source", "student", "--no-guard"]
     for given in (parse(Options, words, "fewjump refine"), parse(Options, [], "fewjump refine")):
+        given.student, given.teacher, given.out = (tmp_path / name for name in "sto")
         path = save_options(given, tmp_path)
         assert parse(Options, ["--config", str(path)], "fewjump refine") == given

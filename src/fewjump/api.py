@@ -21,17 +21,17 @@ from fewjump.assembly import (
     build_student,
     build_teacher,
     data_objective,
-    for_sampling,
+    default_source,
     matching,
-    train_config,
 )
+from fewjump.config import changed
 from fewjump.data import Dataset
-from fewjump.denoiser import Denoiser, NetworkDenoiser, ScoreDenoiser
-from fewjump.denoiser.lora import is_low_rank, merged
+from fewjump.denoiser import Denoiser, NetworkDenoiser
 from fewjump.objective import Objective
+from fewjump.options.training import DISTILLATION, TEACHER_TRAINING, TrainConfig
 from fewjump.process import Process
-from fewjump.runs import describe_model, keep_model, keep_teacher, run_folder, set_aside
-from fewjump.train import TrainConfig, TrainResult, train
+from fewjump.runs import describe_model, finish, keep_teacher, run_folder, set_aside
+from fewjump.train import train
 from fewjump.train.data import Tokens
 
 
@@ -41,12 +41,9 @@ def train_teacher(
     *,
     network: Network | Denoiser | None = None,
     objective: Objective | str = "cross-entropy",
-    steps: int = 2000,
-    batch_size: int = 128,
-    lr: float = 1e-3,
-    seed: int = 0,
     out: str | Path | None = None,
     accepted: Callable[[Path], object] | None = None,
+    config: TrainConfig = TEACHER_TRAINING,
     **options: Any,
 ) -> Denoiser:
     """Train a denoiser from clean data.
@@ -58,10 +55,10 @@ def train_teacher(
             ``vocab_size``), or a denoiser to train in place.
         objective: ``cross-entropy`` (fast, the default), ``elbo`` (the likelihood bound),
             ``score-entropy`` (trains a concrete-score network), or an objective.
-        steps, batch_size, lr, seed: of the training; see :class:`~fewjump.train.TrainConfig`.
         out: run folder; None keeps nothing on disk.
         accepted: called with ``out`` once nothing stands against the run, to write more into it.
-        **options: other fields of :class:`~fewjump.train.TrainConfig` (``ema``, ``warmup``, …).
+        config: how to optimise.
+        **options: fields of it to change, such as ``steps=500, lr=1e-3``.
 
     Returns:
         The teacher with averaged weights, in eval mode.
@@ -70,7 +67,7 @@ def train_teacher(
         ValueError: for options that are unknown or do not fit together, and where ``out`` holds
             what is not this run's; see also :func:`fewjump.train.train`.
     """
-    config = train_config(steps=steps, batch_size=batch_size, lr=lr, seed=seed, **options)
+    (config,) = changed(options, config)
     tokens = data.train if isinstance(data, Dataset) else data
     chosen = objective if isinstance(objective, Objective) else data_objective(objective)
     if chosen.needs_teacher:
@@ -80,7 +77,7 @@ def train_teacher(
     else:
         if len(tokens.shape) != 2:
             raise ValueError(f"data must be (N, L) tokens, got shape {tuple(tokens.shape)}")
-        model = build_teacher(process, network, int(tokens.shape[1]), seed, chosen)
+        model = build_teacher(process, network, int(tokens.shape[1]), config.seed, chosen)
     run = {"verb": "train", "denoiser": describe_model(model)}
     with run_folder(out):
         result = train(
@@ -93,7 +90,7 @@ def train_teacher(
             accepted=accepted,
             label="teacher",
         )
-        return _finish(result, out, data, chosen, config)
+        return finish(result, out, data, chosen, config)
 
 
 def distill(
@@ -106,13 +103,9 @@ def distill(
     head: Mapping[str, Any] | None = None,
     warm_start: bool = True,
     lora: int | None = None,
-    steps: int = 2000,
-    batch_size: int = 128,
-    lr: float = 3e-4,
-    ema: float | None = 0.999,
-    seed: int = 0,
     out: str | Path | None = None,
     accepted: Callable[[Path], object] | None = None,
+    config: TrainConfig = DISTILLATION,
     **options: Any,
 ) -> Denoiser:
     """Distil a teacher into a student by exact conditional distribution matching.
@@ -136,8 +129,8 @@ def distill(
             :class:`~fewjump.objective.ConditionalMatching`; for a joint one
             ``forward``, ``student`` (or ``student-exact``, the same) or ``teacher-rollout`` of
             :class:`~fewjump.objective.JointConditionalMatching`, with s close to the data
-            (:func:`fewjump.assembly.joint_near`). By default ``forward``, exact and free, or
-            ``teacher-rollout`` without data.
+            (:func:`~fewjump.objective.teacher_time.joint_near`). By default
+            ``forward``, exact and free, or ``teacher-rollout`` without data.
         network: the student's transformer; the teacher's by default. Needed for no teacher, but
             an exact teacher has none, and then the default sizes are used.
         head: further options of the student's head.
@@ -146,10 +139,10 @@ def distill(
         lora: rank of a student that is the frozen teacher plus a low-rank difference
             (:mod:`fewjump.denoiser.lora`): the weights are in memory once. What is returned
             and saved is an ordinary denoiser. None trains every weight.
-        steps, batch_size, lr, ema, seed: see :class:`~fewjump.train.TrainConfig`.
         out: run folder; None keeps nothing on disk.
         accepted: called with ``out`` once nothing stands against the run, to write more into it.
-        **options: other fields of :class:`~fewjump.train.TrainConfig`.
+        config: how to optimise.
+        **options: fields of it to change, such as ``steps=500, lr=1e-3``.
 
     Returns:
         The student with averaged weights, in eval mode.
@@ -158,7 +151,7 @@ def distill(
         ValueError: for options that are unknown or do not fit together, and where ``out`` holds
             what is not this run's; see also :func:`fewjump.train.train`.
     """
-    config = train_config(steps=steps, batch_size=batch_size, lr=lr, ema=ema, seed=seed, **options)
+    (config,) = changed(options, config)
     tokens = data.train if isinstance(data, Dataset) else data
     length = teacher.length if tokens is None else int(tokens.shape[-1])
     if length is not None:
@@ -166,7 +159,7 @@ def distill(
     if isinstance(student, Denoiser):
         model = student
     else:
-        model = build_student(teacher, student, network, head, warm_start, length, seed)
+        model = build_student(teacher, student, network, head, warm_start, length, config.seed)
     if model.vocabulary_config is None:
         model.vocabulary_config = teacher.vocabulary_config
 
@@ -178,12 +171,15 @@ def distill(
     with run_folder(out), set_aside(teacher):
         if lora is not None:
             own = isinstance(student, Denoiser) or not warm_start
-            add_adapters(model, teacher, lora, seed, own)
-        chosen = matching(objective, data is not None, model, steps)
+            add_adapters(model, teacher, lora, config.seed, own)
+        if isinstance(objective, Objective):
+            chosen = objective
+        else:
+            kind = model.kind if isinstance(model, NetworkDenoiser) else "product"
+            chosen = matching(kind, objective or default_source(data is not None))
         run = {"verb": "distill", "denoiser": describe_model(model), "warm_start": warm_start}
         if lora is not None:
             run["lora"] = lora
-        chosen.check(model, teacher)
         result = train(
             model,
             chosen,
@@ -196,27 +192,4 @@ def distill(
             accepted=keep,
             label="distill",
         )
-        return _finish(result, out, data, chosen, config)
-
-
-def _finish(
-    result: TrainResult,
-    out: str | Path | None,
-    data: Dataset | Tokens | None,
-    objective: Objective,
-    config: TrainConfig,
-) -> Denoiser:
-    model = result.averaged()
-    if isinstance(model, NetworkDenoiser | ScoreDenoiser) and is_low_rank(model):
-        model = merged(model)
-    keep_model(
-        for_sampling(model),
-        out,
-        data,
-        objective,
-        config,
-        result.step,
-        stopped_by_time=result.stopped_by_time,
-        seconds=result.metrics.get("seconds"),
-    )
-    return model
+        return finish(result, out, data, chosen, config)

@@ -1,17 +1,18 @@
-"""What a training is put together from: its configuration, its objective, its networks."""
+"""What a training is put together from: its objective and its networks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, cast, get_args
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, fields
+from functools import partial
+from typing import Any, Literal, cast, get_args
 
 import torch
 
-from fewjump.config import ConfigError, from_dict
+from fewjump.config import options_of
 from fewjump.denoiser import (
     HEADS,
     Denoiser,
-    LatentHead,
     NetworkDenoiser,
     ScoreDenoiser,
     TransformerConfig,
@@ -26,109 +27,82 @@ from fewjump.objective import (
     Objective,
     ScoreEntropy,
 )
-from fewjump.objective.conditional import Intermediate
-from fewjump.objective.joint import JointIntermediate
-from fewjump.objective.known import KnownName
-from fewjump.process import Absorbing, Process
+from fewjump.objective.matching import MatchingObjective
+from fewjump.options.objectives import DataOptions, Intermediate, JointIntermediate, Part
+from fewjump.process import Process
 from fewjump.random import fold_seed
 from fewjump.runs import can_save
-from fewjump.train import TrainConfig
 
 Network = TransformerConfig | Mapping[str, Any]
 
 _INITIAL_WEIGHTS = 4
 
 
-def train_config(**options: Any) -> TrainConfig:
-    """A checked configuration; raises ValueError for an unknown or wrong option."""
-    try:
-        return from_dict(TrainConfig, options)
-    except ConfigError as error:
-        raise ValueError(str(error)) from None
-
-
-def data_objective(
-    name: str, known: KnownName | None = None, known_share: float = 0.5
-) -> Objective:
-    """The objective of a teacher, by name, with a part of every sequence shown clean if asked.
+def data_objective(name: str, options: DataOptions | None = None) -> Objective:
+    """The objective of a teacher, by name.
 
     Raises:
         ValueError: for an unknown one.
     """
-    shown: dict[str, Any] = {"known": known, "known_share": known_share}
-    makers: dict[str, Callable[[], Objective]] = {
-        "cross-entropy": lambda: CrossEntropyELBO("uniform", **shown),
-        "elbo": lambda: CrossEntropyELBO("elbo", **shown),
-        "score-entropy": lambda: ScoreEntropy(**shown),
+    makers: dict[str, Callable[..., Objective]] = {
+        "cross-entropy": partial(CrossEntropyELBO, "uniform"),
+        "elbo": partial(CrossEntropyELBO, "elbo"),
+        "score-entropy": ScoreEntropy,
     }
     if name not in makers:
         raise ValueError(f"unknown objective {name!r}; known: {', '.join(makers)}, or an Objective")
-    return makers[name]()
+    return makers[name](**asdict(options or DataOptions()))
 
 
-def is_joint(student: Denoiser) -> bool:
-    """Whether a denoiser is a network whose head says more than one table per position."""
-    return isinstance(student, NetworkDenoiser) and student.kind != "product"
+def default_source(with_data: bool) -> Literal["forward", "teacher-rollout"]:
+    """Where x_s comes from if nothing else is asked for: the data, or without any the teacher."""
+    return "forward" if with_data else "teacher-rollout"
 
 
-def joint_near(process: Process) -> float:
-    """s/t of the default joint objective: 0.1 under a mask, 0.02 otherwise.
+def matching(kind: str, name: str, options: Sequence[Part] = (), **more: Any) -> MatchingObjective:
+    """What a kind of student is trained by.
 
-    At equal s a visible token says more than one that may be noise. On a Markov chain of four
-    tokens (4 positions, 2.4 nats) the bias, ``fewjump.problem.mixture_bias``, is 0.0004 nats per
-    position at these two shares; at 0.1 the uniform process has 0.006.
-    """
-    return 0.1 if isinstance(process, Absorbing) else 0.02
-
-
-def default_kl_warmup(steps: int) -> int:
-    """Steps before the KL of a latent student's objective has its full weight: half of them."""
-    return steps // 2
-
-
-def for_sampling(model: Denoiser) -> Denoiser:
-    """The denoiser without what only training needs (a latent student's encoder)."""
-    if not (isinstance(model, NetworkDenoiser) and isinstance(model.head, LatentHead)):
-        return model
-    if model.head.encoder is None:
-        return model
-    head = model.head.without_encoder()
-    slim = NetworkDenoiser(model.trunk, head, model.process, model.length, model.autocast)
-    slim.vocabulary_config = model.vocabulary_config
-    return slim.train(model.training)
-
-
-def matching(
-    objective: Objective | str | None, with_data: bool, student: Denoiser, steps: int
-) -> Objective:
-    """The objective of a distillation: itself, or what the name of a source of x_s means.
+    Args:
+        kind: of student.
+        name: where x_s comes from; see :func:`fewjump.distill`.
+        options: parts of an objective's options. Those that the student's objective does not have
+            must be left as they are.
+        **more: further options of the objective.
 
     Raises:
-        ValueError: for a name that is none for this kind of student.
+        ValueError: for a name that is none for this kind of student, options of another's, or
+            values that do not fit together.
     """
-    if isinstance(objective, Objective):
-        return objective
-    name = objective or ("forward" if with_data else "teacher-rollout")
-    joint = is_joint(student)
-    if not joint:
-        for known in get_args(Intermediate):
-            if name == known:
-                return ConditionalMatching(known)
-        names = get_args(Intermediate)
-    else:
-        name = "student" if name == "student-exact" else name
-        for known in get_args(JointIntermediate):
-            if name == known:
-                near = joint_near(student.process)
-                if isinstance(student, NetworkDenoiser) and student.kind == "latent":
-                    return LatentMatching(known, near=near, kl_warmup=default_kl_warmup(steps))
-                return JointConditionalMatching(known, near=near)
-        names = get_args(JointIntermediate)
-    kind = "joint" if joint else "product"
-    raise ValueError(
-        f"unknown objective {name!r} for a {kind} student; known: {', '.join(names)}, "
-        "or an Objective"
-    )
+    objective: type[MatchingObjective] = ConditionalMatching
+    if kind != "product":
+        objective = LatentMatching if kind == "latent" else JointConditionalMatching
+    for part in options:
+        if isinstance(part, Part) and not issubclass(objective, type(part)):
+            refuse_changed(part)
+    names = get_args(Intermediate if kind == "product" else JointIntermediate)
+    if kind != "product" and name == "student-exact":
+        name = "student"
+    if name not in names:
+        told = "product" if kind == "product" else "joint"
+        raise ValueError(
+            f"unknown objective {name!r} for a {told} student; known: {', '.join(names)}, "
+            "or an Objective"
+        )
+    values = {
+        field.name: getattr(part, field.name)
+        for part in options
+        if issubclass(objective, type(part))
+        for field in fields(part)
+    }
+    return cast(Any, objective)(name, **values, **more)
+
+
+def refuse_changed(part: Part) -> None:
+    """Raise ValueError if an option is not as it is by default: it is not for this student."""
+    default = type(part)()
+    for option in options_of(type(part)):
+        if getattr(part, option.field) != getattr(default, option.field):
+            raise ValueError(f"{option.name} is for {part.whose}")
 
 
 def build_teacher(

@@ -1,8 +1,7 @@
-"""Typed configurations: strict YAML ↔ dataclass, overrides, and a resolved dump.
+"""Typed options: fields of dataclasses, changed by name and strictly; YAML, read and written.
 
-A configuration is a (nested) dataclass. Loading refuses what it does not know: an unknown key is
-an error that lists the valid ones and the nearest match, and a wrong type is an error that names
-the path. What a run used is written back in full by :func:`dump_config`.
+What is not known is refused: an unknown key is an error that lists the valid ones and the nearest
+match, and a wrong type is an error that names the option.
 """
 
 from __future__ import annotations
@@ -11,15 +10,20 @@ import dataclasses
 import difflib
 import math
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from fewjump.files import write_text
+from fewjump.textfile import read_text
 
 T = TypeVar("T")
+
+#: Marks text that names a file or a folder, unless there is none and it means something else.
+PLACE = "a place"
+Source = Annotated[str, PLACE]
 
 
 _KINDS = {int: "a whole number", float: "a number", str: "text", Path: "a path"}
@@ -30,81 +34,70 @@ class ConfigError(ValueError):
     """A configuration that cannot be used; the message names the key and the fix."""
 
 
-def load_config(
-    cls: type[T],
-    path: str | Path | None = None,
-    overrides: Mapping[str, Any] | Iterable[str] = (),
-) -> T:
-    """Build a ``cls`` from its defaults, a YAML file and overrides, in this order.
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """A field of a dataclass, as the user knows it.
+
+    Attributes:
+        field: its name in Python.
+        name: what the user calls it, with underscores; another word where the field says so by
+            ``tyro.conf.arg(name=...)``.
+        hint: its type, without what is annotated.
+        marks: what is annotated.
+    """
+
+    field: str
+    name: str
+    hint: Any
+    marks: tuple[Any, ...]
+
+
+@lru_cache
+def options_of(cls: type) -> tuple[Option, ...]:
+    """The fields of a dataclass as options."""
+    hints = get_type_hints(cls, include_extras=True)
+    found = []
+    for field in dataclasses.fields(cls):
+        hint, marks = hints[field.name], ()
+        if get_origin(hint) is Annotated:
+            hint, *marks = get_args(hint)
+        named = [mark.name for mark in marks if getattr(mark, "name", None)]
+        name = named[0].replace("-", "_") if named else field.name
+        found.append(Option(field.name, name, hint, tuple(marks)))
+    return tuple(found)
+
+
+def changed(options: Mapping[str, Any], *groups: Any) -> tuple[Any, ...]:
+    """Dataclasses with some of their options changed.
 
     Args:
-        cls: a dataclass type.
-        path: YAML file holding a mapping; None for the defaults.
-        overrides: ``{"train.lr": 1e-3}``, or strings ``"train.lr=1e-3"`` whose values are YAML.
+        options: values by the options' names; every one belongs to one of the groups.
+        *groups: instances of dataclasses.
 
     Raises:
-        ConfigError: unknown key, wrong type, missing value, or an unreadable file.
+        ConfigError: unknown name, or a value of another type.
+        ValueError: for a value outside its range.
     """
-    data: Any = {}
-    if path is not None:
-        try:
-            data = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-        except FileNotFoundError:
-            raise ConfigError(f"no such configuration file: {path}") from None
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{path} is not valid YAML: {error}") from None
-        if not isinstance(data, Mapping):
-            raise ConfigError(f"{path} must hold a mapping of keys to values")
-    merged = _copy(data)
-    for key, value in _parse_overrides(overrides):
-        _assign(merged, key, value)
-    return from_dict(cls, merged)
+    known = {one.name: one for group in groups for one in options_of(type(group))}
+    for name in options:
+        if name not in known:
+            raise ConfigError(_unknown_key(name, known))
+    return tuple(
+        dataclasses.replace(
+            group,
+            **{
+                one.field: convert(one.hint, options[one.name], one.name)
+                for one in options_of(type(group))
+                if one.name in options
+            },
+        )
+        for group in groups
+    )
 
 
-def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:
-    """Build a dataclass from plain data, checking every key and type.
-
-    Raises:
-        ConfigError: as :func:`load_config`; ``where`` prefixes the path in the message.
-    """
-    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
-    for key in data:
-        if key not in fields:
-            raise ConfigError(_unknown_key(str(key), fields, where))
-    hints = get_type_hints(cls)
-    values = {
-        key: convert(hints[key], value, f"{where}.{key}" if where else key)
-        for key, value in data.items()
-    }
-    missing = [
-        name
-        for name, f in fields.items()
-        if name not in values
-        and f.default is dataclasses.MISSING
-        and f.default_factory is dataclasses.MISSING
-    ]
-    if missing:
-        raise ConfigError(f"{where or cls.__name__}: missing value for {', '.join(missing)}")
-    try:
-        return cls(**values)
-    except ValueError as error:
-        if isinstance(error, ConfigError) or not where:
-            raise
-        raise ConfigError(f"{where}: {error}") from error
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """A dataclass as plain data: nested dicts, lists, strings, numbers, booleans and None."""
-    return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config) if f.init}
-
-
-def dump_config(config: Any, path: str | Path | None = None) -> str:
-    """The YAML of a configuration (dataclass or mapping), also written to ``path`` if given."""
-    data = to_dict(config) if dataclasses.is_dataclass(config) else _plain(config)
-    text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
-    if path is not None:
-        write_text(Path(path), text)
-    return text
+def dump_config(config: Mapping[str, Any]) -> str:
+    """The YAML of a configuration."""
+    return yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True)
 
 
 def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -120,13 +113,16 @@ def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Lines ``key: old → new`` for every leaf in which two plain configurations differ."""
+    """Lines ``key: old → new`` for every leaf in which two plain configurations differ.
+
+    None is as good as absent: an option that there was not yet is one that nobody used.
+    """
     before, after = flatten(old), flatten(new)
     absent = "(absent)"
     return [
         f"{key}: {before.get(key, absent)!r} → {after.get(key, absent)!r}"
         for key in sorted(before.keys() | after.keys())
-        if before.get(key, absent) != after.get(key, absent)
+        if before.get(key) != after.get(key)
     ]
 
 
@@ -150,42 +146,38 @@ def type_in_words(hint: Any) -> str:
 # -- reading ------------------------------------------------------------------------------------
 
 
-def _copy(data: Any) -> Any:
-    if isinstance(data, Mapping):
-        return {key: _copy(value) for key, value in data.items()}
-    return data
-
-
-def _parse_overrides(overrides: Mapping[str, Any] | Iterable[str]) -> list[tuple[str, Any]]:
-    if isinstance(overrides, Mapping):
-        return list(overrides.items())
-    pairs = []
-    for item in overrides:
-        key, sign, value = item.partition("=")
-        if not sign or not key.strip():
-            raise ConfigError(f"override {item!r} must look like key=value, for example lr=3e-4")
-        pairs.append((key.strip(), yaml.safe_load(value)))
-    return pairs
-
-
-def _assign(data: dict[str, Any], key: str, value: Any) -> None:
-    *parents, last = key.split(".")
-    for part in parents:
-        child = data.get(part)
-        if child is None:
-            child = data[part] = {}
-        if not isinstance(child, dict):
-            raise ConfigError(f"override {key!r}: {part!r} is a value, not a group of keys")
-        data = child
-    data[last] = value
-
-
-def _unknown_key(key: str, fields: Iterable[str], where: str) -> str:
+def _unknown_key(key: str, fields: Iterable[str]) -> str:
     names = list(fields)
     near = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    place = f" in {where!r}" if where else ""
-    return f"unknown key {key!r}{place}{hint} (valid keys: {', '.join(names)})"
+    return f"unknown key {key!r}{hint} (valid keys: {', '.join(names)})"
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML in which no key is given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        for key in keys:
+            if isinstance(key, str) and keys.count(key) > 1:
+                line = node.start_mark.line + 1
+                raise ConfigError(f"{key!r} is given twice (in the group from line {line} on)")
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file says.
+
+    Raises:
+        ConfigError: if it is not valid, or gives a key twice.
+        OSError: if it cannot be read.
+    """
+    try:
+        return yaml.load(read_text(path), _StrictLoader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
 
 
 def convert(hint: Any, value: Any, where: str) -> Any:
@@ -195,8 +187,10 @@ def convert(hint: Any, value: Any, where: str) -> Any:
         ConfigError: if it is none; ``where`` begins the message.
     """
     origin, arguments = get_origin(hint), get_args(hint)
-    if hint is Any:
+    if hint is Any or (origin is Callable and callable(value)):
         return value
+    if origin is Annotated:
+        return convert(arguments[0], value, where)
     if origin in (Union, types.UnionType):
         return _convert_union(arguments, value, where)
     if origin is Literal:
@@ -204,19 +198,8 @@ def convert(hint: Any, value: Any, where: str) -> Any:
             known = ", ".join(repr(a) for a in arguments)
             raise ConfigError(f"{where}: must be one of {known}, got {value!r}")
         return value
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        if isinstance(value, hint):
-            return value
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"{where}: must be a group of keys, got {value!r}")
-        return from_dict(hint, value, where)
     if origin in (list, tuple):
         return _convert_sequence(origin, arguments, value, where)
-    if origin is dict or hint is dict:
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"{where}: must be a group of keys, got {value!r}")
-        inner = arguments[1] if arguments else Any
-        return {str(k): convert(inner, v, f"{where}.{k}") for k, v in value.items()}
     return _convert_scalar(hint, value, where)
 
 
@@ -276,8 +259,6 @@ def _number(value: Any) -> float | None:
 
 
 def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return to_dict(value)
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from fewjump.config import Source
+
 FamilyName = Literal["sedd-absorb", "sedd-uniform", "mdlm", "udlm", "duo"]
 WeightsName = Literal["ema", "raw"]
 
@@ -29,7 +31,7 @@ class ReadingOptions:
     label: int | None = None
     """Such a checkpoint: class to condition a class-conditional one on."""
 
-    tokenizer: str | None = None
+    tokenizer: Source | None = None
     """What the model's tokens are, if it does not say: a tokenizer.json, a tokenizer's folder, or
     hf:owner/name. Checkpoints of SEDD, MDLM, UDLM and Duo do not say."""
 

@@ -7,21 +7,23 @@ teacher, and repeating the call on the folder goes on where it was.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from fewjump.assembly import train_config
+from fewjump.config import changed
 from fewjump.data import Dataset
 from fewjump.denoiser import Denoiser, NetworkDenoiser, ScoreDenoiser
 from fewjump.denoiser.wrappers import unwrapped
 from fewjump.objective import OnPolicyRefinement
-from fewjump.objective.on_policy import Estimator, Source, StudentWithAuxiliary
+from fewjump.objective.on_policy import StudentWithAuxiliary
+from fewjump.options.objectives import GuardOptions, OnPolicyOptions, StatesName
+from fewjump.options.training import REFINEMENT, TrainConfig
 from fewjump.random import fold_seed
-from fewjump.runs import describe_model, keep_model, keep_teacher, run_folder, set_aside
-from fewjump.train import TrainConfig, train
+from fewjump.runs import describe_model, finish, keep_teacher, run_folder, set_aside
+from fewjump.train import TrainResult, train
 from fewjump.train.data import Tokens
 from fewjump.train.diversity import DiversityError, DiversityGuard
 from fewjump.train.ema import ExponentialMovingAverage
@@ -36,25 +38,13 @@ def refine(
     teacher: Denoiser,
     data: Dataset | Tokens | None = None,
     *,
-    jumps: int | None = None,
-    grid: Sequence[float] | None = None,
-    source: Source | None = None,
-    estimator: Estimator = "auto",
-    draws: int = 4,
-    data_weight: float = 0.0,
+    source: StatesName | None = None,
     auxiliary: Denoiser | None = None,
-    auxiliary_lr: float = 3.0,
-    auxiliary_steps: int = 200,
-    band: tuple[float, float] | None = (0.7, 1.3),
-    guard_samples: int = 256,
-    steps: int = 1000,
-    batch_size: int = 128,
-    lr: float = 1e-4,
-    ema: float | None = 0.99,
-    save_every: int = 100,
-    seed: int = 0,
     out: str | Path | None = None,
     accepted: Callable[[Path], object] | None = None,
+    on_policy: OnPolicyOptions | None = None,
+    bounds: GuardOptions | None = None,
+    config: TrainConfig = REFINEMENT,
     **options: Any,
 ) -> Denoiser:
     """Lower the reverse KL between what a few-step student emits and its teacher's chain.
@@ -69,21 +59,18 @@ def refine(
         student: the denoiser to refine; product or joint. It is copied, not changed.
         teacher: frozen while this runs, not changed, but moved to the training's device.
         data: clean data as for :func:`fewjump.distill`, or None.
-        jumps: steps of the sampler that is refined, equal ones; 1 by default.
-        grid: its times from 1 to 0, in place of ``jumps``.
         source: ``forward`` (states from noised data) or ``student`` (its own); by default
             ``forward`` with data, else ``student``.
-        estimator, draws, data_weight: see :class:`~fewjump.objective.OnPolicyRefinement`.
         auxiliary: network that learns the student's samples; by default a copy of the teacher, or
             for a teacher without weights a product network on a copy of the student's trunk.
-        auxiliary_lr: its learning rate, as a multiple of ``lr``.
-        auxiliary_steps: steps in which it learns alone, included in ``steps``.
-        band: (low, high) of the guard; None for no guard.
-        guard_samples: sequences each of its measurements draws.
-        steps, batch_size, lr, ema, save_every, seed: see :class:`~fewjump.train.TrainConfig`.
         out: run folder; None keeps nothing on disk.
         accepted: called with ``out`` once nothing stands against the run, to write more into it.
-        **options: other fields of :class:`~fewjump.train.TrainConfig`.
+        on_policy: what is minimised, and for which sampler.
+        bounds: how fast the auxiliary network learns, and the guard.
+        config: how to optimise.
+        **options: fields of these to change, such as ``lr=1e-4, jumps=2, auxiliary_steps=100,
+            band=(0.5, 2)`` (:class:`~fewjump.options.objectives.OnPolicyOptions`,
+            :class:`~fewjump.options.objectives.GuardOptions`).
 
     Returns:
         The refined student with averaged weights, in eval mode.
@@ -94,47 +81,30 @@ def refine(
         DiversityError: if the student left the band. With ``out``, ``model/`` then holds the last
             good one.
     """
-    config = train_config(
-        steps=steps,
-        batch_size=batch_size,
-        lr=lr,
-        ema=ema,
-        save_every=save_every,
-        seed=seed,
-        **options,
-    )
-    if auxiliary_steps >= steps:
+    given = (on_policy or OnPolicyOptions(), bounds or GuardOptions(), config)
+    minimised, limits, config = changed(options, *given)
+    if minimised.warmup >= config.steps:
         raise ValueError(
-            f"auxiliary_steps ({auxiliary_steps}) leaves the student none of the {steps} steps; "
-            "lower it, or raise steps"
+            f"auxiliary_steps ({minimised.warmup}) leaves the student none of the {config.steps} "
+            "steps; lower it, or raise steps"
         )
     tokens = data.train if isinstance(data, Dataset) else data
-    chosen_source: Source = source or ("student" if tokens is None else "forward")
-    if grid is None and jumps is None:
-        jumps = 1
-    objective = OnPolicyRefinement(
-        chosen_source,
-        steps=jumps,
-        grid=grid,
-        draws=draws,
-        estimator=estimator,
-        warmup=auxiliary_steps,
-        data_weight=data_weight,
-    )
+    chosen = source or ("student" if tokens is None else "forward")
+    objective = OnPolicyRefinement(chosen, **vars(minimised))
     length = student.length if tokens is None else int(tokens.shape[-1])
     if length is None:
         raise ValueError("the student has no length of its own; give data")
     for model in (student, teacher):
         model.check_length(length)
     own = copy.deepcopy(student).requires_grad_(True)
-    helper = _auxiliary(auxiliary, teacher, own, seed)
-    pair = StudentWithAuxiliary(own, helper, auxiliary_lr)
+    helper = _auxiliary(auxiliary, teacher, own, config.seed)
+    pair = StudentWithAuxiliary(own, helper, limits.auxiliary_lr)
     run = {
         "verb": "refine",
         "denoiser": describe_model(own),
         "start": weights_checksum(own),
         "auxiliary": describe_model(helper),
-        "auxiliary_lr": auxiliary_lr,
+        "auxiliary_lr": limits.auxiliary_lr,
     }
 
     def keep(folder: Path) -> None:
@@ -142,22 +112,26 @@ def refine(
         if accepted is not None:
             accepted(folder)
 
+    def watch() -> None:
+        if not limits.guard:
+            return
+        seed = fold_seed(config.seed, _GUARD_SEED)
+        objective.watch(
+            DiversityGuard(
+                own,
+                teacher,
+                grid=objective.few_step_times(),
+                length=length,
+                samples=limits.guard_samples,
+                band=limits.band,
+                seed=seed,
+            )
+        )
+
     with run_folder(out):
+        stopped = {}
         try:
             with set_aside(teacher):
-                objective.check(pair, teacher)
-                if band is not None:
-                    objective.watch(
-                        DiversityGuard(
-                            own,
-                            teacher,
-                            grid=objective.grid,
-                            length=length,
-                            samples=guard_samples,
-                            band=band,
-                            seed=fold_seed(seed, _GUARD_SEED),
-                        )
-                    )
                 result = train(
                     pair,
                     objective,
@@ -168,15 +142,28 @@ def refine(
                     out=out,
                     run_config=run,
                     accepted=keep,
+                    prepare=watch,
                     label="refine",
                 )
         except DiversityError as error:
-            message = _rescue(str(error), pair, out, data, objective, config)
-            raise DiversityError(message) from None
-        averaged = result.averaged()
-        assert isinstance(averaged, StudentWithAuxiliary)
-        seconds = result.metrics.get("seconds")
-        return _keep(averaged.student, out, data, objective, config, result.step, seconds=seconds)
+            if out is None:
+                raise DiversityError(
+                    f"{error}. Nothing was saved: give out=… to keep the last good student"
+                ) from None
+            result, stopped = _last_good(pair, Path(out), config), {"stopped_by_guard": str(error)}
+        refined = finish(result, out, data, objective, config, **stopped)
+        if stopped:
+            raise DiversityError(
+                f"{stopped['stopped_by_guard']}. The last good student, of step {result.step}, is "
+                f"in {Path(str(out)) / 'model'}"
+            )
+        return refined
+
+
+def _last_good(pair: StudentWithAuxiliary, out: Path, config: TrainConfig) -> TrainResult:
+    """What the run had when its state was last saved."""
+    average = None if config.ema is None else ExponentialMovingAverage(pair, config.ema)
+    return TrainResult(pair, average, load_weights(out, pair, average))
 
 
 def _auxiliary(given: Denoiser | None, teacher: Denoiser, student: Denoiser, seed: int) -> Denoiser:
@@ -196,37 +183,3 @@ def _auxiliary(given: Denoiser | None, teacher: Denoiser, student: Denoiser, see
     helper.trunk.load_state_dict(unwrapped(student.trunk).state_dict())
     helper.process = student.process
     return helper
-
-
-def _keep(
-    student: Denoiser,
-    out: str | Path | None,
-    data: Dataset | Tokens | None,
-    objective: OnPolicyRefinement,
-    config: TrainConfig,
-    step: int,
-    **more: Any,
-) -> Denoiser:
-    """The student in eval mode, written to ``model/`` if there is a run folder."""
-    student.eval()
-    keep_model(student, out, data, objective, config, step, **more)
-    return student
-
-
-def _rescue(
-    message: str,
-    pair: StudentWithAuxiliary,
-    out: str | Path | None,
-    data: Dataset | Tokens | None,
-    objective: OnPolicyRefinement,
-    config: TrainConfig,
-) -> str:
-    """Write the last good student to ``model/``; the message that says so."""
-    if out is None:
-        return f"{message}. Nothing was saved: give out=… to keep the last good student"
-    average = None if config.ema is None else ExponentialMovingAverage(pair, config.ema)
-    step = load_weights(Path(out), pair, average)
-    if average is not None:
-        average.copy_to(pair)
-    _keep(pair.student, out, data, objective, config, step, stopped_by_guard=message)
-    return f"{message}. The last good student, of step {step}, is in {Path(out) / 'model'}"

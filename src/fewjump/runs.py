@@ -9,11 +9,20 @@ from typing import Any
 
 from fewjump.checkpoint.folder import CONFIG_FILE, MODEL_FILES, save
 from fewjump.data import Dataset
-from fewjump.denoiser import Denoiser, NetworkDenoiser, ScoreDenoiser, ScoreNetwork
+from fewjump.denoiser import (
+    Denoiser,
+    LatentHead,
+    NetworkDenoiser,
+    ScoreDenoiser,
+    ScoreNetwork,
+)
+from fewjump.denoiser.lora import is_low_rank, merged
 from fewjump.files import check_replaceable
 from fewjump.lock import is_main, sole_writer
 from fewjump.objective import Objective, freeze
-from fewjump.train import TrainConfig
+from fewjump.objective.on_policy import StudentWithAuxiliary
+from fewjump.options.training import TrainConfig
+from fewjump.train import TrainResult
 from fewjump.train.data import Tokens
 from fewjump.train.setup import describe
 
@@ -60,28 +69,52 @@ def keep_teacher(teacher: Denoiser, out: str | Path, data: Dataset | Tokens | No
         save(teacher, Path(out) / "teacher", vocabulary=vocabulary_of(data, teacher))
 
 
-def keep_model(
-    model: Denoiser,
+def finish(
+    result: TrainResult,
     out: str | Path | None,
     data: Dataset | Tokens | None,
     objective: Objective,
     config: TrainConfig,
-    step: int,
     **more: Any,
-) -> None:
-    """Write a trained model to ``out/model``, with how it was trained, where that can be done."""
+) -> Denoiser:
+    """The end of every verb of training: the averaged model, an ordinary denoiser in eval mode.
+
+    With ``out`` it is also written to ``out/model``, with how it was trained, if a folder can hold
+    it.
+    """
+    model = result.averaged()
+    if isinstance(model, StudentWithAuxiliary):
+        model = model.student.eval()
+    if isinstance(model, NetworkDenoiser | ScoreDenoiser) and is_low_rank(model):
+        model = merged(model)
     if out is None or not is_main() or not can_save(model):
-        return
+        return model
     training = {
         "objective": describe(objective),
-        "steps": step,
+        "steps": result.step,
         "batch_size": config.batch_size,
         "lr": config.lr,
         "ema": config.ema,
         "seed": config.seed,
+        "stopped_by_time": result.stopped_by_time,
+        "seconds": result.metrics.get("seconds"),
         **more,
     }
-    save(model, Path(out) / "model", vocabulary=vocabulary_of(data, model), training=training)
+    vocabulary = vocabulary_of(data, model)
+    save(for_sampling(model), Path(out) / "model", vocabulary=vocabulary, training=training)
+    return model
+
+
+def for_sampling(model: Denoiser) -> Denoiser:
+    """The denoiser without what only training needs (a latent student's encoder)."""
+    if not (isinstance(model, NetworkDenoiser) and isinstance(model.head, LatentHead)):
+        return model
+    if model.head.encoder is None:
+        return model
+    head = model.head.without_encoder()
+    slim = NetworkDenoiser(model.trunk, head, model.process, model.length, model.autocast)
+    slim.vocabulary_config = model.vocabulary_config
+    return slim.train(model.training)
 
 
 def describe_model(model: Denoiser) -> Any:

@@ -5,12 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 import fewjump
 from fewjump import cli
 from fewjump.commands.arguments import parse, save_options
-from fewjump.commands.distill import Options, head_options, objective_of
-from fewjump.objective import ConditionalMatching, JointConditionalMatching
+from fewjump.commands.distill import Options, objective_of
+from fewjump.commands.shared import named_values
+from fewjump.data import Characters
+from fewjump.denoiser import LogitDenoiser, NetworkDenoiser
+from fewjump.objective import ConditionalMatching, JointConditionalMatching, Objective
 from fewjump.process import Absorbing, Uniform
 from fewjump.schedule import LogLinear
 
@@ -22,64 +26,105 @@ def options(*words: str) -> Options:
     return parse(Options, words, "fewjump distill")
 
 
+def objective(*words: str) -> Objective:
+    return objective_of(options("--data", "x.txt", *words))
+
+
 def test_a_product_student_is_matched_per_position() -> None:
-    assert isinstance(
-        objective_of(options("--jumps", "2"), "student-euler", MASKED), ConditionalMatching
-    )
-    gap = objective_of(options("--max-gap", "0.2"), "student-trapezoidal", MASKED)
+    found = objective("--matching", "student-euler", "--jumps", "2", "--weighting", "elbo")
+    assert isinstance(found, ConditionalMatching)
+    assert (found.grid, found.weighting) == ((1.0, 0.5, 0.0), "elbo")
+    gap = objective("--matching", "student-trapezoidal", "--max-gap", "0.2")
     assert isinstance(gap, ConditionalMatching)
-    assert (gap.intermediate, gap.max_gap) == ("student-trapezoidal", 0.2)
-    assert isinstance(objective_of(options(), "forward", MASKED), ConditionalMatching)
+    assert (gap.intermediate, gap.max_gap, gap.rollout_steps) == ("student-trapezoidal", 0.2, 8)
+    assert vars(objective()).items() >= {"intermediate": "forward", "min_time": 1e-3}.items()
+    free = objective_of(options())
+    assert isinstance(free, ConditionalMatching)
+    assert free.intermediate == "teacher-rollout"
 
 
 def test_a_joint_student_is_matched_jointly_with_every_option() -> None:
-    plain = objective_of(options("--student", "mixture"), "forward", MASKED)
+    plain = objective("--student", "mixture")
     assert isinstance(plain, JointConditionalMatching)
-    assert (plain.near, plain.draws, plain.grid) == (0.1, 1, None)
-    uniform = objective_of(options("--student", "mixture"), "forward", Uniform(5, LogLinear()))
-    assert isinstance(uniform, JointConditionalMatching)
-    assert uniform.near == 0.02
+    assert (plain.near, plain.draws, plain.grid, plain.rollout_steps) == (None, 1, None, 16)
+    for process, share in ((MASKED, 0.1), (Uniform(5, LogLinear()), 0.02)):
+        student = LogitDenoiser(lambda x, t: x, process, 3)
+        plain.near = None
+        plain.settle(student, 10, {})
+        assert plain.near == share
     words = ["--student", "chain", "--near", "adaptive", "--draws", "3", "--consistency", "0.25"]
-    full = objective_of(
-        options(*words, "--data-weight", "0.5", "--jumps", "2"), "student-exact", MASKED
-    )
+    words += ["--data-weight", "0.5", "--jump-times", "1", "0.4", "0", "--tolerance", "0.1"]
+    full = objective(*words, "--matching", "student-exact")
     assert isinstance(full, JointConditionalMatching)
     assert full.intermediate == "student"
     assert (full.near, full.draws, full.consistency) == ("adaptive", 3, 0.25)
-    assert (full.data_weight, full.grid) == (0.5, (1.0, 0.5, 0.0))
-    share = objective_of(options("--student", "chain", "--near", "0.3"), "teacher-rollout", MASKED)
+    assert (full.data_weight, full.grid, full.tolerance) == (0.5, (1.0, 0.4, 0.0), 0.1)
+    share = objective("--student", "chain", "--near", "0.3", "--matching", "teacher-rollout")
     assert isinstance(share, JointConditionalMatching)
     assert share.near == 0.3
 
 
 @pytest.mark.parametrize(
-    ("words", "matching", "message"),
+    ("words", "message"),
     [
-        (["--near", "zero"], "forward", "--near is for joint students"),
-        (["--draws", "2"], "forward", "--draws is for joint students"),
-        (["--data-weight", "1"], "forward", "--data-weight is for joint students"),
-        (["--student", "chain"], "student-euler", "student-exact"),
-        (["--student", "chain"], "student-trapezoidal", "student-exact"),
-        (["--student", "chain", "--max-gap", "0.2"], "forward", "--max-gap is for"),
+        (["--near", "zero"], "--near is for joint students; choose one, such as --student chain"),
+        (["--draws", "2"], "--draws is for joint students"),
+        (["--data-weight", "1"], "--data-weight is for joint students"),
+        (["--tolerance", "1"], "--tolerance is for joint students"),
+        (["--kl-warmup", "1"], "--kl-warmup is for latent students; use --student latent"),
+        (["--student", "chain", "--free-bits", "1"], "--free-bits is for latent students"),
+        (["--student", "chain", "--estimator", "sum"], "--estimator is for latent students"),
+        (["--student", "chain", "--matching", "student-euler"], "known: forward, teacher-rollout"),
+        (["--student", "chain", "--matching", "student-trapezoidal"], "for a joint student"),
+        (["--student", "chain", "--max-gap", "0.2"], "--max-gap is for --student product"),
+        (["--student", "latent", "--consistency", "0.5"], "--consistency is not for latent"),
+        (["--student", "latent", "--times", "importance"], "--times is not for latent students"),
+        (["--student", "chain", "--jumps", "0"], "--jumps must be at least 1"),
+        (["--jumps", "2000000000"], "--jumps must be at least 1 and at most 100000"),
+        (["--jumps", "2", "--jump-times", "1", "0"], "--jump-times and --jumps are for one thing"),
+        (["--known-share", "0.4"], "--known-share is for sequences of which"),
+        (["--steps", "0"], "--steps must be ≥ 1"),
+        (["--batch-size", "4", "--accumulate", "3"], "--batch-size (4) must be a multiple of"),
+        (["--betas", "0.9", "1"], "--betas must lie in [0, 1)"),
     ],
 )
-def test_options_that_do_not_fit_are_named(words, matching, message) -> None:
-    with pytest.raises(ValueError, match=message):
-        objective_of(options(*words), matching, MASKED)
+def test_options_that_do_not_fit_are_named_as_flags(
+    words: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("x.txt").write_text("abc " * 200)
+    torch.manual_seed(0)
+    network = {"hidden": 8, "blocks": 1, "heads": 2, "condition_dim": 8}
+    teacher = NetworkDenoiser.from_config(
+        {"process": MASKED.config(), "trunk": network, "length": 4}
+    )
+    fewjump.save(teacher, tmp_path / "teacher", vocabulary=Characters("abc "))
+    words = ["distill", "--teacher", "teacher", "--data", "x.txt", "--out", "run", *words]
+    assert cli.main(words) == cli.USAGE
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+    assert not Path("run").exists()
 
 
 def test_head_options_are_read_as_yaml() -> None:
     words = ("states=64", "emission=low-rank", "neighbours=[1, 8]", "length=null")
     expected = {"states": 64, "emission": "low-rank", "neighbours": [1, 8], "length": None}
-    assert head_options(words) == expected
+    assert named_values("head", words) == expected
     for word in ("states", "=3", "states="):
         with pytest.raises(ValueError, match="name=value"):
-            head_options([word])
+            named_values("head", [word])
 
 
 def test_options_survive_the_file_they_are_saved_in(tmp_path: Path) -> None:
     words = ["--student", "chain", "--head", "states=3", "rank=2", "--near", "0.2"]
-    for given in (options(*words), options()):
+    for given in (options(*words), options("--jumps", "2", "--known", "prefix"), options()):
+        # Paths are written such that they hold in any folder.
+        given.teacher, given.out = tmp_path / "teacher", tmp_path / "student"
         path = save_options(given, tmp_path)
         assert parse(Options, ["--config", str(path)], "fewjump distill") == given
 

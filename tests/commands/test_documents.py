@@ -122,14 +122,12 @@ def test_a_teacher_is_trained_in_a_tokenizers_words(lines: str, tmp_path: Path) 
 def test_choices_are_the_librarys() -> None:
     from typing import get_args
 
-    from fewjump.commands import choices
+    from fewjump.commands import shared
     from fewjump.data import Packing
     from fewjump.data.tokens import TokenBits
-    from fewjump.objective.known import KnownName
 
-    assert get_args(choices.PackingName) == get_args(Packing)
-    assert get_args(choices.TokenBits) == get_args(TokenBits)
-    assert get_args(choices.KnownRuleName) == get_args(KnownName)
+    assert get_args(shared.PackingName) == get_args(Packing)
+    assert get_args(shared.TokenBits) == get_args(TokenBits)
 
 
 @pytest.mark.parametrize(
@@ -209,7 +207,7 @@ def test_options_of_data_on_the_command_line(
     ):
         for option, value in (("--text-field", "b"), ("--packing", "fit"), ("--cache", "c")):
             assert cli.main([*verb, *wide, *out, option, value]) == cli.USAGE
-            assert f"({option}): not for" in capsys.readouterr().err
+            assert f"{option}: not for" in capsys.readouterr().err
         if verb[0] in ("distill", "refine"):
             assert cli.main([*verb, *out, "--documents", "3"]) == cli.USAGE
             assert "--documents says how to read data: give --data" in capsys.readouterr().err

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import ast
-import dataclasses
 import importlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args
 
 import pytest
 
 import fewjump
 from fewjump import cli
-from fewjump.commands.arguments import flag_of, in_flags, positional_names
+from fewjump.commands.arguments import arguments, flag_of, in_flags
 
 VERBS = [verb for verb in cli.VERBS if verb != "verify"]
 NOT_FINITE = ("nan", "inf", "-inf")
@@ -31,11 +30,13 @@ def holds_float(hint: Any) -> bool:
 def float_options() -> Iterator[tuple[str, str, int]]:
     """Every option of every verb that takes a number with a point, and how many it takes."""
     for verb in cli.VERBS:
-        hints = get_type_hints(options_of(verb))
-        for field in dataclasses.fields(options_of(verb)):
-            if holds_float(hints[field.name]):
-                count = 2 if get_args(hints[field.name])[:2] == (float, float) else 1
-                yield verb, field.name, count
+        for name, one in arguments(options_of(verb)).items():
+            if holds_float(one.hint):
+                yield verb, name, 2 if get_args(one.hint)[:2] == (float, float) else 1
+
+
+def takes_a_place(verb: str) -> bool:
+    return any(one.positional for one in arguments(options_of(verb)).values())
 
 
 def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -68,7 +69,7 @@ def test_numbers_without_a_value_are_refused_by_every_option(
     monkeypatch.chdir(tmp_path)
     for verb, name, count in float_options():
         given = [f"{flag_of(name)}={value}"] if count == 1 else [flag_of(name), "0.5", value]
-        place = ["here"] if positional_names(options_of(verb)) and verb != "demo" else []
+        place = ["here"] if takes_a_place(verb) and verb != "demo" else []
         said = refused([verb, *place, *given], capsys)
         assert f"{flag_of(name)} must be a finite number, got {float(value)}" in said
         file = tmp_path / "options.yaml"
@@ -141,7 +142,7 @@ def test_devices_that_are_not_there(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    place = ["here"] if positional_names(options_of(verb)) else []
+    place = ["here"] if takes_a_place(verb) else []
     said = refused([verb, *place, "--device", device], capsys)
     assert f"--device {device!r} is" in said
     assert "give cpu" in said or "give one of cpu" in said
@@ -188,13 +189,13 @@ def test_cuda_without_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_options_of_a_head(kind: str, option: str, said: str) -> None:
     import fewjump.denoiser.joint_heads  # noqa: F401 (registers its heads)
-    from fewjump.commands.distill import head_options
+    from fewjump.commands.shared import named_values
     from fewjump.denoiser import head_from_config
 
     length = {"length": 4} if kind == "shared-mixture" else {}
     with pytest.raises(ValueError, match=re.escape(said)) as caught:
         head_from_config(
-            {"kind": kind, "hidden": 8, "vocab_size": 5, **length, **head_options([option])}
+            {"kind": kind, "hidden": 8, "vocab_size": 5, **length, **named_values("head", [option])}
         )
     assert "__init__" not in str(caught.value)
     assert "hidden'" not in str(caught.value)
@@ -229,6 +230,7 @@ def test_the_librarys_names_become_flags() -> None:
         ("two steps of a walk", "two steps of a walk"),
         ("no file at runs/batch_size/a_kind.txt", "no file at runs/batch_size/a_kind.txt"),
         ("--known-share must be", "--known-share must be"),
+        ("token_bits (--token-bits) says how wide", "--token-bits says how wide"),
         (
             "options do not fit the chain head: length must be",
             "options do not fit the chain head: length must be",
@@ -245,8 +247,8 @@ def known_flags() -> set[str]:
     classes = [options_of(verb) for verb in cli.VERBS]
     classes += [check_called(name) for name in CHECKS]
     for options in classes:
-        for field in dataclasses.fields(options):
-            flags |= {flag_of(field.name), flag_of(f"no_{field.name}")}
+        for name in arguments(options):
+            flags |= {flag_of(name), flag_of(f"no_{name}")}
     return flags
 
 

@@ -24,9 +24,9 @@ SMALL = ["--steps", "2", "--batch-size", "4", "--warmup", "1", "--device", "cpu"
 @pytest.mark.parametrize("verb", [Train, Distill, Refine], ids=["train", "distill", "refine"])
 def test_every_training_verb_takes_them(verb: type) -> None:
     plain = parse(verb, [], "x")
-    assert (plain.sharding, plain.checkpoint_blocks) == ("none", False)
+    assert (plain.training.sharding, plain.training.checkpoint_blocks) == ("none", False)
     asked = parse(verb, ["--sharding", "full", "--checkpoint-blocks"], "x")
-    assert (asked.sharding, asked.checkpoint_blocks) == ("full", True)
+    assert (asked.training.sharding, asked.training.checkpoint_blocks) == ("full", True)
 
 
 @pytest.fixture
@@ -61,3 +61,14 @@ def test_low_rank_needs_the_teachers_weights(
 ) -> None:
     assert distil(teacher, tmp_path / "run", "--lora", "2", "--no-warm-start") == 2
     assert "--warm-start" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("rank", ["0", "-1", "8", "99"])
+def test_a_rank_that_is_none_is_refused(
+    rank: str, teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert distil(teacher, tmp_path / "run", "--lora", rank) == 2
+    said = capsys.readouterr().err
+    assert f"--lora must be a rank from 1 to less than the network's width 8, got {rank}" in said
+    assert "alpha" not in said
+    assert not (tmp_path / "run").exists()

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
-import tyro
 
-from fewjump.commands.choices import TimesName
-from fewjump.commands.distill import Options, objective_of
-from fewjump.process import Absorbing
-from fewjump.schedule import LogLinear
-
-MASKED = Absorbing(5, LogLinear())
+from fewjump.commands.arguments import parse
+from fewjump.commands.distill import Options, TimesName, objective_of
 
 
-def options(*words: str) -> Options:
-    return tyro.cli(Options, args=words)
+def objective(*words: str) -> Any:
+    return objective_of(parse(Options, ["--data", "x.txt", *words], "fewjump distill"))
 
 
 @pytest.mark.parametrize("name", get_args(TimesName))
 def test_times_of_a_product_student(name: str) -> None:
-    objective = objective_of(options("--times", name, "--steps", "40"), "forward", MASKED)
-    described = vars(objective).get("times")
+    found = objective("--times", name)
+    # Steps that are left open are those of the run, and of its first length if it goes on.
+    found.settle(None, 40, {})
+    described = found.times and found.times.describe()
+    again = objective("--times", name)
+    again.settle(None, 80, {"times": described})
+    assert (again.times and again.times.describe()) == described
     expected = {
         "uniform": None,
         "importance": "importance=True",
@@ -35,12 +35,12 @@ def test_times_of_a_product_student(name: str) -> None:
 
 
 def test_times_of_joint_students() -> None:
-    chain = options("--times", "importance", "--student", "chain")
-    assert "importance=True" in vars(objective_of(chain, "forward", MASKED))["times"]
+    chain = objective("--times", "importance", "--student", "chain")
+    assert "importance=True" in chain.times.describe()
     for student, times in (
         ("chain", "gap-halving"),
         ("chain", "importance-pairs"),
         ("latent", "importance"),
     ):
         with pytest.raises(ValueError, match=r"near=|latent"):
-            objective_of(options("--times", times, "--student", student), "forward", MASKED)
+            objective("--times", times, "--student", student)

@@ -9,8 +9,7 @@ from typing import get_args
 import pytest
 import torch
 
-from fewjump.commands import choices
-from fewjump.commands.train import build_process, read_process
+from fewjump.commands.train import ProcessName, build_process, read_process
 from fewjump.process import (
     GIDDPriors,
     LowRankDiagonalRate,
@@ -22,8 +21,8 @@ from fewjump.process import (
 from fewjump.schedule import Linear, LogLinear
 
 
-@pytest.mark.parametrize("name", get_args(choices.ProcessName))
-def test_every_name_is_a_process_over_the_tokens(name: choices.ProcessName) -> None:
+@pytest.mark.parametrize("name", get_args(ProcessName))
+def test_every_name_is_a_process_over_the_tokens(name: ProcessName) -> None:
     process = build_process(name, "cosine", 5, uniform_share=0.3)
     has_mask = name != "uniform"
     assert process.vocab_size == 5 + has_mask

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parents[1] / "laws"))
 from registry_laws import p_value
 
-from fewjump.assembly import for_sampling
 from fewjump.checkpoint import load, save
 from fewjump.denoiser import LatentHead, NetworkDenoiser
 from fewjump.law import LatentLaw
@@ -30,6 +29,7 @@ from fewjump.law.latent import (
 from fewjump.law.product import ProductLaw
 from fewjump.process import Absorbing, Process, Uniform
 from fewjump.random import SampleStreams, generator_for
+from fewjump.runs import for_sampling
 from fewjump.schedule import LogLinear
 
 V, L = 4, 3

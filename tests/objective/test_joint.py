@@ -423,7 +423,7 @@ def test_consistency_leaves_the_optimum_where_it_is():
 
     rows = 60_000
     student, teacher = Exact(), freeze(problem.denoiser(process))
-    objective = JointConditionalMatching(grid=times, consistency=1.0)
+    objective = JointConditionalMatching(near="zero", grid=times, consistency=1.0)
     batch = problem.sample(rows, generator_for(1))
     loss, _ = objective(student, teacher, batch, generator_for(2))
     loss.backward()
@@ -443,7 +443,7 @@ def test_the_gain_over_the_product_law_is_zero_at_its_own_law_and_the_correlatio
     teacher = freeze(problem.denoiser(process))
     rows = 80_000
     batch = problem.sample(rows, generator_for(1))
-    objective = JointConditionalMatching(steps=1, min_time=1e-6)
+    objective = JointConditionalMatching(near="zero", steps=1, min_time=1e-6)
     posterior = problem.posterior(states, 1.0, process).enumerate().exp()
     student = TableStudent(process, L, posterior)
     gain = float(objective(student, teacher, batch, generator_for(2))[1]["gain_over_product"])
@@ -486,7 +486,8 @@ def test_one_step_matching_agrees_with_conditional_matching_for_products():
         return padded.expand(x.shape[0], -1, -1)
 
     batch = problem.sample(50_000, generator_for(1))
-    for objective in (JointConditionalMatching(steps=1), ConditionalMatching("forward", steps=1)):
+    joint = JointConditionalMatching(near="zero", steps=1)
+    for objective in (joint, ConditionalMatching("forward", steps=1)):
         logits.grad = None
         student = LogitDenoiser(network, process, L)
         objective(student, teacher, batch, generator_for(2))[0].backward()

@@ -390,7 +390,7 @@ class _Tokens(nn.Module):
         ({"warmup": -1}, "warmup"),
         ({"source": "student", "data_weight": 1.0}, "source='forward'"),
         ({"grid": (0.9, 0.0)}, "from 1 to 0"),
-        ({"steps": 1, "grid": (1.0, 0.0)}, "either grid or steps"),
+        ({"steps": 1, "grid": (1.0, 0.0)}, "not both"),
         ({"steps": 4, "min_time": 0.3}, "exceed min_time"),
     ],
 )

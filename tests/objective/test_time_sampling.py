@@ -186,10 +186,11 @@ def test_accumulation_changes_rounding_only() -> None:
 
 def test_options_identify_the_run_and_nonsense_is_refused() -> None:
     named = ConditionalMatching(times=TimeSampling(importance=True))
-    assert "importance=True" in vars(named)["times"]
-    assert "times" not in vars(ConditionalMatching())
-    with pytest.raises(ValueError, match="curriculum_steps"):
-        TimeSampling(curriculum="doubling")
+    assert "importance=True" in vars(named)["times"].describe()
+    assert ConditionalMatching().times is None
+    for options in ({"curriculum_steps": 3}, {"curriculum": "doubling", "curriculum_steps": -1}):
+        with pytest.raises(ValueError, match="curriculum_steps"):
+            TimeSampling(**options)
     with pytest.raises(ValueError, match="floor"):
         TimeSampling(floor=0.0)
     with pytest.raises(ValueError, match="gap_bins"):

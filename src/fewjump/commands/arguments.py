@@ -1,7 +1,8 @@
 """Typed options from flags and YAML: the file's values are read as flags, then overridden.
 
-A value from a file passes the same type check as one from the command line, because it takes the
-same way in.
+A verb's options are a dataclass whose fields are options, or dataclasses of the library that hold
+some. A flag has the name of its field, without those of the dataclasses around it. A value from a
+file passes the same type check as one from the command line, because it takes the same way in.
 """
 
 from __future__ import annotations
@@ -11,23 +12,75 @@ import io
 import math
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stderr
 from difflib import get_close_matches
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
-from fewjump.config import type_in_words
+from fewjump.config import PLACE, Source, options_of, read_yaml, type_in_words
 from fewjump.files import write_text
-from fewjump.textfile import read_text
+from fewjump.tokenizing import HUB
 
 T = TypeVar("T")
 
 # Sizes and counts beyond this are slips of the hand; only seeds are larger.
-_MOST = 2**31 - 1
-# Arguments of the library's functions that the command line gives another name.
-_OTHER_NAMES = {"field": "text_field", "limit": "documents", "intermediate": "matching"}
+_MOST, _MOST_SEED = 2**31 - 1, 2**63 - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Argument:
+    """An option of a verb.
+
+    Attributes:
+        name: as in a YAML file, with underscores.
+        path: the fields that lead to it.
+        home: the dataclass that has it.
+        hint: its type.
+        positional: whether it is given by its place.
+        is_path: whether it may name a file or a folder.
+    """
+
+    name: str
+    path: tuple[str, ...]
+    home: type
+    hint: Any
+    positional: bool
+    is_path: bool
+
+    @property
+    def flag(self) -> str:
+        """As it is typed."""
+        return flag_of(self.name)
+
+    def value(self, options: Any) -> Any:
+        """Its value in the options of its verb."""
+        for name in self.path:
+            options = getattr(options, name)
+        return options
+
+
+@lru_cache
+def arguments(options: type) -> Mapping[str, Argument]:
+    """The options of a verb by name, those of dataclasses inside it included."""
+    import tyro
+
+    positional = get_args(tyro.conf.Positional[int])[1]
+    found: dict[str, Argument] = {}
+    for option in options_of(options):
+        if isinstance(option.hint, type) and dataclasses.is_dataclass(option.hint):
+            for name, inner in arguments(option.hint).items():
+                found[name] = dataclasses.replace(inner, path=(option.field, *inner.path))
+            continue
+        makers = [getattr(mark, "constructor_factory", None) for mark in option.marks]
+        hint = next((make() for make in makers if make), option.hint)
+        is_path = PLACE in option.marks or any(k in (Path, Source) for k in _kinds(hint))
+        found[option.name] = Argument(
+            option.name, (option.field,), options, hint, positional in option.marks, is_path
+        )
+    return found
 
 
 def parse(options: type[T], words: Sequence[str], prog: str) -> T:
@@ -39,8 +92,8 @@ def parse(options: type[T], words: Sequence[str], prog: str) -> T:
         prog: how the help names the verb.
 
     Raises:
-        ValueError: if the file is not a mapping of known options, a number is not finite, or the
-            device is not there.
+        ValueError: if the file is not a mapping of known options, a number is not finite or beyond
+            all use, or the device is not there.
         SystemExit: code 0 after ``--help``, 2 after a usage error, which one line explains.
     """
     import tyro
@@ -53,42 +106,46 @@ def parse(options: type[T], words: Sequence[str], prog: str) -> T:
             )
     from_file = flags_from_yaml(options, path) if path is not None else []
     words = [*from_file, *words]
+    refuse_unusable(options, words)
     told = io.StringIO()
     try:
         with redirect_stderr(told):
-            parsed = tyro.cli(options, prog=prog, args=words)
+            return tyro.cli(options, prog=prog, args=words, config=(tyro.conf.OmitArgPrefixes,))
     except SystemExit as stop:
         if stop.code:
             problem = _explain(options, words, told.getvalue())
             more = f"`{prog} --help` lists the options"
             print(f"fewjump: {problem}; {more}", file=sys.stderr)
         raise
-    refuse_unusable(parsed)
-    return parsed
 
 
-def refuse_unusable(options: Any) -> None:
-    """Refuse what has the right type and no meaning: numbers without a value, absent devices.
+def refuse_unusable(options: type, words: Sequence[str]) -> None:
+    """Refuse what has the right type and no meaning, before anything is made of it.
+
+    These are numbers without a value or beyond all use, and devices that are not there.
 
     Raises:
         ValueError: naming the flag.
     """
-    for field in dataclasses.fields(options):
-        value, flag = getattr(options, field.name), flag_of(field.name)
-        for one in value if isinstance(value, list | tuple) else [value]:
-            if isinstance(one, float) and not math.isfinite(one):
-                raise ValueError(f"{flag} must be a finite number, got {one}")
-            large = isinstance(one, int) and abs(one) > _MOST and not field.name.startswith("seed")
-            if large:
-                raise ValueError(f"{flag} must be at most {_MOST}, got {one}")
-        if field.name == "device" and isinstance(value, str):
-            from fewjump.device import usable_device
+    for argument in arguments(options).values():
+        kinds, flag = list(_kinds(argument.hint)), argument.flag
+        for word in _values_of(flag, words):
+            if float in kinds and not math.isfinite(_number(word) or 0):
+                raise ValueError(f"{flag} must be a finite number, got {float(word)}")
+            if int in kinds and re.fullmatch(r"[+-]?\d+", word):
+                is_seed = argument.name == "seed" or (argument.name == "seeds" and list in kinds)
+                if is_seed and not 0 <= int(word) <= _MOST_SEED:
+                    raise ValueError(f"{flag} must lie in [0, 2^63), got {word}")
+                if not is_seed and abs(int(word)) > _MOST:
+                    raise ValueError(f"{flag} must be at most {_MOST}, got {word}")
+            if argument.name == "device" and word != "None":
+                from fewjump.device import usable_device
 
-            try:
-                usable_device(value)
-            except ValueError as error:
-                # "device 'cuda:9' is …", which is how the flag is called, too.
-                raise ValueError(f"--{error}") from None
+                try:
+                    usable_device(word)
+                except ValueError as error:
+                    # "device 'cuda:9' is …", which is how the flag is called, too.
+                    raise ValueError(f"--{error}") from None
 
 
 def flag_of(name: str) -> str:
@@ -105,9 +162,8 @@ def in_flags(text: str, options: type) -> str:
     if re.search(r"\bhead\b", text):
         # A head has options of its own, some of the same names.
         return text
-    own = {field.name for field in dataclasses.fields(options)} - positional_names(options)
-    names = {name: flag_of(name) for name in own}
-    names |= {name: flag_of(other) for name, other in _OTHER_NAMES.items() if other in own}
+    own = [one for one in arguments(options).values() if not one.positional]
+    names = {one.path[-1]: one.flag for one in own} | {one.name: one.flag for one in own}
     known = "|".join(sorted(names, key=len, reverse=True))
     listed = rf"(?<![\w.\-/])(?:{known})(?:(?:, | and |, and )(?:{known}))*"
     said = re.sub(
@@ -116,42 +172,47 @@ def in_flags(text: str, options: type) -> str:
         text,
     )
     said = re.sub(
-        rf"{listed}(?= (?:must|lie|are for|is for|belongs? to)\b)",
+        rf"{listed}(?= (?:must|lie|are for|is for|is not for|belongs? to)\b)",
         lambda m: re.sub(rf"\b(?:{known})\b", lambda n: names[n[0]], m[0]),
         said,
     )
-    return re.sub(
+    said = re.sub(
         rf"(?<![\w.\-/'])({known})(?![\w/.=']|\.\w)",
         lambda m: names[m[1]] if "_" in m[1] else m[1],
         said,
     )
+    # Where the library names the flag itself.
+    return re.sub(r"(--[\w-]+) \(\1\)", r"\1", said)
 
 
 def _explain(options: type, words: Sequence[str], told: str) -> str:
     """A usage error in one line: which word, what is asked, and what is near."""
-    hints = get_type_hints(options, include_extras=True)
-    fields = {field.name: field for field in dataclasses.fields(options)}
-    positional = positional_names(options)
-    flags = {flag_of(name): name for name in fields if name not in positional}
+    known = arguments(options)
+    flags = {one.flag: one for one in known.values() if not one.positional}
     for word in words:
         flag = word.partition("=")[0].replace("_", "-")
         if flag.startswith("--") and flag.replace("--no-", "--", 1) not in flags:
             near = get_close_matches(flag, flags, n=1)
             return f"there is no option {flag}" + (f"; did you mean {near[0]}?" if near else "")
     message = _without_box(told)
+    if refused := re.match(r"Error parsing (?!-)([\w.-]*): (.*)", message):
+        # The part that refused: what it calls steps may be another's jumps.
+        part = refused[1].rpartition(".")[2].replace("-", "_")
+        homes = [one.home for one in known.values() if part in one.path[:-1]]
+        return in_flags(refused[2], homes[0] if homes else options)
     for flag in re.findall(r"--[a-z][a-z-]*", message):
         if flag in flags:
-            asked = type_in_words(hints[flags[flag]])
+            asked = type_in_words(flags[flag].hint)
             given = _values_of(flag, words)
             return f"{flag} takes {asked}; got {' '.join(given) or 'nothing'}" + _near(
-                given, hints[flags[flag]]
+                given, flags[flag].hint
             )
-    for name in positional:
-        if re.search(rf"\b{re.escape(name)}\b", message, re.IGNORECASE):
-            asked = f"{name.upper()} takes {type_in_words(hints[name])}"
+    for name, one in known.items():
+        if one.positional and re.search(rf"\b{re.escape(name)}\b", message, re.IGNORECASE):
+            asked = f"{name.upper()} takes {type_in_words(one.hint)}"
             if "Missing" in message:
                 return f"{name.upper()} is missing: {asked}"
-            return f"{asked}; got {words[0]}{_near(words, hints[name])}"
+            return f"{asked}; got {words[0]}{_near(words, one.hint)}"
     return message.replace("Unrecognized options:", "nothing takes the words")
 
 
@@ -201,23 +262,38 @@ def _choices(hint: Any) -> Iterator[str]:
         yield from _choices(inner)
 
 
+def _kinds(hint: Any) -> Iterator[Any]:
+    """The types that a type is made of, ``list`` for one of lists."""
+    if get_origin(hint) in (list, tuple):
+        yield get_origin(hint)
+    if hint == Source or not get_args(hint):
+        yield hint
+    elif get_origin(hint) is not Literal:
+        for inner in get_args(hint):
+            yield from _kinds(inner)
+
+
+def _number(word: str) -> float | None:
+    try:
+        return float(word)
+    except ValueError:
+        return None
+
+
 def flags_from_yaml(options: type, path: Path) -> list[str]:
     """The flags that say what a YAML file says.
 
     Keys are option names, with ``-`` or ``_``. Positional options belong on the command line.
-    """
-    import yaml
 
-    try:
-        content = yaml.safe_load(read_text(path))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    Raises:
+        ValueError: for a file that is none of options, or names one that there is not.
+    """
+    content = read_yaml(path)
     if content is None:
         return []
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold options as 'name: value' lines")
-    known = {field.name: field for field in dataclasses.fields(options)}
-    positional, hints = positional_names(options), get_type_hints(options)
+    known = arguments(options)
     words: list[str] = []
     for key, value in content.items():
         name = str(key).replace("-", "_")
@@ -225,35 +301,32 @@ def flags_from_yaml(options: type, path: Path) -> list[str]:
             near = get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
             raise ValueError(f"{path}: there is no option {key!r}; {hint}")
-        if name in positional:
+        if known[name].positional:
             raise ValueError(f"{path}: {key!r} belongs on the command line, not in the file")
-        hint = hints[name]
-        listed = get_origin(hint) in (list, tuple)
+        hint = known[name].hint
+        listed = bool({list, tuple} & set(_kinds(hint)))
         if isinstance(value, bool) != (hint is bool) or (
             isinstance(value, dict | list) and not (listed and isinstance(value, list))
         ):
             asked = "true or false" if hint is bool else type_in_words(hint)
             raise ValueError(f"{path}: {key!r} takes {asked}; got {value!r}")
-        words += _flag(name, value)
+        words += _words(known[name].flag, value)
     return words
 
 
-def positional_names(options: type) -> set[str]:
-    """Names of the options given by position."""
-    import tyro
-
-    marker = get_args(tyro.conf.Positional[int])[1]
-    hints = get_type_hints(options, include_extras=True)
-    return {name for name, hint in hints.items() if marker in get_args(hint)[1:]}
+def _words(flag: str, value: Any) -> list[str]:
+    if isinstance(value, bool):
+        return [flag if value else flag.replace("--", "--no-", 1)]
+    values = value if isinstance(value, list) else [value]
+    return [flag, *(str(v) for v in values)]
 
 
 def as_mapping(options: Any) -> dict[str, Any]:
-    """Options as plain YAML values, such that ``--config`` reads them back."""
-    positional = positional_names(type(options))
+    """Options as plain YAML values, such that ``--config`` reads them back in any folder."""
     return {
-        field.name: _plain(getattr(options, field.name))
-        for field in dataclasses.fields(options)
-        if field.name not in positional
+        name: _plain(one.value(options), one.is_path)
+        for name, one in arguments(type(options)).items()
+        if not one.positional
     }
 
 
@@ -267,18 +340,16 @@ def save_options(options: Any, folder: Path) -> Path:
     return path
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, is_path: bool) -> Any:
+    if isinstance(value, list | tuple):
+        return [_plain(v, is_path) for v in value]
     if isinstance(value, Path):
-        return str(value)
-    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
-
-
-def _flag(name: str, value: Any) -> list[str]:
-    flag = name.replace("_", "-")
-    if isinstance(value, bool):
-        return [f"--{flag}" if value else f"--no-{flag}"]
-    values = value if isinstance(value, list) else [value]
-    return [f"--{flag}", *(str(v) for v in values)]
+        # A hub repository is no path, though typed as one.
+        is_name = value.as_posix().startswith(HUB)
+        return value.as_posix() if is_name else str(value.absolute())
+    if is_path and isinstance(value, str) and Path(value).exists():
+        return str(Path(value).absolute())
+    return value
 
 
 def _take_config(words: list[str]) -> tuple[list[str], Path | None]:

@@ -15,6 +15,8 @@ import tyro
 from fewjump.files import check_file_writable, write_text
 from fewjump.lock import sole_writer
 
+_MOST_THREADS = 1024
+
 
 @dataclass
 class Options:
@@ -53,6 +55,11 @@ def run(options: Options) -> int:
         raise ValueError("--data belongs to `fewjump demo text`")
     if options.data is not None and not options.data.is_file():
         raise FileNotFoundError(f"no such text file: {options.data}")
+
+    if options.threads is not None and not 1 <= options.threads <= _MOST_THREADS:
+        raise ValueError(
+            f"--threads must be at least 1 and at most {_MOST_THREADS}, got {options.threads}"
+        )
 
     import torch
 

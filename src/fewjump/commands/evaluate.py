@@ -10,8 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from fewjump.commands.choices import DataKindName, GridName, SamplerName
-from fewjump.commands.documents import DocumentOptions, document_values
+from fewjump.commands.shared import (
+    DataKindName,
+    DocumentOptions,
+    GridOptions,
+    SamplerName,
+    check_draws,
+    document_values,
+)
+from fewjump.config import Source
 from fewjump.files import check_file_writable, checksum, write_text
 from fewjump.lock import sole_writer
 from fewjump.reading import ReadingOptions, reading_values
@@ -34,7 +41,7 @@ class Subject:
     paths: Annotated[list[Path], tyro.conf.Positional]
     """Runs or saved models: for example a teacher and its student."""
 
-    data: str | None = None
+    data: Source | None = None
     """The data the models learned from. Default: digits, for models of such images."""
 
     kind: DataKindName = "auto"
@@ -48,10 +55,6 @@ class Subject:
 
     sampler: list[SamplerName] = field(default_factory=lambda: ["ancestral"])
     """How to step; several are compared."""
-
-    grid: GridName | None = None
-    """How the steps are spread over time. fitted finds the times that lose the least,
-    from samples of the model itself, which must not be joint. Default: uniform."""
 
     num_samples: int | None = None
     """Samples of each measurement. Default: as many as the test part has."""
@@ -70,7 +73,7 @@ class Subject:
 
 
 @dataclass
-class Options(DocumentOptions, ReadingOptions, Subject):
+class Options(DocumentOptions, ReadingOptions, GridOptions, Subject):
     """Measure the samples of one or more models, and write results.json.
 
     Images are judged in the features of a small classifier trained on the data (Fréchet distance,
@@ -90,6 +93,7 @@ def run(options: Options) -> int:
     for flag, values in (("--seeds", options.seeds), ("--steps", options.steps)):
         if len(set(values)) < len(values):
             raise ValueError(f"{flag} {' '.join(map(str, values))} names one of them twice")
+    check_draws(options.steps, options.num_samples)
     models = open_models(options.paths, options.device, reading_values(options))
     names = dict(zip(names_of(models), models))
     out = options.out or results_folder(options.paths[0], models[0])

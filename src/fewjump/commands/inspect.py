@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from fewjump.commands.shared import check_draws
 from fewjump.reading import ReadingOptions, reading_values
 
 
@@ -55,6 +56,8 @@ class Options(ReadingOptions, Subject):
 
 
 def run(options: Options) -> int:
+    check_draws([options.steps], options.samples, "--samples")
+
     from fewjump.checkpoint.inspection import inspect
 
     found = inspect(

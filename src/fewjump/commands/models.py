@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fewjump.commands.choices import DataKindName
+from fewjump.commands.shared import DataKindName
 from fewjump.tokenizing import HUB
 
 if TYPE_CHECKING:

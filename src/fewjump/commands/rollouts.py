@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from fewjump.commands.choices import GridName, SamplerName
+from fewjump.commands.shared import SamplerOptions, check_draws
 from fewjump.reading import ReadingOptions, reading_values
 
 
@@ -27,13 +27,6 @@ class Subject:
 
     steps: int = 256
     """Steps from noise to data: the student learns the law of the teacher run with that many."""
-
-    sampler: SamplerName = "ancestral"
-    """How to step."""
-
-    grid: GridName | None = None
-    """How the steps are spread over time. fitted finds the times that lose the least,
-    from samples of the model itself, which must not be joint. Default: uniform."""
 
     seed: int = 0
     """Of all samples."""
@@ -55,7 +48,7 @@ class Subject:
 
 
 @dataclass
-class Options(ReadingOptions, Subject):
+class Options(ReadingOptions, SamplerOptions, Subject):
     """Keep a teacher's samples in a file of tokens, to distil from without data.
 
     `fewjump distill --teacher TEACHER --data FILE` then learns from them as from data, and the
@@ -70,6 +63,7 @@ def run(options: Options) -> int:
     from fewjump.publish.conditions import read_conditions
     from fewjump.rollouts import rollouts
 
+    check_draws([options.steps], options.num_samples)
     denoiser, vocabulary, _ = open_model(options.path, options.device, reading_values(options))
     pipe = Pipeline(denoiser, vocabulary)
     given = read_conditions(

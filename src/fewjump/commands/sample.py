@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from fewjump.commands.choices import GridName, SamplerName
 from fewjump.commands.sample_files import Writer, check_out, open_writer
+from fewjump.commands.shared import SamplerOptions, check_draws
 from fewjump.reading import ReadingOptions, reading_values
 
 if TYPE_CHECKING:
@@ -32,14 +32,6 @@ class Subject:
 
     steps: int = 8
     """Steps from noise to data. Each costs one network evaluation, or two (theta-...)."""
-
-    sampler: SamplerName = "ancestral"
-    """How to step. ancestral is exact up to drawing positions independently."""
-
-    grid: GridName | None = None
-    """How the steps are spread over time. fitted finds the times that lose the least, from samples
-    of the model itself, which must not be joint, unless the model carries them. Default: uniform;
-    first-hitting draws its own times."""
 
     keep_grid: bool = False
     """With --grid fitted: write the times into the model's folder, where --grid fitted finds them
@@ -85,7 +77,7 @@ class Subject:
 
 
 @dataclass
-class Options(ReadingOptions, Subject):
+class Options(ReadingOptions, SamplerOptions, Subject):
     """Draw samples from a saved model, a teacher or a student.
 
     Without --out they are printed, each batch as soon as it is done: texts as text, images as
@@ -96,6 +88,7 @@ class Options(ReadingOptions, Subject):
 
 
 def run(options: Options) -> int:
+    check_draws([options.steps], options.num_samples)
     check_out(options.out)
     if options.scale < 1:
         raise ValueError(f"--scale must be at least 1, got {options.scale}")

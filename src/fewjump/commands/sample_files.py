@@ -69,7 +69,7 @@ class LineWriter(Writer):
         if self.file is None:
             temporary = self.stack.enter_context(whole_file(self.path))
             self.file = self.stack.enter_context(temporary.open("w", encoding="utf-8"))
-        if self.path.suffix == ".txt":
+        if _form(self.path) == ".txt":
             self.file.write(("\n" if self.count else "") + "\n\n".join(texts) + "\n")
         else:
             for number, (text, row) in enumerate(zip(texts, tokens.tolist()), self.count):
@@ -94,7 +94,7 @@ class WholeWriter(Writer):
         import torch
 
         tokens = torch.cat(self.batches)
-        if self.path.suffix == ".npy":
+        if _form(self.path) == ".npy":
             with whole_file(self.path) as temporary, temporary.open("wb") as file:
                 np.save(file, tokens.numpy())
         else:
@@ -137,7 +137,12 @@ def check_out(out: Path | None) -> None:
     """
     if out is None:
         return
-    if out.suffix in FORMATS:
+    if out.exists() and not (out.is_file() or out.is_dir()):
+        raise ValueError(
+            f"--out {out} is a device or a pipe, and what is written is replaced whole; leave "
+            "--out out to print, and send that where it should go"
+        )
+    if _form(out) in FORMATS:
         check_file_writable(out)
     elif out.suffix or out.is_file():
         raise ValueError(
@@ -146,6 +151,11 @@ def check_out(out: Path | None) -> None:
     else:
         own = [path.name for path in out.glob("*") if _OF_A_FOLDER.fullmatch(path.name)]
         check_replaceable(out, own)
+
+
+def _form(path: Path) -> str:
+    """The suffix that says how to write, in whatever case it is typed."""
+    return path.suffix.lower()
 
 
 def open_writer(out: Path | None, vocabulary: Vocabulary, scale: int) -> Writer:
@@ -159,10 +169,10 @@ def open_writer(out: Path | None, vocabulary: Vocabulary, scale: int) -> Writer:
 
     if out is None:
         return Writer(vocabulary)
-    if out.suffix in (".txt", ".jsonl"):
+    if _form(out) in (".txt", ".jsonl"):
         return LineWriter(vocabulary, out)
-    if out.suffix in (".npy", ".png"):
-        if out.suffix == ".png":
+    if _form(out) in (".npy", ".png"):
+        if _form(out) == ".png":
             _images(vocabulary)
         return WholeWriter(vocabulary, out, scale)
     if isinstance(vocabulary, ImageLevels):

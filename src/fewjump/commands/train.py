@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from fewjump.commands.arguments import save_options
-from fewjump.commands.choices import (
-    DataKindName,
-    ProcessName,
-    ScheduleName,
-    TeacherObjectiveName,
-)
-from fewjump.commands.documents import DocumentOptions, KnownOptions, document_values
-from fewjump.commands.training import TrainingOptions, training_values
+from fewjump.commands.shared import DataKindName, DocumentOptions, document_values, named_values
+from fewjump.config import Source
 from fewjump.lock import is_main
+from fewjump.options.objectives import DataOptions
+from fewjump.options.training import TEACHER_TRAINING, TrainConfig
 
 if TYPE_CHECKING:
     from fewjump.data import Dataset
     from fewjump.process import Process
     from fewjump.schedule import Schedule
 
+ProcessName = Literal["masked", "uniform", "mask-to-uniform", "uniform-to-mask", "gidd"]
+ScheduleName = Literal["log-linear", "cosine", "geometric", "linear"]
+TeacherObjectiveName = Literal["cross-entropy", "elbo", "score-entropy"]
+UNIFORM_SHARE = 0.1
+
 
 @dataclass
 class Subject:
     """What to learn, and with which network."""
 
-    data: str = "digits"
+    data: Source = "digits"
     """digits, text (Python's own documentation), a text file, documents (.jsonl, .json, .csv, .tsv,
     .parquet, a data set's folder, hf:owner/name), or an array of tokens (.npy, .bin)."""
 
@@ -39,7 +40,7 @@ class Subject:
     kind: DataKindName = "auto"
     """How to read a file. auto: by its name; text as characters, or documents with a tokenizer."""
 
-    tokenizer: str | None = None
+    tokenizer: Source | None = None
     """Documents and arrays: a tokenizer.json, a tokenizer's folder, hf:owner/name, or bytes."""
 
     variable_length: bool = False
@@ -57,7 +58,7 @@ class Subject:
     """How data are noised: tokens become a mask, or any other token; or one of the two near the
     data and the other later; or GIDD's hybrid, uniform at first and masks at last."""
 
-    uniform_share: float = 0.1
+    uniform_share: float = UNIFORM_SHARE
     """gidd: the share of uniform noise where it is largest."""
 
     process_file: Path | None = None
@@ -81,9 +82,19 @@ class Subject:
     dropout: float = 0.0
     """Share of the branches' entries dropped in training."""
 
+    network: tuple[str, ...] = ()
+    """Further options of the network as name=value, such as mlp_ratio=4 or conv_kernel=0. The error
+    for an unknown name lists those that there are."""
+
+    learning: DataOptions = field(default_factory=DataOptions)
+    """What is learned of each sequence."""
+
+    training: TrainConfig = TEACHER_TRAINING
+    """How to optimise."""
+
 
 @dataclass
-class Options(TrainingOptions, DocumentOptions, KnownOptions, Subject):
+class Options(DocumentOptions, Subject):
     """Train a teacher: a discrete diffusion model of your data.
 
     The run can be stopped at any moment; the same command on the same folder goes on where it was.
@@ -96,6 +107,10 @@ def run(options: Options) -> int:
     from fewjump.assembly import data_objective
     from fewjump.commands.models import open_data
 
+    if options.process != "gidd" and options.uniform_share != UNIFORM_SHARE:
+        raise ValueError("--uniform-share is for --process gidd")
+    if options.process_file is not None and options.process != Subject.process:
+        raise ValueError("--process-file takes the place of --process; give one of them")
     data = open_data(
         options.data,
         options.length,
@@ -108,10 +123,10 @@ def run(options: Options) -> int:
         data,
         process,
         network=network_options(options, data),
-        objective=data_objective(options.objective, options.known, options.known_share),
+        objective=data_objective(options.objective, options.learning),
         out=options.out,
         accepted=partial(save_options, options),
-        **training_values(options),
+        config=options.training,
     )
     if is_main():
         print(f"teacher: {options.out / 'model'}")
@@ -148,7 +163,7 @@ def build_process(
     name: ProcessName,
     schedule: ScheduleName,
     vocab_size: int,
-    uniform_share: float = 0.1,
+    uniform_share: float = UNIFORM_SHARE,
     kept: Iterable[int] = (),
     mask: int | None = None,
 ) -> Process:
@@ -194,15 +209,9 @@ def read_process(path: Path, vocab_size: int) -> Process:
 
 def build_schedule(name: ScheduleName) -> Schedule:
     """The named schedule with its default options."""
-    from fewjump.schedule import Cosine, Geometric, Linear, LogLinear
+    from fewjump.schedule import SCHEDULES
 
-    makers: dict[str, type[Schedule]] = {
-        "log-linear": LogLinear,
-        "cosine": Cosine,
-        "geometric": Geometric,
-        "linear": Linear,
-    }
-    return makers[name]()
+    return SCHEDULES[name.title().replace("-", "")]()
 
 
 def network_options(options: Options, data: Dataset) -> dict[str, Any]:
@@ -232,4 +241,23 @@ def network_options(options: Options, data: Dataset) -> dict[str, Any]:
     if isinstance(vocabulary, ImageLevels):
         network |= {"positions": "2d", "grid": (vocabulary.height, vocabulary.width)}
         network |= {"conv_kernel": 3}
-    return network
+    return network | _further(options.network)
+
+
+def _further(words: Sequence[str]) -> dict[str, Any]:
+    """What ``--network`` says, by the options of the transformer that have no flag.
+
+    Raises:
+        ValueError: for others, or values of another type.
+    """
+    from fewjump.config import convert, options_of
+    from fewjump.denoiser import TransformerConfig
+
+    flags = ("hidden", "blocks", "heads", "dropout")
+    known = {one.name: one.hint for one in options_of(TransformerConfig)}
+    known = {name: hint for name, hint in known.items() if name not in ("vocab_size", *flags)}
+    given = named_values("network", words)
+    for name in given:
+        if name not in known:
+            raise ValueError(f"--network has no {name!r}; it has {', '.join(known)}")
+    return {name: convert(known[name], value, f"--network {name}") for name, value in given.items()}

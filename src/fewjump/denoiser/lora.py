@@ -42,18 +42,23 @@ def adapt(
     Args:
         student: of the teacher's trunk configuration; its own trunk weights are let go.
         teacher: whose weights are taken.
-        rank: r ≥ 1.
+        rank: r ≥ 1, below the width of the network.
         alpha: scale α; ``rank`` by default, so that the difference is B·A.
         seed: of the first A.
 
     Raises:
         ValueError: for trunks of different configurations, a foreign score network, or a rank or
-            scale below its range.
+            scale outside its range.
         ModuleNotFoundError: without ``peft``.
     """
-    if rank < 1 or (alpha is not None and not 0 < alpha < math.inf):
-        raise ValueError(f"lora needs a rank ≥ 1 and alpha > 0, got {rank} and {alpha}")
+    if alpha is not None and not 0 < alpha < math.inf:
+        raise ValueError(f"alpha must be positive, got {alpha}")
     trunk, source = _trunk(student), _trunk(teacher)
+    if not 1 <= rank < source.config.hidden:
+        raise ValueError(
+            f"lora must be a rank from 1 to less than the network's width {source.config.hidden}, "
+            f"got {rank}"
+        )
     if trunk.config != source.config:
         raise ValueError(
             "a low-rank student has its teacher's network: leave out network=…, or lora=…"

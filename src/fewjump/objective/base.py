@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -28,6 +28,9 @@ class Objective(ABC):
     needs_teacher: ClassVar[bool] = True
     needs_data: bool = True
 
+    # With what it remembers, it is equal to itself only, whatever its options.
+    __eq__, __hash__ = object.__eq__, object.__hash__
+
     @abstractmethod
     def __call__(
         self, student: Denoiser, teacher: Denoiser | None, batch: Tensor, generator: Generator
@@ -43,6 +46,18 @@ class Objective(ABC):
 
         Returns:
             The () loss, with gradients to the student's parameters only, and detached () metrics.
+        """
+
+    def settle(  # noqa: B027
+        self, student: Denoiser, steps: int, earlier: Mapping[str, Any]
+    ) -> None:
+        """Fill in options that were left open, before they identify the run.
+
+        Args:
+            student: the denoiser that will be trained.
+            steps: optimiser steps of the run.
+            earlier: options of the objective of the run that is gone on with, or none: what a
+                longer run was begun with stays.
         """
 
     def begin_step(self, step: int) -> None:  # noqa: B027

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -13,24 +14,18 @@ from fewjump.denoiser.base import Denoiser
 from fewjump.law.base import Law
 from fewjump.objective.base import Metrics, require_frozen
 from fewjump.objective.intermediate import draw_earlier, roll_down
-from fewjump.objective.known import Given, KnownName
+from fewjump.objective.known import Given
 from fewjump.objective.matching import MatchingObjective
-from fewjump.objective.time_sampling import TimeSampling
 from fewjump.objective.times import (
-    Weighting,
-    check_grid,
-    check_weighting,
     draw_time_pair,
     spread_uniform,
     time_weight,
 )
+from fewjump.options.objectives import GapOptions, Intermediate
 from fewjump.process import Process
 from fewjump.random import Generator, uniform
 from fewjump.sampler import Ancestral, Euler, Sampler, ThetaTrapezoidal
 
-Intermediate = Literal[
-    "student-euler", "student-exact", "student-trapezoidal", "forward", "teacher-rollout"
-]
 #: Whose step draws x_s where the student draws it.
 STEPS: dict[str, Sampler] = {
     "student-euler": Euler(),
@@ -39,7 +34,8 @@ STEPS: dict[str, Sampler] = {
 }
 
 
-class ConditionalMatching(MatchingObjective):
+@dataclass(eq=False)
+class ConditionalMatching(MatchingObjective, GapOptions):
     """E w(t)·Σᵢ CE(p^θ_{0|s}(·ⁱ|x_s), p^φ_{0|t}(·ⁱ|x_t)): teacher θ at s, student φ at t > s.
 
     By p_{0|t}(x₀|x_t) = E_{x_s|x_t} p_{0|s}(x₀|x_s) the minimiser over per-position students is
@@ -61,64 +57,25 @@ class ConditionalMatching(MatchingObjective):
     both. A student whose law is not a product is scored on a draw of x₀ from the teacher's law
     (the joint form of the objective).
 
-    Args:
+    Options by keyword: those of :class:`~fewjump.options.objectives.MatchingOptions` and
+    :class:`~fewjump.options.objectives.GapOptions`, and ``times``.
+
+    Attributes:
         intermediate: see above.
-        steps: few-step form on this many equal intervals of [0, 1]; 1 is the one-step form
-            (t = 1 only, s uniform). None with no ``grid``: t and t − s uniform (Algorithm 1).
-        grid: few-step form on these decreasing times; t is one of them and s lies between it
-            and the next.
-        weighting: w(t): ``uniform``, ``elbo``, ``sigma`` (see
-            :func:`fewjump.objective.times.time_weight`) or a function of a (B,) float64 tensor.
-        min_time: smallest s, above 0.
-        max_gap: largest t − s.
-        rollout_steps: teacher steps from 1 to t, and again from t to s, for ``teacher-rollout``.
-        known: show a part of every sequence clean at all times, and leave it out of the loss, by
-            the rules of :func:`fewjump.objective.known.draw_known`: for prompts and infilling. The
-            given part comes from the data.
-        known_share: largest share of a sequence that is known.
-        times: draws, weights and gaps that adapt while training; uniform ones by default.
 
     Raises:
         ValueError: for options outside their range; at call, for a teacher that is not frozen.
     """
 
-    def __init__(
-        self,
-        intermediate: Intermediate = "student-euler",
-        *,
-        steps: int | None = None,
-        grid: Sequence[float] | None = None,
-        weighting: Weighting = "uniform",
-        min_time: float = 1e-3,
-        max_gap: float = 1.0,
-        rollout_steps: int = 8,
-        known: KnownName | None = None,
-        known_share: float = 0.5,
-        times: TimeSampling | None = None,
-    ) -> None:
-        if intermediate not in get_args(Intermediate):
+    intermediate: Intermediate = "student-euler"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.intermediate not in get_args(Intermediate):
             names = ", ".join(get_args(Intermediate))
-            raise ValueError(f"unknown intermediate {intermediate!r}; known: {names}")
-        if not 0 < min_time < 1:
-            raise ValueError(f"min_time must lie in (0, 1), got {min_time}")
-        if not 0 < max_gap <= 1:
-            raise ValueError(f"max_gap must lie in (0, 1], got {max_gap}")
-        if rollout_steps < 1:
-            raise ValueError(f"rollout_steps must be at least 1, got {rollout_steps}")
-        check_weighting(weighting)
-        self.intermediate: Intermediate = intermediate
-        self.grid: tuple[float, ...] | None = check_grid(grid, steps)
-        lowest = 1.0 if self.grid is None else min(v for v in self.grid[:-1])
-        if lowest <= min_time:
-            raise ValueError(
-                f"the last positive grid time {lowest} must exceed min_time={min_time}"
-            )
-        self.weighting: Weighting = weighting
-        self.min_time = min_time
-        self.max_gap = max_gap
-        self.rollout_steps = rollout_steps
-        self.needs_data = intermediate != "teacher-rollout"
-        self._set_shared(known, known_share, times)
+            raise ValueError(f"unknown intermediate {self.intermediate!r}; known: {names}")
+        # The given part of a sequence comes from the data.
+        self.needs_data = self.intermediate != "teacher-rollout" or self.known is not None
 
     def __call__(
         self, student: Denoiser, teacher: Denoiser | None, batch: Tensor, generator: Generator
@@ -132,10 +89,10 @@ class ConditionalMatching(MatchingObjective):
                 "step; use another intermediate"
             )
         spread, gap = None, self.max_gap
-        if self._times_of is not None:
+        if self.times is not None:
             first = spread_uniform(batch.shape[0], generator, batch.device)
             second = uniform((batch.shape[0],), generator, batch.device)
-            spread, gap = self._times_of.draw(first, second), self._times_of.max_gap(gap)
+            spread, gap = self.times.draw(first, second), self.times.max_gap(gap)
         s, t = draw_time_pair(
             batch.shape[0],
             generator,
@@ -156,8 +113,8 @@ class ConditionalMatching(MatchingObjective):
                 x_t = given.pin(process.prior_sample(batch.shape, generator, batch.device))
                 # In the one-step form every t is 1 and there is nothing to run.
                 if bool((t < 1).any()):
-                    x_t = roll_down(teacher, x_t, start, t, self.rollout_steps, generator, given)
-                x_s = roll_down(teacher, x_t, t, s, self.rollout_steps, generator, given)
+                    x_t = roll_down(teacher, x_t, start, t, self.teacher_steps, generator, given)
+                x_s = roll_down(teacher, x_t, t, s, self.teacher_steps, generator, given)
             else:
                 x_t = given.pin(process.corrupt(batch, 0.0, t, generator))
                 x_s = x_t
@@ -170,9 +127,9 @@ class ConditionalMatching(MatchingObjective):
             target = teacher(given.pin(x_s), s)
         weight = time_weight(self.weighting, process, t)
         seen = None
-        if spread is not None and self._times_of is not None:
+        if spread is not None and self.times is not None:
             weight = weight * spread.weight
-            seen = partial(self._times_of.see, spread.bins)
+            seen = partial(self.times.see, spread.bins)
         loss, metrics = compare(law, target, x_t, weight, process, generator, given, seen)
         metrics["clipped_mass"] = clipped
         for name, model in (("student", student), ("teacher", teacher)):

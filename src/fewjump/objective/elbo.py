@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
@@ -11,15 +12,30 @@ from torch.utils.checkpoint import checkpoint
 from fewjump.denoiser.base import Denoiser
 from fewjump.law.base import row_chunks
 from fewjump.objective.base import Metrics, Objective
-from fewjump.objective.known import Given, KnownName, check_known
+from fewjump.objective.known import Given
 from fewjump.objective.times import spread_uniform
+from fewjump.options.objectives import DataOptions
 from fewjump.process import Process, RankOne
 from fewjump.random import Generator, bernoulli
 
 ElboWeighting = Literal["uniform", "elbo"]
 
 
-class CrossEntropyELBO(Objective):
+@dataclass(eq=False)
+class DataObjective(Objective, DataOptions):
+    """An objective that learns from data, and may show a part of every sequence."""
+
+    needs_teacher = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.known is None:
+            # What is not used does not identify a run.
+            del self.known_share
+
+
+@dataclass(eq=False)
+class CrossEntropyELBO(DataObjective):
     """Teach a denoiser from clean data: E_t E_{x_t|x₀} w(t)·(−log p(x₀|x_t)).
 
     Times are uniform and evenly spread over the batch. ``weighting``:
@@ -36,35 +52,19 @@ class CrossEntropyELBO(Objective):
     it: −log p(x₀ᵁ|x₀ᴷ, x_tᵁ), and with ``elbo`` a bound on −log p(x₀ᵁ|x₀ᴷ), since those of U
     are noised as they always are. Each position of K counts 0 in the mean over positions.
 
-    Args:
+    Attributes:
         weighting: see above.
-        min_time: smallest t.
-        known, known_share: see :func:`~fewjump.objective.known.draw_known`.
+        min_time, known, known_share: by keyword; see
+            :class:`~fewjump.options.objectives.DataOptions`.
     """
 
-    needs_teacher = False
-    # Options only of runs that use them: what identifies the others stays as it was.
-    known: KnownName | None = None
-    known_share: float = 0.5
+    weighting: ElboWeighting = "uniform"
 
-    def __init__(
-        self,
-        weighting: ElboWeighting = "uniform",
-        *,
-        min_time: float = 1e-3,
-        known: KnownName | None = None,
-        known_share: float = 0.5,
-    ) -> None:
-        if weighting not in get_args(ElboWeighting):
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.weighting not in get_args(ElboWeighting):
             names = ", ".join(get_args(ElboWeighting))
-            raise ValueError(f"unknown weighting {weighting!r}; known: {names}")
-        if not 0 < min_time < 1:
-            raise ValueError(f"min_time must lie in (0, 1), got {min_time}")
-        check_known(known, known_share)
-        self.weighting = weighting
-        self.min_time = min_time
-        if known is not None:
-            self.known, self.known_share = known, known_share
+            raise ValueError(f"unknown weighting {self.weighting!r}; known: {names}")
 
     def __call__(
         self, student: Denoiser, teacher: Denoiser | None, batch: Tensor, generator: Generator

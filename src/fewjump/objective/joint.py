@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from typing import Literal, get_args
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, get_args
 
 import torch
 from torch import Tensor
@@ -13,23 +13,24 @@ from fewjump.denoiser.base import Denoiser
 from fewjump.law.base import Law
 from fewjump.objective.base import Metrics, require_frozen
 from fewjump.objective.intermediate import bridge_path, forward_path, roll_down, rollout_path
-from fewjump.objective.known import Given, KnownName
+from fewjump.objective.known import Given
 from fewjump.objective.matching import MatchingObjective
-from fewjump.objective.teacher_time import Near, Target, candidate_times, check_near, choose_target
-from fewjump.objective.time_sampling import TimeSampling
+from fewjump.objective.teacher_time import (
+    Target,
+    candidate_times,
+    choose_target,
+    joint_near,
+)
 from fewjump.objective.times import (
-    Weighting,
-    check_grid,
-    check_weighting,
     spread_uniform,
     time_weight,
 )
+from fewjump.options.objectives import JointIntermediate, JointOptions, Near
 from fewjump.random import Generator, uniform
 
-JointIntermediate = Literal["forward", "teacher-rollout", "student"]
 
-
-class JointConditionalMatching(MatchingObjective):
+@dataclass(eq=False)
+class JointConditionalMatching(MatchingObjective, JointOptions):
     """E_{x_t} E_{x_s|x_t} E_{x₀~p^θ_{0|s}(·|x_s)} [−log p^φ_{0|t}(x₀|x_t)], for s < t.
 
     p_{0|t}(x₀|x_t) is the mixture of p_{0|s}(x₀|x_s) over x_s|x_t (arXiv 2512.12889, the Markov
@@ -43,7 +44,17 @@ class JointConditionalMatching(MatchingObjective):
     of lower variance use it (an autoregressive law sums each position's own token out, a product
     law has no variance at all).
 
-    Args:
+    Options by keyword: those of :class:`~fewjump.options.objectives.MatchingOptions` and
+    :class:`~fewjump.options.objectives.JointOptions`, and ``times``. What ``near`` says of s:
+    ``zero``: s = min_time; ``uniform``: uniform on (min_time, t); a share c in (0, 1): s = c·t;
+    ``adaptive``: for each sample the largest of a few shares whose bias bound is within
+    ``tolerance``, or min_time. One trunk evaluation serves all ``draws`` of x₀. With
+    ``consistency`` the student's own target (its current weights, without gradient) is taken at a
+    time u between s and t, from the same path; in the few-step form u is the next grid time, and
+    rows that have none keep the teacher's target. With a grid t is one of its times but the last,
+    else uniform on (min_time, 1). Both laws are conditioned on what is known.
+
+    Attributes:
         intermediate: how x_s|x_t is drawn. ``forward``: data noised to s and on to t: exact, free.
             With ``near="zero"`` this is maximum likelihood on the data, and the teacher adds
             nothing. ``teacher-rollout``: the teacher's ancestral steps, from noise to t and on to
@@ -51,25 +62,6 @@ class JointConditionalMatching(MatchingObjective):
             ``student``: x₀ from the student's own joint law at x_t, then the bridge to s: exact
             when the student is. An error of the student is then in its own target and is corrected
             only through what the teacher says at x_s: use it with larger s.
-        near: where s lies. ``zero``: s = min_time. ``uniform``: uniform on (min_time, t). A
-            share c in (0, 1): s = c·t. ``adaptive``: for each sample the largest of a few shares
-            whose bias bound is within ``tolerance``, or min_time.
-        draws: draws of x₀ from the teacher's law; one trunk evaluation serves all of them.
-        consistency: share in [0, 1] of the loss whose target is the student itself (its current
-            weights, without gradient) at a time u between s and t, from the same path. In the
-            few-step form u is the next grid time, and rows that have none keep the teacher's
-            target.
-        data_weight: weight of the extra term −log p^φ(x₀|x_t) for the data x₀ of x_t.
-        steps: few-step form: t is one of the times of ``steps`` equal intervals of [0, 1].
-        grid: few-step form: t is one of these decreasing times, but not the last. Without either,
-            t is uniform on (min_time, 1).
-        weighting: w(t), see :func:`fewjump.objective.times.time_weight`.
-        min_time: smallest s, above 0.
-        tolerance: of ``adaptive``: largest bound on TC(x₀|x_s), in nats per position.
-        rollout_steps: of ``teacher-rollout``: teacher steps from 1 to t, and again from t to s.
-        known, known_share: as for :class:`~fewjump.objective.ConditionalMatching`; both laws are
-            conditioned on the known part.
-        times: draws and weights that adapt while training; uniform ones by default.
 
     Metrics: ``cross_entropy`` and ``teacher_entropy`` (nats per position; the latter of the
     teacher's positions at s), ``bias_bound`` (nats per position, an upper bound of TC(x₀|x_s)),
@@ -83,76 +75,43 @@ class JointConditionalMatching(MatchingObjective):
             teacher that is not frozen.
     """
 
-    def __init__(
-        self,
-        intermediate: JointIntermediate = "forward",
-        *,
-        near: Near = "zero",
-        draws: int = 1,
-        consistency: float = 0.0,
-        data_weight: float = 0.0,
-        steps: int | None = None,
-        grid: Sequence[float] | None = None,
-        weighting: Weighting = "uniform",
-        min_time: float = 1e-3,
-        tolerance: float = 0.02,
-        rollout_steps: int = 16,
-        known: KnownName | None = None,
-        known_share: float = 0.5,
-        times: TimeSampling | None = None,
-    ) -> None:
-        if intermediate not in get_args(JointIntermediate):
+    intermediate: JointIntermediate = "forward"
+    default_rollout_steps: ClassVar[int] = 16
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.intermediate not in get_args(JointIntermediate):
             names = ", ".join(get_args(JointIntermediate))
-            raise ValueError(f"unknown intermediate {intermediate!r}; known: {names}")
-        check_near(near)
-        check_weighting(weighting)
-        if not 0 < min_time < 1:
-            raise ValueError(f"min_time must lie in (0, 1), got {min_time}")
-        if draws < 1 or rollout_steps < 1:
-            raise ValueError(
-                f"draws and rollout_steps must be at least 1, got {draws} and {rollout_steps}"
-            )
-        if not 0 <= consistency <= 1:
-            raise ValueError(f"consistency must lie in [0, 1], got {consistency}")
-        if not 0 <= data_weight < math.inf:
-            raise ValueError(f"data_weight must be ≥ 0, got {data_weight}")
-        if not 0 < tolerance < math.inf:
-            raise ValueError(f"tolerance must be above 0, got {tolerance}")
-        if data_weight and intermediate == "teacher-rollout":
+            raise ValueError(f"unknown intermediate {self.intermediate!r}; known: {names}")
+        if self.data_weight and self.intermediate == "teacher-rollout":
             raise ValueError(
                 "teacher-rollout reads no data, so it has no data term: set data_weight=0, or "
                 "use intermediate='forward'"
             )
-        self.grid: tuple[float, ...] | None = check_grid(grid, steps)
-        positive = () if self.grid is None else self.grid[:-1]
-        if positive and min(positive) <= min_time:
-            raise ValueError(
-                f"the last positive grid time {min(positive)} must exceed min_time={min_time}"
-            )
-        if consistency and len(positive) == 1:
+        if self.consistency and self.grid is not None and len(self.grid) == 2:
             raise ValueError(
                 "consistency needs a time between s and t, and a one-step form trains t alone: "
                 "set consistency=0, or use more steps"
             )
-        self.intermediate: JointIntermediate = intermediate
-        self.near: Near = near
-        self.draws = draws
-        self.consistency, self.data_weight = consistency, data_weight
-        self.weighting: Weighting = weighting
-        self.min_time, self.tolerance = min_time, tolerance
-        self.rollout_steps = rollout_steps
-        self.needs_data = intermediate != "teacher-rollout"
-        if times is not None and times.curriculum != "none":
+        # The given part of a sequence comes from the data.
+        self.needs_data = self.intermediate != "teacher-rollout" or self.known is not None
+        if self.times is not None and self.times.curriculum != "none":
             raise ValueError(
                 "a curriculum bounds t − s, which joint matching sets by near=; use it with "
                 "ConditionalMatching, or leave it out"
             )
-        if times is not None and times.gap_bins > 1:
+        if self.times is not None and self.times.gap_bins > 1:
             raise ValueError(
                 "joint matching sets s by near=, so there are no pairs (t, s) to draw; use "
                 "gap_bins=1"
             )
-        self._set_shared(known, known_share, times)
+
+    def settle(self, student: Denoiser, steps: int, earlier: Mapping[str, Any]) -> None:
+        super().settle(student, steps, earlier)
+        self.near = self._share(student)
+
+    def _share(self, student: Denoiser) -> Near:
+        return joint_near(student.process) if self.near is None else self.near
 
     def __call__(
         self, student: Denoiser, teacher: Denoiser | None, batch: Tensor, generator: Generator
@@ -161,11 +120,11 @@ class JointConditionalMatching(MatchingObjective):
         length = batch.shape[1]
         given = Given.draw(self.known, self.known_share, batch, student.process, generator)
         drawn = None
-        if self._times_of is not None:
-            drawn = self._times_of.draw(spread_uniform(batch.shape[0], generator, batch.device))
+        if self.times is not None:
+            drawn = self.times.draw(spread_uniform(batch.shape[0], generator, batch.device))
         first = None if drawn is None else drawn.first
-        t, u, has_u = self._times(batch.shape[0], generator, batch.device, first)
-        times = candidate_times(self.near, t, self.min_time, generator)
+        t, u, has_u = self._draw_times(batch.shape[0], generator, batch.device, first)
+        times = candidate_times(self._share(student), t, self.min_time, generator)
         if self.consistency:
             times = torch.cat([times, u[None]])
         law, x_t, states = self._draw(student, teacher, batch, t, times, generator, given)
@@ -189,12 +148,12 @@ class JointConditionalMatching(MatchingObjective):
             total = total + self.data_weight * nll
             metrics["data_nll"] = nll.detach().mean() / length
         weight = time_weight(self.weighting, student.process, t)
-        if drawn is not None and self._times_of is not None:
+        if drawn is not None and self.times is not None:
             weight = weight * drawn.weight
-            self._times_of.see(drawn.bins, entropy / length)
+            self.times.see(drawn.bins, entropy / length)
         return (weight.to(total.dtype) * total).mean() / length, metrics
 
-    def _times(
+    def _draw_times(
         self,
         batch_size: int,
         generator: Generator,
@@ -241,13 +200,13 @@ class JointConditionalMatching(MatchingObjective):
                 # In the one-step form every t is 1 and there is nothing to run.
                 if bool((t < 1).any()):
                     start = torch.ones_like(t)
-                    x_t = roll_down(teacher, x_t, start, t, self.rollout_steps, generator, given)
+                    x_t = roll_down(teacher, x_t, start, t, self.teacher_steps, generator, given)
         law = given.condition(student(x_t, t))
         with torch.no_grad():
             if self.intermediate == "student":
                 path = bridge_path(process, law, x_t, t, times, generator)
                 return law, x_t, given.pin(path)
-            each = -(-self.rollout_steps // len(times))
+            each = -(-self.teacher_steps // len(times))
             return law, x_t, rollout_path(teacher, x_t, t, times, each, generator, given)
 
     def _cross_entropy(self, law: Law, target: Law, generator: Generator) -> Tensor:

@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
-
 import torch
 from torch import Tensor
 
 from fewjump.law.base import Law
+from fewjump.options.objectives import KnownName
 from fewjump.process import Process
 from fewjump.random import Generator, uniform
-
-KnownName = Literal["prefix", "infill", "scattered"]
-
-
-def check_known(name: str | None, share: float) -> None:
-    """Raise ValueError for an unknown rule, or a share outside (0, 1)."""
-    if name is not None and name not in get_args(KnownName):
-        known = ", ".join(get_args(KnownName))
-        raise ValueError(f"unknown rule {name!r} for known positions; known: {known}")
-    if not 0 < share < 1:
-        raise ValueError(f"known_share must lie in (0, 1), got {share}")
 
 
 def draw_known(name: KnownName, share: float, x0: Tensor, generator: Generator = None) -> Tensor:

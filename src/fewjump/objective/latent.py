@@ -5,8 +5,9 @@ importance-weighted one that says what it is worth.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Literal, get_args
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,13 +18,12 @@ from fewjump.denoiser.network import NetworkDenoiser
 from fewjump.law.base import Law
 from fewjump.law.latent import DiscreteLatent, Latent, LatentLaw, unit_kl
 from fewjump.objective.base import Metrics, require_frozen
-from fewjump.objective.joint import JointConditionalMatching, JointIntermediate
-from fewjump.objective.known import Given, KnownName
-from fewjump.objective.teacher_time import Near, candidate_times, choose_target
-from fewjump.objective.times import Weighting, time_weight
+from fewjump.objective.joint import JointConditionalMatching
+from fewjump.objective.known import Given
+from fewjump.objective.teacher_time import candidate_times, choose_target
+from fewjump.objective.times import time_weight
+from fewjump.options.objectives import LatentOptions
 from fewjump.random import Generator
-
-Estimator = Literal["auto", "sum", "sample"]
 
 #: ``auto`` sums a category of up to this many values out of the bound.
 SUM_LIMIT = 32
@@ -31,7 +31,8 @@ SUM_LIMIT = 32
 ACTIVE_NATS = 0.01
 
 
-class LatentMatching(JointConditionalMatching):
+@dataclass(eq=False)
+class LatentMatching(JointConditionalMatching, LatentOptions):
     """E_{x_t, x_s}[ E_{z~q(z|x_s,x_t)} CE(p^θ_{0|s}(·|x_s), p^φ(·|x_t,z)) + KL(q ‖ p(z|x_t)) ].
 
     This bounds the joint cross-entropy E_{x₀~p^θ(·|x_s)}[−log p^φ(x₀|x_t)] of
@@ -47,20 +48,14 @@ class LatentMatching(JointConditionalMatching):
     up from 0 over the first ``kl_warmup`` steps, and each sequence has ``free_bits`` of it for
     nothing. The metrics are those of the bound itself, with neither.
 
-    Args:
-        intermediate, near, steps, grid, weighting, min_time, tolerance, rollout_steps, known,
-            known_share: as for :class:`~fewjump.objective.JointConditionalMatching`. Known
-            positions need a mask: what is shown clean is then certain for every z, and the bound is
-            that of the others given them. Under other noise they would change p(z|x_t) itself.
-        draws: draws of z for each sequence, averaged.
-        data_weight: weight of the same bound on −log p^φ(x₀|x_t) for the data x₀ of x_t.
-        free_bits: nats per sequence below which a sequence's KL is not pressed down.
-        kl_warmup: optimiser steps over which the KL's weight rises linearly from 0 to 1; 0 for
-            none.
-        estimator: of E_{z~q}. ``sum``: over all values of z with the best q, at K trunk
-            evaluations; for one category per sequence and nothing else. ``sample``: z drawn from
-            the encoder's q; gradients to a normal z are exact, those to a category straight-through
-            and biased. ``auto``: the sum where it can be had with K ≤ 32.
+    Options: those of :class:`~fewjump.objective.JointConditionalMatching` but ``consistency`` and
+    ``times``, and by keyword those of :class:`~fewjump.options.objectives.LatentOptions`. ``draws``
+    are of z. ``data_weight`` is that of the same bound on −log p^φ(x₀|x_t) for the data x₀ of x_t.
+    With the ``estimator`` ``sum``, E_{z~q} is over all values of z with the best q, at K trunk
+    evaluations; with ``sample``, z is drawn from the encoder's q: gradients to a normal z are
+    exact, those to a category straight-through and biased. Known positions need a mask: what is
+    shown clean is then certain for every z, and the bound is that of the others given them. Under
+    other noise they would change p(z|x_t) itself.
 
     Metrics: those of :class:`~fewjump.objective.JointConditionalMatching`, where ``cross_entropy``
     and ``gain_over_product`` are now those of the bound (so the gain is a lower bound of the gain),
@@ -74,50 +69,23 @@ class LatentMatching(JointConditionalMatching):
             latent or has no encoder.
     """
 
-    def __init__(
-        self,
-        intermediate: JointIntermediate = "forward",
-        *,
-        near: Near = "zero",
-        draws: int = 1,
-        data_weight: float = 0.0,
-        free_bits: float = 0.0,
-        kl_warmup: int = 0,
-        estimator: Estimator = "auto",
-        steps: int | None = None,
-        grid: Sequence[float] | None = None,
-        weighting: Weighting = "uniform",
-        min_time: float = 1e-3,
-        tolerance: float = 0.02,
-        rollout_steps: int = 16,
-        known: KnownName | None = None,
-        known_share: float = 0.5,
-    ) -> None:
-        super().__init__(
-            intermediate,
-            near=near,
-            draws=draws,
-            data_weight=data_weight,
-            steps=steps,
-            grid=grid,
-            weighting=weighting,
-            min_time=min_time,
-            tolerance=tolerance,
-            rollout_steps=rollout_steps,
-            known=known,
-            known_share=known_share,
-        )
-        if not 0 <= free_bits < math.inf or not 0 <= kl_warmup < math.inf:
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.consistency:
             raise ValueError(
-                f"free_bits and kl_warmup must be ≥ 0, got {free_bits} and {kl_warmup}"
+                "consistency is not for latent students, whose encoder is shown the teacher's "
+                "state; leave it out"
             )
-        if estimator not in get_args(Estimator):
-            names = ", ".join(get_args(Estimator))
-            raise ValueError(f"unknown estimator {estimator!r}; known: {names}")
-        self.free_bits, self.kl_warmup = free_bits, kl_warmup
-        self.estimator: Estimator = estimator
+        if self.times is not None:
+            raise ValueError("times is not for latent students; leave it out")
         # Not an option: where training is. Without the loop's word the warm-up counts as over.
         self._kl_weight = 1.0
+
+    def settle(self, student: Denoiser, steps: int, earlier: Mapping[str, Any]) -> None:
+        super().settle(student, steps, earlier)
+        if self.kl_warmup is None:
+            begun = earlier.get("kl_warmup")
+            self.kl_warmup = begun if isinstance(begun, int) else steps // 2
 
     def begin_step(self, step: int) -> None:
         self._kl_weight = min(1.0, step / self.kl_warmup) if self.kl_warmup else 1.0
@@ -147,8 +115,8 @@ class LatentMatching(JointConditionalMatching):
         teacher = require_frozen(teacher, student)
         head, length = latent_head(student), batch.shape[1]
         given = Given.draw(self.known, self.known_share, batch, student.process, generator)
-        t, _, _ = self._times(batch.shape[0], generator, batch.device)
-        times = candidate_times(self.near, t, self.min_time, generator)
+        t, _, _ = self._draw_times(batch.shape[0], generator, batch.device)
+        times = candidate_times(self._share(student), t, self.min_time, generator)
         law, x_t, states = self._draw(student, teacher, batch, t, times, generator, given)
         assert isinstance(law, LatentLaw)
         with torch.no_grad():

@@ -1,46 +1,53 @@
-"""What the two matching objectives share: known positions, and training times that adapt."""
+"""What the objectives that match a teacher share: known positions, and times that adapt."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
+from fewjump.denoiser.base import Denoiser
 from fewjump.objective.base import Objective
-from fewjump.objective.known import KnownName, check_known
 from fewjump.objective.time_sampling import TimeSampling
+from fewjump.options.objectives import MatchingOptions
 
 
-class MatchingObjective(Objective):
-    """A teacher's objective that may show a part of every sequence, and choose its times."""
+@dataclass(kw_only=True, eq=False)
+class MatchingObjective(Objective, MatchingOptions):
+    """A teacher's objective that may show a part of every sequence, and choose its times.
 
-    # Options only of runs that use them: what identifies the others stays as it was.
-    known: KnownName | None = None
-    known_share: float = 0.5
-    times: str | None = None
-    _times_of: TimeSampling | None = None
+    Attributes:
+        times: draws, weights and gaps that adapt while training; uniform ones by default.
+        default_rollout_steps: ``rollout_steps`` where it is left open.
+    """
 
-    def _set_shared(
-        self, known: KnownName | None, known_share: float, times: TimeSampling | None
-    ) -> None:
-        """Check and keep the shared options.
+    times: TimeSampling | None = None
+    default_rollout_steps: ClassVar[int] = 8
 
-        Raises:
-            ValueError: for an unknown rule of known positions, or a share outside (0, 1).
-        """
-        check_known(known, known_share)
-        if known is not None:
-            self.known, self.known_share = known, known_share
-            # The given part of a sequence comes from the data.
-            self.needs_data = True
-        if times is not None:
-            self._times_of, self.times = times, times.describe()
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.grid, self.steps = self.few_step_times(), None
+        self.rollout_steps = self.teacher_steps
+        if self.known is None:
+            # What is not used does not identify a run.
+            del self.known_share
+
+    @property
+    def teacher_steps(self) -> int:
+        """``rollout_steps``, or what it is where it was left open."""
+        return self.rollout_steps or self.default_rollout_steps
+
+    def settle(self, student: Denoiser, steps: int, earlier: Mapping[str, Any]) -> None:
+        if self.times is not None:
+            self.times.settle(steps, earlier.get("times"))
 
     def begin_step(self, step: int) -> None:
-        if self._times_of is not None:
-            self._times_of.begin_step(step)
+        if self.times is not None:
+            self.times.begin_step(step)
 
     def state(self) -> dict[str, list[float]]:
-        return {} if self._times_of is None else self._times_of.state()
+        return {} if self.times is None else self.times.state()
 
     def take_up(self, state: Mapping[str, list[float]]) -> None:
-        if self._times_of is not None:
-            self._times_of.take_up(state)
+        if self.times is not None:
+            self.times.take_up(state)

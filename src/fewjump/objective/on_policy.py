@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, get_args
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -22,20 +23,17 @@ from fewjump.objective.score_function import (
     token_reward,
 )
 from fewjump.objective.times import (
-    Weighting,
-    check_grid,
-    check_weighting,
     spread_uniform,
     time_weight,
 )
+from fewjump.options.objectives import OnPolicyOptions, StatesName
 from fewjump.random import Generator, integers
 
-Source = Literal["forward", "student"]
-Estimator = Literal["auto", "score", "expected"]
 Inspect = Callable[[int, Denoiser], Mapping[str, float]]
 
 
-class OnPolicyRefinement(Objective):
+@dataclass(eq=False)
+class OnPolicyRefinement(Objective, OnPolicyOptions):
     """Reverse KL between the student's sampler and the teacher's chain (DMD family).
 
     **What is minimised.** On the grid 1 = t_0 > … > t_K = 0 the student's step k draws
@@ -70,20 +68,14 @@ class OnPolicyRefinement(Objective):
     both terms are in one loss, and their gradients do not mix. Relatives: D-MMD
     (arXiv 2603.20155), IDLM (2602.19066), Di[M]O (2503.15457); on images DMD (2311.18828).
 
-    Args:
+    Options by keyword: those of :class:`~fewjump.options.objectives.OnPolicyOptions`; a floor
+    bounds the reward, and the gradient is then that of D with a teacher so floored. Reverse KL may
+    leave modes, the data's likelihood may not.
+
+    Attributes:
         source: x_t from data noised to t_k (``forward``), or from pure noise by the student's own
             k steps (``student``; no data).
-        steps: K equal intervals of [0, 1]; 1 by default.
-        grid: decreasing times from 1 to 0 in place of ``steps``: those the student is sampled with.
-        draws: draws of (x₀, x_u) for each x_t, at least 2.
-        estimator: ``auto`` takes ``expected`` where the law allows it.
-        weighting: w(u), see :func:`fewjump.objective.times.time_weight`.
-        min_time: smallest u.
-        floor: probabilities below it, of both denoisers, count as it: a bounded reward, where an
-            exact teacher says 0. The gradient is then that of D with this teacher.
-        warmup: steps in which the auxiliary alone learns.
-        data_weight: weight of −log p^φ(x₀|x_t) on the data of x_t: reverse KL may leave modes, this
-            may not. ``forward`` only.
+        grid: decreasing times from 1 to 0: those the student is sampled with.
 
     Metrics, in nats per position: ``divergence`` (D as ψ sees it, probabilities floored),
     ``auxiliary_cross_entropy``, ``joint_entropy`` (−log p^φ(x₀|x_t) of the draws),
@@ -95,47 +87,18 @@ class OnPolicyRefinement(Objective):
             auxiliary network, or ``expected`` for a law that has no such form.
     """
 
-    def __init__(
-        self,
-        source: Source = "student",
-        *,
-        steps: int | None = None,
-        grid: Sequence[float] | None = None,
-        draws: int = 4,
-        estimator: Estimator = "auto",
-        weighting: Weighting = "elbo",
-        min_time: float = 1e-3,
-        floor: float = 1e-6,
-        warmup: int = 0,
-        data_weight: float = 0.0,
-    ) -> None:
-        for value, kind in ((source, Source), (estimator, Estimator)):
-            if value not in get_args(kind):
-                raise ValueError(f"unknown {value!r}; known: {', '.join(get_args(kind))}")
-        check_weighting(weighting)
-        if draws < 2:
-            raise ValueError(f"draws must be at least 2 (each is the others' baseline): {draws}")
-        if not 0 < min_time < 1 or not 0 < floor < 1:
-            raise ValueError(f"min_time and floor must lie in (0, 1), got {min_time} and {floor}")
-        if warmup < 0 or not 0 <= data_weight < math.inf:
-            raise ValueError(f"warmup and data_weight must be ≥ 0: {warmup} and {data_weight}")
-        if data_weight and source != "forward":
+    source: StatesName = "student"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.source not in get_args(StatesName):
+            raise ValueError(f"unknown {self.source!r}; known: {', '.join(get_args(StatesName))}")
+        if self.data_weight and self.source != "forward":
             raise ValueError("data_weight needs x_t from data: use source='forward'")
-        times = check_grid(grid, 1 if grid is None and steps is None else steps)
-        assert times is not None
-        if times[0] != 1 or times[-1] != 0:
-            raise ValueError(f"the grid must run from 1 to 0, as a sampler's does; got {times}")
-        if times[-2] <= min_time:
-            raise ValueError(f"the last positive time {times[-2]} must exceed min_time={min_time}")
-        self.grid = times
-        self.source: Source = source
-        self.estimator: Estimator = estimator
-        self.weighting: Weighting = weighting
-        self.draws, self.min_time, self.floor = draws, min_time, floor
-        self.warmup, self.data_weight = warmup, data_weight
-        self.needs_data = source == "forward"
+        self.grid, self.steps = self.few_step_times(), None
+        self.needs_data = self.source == "forward"
         self._inspect: Inspect | None = None
-        self._step = warmup
+        self._step = self.warmup
 
     def watch(self, inspect: Inspect) -> None:
         """Have ``inspect(step, student)`` called before a state is saved.
@@ -179,7 +142,7 @@ class OnPolicyRefinement(Objective):
             real = teacher(x_u, late).as_product()
         surprise = -fake.token_log_prob(x0)
         reward = token_reward(fake, real, x0, self.floor).reshape(self.draws, -1, length)
-        scale = time_weight(self.weighting, process, u) * width * (len(self.grid) - 1)
+        scale = time_weight(self.weighting, process, u) * width * (len(self.few_step_times()) - 1)
         total = reward.double().sum(-1) * scale
         if self._uses_expected(law):
             at = DrawnAt(x_t, t, x_u.reshape(self.draws, -1, length), u, scale)
@@ -207,8 +170,9 @@ class OnPolicyRefinement(Objective):
         self, batch_size: int, generator: Generator, device: torch.device
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Step k, its time t, u in its interval, and the interval's width: (B,) each."""
-        times = torch.tensor(self.grid, dtype=torch.float64, device=device)
-        k = integers(len(self.grid) - 1, (batch_size,), generator, device)
+        grid = self.few_step_times()
+        times = torch.tensor(grid, dtype=torch.float64, device=device)
+        k = integers(len(grid) - 1, (batch_size,), generator, device)
         t, lowest = times[k], times[k + 1].clamp(min=self.min_time)
         share = spread_uniform(batch_size, generator, device)
         return k, t, lowest + (t - lowest) * share, t - lowest
@@ -222,8 +186,8 @@ class OnPolicyRefinement(Objective):
         if self.source == "forward":
             noised = process.corrupt(batch, 0.0, t, generator)
             return torch.where((k == 0)[:, None], x, noised)
-        for step in range(len(self.grid) - 2):
-            now, after = self.grid[step], self.grid[step + 1]
+        grid = self.few_step_times()
+        for now, after, step in zip(grid, grid[1:-1], range(len(grid))):
             moved = process.bridge(x, student(x, now).sample(generator), after, now, generator)
             x = torch.where((k > step)[:, None], moved, x)
         return x

@@ -6,15 +6,15 @@ import torch
 from torch import Tensor
 
 from fewjump.denoiser.base import Denoiser
-from fewjump.objective.base import Metrics, Objective
-from fewjump.objective.elbo import rate_divergence
-from fewjump.objective.known import Given, KnownName, check_known
+from fewjump.objective.base import Metrics
+from fewjump.objective.elbo import DataObjective, rate_divergence
+from fewjump.objective.known import Given
 from fewjump.objective.times import spread_uniform
 from fewjump.random import Generator
 from fewjump.schedule import as_time
 
 
-class ScoreEntropy(Objective):
+class ScoreEntropy(DataObjective):
     """E_t E_{x_t|x₀} Σ_{y≠x} Q_t[y,x]·(s_y − r⁰_y·log s_y + r⁰_y·log r⁰_y − r⁰_y).
 
     ``s`` are the student's concrete scores: those of its own ``ratios(x_t, t)`` method where it
@@ -22,29 +22,8 @@ class ScoreEntropy(Objective):
     given x₀. The loss is 0 at best, and the minimiser is the true concrete score. With ``known`` a
     part of every sequence stays clean, and the sum is over the other positions.
 
-    Args:
-        min_time: smallest t; scores diverge at 0.
-        known, known_share: see :func:`~fewjump.objective.known.draw_known`.
+    Options by keyword: those of :class:`~fewjump.options.objectives.DataOptions`.
     """
-
-    needs_teacher = False
-    # Options only of runs that use them: what identifies the others stays as it was.
-    known: KnownName | None = None
-    known_share: float = 0.5
-
-    def __init__(
-        self,
-        *,
-        min_time: float = 1e-3,
-        known: KnownName | None = None,
-        known_share: float = 0.5,
-    ) -> None:
-        if not 0 < min_time < 1:
-            raise ValueError(f"min_time must lie in (0, 1), got {min_time}")
-        check_known(known, known_share)
-        self.min_time = min_time
-        if known is not None:
-            self.known, self.known_share = known, known_share
 
     def __call__(
         self, student: Denoiser, teacher: Denoiser | None, batch: Tensor, generator: Generator

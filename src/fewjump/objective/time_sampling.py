@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Literal, NamedTuple, get_args
 
@@ -54,11 +55,12 @@ class TimeSampling:
             ``importance``, and with ConditionalMatching.
         floor: share in (0, 1] of the draws that stays uniform; 1 is uniform.
         decay: of the running means, per step in which the bin was seen.
-        curriculum_steps: optimiser steps that the stages fill; after them the last one stays.
+        curriculum_steps: optimiser steps that the stages fill; after them the last one stays. 0 for
+            the steps that the run is begun with.
         stages: of the curriculum.
 
     Raises:
-        ValueError: for options outside their range, or a curriculum without its steps.
+        ValueError: for options outside their range, or steps of no curriculum.
     """
 
     def __init__(
@@ -86,10 +88,10 @@ class TimeSampling:
             raise ValueError(
                 f"gap_bins must be at least 1, and 1 without importance=True; got {gap_bins}"
             )
-        if (curriculum != "none") != (curriculum_steps > 0):
+        if curriculum_steps < 0 or (curriculum == "none" and curriculum_steps):
             raise ValueError(
-                "a curriculum needs curriculum_steps ≥ 1, and no curriculum none; got "
-                f"{curriculum!r} and {curriculum_steps}"
+                "curriculum_steps must be ≥ 0, and 0 without a curriculum; got "
+                f"{curriculum_steps} and {curriculum!r}"
             )
         self.importance, self.learned_weight = importance, learned_weight
         self.curriculum: Curriculum = curriculum
@@ -106,6 +108,17 @@ class TimeSampling:
             # What identifies runs by t alone stays as it was before there were pairs.
             del options["gap_bins"]
         return ", ".join(f"{k}={v}" for k, v in options.items())
+
+    def settle(self, steps: int, earlier: str | None) -> None:
+        """Let a curriculum without steps of its own fill the run.
+
+        Args:
+            steps: of the run.
+            earlier: what :meth:`describe` said when the run was begun, if it is gone on with.
+        """
+        if self.curriculum != "none" and not self.curriculum_steps:
+            begun = re.search(r"curriculum_steps=(\d+)", earlier or "")
+            self.curriculum_steps = int(begun[1]) if begun else steps
 
     # -- drawing ----------------------------------------------------------------------------
 
@@ -149,7 +162,8 @@ class TimeSampling:
         """The largest t − s of this step, at most ``limit``."""
         if self.curriculum == "none":
             return limit
-        stage = min(self.stages - 1, self._step * self.stages // self.curriculum_steps)
+        length = max(1, self.curriculum_steps)
+        stage = min(self.stages - 1, self._step * self.stages // length)
         if self.curriculum == "doubling":
             stage = self.stages - 1 - stage
         return limit / 2**stage

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import pairwise
-from typing import Literal, get_args
-
 import torch
 from torch import Tensor
 
+from fewjump.options.objectives import Weighting
 from fewjump.process import Process
 from fewjump.random import Generator, SampleStreams, fold_seed, uniform
-
-WeightingName = Literal["uniform", "elbo", "sigma"]
-Weighting = WeightingName | Callable[[Tensor], Tensor]
 
 _GOLDEN = 0.6180339887498949
 
@@ -35,28 +29,6 @@ def spread_uniform(
         start = uniform((1,), generator, device)
         index = torch.arange(batch_size, device=device)
     return ((start + index.double() * _GOLDEN) % 1.0).clamp_(min=2.0**-54)
-
-
-def check_grid(grid: Sequence[float] | None, steps: int | None) -> tuple[float, ...] | None:
-    """The decreasing times of a few-step form: ``grid`` itself, or ``steps`` equal intervals.
-
-    Raises:
-        ValueError: if both are given, or the grid is not a decreasing list within [0, 1].
-    """
-    if grid is not None and steps is not None:
-        raise ValueError("give either grid or steps, not both")
-    if steps is not None:
-        if steps < 1:
-            raise ValueError(f"steps must be at least 1, got {steps}")
-        return (*(1 - k / steps for k in range(steps)), 0.0)
-    if grid is None:
-        return None
-    values = tuple(float(v) for v in grid)
-    if len(values) < 2 or not 0 <= values[-1] < values[0] <= 1:
-        raise ValueError(f"grid must run from a time ≤ 1 down to a time ≥ 0, got {values}")
-    if any(a <= b for a, b in pairwise(values)):
-        raise ValueError(f"grid must be strictly decreasing, got {values}")
-    return values
 
 
 def draw_time_pair(
@@ -88,13 +60,6 @@ def draw_time_pair(
         lowest = torch.minimum(times[interval + 1].clamp(min=min_time), t)
     lowest = torch.maximum(lowest, t - max_gap)
     return t - (t - lowest) * second, t
-
-
-def check_weighting(weighting: Weighting) -> None:
-    """Raise ValueError for an unknown name."""
-    if not callable(weighting) and weighting not in get_args(WeightingName):
-        known = ", ".join(get_args(WeightingName))
-        raise ValueError(f"unknown weighting {weighting!r}; known: {known}, or a function of t")
 
 
 def time_weight(weighting: Weighting, process: Process, t: Tensor) -> Tensor:

@@ -88,6 +88,11 @@ def read_conditions(
     for i, size in enumerate(lengths):
         row = rows[i] if rows else []
         room = size - around
+        if room < 1:
+            raise ValueError(
+                f"a length of {size} leaves nothing to draw: {around} tokens frame every text of "
+                f"this model; give {around + 1} or more"
+            )
         if len(row) > room or (prompt is not None and len(row) == room):
             raise ValueError(
                 f"the {what} of {len(row)} tokens leaves nothing to draw of {room}; give a longer "

@@ -16,9 +16,9 @@ from typing import Any
 from fewjump.denoiser.base import Denoiser
 from fewjump.lock import sole_writer
 from fewjump.objective.base import Objective
+from fewjump.options.training import TrainConfig
 from fewjump.train.data import Tokens
 from fewjump.train.distributed import join_world, stop_on_signal
-from fewjump.train.options import TrainConfig
 from fewjump.train.setup import (
     blocks_checkpointed,
     networks_in_low_precision,
@@ -26,6 +26,7 @@ from fewjump.train.setup import (
     run_identity,
 )
 from fewjump.train.split import split_models
+from fewjump.train.state import begun_as, check_identity
 from fewjump.train.trainer import Trainer, TrainResult
 
 
@@ -40,6 +41,7 @@ def train(
     out: str | Path | None = None,
     run_config: Mapping[str, Any] | None = None,
     accepted: Callable[[Path], object] | None = None,
+    prepare: Callable[[], object] | None = None,
     label: str = "train",
 ) -> TrainResult:
     """Train a denoiser in place; under torchrun, on all its processes.
@@ -63,6 +65,8 @@ def train(
             of what must be equal to resume.
         accepted: called by the main process with ``out`` once nothing stands against the run, to
             write more into it; nothing is written there before.
+        prepare: called on every process before the models are split and trained, once the folder is
+            known not to be another run's: for what costs time.
         label: shown with progress.
 
     Raises:
@@ -78,6 +82,8 @@ def train(
         raise ValueError("the student has no parameters to train")
     source, rows, width = open_data(objective, data, config, student, length)
     folder = Path(out) if out is not None else None
+    begun = begun_as(folder)
+    objective.settle(student, config.steps, begun.get("objective") or {})
     hold = nullcontext() if folder is None else sole_writer(folder)
     with hold, join_world(config.device) as world, stop_on_signal() as stop:
         if config.batch_size % (world.size * config.accumulate):
@@ -88,6 +94,10 @@ def train(
         identity = run_identity(
             config, run_config, source, rows, width, objective, student, teacher
         )
+        if begun and folder is not None:
+            check_identity(folder, begun, identity)
+        if prepare is not None:
+            prepare()
         student.train()
         try:
             with split_models(student, teacher, config, world) as models:

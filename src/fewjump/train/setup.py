@@ -13,10 +13,11 @@ from torch import nn
 from fewjump.denoiser.base import Denoiser
 from fewjump.denoiser.transformer import Transformer
 from fewjump.objective.base import Objective
+from fewjump.objective.time_sampling import TimeSampling
+from fewjump.options.training import FREE_OPTIONS, TrainConfig
 from fewjump.random import fold_seed
 from fewjump.train.data import TokenData, Tokens
 from fewjump.train.distributed import World
-from fewjump.train.options import FREE_OPTIONS, TrainConfig
 from fewjump.train.state import weights_checksum
 
 # Purposes of a seed: two of them never share a stream.
@@ -79,13 +80,15 @@ def describe(objective: Objective) -> dict[str, Any]:
     options = {
         k: v if isinstance(v, int | float | str | bool | None) else repr_of(v)
         for k, v in sorted(vars(objective).items())
-        if not k.startswith("_")
+        if not k.startswith("_") and v is not None
     }
     return {"name": type(objective).__name__, **options}
 
 
 def repr_of(value: Any) -> Any:
     """Lists for tuples, qualified names for functions: the same text in every process."""
+    if isinstance(value, TimeSampling):
+        return value.describe()
     if isinstance(value, tuple | list):
         return [repr_of(v) if isinstance(v, tuple | list) else v for v in value]
     return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value))}"

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from fewjump.denoiser.base import Denoiser
+from fewjump.options.training import TrainConfig
 from fewjump.train.distributed import TrainingInterrupted, World
 from fewjump.train.diversity import DiversityError
 from fewjump.train.monitor import DivergenceError
-from fewjump.train.options import TrainConfig
 
 if TYPE_CHECKING:
     from fewjump.train.sharding import ShardedDenoiser

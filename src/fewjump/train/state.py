@@ -15,7 +15,7 @@ from torch import nn
 from fewjump.config import differences
 from fewjump.denoiser.wrappers import unwrapped
 from fewjump.files import check_readable, whole_file
-from fewjump.train.options import FREE_OPTIONS
+from fewjump.options.training import FREE_OPTIONS
 
 STATE_FILE, CONFIG_FILE = "training_state.pt", "config.yaml"
 _FORMAT = 1
@@ -92,6 +92,16 @@ def read_config(folder: Path) -> dict[str, Any] | None:
     if not isinstance(content, dict) or "run" not in content:
         raise ValueError(f"{path} is damaged: it holds no configuration of a run")
     return content
+
+
+def begun_as(folder: Path | None) -> dict[str, Any]:
+    """The identity of the run that lies in a folder; nothing where that is not said."""
+    try:
+        found = None if folder is None else read_config(folder)
+    except ValueError:
+        # Damage is told of where the state is taken up.
+        return {}
+    return {k: v for k, v in (found or {}).items() if k != "free"}
 
 
 def check_fresh(folder: Path, config: Mapping[str, Any]) -> None:

@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from fewjump.denoiser.base import Denoiser
 from fewjump.files import check_readable
 from fewjump.objective.base import Metrics, Objective
+from fewjump.options.training import FREE_OPTIONS, TrainConfig
 from fewjump.random import SampleStreams, fold_seed
 from fewjump.train.data import TokenData
 from fewjump.train.diagnostics import Diagnostics
@@ -25,7 +26,6 @@ from fewjump.train.distributed import StopRequest, TrainingInterrupted, World
 from fewjump.train.ema import ExponentialMovingAverage
 from fewjump.train.log import METRICS_FILE, RunFolder, TrainingProgress
 from fewjump.train.monitor import DivergenceError, Monitor, diagnosis, not_finite
-from fewjump.train.options import FREE_OPTIONS, TrainConfig
 from fewjump.train.setup import (
     DROPOUT_STREAM,
     MONITOR_STREAM,

@@ -25,7 +25,7 @@ from fewjump.verify.summary import (
 if TYPE_CHECKING:
     from fewjump.denoiser import Denoiser
     from fewjump.objective import ConditionalMatching
-    from fewjump.objective.conditional import Intermediate
+    from fewjump.options.objectives import Intermediate
     from fewjump.verify.subjects import Subject
     from fewjump.verify.table_student import World
 

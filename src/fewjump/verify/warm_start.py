@@ -23,7 +23,7 @@ from fewjump.verify.summary import (
 
 if TYPE_CHECKING:
     from fewjump.denoiser import Denoiser
-    from fewjump.objective.conditional import Intermediate
+    from fewjump.options.objectives import Intermediate
     from fewjump.verify.subjects import Subject
 
 STARTS: dict[str, tuple[str, Role]] = {

@@ -1,4 +1,4 @@
-"""Options of the training loop, and the learning rate that follows from them."""
+"""Options of the training loop, the learning rate that follows from them, each verb's defaults."""
 
 from __future__ import annotations
 
@@ -31,29 +31,32 @@ class TrainConfig:
             last state, at the learning rate that a run of the new length has at that step (so a
             decayed one rises again). Its weights are then not those of a run that had the new
             length from the start.
-        batch_size: sequences per optimiser step, over all processes and accumulation rounds: the
-            same configuration gives the same training on one process or on eight.
+        batch_size: sequences per optimiser step, over all processes and parts: the same options
+            give the same training on one process or on eight.
         lr: peak learning rate of AdamW.
-        weight_decay: of AdamW, on tensors of two or more axes.
-        betas: of AdamW.
-        warmup: steps of linear warm-up.
-        decay: shape after the warm-up: ``cosine``, ``linear`` or ``constant``.
-        final_lr: where the decay ends, as a share of ``lr``.
+        weight_decay: weight decay of AdamW, on tensors of two or more axes.
+        betas: decays of AdamW's running means, of the gradient and of its square.
+        warmup: steps over which the learning rate rises.
+        decay: how the learning rate falls afterwards.
+        final_lr: where the learning rate ends, as a share of lr.
         clip: largest gradient norm; None to leave gradients alone.
-        accumulate: split each step's batch into this many parts, to save memory.
-        ema: decay of the weights' moving average, in [0, 1); None for no average.
-        precision: ``float32``, or ``bfloat16`` for the networks under autocast.
+        accumulate: compute each step in this many parts, to save memory; the same result but for
+            rounding.
+        ema: decay of the moving average of the weights, in [0, 1), which is what is saved; None
+            for no average.
+        precision: arithmetic of the networks: bfloat16 is by autocast.
         compile: compile the network with torch.compile.
         checkpoint_blocks: keep only the input of each transformer block for the backward pass and
             compute the block again there: less memory, a third more time, the same gradients.
-        sharding: what the processes of a torchrun launch share. ``none``: each holds the whole
-            networks (DDP). ``full``: each holds its part of every weight, gradient, average and
-            moment, of student and teacher (FSDP2). One process alone holds everything either way.
-        seed: of every random draw and of the data's order.
-        device: where to compute; None takes CUDA if there is one.
-        log_every: steps between lines of metrics.
-        save_every: steps between checkpoints.
-        max_seconds: stop after this time. A run that stops by the clock is **not** reproducible.
+        sharding: what the processes of a torchrun launch share. none: each holds the whole networks
+            (DDP). full: each holds its part of every weight, gradient, average and moment, of
+            student and teacher (FSDP2). One process alone holds everything either way.
+        seed: seed of every random draw and of the data's order.
+        device: where to compute. Default: an accelerator if there is one.
+        log_every: steps between lines of metrics.jsonl.
+        save_every: steps between checkpoints. The same command on the same folder goes on from the
+            last one.
+        max_seconds: stop after this time; the result then depends on the machine's speed.
         progress: show progress.
         monitor: in a distillation, look at draws of the student and at the teacher whenever a line
             is logged, and warn of collapse, ill-conditioning and miscalibration. Never changes the
@@ -63,7 +66,7 @@ class TrainConfig:
         ValueError: for a value outside its range.
     """
 
-    steps: int = 1000
+    steps: int = 2000
     batch_size: int = 128
     lr: float = 3e-4
     weight_decay: float = 0.0
@@ -139,3 +142,9 @@ class TrainConfig:
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ValueError(message)
+
+
+#: What each verb starts from.
+TEACHER_TRAINING = TrainConfig(lr=1e-3)
+DISTILLATION = TrainConfig()
+REFINEMENT = TrainConfig(steps=1000, lr=1e-4, ema=0.99, save_every=100)

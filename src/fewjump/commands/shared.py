@@ -1,0 +1,128 @@
+"""Options that several verbs have, and the names that they take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+DataKindName = Literal["auto", "characters", "bytes", "lines", "tokens", "documents"]
+PackingName = Literal["stream", "documents", "fit"]
+TokenBits = Literal[8, 16, 32, 64]
+SamplerName = Literal[
+    "ancestral", "euler", "tau-leaping", "first-hitting", "theta-trapezoidal", "theta-rk2"
+]
+GridName = Literal["uniform", "cosine", "log-linear", "fitted"]
+
+# Each step is a time that is written down, and an evaluation.
+_MOST_STEPS, _MOST_SAMPLES = 1_000_000, 100_000_000
+
+
+@dataclass
+class DocumentOptions:
+    """How to read documents (.jsonl, .json, .csv, .tsv, .parquet, a data set's folder,
+    hf:owner/name, or text) and tokens (.bin)."""
+
+    field: Annotated[str, tyro.conf.arg(name="text-field")] = "text"
+    """Documents: where the text of an object or a row is."""
+
+    split: str = "train"
+    """Documents: which part of a data set."""
+
+    limit: Annotated[int | None, tyro.conf.arg(name="documents")] = None
+    """Documents: read this many of them. Default: all."""
+
+    packing: PackingName | None = None
+    """Documents: stream cuts them as one stream; documents gives each rows of its own, padded; fit
+    lets whole ones share a row. Default: stream for a tokenizer, documents for characters."""
+
+    token_bits: TokenBits | None = None
+    """Tokens of a .bin file: how wide they are. Default: what a header of llm.c or a Megatron .idx
+    beside it says, else 16, or 32 for a tokenizer of more than 65536 tokens."""
+
+    cache_folder: Annotated[Path | None, tyro.conf.arg(name="cache")] = None
+    """Where the tokens of documents are kept for the next run. Default: .fewjump-cache beside the
+    data, or fewjump in $XDG_CACHE_HOME (~/.cache) where nothing may be written there."""
+
+
+def document_values(options: Any) -> dict[str, Any]:
+    """The options of :class:`DocumentOptions`, which :func:`fewjump.data.load_data` takes."""
+    return {option.name: getattr(options, option.name) for option in fields(DocumentOptions)}
+
+
+def refuse_without_data(options: Any) -> None:
+    """Raise ValueError for an option that says how to read data where there are none."""
+    from fewjump.commands.arguments import arguments, flag_of
+
+    names = {option.path[-1]: option.name for option in arguments(DocumentOptions).values()}
+    defaults = {option.name: option.default for option in fields(DocumentOptions)}
+    for name, default in {"kind": "auto", **defaults}.items():
+        if getattr(options, name) != default:
+            flag = flag_of(names.get(name, name))
+            raise ValueError(f"{flag} says how to read data: give --data")
+
+
+@dataclass
+class GridOptions:
+    """How the steps from noise to data lie in time."""
+
+    grid: GridName | None = None
+    """How the steps are spread over time. fitted finds the times that lose the least, from samples
+    of the model itself, which must not be joint, unless the model carries them. Default: uniform;
+    first-hitting draws its own times."""
+
+
+@dataclass
+class SamplerOptions(GridOptions):
+    """How to step from noise to data."""
+
+    sampler: SamplerName = "ancestral"
+    """How to step. ancestral is exact up to drawing positions independently."""
+
+
+def check_draws(steps: Sequence[int], samples: int | None, flag: str = "--num-samples") -> None:
+    """Refuse numbers of steps and samples that are slips of the hand, before a model is opened.
+
+    Args:
+        steps: those of ``--steps``.
+        samples: of ``flag``; None where it was not given.
+        flag: how many samples are drawn.
+
+    Raises:
+        ValueError: naming the flag.
+    """
+    asked = [("--steps", count, _MOST_STEPS) for count in steps]
+    if samples is not None:
+        asked.append((flag, samples, _MOST_SAMPLES))
+    for name, count, most in asked:
+        if not 1 <= count <= most:
+            raise ValueError(f"{name} must be at least 1 and at most {most}, got {count}")
+
+
+def named_values(option: str, words: Sequence[str]) -> dict[str, Any]:
+    """``name=value`` words as a mapping; values as YAML reads them.
+
+    Args:
+        option: which takes them.
+        words: as they were typed.
+
+    Raises:
+        ValueError: for a word of another form.
+    """
+    import yaml
+
+    out: dict[str, Any] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not name or not value:
+            raise ValueError(f"--{option} takes name=value words; got {word!r}")
+        try:
+            out[name.replace("-", "_")] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ValueError(
+                f"--{option} {name}: {value!r} is neither a value nor a list"
+            ) from None
+    return out

@@ -1,0 +1,362 @@
+"""Options of the objectives.
+
+An objective's class inherits the parts that it takes, and a verb of the command line has a flag for
+every field of them: a flag of a part that the student's objective does not inherit is refused.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Annotated, Any, ClassVar, Literal, cast, get_args
+
+import tyro
+
+KnownName = Literal["prefix", "infill", "scattered"]
+Intermediate = Literal[
+    "student-euler", "student-exact", "student-trapezoidal", "forward", "teacher-rollout"
+]
+JointIntermediate = Literal["forward", "teacher-rollout", "student"]
+WeightingName = Literal["uniform", "elbo", "sigma"]
+Weighting = WeightingName | Callable[[Any], Any]
+Near = Literal["zero", "uniform", "adaptive"] | float
+LatentEstimator = Literal["auto", "sum", "sample"]
+StatesName = Literal["forward", "student"]
+Estimator = Literal["auto", "score", "expected"]
+
+
+def _by_name(default: WeightingName) -> Any:
+    """A function of times is for Python; the command line takes a name."""
+    hint = f"(default: {default})"
+    return tyro.conf.arg(constructor=cast(Any, WeightingName), help_behavior_hint=hint)
+
+
+#: More jumps than this are a slip of the hand: each is a time that is written down.
+_MOST_JUMPS = 100_000
+
+
+@dataclass(kw_only=True)
+class Part:
+    """Base of the parts: each checks itself, whichever others it is joined with.
+
+    Attributes:
+        whose: the students that it is for, as a message says it.
+    """
+
+    whose: ClassVar[str] = "every student"
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for values outside their range."""
+
+
+@dataclass(kw_only=True)
+class KnownOptions(Part):
+    """Sequences of which a part is given: for prompts and infilling.
+
+    Attributes:
+        known: show a part of every sequence clean at all times, and leave it out of the loss: for
+            prompts (prefix) and infilling (infill: all but one stretch; scattered: positions here
+            and there).
+        known_share: the largest share of a sequence that known shows.
+    """
+
+    known: KnownName | None = None
+    known_share: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.known is not None and self.known not in get_args(KnownName):
+            known = ", ".join(get_args(KnownName))
+            raise ValueError(f"unknown rule {self.known!r} for known positions; known: {known}")
+        _require(
+            0 < self.known_share < 1, f"known_share must lie in (0, 1), got {self.known_share}"
+        )
+        if self.known is None and self.known_share != KnownOptions.known_share:
+            raise ValueError(
+                "known_share is for sequences of which a part is shown: give known='prefix', or "
+                "another rule"
+            )
+
+
+@dataclass(kw_only=True)
+class DataOptions(KnownOptions):
+    """Training from data.
+
+    Attributes:
+        min_time: smallest time that is trained, in (0, 1).
+    """
+
+    min_time: float = 1e-3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_min_time(self.min_time)
+
+
+@dataclass(kw_only=True)
+class MatchingOptions(DataOptions):
+    """Matching a teacher, by whatever student.
+
+    Attributes:
+        steps: train for exactly this many equal jumps from noise to data. Default: for any.
+        grid: train for the jumps between these decreasing times, in place of a number of them.
+        weighting: weight of a time t in the loss: uniform; elbo, that of the likelihood bound; or
+            sigma, the noise rate.
+        rollout_steps: with teacher-rollout: the teacher's steps from noise to t, and again from
+            there to the cleaner state. Default: 8, or 16 for joint students.
+    """
+
+    steps: Annotated[int | None, tyro.conf.arg(name="jumps")] = None
+    grid: Annotated[tuple[float, ...] | None, tyro.conf.arg(name="jump-times")] = None
+    weighting: Annotated[Weighting, _by_name("uniform")] = "uniform"
+    rollout_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_weighting(self.weighting)
+        _require(
+            self.rollout_steps is None or self.rollout_steps >= 1,
+            f"rollout_steps must be at least 1, got {self.rollout_steps}",
+        )
+        self.few_step_times()
+
+    def few_step_times(self) -> tuple[float, ...] | None:
+        """The decreasing times of the few-step form, if it is one."""
+        return _few_steps(self.grid, self.steps, self.min_time)
+
+
+@dataclass(kw_only=True)
+class GapOptions(Part):
+    """Where a product student's teacher is asked.
+
+    Attributes:
+        max_gap: largest time between the student's state and the teacher's cleaner one, in (0, 1].
+    """
+
+    max_gap: float = 1.0
+
+    whose = "student='product'; joint ones say where the teacher is asked with near"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(0 < self.max_gap <= 1, f"max_gap must lie in (0, 1], got {self.max_gap}")
+
+
+@dataclass(kw_only=True)
+class JointOptions(Part):
+    """What a joint student learns from the teacher's answer at a cleaner state.
+
+    Attributes:
+        near: where the teacher is asked. A share of the noise time in (0, 1); zero, next to the
+            data; uniform, anywhere below; or adaptive, as far as its own doubt allows. Default: 0.1
+            under a mask, 0.02 otherwise.
+        tolerance: with near adaptive: the largest bias that is allowed, in nats per position.
+        draws: sequences drawn from the teacher for each that is noised; draws of its latent for a
+            latent student.
+        consistency: share in [0, 1] of the loss whose target is the student's own answer at a
+            cleaner state; not for latent students.
+        data_weight: weight of the data's own likelihood in the loss.
+    """
+
+    near: Near | None = None
+    tolerance: float = 0.02
+    draws: int = 1
+    consistency: float = 0.0
+    data_weight: float = 0.0
+
+    whose = "joint students; choose one, such as student='chain', or leave it out"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.near, str):
+            if self.near not in ("zero", "uniform", "adaptive"):
+                raise ValueError(
+                    f"unknown near {self.near!r}; known: zero, uniform, adaptive, or a share in "
+                    "(0, 1)"
+                )
+        elif self.near is not None:
+            _require(0 < self.near < 1, f"near as a share s/t must lie in (0, 1), got {self.near}")
+        _require(0 < self.tolerance < math.inf, f"tolerance must be above 0, got {self.tolerance}")
+        _require(self.draws >= 1, f"draws must be at least 1, got {self.draws}")
+        _require(
+            0 <= self.consistency <= 1, f"consistency must lie in [0, 1], got {self.consistency}"
+        )
+        _check_data_weight(self.data_weight)
+
+
+@dataclass(kw_only=True)
+class LatentOptions(Part):
+    """What keeps a latent student's latent in use.
+
+    Attributes:
+        free_bits: nats per sequence that the latent may carry for nothing.
+        kl_warmup: optimiser steps over which the price of what the latent carries rises from 0 to
+            its full height; 0 for none. Default: half of the steps that the run was begun with.
+        estimator: of the expectation over the latent: sum, over all its values (one category per
+            sequence only); sample, drawn from the encoder; auto, the sum where it can be had with
+            at most 32 values.
+    """
+
+    free_bits: float = 0.0
+    kl_warmup: int | None = None
+    estimator: LatentEstimator = "auto"
+
+    whose = "latent students; use student='latent'"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(
+            0 <= self.free_bits < math.inf and (self.kl_warmup is None or self.kl_warmup >= 0),
+            f"free_bits and kl_warmup must be ≥ 0, got {self.free_bits} and {self.kl_warmup}",
+        )
+        _one_of("estimator", self.estimator, LatentEstimator)
+
+
+@dataclass(kw_only=True)
+class OnPolicyOptions(Part):
+    """Refinement of a student on its own samples.
+
+    Attributes:
+        steps: equal jumps from noise to data of the sampler that is refined: those it will be used
+            with. Default: 1.
+        grid: the times of that sampler, from 1 to 0, in place of a number of jumps.
+        draws: the student's samples for each noisy state, at least 2.
+        estimator: how the gradient is estimated: expected sums tokens out (product and mixture
+            students), score draws them (every student), auto takes expected where there is one.
+        weighting: weight of a time in the loss: uniform; elbo, that of the likelihood bound; or
+            sigma, the noise rate.
+        min_time: smallest time at which the two networks are compared, in (0, 1).
+        floor: probabilities below it, of both networks, count as it: a bounded reward where an
+            exact teacher says 0.
+        warmup: steps, of all steps, in which the auxiliary network, which learns the student's
+            samples, learns alone.
+        data_weight: weight of the data's own likelihood in the loss: it keeps the student from
+            dropping part of the data. Needs data.
+    """
+
+    steps: Annotated[int | None, tyro.conf.arg(name="jumps")] = None
+    grid: Annotated[tuple[float, ...] | None, tyro.conf.arg(name="jump-times")] = None
+    draws: int = 4
+    estimator: Estimator = "auto"
+    weighting: Annotated[Weighting, _by_name("elbo")] = "elbo"
+    min_time: float = 1e-3
+    floor: float = 1e-6
+    warmup: Annotated[int, tyro.conf.arg(name="auxiliary-steps")] = 200
+    data_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _one_of("estimator", self.estimator, Estimator)
+        _check_weighting(self.weighting)
+        _require(
+            self.draws >= 2,
+            f"draws must be at least 2 (each is the others' baseline), got {self.draws}",
+        )
+        _check_min_time(self.min_time)
+        _require(0 < self.floor < 1, f"floor must lie in (0, 1), got {self.floor}")
+        _require(self.warmup >= 0, f"warmup must be ≥ 0, got {self.warmup}")
+        _check_data_weight(self.data_weight)
+        times = self.few_step_times()
+        _require(
+            times[0] == 1 and times[-1] == 0,
+            f"grid must run from 1 to 0, as a sampler's does; got {times}",
+        )
+
+    def few_step_times(self) -> tuple[float, ...]:
+        """The decreasing times of the sampler that is refined, from 1 to 0."""
+        steps = 1 if self.grid is None and self.steps is None else self.steps
+        times = _few_steps(self.grid, steps, self.min_time)
+        assert times is not None
+        return times
+
+
+@dataclass(kw_only=True)
+class GuardOptions(Part):
+    """What keeps a refinement in bounds.
+
+    Attributes:
+        auxiliary_lr: learning rate of the auxiliary network, as a multiple of the student's.
+        guard: watch the entropies of the student's samples.
+        band: the run stops when one of them falls below the first number times, or rises above the
+            second number times, what it was at the start (or is for the teacher).
+        guard_samples: sequences to measure them on.
+    """
+
+    auxiliary_lr: float = 3.0
+    guard: bool = True
+    band: tuple[float, float] = (0.7, 1.3)
+    guard_samples: int = 256
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(
+            0 < self.auxiliary_lr < math.inf,
+            f"auxiliary_lr must be positive, got {self.auxiliary_lr}",
+        )
+        low, high = self.band
+        _require(
+            0 <= low < 1 < high < math.inf,
+            f"band must satisfy 0 ≤ low < 1 < high, got {low} and {high}",
+        )
+        _require(
+            self.guard_samples >= 2, f"guard_samples must be at least 2, got {self.guard_samples}"
+        )
+
+
+def _few_steps(
+    grid: Sequence[float] | None, steps: int | None, min_time: float
+) -> tuple[float, ...] | None:
+    """The decreasing times of a few-step form: ``grid`` itself, or ``steps`` equal intervals.
+
+    Raises:
+        ValueError: if both are given, or the grid is not a decreasing list within [0, 1] whose last
+            time but one exceeds ``min_time``.
+    """
+    if grid is not None and steps is not None:
+        raise ValueError("grid and steps are for one thing: give one of them, not both")
+    if steps is not None:
+        _require(
+            1 <= steps <= _MOST_JUMPS,
+            f"steps must be at least 1 and at most {_MOST_JUMPS}, got {steps}",
+        )
+        values: tuple[float, ...] = (*(1 - k / steps for k in range(steps)), 0.0)
+    elif grid is None:
+        return None
+    else:
+        values = tuple(float(v) for v in grid)
+        _require(
+            len(values) >= 2 and 0 <= values[-1] < values[0] <= 1,
+            f"grid must run from a time ≤ 1 down to a time ≥ 0, got {values}",
+        )
+        _require(
+            all(a > b for a, b in pairwise(values)),
+            f"grid must be strictly decreasing, got {values}",
+        )
+    last = min(values[:-1])
+    _require(last > min_time, f"the last positive grid time {last} must exceed min_time={min_time}")
+    return values
+
+
+def _check_min_time(min_time: float) -> None:
+    _require(0 < min_time < 1, f"min_time must lie in (0, 1), got {min_time}")
+
+
+def _check_data_weight(weight: float) -> None:
+    _require(0 <= weight < math.inf, f"data_weight must be ≥ 0, got {weight}")
+
+
+def _check_weighting(weighting: Weighting) -> None:
+    if not callable(weighting):
+        _one_of("weighting", weighting, WeightingName)
+
+
+def _one_of(name: str, value: Any, kind: Any) -> None:
+    known = get_args(kind)
+    _require(value in known, f"unknown {name} {value!r}; known: {', '.join(map(str, known))}")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
