@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fewjump.process import ResetToPrior
+from fewjump.process import RankOneKernel
+from fewjump.process.bridge import RankOneBridge
 from fewjump.verify.enumeration import (
     pad_for_mask,
     position_marginals,
@@ -30,23 +31,23 @@ def test_holds_for_other_problems(seed: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "names"),
+    ("owner", "method", "names"),
     [
-        ("reverse_marginals", {"reverse step", "ancestral = analytic"}),
-        ("bridge_marginals", {"bridge"}),
-        ("weights_from_ratios", {"recovery (Eq. 8)"}),
-        ("kernel", {"kernel"}),
+        (RankOneBridge, "reverse_marginals", {"reverse step", "ancestral = analytic"}),
+        (RankOneBridge, "marginals", {"bridge"}),
+        (RankOneKernel, "solve", {"recovery (Eq. 8)"}),
+        (RankOneKernel, "dense", {"kernel"}),
     ],
 )
 def test_notices_a_wrong_formula(
-    monkeypatch: pytest.MonkeyPatch, method: str, names: set[str]
+    monkeypatch: pytest.MonkeyPatch, owner: type, method: str, names: set[str]
 ) -> None:
-    original = getattr(ResetToPrior, method)
+    original = getattr(owner, method)
 
-    def wrong(self: ResetToPrior, *args: object, **options: object) -> Tensor:
+    def wrong(self: object, *args: object, **options: object) -> Tensor:
         return original(self, *args, **options) * (1 + 1e-8)
 
-    monkeypatch.setattr(ResetToPrior, method, wrong)
+    monkeypatch.setattr(owner, method, wrong)
     failed = {c.name for c in run_checks(vocab_size=3, length=2) if not c.passed}
     assert names <= failed
 

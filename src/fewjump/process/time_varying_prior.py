@@ -80,8 +80,7 @@ class TimeVaryingPrior(RankOne):
 
     @classmethod
     def example(cls, schedule: Schedule) -> Self:
-        laws = [[0.7, 0.1, 0.2, 0.0], [0.1, 0.2, 0.3, 0.4], [0.0, 0.5, 0.25, 0.25]]
-        return cls(InterpolatedPriors(laws), schedule)
+        return cls(InterpolatedPriors([[0.7, 0.1, 0.2, 0.0], [0.1, 0.2, 0.3, 0.4]]), schedule)
 
     def config(self) -> dict[str, Any]:
         return self._described(path=self.path.config(), mask=self.mask, kept=list(self.kept))
