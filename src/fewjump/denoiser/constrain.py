@@ -99,17 +99,22 @@ def constrain_logits(
     if gain is not None:
         add = logits.scatter_add_ if overwrite else logits.scatter_add
         logits = add(-1, x_t[..., None], gain[..., None].to(logits.dtype))
-    logits = _forbid(logits, _never(process), overwrite)
+    # With gradients the mask of an absorbing process is forbidden below, in a pass that is made.
+    known = recorded and process.absorbing
+    logits = _forbid(logits, process.kept if known else _never(process), overwrite)
     certain = _certain(x_t, process)
     if certain is None:
         return logits
     if not recorded:
         return DenseLogits(logits, certain, x_t).dense()
-    if not (in_place and process.absorbing):
+    if not known:
         return pin_logits(logits, x_t, certain)
+    visible, index = certain[..., None], x_t[..., None]
     # At x_t: certainty where it is visible; where it is the mask, that is the impossible token.
-    at = torch.zeros_like(logits[..., :1]).masked_fill_(~certain[..., None], -torch.inf)
-    return logits.masked_fill_(certain[..., None], -torch.inf).scatter_(-1, x_t[..., None], at)
+    at = torch.zeros_like(visible, dtype=logits.dtype).masked_fill_(~visible, -torch.inf)
+    if in_place:
+        return logits.masked_fill_(visible, -torch.inf).scatter_(-1, index, at)
+    return logits.masked_fill(visible, -torch.inf).scatter(-1, index, at)
 
 
 def _forbid(logits: Tensor, tokens: Sequence[int], overwrite: bool) -> Tensor:

@@ -105,13 +105,16 @@ class ProductLaw(Law):
         # What was computed without gradients must not stand in for what has them.
         recorded = self.source.recorded
         if recorded not in self._normaliser:
-            logits = self.logits
-            flat = logits.reshape(-1, self.vocab_size)
-            step = flat.numel() if recorded else 1 << 22
-            chunks = row_chunks(flat.shape[0], self.vocab_size, step)
-            parts = [at_least_float32(flat[rows]).logsumexp(-1) for rows in chunks]
-            self._normaliser[recorded] = torch.cat(parts).reshape(logits.shape[:-1])
+            self._normaliser[recorded] = self._all_normalisers(recorded)
         return self._normaliser[recorded]
+
+    def _all_normalisers(self, recorded: bool) -> Tensor:
+        if recorded:
+            return at_least_float32(self.logits).logsumexp(-1)
+        flat = self.logits.reshape(-1, self.vocab_size)
+        chunks = row_chunks(flat.shape[0], self.vocab_size)
+        parts = [at_least_float32(flat[rows]).logsumexp(-1) for rows in chunks]
+        return torch.cat(parts).reshape(self.batch_size, self.length)
 
     def log_probs(self) -> Tensor:
         """Normalised per-position log-probabilities: (B, L, V)."""
