@@ -16,7 +16,7 @@ import torch
 from fewjump.assembly import train_config
 from fewjump.data import Dataset
 from fewjump.denoiser import Denoiser, NetworkDenoiser, ScoreDenoiser
-from fewjump.denoiser.wrappers import unwrapped
+from fewjump.denoiser.wrappers import unwrapped, weights_checksum
 from fewjump.objective import OnPolicyRefinement
 from fewjump.objective.auxiliary import StudentWithAuxiliary
 from fewjump.objective.on_policy import Estimator, Source
@@ -27,7 +27,6 @@ from fewjump.train.data import Tokens
 from fewjump.train.diversity import DiversityError, DiversityGuard
 from fewjump.train.ema import ExponentialMovingAverage
 from fewjump.train.keeper import load_weights
-from fewjump.train.state import weights_checksum
 
 _GUARD_SEED, _AUXILIARY_WEIGHTS = 5, 6
 

@@ -19,10 +19,9 @@ from typing import Any, Literal
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from fewjump.checkpoint.archive import Archive
+from fewjump.checkpoint.archive import Archive, StoredTensor
 from fewjump.checkpoint.configurations import hydra_config, read_json
 from fewjump.checkpoint.errors import CheckpointError, listed
-from fewjump.checkpoint.pickled import StoredTensor, foreign_kinds, plain_config
 from fewjump.checkpoint.rekey import (
     BESIDE,
     BESIDE_EXACTLY,
@@ -31,6 +30,7 @@ from fewjump.checkpoint.rekey import (
     in_parameter_order,
 )
 from fewjump.checkpoint.tokenizer_mask import mask_of_folder, mask_of_pickled
+from fewjump.checkpoint.unpickle import Foreign
 from fewjump.denoiser.wrappers import split_name
 from fewjump.reading import WeightsName
 
@@ -278,3 +278,56 @@ def _beside(file: Path, names: list[str]) -> list[str]:
 def _not_rebuilt(value: Any) -> list[str]:
     """What became placeholders, in words."""
     return [f"{kind} (a class that is not rebuilt)" for kind in foreign_kinds(value)]
+
+
+def plain_config(value: Any, depth: int = 0, budget: list[int] | None = None) -> Any:
+    """A configuration as plain dictionaries and lists, from OmegaConf's objects or from plain data.
+
+    What is neither becomes None. Interpolations stay the text they are.
+
+    Raises:
+        CheckpointError: for a configuration that is deeper or larger than any real one.
+    """
+    budget = [100_000] if budget is None else budget
+    budget[0] -= 1
+    if depth > 24 or budget[0] < 0:
+        raise CheckpointError("the stored configuration is nested without end; the file is damaged")
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Foreign):
+        if value.kind.startswith("omegaconf."):
+            content = value.attribute("_content")
+            content = value.attribute("_val") if content is None else content
+            return plain_config(content, depth + 1, budget)
+        if value.entries:
+            return plain_config(value.entries, depth + 1, budget)
+        return None
+    if isinstance(value, dict):
+        return {
+            key: plain_config(entry, depth + 1, budget)
+            for key, entry in value.items()
+            if isinstance(key, str)
+        }
+    if isinstance(value, list | tuple):
+        return [plain_config(entry, depth + 1, budget) for entry in value]
+    return None
+
+
+def foreign_kinds(value: Any, limit: int = 200_000) -> Iterator[str]:
+    """Kinds of all placeholders inside a value, each once."""
+    seen: set[int] = set()
+    kinds: set[str] = set()
+    stack = [value]
+    while stack and limit > 0:
+        limit -= 1
+        item = stack.pop()
+        if not isinstance(item, Foreign | dict | list | tuple) or id(item) in seen:
+            continue
+        seen.add(id(item))
+        if isinstance(item, Foreign):
+            if item.kind not in kinds:
+                kinds.add(item.kind)
+                yield item.kind
+            stack += [item.state, item.entries, item.elements, item.arguments]
+        else:
+            stack.extend(item.values() if isinstance(item, dict) else item)

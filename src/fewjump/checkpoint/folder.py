@@ -26,7 +26,7 @@ from fewjump.checkpoint.plain import plain
 from fewjump.denoiser import Denoiser, NetworkDenoiser, ScoreDenoiser, head_from_config
 from fewjump.denoiser.affordable import contents, without_memory
 from fewjump.denoiser.network import network_from_config, trunk_config
-from fewjump.denoiser.wrappers import matched_names, unwrapped
+from fewjump.denoiser.wrappers import matched_names, unwrapped, weights_checksum
 from fewjump.files import (
     check_readable,
     check_replaceable,
@@ -36,7 +36,6 @@ from fewjump.files import (
     write_text,
 )
 from fewjump.sampler.kept_grids import current_grids, read_grids
-from fewjump.train.state import weights_checksum
 
 FORMAT_VERSION = 1
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"

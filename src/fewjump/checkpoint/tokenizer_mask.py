@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fewjump.checkpoint.errors import CheckpointError
-from fewjump.checkpoint.pickled import Foreign
+from fewjump.checkpoint.unpickle import Foreign
 
 _VOCABULARIES = ("vocab", "_vocab_str_to_int", "encoder", "_added_tokens_encoder")
 _MAX_TEXT = 1 << 27
