@@ -233,6 +233,6 @@ def test_a_state_is_read_as_torch_reads_it(tmp_path: Path) -> None:
 
 
 def final_state_of_one_step(folder: Path) -> dict:
-    config = TrainConfig(steps=1, batch_size=4, out=str(folder), progress=False)
-    train(make_student(), CrossEntropyELBO(), make_data(), config)
+    config = TrainConfig(steps=1, batch_size=4, ema=0.5, progress=False)
+    train(make_student(), CrossEntropyELBO(), make_data(), config, out=folder)
     return final_state(folder)
