@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewjump.checkpoint.plain import plain
+from fewjump.checkpoint.folder import plain
 from fewjump.data import Vocabulary
 from fewjump.data.cache import narrowed, token_dtype
 from fewjump.denoiser import Denoiser

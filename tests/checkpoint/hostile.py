@@ -495,7 +495,7 @@ def make(kind: str, seed: int, sources: Sources, folder: Path) -> Path:
 def write_sources(folder: Path) -> Sources:
     """One small, whole checkpoint for each container."""
     from checkpoint import written as w
-    from fewjump.checkpoint import load_teacher, save
+    from fewjump.checkpoint import load, save
 
     raw, ema = w.network(seed=1), w.network(seed=2)
     published = w.published_config("udlm")
@@ -507,7 +507,7 @@ def write_sources(folder: Path) -> Sources:
         "Hugging Face folder (safetensors)": w.folder(folder / "hf", w.prefixed(ema), published),
         "Hugging Face folder": w.folder(folder / "hf-bin", w.prefixed(ema), published, binary=True),
     }
-    own = save(load_teacher(sources["Hugging Face folder"]), folder / "own")
+    own = save(load(sources["Hugging Face folder"]), folder / "own")
     return {**sources, "fewjump folder (safetensors)": own}
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 import fewjump
 from fewjump.checkpoint import FORMAT_VERSION, load, read_config, save
 from fewjump.checkpoint import folder as folder_module
-from fewjump.checkpoint.plain import plain
+from fewjump.checkpoint.folder import plain
 from fewjump.denoiser import HEADS, Denoiser, LogitDenoiser, NetworkDenoiser, ScoreDenoiser
 from fewjump.process import Absorbing, Process, ResetToPrior, Uniform
 from fewjump.report import Row

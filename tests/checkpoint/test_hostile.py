@@ -34,7 +34,7 @@ from checkpoint.hostile import (
     write_sources,
 )
 from checkpoint.verdict import Judge
-from fewjump.checkpoint import CheckpointError, load_teacher
+from fewjump.checkpoint import CheckpointError, load
 from fewjump.checkpoint.archive import CALLS, Archive, StoredStorage, stored_tensor
 from fewjump.checkpoint.unpickle import COPY_BUDGET, Foreign, Global, PlainDict, Unpickler
 
@@ -106,7 +106,7 @@ def test_an_attack_is_named_in_the_error(tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
     torch.save({"state_dict": {}, "x": Attack()}, path)
     with pytest.raises(CheckpointError, match=r"asks for posix\.system.*not executed"):
-        load_teacher(path)
+        load(path)
 
 
 @pytest.mark.parametrize(
@@ -434,28 +434,28 @@ WRONG = {
 @pytest.mark.parametrize("how", list(WRONG))
 def test_what_is_wrong_is_said(how: str, sources: Sources, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=WRONG[how]):
-        load_teacher(changed(sources, tmp_path, how))
+        load(changed(sources, tmp_path, how))
 
 
 def test_the_users_own_mistakes(sources: Sources) -> None:
     path = sources["Lightning checkpoint"]
     with pytest.raises(ValueError, match="'ema' or 'raw'"):
-        load_teacher(path, weights="best")  # type: ignore[arg-type]
+        load(path, weights="best")  # type: ignore[arg-type]
     with pytest.raises(CheckpointError, match="unknown family 'gan'; known: sedd-absorb"):
-        load_teacher(path, family="gan")
+        load(path, family="gan")
     with pytest.raises(CheckpointError, match="says it is mdlm, not duo"):
-        load_teacher(path, family="duo")
-    assert load_teacher(path, family="mdlm").length == w.LENGTH
+        load(path, family="duo")
+    assert load(path, family="mdlm").length == w.LENGTH
     with pytest.raises(CheckpointError, match="has no mask"):
-        load_teacher(sources["Hugging Face folder"], mask=1)
+        load(sources["Hugging Face folder"], mask=1)
 
 
 def test_families_without_a_configuration(tmp_path: Path) -> None:
     path = w.lightning(tmp_path / "last.ckpt", RAW, EMA, None)
     with pytest.warns(UserWarning, match="defaults of udlm"):
-        assert load_teacher(path, family="udlm").time_conditioned
+        assert load(path, family="udlm").time_conditioned
     with pytest.warns(UserWarning, match="defaults of mdlm"):
-        assert not load_teacher(path, family="mdlm").time_conditioned
+        assert not load(path, family="mdlm").time_conditioned
 
 
 @pytest.mark.parametrize(
@@ -473,7 +473,7 @@ def test_files_of_other_kinds_are_named(content: bytes, match: str, tmp_path: Pa
     path = tmp_path / "last.ckpt"
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=match):
-        load_teacher(path)
+        load(path)
 
 
 def test_every_flipped_bit_of_read_numbers_is_noticed(sources: Sources, tmp_path: Path) -> None:
@@ -491,17 +491,17 @@ def test_every_flipped_bit_of_read_numbers_is_noticed(sources: Sources, tmp_path
         broken[start + bit // 8] ^= 1 << (bit % 8)
         (copy / "checkpoints-meta" / "checkpoint.pth").write_bytes(bytes(broken))
         with pytest.raises(CheckpointError, match="CRC"):
-            load_teacher(copy, weights="raw")
+            load(copy, weights="raw")
 
 
 def test_a_compressed_archive_is_a_bomb_or_not_torchs(sources: Sources, tmp_path: Path) -> None:
     records = records_of(sources["Lightning checkpoint"])
     path = write_archive(tmp_path / "last.ckpt", records, zipfile.ZIP_DEFLATED)
     with pytest.raises(CheckpointError, match="is compressed"):
-        load_teacher(path)
+        load(path)
     records[pickle_name(records)] = records[pickle_name(records)] + b"trailing"
     path = write_archive(tmp_path / "other.ckpt", records)
-    assert load_teacher(path).length == w.LENGTH, "what follows the end of a pickle is not read"
+    assert load(path).length == w.LENGTH, "what follows the end of a pickle is not read"
 
 
 def test_foreign_functions_are_kept_as_names_only(tmp_path: Path) -> None:
@@ -527,11 +527,11 @@ def test_safetensors_lies_are_refused(sources: Sources, tmp_path: Path) -> None:
     for content in (b"", whole[:5], whole[:-1], struct.pack("<Q", 1 << 62) + whole[8:]):
         file.write_bytes(content)
         with pytest.raises(CheckpointError, match="no whole safetensors file"):
-            load_teacher(path)
+            load(path)
     first = next(iter(tensors))
     save_file({**tensors, first: tensors[first].to(torch.float8_e4m3fn)}, file)
     with pytest.raises(CheckpointError, match="float8"):
-        load_teacher(path)
+        load(path)
 
 
 def test_own_folders_cannot_ask_for_more_memory_than_their_file(
@@ -553,7 +553,7 @@ def test_own_folders_cannot_ask_for_more_memory_than_their_file(
         lying = {**config, "denoiser": {**config["denoiser"], **change}}
         (path / "config.json").write_text(json.dumps(lying))
         with pytest.raises(CheckpointError, match=r"cannot hold|do not|must"):
-            load_teacher(path)
+            load(path)
 
 
 @pytest.mark.parametrize("content", ["[" * 100_000, "{a: " * 5000, "a: " + "b" * (1 << 19)])
@@ -563,4 +563,4 @@ def test_a_configuration_cannot_keep_the_parser_busy(
     path = shutil.copytree(sources["SEDD run folder"], tmp_path / "run")
     (path / ".hydra" / "config.yaml").write_text(content)
     with pytest.raises(CheckpointError, match="nested deeper, than any that hydra writes"):
-        load_teacher(path)
+        load(path)

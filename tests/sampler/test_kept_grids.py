@@ -12,7 +12,7 @@ import torch
 
 import fewjump
 from fewjump import cli
-from fewjump.checkpoint.grids import write_grids
+from fewjump.checkpoint.folder import write_grids
 from fewjump.denoiser import LogitDenoiser, NetworkDenoiser
 from fewjump.process import Absorbing, Uniform
 from fewjump.publish import pipeline

@@ -11,7 +11,7 @@ import math
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -173,7 +173,7 @@ class Archive:
         """Read a record, whose checksum is verified, into memory of its size."""
         try:
             with self._zip.open(self._records[name]) as record:
-                while count := record.readinto(left[:CHUNK]):
+                while count := cast(zipfile.ZipExtFile, record).readinto(left[:CHUNK]):
                     left = left[count:]
         except Exception as error:  # as above; the checksum is one of them
             raise CheckpointError(
@@ -261,7 +261,7 @@ class Archive:
             # Memory as torch aligns it: on other, arithmetic may differ in the last bit.
             block = torch.empty(storage.elements * storage.dtype.itemsize, dtype=torch.uint8)
             try:
-                self._fill(memoryview(block.numpy()), storage.record)
+                self._fill(block.numpy().data, storage.record)
             except CheckpointError as error:
                 raise CheckpointError(f"{self.path}: {error}") from None
             read[storage.record] = block.view(storage.dtype)

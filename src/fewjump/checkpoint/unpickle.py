@@ -220,6 +220,11 @@ class Unpickler(pickle._Unpickler):
     """
 
     dispatch = _Instructions({code: pickle._Unpickler.dispatch[code] for code in _SAFE})
+    # Of the standard library: what is being made, what waits for it behind marks, and how to get
+    # what came after the last mark.
+    stack: list[Any]
+    metastack: list[list[Any]]
+    pop_mark: Callable[[], list[Any]]
 
     def __init__(
         self, data: bytes, find: Callable[[Any], Any], calls: Mapping[tuple[str, str], KnownCall]

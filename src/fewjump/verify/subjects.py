@@ -37,16 +37,18 @@ def open_saved(path: Path, reading: Mapping[str, Any] | None = None) -> Saved:
 
     Args:
         path: of the model.
-        reading: options of :func:`fewjump.load_teacher` for a checkpoint of the originals.
+        reading: options of :func:`fewjump.load` for a checkpoint of the originals.
 
     Raises:
         FileNotFoundError: if there is none.
         ValueError: for ``reading`` of a model that is no original, and what is wrong with it.
     """
-    from fewjump.checkpoint.opening import model_place, open_place
+    from fewjump.checkpoint.opening import open_model, place_of
+    from fewjump.checkpoint.originals import Reading
 
-    place = model_place(path)
-    return Saved(*open_place(place, reading=reading), place)
+    place = place_of(path)
+    denoiser, _ = open_model(place, Reading(**(reading or {})))
+    return Saved(denoiser, denoiser.vocabulary_config, place)
 
 
 def tokens_for(model: Saved, source: str | None, count: int, seed: int, steps: int = 64) -> Tensor:
