@@ -36,6 +36,8 @@ from checkpoint.hostile import (
 from checkpoint.verdict import Judge
 from fewjump.checkpoint import CheckpointError, load
 from fewjump.checkpoint.archive import CALLS, Archive, StoredStorage, stored_tensor
+from fewjump.checkpoint.opening import open_model
+from fewjump.checkpoint.originals import Reading
 from fewjump.checkpoint.unpickle import COPY_BUDGET, Foreign, Global, PlainDict, Unpickler
 
 RAW, EMA = w.network(seed=1), w.network(seed=2)
@@ -374,7 +376,7 @@ def changed(sources: Sources, folder: Path, how: str) -> Path:
     elif how == "no configuration":
         return w.lightning(folder / "last.ckpt", raw, ema, None)
     elif how == "unknown model_type":
-        return w.folder(folder / "m", w.prefixed(ema), {"model_type": "bert"})
+        return w.folder(folder / "m", w.prefixed(ema), {"model_type": "other"})
     elif how == "other vocabulary stated":
         return w.folder(folder / "m", w.prefixed(ema), w.published_config("mdlm", vocab_size=99))
     elif how == "no config.json":
@@ -382,7 +384,7 @@ def changed(sources: Sources, folder: Path, how: str) -> Path:
         (path / "config.json").unlink()
         return path
     elif how == "no weights":
-        path = w.folder(folder / "m", w.prefixed(ema), {})
+        path = w.folder(folder / "m", w.prefixed(ema), w.published_config("mdlm"))
         (path / "model.safetensors").unlink()
         return path
     elif how == "objects in a bin":
@@ -417,7 +419,7 @@ WRONG = {
     "average of another network": r"shape \(9, 16\) where vocab_embed\.embedding of shape \(7,",
     "no average": "no average .*weights='raw'",
     "no configuration": "family=",
-    "unknown model_type": "'bert'.*known are mdlm, udlm, duo",
+    "unknown model_type": "'other'.*known are mdlm, udlm, duo",
     "other vocabulary stated": "says 99 states.*tensors have 7",
     "no config.json": r"no config\.json",
     "no weights": r"expected model\.safetensors",
@@ -506,15 +508,13 @@ def test_a_compressed_archive_is_a_bomb_or_not_torchs(sources: Sources, tmp_path
 
 def test_foreign_functions_are_kept_as_names_only(tmp_path: Path) -> None:
     """A class nobody knows does not stop the load: it is a placeholder, and is reported."""
-    from fewjump.checkpoint.teacher import read_teacher
-
     path = w.lightning(tmp_path / "last.ckpt", RAW, EMA, w.mdlm_config())
     records = records_of(path)
     name = pickle_name(records)
     call = text("zz") + named("unheard.of", "Thing", "old") + b")Rs."
     records[name] = records[name][:-1] + call
     write_archive(path, records)
-    _, facts = read_teacher(path)
+    _, facts = open_model(path, Reading())
     assert "unheard.of.Thing (a class that is not rebuilt)" in facts.ignored
     assert str(Global("a", "b")) == "a.b"
 

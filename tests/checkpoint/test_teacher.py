@@ -314,11 +314,11 @@ def test_hub_ids_need_the_extra_or_a_repository(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match="no file or folder"):
+    with pytest.raises(FileNotFoundError, match="no nowhere/at/all; give the folder"):
         load("nowhere/at/all")
     monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
     with pytest.raises(ModuleNotFoundError, match=r"fewjump\[hub\]"):
-        load("nobody/nothing")
+        load("hf:nobody/nothing")
 
 
 def test_a_hub_repository_is_read_like_a_folder(
@@ -333,6 +333,6 @@ def test_a_hub_repository_is_read_like_a_folder(
         return str(path)
 
     monkeypatch.setattr(hub, "snapshot_download", fake)
-    check(load("somebody/udlm"), EMA)
+    check(load("hf:somebody/udlm"), EMA)
     assert asked[0][0] == "somebody/udlm"
     assert not any(pattern.endswith(".py") for pattern in asked[0][1])

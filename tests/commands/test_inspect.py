@@ -79,7 +79,26 @@ def test_what_is_wrong_is_a_usage_error(tmp_path: Path, capsys: pytest.CaptureFi
     assert main(["inspect", str(path)]) == 2
     assert "ask for --weights raw" in capsys.readouterr().err
     assert main(["inspect", str(tmp_path / "nothing")]) == 2
-    assert "no file or folder" in capsys.readouterr().err
+    assert "give the folder of a saved model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("notes.md", b"# A model\n", "is a text file, not a model; give the folder of a saved"),
+        ("options.yaml", b"steps: 3\n", "is a text file, not a model; give the folder of a saved"),
+        ("config.json", b'{"model_type": "mdlm"}', "holds no model: expected model.safetensors"),
+        ("training_state.pt", b"PK", "is the state of a training, from which the same command"),
+    ],
+)
+def test_a_file_that_is_no_model_is_named(
+    name: str, content: bytes, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert main(["inspect", str(tmp_path / name)]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert "hf:owner/name" in error or name == "config.json"
 
 
 # -- the check itself ---------------------------------------------------------------------------

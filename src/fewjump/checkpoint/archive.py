@@ -16,12 +16,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from fewjump.checkpoint.errors import CheckpointError
+from fewjump.checkpoint.errors import TAKES, CheckpointError
 from fewjump.checkpoint.unpickle import Global, KnownCall, PlainDict, Unpickler
 
 MAX_PICKLE = 1 << 28
 MAX_RECORDS = 1 << 20
 CHUNK = 1 << 22
+# Control characters that no text holds.
+_NO_TEXT = {*range(9), *range(14, 27), *range(28, 32)}
 STORAGE_TYPES = {
     "DoubleStorage": torch.float64,
     "FloatStorage": torch.float32,
@@ -108,8 +110,8 @@ class Archive:
         try:
             self._zip = zipfile.ZipFile(path)
             records = self._zip.infolist()
-        except Exception as error:  # zipfile raises a dozen kinds for damaged files
-            raise CheckpointError(f"{path} {_what_instead(path)} ({error})") from None
+        except Exception:  # zipfile raises a dozen kinds for damaged files
+            raise CheckpointError(f"{path} {_what_instead(path)}") from None
         self._records = self._checked(records)
         try:
             self._read_header()
@@ -272,7 +274,7 @@ def _what_instead(path: Path) -> str:
     """What a file that is no zip archive looks like."""
     try:
         with path.open("rb") as file:
-            head = file.read(64)
+            head = file.read(1024)
     except OSError as error:
         return f"cannot be read: {error.strerror}"
     if not head:
@@ -286,6 +288,7 @@ def _what_instead(path: Path) -> str:
             "is a bare pickle, the format of torch.save before version 1.6; load and save it again "
             "with a newer torch, on a machine where you trust the file"
         )
-    if head.lstrip()[:1] in (b"<", b"{"):
-        return "is a text file, not a checkpoint (a saved error page?); download it again"
-    return "is not an archive of torch.save"
+    # A character may be cut at the end of what was read.
+    if not set(head) & _NO_TEXT and "\ufffd" not in head.decode("utf-8", "replace")[:-3]:
+        return f"is a text file, not a model; give {TAKES}"
+    return f"is not an archive of torch.save; give {TAKES}"

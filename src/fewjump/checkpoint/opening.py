@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from fewjump.checkpoint.containers import RUN_WEIGHTS
-from fewjump.checkpoint.errors import CheckpointError
+from fewjump.checkpoint.errors import TAKES, CheckpointError
 from fewjump.checkpoint.folder import (
     CONFIG_FILE,
     MODEL_FILES,
@@ -43,12 +43,6 @@ _STATES = ("training_state.pt", "training_state.json")
 _HUB_TEXTS = ("*.json", "*.txt", "*.model")
 _HUB_WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "*.ckpt", "*.pth")
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-
-TAKES = (
-    "the folder of a saved model (it holds config.json, and so does a masked language model's), "
-    "the folder of a run, a checkpoint of SEDD, MDLM, UDLM or Duo, or a repository of the hub as "
-    "hf:owner/name"
-)
 
 
 def load(
@@ -137,7 +131,7 @@ def place_of(source: str | Path, **hub: Any) -> Path:
             f"{path} is the state of a training, from which the same command goes on, and no "
             f"model; give {TAKES}"
         )
-    if path.is_file() or any((path / name).is_file() for name in _ORIGINALS):
+    if path.is_file() or any((path / name).is_file() for name in (*_ORIGINALS, *WEIGHTS_FILES)):
         return path
     if any((path / name).is_file() for name in _STATES):
         raise FileNotFoundError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +21,8 @@ from fewjump.sampler.shown import Shown, eval_mode, synchronise
 from fewjump.sampler.trajectory import check_options, trajectory
 
 _BATCH_LIMIT = 256
+# Beyond it, and below its inverse, logits in single precision run out of range.
+EXTREME_TEMPERATURE = 1e6
 _LOGIT_LIMIT = 1 << 26
 
 
@@ -256,7 +257,10 @@ def _check_sizes(
 
 
 def _check_temperature(temperature: float, top_p: float) -> None:
-    if not 0 <= temperature < math.inf:
-        raise ValueError(f"temperature must be a finite number ≥ 0, got {temperature}")
+    if temperature != 0 and not 1 / EXTREME_TEMPERATURE <= temperature <= EXTREME_TEMPERATURE:
+        raise ValueError(
+            f"temperature must be 0 (the most likely token) or from {1 / EXTREME_TEMPERATURE:g} to "
+            f"{EXTREME_TEMPERATURE:g}, got {temperature}"
+        )
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p must lie in (0, 1], got {top_p}")
