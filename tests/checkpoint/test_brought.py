@@ -54,6 +54,18 @@ def test_missing_weights_are_refused_and_tied_ones_are_not(tmp_path: Path) -> No
         from_masked_lm(headless)
 
 
+def test_weights_of_another_shape_are_named(tmp_path: Path) -> None:
+    folder = hub.save(tmp_path / "m")
+    tensors = load_file(folder / "model.safetensors")
+    name = "bert.encoder.layer.1.output.dense.weight"
+    tensors[name] = tensors[name][:, :-1].contiguous()
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"\(16, 31\), expected \(16, 32\)") as refusal:
+        fewjump.load(folder)
+    assert f"{name} has shape" in str(refusal.value)
+    assert "ignore_mismatched_sizes" not in str(refusal.value)
+
+
 def test_two_models_in_one_file_are_refused() -> None:
     with pytest.raises(ValueError, match="two tensors are called a once wrappers are stripped"):
         matched_names(["model.a", "module.a"], ["a"])

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import fewjump
-from fewjump.checkpoint import FORMAT_VERSION, load, read_config, save
+from fewjump.checkpoint import FORMAT_VERSION, CheckpointError, load, read_config, save
 from fewjump.checkpoint import folder as folder_module
 from fewjump.checkpoint.folder import plain
 from fewjump.denoiser import HEADS, Denoiser, LogitDenoiser, NetworkDenoiser, ScoreDenoiser
@@ -263,6 +263,16 @@ def test_missing_things_are_named(saved: Path, tmp_path: Path) -> None:
     (saved / "config.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"neither .*config\.json nor"):
         load(saved)
+
+
+@pytest.mark.parametrize("kept", [0, 5, 0.5, 0.999])
+def test_weights_that_were_cut_are_named(saved: Path, kept: float) -> None:
+    weights = saved / "model.safetensors"
+    data = weights.read_bytes()
+    weights.write_bytes(data[: int(kept * len(data) if kept < 1 else kept)])
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is damaged") as refusal:
+        load(saved)
+    assert "config.json" not in str(refusal.value)
 
 
 def test_configurations_of_others_are_refused(saved: Path) -> None:

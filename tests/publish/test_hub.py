@@ -155,6 +155,25 @@ def test_a_repository_round_trip(
     assert len(capsys.readouterr().out) == 7
 
 
+def test_results_of_a_repositorys_model_go_into_the_working_folder(
+    fake: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model().push_to_hub("me/tiny", vocabulary=Characters("abc "))
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    Path("a.txt").write_text("abc cab " * 400)
+    words = ["evaluate", "hf:me/tiny", "--data", "a.txt", "--num-samples", "4", "--steps", "1"]
+    assert cli.main(words) == cli.OK
+    assert sorted(p.name for p in work.iterdir()) == ["a.txt", "tiny-results"]
+    assert (work / "tiny-results" / "results.json").is_file()
+    # A file of a saved model means its folder, beside which they go.
+    folder = model().save_pretrained(work / "own", vocabulary=Characters("abc "))
+    words[1] = str(folder / "model.safetensors")
+    assert cli.main(words) == cli.OK
+    assert (work / "own-results" / "results.json").is_file()
+
+
 def test_nothing_is_made_for_a_model_that_cannot_be_saved(fake: FakeHub) -> None:
     from fewjump.problem import EnumeratedJoint
     from fewjump.process import Uniform
