@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fewjump.checkpoint.errors import CheckpointError, listed
 from fewjump.denoiser.rotary import ROTARY_BASE
-from fewjump.denoiser.transformer import TIME_FREQUENCIES
+from fewjump.denoiser.transformer import TIME_FREQUENCIES, Transformer
 from fewjump.denoiser.transformer_config import TransformerConfig
 from fewjump.denoiser.wrappers import split_name
 
@@ -144,23 +144,25 @@ def in_parameter_order(
     return fitting[0]
 
 
+def own_name(name: str) -> str:
+    """This library's name (``trunk.…`` or ``linear.…``) of a parameter of an original network."""
+    if name in OUTER:
+        return OUTER[name]
+    _, index, rest = name.split(".", 2)
+    return f"trunk.blocks.{index}.{BLOCK[rest]}"
+
+
 def renamed(tensors: Mapping[str, Tensor], label: int | None) -> dict[str, Tensor]:
-    """The network's tensors under this library's names (``trunk.…`` and ``linear.…``).
+    """The network's tensors under this library's names.
 
     Args:
         tensors: by the original names.
         label: the class whose embedding is added to the condition, None for none.
     """
-    out: dict[str, Tensor] = {}
-    for name, value in tensors.items():
-        if name in OUTER:
-            out[OUTER[name]] = value
-        elif name == CLASSES:
-            if label is not None:
-                out["trunk.condition"] = value[label].clone()
-        elif name != FREQUENCIES:
-            _, index, rest = name.split(".", 2)
-            out[f"trunk.blocks.{index}.{BLOCK[rest]}"] = value
+    aside = (CLASSES, FREQUENCIES)
+    out = {own_name(name): value for name, value in tensors.items() if name not in aside}
+    if label is not None:
+        out["trunk.condition"] = tensors[CLASSES][label].clone()
     return out
 
 
@@ -263,36 +265,13 @@ def _matrix(shapes: Mapping[str, Shape], name: str) -> tuple[int, int]:
 
 
 def _check_shapes(shapes: Mapping[str, Shape], sizes: Sizes) -> None:
-    hidden, condition = sizes.hidden, sizes.condition_dim
-    inner = sizes.mlp_ratio * hidden
-    expected: dict[str, Shape] = {
-        "vocab_embed.embedding": (sizes.vocab_size, hidden),
-        "sigma_map.mlp.0.weight": (condition, 2 * TIME_FREQUENCIES),
-        "sigma_map.mlp.0.bias": (condition,),
-        "sigma_map.mlp.2.weight": (condition, condition),
-        "sigma_map.mlp.2.bias": (condition,),
-        "output_layer.norm_final.weight": (hidden,),
-        "output_layer.linear.weight": (sizes.vocab_size, hidden),
-        "output_layer.linear.bias": (sizes.vocab_size,),
-        "output_layer.adaLN_modulation.weight": (2 * hidden, condition),
-        "output_layer.adaLN_modulation.bias": (2 * hidden,),
-        CLASSES: (sizes.classes, condition),
-    }
-    block: dict[str, Shape] = {
-        "norm1.weight": (hidden,),
-        "attn_qkv.weight": (3 * hidden, hidden),
-        "attn_out.weight": (hidden, hidden),
-        "norm2.weight": (hidden,),
-        "mlp.0.weight": (inner, hidden),
-        "mlp.0.bias": (inner,),
-        "mlp.2.weight": (hidden, inner),
-        "mlp.2.bias": (hidden,),
-        "adaLN_modulation.weight": (6 * hidden, condition),
-        "adaLN_modulation.bias": (6 * hidden,),
-    }
-    expected |= {
-        f"blocks.{i}.{k}": shape for i in range(sizes.blocks) for k, shape in block.items()
-    }
+    """Raise CheckpointError unless they are those of the same network here."""
+    with torch.device("meta"):
+        trunk = Transformer(sizes.trunk(time_conditioned=True, conditioned=False))
+    own: dict[str, Shape] = {f"trunk.{n}": tuple(v.shape) for n, v in trunk.state_dict().items()}
+    own |= {"linear.weight": (sizes.vocab_size, sizes.hidden), "linear.bias": (sizes.vocab_size,)}
+    expected = {name: own[own_name(name)] for name in expected_names(sizes.blocks, classes=False)}
+    expected[CLASSES] = (sizes.classes, sizes.condition_dim)
     wrong = [
         f"{name} has shape {shape}, expected {expected[name]}"
         for name, shape in shapes.items()
