@@ -258,7 +258,7 @@ def test_missing_things_are_named(saved: Path, tmp_path: Path) -> None:
     for part in ("config.json", "model.safetensors"):
         assert load(saved / part).config() == load(saved).config()
     (saved / "model.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match=r"has no model\.safetensors"):
+    with pytest.raises(CheckpointError, match=r"has no model\.safetensors"):
         load(saved)
     (saved / "config.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"neither .*config\.json nor"):

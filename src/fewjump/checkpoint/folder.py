@@ -148,17 +148,17 @@ def load_folder(folder: Path) -> NetworkDenoiser | ScoreDenoiser:
     Torch's random state is left as it was.
 
     Raises:
-        FileNotFoundError: if the folder or one of its files is missing.
+        FileNotFoundError: if there is no such folder.
         PermissionError: if a file may not be read.
-        ValueError: for an unknown format version or configuration, a damaged file, files of
-            different models, and for tensors that are missing, not expected, or of the wrong
-            shape, once the marks of wrappers are taken off their names.
+        ValueError: for missing weights, an unknown format version or configuration, a damaged file,
+            files of different models, and for tensors that are missing, not expected, or of the
+            wrong shape, once the marks of wrappers are taken off their names.
     """
     folder = resolve(folder)
     config = read_config(folder)
     weights = folder / WEIGHTS_FILE
     if not weights.is_file():
-        raise FileNotFoundError(f"{folder} has no {WEIGHTS_FILE}; copy or save the whole folder")
+        raise CheckpointError(f"{folder} has no {WEIGHTS_FILE}; copy or save the whole folder")
     size, count = contents([weights])
     try:
         description = config["denoiser"]

@@ -89,7 +89,7 @@ def load(
         log-scores.
 
     Raises:
-        FileNotFoundError: if there is no such model or repository, or a file of it is missing.
+        FileNotFoundError: if there is no such model or repository.
         PermissionError: if a file may not be read.
         CheckpointError: for everything that is wrong with the contents, and for options that the
             model does not need.
