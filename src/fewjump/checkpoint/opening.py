@@ -32,7 +32,7 @@ from fewjump.denoiser.pretrained import (
 )
 from fewjump.device import usable_device
 from fewjump.files import resolve
-from fewjump.reading import ReadingOptions, WeightsName, given_flags, reading_values
+from fewjump.reading import FamilyName, ReadingOptions, WeightsName, given_flags, reading_values
 from fewjump.schedule import Schedule
 from fewjump.tokenizing import HUB, is_hub, require
 
@@ -50,7 +50,7 @@ def load(
     device: torch.device | str = "cpu",
     *,
     weights: WeightsName = "ema",
-    family: str | None = None,
+    family: FamilyName | None = None,
     mask: int | None = None,
     label: int | None = None,
     tokenizer: Any = None,
@@ -59,10 +59,9 @@ def load(
 ) -> NetworkDenoiser | ScoreDenoiser:
     """Open a model: a saved one, a checkpoint of SEDD, MDLM, UDLM or Duo, or a masked LM's folder.
 
-    What it is is read from its contents, and nothing in it is executed: pickles are read by an
-    unpickler that makes tensors and plain values only, no code that comes with a model is run, and
-    none of the originals is needed. A saved model is as it was when it was saved. Torch's random
-    state is left as it was.
+    The contents say what it is, and nothing in them is executed: the unpickler makes tensors and
+    plain values only, code that comes with a model is not run, and the originals' own code is not
+    needed. A saved model is as it was when it was saved. Torch's random state is left as it was.
 
     Args:
         source: a folder of :func:`fewjump.save`, of a run, or of a masked language model of
@@ -95,7 +94,7 @@ def load(
             model does not need.
         ModuleNotFoundError: for a repository or a masked language model, without the ``hub`` extra.
     """
-    reading = Reading(weights, family, mask, label, tokenizer, schedule, dtype)  # type: ignore[arg-type]
+    reading = Reading(weights, family, mask, label, tokenizer, schedule, dtype)
     return open_model(place_of(source), reading, device)[0]
 
 
