@@ -12,6 +12,7 @@ from fewjump.data import Tokens
 from fewjump.objective import JointConditionalMatching
 from fewjump.problem.examples import reference_markov_chain
 from fewjump.process import Absorbing
+from fewjump.publish import Pipeline
 
 chain = reference_markov_chain(length=12)
 process = Absorbing(chain.vocab_size + 1, fewjump.LogLinear())
@@ -32,7 +33,7 @@ student = fewjump.distill(
 )
 with tempfile.TemporaryDirectory() as folder:
     student.save_pretrained(f"{folder}/student", vocabulary=Tokens(chain.vocab_size))
-    pipe = fewjump.pipeline(f"{folder}/student")
+    pipe = Pipeline(fewjump.load(f"{folder}/student"))
 out = pipe(2, 1, generator=0, infill="1 [MASK] [MASK] [MASK] 3")
 print("one evaluation:", " | ".join(out.texts))
 

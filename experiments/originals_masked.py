@@ -14,7 +14,7 @@ from experiments.originals_ledger import (
     gumbel_draw,
     seeded,
 )
-from fewjump.checkpoint import load_teacher
+from fewjump.checkpoint import load
 from fewjump.denoiser import Denoiser, NetworkDenoiser, ScoreDenoiser, ScoreNetwork, Transformer
 from fewjump.objective.elbo import rate_divergence
 from fewjump.process import Absorbing
@@ -82,10 +82,10 @@ def sedd(ledger: Ledger) -> None:
     sigma = ledger["sigma"]
     compare_inputs(ledger, "x", "x0")
     for name, weights in (("run_raw", "raw"), ("run_ema", "ema")):
-        denoiser = load_teacher(ledger.folder / "run", weights=weights)  # type: ignore[arg-type]
+        denoiser = load(ledger.folder / "run", weights=weights)  # type: ignore[arg-type]
         score = denoiser.log_score(x, sigma)
         ledger.compare(f"log_score_{name}", score, "output", RUN, weights)
-    denoiser = cast(ScoreDenoiser, load_teacher(ledger.folder / "hf"))
+    denoiser = cast(ScoreDenoiser, load(ledger.folder / "hf"))
     network = cast(ScoreNetwork, denoiser.network)
     ledger.compare("log_score_hf", denoiser.log_score(x, sigma), "output", HUB, "ema")
     network.scaled = False
@@ -195,12 +195,12 @@ def mdlm(ledger: Ledger) -> None:
     compare_inputs(ledger, "x", "x0")
     checkpoint = ledger.folder / "last.ckpt"
     for weights in ("raw", "ema"):
-        denoiser = cast(NetworkDenoiser, load_teacher(checkpoint, weights=weights))  # type: ignore[arg-type]
+        denoiser = cast(NetworkDenoiser, load(checkpoint, weights=weights))  # type: ignore[arg-type]
         logits = denoiser.raw_logits(x, sigma)
         ledger.compare(f"logits_{weights}", logits, "output", CKPT, weights)
         outputs = denoiser(x, t).log_probs()  # type: ignore[attr-defined]
         ledger.compare(f"output_{weights}", outputs, "output", CKPT, weights)
-    published = cast(NetworkDenoiser, load_teacher(ledger.folder / "hf"))
+    published = cast(NetworkDenoiser, load(ledger.folder / "hf"))
     ledger.compare("logits_ema", published.raw_logits(x, sigma), "output", FOLDER, "ema")
     denoiser = published
     seen = sigma if denoiser.time_conditioned else torch.zeros_like(sigma)

@@ -16,7 +16,7 @@ from experiments.originals_masked import (
     compare_inputs,
     step_rows,
 )
-from fewjump.checkpoint import load_teacher
+from fewjump.checkpoint import load
 from fewjump.checkpoint.families import CODE_EPS
 from fewjump.denoiser import NetworkDenoiser, Transformer
 from fewjump.denoiser.constrain import LeftOneOut, constrain_logits
@@ -31,12 +31,12 @@ def _weights(ledger: Ledger, published: str) -> NetworkDenoiser:
     """Logits of all weights; the published network is returned."""
     x, sigma = ledger["x"], ledger["sigma"]
     for weights in ("raw", "ema"):
-        denoiser = load_teacher(ledger.folder / "last.ckpt", weights=weights)  # type: ignore[arg-type]
+        denoiser = load(ledger.folder / "last.ckpt", weights=weights)  # type: ignore[arg-type]
         logits = denoiser.raw_logits(x, sigma)
         ledger.compare(f"logits_{weights}", logits, "output", CKPT, weights)
         if weights == "ema":
             ledger.compare("output_ema", logits.log_softmax(-1), "output", CKPT, weights)
-    denoiser = cast(NetworkDenoiser, load_teacher(ledger.folder / "hf"))
+    denoiser = cast(NetworkDenoiser, load(ledger.folder / "hf"))
     ledger.compare(published, denoiser.raw_logits(x, sigma), "output", FOLDER, "ema")
     return denoiser
 

@@ -72,6 +72,13 @@ def test_public_names_resolve() -> None:
         _ = fewjump.nothing  # type: ignore[attr-defined]
 
 
+def test_the_public_names_are_few_and_listed_once() -> None:
+    stub = (SOURCE / "__init__.pyi").read_text(encoding="utf-8")
+    assert len(fewjump.__all__) == len(set(fewjump.__all__)) <= 25
+    for name in set(fewjump.__all__) - {"__version__"}:
+        assert len(re.findall(rf" as {name}$", stub, re.MULTILINE)) == 1, name
+
+
 def test_required_names_are_what_they_should_be() -> None:
     from fewjump.process import Absorbing, FixedRate, ResetToPrior, Uniform
     from fewjump.schedule import LogLinear
@@ -109,6 +116,8 @@ BELOW = {
     "denoiser": ("sampler", "objective", "train", "checkpoint", "data", "evaluate"),
     "sampler": ("objective", "train", "checkpoint", "data", "evaluate"),
     "objective": ("train", "checkpoint", "data", "evaluate"),
+    "checkpoint": ("objective", "train", "data", "evaluate", "publish", "verify"),
+    "train": ("evaluate", "publish", "verify"),
     "report": ("process", "law", "denoiser", "sampler", "objective", "train", "evaluate"),
 }
 

@@ -16,7 +16,7 @@ WeightsName = Literal["ema", "raw"]
 
 @dataclass
 class ReadingOptions:
-    """What a model does not say itself; see :func:`fewjump.load_teacher`."""
+    """What a model does not say itself; see :func:`fewjump.load`."""
 
     weights: WeightsName = "ema"
     """Checkpoints of SEDD, MDLM, UDLM and Duo: averaged weights, or (raw) those that were
@@ -37,7 +37,7 @@ class ReadingOptions:
 
 
 def reading_values(options: Any) -> dict[str, Any]:
-    """The options under the names that :func:`fewjump.load_teacher` has for them."""
+    """The options under the names that :func:`fewjump.load` has for them."""
     return {field.name: getattr(options, field.name) for field in fields(ReadingOptions)}
 
 

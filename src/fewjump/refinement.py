@@ -16,7 +16,7 @@ import torch
 from fewjump.config import changed
 from fewjump.data import Dataset
 from fewjump.denoiser import Denoiser, NetworkDenoiser, ScoreDenoiser
-from fewjump.denoiser.wrappers import unwrapped
+from fewjump.denoiser.wrappers import unwrapped, weights_checksum
 from fewjump.objective import OnPolicyRefinement
 from fewjump.objective.on_policy import StudentWithAuxiliary
 from fewjump.options.objectives import GuardOptions, OnPolicyOptions, StatesName
@@ -27,7 +27,6 @@ from fewjump.train import TrainResult, train
 from fewjump.train.data import Tokens
 from fewjump.train.diversity import DiversityError, DiversityGuard
 from fewjump.train.ema import ExponentialMovingAverage
-from fewjump.train.state import weights_checksum
 from fewjump.train.state_store import load_weights
 
 _GUARD_SEED, _AUXILIARY_WEIGHTS = 5, 6

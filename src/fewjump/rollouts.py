@@ -19,10 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewjump.checkpoint.plain import plain
+from fewjump.checkpoint.folder import plain
 from fewjump.data import Vocabulary
 from fewjump.data.cache import narrowed, token_dtype
 from fewjump.denoiser import Denoiser
+from fewjump.denoiser.wrappers import weights_checksum
 from fewjump.files import check_file_writable, folder_made, naming, write_text
 from fewjump.lock import sole_writer
 from fewjump.progress import Progress
@@ -30,7 +31,6 @@ from fewjump.sampler import Sampler, get_sampler, run
 from fewjump.sampler.prompt import make_prompt
 from fewjump.sampler.run import check_options
 from fewjump.sampler.time_grid import GridSpec, check_spec
-from fewjump.train.state import weights_checksum
 
 # Of NumPy, for an array of two axes.
 _HEADER_BYTES = 128

@@ -376,7 +376,7 @@ def _bomb(random_: random.Random, sources: Sources, folder: Path) -> Path:
         "deep key": b"}" + b")" * 1 + b"\x85" * 200_000 + b"Ns",
         "frozen": b"(" + b"\x85" * 3,
         "copies": text("y" * 200_000) + b"q\x000" + spent * 20_000 + b"N",
-        "lists": b"(" + b"N" * 5000 + b"lq\x000" + b"cbuiltins\nlist\nh\x00\x85R0" * 20_000 + b"N",
+        "lists": b"](" + b"N" * 5000 + b"eq\x000" + b"cbuiltins\nset\nh\x00\x85R0" * 20_000 + b"N",
         "cycle": b"}q\x00" + text("hyper_parameters") + b"h\x00s" + text("state_dict") + b"h\x00s",
         "ints": b"}" + b"".join(b"\x8a\x08" + struct.pack("<q", i << 40) + b"Ns" for i in range(9)),
         "huge int": b"}\x8b" + struct.pack("<I", 4000) + b"\x7f" * 4000 + b"Ns",
@@ -495,7 +495,7 @@ def make(kind: str, seed: int, sources: Sources, folder: Path) -> Path:
 def write_sources(folder: Path) -> Sources:
     """One small, whole checkpoint for each container."""
     from checkpoint import written as w
-    from fewjump.checkpoint import load_teacher, save
+    from fewjump.checkpoint import load, save
 
     raw, ema = w.network(seed=1), w.network(seed=2)
     published = w.published_config("udlm")
@@ -507,7 +507,7 @@ def write_sources(folder: Path) -> Sources:
         "Hugging Face folder (safetensors)": w.folder(folder / "hf", w.prefixed(ema), published),
         "Hugging Face folder": w.folder(folder / "hf-bin", w.prefixed(ema), published, binary=True),
     }
-    own = save(load_teacher(sources["Hugging Face folder"]), folder / "own")
+    own = save(load(sources["Hugging Face folder"]), folder / "own")
     return {**sources, "fewjump folder (safetensors)": own}
 
 

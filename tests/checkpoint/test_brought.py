@@ -18,6 +18,7 @@ from denoiser import tiny_hub as hub
 from fewjump import cli
 from fewjump.denoiser import from_masked_lm
 from fewjump.denoiser.wrappers import matched_names
+from fewjump.publish import Pipeline
 
 WRAPPERS = [
     "_orig_mod.",
@@ -51,6 +52,18 @@ def test_missing_weights_are_refused_and_tied_ones_are_not(tmp_path: Path) -> No
     headless = rekeyed(folder, lambda n: None if n.startswith("cls.predictions.tr") else n)
     with pytest.raises(ValueError, match=r"lack cls\.predictions\.transform.*would be random"):
         from_masked_lm(headless)
+
+
+def test_weights_of_another_shape_are_named(tmp_path: Path) -> None:
+    folder = hub.save(tmp_path / "m")
+    tensors = load_file(folder / "model.safetensors")
+    name = "bert.encoder.layer.1.output.dense.weight"
+    tensors[name] = tensors[name][:, :-1].contiguous()
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"\(16, 31\), expected \(16, 32\)") as refusal:
+        fewjump.load(folder)
+    assert f"{name} has shape" in str(refusal.value)
+    assert "ignore_mismatched_sizes" not in str(refusal.value)
 
 
 def test_two_models_in_one_file_are_refused() -> None:
@@ -114,8 +127,8 @@ def test_states_without_a_token_are_kept_in_an_original(tmp_path: Path) -> None:
     network = w.network(vocab_size=40, seed=3)
     path = w.lightning(tmp_path / "m.ckpt", network, network, w.mdlm_config())
     with pytest.raises(ValueError, match=r"mask is token 4, the model's is 39.*--mask 4"):
-        fewjump.load_teacher(path, tokenizer=hub.tokenizer())
-    model = fewjump.load_teacher(path, mask=hub.MASK, tokenizer=hub.tokenizer())
+        fewjump.load(path, tokenizer=hub.tokenizer())
+    model = fewjump.load(path, mask=hub.MASK, tokenizer=hub.tokenizer())
     assert model.process.kept == tuple(range(len(hub.SYMBOLS), 40))
     drawn = fewjump.sample(model, 64, 2, generator=0, length=8)
     assert int(drawn.max()) < len(hub.SYMBOLS)
@@ -125,7 +138,7 @@ def test_the_mask_is_no_given_token(tmp_path: Path) -> None:
     denoiser = from_masked_lm(hub.save(tmp_path / "m"), length=8)
     with pytest.raises(ValueError, match="token 4, the mask"):
         fewjump.sample(denoiser, 1, 1, prompt=torch.tensor([5, hub.MASK]), generator=0)
-    pipe = fewjump.pipeline(denoiser)
+    pipe = Pipeline(denoiser)
     with pytest.raises(ValueError, match="prompt holds the mask"):
         pipe(1, 1, prompt="the [MASK] sat", generator=0)
     assert hub.MASK not in pipe(2, 2, infill="the [MASK] sat", generator=0).tokens
@@ -157,7 +170,7 @@ def test_the_tokenizers_own_mask_word_is_no_part_of_a_prompt(word: str, tmp_path
         if (folder / name).is_file():
             told = (folder / name).read_text(encoding="utf-8")
             (folder / name).write_text(told.replace("[MASK]", word), encoding="utf-8")
-    pipe = fewjump.pipeline(from_masked_lm(folder, length=8))
+    pipe = Pipeline(from_masked_lm(folder, length=8))
     for quoted in {word, "[MASK]"}:
         with pytest.raises(ValueError, match="prompt holds the mask"):
             pipe(1, 1, prompt=f"the {quoted} sat", generator=0)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import fewjump
-from fewjump.checkpoint import load_teacher
+from fewjump.checkpoint import load
 from fewjump.denoiser import NetworkDenoiser, ScoreDenoiser
 
 # One worker: the models that its fixtures make are made once.
@@ -50,7 +50,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Tensor
     data = torch.randint(50, (8, 32), generator=torch.Generator().manual_seed(0))
     samples = {}
     for case in CASES:
-        teacher = load_teacher(GOLDEN / case / "hf")
+        teacher = load(GOLDEN / case / "hf")
         before = {name: value.clone() for name, value in teacher.state_dict().items()}
         for kind, head in HEADS.items():
             student = fewjump.distill(
@@ -89,7 +89,7 @@ def test_a_student_starts_at_the_originals_law(case: str, kind: str) -> None:
     """Before the first step every student says what the original says, its evidence included."""
     from fewjump.assembly import build_student
 
-    teacher = load_teacher(GOLDEN / case / "hf")
+    teacher = load(GOLDEN / case / "hf")
     student = build_student(teacher, kind, None, HEADS[kind], True, 32, 0).eval()
     generator = torch.Generator().manual_seed(1)
     x0 = torch.randint(50, (2, 32), generator=generator)
@@ -109,7 +109,7 @@ def test_a_uniform_score_network_lends_trunk_and_head(kind: str, tmp_path: Path)
 
     config = w.sedd_config("uniform")
     run = w.sedd_run(tmp_path / "run", w.network(seed=1), w.network(seed=2), config)
-    teacher = load_teacher(run)
+    teacher = load(run)
     assert isinstance(teacher, ScoreDenoiser)
     x_t = torch.randint(w.V, (2, 6), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

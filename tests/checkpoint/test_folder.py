@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import fewjump
-from fewjump.checkpoint import FORMAT_VERSION, load, read_config, save
+from fewjump.checkpoint import FORMAT_VERSION, CheckpointError, load, read_config, save
 from fewjump.checkpoint import folder as folder_module
-from fewjump.checkpoint.plain import plain
+from fewjump.checkpoint.folder import plain
 from fewjump.denoiser import HEADS, Denoiser, LogitDenoiser, NetworkDenoiser, ScoreDenoiser
 from fewjump.process import Absorbing, Process, ResetToPrior, Uniform
 from fewjump.report import Row
@@ -253,16 +253,26 @@ def edit_config(folder: Path, **changes: Any) -> None:
 
 
 def test_missing_things_are_named(saved: Path, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no folder"):
+    with pytest.raises(FileNotFoundError, match="give the folder of a saved model"):
         load(tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match="is a file"):
-        load(saved / "config.json")
+    for part in ("config.json", "model.safetensors"):
+        assert load(saved / part).config() == load(saved).config()
     (saved / "model.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match=r"has no model\.safetensors"):
+    with pytest.raises(CheckpointError, match=r"has no model\.safetensors"):
         load(saved)
     (saved / "config.json").unlink()
-    with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
+    with pytest.raises(FileNotFoundError, match=r"neither .*config\.json nor"):
         load(saved)
+
+
+@pytest.mark.parametrize("kept", [0, 5, 0.5, 0.999])
+def test_weights_that_were_cut_are_named(saved: Path, kept: float) -> None:
+    weights = saved / "model.safetensors"
+    data = weights.read_bytes()
+    weights.write_bytes(data[: int(kept * len(data) if kept < 1 else kept)])
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is damaged") as refusal:
+        load(saved)
+    assert "config.json" not in str(refusal.value)
 
 
 def test_configurations_of_others_are_refused(saved: Path) -> None:
@@ -270,8 +280,10 @@ def test_configurations_of_others_are_refused(saved: Path) -> None:
     with pytest.raises(ValueError, match=r"format version 2.*use fewjump 9\.1"):
         load(saved)
     edit_config(saved, format="other")
-    with pytest.raises(ValueError, match=r"not written by fewjump\.save"):
+    with pytest.raises(ValueError, match="names no known model"):
         load(saved)
+    with pytest.raises(ValueError, match=r"not written by fewjump\.save"):
+        read_config(saved)
     (saved / "config.json").write_text('{"format": ')
     with pytest.raises(ValueError, match="not valid JSON"):
         load(saved)

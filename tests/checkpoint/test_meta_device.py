@@ -26,7 +26,6 @@ from pathlib import Path
 
 sys.path.insert(0, sys.argv[3])
 from checkpoint.test_meta_device import LIMIT, HUGE, load_any, places, put
-from fewjump.checkpoint.opening import open_place
 
 source, room = Path(sys.argv[1]), Path(sys.argv[2])
 # What reads a whole model has been imported, and its threads are there.
@@ -53,9 +52,7 @@ print(json.dumps(said))
 
 def load_any(place: Path) -> None:
     """Open a model and ask it for one law."""
-    from fewjump.checkpoint.opening import open_place
-
-    denoiser, _ = open_place(place)
+    denoiser = fewjump.load(place)
     with torch.no_grad():
         denoiser(torch.full((1, 4), denoiser.process.mask), 0.5)  # type: ignore[arg-type]
 

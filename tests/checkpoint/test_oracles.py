@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from experiments.originals import CASES, compare
 from experiments.originals_ledger import ATOL, Ledger
-from fewjump.checkpoint import load_teacher
+from fewjump.checkpoint import load
 from fewjump.denoiser import NetworkDenoiser, ScoreDenoiser
 
 ROOT = Path(__file__).parents[2]
@@ -45,7 +45,7 @@ def test_every_tensor_of_the_oracle(case: str) -> None:
 @pytest.mark.parametrize("case", list(CASES))
 def test_every_fact_of_the_oracle(case: str) -> None:
     facts = json.loads((ORACLES / case / "oracle.json").read_text("utf-8"))
-    denoiser = load_teacher(ORACLES / case / "hf")
+    denoiser = load(ORACLES / case / "hf")
     if "cfg" in facts:
         config = facts["cfg"]
         assert denoiser.length == config["model"]["length"]
@@ -66,7 +66,7 @@ def test_a_run_without_its_configuration_is_read_with_a_warning(tmp_path: Path) 
     source = ORACLES / "sedd_absorb" / "run" / "checkpoints-meta" / "checkpoint.pth"
     weights.write_bytes(source.read_bytes())
     with pytest.warns(UserWarning, match="log-linear noise and the defaults of sedd-absorb"):
-        denoiser = load_teacher(tmp_path)
+        denoiser = load(tmp_path)
     oracle = Ledger(ORACLES / "sedd_absorb")
     with torch.no_grad():
         found = denoiser.log_score(oracle["x"], oracle["sigma"])
@@ -74,14 +74,14 @@ def test_a_run_without_its_configuration_is_read_with_a_warning(tmp_path: Path) 
     # A user who knows better says so; nothing needs to be guessed then.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        uniform = load_teacher(tmp_path, family="sedd-uniform")
+        uniform = load(tmp_path, family="sedd-uniform")
     assert type(uniform.process).__name__ == "Uniform"
 
 
 @pytest.mark.parametrize("case", list(CASES))
 def test_a_small_part_of_the_oracle(case: str) -> None:
     golden = load_file(GOLDEN / case / "oracle.safetensors")
-    denoiser = load_teacher(GOLDEN / case / "hf")
+    denoiser = load(GOLDEN / case / "hf")
     x, sigma, t = golden["x"], golden["sigma"], golden["t"]
     with torch.no_grad():
         if isinstance(denoiser, ScoreDenoiser):

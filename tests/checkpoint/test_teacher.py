@@ -25,7 +25,7 @@ from checkpoint.written import (
     sedd_config,
     sedd_run,
 )
-from fewjump.checkpoint import CheckpointError, load_teacher
+from fewjump.checkpoint import CheckpointError, load
 from fewjump.checkpoint.families import CODE_EPS
 from fewjump.denoiser import NetworkDenoiser, ScoreDenoiser
 from fewjump.process import Absorbing, Uniform
@@ -99,7 +99,7 @@ def test_every_variant_is_recognised_and_computes_the_same(
     variant: str, weights: Any, tmp_path: Path
 ) -> None:
     path, family = build(tmp_path, variant)
-    denoiser = load_teacher(path, weights=weights)
+    denoiser = load(path, weights=weights)
     tensors = RAW if weights == "raw" else EMA
     check(denoiser, tensors, conditioned=family != "mdlm")
     assert denoiser.length == LENGTH
@@ -131,15 +131,15 @@ def test_published_folders(kind: str, binary: bool, tmp_path: Path) -> None:
     config = sedd_config() if kind == "sedd" else published_config(kind)
     tensors = dict(EMA) if kind == "sedd" else prefixed(EMA)
     path = folder(tmp_path / "model", tensors, config, binary)
-    check(load_teacher(path), EMA, conditioned=kind != "mdlm")
+    check(load(path), EMA, conditioned=kind != "mdlm")
     with pytest.raises(CheckpointError, match="one set of weights"):
-        load_teacher(path, weights="raw")
+        load(path, weights="raw")
 
 
 def test_the_hub_folder_of_sedd_without_scaling(tmp_path: Path) -> None:
     config = sedd_config()
     config["model"]["scale_by_sigma"] = False
-    denoiser = load_teacher(folder(tmp_path / "model", dict(EMA), config))
+    denoiser = load(folder(tmp_path / "model", dict(EMA), config))
     expected = reference(EMA, X, SIGMA).scatter(-1, X[..., None], 0.0).float()
     with torch.no_grad():
         torch.testing.assert_close(denoiser.log_score(X, SIGMA), expected, rtol=0, atol=5e-6)
@@ -157,12 +157,12 @@ def test_the_hub_folder_of_sedd_without_scaling(tmp_path: Path) -> None:
 )
 def test_marks_that_wrappers_leave_in_names(prefix: str, tmp_path: Path) -> None:
     path = lightning(tmp_path / "a.ckpt", RAW, EMA, mdlm_config(), prefix=prefix)
-    check(load_teacher(path), EMA, conditioned=False)
+    check(load(path), EMA, conditioned=False)
     published = folder(tmp_path / "b", prefixed(EMA, prefix), published_config("mdlm"))
-    check(load_teacher(published), EMA, conditioned=False)
+    check(load(published), EMA, conditioned=False)
     run = sedd_run(tmp_path / "c", prefixed(RAW, "module."), EMA, sedd_config())
-    check(load_teacher(run, weights="raw"), RAW)
-    check(load_teacher(run), EMA)
+    check(load(run, weights="raw"), RAW)
+    check(load(run), EMA)
 
 
 # -- what is beside the network -----------------------------------------------------------------
@@ -172,31 +172,31 @@ def test_a_class_embedding_is_kept_for_one_class_and_left_out_for_none(tmp_path:
     raw, ema = network(classes=3, seed=5), network(classes=3, seed=6)
     config = mdlm_config(parameterization="d3pm", diffusion="uniform", time_conditioning=True)
     path = lightning(tmp_path / "last.ckpt", raw, ema, config)
-    check(load_teacher(path), ema)
+    check(load(path), ema)
     for label in range(3):
-        denoiser = load_teacher(path, label=label)
+        denoiser = load(path, label=label)
         expected = reference(ema, X, SIGMA, label).float()
         torch.testing.assert_close(outputs(denoiser), expected, rtol=0, atol=5e-6)
     saved = fewjump.save(denoiser, tmp_path / "saved")
     torch.testing.assert_close(outputs(fewjump.load(saved)), expected, rtol=0, atol=5e-6)
     with pytest.raises(CheckpointError, match="label is 3, but the checkpoint knows 3 classes"):
-        load_teacher(path, label=3)
+        load(path, label=3)
     without = lightning(tmp_path / "other.ckpt", RAW, EMA, config)
     with pytest.raises(CheckpointError, match="knows 0 classes"):
-        load_teacher(without, label=0)
+        load(without, label=0)
 
 
 def test_an_average_in_the_order_of_a_sorted_dictionary(tmp_path: Path) -> None:
     raw = dict(sorted(RAW.items()))
     path = lightning(tmp_path / "last.ckpt", raw, EMA, mdlm_config())
-    check(load_teacher(path), EMA, conditioned=False)
+    check(load(path), EMA, conditioned=False)
 
 
 def test_parameters_of_a_schedule_follow_the_average(tmp_path: Path) -> None:
     beside = {"noise.empty": torch.tensor(0.0), "teacher.vocab_embed.embedding": torch.zeros(2)}
     longer = {**EMA, "noise.empty": torch.tensor(0.0)}
     path = lightning(tmp_path / "last.ckpt", RAW, longer, mdlm_config(), beside=beside)
-    check(load_teacher(path), EMA, conditioned=False)
+    check(load(path), EMA, conditioned=False)
 
 
 FAST = json.dumps(
@@ -219,30 +219,30 @@ def test_the_mask_is_the_tokenizers_or_the_last_state(
     tokenizer: Any, mask: int, tmp_path: Path
 ) -> None:
     path = lightning(tmp_path / "last.ckpt", RAW, EMA, mdlm_config(), tokenizer)
-    denoiser = load_teacher(path)
+    denoiser = load(path)
     assert denoiser.process.mask == mask  # type: ignore[union-attr]
     with torch.no_grad():
         marginals = denoiser(torch.full((1, LENGTH), mask), 0.5).marginals()
     assert float(marginals[..., mask].max()) == 0
-    assert load_teacher(path, mask=5).process.mask == 5  # type: ignore[union-attr]
+    assert load(path, mask=5).process.mask == 5  # type: ignore[union-attr]
 
 
 def test_a_mask_that_cannot_be_found_is_asked_for(tmp_path: Path) -> None:
     path = lightning(tmp_path / "last.ckpt", RAW, EMA, mdlm_config(), {"_mask_token": "[MASK]"})
     with pytest.raises(CheckpointError, match="give mask="):
-        load_teacher(path)
-    assert load_teacher(path, mask=2).process.mask == 2  # type: ignore[union-attr]
+        load(path)
+    assert load(path, mask=2).process.mask == 2  # type: ignore[union-attr]
     with pytest.raises(CheckpointError, match=f"the mask is {V}, but there are {V} states"):
-        load_teacher(path, mask=V)
+        load(path, mask=V)
 
 
 def test_the_mask_of_a_published_folder(tmp_path: Path) -> None:
     path = folder(tmp_path / "model", prefixed(EMA), published_config("mdlm"))
     (path / "tokenizer_config.json").write_text(json.dumps({"mask_token": "[MASK]"}))
     with pytest.raises(CheckpointError, match="give mask="):
-        load_teacher(path)
+        load(path)
     (path / "tokenizer.json").write_text(FAST)
-    assert load_teacher(path).process.mask == 3  # type: ignore[union-attr]
+    assert load(path).process.mask == 3  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
@@ -255,54 +255,54 @@ def test_the_mask_of_a_published_folder(tmp_path: Path) -> None:
 )
 def test_schedules_are_read(noise: Any, schedule: Any, tmp_path: Path) -> None:
     path = lightning(tmp_path / "a.ckpt", RAW, EMA, mdlm_config(noise=noise))
-    assert load_teacher(path).process.schedule == schedule
+    assert load(path).process.schedule == schedule
     if noise["type"] != "linear":
         run = sedd_run(tmp_path / "run", RAW, EMA, sedd_config("uniform", noise=noise))
-        assert load_teacher(run).process.schedule == schedule
+        assert load(run).process.schedule == schedule
 
 
 def test_duos_schedules_have_an_eps_of_their_own(tmp_path: Path) -> None:
     config = {**duo_config(), "noise": {"type": "cosine", "eps": 0.01}}
-    found = load_teacher(lightning(tmp_path / "a.ckpt", RAW, EMA, config)).process.schedule
+    found = load(lightning(tmp_path / "a.ckpt", RAW, EMA, config)).process.schedule
     assert isinstance(found, Cosine)
     assert found.eps == pytest.approx(0.01, rel=1e-5)
 
 
 def test_a_schedule_can_be_given_where_none_is_stated(tmp_path: Path) -> None:
     path = folder(tmp_path / "model", prefixed(EMA), published_config("duo"))
-    assert load_teacher(path).process.schedule == LogLinear(CODE_EPS)
-    assert load_teacher(path, schedule=Cosine()).process.schedule == Cosine()
+    assert load(path).process.schedule == LogLinear(CODE_EPS)
+    assert load(path, schedule=Cosine()).process.schedule == Cosine()
     stated = lightning(tmp_path / "a.ckpt", RAW, EMA, duo_config())
     with pytest.raises(CheckpointError, match="states its schedule"):
-        load_teacher(stated, schedule=Cosine())
+        load(stated, schedule=Cosine())
 
 
 # -- this library's own -------------------------------------------------------------------------
 
 
 def test_own_folders_and_what_was_loaded_and_saved(tmp_path: Path) -> None:
-    teacher = load_teacher(lightning(tmp_path / "a.ckpt", RAW, EMA, duo_config()))
+    teacher = load(lightning(tmp_path / "a.ckpt", RAW, EMA, duo_config()))
     saved = fewjump.save(teacher, tmp_path / "run" / "model")
     for path in (saved, tmp_path / "run"):
-        again = load_teacher(path)
+        again = load(path)
         assert torch.equal(outputs(again), outputs(teacher))
         assert again.config() == teacher.config()
         with torch.no_grad():
             assert torch.equal(again(X, 0.5).marginals(), teacher(X, 0.5).marginals())
     with pytest.raises(CheckpointError, match="one set of weights"):
-        load_teacher(saved, weights="raw")
-    score = load_teacher(sedd_run(tmp_path / "sedd", RAW, EMA, sedd_config()))
+        load(saved, weights="raw")
+    score = load(sedd_run(tmp_path / "sedd", RAW, EMA, sedd_config()))
     saved = fewjump.save(score, tmp_path / "score")
     with torch.no_grad():
-        found, expected = load_teacher(saved).log_score(X, SIGMA), score.log_score(X, SIGMA)
+        found, expected = load(saved).log_score(X, SIGMA), score.log_score(X, SIGMA)
     assert torch.equal(found, expected)
 
 
 def test_other_precisions(tmp_path: Path) -> None:
     half = {name: value.bfloat16() for name, value in prefixed(EMA).items()}
     path = folder(tmp_path / "model", half, published_config("udlm"))
-    assert {p.dtype for p in load_teacher(path).parameters()} == {torch.float32}
-    double = load_teacher(path, dtype=torch.float64)
+    assert {p.dtype for p in load(path).parameters()} == {torch.float32}
+    double = load(path, dtype=torch.float64)
     rounded = {name: value.bfloat16().float() for name, value in EMA.items()}
     rounded["rotary_emb.inv_freq"] = EMA["rotary_emb.inv_freq"]
     with torch.no_grad():
@@ -314,11 +314,11 @@ def test_hub_ids_need_the_extra_or_a_repository(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match="no file or folder"):
-        load_teacher("nowhere/at/all")
+    with pytest.raises(FileNotFoundError, match="no nowhere/at/all; give the folder"):
+        load("nowhere/at/all")
     monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
     with pytest.raises(ModuleNotFoundError, match=r"fewjump\[hub\]"):
-        load_teacher("nobody/nothing")
+        load("hf:nobody/nothing")
 
 
 def test_a_hub_repository_is_read_like_a_folder(
@@ -333,6 +333,6 @@ def test_a_hub_repository_is_read_like_a_folder(
         return str(path)
 
     monkeypatch.setattr(hub, "snapshot_download", fake)
-    check(load_teacher("somebody/udlm"), EMA)
+    check(load("hf:somebody/udlm"), EMA)
     assert asked[0][0] == "somebody/udlm"
     assert not any(pattern.endswith(".py") for pattern in asked[0][1])

@@ -29,8 +29,8 @@ import yaml
 from torch import Tensor
 
 from checkpoint.hostile import MARKERS, Sources, independent_tensors
-from fewjump.checkpoint import CheckpointError, load_teacher
-from fewjump.checkpoint.rekey import FREQUENCIES, bare_names, renamed
+from fewjump.checkpoint import CheckpointError, load
+from fewjump.checkpoint.original_network import FREQUENCIES, bare_names, renamed
 from fewjump.denoiser import NetworkDenoiser, ScoreDenoiser
 
 FORBIDDEN = (
@@ -76,7 +76,7 @@ class Judge:
         self.whole: dict[tuple[str, str], tuple[dict[str, Tensor], str]] = {}
         for name, path in sources.items():
             for weights in ("ema", "raw") if _has_raw(name) else ("ema",):
-                self.whole[name, weights] = _facts(load_teacher(path, weights=weights))  # type: ignore[arg-type]
+                self.whole[name, weights] = _facts(load(path, weights=weights))  # type: ignore[arg-type]
 
     def judge(self, path: Path) -> tuple[str, str]:
         """The worst outcome over the weights that could be in the file, and what was said."""
@@ -114,7 +114,7 @@ class Judge:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                return load_teacher(path, weights=weights)
+                return load(path, weights=weights)
         finally:
             if self.watch is not None:
                 self.watch.on = False

@@ -11,13 +11,13 @@ import torch
 
 import fewjump
 from checkpoint import written as w
-from fewjump.checkpoint.inspection import check_denoiser, inspect
 from fewjump.cli import main
 from fewjump.denoiser import LogitDenoiser
 from fewjump.denoiser.exact import ExactDenoiser
 from fewjump.problem import EnumeratedJoint
 from fewjump.process import Absorbing, Uniform
 from fewjump.schedule import LogLinear
+from fewjump.verify.inspection import check_denoiser, inspect
 
 RAW, EMA = w.network(seed=1), w.network(seed=2)
 PROBLEM = EnumeratedJoint.random(4, 3, generator=torch.Generator().manual_seed(0))
@@ -67,7 +67,7 @@ def test_published_and_own_folders(kind: str, tmp_path: Path) -> None:
     found = inspect(path, samples=2, steps=2)
     assert (found["container"], found["family"]) == ("Hugging Face folder", kind)
     assert found["notes"] == ["the folder does not state its schedule: log-linear noise is assumed"]
-    saved = fewjump.save(fewjump.load_teacher(path), tmp_path / "own")
+    saved = fewjump.save(fewjump.load(path), tmp_path / "own")
     own = inspect(saved, samples=2, steps=2)
     assert own["container"] == "fewjump folder"
     for mine, theirs in zip(own["check"]["times"], found["check"]["times"]):
@@ -79,7 +79,26 @@ def test_what_is_wrong_is_a_usage_error(tmp_path: Path, capsys: pytest.CaptureFi
     assert main(["inspect", str(path)]) == 2
     assert "ask for --weights raw" in capsys.readouterr().err
     assert main(["inspect", str(tmp_path / "nothing")]) == 2
-    assert "no file or folder" in capsys.readouterr().err
+    assert "give the folder of a saved model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("notes.md", b"# A model\n", "is a text file, not a model; give the folder of a saved"),
+        ("options.yaml", b"steps: 3\n", "is a text file, not a model; give the folder of a saved"),
+        ("config.json", b'{"model_type": "mdlm"}', "holds no model: expected model.safetensors"),
+        ("training_state.pt", b"PK", "is the state of a training, from which the same command"),
+    ],
+)
+def test_a_file_that_is_no_model_is_named(
+    name: str, content: bytes, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert main(["inspect", str(tmp_path / name)]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert "hf:owner/name" in error or name == "config.json"
 
 
 # -- the check itself ---------------------------------------------------------------------------
@@ -114,7 +133,7 @@ def test_a_denoiser_told_the_wrong_time_is_not_calibrated() -> None:
 def test_a_network_that_returns_nan_fails_the_check(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fewjump.checkpoint import inspection
+    from fewjump.verify import inspection
 
     exact = ExactDenoiser(PROBLEM, Uniform(4, LogLinear()))
     broken = LogitDenoiser(lambda x, t: torch.full((*x.shape, 4), torch.nan), exact.process, 3)

@@ -78,14 +78,14 @@ def test_a_family_can_be_said_where_the_folder_does_not(
     family = {"mdlm_subs": "mdlm", "sedd_absorb": "sedd-absorb"}.get(case, case)
     assert cli.main(["sample", str(folder)]) == cli.USAGE
     assert "--family" in capsys.readouterr().err
-    expected = fewjump.load_teacher(folder, family=family)
+    expected = fewjump.load(folder, family=family)
     tokens = drawn(folder, tmp_path / "x.npy", "--family", family, "--length", "6")
     assert np.array_equal(tokens, fewjump.sample(expected, 4, 2, generator=0, length=6).numpy())
 
 
 def test_sample_and_rollouts_read_the_weights_that_are_asked_for(run: Path, tmp_path: Path) -> None:
     average, trained = (
-        fewjump.sample(fewjump.load_teacher(run, weights=name), 4, 2, generator=0).numpy()
+        fewjump.sample(fewjump.load(run, weights=name), 4, 2, generator=0).numpy()
         for name in ("ema", "raw")
     )
     assert not np.array_equal(average, trained)
@@ -103,7 +103,7 @@ def test_distill_and_refine_learn_from_them(run: Path, tmp_path: Path) -> None:
     student, refined = tmp_path / "student", tmp_path / "refined"
     words = ["--teacher", str(run), "--data", str(tokens), "--weights", "raw", *QUICK]
     assert cli.main(["distill", "--out", str(student), *words]) == cli.OK
-    expected = fewjump.load_teacher(run, weights="raw").state_dict()
+    expected = fewjump.load(run, weights="raw").state_dict()
     for folder in (student, refined):
         if folder == refined:
             more = ["--student", str(student), "--auxiliary-steps", "0", "--guard-samples", "4"]
@@ -116,10 +116,10 @@ def test_distill_and_refine_learn_from_them(run: Path, tmp_path: Path) -> None:
 def test_evaluate_reads_originals_beside_saved_models(run: Path, tmp_path: Path) -> None:
     from fewjump.commands.models import open_models
 
-    own = fewjump.save(fewjump.load_teacher(run), tmp_path / "own")
+    own = fewjump.save(fewjump.load(run), tmp_path / "own")
     reading = reading_values(ReadingOptions(weights="raw"))
     first, second = (model.denoiser for model in open_models([run, own], reading=reading))
-    raw, average = (fewjump.load_teacher(run, weights=name) for name in ("raw", "ema"))
+    raw, average = (fewjump.load(run, weights=name) for name in ("raw", "ema"))
     for found, expected in ((first, raw), (second, average)):
         pairs = zip(found.parameters(), expected.parameters())
         assert all(torch.equal(mine, theirs) for mine, theirs in pairs)
@@ -130,7 +130,7 @@ def test_evaluate_reads_originals_beside_saved_models(run: Path, tmp_path: Path)
 def test_the_named_checks_read_them(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reading = reading_values(ReadingOptions(weights="raw"))
     model = subjects.open_saved(WarmStart(model=run, weights="raw"))
-    expected = fewjump.load_teacher(run, weights="raw")
+    expected = fewjump.load(run, weights="raw")
     pairs = zip(model.denoiser.parameters(), expected.parameters())
     assert all(torch.equal(mine, theirs) for mine, theirs in pairs)
     for name in ("recovery", "step-size", "warm-start"):
@@ -153,7 +153,7 @@ def test_errors_name_the_flag(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     published = str(GOLDEN / "mdlm_subs" / "hf")
-    own = str(fewjump.save(fewjump.load_teacher(run), tmp_path / "own"))
+    own = str(fewjump.save(fewjump.load(run), tmp_path / "own"))
     bare = w.lightning(tmp_path / "bare.ckpt", w.network(seed=1), None, w.mdlm_config())
     nameless = w.lightning(tmp_path / "nameless.ckpt", w.network(seed=1), None, None)
     for words, said in (

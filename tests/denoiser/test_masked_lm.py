@@ -15,6 +15,7 @@ from denoiser import tiny_hub as hub
 from fewjump.denoiser import HEADS, NetworkDenoiser, from_logits, from_masked_lm
 from fewjump.denoiser.logits import LogitDenoiser
 from fewjump.objective import ConditionalMatching
+from fewjump.publish import Pipeline
 from fewjump.sampler import run
 
 TEXT = [hub.CLS, 5, hub.MASK, hub.MASK, 10, hub.SEP]
@@ -113,7 +114,7 @@ def test_every_student_starts_warm_trains_and_comes_back(kind: str, tmp_path: Pa
         progress=False,
         out=tmp_path / "run",
     )
-    loaded = fewjump.from_pretrained(tmp_path / "run")
+    loaded = fewjump.load(tmp_path / "run")
     assert isinstance(loaded, NetworkDenoiser)
     assert loaded.kind == kind
     moved = float((student(rows, 0.5).log_prob(x0) - theirs.log_prob(x0)).detach().abs().max())
@@ -130,8 +131,8 @@ def test_a_saved_teacher_comes_back_and_speaks(tmp_path: Path) -> None:
     teacher = from_masked_lm(hub.save(tmp_path / "bert"), length=8)
     card = teacher.save_pretrained(tmp_path / "mine") / "README.md"
     assert "BertForMaskedLM" in card.read_text()
-    assert len(fewjump.pipeline(tmp_path / "bert")(1, 2, generator=0, length=6).texts) == 1
-    pipe = fewjump.pipeline(tmp_path / "mine")
+    assert len(Pipeline(fewjump.load(tmp_path / "bert"))(1, 2, generator=0, length=6).texts) == 1
+    pipe = Pipeline(fewjump.load(tmp_path / "mine"))
     with torch.no_grad():
         torch.testing.assert_close(pipe.denoiser(X, 0.5).marginals(), teacher(X, 0.5).marginals())
     out = pipe(3, 4, generator=0, prompt="the cat")

@@ -13,7 +13,7 @@ MASK = 4
 
 def test_rows_are_continued() -> None:
     rows = torch.tensor([[0, 1], [2, 3]])
-    out = fewjump.generate(model(), rows, max_new_tokens=3, num_return_sequences=4, generator=0)
+    out = model().generate(rows, max_new_tokens=3, num_return_sequences=4, generator=0)
     assert out.shape == (8, 5)
     assert torch.equal(out[:, :2], rows.repeat_interleave(4, 0))
     assert int(out.max()) < MASK
@@ -25,37 +25,35 @@ def test_rows_are_continued() -> None:
 
 
 def test_the_end_is_the_models_by_default() -> None:
-    assert fewjump.generate(model(), generator=0).shape == (1, 6)
-    assert fewjump.generate(model(), torch.tensor([[1]]), max_length=4).shape == (1, 4)
+    assert model().generate(generator=0).shape == (1, 6)
+    assert model().generate(torch.tensor([[1]]), max_length=4).shape == (1, 4)
 
 
 def test_masks_are_filled_and_nothing_else_changes() -> None:
     row = torch.tensor([[0, MASK, 1, MASK, 2, 3]])
-    out = fewjump.generate(model(), row, max_new_tokens=0, generator=1)
+    out = model().generate(row, max_new_tokens=0, generator=1)
     assert torch.equal(out[row != MASK], row[row != MASK])
     assert int(out.max()) < MASK
 
 
 def test_rows_of_different_lengths_are_padded() -> None:
     rows, seen = torch.tensor([[3, 3, 1], [0, 1, 2]]), torch.tensor([[0, 0, 1], [1, 1, 1]])
-    out = fewjump.generate(
-        model(), rows, attention_mask=seen, max_new_tokens=2, padding=3, generator=0
-    )
+    out = model().generate(rows, attention_mask=seen, max_new_tokens=2, padding=3, generator=0)
     assert out[0, 0] == 1
     assert out[0, 3:].tolist() == [3, 3]
     assert out[1, :3].tolist() == [0, 1, 2]
-    same_end = fewjump.generate(model(), rows, attention_mask=seen, max_length=5, generator=0)
+    same_end = model().generate(rows, attention_mask=seen, max_length=5, generator=0)
     assert same_end.shape == (2, 5)
     with pytest.raises(ValueError, match="need a padding token"):
-        fewjump.generate(model(), rows, attention_mask=seen, max_new_tokens=2)
+        model().generate(rows, attention_mask=seen, max_new_tokens=2)
 
 
 def test_greedy_takes_the_most_likely_token() -> None:
     row = torch.tensor([[0, MASK, 1, 2, 3, 0]])
     (best,) = model()(row, 1.0).marginals()[:, 1].argmax(-1).tolist()
     for seed in range(4):
-        out = fewjump.generate(
-            model(), row, max_new_tokens=0, do_sample=False, num_inference_steps=1, generator=seed
+        out = model().generate(
+            row, max_new_tokens=0, do_sample=False, num_inference_steps=1, generator=seed
         )
         assert out[0, 1] == best
 
@@ -72,10 +70,10 @@ def test_greedy_takes_the_most_likely_token() -> None:
 )
 def test_nonsense_is_explained(options: dict, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        fewjump.generate(model(), torch.tensor([[0, 1]]), **options)
+        model().generate(torch.tensor([[0, 1]]), **options)
     with pytest.raises(ValueError, match="no length of its own"):
-        fewjump.generate(model(length=None))
+        model(length=None).generate()
     with pytest.raises(ValueError, match="must be \\(B, P\\) integers"):
-        fewjump.generate(model(), torch.tensor([0, 1]))
+        model().generate(torch.tensor([0, 1]))
     with pytest.raises(ValueError, match="pass both or neither"):
-        fewjump.generate(model(), attention_mask=torch.ones(1, 1))
+        model().generate(attention_mask=torch.ones(1, 1))

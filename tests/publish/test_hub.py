@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +14,8 @@ import torch
 import fewjump
 from fewjump import cli
 from fewjump.data import Characters
-from fewjump.denoiser import NetworkDenoiser, ScoreDenoiser
-from fewjump.publish import hub
+from fewjump.denoiser import Denoiser, NetworkDenoiser, ScoreDenoiser
+from fewjump.publish import Pipeline
 from fewjump.report import Row, write_results
 from publish.toy import model
 
@@ -44,17 +43,17 @@ def test_a_folder_comes_back_with_its_vocabulary(tmp_path: Path) -> None:
     assert loaded.vocabulary_config == letters.config()
     # Saved again without a word about it, it still knows.
     loaded.save_pretrained(tmp_path / "again")
-    again = fewjump.from_pretrained(str(tmp_path / "again"))
+    again = fewjump.load(str(tmp_path / "again"))
     assert again.vocabulary_config == letters.config()
     with pytest.raises(
-        ValueError, match=r"NetworkDenoiser, not a ScoreDenoiser; use fewjump\.from"
+        ValueError, match=r"NetworkDenoiser, not a ScoreDenoiser; use fewjump\.load"
     ):
         ScoreDenoiser.from_pretrained(tmp_path / "m")
 
 
 def test_a_runs_folder_means_its_model(tmp_path: Path) -> None:
     model().save_pretrained(tmp_path / "run" / "model")
-    assert same(fewjump.from_pretrained(tmp_path / "run"), model())
+    assert same(fewjump.load(tmp_path / "run"), model())
 
 
 def test_the_card_shows_quality_by_evaluations(tmp_path: Path) -> None:
@@ -78,11 +77,11 @@ import sys
 for name in ("huggingface_hub", "transformers", "tokenizers", "datasets", "pyarrow", "sklearn"):
     sys.modules[name] = None
 import fewjump
-model = fewjump.from_pretrained(sys.argv[1])
-pipe = fewjump.pipeline(sys.argv[1])
-print(len(pipe(2, 3, generator=0, prompt="ab").texts), model.length)
+from fewjump.publish import Pipeline
+model = fewjump.load(sys.argv[1])
+print(len(Pipeline(model)(2, 3, generator=0, prompt="ab").texts), model.length)
 try:
-    fewjump.from_pretrained("someone/something")
+    fewjump.load("hf:someone/something")
 except ModuleNotFoundError as error:
     print(error)
 """
@@ -94,7 +93,7 @@ except ModuleNotFoundError as error:
     )
     assert run.stdout.splitlines() == [
         "2 6",
-        "repositories need huggingface_hub: pip install 'fewjump[hub]'",
+        "reading hf:someone/something needs huggingface_hub: pip install 'fewjump[hub]'",
     ]
 
 
@@ -127,7 +126,7 @@ class FakeHub:
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
     fake = FakeHub(tmp_path)
-    monkeypatch.setattr(hub, "_hub", lambda: fake)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", fake)
     return fake
 
 
@@ -143,9 +142,9 @@ def test_a_repository_round_trip(
     files = sorted(p.name for p in (tmp_path / "me" / "tiny").iterdir())
     assert files == ["README.md", "config.json", "model.safetensors"]
     card = (tmp_path / "me" / "tiny" / "README.md").read_text(encoding="utf-8")
-    assert 'fewjump.from_pretrained("me/tiny")' in card
+    assert 'fewjump.load("hf:me/tiny")' in card
     assert card.startswith("---\nlibrary_name: fewjump\n")
-    loaded = fewjump.from_pretrained("me/tiny", revision="v1", local_files_only=True)
+    loaded = Denoiser.from_pretrained("me/tiny", revision="v1", local_files_only=True)
     assert same(loaded, student)
     _, options = fake.calls[-1]
     # Nothing but the three files is fetched: no code can come along.
@@ -156,6 +155,25 @@ def test_a_repository_round_trip(
     assert len(capsys.readouterr().out) == 7
 
 
+def test_results_of_a_repositorys_model_go_into_the_working_folder(
+    fake: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model().push_to_hub("me/tiny", vocabulary=Characters("abc "))
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    Path("a.txt").write_text("abc cab " * 400)
+    words = ["evaluate", "hf:me/tiny", "--data", "a.txt", "--num-samples", "4", "--steps", "1"]
+    assert cli.main(words) == cli.OK
+    assert sorted(p.name for p in work.iterdir()) == ["a.txt", "tiny-results"]
+    assert (work / "tiny-results" / "results.json").is_file()
+    # A file of a saved model means its folder, beside which they go.
+    folder = model().save_pretrained(work / "own", vocabulary=Characters("abc "))
+    words[1] = str(folder / "model.safetensors")
+    assert cli.main(words) == cli.OK
+    assert (work / "own-results" / "results.json").is_file()
+
+
 def test_nothing_is_made_for_a_model_that_cannot_be_saved(fake: FakeHub) -> None:
     from fewjump.problem import EnumeratedJoint
     from fewjump.process import Uniform
@@ -163,10 +181,10 @@ def test_nothing_is_made_for_a_model_that_cannot_be_saved(fake: FakeHub) -> None
 
     exact = EnumeratedJoint(torch.eye(2) / 2).denoiser(Uniform(2, LogLinear()))
     with pytest.raises(ValueError, match="cannot be saved"):
-        fewjump.push_to_hub(exact, "me/tiny")
+        exact.push_to_hub("me/tiny")
     assert [call[0] for call in fake.calls] == ["token"]
     with pytest.raises(ValueError, match="named owner/name"):
-        fewjump.push_to_hub(model(), "tiny")
+        model().push_to_hub("tiny")
 
 
 def test_real_client_has_what_is_asked_of_it() -> None:
@@ -180,16 +198,18 @@ def test_real_client_has_what_is_asked_of_it() -> None:
     assert asked <= set(upload)
     create = inspect.signature(client.HfApi.create_repo).parameters
     assert {"private", "exist_ok"} <= set(create)
-    assert hub._hub() is client
 
 
-@pytest.mark.parametrize("source", ["nowhere", "a/b/c", "./x", "/no/such"])
+@pytest.mark.parametrize("source", ["nowhere", "a/b/c", "./x", "/no/such", "owner/name"])
 def test_a_name_that_is_neither_says_what_to_give(source: str) -> None:
+    """A name is not looked for on the hub unasked."""
     with pytest.raises(
         FileNotFoundError,
-        match=r"config\.json, the folder of a run, .* or a repository as owner/name",
+        match=r"config\.json, .*, the folder of a run, .* or a repository of the hub as hf:owner",
     ):
-        fewjump.from_pretrained(source)
+        fewjump.load(source)
+    with pytest.raises(FileNotFoundError, match="names no repository"):
+        fewjump.load("hf:owner")
 
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "originals"
@@ -198,36 +218,39 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "originals"
 def test_checkpoints_of_the_originals_are_opened_too(tmp_path: Path) -> None:
     from checkpoint import written as w
 
-    teacher = fewjump.load_teacher(GOLDEN / "mdlm_subs" / "hf")
-    opened = fewjump.from_pretrained(GOLDEN / "mdlm_subs" / "hf")
-    assert same(opened, teacher)
-    drawn = fewjump.pipeline(GOLDEN / "mdlm_subs" / "hf")(2, num_inference_steps=2, generator=0)
+    teacher = fewjump.load(GOLDEN / "mdlm_subs" / "hf")
+    drawn = Pipeline(teacher)(2, num_inference_steps=2, generator=0)
     assert drawn.tokens.shape == (2, teacher.length)
 
     path = w.lightning(
         tmp_path / "last.ckpt", w.network(seed=1), w.network(seed=2), w.mdlm_config()
     )
-    raw, ema = (fewjump.from_pretrained(path, weights=which) for which in ("raw", "ema"))
-    assert same(raw, fewjump.load_teacher(path, "raw"))
+    raw, ema = (Denoiser.from_pretrained(path, weights=which) for which in ("raw", "ema"))
+    assert same(raw, fewjump.load(path, weights="raw"))
+    assert same(ema, fewjump.load(path))
     assert not same(raw, ema)
     fewjump.save(raw, tmp_path / "own")
     with pytest.raises(ValueError, match=r"leave out --weights"):
-        fewjump.from_pretrained(tmp_path / "own", weights="raw")
-    with pytest.raises(TypeError, match="no options wieghts"):
-        fewjump.from_pretrained(path, wieghts="raw")
-    with pytest.raises(ValueError, match=r"fewjump\.load_teacher reads"):
-        fewjump.load(GOLDEN / "mdlm_subs" / "hf")
+        fewjump.load(tmp_path / "own", weights="raw")
+    with pytest.raises(TypeError, match="wieghts"):
+        Denoiser.from_pretrained(path, wieghts="raw")
 
 
-def test_a_repository_of_an_original_brings_all_its_weights(fake: FakeHub, tmp_path: Path) -> None:
-    """Its weights may be a pickle, and its mask in the tokenizer's files."""
-    target = tmp_path / "owner" / "original"
-    target.parent.mkdir()
-    shutil.copytree(GOLDEN / "sedd_absorb" / "hf", target)
-    opened = fewjump.from_pretrained("owner/original", revision="v2")
-    assert same(opened, fewjump.load_teacher(target))
+@pytest.mark.parametrize("binary", [False, True])
+def test_a_repository_of_an_original_brings_one_set_of_weights(
+    binary: bool, fake: FakeHub, tmp_path: Path
+) -> None:
+    """Those that are read, with its configuration and its tokenizer's files, and never its code."""
+    from checkpoint import written as w
+
+    target = w.folder(
+        tmp_path / "owner" / "original", w.network(seed=1), w.sedd_config(), binary=binary
+    )
+    opened = Denoiser.from_pretrained("owner/original", revision="v2")
+    assert same(opened, fewjump.load(target))
     first, second = (options for name, options in fake.calls if name == "download")
     assert first["allow_patterns"] == ["config.json", "model.safetensors", "README.md"]
-    assert "pytorch_model.bin" in second["allow_patterns"]
+    assert ("pytorch_model*.bin" in second["allow_patterns"]) is binary
+    assert {"*.json", "*.txt"} < set(second["allow_patterns"])
     assert not any(pattern.endswith(".py") for pattern in second["allow_patterns"])
     assert first["revision"] == second["revision"] == "v2"

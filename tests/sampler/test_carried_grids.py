@@ -12,10 +12,10 @@ import torch
 
 import fewjump
 from fewjump import cli
-from fewjump.checkpoint.grids import write_grids
+from fewjump.checkpoint.folder import write_grids
 from fewjump.denoiser import LogitDenoiser, NetworkDenoiser
 from fewjump.process import Absorbing, Uniform
-from fewjump.publish import pipeline
+from fewjump.publish import Pipeline
 from fewjump.sampler import carried_grid, carry_grid, fitted_grid, run
 from fewjump.sampler.carried_grids import model_digest, read_grids
 from fewjump.schedule import Cosine, LogLinear
@@ -50,7 +50,7 @@ def test_a_saved_model_brings_its_grids_along(model: NetworkDenoiser, tmp_path: 
     assert carried_grid(again, 2, None) is not None
     assert run(again, 2, 3, grid="fitted", generator=0).times.tolist() == [1.0, 0.5, 0.3, 0.0]
     assert run(again, 2, 2, grid="fitted", generator=0).times.tolist() == [1.0, 0.4, 0.0]
-    assert pipeline(folder)(2, 3, grid="fitted", generator=0).nfe == 3
+    assert Pipeline(again)(2, 3, grid="fitted", generator=0).nfe == 3
     # Nothing is known of other numbers of steps, or of other lengths.
     assert carried_grid(again, 4, None) is None
     assert carried_grid(again, 3, 3) is None

@@ -214,6 +214,8 @@ def test_modes_are_restored_after_an_error() -> None:
         ({"sampler": "first-hitting"}, "ancestral"),
         ({"batch_size": 0}, "batch_size"),
         ({"temperature": -1.0}, "temperature"),
+        ({"temperature": 1e300}, "temperature must be 0 .* from 1e-06 to 1e.06, got 1e.300"),
+        ({"temperature": 1e-300}, "temperature must be 0 .* from 1e-06"),
         ({"top_p": 0.0}, "top_p"),
         ({"generator": -1}, "seed"),
         ({"prompt": torch.zeros(L, dtype=torch.int64)}, "fixed"),

@@ -23,7 +23,7 @@ from fewjump.train import (
     read_metrics,
     train,
 )
-from fewjump.train.state import STATE_FILE
+from fewjump.train.state import STATE_FILE, load_state
 
 TOY = str(Path(__file__).with_name("toy.py"))
 
@@ -202,3 +202,37 @@ def test_stopping_by_the_clock_is_marked(tmp_path):
     assert result.stopped_by_time
     assert result.step == 1
     assert "not reproducible" in read_metrics(tmp_path)[-1]["event"]
+
+
+def test_a_hostile_state_is_refused_and_nothing_is_executed(tmp_path: Path) -> None:
+    class Hostile:
+        def __reduce__(self) -> tuple:
+            return os.mkdir, (str(tmp_path / "executed"),)
+
+    state = final_state_of_one_step(tmp_path)
+    torch.save({**state, "student": Hostile()}, tmp_path / STATE_FILE)
+    with pytest.raises(ResumeError, match=r"asks for posix\.mkdir.*was not executed"):
+        load_state(tmp_path)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_state_is_read_as_torch_reads_it(tmp_path: Path) -> None:
+    """Every number and every shared storage, without torch's own unpickler."""
+    state = final_state_of_one_step(tmp_path)
+    state["student"]["tied"] = next(iter(state["student"].values()))
+    state["student"]["half"] = torch.arange(6.0).to(torch.bfloat16).reshape(2, 3).T
+    torch.save(state, tmp_path / STATE_FILE)
+    found, expected = load_state(tmp_path), torch.load(tmp_path / STATE_FILE, weights_only=True)
+    assert found is not None
+    assert found.keys() == expected.keys()
+    assert_same_state(found, expected)
+    assert found["optimiser"]["param_groups"] == expected["optimiser"]["param_groups"]
+    first, tied = next(iter(found["student"].values())), found["student"]["tied"]
+    assert first.data_ptr() == tied.data_ptr()
+    assert found["student"]["half"].stride() == (1, 3)
+
+
+def final_state_of_one_step(folder: Path) -> dict:
+    config = TrainConfig(steps=1, batch_size=4, ema=0.5, progress=False)
+    train(make_student(), CrossEntropyELBO(), make_data(), config, out=folder)
+    return final_state(folder)

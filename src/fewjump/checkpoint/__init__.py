@@ -1,7 +1,7 @@
-"""Saved models, as folders of config.json, model.safetensors and README.md; and originals."""
+"""Models as files: config.json, model.safetensors and README.md in a folder; and the originals."""
 
 from fewjump.checkpoint.errors import CheckpointError
-from fewjump.checkpoint.folder import FORMAT_VERSION, load, read_config, save
-from fewjump.checkpoint.teacher import load_teacher
+from fewjump.checkpoint.folder import FORMAT_VERSION, read_config, save
+from fewjump.checkpoint.opening import load
 
-__all__ = ["FORMAT_VERSION", "CheckpointError", "load", "load_teacher", "read_config", "save"]
+__all__ = ["FORMAT_VERSION", "CheckpointError", "load", "read_config", "save"]

@@ -17,7 +17,7 @@ def model_card(
         name: title of the card.
         denoiser: the model.
         config: what goes into its config.json (see :func:`fewjump.checkpoint.save`).
-        source: what the example loads: a folder, or a repository ``owner/name`` of a hub. The
+        source: what the example loads: a folder, or a repository ``hf:owner/name`` of the hub. The
             name by default.
     """
     parts = [
@@ -81,9 +81,9 @@ def _usage(source: str, denoiser: Denoiser) -> str:
     length = "" if denoiser.length else ", length=64"
     return (
         "## Use\n\n```python\nimport fewjump\n"
-        f'model = fewjump.from_pretrained("{source}")\n'
+        f'model = fewjump.load("{source}")\n'
         f"tokens = fewjump.sample(model, num_samples=16, steps=8{length})\n```\n\n"
-        "`fewjump.pipeline` takes the same name and decodes what it draws."
+        "`fewjump.publish.Pipeline(model)` decodes what it draws."
     )
 
 

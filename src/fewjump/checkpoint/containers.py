@@ -10,33 +10,36 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from fewjump.checkpoint.archive import Archive
-from fewjump.checkpoint.configurations import hydra_config, read_json
+from fewjump.checkpoint.archive import Archive, StoredTensor
 from fewjump.checkpoint.errors import CheckpointError, listed
-from fewjump.checkpoint.pickled import StoredTensor, foreign_kinds, plain_config
-from fewjump.checkpoint.rekey import (
+from fewjump.checkpoint.original_network import (
     BESIDE,
     BESIDE_EXACTLY,
     Shape,
     bare_names,
     in_parameter_order,
 )
-from fewjump.checkpoint.tokenizer_mask import mask_of_folder, mask_of_pickled
+from fewjump.checkpoint.unpickle import Foreign
+from fewjump.checkpoint.vocabulary import mask_of_folder, mask_of_pickled
 from fewjump.denoiser.wrappers import split_name
 from fewjump.reading import WeightsName
 
 ContainerName = Literal[
     "SEDD hub folder", "SEDD run folder", "Lightning checkpoint", "Hugging Face folder"
 ]
+MAX_CONFIG, MAX_YAML = 1 << 26, 1 << 18
 RUN_WEIGHTS = Path("checkpoints-meta") / "checkpoint.pth"
 
 
@@ -278,3 +281,108 @@ def _beside(file: Path, names: list[str]) -> list[str]:
 def _not_rebuilt(value: Any) -> list[str]:
     """What became placeholders, in words."""
     return [f"{kind} (a class that is not rebuilt)" for kind in foreign_kinds(value)]
+
+
+# -- configurations, with limits on what is parsed -----------------------------------------------
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A config.json.
+
+    Raises:
+        CheckpointError: if it is not there, or holds no dictionary.
+    """
+    if not file.is_file():
+        raise CheckpointError(
+            f"{file.parent} has no config.json beside the weights; copy or download the whole "
+            "folder"
+        )
+    return _parsed(file, lambda text: json.loads(text))
+
+
+def hydra_config(weights: Path) -> dict[str, Any] | None:
+    """``.hydra/config.yaml`` of the run that a weights file belongs to."""
+    for folder in (weights.parent.parent, weights.parent):
+        file = folder / ".hydra" / "config.yaml"
+        if file.is_file():
+            return _parsed(file, _yaml)
+    return None
+
+
+def _yaml(text: str) -> Any:
+    # The parser's time grows with the square of how deep brackets are nested.
+    depth = accumulate((c in "[{") - (c in "]}") for c in text)
+    if len(text) > MAX_YAML or max(depth, default=0) > 32:
+        raise CheckpointError("it is larger, or nested deeper, than any that hydra writes")
+    try:
+        # Aliases can make a small text a value of any size; hydra writes none.
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+            raise CheckpointError("it holds aliases, which hydra does not write")
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise CheckpointError(str(error).split("\n", 1)[0]) from None
+
+
+def _parsed(file: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
+    if file.stat().st_size > MAX_CONFIG:
+        raise CheckpointError(f"{file} is larger than any configuration")
+    try:
+        value = parse(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError, OSError, TypeError) as error:
+        raise CheckpointError(f"{file} cannot be read as a configuration: {error}") from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{file} holds no dictionary; a configuration was expected")
+    return value
+
+
+def plain_config(value: Any, depth: int = 0, budget: list[int] | None = None) -> Any:
+    """A configuration as plain dictionaries and lists, from OmegaConf's objects or from plain data.
+
+    What is neither becomes None. Interpolations stay the text they are.
+
+    Raises:
+        CheckpointError: for a configuration that is deeper or larger than any real one.
+    """
+    budget = [100_000] if budget is None else budget
+    budget[0] -= 1
+    if depth > 24 or budget[0] < 0:
+        raise CheckpointError("the stored configuration is nested without end; the file is damaged")
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Foreign):
+        if value.kind.startswith("omegaconf."):
+            content = value.attribute("_content")
+            content = value.attribute("_val") if content is None else content
+            return plain_config(content, depth + 1, budget)
+        if value.entries:
+            return plain_config(value.entries, depth + 1, budget)
+        return None
+    if isinstance(value, dict):
+        return {
+            key: plain_config(entry, depth + 1, budget)
+            for key, entry in value.items()
+            if isinstance(key, str)
+        }
+    if isinstance(value, list | tuple):
+        return [plain_config(entry, depth + 1, budget) for entry in value]
+    return None
+
+
+def foreign_kinds(value: Any, limit: int = 200_000) -> Iterator[str]:
+    """Kinds of all placeholders inside a value, each once."""
+    seen: set[int] = set()
+    kinds: set[str] = set()
+    stack = [value]
+    while stack and limit > 0:
+        limit -= 1
+        item = stack.pop()
+        if not isinstance(item, Foreign | dict | list | tuple) or id(item) in seen:
+            continue
+        seen.add(id(item))
+        if isinstance(item, Foreign):
+            if item.kind not in kinds:
+                kinds.add(item.kind)
+                yield item.kind
+            stack += [item.state, item.entries, item.elements, item.arguments]
+        else:
+            stack.extend(item.values() if isinstance(item, dict) else item)

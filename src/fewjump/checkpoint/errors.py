@@ -1,8 +1,15 @@
-"""What is wrong with a checkpoint."""
+"""What is wrong with a checkpoint, and what can be opened."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+
+#: What opens a model, in the messages that say why something else does not.
+TAKES = (
+    "the folder of a saved model (it holds config.json, and so does a masked language model's), "
+    "the folder of a run, a checkpoint of SEDD, MDLM, UDLM or Duo, or a repository of the hub as "
+    "hf:owner/name"
+)
 
 
 class CheckpointError(ValueError):

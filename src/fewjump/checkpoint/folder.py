@@ -9,7 +9,9 @@ A reader finds a whole model or none (:mod:`fewjump.files`).
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,14 +23,12 @@ from torch import Tensor
 
 import fewjump
 from fewjump.checkpoint.card import model_card
-from fewjump.checkpoint.errors import reason
-from fewjump.checkpoint.plain import plain
+from fewjump.checkpoint.errors import CheckpointError, reason
 from fewjump.denoiser import Denoiser, NetworkDenoiser, ScoreDenoiser, head_from_config
 from fewjump.denoiser.meta_device import contents, without_memory
 from fewjump.denoiser.network import network_from_config, trunk_config
-from fewjump.denoiser.wrappers import matched_names, unwrapped
+from fewjump.denoiser.wrappers import matched_names, unwrapped, weights_checksum
 from fewjump.files import (
-    check_readable,
     check_replaceable,
     resolve,
     whole_file,
@@ -36,7 +36,6 @@ from fewjump.files import (
     write_text,
 )
 from fewjump.sampler.carried_grids import current_grids, read_grids
-from fewjump.train.state import weights_checksum
 
 FORMAT_VERSION = 1
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
@@ -75,21 +74,29 @@ def save(
             several processes, as a whole or in part, it is saved as the same without.
         path: the folder. Its parents are created.
         vocabulary: how tokens become text or images again: an object with a ``config()`` method,
-            or plain data. Comes back as ``read_config(path)["data"]``.
-        metrics: measured numbers for the config and the card: plain data; a list of rows with
-            ``metric``, ``nfe`` and ``value`` becomes a table.
+            or plain data; by default what the model was loaded with. Comes back as the model's
+            ``vocabulary_config``.
+        metrics: measured numbers for the config and the card: result rows (the card shows them by
+            number of network evaluations), the path of a ``results.json``, or other plain data.
         training: how the model was trained, plain data.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: if the denoiser has no configuration, if the given data is not plain, or if
-            ``path`` is something other than a saved model.
+        ValueError: if the denoiser has no configuration, if the given data is not plain, if
+            ``path`` is something other than a saved model, or as
+            :func:`fewjump.report.read_results` does.
         OSError: naming the file, where the disk is full or the folder cannot be written.
     """
     path = Path(path)
     denoiser = unwrapped(denoiser)
+    if isinstance(metrics, str | Path):
+        from fewjump.report import read_results
+
+        metrics = read_results(metrics)[0]
+    if vocabulary is None:
+        vocabulary = denoiser.vocabulary_config
     config = _describe(denoiser, vocabulary, metrics, training)
     text = json.dumps(config, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     card = model_card(path.name, denoiser, config)
@@ -114,7 +121,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: if ``path`` is not a saved model's folder.
-        ValueError: if its configuration cannot be read by this version.
+        CheckpointError: if its configuration cannot be read by this version.
     """
     folder = resolve(Path(path))
     file = folder / CONFIG_FILE
@@ -123,51 +130,44 @@ def read_config(path: str | Path) -> dict[str, Any]:
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is not valid JSON: {error}; save the model again") from None
+        raise CheckpointError(f"{file} is not valid JSON: {error}; save the model again") from None
     if not isinstance(config, dict) or config.get("format") != "fewjump":
-        raise ValueError(
-            f"{file} was not written by fewjump.save; fewjump.load_teacher reads checkpoints of "
-            "SEDD, MDLM, UDLM and Duo"
-        )
+        raise CheckpointError(f"{file} was not written by fewjump.save")
     version = config.get("format_version")
     if version != FORMAT_VERSION:
-        raise ValueError(
+        raise CheckpointError(
             f"{file} has format version {version!r}, this fewjump ({fewjump.__version__}) reads "
             f"{FORMAT_VERSION}; use fewjump {config.get('fewjump_version', 'of another version')}"
         )
     return config
 
 
-def load(path: str | Path, device: torch.device | str = "cpu") -> NetworkDenoiser | ScoreDenoiser:
-    """Read a saved denoiser: same outputs as the one that was saved, in eval mode.
+def load_folder(folder: Path) -> NetworkDenoiser | ScoreDenoiser:
+    """The denoiser of a folder of :func:`save`: same outputs as the one that was saved, on the CPU.
 
     Torch's random state is left as it was.
 
-    Args:
-        path: the folder that :func:`save` wrote.
-        device: where to put the parameters.
-
     Raises:
-        FileNotFoundError: if the folder or one of its files is missing.
+        FileNotFoundError: if there is no such folder.
         PermissionError: if a file may not be read.
-        ValueError: for an unknown format version or configuration, a damaged file, files of
-            different models, and for tensors that are missing, not expected, or of the wrong
-            shape, once the marks of wrappers are taken off their names.
+        ValueError: for missing weights, an unknown format version or configuration, a damaged file,
+            files of different models, and for tensors that are missing, not expected, or of the
+            wrong shape, once the marks of wrappers are taken off their names.
     """
-    folder = resolve(Path(path))
+    folder = resolve(folder)
     config = read_config(folder)
     weights = folder / WEIGHTS_FILE
     if not weights.is_file():
-        raise FileNotFoundError(f"{folder} has no {WEIGHTS_FILE}; copy or save the whole folder")
-    check_readable(weights)
+        raise CheckpointError(f"{folder} has no {WEIGHTS_FILE}; copy or save the whole folder")
+    size, count = contents([weights])
     try:
         description = config["denoiser"]
-        _check_affordable(description, weights)
+        _check_affordable(description, weights, size, count)
         build = DENOISERS[description["kind"]]
         with torch.random.fork_rng(devices=[]):
             denoiser = build.from_config(description)
     except _NO_DENOISER as error:
-        raise ValueError(
+        raise CheckpointError(
             f"{folder / CONFIG_FILE} describes no known denoiser: {reason(error)}"
         ) from error
     try:
@@ -175,16 +175,16 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> NetworkDenoise
         with safe_open(weights, framework="pt") as reader:
             belongs = (reader.metadata() or {}).get(WEIGHTS_KEY)
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{weights} is damaged: {error}; copy or save it again") from None
+        raise CheckpointError(f"{weights} is damaged: {error}; copy or save it again") from None
     if belongs is not None and belongs != config.get(WEIGHTS_KEY, belongs):
-        raise ValueError(
+        raise CheckpointError(
             f"{weights} and {folder / CONFIG_FILE} are of different models; take both files from "
             "the same save"
         )
     try:
         names = matched_names(tensors, denoiser.state_dict().keys())
     except ValueError as error:
-        raise ValueError(f"{weights}: {error}") from None
+        raise CheckpointError(f"{weights}: {error}") from None
     tensors = {names[name]: tensor for name, tensor in tensors.items()}
     _check_tensors(weights, tensors, denoiser.state_dict())
     # A file's tensors lie where its header ends. Arithmetic on memory that is not aligned as torch
@@ -192,7 +192,7 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> NetworkDenoise
     aligned = {name: tensor.clone() for name, tensor in tensors.items()}
     denoiser.load_state_dict(aligned, strict=True, assign=True)
     denoiser.grids = read_grids(config.get("grids"))
-    return denoiser.to(device).eval()
+    return denoiser
 
 
 def _describe(denoiser: Denoiser, vocabulary: Any, metrics: Any, training: Any) -> dict[str, Any]:
@@ -230,13 +230,12 @@ def _tensors(denoiser: Denoiser) -> dict[str, Tensor]:
     return tensors
 
 
-def _check_affordable(description: Any, weights: Path) -> None:
+def _check_affordable(description: Any, weights: Path, size: int, tensors: int) -> None:
     """Raise ValueError for sizes that these weights cannot have, before anything is allocated.
 
     No size is larger than the number of bytes, and network and head, built without memory, have no
     more tensors and numbers than the file (:mod:`fewjump.denoiser.meta_device`).
     """
-    size, tensors = contents([weights])
     for name, value in _whole_numbers({k: v for k, v in description.items() if k != "trunk"}, ""):
         _check_number(name, value, tensors if name.endswith("blocks") else size, weights)
     trunk = {"vocab_size": description["process"].get("vocab_size", 2), **description["trunk"]}
@@ -278,7 +277,71 @@ def _check_tensors(file: Path, found: dict[str, Tensor], expected: dict[str, Ten
     ]
     if problems:
         more = f", and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise ValueError(
+        raise CheckpointError(
             f"{file} does not fit its {CONFIG_FILE}: {'; '.join(problems[:5])}{more}. "
             "Take both files from the same save"
         )
+
+
+# -- grids, written after the fact ---------------------------------------------------------------
+
+
+def check_can_keep(folder: str | Path) -> None:
+    """Raise ValueError unless ``folder`` is that of a model saved by :func:`fewjump.save`."""
+    try:
+        read_config(folder)
+    except (FileNotFoundError, ValueError) as error:
+        raise ValueError(
+            f"grids are kept in the folder of a saved model, and {folder} is none ({error}); save "
+            "the model with fewjump.save first, or leave --keep-grid out"
+        ) from None
+
+
+def write_grids(denoiser: Denoiser, folder: str | Path) -> None:
+    """Write the grids that a denoiser carries into the folder it was loaded from.
+
+    Only its config.json changes, at once or not at all.
+
+    Raises:
+        ValueError: if the folder is no saved model's, or the denoiser carries no grids.
+    """
+    check_can_keep(folder)
+    grids = current_grids(denoiser)
+    if grids is None:
+        raise ValueError("this denoiser carries no grids; use fewjump.sampler.carry_grid first")
+    config = {**read_config(folder), "grids": grids}
+    text = json.dumps(config, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_text(Path(folder) / CONFIG_FILE, text)
+
+
+# -- plain data ---------------------------------------------------------------------------------
+
+
+def plain(value: Any, name: str = "value") -> Any:
+    """A copy of ``value`` made of dicts, lists, strings, numbers, booleans and None.
+
+    Tensors and NumPy values become numbers or lists, dataclasses dicts, paths strings. A number
+    that is not finite becomes None, which JSON has and NaN it has not.
+
+    Raises:
+        ValueError: naming the place of something else.
+    """
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Path):
+        return str(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return plain({f.name: getattr(value, f.name) for f in dataclasses.fields(value)}, name)
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry, f"{name}.{key}") for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(entry, f"{name}[{index}]") for index, entry in enumerate(value)]
+    as_list = getattr(value, "tolist", None)
+    if callable(as_list) and not isinstance(value, type):
+        return plain(as_list(), name)
+    raise ValueError(
+        f"{name} is a {type(value).__name__}, which a configuration file cannot hold; "
+        "give numbers, strings, lists or dictionaries"
+    )

@@ -182,8 +182,14 @@ def run_name(folder: Path) -> str:
 
 
 def results_folder(path: Path, model: Model) -> Path:
-    """Where results go by default: the run, never a saved model's own folder."""
-    return path if model.folder != path else path.with_name(f"{path.resolve().name}-results")
+    """Where results go by default: the run, never a saved model's own folder.
+
+    For a model that is no run's they go beside it; for one of the hub, into the working folder.
+    """
+    from fewjump.tokenizing import is_hub
+
+    place = Path(path.name) if is_hub(path) else model.folder
+    return path if place == path / "model" else place.with_name(f"{place.resolve().name}-results")
 
 
 def _measure(

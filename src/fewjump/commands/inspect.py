@@ -17,8 +17,7 @@ class Subject:
     """What to look at, and how closely."""
 
     path: Annotated[str, tyro.conf.Positional]
-    """A file, a folder, or a hub repository as owner/name or hf:owner/name: all that the other
-    verbs take."""
+    """A file, a folder, or a hub repository as hf:owner/name: all that the other verbs take."""
 
     check: bool = True
     """Run the network."""
@@ -58,7 +57,7 @@ class Options(ReadingOptions, Subject):
 def run(options: Options) -> int:
     check_draws([options.steps], options.samples, "--samples")
 
-    from fewjump.checkpoint.inspection import inspect
+    from fewjump.verify.inspection import inspect
 
     found = inspect(
         options.path,

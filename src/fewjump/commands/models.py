@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fewjump.commands.shared import DataKindName
-from fewjump.tokenizing import HUB
 
 if TYPE_CHECKING:
     from fewjump.data import Dataset, Vocabulary
@@ -22,36 +21,15 @@ class Model(NamedTuple):
     folder: Path
 
 
-def model_folder(path: Path) -> Path:
-    """The saved model that ``path`` means: the folder itself, or ``model`` in a run's folder.
-
-    ``hf:owner/name`` is a repository of the Hugging Face hub, which is downloaded.
-
-    Raises:
-        FileNotFoundError: if there is none.
-    """
-    if path.as_posix().startswith(HUB):
-        from fewjump.publish.hub import resolve
-
-        return resolve(path.as_posix().removeprefix(HUB))
-    from fewjump.checkpoint.opening import model_place
-
-    return model_place(path)
-
-
 def open_model(
     path: Path,
     device: str = "cpu",
     reading: Mapping[str, Any] | None = None,
 ) -> Model:
-    """Load a saved model with its vocabulary; plain token numbers where none was saved.
-
-    A folder or hub repository (``hf:owner/name``) of ``transformers`` that holds a masked language
-    model is opened as :func:`fewjump.denoiser.from_masked_lm` does, without running its code. A
-    checkpoint of SEDD, MDLM, UDLM or Duo is opened as :func:`fewjump.load_teacher` does.
+    """Open what :func:`fewjump.load` does, with its vocabulary; token numbers where it says none.
 
     Args:
-        path: as for :func:`model_folder`.
+        path: of the model, or ``hf:owner/name``.
         device: where to put the parameters.
         reading: what the model does not say itself (:func:`fewjump.reading.reading_values`). Of
             it, ``tokenizer`` is for every kind of model; numbers that none of its tokens has are
@@ -62,16 +40,15 @@ def open_model(
         ValueError: for a tokenizer that is not the model's, or for ``reading`` of a model that is
             no original.
     """
-    from fewjump.checkpoint.opening import open_place
+    from fewjump.checkpoint import opening
+    from fewjump.checkpoint.originals import Reading
     from fewjump.data import Tokens, Vocabulary
 
-    folder = model_folder(path)
-    name = path.as_posix().removeprefix(HUB)
-    hub_name = None if Path(name).exists() else name
-    denoiser, described = open_place(folder, device, reading, hub_name)
-    if described:
-        return Model(denoiser, Vocabulary.from_config(described), folder)
-    return Model(denoiser, Tokens(denoiser.clean_vocab_size), folder)
+    place = opening.place_of(path)
+    denoiser, _ = opening.open_model(place, Reading(**(reading or {})), device)
+    described = denoiser.vocabulary_config
+    plain = Tokens(denoiser.clean_vocab_size)
+    return Model(denoiser, Vocabulary.from_config(described) if described else plain, place)
 
 
 def open_models(
@@ -84,28 +61,32 @@ def open_models(
     Raises:
         ValueError: if ``reading`` says something and none of them is.
     """
-    from fewjump.checkpoint.opening import is_original, refuse_reading
+    from fewjump.checkpoint.opening import is_original, place_of, refuse_reading
+    from fewjump.checkpoint.originals import Reading
 
-    originals = [is_original(model_folder(path)) for path in paths]
+    reading = reading or {}
+    places = [place_of(path) for path in paths]
+    originals = [is_original(place) for place in places]
     if not any(originals):
         refuse_reading(
-            reading or {}, f"none of {', '.join(map(str, paths))} is a checkpoint of an original"
+            Reading(**reading),
+            f"none of {', '.join(map(str, paths))} is a checkpoint of an original",
         )
-    speak = [has_vocabulary(path) for path in paths]
+    speak = [has_vocabulary(place) for place in places]
     out = []
     for path, original, speaks in zip(paths, originals, speak):
         # Where every model says what its tokens are, the first refuses to be told.
-        told = None if speaks and not all(speak) else (reading or {}).get("tokenizer")
+        told = None if speaks and not all(speak) else reading.get("tokenizer")
         out.append(open_model(path, device, reading if original else {"tokenizer": told}))
     return out
 
 
-def has_vocabulary(path: Path) -> bool:
-    """Whether ``path`` is a saved model of this library that says what its tokens are."""
+def has_vocabulary(place: Path) -> bool:
+    """Whether a place is a saved model of this library that says what its tokens are."""
     from fewjump.checkpoint import read_config
 
     try:
-        return bool(read_config(model_folder(path))["data"])
+        return bool(read_config(place)["data"])
     except (ValueError, FileNotFoundError):
         return False
 

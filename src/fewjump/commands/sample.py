@@ -128,22 +128,22 @@ def run(options: Options) -> int:
 
 
 def _check_can_keep(options: Options) -> None:
-    from fewjump.checkpoint.grids import check_can_keep
-    from fewjump.commands.models import model_folder
-    from fewjump.tokenizing import HUB
+    from fewjump.checkpoint.folder import check_can_keep
+    from fewjump.checkpoint.opening import place_of
+    from fewjump.tokenizing import is_hub
 
     if options.grid != "fitted" or len(options.length) > 1:
         raise ValueError("--keep-grid needs --grid fitted, and one --length at most")
-    if options.path.as_posix().startswith(HUB):
+    if is_hub(options.path):
         raise ValueError(
             "--keep-grid writes into the model's folder, and a hub repository is none of yours; "
-            "save it first: fewjump.from_pretrained(name).save_pretrained(folder)"
+            "save it first: fewjump.load(name).save_pretrained(folder)"
         )
-    check_can_keep(model_folder(options.path))
+    check_can_keep(place_of(options.path))
 
 
 def _keep_grid(denoiser: Denoiser, options: Options, folder: Path) -> None:
-    from fewjump.checkpoint.grids import write_grids
+    from fewjump.checkpoint.folder import write_grids
     from fewjump.progress import tell
     from fewjump.sampler import FITTED, carry_grid
     from fewjump.sampler.time_grid import times_for

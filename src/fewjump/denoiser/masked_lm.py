@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,11 @@ from fewjump.denoiser.pretrained import Pretrained, outputs, read_pretrained
 from fewjump.process import Absorbing
 from fewjump.schedule import LogLinear, Schedule
 from fewjump.tokenizing import (
-    HUB,
     backend_of,
     describe_tokenizer,
     open_tokenizer,
     unused_tokens,
 )
-
-_LOG = logging.getLogger("fewjump")
 
 
 def from_masked_lm(
@@ -45,8 +41,9 @@ def from_masked_lm(
     never masked, carry no loss, and are never generated. Padding is not attended to.
 
     Args:
-        model: a model of ``transformers``, or the folder or hub name of one. A model that is given
-            is taken apart: use the denoiser from then on.
+        model: a model of ``transformers``, the folder or hub name of one, or what
+            :func:`~fewjump.denoiser.pretrained.read_pretrained` read. A model that is given is
+            taken apart: use the denoiser from then on.
         tokenizer: a tokenizer of ``transformers`` or ``tokenizers``, or where to find one; by
             default where the model is.
         schedule: of the noise; log-linear by default. The model itself is not told the time.
@@ -67,66 +64,16 @@ def from_masked_lm(
         ValueError: for a model that needs code it may not run, a tokenizer without a mask, or sizes
             that do not fit.
     """
-    denoiser, found = read_masked_lm(
-        model,
-        tokenizer,
-        schedule=schedule,
-        length=length,
-        generate=generate,
-        shift=shift,
-        trust_remote_code=trust_remote_code,
-        device=device,
-    )
-    tell(model, found)
-    return denoiser
-
-
-def tell(source: Any, found: Pretrained) -> None:
-    """Log in one line what was assumed and left aside in reading a model."""
-    if told := found.told():
-        _LOG.warning("%s: %s", source, "; ".join(told))
-
-
-def _check_same_words(folder: Path, described: dict[str, Any], trust_remote_code: bool) -> None:
-    """Raise ValueError where the folder holds a tokenizer with other tokens."""
-    try:
-        own = describe_tokenizer(open_tokenizer(folder, trust_remote_code))
-    except ValueError:
-        return
-    words = [backend_of(one["tokenizer"]).get_vocab() for one in (own, described)]
-    if words[0] != words[1]:
-        raise ValueError(
-            f"the model in {folder} has a tokenizer of its own, with other tokens; leave out "
-            "--tokenizer (tokenizer=)"
-        )
-
-
-def read_masked_lm(
-    model: Any,
-    tokenizer: Any = None,
-    *,
-    schedule: Schedule | None = None,
-    length: int | None = None,
-    generate: Collection[int] = (),
-    shift: bool = False,
-    trust_remote_code: bool = False,
-    device: torch.device | str | None = None,
-) -> tuple[Denoiser, Pretrained]:
-    """As :func:`from_masked_lm`, with what was assumed and left aside in reading."""
-    source = model
     if isinstance(model, str | Path):
-        source = str(model).removeprefix(HUB)
-        source = source if Path(source).exists() else HUB + source
-        found = read_pretrained(source.removeprefix(HUB), trust_remote_code)
-        model = found.model
-    else:
-        found = Pretrained(model)
-    if tokenizer is None:
-        if not isinstance(source, str):
-            raise ValueError("a model object does not bring its tokenizer; give tokenizer=")
-        tokenizer = source
-    described = describe_tokenizer(open_tokenizer(tokenizer, trust_remote_code))
-    if tokenizer is not source and isinstance(source, str) and Path(source).is_dir():
+        model = read_pretrained(model, trust_remote_code)
+        model.tell()
+    found = model if isinstance(model, Pretrained) else Pretrained(model)
+    model, source = found.model, found.source
+    if tokenizer is None and source is None:
+        raise ValueError("a model object does not bring its tokenizer; give tokenizer=")
+    given = source if tokenizer is None else tokenizer
+    described = describe_tokenizer(open_tokenizer(given, trust_remote_code))
+    if tokenizer is not None and source is not None and Path(source).is_dir():
         _check_same_words(Path(source), described, trust_remote_code)
     mask = described["mask"]
     if mask is None:
@@ -156,7 +103,21 @@ def read_masked_lm(
     else:
         denoiser = LogitDenoiser(model, process, length, False, shift=shift, padding=padding)
     denoiser.vocabulary_config = {"name": "tokenizer", **described}
-    return (denoiser if device is None else denoiser.to(device)).eval(), found
+    return (denoiser if device is None else denoiser.to(device)).eval()
+
+
+def _check_same_words(folder: Path, described: dict[str, Any], trust_remote_code: bool) -> None:
+    """Raise ValueError where the folder holds a tokenizer with other tokens."""
+    try:
+        own = describe_tokenizer(open_tokenizer(folder, trust_remote_code))
+    except ValueError:
+        return
+    words = [backend_of(one["tokenizer"]).get_vocab() for one in (own, described)]
+    if words[0] != words[1]:
+        raise ValueError(
+            f"the model in {folder} has a tokenizer of its own, with other tokens; leave out "
+            "--tokenizer (tokenizer=)"
+        )
 
 
 def from_logits(

@@ -8,6 +8,7 @@ fill what is missing with random numbers.
 from __future__ import annotations
 
 import json
+import logging
 import pickle
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,7 +23,9 @@ from torch import Tensor, nn
 
 from fewjump.denoiser.meta_device import check_labels, without_memory
 from fewjump.denoiser.wrappers import matched_names
-from fewjump.tokenizing import require
+from fewjump.tokenizing import HUB, require
+
+_LOG = logging.getLogger("fewjump")
 
 WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")
 INDEX_SUFFIX = ".index.json"
@@ -47,19 +50,23 @@ class Pretrained:
 
     Attributes:
         model: of ``transformers``, in eval mode.
+        source: the folder it was read from, or its name on the hub (``hf:owner/name``).
         notes: what had to be assumed, in words.
         aside: names of weights in the file that the network has no place for.
     """
 
     model: Any
+    source: str | None = None
     notes: list[str] = field(default_factory=list)
     aside: list[str] = field(default_factory=list)
 
-    def told(self) -> list[str]:
-        """Notes and what was left aside, one line each."""
-        if not self.aside:
-            return self.notes
-        return [*self.notes, f"weights left aside: {_listed(self.aside)}"]
+    def tell(self) -> None:
+        """Log in one line what was assumed and left aside."""
+        told = [*self.notes]
+        if self.aside:
+            told.append(f"weights left aside: {_listed(self.aside)}")
+        if told:
+            _LOG.warning("%s: %s", self.source, "; ".join(told))
 
 
 def folder_config(folder: Path) -> dict[str, Any]:
@@ -97,11 +104,11 @@ def masked_lm_name(model_type: str) -> str | None:
     return name[0] if isinstance(name, tuple) else name
 
 
-def read_pretrained(source: str, trust_remote_code: bool = False) -> Pretrained:
+def read_pretrained(place: str | Path, trust_remote_code: bool = False) -> Pretrained:
     """A masked language model from a folder, or from a hub repository ``owner/name``.
 
     Args:
-        source: the path or the name.
+        place: the path or the name.
         trust_remote_code: run the code that comes with a model, if it needs some.
 
     Raises:
@@ -109,6 +116,7 @@ def read_pretrained(source: str, trust_remote_code: bool = False) -> Pretrained:
         ValueError: for a model that needs code it may not run, for sizes that its weights cannot
             have, for weights that are damaged, and for a network that they do not fill.
     """
+    source = str(place).removeprefix(HUB)
     transformers = require("transformers", f"reading {source}")
     stated = folder_config(Path(source))
     check_labels(stated)
@@ -139,6 +147,7 @@ def read_pretrained(source: str, trust_remote_code: bool = False) -> Pretrained:
     _check_whole(source, type(model).__name__, report)
     return Pretrained(
         model.eval(),
+        source if Path(source).exists() else HUB + source,
         [] if foreign else _assumed(stated, type(model).__name__),
         sorted(report["unexpected_keys"]),
     )
@@ -157,9 +166,20 @@ def _filled(transformers: Any, source: str, config: Any) -> tuple[Any, dict[str,
     except (RuntimeError, OverflowError, TypeError, AssertionError) as error:
         # Sizes that are no sizes at all.
         raise ValueError(f"the configuration makes no network: {str(error)[:200]}") from None
-    names = matched_names(tensors, empty.state_dict().keys())
+    expected = empty.state_dict()
+    names = matched_names(tensors, expected.keys())
     named = {names[name]: tensor for name, tensor in tensors.items()}
-    floats = {name for name, value in empty.state_dict().items() if value.is_floating_point()}
+    wrong = [
+        f"{name} has shape {tuple(tensor.shape)}, expected {tuple(expected[name].shape)}"
+        for name, tensor in named.items()
+        if name in expected and expected[name].shape != tensor.shape
+    ]
+    if wrong:
+        raise ValueError(
+            f"the weights do not fit config.json: {_listed(sorted(wrong))}; take both from the "
+            "same save"
+        )
+    floats = {name for name, value in expected.items() if value.is_floating_point()}
     whole = [n for n, t in named.items() if n in floats and not t.is_floating_point()]
     if whole:
         raise ValueError(
@@ -258,12 +278,6 @@ def _check_whole(source: str, name: str, report: Mapping[str, Any]) -> None:
         raise ValueError(
             f"the weights in {source} lack {_listed(missing)} of a {name}, which would be random; "
             "give a model that was trained as a masked language model, its head included"
-        )
-    wrong = [f"{key} is {tuple(a)}, not {tuple(b)}" for key, a, b in report["mismatched_keys"]]
-    if wrong:
-        raise ValueError(
-            f"the weights in {source} do not fit its config.json: {_listed(sorted(wrong))}; take "
-            "both from the same save"
         )
 
 

@@ -1,6 +1,6 @@
-"""The methods by which models are published elsewhere, on every denoiser.
+"""The methods by which models of ``transformers`` are used and published, on every denoiser.
 
-They hand over to :mod:`fewjump.publish`, the one room above that a denoiser knows by name.
+They hand over to the rooms above, which a denoiser knows by name alone.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
     from fewjump.denoiser.base import Denoiser
 
@@ -17,7 +18,7 @@ Self = TypeVar("Self", bound="Publishable")
 
 
 class Publishable:
-    """``save_pretrained``, ``from_pretrained`` and ``push_to_hub``.
+    """``from_pretrained``, ``save_pretrained``, ``push_to_hub`` and ``generate``.
 
     Attributes:
         vocabulary_config: what the tokens stand for, as plain data, where the model came from a
@@ -29,23 +30,11 @@ class Publishable:
     vocabulary_config: dict[str, Any] | None = None
     grids: dict[str, Any] | None = None
 
-    def save_pretrained(self, folder: str | Path, **options: Any) -> Path:
-        """Write the model's folder; see :func:`fewjump.publish.save_pretrained`."""
-        from fewjump.publish.hub import save_pretrained
-
-        return save_pretrained(cast("Denoiser", self), folder, **options)
-
-    def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Upload the model; see :func:`fewjump.publish.push_to_hub`."""
-        from fewjump.publish.hub import push_to_hub
-
-        return push_to_hub(cast("Denoiser", self), repo_id, **options)
-
     @classmethod
     def from_pretrained(
         cls: type[Self], source: str | Path, device: torch.device | str = "cpu", **options: Any
     ) -> Self:
-        """Read a model of this class; see :func:`fewjump.publish.from_pretrained`.
+        """Open a model of this class; options of :func:`fewjump.publish.hub.from_pretrained`.
 
         Raises:
             ValueError: also if what was saved is a denoiser of another class.
@@ -55,7 +44,25 @@ class Publishable:
         model = from_pretrained(source, device, **options)
         if not isinstance(model, cls):
             raise ValueError(
-                f"{source} holds a {type(model).__name__}, not a {cls.__name__}; use "
-                "fewjump.from_pretrained, which takes any"
+                f"{source} holds a {type(model).__name__}, not a {cls.__name__}; use fewjump.load, "
+                "which takes any"
             )
         return model
+
+    def save_pretrained(self, folder: str | Path, **options: Any) -> Path:
+        """Write the model's folder, as :func:`fewjump.save` does."""
+        from fewjump.publish.hub import save
+
+        return save(cast("Denoiser", self), folder, **options)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload the model; options of :func:`fewjump.publish.hub.push_to_hub`."""
+        from fewjump.publish.hub import push_to_hub
+
+        return push_to_hub(cast("Denoiser", self), repo_id, **options)
+
+    def generate(self, input_ids: Tensor | None = None, **options: Any) -> Tensor:
+        """Continue rows of tokens; options of :func:`fewjump.publish.generation.generate`."""
+        from fewjump.publish.generation import generate
+
+        return generate(cast("Denoiser", self), input_ids, **options)

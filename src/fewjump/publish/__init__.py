@@ -1,15 +1,5 @@
-"""Saved models as others use them: folders and hub repositories, a pipeline, ``generate``."""
+"""A model with its vocabulary, words in and samples out; and what the hub's methods do."""
 
-from fewjump.publish.generation import generate
-from fewjump.publish.hub import from_pretrained, push_to_hub, save_pretrained
-from fewjump.publish.pipeline import Pipeline, PipelineOutput, pipeline
+from fewjump.publish.pipeline import Pipeline, PipelineOutput
 
-__all__ = [
-    "Pipeline",
-    "PipelineOutput",
-    "from_pretrained",
-    "generate",
-    "pipeline",
-    "push_to_hub",
-    "save_pretrained",
-]
+__all__ = ["Pipeline", "PipelineOutput"]

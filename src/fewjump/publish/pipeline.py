@@ -13,7 +13,7 @@ from torch import Tensor
 from fewjump.data.vocabulary import ImageLevels, Tokens, Vocabulary
 from fewjump.publish.conditions import Words, read_conditions
 from fewjump.publish.generation import generate
-from fewjump.publish.hub import from_pretrained, push_to_hub, save_pretrained
+from fewjump.publish.hub import from_pretrained, push_to_hub, save
 from fewjump.sampler.run import RunProgress, run
 
 if TYPE_CHECKING:
@@ -64,15 +64,15 @@ class Pipeline:
     def from_pretrained(
         cls, source: str | Path, device: torch.device | str = "cpu", **options: Any
     ) -> Pipeline:
-        """From a folder or a hub repository; see :func:`fewjump.publish.from_pretrained`."""
+        """From a folder or a hub repository; see :func:`fewjump.publish.hub.from_pretrained`."""
         return cls(from_pretrained(source, device, **options))
 
     def save_pretrained(self, folder: str | Path, **options: Any) -> Path:
-        """Write model and vocabulary; see :func:`fewjump.publish.save_pretrained`."""
-        return save_pretrained(self.denoiser, folder, vocabulary=self.vocabulary, **options)
+        """Write model and vocabulary; see :func:`fewjump.save`."""
+        return save(self.denoiser, folder, vocabulary=self.vocabulary, **options)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Upload model and vocabulary; see :func:`fewjump.publish.push_to_hub`."""
+        """Upload model and vocabulary; see :func:`fewjump.publish.hub.push_to_hub`."""
         return push_to_hub(self.denoiser, repo_id, vocabulary=self.vocabulary, **options)
 
     def to(self, device: torch.device | str) -> Pipeline:
@@ -163,23 +163,6 @@ class Pipeline:
         )
 
     def generate(self, input_ids: Tensor | None = None, **options: Any) -> Tensor:
-        """Continue or complete token rows; see :func:`fewjump.publish.generate`."""
+        """Continue or complete token rows; see
+        :func:`fewjump.publish.generation.generate`."""
         return generate(self.denoiser, input_ids, padding=self.padding, **options)
-
-
-def pipeline(
-    source: str | Path | Denoiser, device: torch.device | str | None = None, **options: Any
-) -> Pipeline:
-    """A :class:`Pipeline` of a folder, a run, a hub repository, or a denoiser.
-
-    Args:
-        source: what to draw from.
-        device: where to put the network; the CPU, or where a given denoiser is, by default.
-        **options: see :func:`fewjump.publish.from_pretrained`; none for a denoiser.
-    """
-    if isinstance(source, str | Path):
-        return Pipeline.from_pretrained(source, "cpu" if device is None else device, **options)
-    if options:
-        raise ValueError(f"{', '.join(options)}: only for a model that is read from somewhere")
-    made = Pipeline(source)
-    return made if device is None else made.to(device)

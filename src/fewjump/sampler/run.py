@@ -9,7 +9,6 @@ one-shot generation for all; a grid that ends above 0 costs one evaluation more.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,6 +27,8 @@ from fewjump.sampler.prompt import PromptedDenoiser, eval_mode, make_prompt, syn
 from fewjump.sampler.time_grid import GridSpec, times_for
 
 _BATCH_LIMIT = 256
+# Beyond it, and below its inverse, logits in single precision run out of range.
+EXTREME_TEMPERATURE = 1e6
 _LOGIT_LIMIT = 1 << 26
 
 
@@ -262,8 +263,11 @@ def _check_sizes(
 
 
 def _check_temperature(temperature: float, top_p: float) -> None:
-    if not 0 <= temperature < math.inf:
-        raise ValueError(f"temperature must be a finite number ≥ 0, got {temperature}")
+    if temperature != 0 and not 1 / EXTREME_TEMPERATURE <= temperature <= EXTREME_TEMPERATURE:
+        raise ValueError(
+            f"temperature must be 0 (the most likely token) or from {1 / EXTREME_TEMPERATURE:g} to "
+            f"{EXTREME_TEMPERATURE:g}, got {temperature}"
+        )
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p must lie in (0, 1], got {top_p}")
 

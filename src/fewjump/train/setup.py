@@ -12,13 +12,13 @@ from torch import nn
 
 from fewjump.denoiser.base import Denoiser
 from fewjump.denoiser.transformer import Transformer
+from fewjump.denoiser.wrappers import weights_checksum
 from fewjump.objective.base import Objective
 from fewjump.objective.time_sampling import TimeSampling
 from fewjump.options.training import FREE_OPTIONS, TrainConfig
 from fewjump.random import fold_seed
 from fewjump.train.data import TokenData, Tokens
 from fewjump.train.distributed import World
-from fewjump.train.state import weights_checksum
 
 # Purposes of a seed: two of them never share a stream.
 NOISE_STREAM, ORDER_STREAM, DROPOUT_STREAM, MONITOR_STREAM = 1, 2, 3, 4

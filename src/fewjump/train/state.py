@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import zlib
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from torch import nn
 
+from fewjump.checkpoint.archive import Archive
+from fewjump.checkpoint.errors import CheckpointError
 from fewjump.config import differences
-from fewjump.denoiser.wrappers import unwrapped
 from fewjump.files import check_readable, whole_file
 from fewjump.options.training import FREE_OPTIONS
 
@@ -53,9 +53,13 @@ def load_state(folder: Path, config: Mapping[str, Any] | None = None) -> dict[st
         return None
     check_readable(path)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # what torch raises depends on where the file ends
-        raise ResumeError(damaged(path, f"{path.stat().st_size} bytes")) from error
+        with Archive(path) as archive:
+            state = archive.tensors()
+    except CheckpointError as error:
+        # A file that was cut has lost the directory at its end.
+        whole = zipfile.is_zipfile(path)
+        why = str(error).removeprefix(f"{path}: ") if whole else f"{path.stat().st_size} bytes"
+        raise ResumeError(damaged(path, why)) from None
     if not isinstance(state, dict) or state.get("format") != _FORMAT:
         raise ResumeError(
             f"{path} was written by another version of fewjump, or by none; choose a new output "
@@ -136,12 +140,3 @@ def check_identity(folder: Path, found: Mapping[str, Any], config: Mapping[str, 
 
 def _first_line(error: Exception) -> str:
     return str(error).partition("\n")[0][:200] or type(error).__name__
-
-
-def weights_checksum(module: nn.Module) -> str:
-    """A checksum of every tensor of a module: which teacher this is."""
-    value = 0
-    for name, tensor in sorted(unwrapped(module).state_dict().items()):
-        data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-        value = zlib.crc32(data, zlib.crc32(name.encode(), value))
-    return f"{value:08x}"

@@ -43,11 +43,13 @@ def open_saved(check: ModelCheck) -> Saved:
         FileNotFoundError: if there is none.
         ValueError: for reading options of a model that is no original, and what is wrong with it.
     """
-    from fewjump.checkpoint.opening import model_place, open_place
+    from fewjump.checkpoint.opening import open_model, place_of
+    from fewjump.checkpoint.originals import Reading
 
     assert check.model is not None
-    place = model_place(check.model)
-    return Saved(*open_place(place, reading=reading_values(check)), place)
+    place = place_of(check.model)
+    denoiser, _ = open_model(place, Reading(**reading_values(check)))
+    return Saved(denoiser, denoiser.vocabulary_config, place)
 
 
 def tokens_for(model: Saved, source: str | None, count: int, seed: int) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewjump.checkpoint.opening import model_place, open_described
-from fewjump.checkpoint.teacher import Facts, local_path, read_teacher
+from fewjump.checkpoint.opening import open_model, place_of
+from fewjump.checkpoint.originals import Reading
 from fewjump.denoiser import Denoiser
-from fewjump.denoiser.pretrained import is_masked_lm
 from fewjump.law import Law
 from fewjump.process import Absorbing, Uniform
-from fewjump.reading import WeightsName
 from fewjump.sampler import sample
 
 TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -59,40 +56,39 @@ class TimeCheck:
 
 
 def inspect(
-    path_or_hub_id: str | Path,
-    weights: WeightsName = "ema",
-    family: str | None = None,
+    source: str | Path,
     *,
     check: bool = True,
     samples: int = 16,
     steps: int = 16,
     length: int | None = None,
     seed: int = 0,
-    **options: Any,
+    device: torch.device | str = "cpu",
+    **reading: Any,
 ) -> dict[str, Any]:
-    """Facts about a checkpoint as plain data, and a check of its network.
+    """Facts about a model as plain data, and a check of its network.
 
     Args:
-        path_or_hub_id, weights, family: see :func:`fewjump.load_teacher`.
+        source, device: see :func:`fewjump.load`.
         check: whether to run the network.
         samples, steps: sequences drawn from the model for the check, and steps of each.
         length: tokens of a sequence; by default the model's length, at most 128.
         seed: of the draws.
-        **options: others of :func:`fewjump.load_teacher`.
+        **reading: further options of :func:`fewjump.load`.
 
     Returns:
-        The fields of :class:`~fewjump.checkpoint.teacher.Facts`, ``process``, ``schedule``, and
+        The fields of :class:`~fewjump.checkpoint.originals.Facts`, ``process``, ``schedule``, and
         with ``check`` the key ``check``: ``ok`` (finite and normalised), ``times`` (fields of
         :class:`TimeCheck`) and what was drawn.
 
     Raises:
-        ValueError, FileNotFoundError: as load_teacher does.
+        ValueError, FileNotFoundError: as load does.
     """
     if samples < 1 or steps < 1:
         raise ValueError(f"samples and steps must be at least 1, got {samples} and {steps}")
     with warnings.catch_warnings(record=True):
         warnings.simplefilter("always")
-        denoiser, facts = _read(path_or_hub_id, weights=weights, family=family, **options)
+        denoiser, facts = open_model(place_of(source), Reading(**reading), device, told=False)
     found = asdict(facts)
     schedule = denoiser.process.schedule
     found["process"] = denoiser.process.config()
@@ -103,18 +99,6 @@ def inspect(
         length = min(own, 128) if length is None else length
         found["check"] = check_denoiser(denoiser, samples, steps, length, seed)
     return found
-
-
-def _read(
-    path_or_hub_id: str | Path, device: torch.device | str = "cpu", **reading: Any
-) -> tuple[Denoiser, Facts]:
-    place = local_path(path_or_hub_id)
-    with suppress(FileNotFoundError):
-        place = model_place(place)
-    if is_masked_lm(place):
-        denoiser, _, facts = open_described(place, device, reading, told=False)
-        return denoiser, facts
-    return read_teacher(place, device=device, **reading)
 
 
 @torch.no_grad()
