@@ -135,9 +135,7 @@ def test_special_words_of_a_prompt_are_text_and_warned_of() -> None:
     """As in documents; the mask is refused or a hole, and what frames a text comes unasked."""
     vocabulary = TokenizerVocabulary.from_tokenizer(framed())
     options: dict[str, Any] = {"mask": vocabulary.mask}
-    with pytest.warns(
-        UserWarning, match=r"the prompt holds \[CLS\], \[SEP\], which"
-    ):
+    with pytest.warns(UserWarning, match=r"the prompt holds \[CLS\], \[SEP\], which"):
         given = read_conditions(vocabulary, 1, 12, prompt="[CLS] the cat [SEP]", **options)
     plain = vocabulary.encode("[CLS] the cat [SEP]").tolist()
     assert given.prompt is not None
