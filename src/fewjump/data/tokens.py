@@ -206,7 +206,8 @@ def _looks_wider(array: np.ndarray) -> bool:
 
 def _check_meaning(array: np.ndarray, vocabulary: Vocabulary, path: Path) -> None:
     """Refuse numbers that stand for no piece of a text: the mask, and those that no token has."""
-    barred = sorted({*vocabulary.unused, *({vocabulary.mask} - {None})})
+    mask = () if vocabulary.mask is None else (vocabulary.mask,)
+    barred = [*vocabulary.unused, *mask]
     flat = array.reshape(-1)
     for start in range(0, flat.shape[0] if barred else 0, _CHUNK_TOKENS):
         piece = flat[start : start + _CHUNK_TOKENS]
