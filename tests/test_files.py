@@ -5,13 +5,15 @@ from __future__ import annotations
 import errno
 import json
 import os
-import re
+import resource
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -19,6 +21,7 @@ from safetensors.torch import save_file
 from fewjump import files
 from fewjump.files import whole_file, whole_folder, write_text
 from fewjump.lock import BusyError, sole_writer
+from fewjump.train.log import RunFolder
 
 
 @pytest.fixture
@@ -66,38 +69,55 @@ def test_what_was_there_stays_where_writing_fails(tmp_path: Path, error: BaseExc
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def with_limit(code: str, folder: Path) -> subprocess.CompletedProcess:
-    """Run code that cannot write more than 4096 bytes into a file."""
-    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
-    return subprocess.run(
-        [sys.executable, "-c", limit + code, str(folder)], capture_output=True, text=True
-    )
+@pytest.fixture
+def little_room() -> Iterator[None]:
+    """No file may become longer than 4096 bytes, as on a disk that is full by then."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+def as_torch_does(path: Path) -> None:
+    with whole_file(path) as temporary, temporary.open("wb") as file:
+        torch.save(torch.ones(9000), file)
+
+
+def as_safetensors_does(path: Path) -> None:
+    with whole_file(path) as temporary:
+        save_file({"a": torch.ones(9000)}, temporary)
+
+
+def as_numpy_does(path: Path) -> None:
+    with whole_file(path) as temporary, temporary.open("wb") as file:
+        np.save(file, np.ones(9000))
+
+
+def as_text(path: Path) -> None:
+    write_text(path, "x" * 9000)
+
+
+def as_metrics(path: Path) -> None:
+    run = RunFolder(path.parent, {})
+    for step in range(400):
+        run.log({"step": step, "loss": 0.5})
+
+
+@pytest.mark.usefixtures("little_room")
 @pytest.mark.parametrize(
-    "write",
-    [
-        "import torch\nwith whole_file(p) as t, t.open('wb') as f: torch.save(torch.ones(9000), f)",
-        "import torch\nfrom safetensors.torch import save_file\n"
-        "with whole_file(p) as t: save_file({'a': torch.ones(9000)}, t)",
-        "import numpy as np\nwith whole_file(p) as t, t.open('wb') as f: np.save(f, np.ones(9000))",
-        "from fewjump.files import write_text\nwrite_text(p, 'x' * 9000)",
-        "from fewjump.train.log import RunFolder\nr = RunFolder(p.parent, {})\n"
-        "[r.log({'step': i, 'loss': 0.5}) for i in range(400)]",
-    ],
-    ids=["torch", "safetensors", "numpy", "text", "metrics"],
+    "write", [as_torch_does, as_safetensors_does, as_numpy_does, as_text, as_metrics]
 )
-def test_a_full_disk_is_told_with_the_files_name(tmp_path: Path, write: str) -> None:
+def test_a_full_disk_is_told_with_the_files_name(
+    tmp_path: Path, write: Callable[[Path], None]
+) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text("")
-    code = "import sys, pathlib\nfrom fewjump.files import whole_file\n"
-    code += "p = pathlib.Path(sys.argv[1]) / 'metrics.jsonl'\n" + write
-    done = with_limit(code, tmp_path)
-    last = done.stderr.strip().splitlines()[-1]
-    assert done.returncode == 1
-    said = "496 written" if "np.save" in write else "File too large"
-    assert re.search(rf"^OSError.*{said} \(what was there before is kept; make room", last)
-    assert str(path) in last
+    said = "496 written" if write is as_numpy_does else "File too large"
+    with pytest.raises(
+        OSError, match=rf"{said} \(what was there before is kept; make room"
+    ) as caught:
+        write(path)
+    assert str(path) in str(caught.value)
     assert not list(tmp_path.glob(".*.tmp"))
     # What is there is whole: what was there before, or lines that are complete.
     assert all(json.loads(line) for line in path.read_text().splitlines())

@@ -15,7 +15,6 @@ import fewjump
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "fewjump"
-FILES = sorted(SOURCE.rglob("*.py"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 # Distribution name → the module it provides, where they differ.
@@ -64,6 +63,9 @@ def imports(path: Path) -> list[tuple[str, bool]]:
     return visitor.found
 
 
+IMPORTS = {path.relative_to(SOURCE): imports(path) for path in sorted(SOURCE.rglob("*.py"))}
+
+
 def test_public_names_resolve() -> None:
     for name in fewjump.__all__:
         assert getattr(fewjump, name) is not None, name
@@ -99,15 +101,15 @@ def test_importing_the_package_is_quick() -> None:
     assert not loaded & {"torch", "numpy", "tyro", "yaml"}
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
-def test_dependencies_are_declared_and_optional_ones_late(path: Path) -> None:
-    for module, at_once in imports(path):
-        root = module.partition(".")[0]
-        if root in sys.stdlib_module_names or root == "fewjump":
-            continue
-        assert root in CORE | EXTRAS, f"{module} is not a declared dependency"
-        if at_once:
-            assert root in CORE, f"{module} comes with an extra: import it inside the function"
+def test_dependencies_are_declared_and_optional_ones_late() -> None:
+    for path, found in IMPORTS.items():
+        for module, at_once in found:
+            root = module.partition(".")[0]
+            if root in sys.stdlib_module_names or root == "fewjump":
+                continue
+            assert root in CORE | EXTRAS, f"{path}: {module} is not a declared dependency"
+            if at_once:
+                assert root in CORE, f"{path}: import {module}, of an extra, inside the function"
 
 
 BELOW = {
@@ -122,16 +124,16 @@ BELOW = {
 }
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
-def test_imports_point_downward(path: Path) -> None:
-    room = path.relative_to(SOURCE).parts[0].removesuffix(".py")
-    for module, _ in imports(path):
-        parts = module.split(".")
-        if parts[0] != "fewjump" or len(parts) < 2:
-            continue
-        assert parts[1] not in BELOW.get(room, ()), f"{room} must not know {module}"
-        if parts[1] in ("cli", "commands"):
-            assert room in ("cli", "commands", "__main__"), f"{room} must not know {module}"
+def test_imports_point_downward() -> None:
+    for path, found in IMPORTS.items():
+        room = path.parts[0].removesuffix(".py")
+        for module, _ in found:
+            parts = module.split(".")
+            if parts[0] != "fewjump" or len(parts) < 2:
+                continue
+            assert parts[1] not in BELOW.get(room, ()), f"{path} must not know {module}"
+            if parts[1] in ("cli", "commands"):
+                assert room in ("cli", "commands", "__main__"), f"{path} must not know {module}"
 
 
 def test_every_file_beside_the_code_is_packaged() -> None:

@@ -60,12 +60,13 @@ TAKERS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
 }
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize(("name", "option"), [(n, o) for n, (_, os) in TAKERS.items() for o in os])
-def test_numbers_that_are_not_finite_are_refused(name: str, option: str, value: float) -> None:
-    take = TAKERS[name][0]
-    with pytest.raises(ValueError, match=r"must|needs|share"):
-        take(**{option: value})
+@pytest.mark.parametrize("name", TAKERS)
+def test_numbers_that_are_not_finite_are_refused(name: str) -> None:
+    take, options = TAKERS[name]
+    for option in options:
+        for value in (math.nan, math.inf, -math.inf):
+            with pytest.raises(ValueError, match=r"must|needs|share"):
+                take(**{option: value})
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 2.5, 0])

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import codecs
+import csv
 import io
+import re
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 _CHUNK_BYTES = 1 << 22
@@ -31,12 +34,15 @@ UNREAD = {
     **dict.fromkeys((".db", ".sqlite", ".sqlite3"), _DATABASE),
     **dict.fromkeys((".tfrecord", ".mds"), "export the texts as .jsonl, or the tokens as .npy"),
 }
+_ZIP = b"PK\x03\x04"
+# What the archives of Word, Excel, OpenDocument and EPUB hold first.
+_OFFICE_FILES = (b"[Content_Types].xml", b"_rels/", b"docProps/", b"mimetype")
 _MAGIC = {
     b"\x1f\x8b": "gzip",
     b"BZh": "bzip2",
     b"\xfd7zXZ": "xz",
     b"\x28\xb5\x2f\xfd": "zstd",
-    b"PK\x03\x04": "a zip archive",
+    _ZIP: "a zip archive",
     b"7z\xbc\xaf": "7z",
     b"PAR1": "Parquet",
     b"ARROW1": "Arrow",
@@ -58,6 +64,24 @@ _NAMED = {
     "an Office document": "save it as .csv or .txt",
     "a database": _DATABASE,
 }
+_START_BYTES = 1 << 16
+_WORD = r'"(?:[^"\\\n]|\\.)*"'
+# An object; a list of objects, of words, or of numbers. Prose may begin with a bracket or "[1]".
+_JSON = re.compile(
+    rf"\s*(?:\{{\s*{_WORD}\s*:|\[\s*(?:\{{\s*{_WORD}\s*:|{_WORD}\s*,\s*\"|"
+    r"\[?\s*-?\d+(?:\s*,\s*-?\d+){7}))"
+)
+_MARKUP = re.compile(
+    r"\s*(?:(?P<rtf>\{\\rtf)|<\?xml|<!doctype|<html\b|<[\w:.-]+\s+[\w:.-]+\s*=\s*[\"'])",
+    re.IGNORECASE,
+)
+_SEPARATORS = {
+    "\t": "name it .tsv, with a header, so that one column is read (--text-field)",
+    ",": "name it .csv, with a header, so that one column is read (--text-field)",
+    ";": "save it with commas as .csv, so that one column is read (--text-field)",
+}
+_ROWS = 64
+_LEAST_ROWS = 4
 _WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
 
 
@@ -87,7 +111,9 @@ def check_file(path: Path, what: str = "file") -> None:
 def format_of(path: Path) -> str | None:
     """The name of the binary format that a file's first bytes tell, None for none that is known."""
     with path.open("rb") as file:
-        start = file.read(16)
+        start = file.read(64)
+    if start.startswith(_ZIP) and any(name in start for name in _OFFICE_FILES):
+        return "an Office document"
     return next((name for magic, name in _MAGIC.items() if start.startswith(magic)), None)
 
 
@@ -96,6 +122,50 @@ def refuse_unread(path: Path) -> None:
     advice = UNREAD.get(path.suffix.lower())
     if advice is not None:
         raise ValueError(f"{path.suffix} files are not read: {advice} ({path})")
+
+
+def refuse_structured(path: Path) -> None:
+    """Refuse a text that begins as JSON, markup or a table does: its signs would be learned.
+
+    Raises:
+        ValueError: naming how to have it read, and how to learn it as it is.
+    """
+    start = next(decoded(path, _START_BYTES), "")
+    if _JSON.match(start):
+        what, advice = "JSON", "name it .jsonl (.json for one list), so that its texts are read"
+    elif found := _MARKUP.match(start):
+        what, advice = ("RTF" if found["rtf"] else "HTML or XML"), _PRINTED
+    elif table := _table(start):
+        what, advice = table
+    else:
+        return
+    raise ValueError(
+        f"{path} holds {what}: {advice}; or, to learn it as it is, say kind='characters' (--kind "
+        "characters)"
+    )
+
+
+def _table(start: str) -> tuple[str, str] | None:
+    """What a text is, and how to bring it, if its lines are alike as a table's rows are.
+
+    Prose has a space after its commas, and not as many of them in every line.
+    """
+    for separator, advice in _SEPARATORS.items():
+        rows: list[list[str]] = []
+        with suppress(csv.Error):
+            for row in csv.reader(start.splitlines(True), delimiter=separator, strict=True):
+                if row:
+                    rows.append(row)
+                if len(rows) == _ROWS:
+                    break
+        # The last one may have been cut.
+        rows = rows[:-1] if 1 < len(rows) < _ROWS else rows
+        columns = len(rows[0]) if rows else 0
+        if columns < 2 or len(rows) < _LEAST_ROWS or any(len(row) != columns for row in rows):
+            continue
+        if all(cell and not cell[0].isspace() for cell in rows[0]):
+            return f"a table of {columns} columns", advice
+    return None
 
 
 def decoded(path: Path, chunk_bytes: int = _CHUNK_BYTES) -> Iterator[str]:

@@ -109,7 +109,10 @@ def describe_tokenizer(source: Any) -> dict[str, Any]:
     Raises:
         ValueError: for a tokenizer without tokens, or whose numbers leave out millions.
     """
-    content = json.loads(getattr(source, "backend_tokenizer", source).to_str())
+    own = getattr(source, "backend_tokenizer", source)
+    # First: writing one down costs memory for every number up to the largest, used or not.
+    size, unused = _numbers(own)
+    content = json.loads(own.to_str())
     # How a text is cut and filled up belongs to one call, not to the vocabulary.
     content["truncation"] = content["padding"] = None
     backend = backend_of(content)
@@ -127,7 +130,6 @@ def describe_tokenizer(source: Any) -> dict[str, Any]:
     if padding in {mask, separator, unknown_token(content), *opening, *closing}:
         # What is padding is hidden from the network, and these are to be seen.
         padding = None
-    size, unused = _numbers(backend)
     return {
         "tokenizer": content,
         "size": size,

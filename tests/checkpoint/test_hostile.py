@@ -90,12 +90,12 @@ def test_objects_of_other_classes_become_placeholders() -> None:
     assert repr(found) == "<omegaconf.dictconfig.DictConfig>"
 
 
-@pytest.mark.parametrize("seed", range(200))
-def test_no_attack_is_executed(seed: int) -> None:
+def test_no_attack_is_executed() -> None:
     """Functions and modules that no model needs, in every way in which a pickle can call them."""
-    data = b"\x80\x02" + attack(random.Random(seed), MARKERS / f"executed-{seed}") + b"."
-    with pytest.raises(CheckpointError):
-        unpickle(data)
+    for seed in range(200):
+        data = b"\x80\x02" + attack(random.Random(seed), MARKERS / f"executed-{seed}") + b"."
+        with pytest.raises(CheckpointError):
+            unpickle(data)
 
 
 def test_an_attack_is_named_in_the_error(tmp_path: Path) -> None:

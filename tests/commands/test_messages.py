@@ -290,7 +290,7 @@ def test_documents_are_counted_from_one(
     file = tmp_path / "d.jsonl"
     file.write_text('{"text": "abc"}\n' * 40)
     words = ["train", "--data", str(file), "--length", "4", "--out", str(tmp_path / "r")]
-    assert "at least 1 document must be read" in refused([*words, "--documents", count], capsys)
+    assert "--documents) must be at least 1" in refused([*words, "--documents", count], capsys)
     assert not (tmp_path / "r").exists()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from fewjump import cli
 from fewjump.data import Characters
 from publish.toy import model
 
@@ -46,14 +48,15 @@ def test_any_encoding_takes_samples_and_errors(folder: str, environment: dict[st
     assert result.returncode == 0, result.stderr
     assert b"\\u2400" in result.stdout
     assert b"Traceback" not in result.stderr
-    wrong = command("train", "--data", __file__, "--batch-size", "0", **environment)
-    assert wrong.returncode == 2
-    assert b"--batch-size must be >= 1" in wrong.stderr
 
 
-def test_files_are_utf8_whatever_the_terminal(folder: str, tmp_path: Path) -> None:
-    file = tmp_path / "a.jsonl"
-    assert command("sample", folder, "--out", str(file), PYTHONIOENCODING="ascii").returncode == 0
+def test_files_are_utf8_whatever_the_terminal(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, screen = tmp_path / "a.jsonl", io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr(sys, "stdout", screen)
+    monkeypatch.setattr(sys, "stderr", screen)
+    assert cli.main(["sample", folder, "--out", str(file)]) == cli.OK
     assert "␀" in file.read_text(encoding="utf-8")
 
 
@@ -82,18 +85,21 @@ def test_no_colours_without_a_terminal(words: list[str]) -> None:
     assert b"\x1b" not in result.stdout + result.stderr
 
 
-def test_progress_without_a_terminal_is_lines(tmp_path: Path) -> None:
+def test_progress_without_a_terminal_is_lines(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     text = tmp_path / "t.txt"
     text.write_text("abc cab bac " * 40)
     words = ["train", "--data", str(text), "--length", "8", "--out", str(tmp_path / "r")]
     sizes = ["--hidden", "8", "--blocks", "1", "--heads", "2", "--steps", "3", "--batch-size", "2"]
-    result = command(*words, *sizes, "--log-every", "1")
-    lines = result.stderr.decode().splitlines()
+    assert cli.main([*words, *sizes, "--log-every", "1"]) == cli.OK
+    said = capfd.readouterr().err
+    lines = said.splitlines()
     assert [line.split("  ")[0] for line in lines] == [f"teacher step {i}/3" for i in (1, 2, 3)]
     assert all("loss " in line and "left 0:0" in line for line in lines)
-    assert b"\r" not in result.stderr
-    again = [*words[:-1], str(tmp_path / "q"), *sizes, "--no-progress"]
-    assert command(*again).stderr == b""
+    assert "\r" not in said
+    assert cli.main([*words[:-1], str(tmp_path / "q"), *sizes, "--no-progress"]) == cli.OK
+    assert capfd.readouterr().err == ""
 
 
 def test_sampling_tells_of_itself_now_and_then(

@@ -6,8 +6,6 @@ import gzip
 import json
 import os
 import re
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fewjump.data import Bytes, load_data
+from fewjump.data import Bytes, Tokens, load_data
 from fewjump.data import cache as cache_module
 from fewjump.data.cache import default_folders
 from fewjump.textfile import UNREAD
@@ -76,7 +74,11 @@ def test_documents_of_every_container(
         ("d.csv", 'text\n"open\n', "no row of a table"),
         ("d.csv", "text\n" + "x" * 200_000 + "\n", "save the texts as .jsonl"),
         ("d.jsonl", "\n \n", "holds no documents"),
-        ("d.txt", json_lines(TEXTS), "name it .jsonl"),
+        (
+            "d.jsonl",
+            '{"text": "a"}\n{"text": "b \\ud83d"}\n',
+            "line 2 .*half of a character",
+        ),
     ],
 )
 def test_documents_that_cannot_be_read(name: str, content: str, said: str, tmp_path: Path) -> None:
@@ -86,15 +88,66 @@ def test_documents_that_cannot_be_read(name: str, content: str, said: str, tmp_p
         load_data(path, 4)
 
 
-@pytest.mark.parametrize("suffix", sorted(UNREAD))
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (json_lines(TEXTS), "holds JSON: name it .jsonl"),
+        (json.dumps({"data": TEXTS}, indent=1), "holds JSON"),
+        (json.dumps([{"text": text} for text in TEXTS], indent=1), "holds JSON"),
+        (json.dumps(TEXTS), "holds JSON"),
+        ("\n" + json.dumps([list(range(20))] * 9), "holds JSON"),
+        (table(TEXTS, ","), "table of 2 columns: name it .csv"),
+        (table(TEXTS, "\t"), "table of 2 columns: name it .tsv"),
+        (table(TEXTS, ";"), "table of 2 columns: save it with commas"),
+        ("Emma,F,20355\nOlivia,F,19674\n" * 99, "table of 3 columns"),
+        (r"{\rtf1\ansi the cat sat\par}" * 9, "holds RTF: export its text"),
+        ("<!DOCTYPE html>\n<p>the cat sat" * 9, "holds HTML or XML"),
+        ("<?xml version='1.0'?><t>the cat sat</t>" * 9, "holds HTML or XML"),
+        ('<doc id="1" title="Cat">\nthe cat sat\n</doc>\n' * 9, "holds HTML or XML"),
+    ],
+)
+def test_structures_under_the_name_of_a_text(content: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "d.txt"
+    path.write_text(content)
+    for options in ({}, {"vocabulary": Bytes()}):
+        with pytest.raises(ValueError, match=said + ".*--kind characters"):
+            load_data(path, 4, **options)  # type: ignore[arg-type]
+    assert load_data(path, 4, kind="characters").vocabulary.decode(
+        load_data(path, 4, kind="characters").train[:1]
+    ) == [content[:4]]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[1] The first note, with commas, is here.\n[2] Another.\n",
+        "[1, 2] showed that cats, dogs and birds sit.\n",
+        "[Enter HAMLET, reading]\nHAMLET: Words, words, words.\n",
+        "[[Link]] to a page, and more.\n",
+        '["What?" he said, "who?"]\n',
+        '{curly} braces, and "quotes": both.\n',
+        "<s> the cat sat </s>\n<s> a dog ran </s>\n",
+        "<|endoftext|>the cat sat, a dog ran\n",
+        "the cat, the dog\na tree, a mat\nbig, small\non, under\n",
+        "cats,dogs\nthe end\n",
+        "\tone, two\n\tthree, four\n",
+        "# Title\n\n- one; two\n- three; four\n",
+    ],
+)
+def test_prose_with_brackets_and_commas_is_read(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "d.txt"
+    path.write_text(content * 9)
+    data = load_data(path, len(content), **WHOLE)
+    assert data.vocabulary.decode(data.train[:1]) == [content]
+
+
 @pytest.mark.parametrize("kind", ["auto", "documents", "lines"])
-def test_formats_that_are_not_read_say_how_to_convert(
-    suffix: str, kind: Any, tmp_path: Path
-) -> None:
-    path = tmp_path / f"d{suffix.upper()}"
-    path.write_bytes(b"some content that is text")
-    with pytest.raises(ValueError, match=re.escape(UNREAD[suffix])):
-        load_data(path, 4, kind=kind)
+def test_formats_that_are_not_read_say_how_to_convert(kind: Any, tmp_path: Path) -> None:
+    for suffix, advice in UNREAD.items():
+        path = tmp_path / f"d{suffix.upper()}"
+        path.write_bytes(b"some content that is text")
+        with pytest.raises(ValueError, match=re.escape(advice)):
+            load_data(path, 4, kind=kind)
 
 
 def test_binary_files_under_another_name(tmp_path: Path) -> None:
@@ -102,6 +155,7 @@ def test_binary_files_under_another_name(tmp_path: Path) -> None:
     for content, said in (
         (gzip.compress(b"text " * 99), "is gzip, not text; unpack"),
         (b"PAR1" + b"\1" * 50, "Parquet, not text; name it .parquet"),
+        (b"PK\3\4" + b"\0" * 26 + b"[Content_Types].xml", "an Office document, not text; save it"),
         (b"abc\0def" * 50, "zero byte at offset 3"),
         ("hello".encode("utf-16") * 9, "iconv -f UTF-16 -t UTF-8"),
         ("hello".encode("utf-16-le") * 9, "zero byte"),
@@ -162,14 +216,18 @@ def test_pipes_folders_and_nothing(tmp_path: Path) -> None:
 
 
 def test_standard_input_is_refused(tmp_path: Path) -> None:
-    file = tmp_path / "t.txt"
-    file.write_text("hello world\n" * 40)
-    code = "from fewjump.data import load_data; load_data('/dev/stdin', 4)"
-    for given in ({"stdin": file.open()}, {"input": b"hello world\n" * 40}):
-        done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, timeout=100, check=False, **given
-        )
-        assert b"/dev/stdin is a pipe or a device" in done.stderr.splitlines()[-1]
+    (tmp_path / "t.txt").write_text("hello world\n" * 40)
+    kept, pipe = os.dup(0), os.pipe()
+    try:
+        with (tmp_path / "t.txt").open() as file:
+            for given in (file.fileno(), pipe[0]):
+                os.dup2(given, 0)
+                with pytest.raises(ValueError, match="/dev/stdin is a pipe or a device"):
+                    load_data("/dev/stdin", 4)
+    finally:
+        os.dup2(kept, 0)
+        for number in (kept, *pipe):
+            os.close(number)
 
 
 @pytest.mark.parametrize(
@@ -190,6 +248,22 @@ def test_arrays_that_are_no_tokens(array: np.ndarray, said: str, tmp_path: Path)
     np.save(tmp_path / "d.npy", array, allow_pickle=True)
     with pytest.raises(ValueError, match=said):
         load_data(tmp_path / "d.npy", 1)
+
+
+@pytest.mark.parametrize(("token", "what"), [(4, "the mask"), (2, "a number that no token has")])
+def test_numbers_that_no_text_has_are_refused(token: int, what: str, tmp_path: Path) -> None:
+    tokens = np.tile([0, 1, 3, 1], 20)
+    vocabulary = Tokens(5)
+    vocabulary.mask, vocabulary.unused = 4, (2,)
+    for name in ("d.npy", "d.bin"):
+        path = tmp_path / name
+        for given in (tokens, np.append(tokens, token)):
+            np.save(path, given) if name == "d.npy" else given.astype("<u2").tofile(path)
+            if given is tokens:
+                assert load_data(path, 4, vocabulary=vocabulary).vocabulary is vocabulary
+                continue
+            with pytest.raises(ValueError, match=f"holds {token}, which is {what}"):
+                load_data(path, 4, vocabulary=vocabulary)
 
 
 # -- raw numbers --------------------------------------------------------------------------------
@@ -282,17 +356,29 @@ USED = {
 
 
 @pytest.mark.parametrize("source", sorted(USED))
-@pytest.mark.parametrize("option", sorted(OPTIONS))
-def test_options_that_say_nothing_of_a_source_are_refused(
-    source: str, option: str, tmp_path: Path
-) -> None:
-    if option in USED[source]:
-        return
+def test_options_that_say_nothing_of_a_source_are_refused(source: str, tmp_path: Path) -> None:
     np.save(tmp_path / "d.npy", np.ones((40, 4), int))
     (tmp_path / "d.jsonl").write_text(json_lines(TEXTS))
     path = source if source in ("digits", "text") else tmp_path / source
-    with pytest.raises(ValueError, match=option):
-        load_data(path, **{option: OPTIONS[option]})
+    for option in OPTIONS.keys() - USED[source]:
+        with pytest.raises(ValueError, match=option):
+            load_data(path, **{option: OPTIONS[option]})
+
+
+@pytest.mark.parametrize("value", [True, 2.5, "8", 0, -1])
+def test_a_length_is_a_whole_number(value: Any, tmp_path: Path) -> None:
+    (tmp_path / "d.txt").write_text("the cat sat\n\n" * 40)
+    (tmp_path / "d.jsonl").write_text(json_lines(TEXTS))
+    for name in ("d.txt", "d.jsonl", "text"):
+        path = name if name == "text" else tmp_path / name
+        with pytest.raises(ValueError, match=r"length must be (a whole number|at least 1)"):
+            load_data(path, value)
+    with pytest.raises(ValueError, match=r"documents to read .*must be"):
+        load_data(tmp_path / "d.jsonl", 8, limit=value)
+    np.save(tmp_path / "d.npy", np.arange(40))
+    with pytest.raises(ValueError, match="vocab_size must be"):
+        load_data(tmp_path / "d.npy", 4, vocab_size=value)
+    assert len(load_data(tmp_path / "d.npy", np.int64(4), **WHOLE)) == 10  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", ["characters", "bytes", "lines", "documents"])
@@ -302,7 +388,7 @@ def test_a_text_file_has_no_fields_and_no_parts(kind: Any, tmp_path: Path) -> No
     for option in ("field", "split"):
         with pytest.raises(ValueError, match=f"{option} .*: not for .*read as {kind}"):
             load_data(path, 8, kind=kind, **{option: OPTIONS[option]})
-    with pytest.raises(ValueError, match="at least 1 document"):
+    with pytest.raises(ValueError, match=r"documents to read .*at least 1"):
         load_data(path, 8, kind="documents", limit=-1)
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fewjump.data.packing import Shape, pack
+from fewjump.data.corpus import Shape, pack
 
 PAD, SEP, OPEN, CLOSE = 0, 1, 2, 3
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from fewjump import cli
 from fewjump.checkpoint import load
 from fewjump.data import TokenizerVocabulary, Vocabulary, load_data
 from fewjump.data.cache import narrowed
+from fewjump.publish.conditions import read_conditions
 from fewjump.tokenizing import describe_tokenizer
 
 tokenizers = pytest.importorskip("tokenizers", reason="needs the hub extra")
@@ -99,11 +101,14 @@ def test_a_teacher_keeps_the_numbers_that_no_token_has(tmp_path: Path) -> None:
 
 
 def test_numbers_that_leave_out_millions_are_refused() -> None:
-    vocab = {"[UNK]": 0, "a": 4_000_000_000}
+    class Sparse:
+        """Writing such a tokenizer down takes 16 GB, so it is refused before."""
+
+        def get_vocab(self, with_added_tokens: bool) -> dict[str, int]:
+            return {"[UNK]": 0, "a": 4_000_000_000}
+
     with pytest.raises(ValueError, match="numbers its 2 tokens up to 4000000000"):
-        describe_tokenizer(
-            tokenizers.Tokenizer(tokenizers.models.WordLevel(vocab, unk_token="[UNK]"))
-        )
+        describe_tokenizer(Sparse())
     with pytest.raises(ValueError, match="no tokens"):
         describe_tokenizer(tokenizers.Tokenizer(tokenizers.models.BPE()))
 
@@ -124,6 +129,23 @@ def framed(closing: str = "[SEP]") -> Any:
         single=f"[CLS] $A {closing}".strip(), special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
     return out
+
+
+def test_special_words_of_a_prompt_are_text_and_warned_of() -> None:
+    """As in documents; the mask is refused or a hole, and what frames a text comes unasked."""
+    vocabulary = TokenizerVocabulary.from_tokenizer(framed())
+    options: dict[str, Any] = {"mask": vocabulary.mask}
+    with pytest.warns(UserWarning, match=r"the prompt holds \[CLS\], \[SEP\], which"):
+        given = read_conditions(vocabulary, 1, 12, prompt="[CLS] the cat [SEP]", **options)
+    plain = vocabulary.encode("[CLS] the cat [SEP]").tolist()
+    assert given.prompt is not None
+    assert given.prompt[0, 1 : 1 + len(plain)].tolist() == plain
+    assert not {2, 3} & set(plain)
+    with pytest.warns(UserWarning, match=r"the infilling holds \[PAD\]"):
+        read_conditions(vocabulary, 1, 12, infill="the [MASK] [PAD]", **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_conditions(vocabulary, 1, 12, infill="the [MASK] sat", **options)
 
 
 @pytest.mark.parametrize("direction", ["left", "right"])

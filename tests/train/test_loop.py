@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import copy
-import os
 import random
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +25,7 @@ from fewjump.train import (
 )
 from fewjump.train.data import TokenData, permute
 from fewjump.train.state import STATE_FILE
+from forked import finish, start
 
 
 def config(**changes) -> TrainConfig:
@@ -116,7 +114,7 @@ def free_port() -> int:
 
 
 def test_two_processes_equal_one(tmp_path):
-    toy = str(Path(__file__).with_name("toy.py"))
+    toy = Path(__file__).with_name("toy.py")
     options = ["--steps", "12", "--dropout", "0", "--objective", "distill"]
     port = str(free_port())
     worlds = [{}] + [
@@ -129,18 +127,13 @@ def test_two_processes_equal_one(tmp_path):
         }
         for r in range(2)
     ]
+    errors = [tmp_path / f"{number}.err" for number in range(3)]
     processes = [
-        subprocess.Popen(
-            [sys.executable, toy, str(tmp_path / ("two" if world else "one")), *options],
-            env={**os.environ, **world},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for world in worlds
+        start(toy, str(tmp_path / ("two" if world else "one")), *options, errors=file, **world)
+        for world, file in zip(worlds, errors)
     ]
-    for process in processes:
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors
+    for process, file in zip(processes, errors):
+        finish(process, file, 120)
     first, second = (
         torch.load(tmp_path / name / STATE_FILE, weights_only=True) for name in ("one", "two")
     )

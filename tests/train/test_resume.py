@@ -6,9 +6,8 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -24,12 +23,17 @@ from fewjump.train import (
     train,
 )
 from fewjump.train.state import STATE_FILE, load_state
+from forked import finish, start
 
-TOY = str(Path(__file__).with_name("toy.py"))
+TOY = Path(__file__).with_name("toy.py")
 
 
-def launch(out: Path, *options: str) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, TOY, str(out), *options], stdout=subprocess.PIPE)
+def launch(out: Path, *options: str) -> BaseProcess:
+    return start(TOY, str(out), *options, errors=errors_of(out))
+
+
+def errors_of(out: Path) -> Path:
+    return out.with_name(f"{out.name}.err")
 
 
 def final_state(out: Path) -> dict:
@@ -54,9 +58,9 @@ def logged(out: Path) -> list[dict]:
     return [{k: v for k, v in line.items() if k != "seconds"} for line in read_metrics(out)]
 
 
-def wait_for_step(out: Path, step: int, process: subprocess.Popen) -> None:
+def wait_for_step(out: Path, step: int, process: BaseProcess) -> None:
     """Until the metrics show ``step``: the place to strike, whatever the machine's speed."""
-    while process.poll() is None:
+    while process.is_alive():
         path = out / "metrics.jsonl"
         if path.exists() and f'"step": {step},' in path.read_text():
             return
@@ -70,16 +74,15 @@ def test_killed_at_random_moments_then_restarted_is_bit_for_bit_the_same(tmp_pat
     kills = 0
     for _attempt in range(2):
         victim = launch(tmp_path / "killed", *options)
-        assert victim.stdout is not None
-        victim.stdout.readline()
         wait_for_step(tmp_path / "killed", chance.choice([1, 40, 80, 120, 160]), victim)
         time.sleep(chance.uniform(0, 0.05))
-        victim.send_signal(signal.SIGKILL)
-        kills += victim.wait(60) == -signal.SIGKILL
-        victim.stdout.close()
+        victim.kill()
+        victim.join(60)
+        kills += victim.exitcode == -signal.SIGKILL
     assert kills >= 1
-    assert launch(tmp_path / "killed", *options).wait(120) == 0
-    assert whole.wait(120) == 0
+    last = launch(tmp_path / "killed", *options)
+    finish(last, errors_of(tmp_path / "killed"), 120)
+    finish(whole, errors_of(tmp_path / "whole"), 120)
     assert_same_state(final_state(tmp_path / "whole"), final_state(tmp_path / "killed"))
     assert logged(tmp_path / "whole") == logged(tmp_path / "killed")
     steps = [line["step"] for line in read_metrics(tmp_path / "killed")]

@@ -6,8 +6,6 @@ import json
 import os
 import pickle
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -34,9 +32,11 @@ from fewjump.objective import CrossEntropyELBO
 from fewjump.train import ResumeError, read_metrics, train
 from fewjump.train.sharded_state import POINTER_FILE, load_shards
 from fewjump.train.state import STATE_FILE
+from forked import finish, start
 
 # One worker: the models that its fixtures make are made once.
 pytestmark = pytest.mark.xdist_group("two-processes")
+SPREAD = Path(__file__).with_name("spread.py")
 
 
 @pytest.fixture(autouse=True)
@@ -68,26 +68,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _launch(out: Path) -> None:
     port = str(free_port())
+    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    errors = [out.with_name(f"{rank}.err") for rank in range(2)]
     processes = [
-        subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("spread.py")), str(out)],
-            env={
-                **os.environ,
-                "RANK": str(rank),
-                "LOCAL_RANK": str(rank),
-                "WORLD_SIZE": "2",
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": port,
-                "OMP_NUM_THREADS": "1",
-            },
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
+        start(SPREAD, str(out), errors=file, RANK=str(rank), LOCAL_RANK=str(rank), **world)
+        for rank, file in enumerate(errors)
     ]
-    for process in processes:
-        _, errors = process.communicate(timeout=600)
-        assert process.returncode == 0, errors
+    for process, file in zip(processes, errors):
+        finish(process, file, 600)
 
 
 def curve(folder: Path) -> list[tuple[int, float, float]]:

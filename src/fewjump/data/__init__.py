@@ -1,12 +1,11 @@
 """Data: sequences of tokens, and what the tokens mean."""
 
-from fewjump.data.corpus import corpus
+from fewjump.data.builtin import builtin_text, digits
+from fewjump.data.corpus import Packing, corpus
 from fewjump.data.dataset import Dataset, as_tokens
-from fewjump.data.digits import digits
 from fewjump.data.documents import read_documents
 from fewjump.data.load import BUILTIN, DataKind, load_data
-from fewjump.data.packing import Packing
-from fewjump.data.text import builtin_text, line_file, normalise_text, text_file, text_stream
+from fewjump.data.text import line_file, normalise_text, text_file, text_stream
 from fewjump.data.tokenizer import TokenizerVocabulary
 from fewjump.data.tokens import token_file
 from fewjump.data.vocabulary import Bytes, Characters, ImageLevels, Tokens, Vocabulary

@@ -14,6 +14,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from fewjump.files import whole_file
 from fewjump.tokenizing import HUB, is_hub
 
 # Changes whenever the same source and options become other tokens than before.
@@ -85,7 +86,8 @@ def cached_tokens(
             return found
     for place in folders:
         if _writable(place):
-            _write(place / name, token_dtype(vocab_size), pieces, seal)
+            with whole_file(place / name) as temporary, temporary.open("wb") as file:
+                _fill(file, token_dtype(vocab_size), pieces, seal)
             made = _whole(place / name, seal)
             if made is None:
                 raise RuntimeError(f"{place / name} was not written whole; is the disk sound?")
@@ -136,19 +138,6 @@ def _whole(target: Path, seal: bytes) -> np.ndarray | None:
         return None
     # Nothing cannot be mapped.
     return np.load(target, mmap_mode="r" if shape[0] else None, allow_pickle=False)
-
-
-def _write(
-    target: Path, dtype: np.dtype, pieces: Callable[[], Iterable[np.ndarray]], seal: bytes
-) -> None:
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            _fill(file, dtype, pieces, seal)
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _fill(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Any, Literal, SupportsIndex, TypeAlias
 
 import numpy as np
 import torch
@@ -119,14 +120,21 @@ def check_fractions(valid_fraction: float, test_fraction: float) -> None:
         )
 
 
+def check_count(value: Any, name: str) -> None:
+    """Raise ValueError unless ``value`` is a whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+        raise ValueError(f"{name} must be a whole number, got {value!r}")
+    if operator.index(value) < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
+
+
 def windows(stream: Array, length: int, what: str) -> Array:
     """A stream (n,) cut into (n // length, length) windows; the rest is dropped, no copy made.
 
     Raises:
         ValueError: if it is too short for one window.
     """
-    if length < 1:
-        raise ValueError(f"length must be at least 1, got {length}")
+    check_count(length, "length")
     total = int(stream.shape[0])
     if total < length:
         raise ValueError(

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from fewjump.data.dataset import check_count
 from fewjump.textfile import check_file, decoded, read_lines, read_text, refuse_unread
 from fewjump.tokenizing import HUB, is_hub, require
 
 _ROWS = 1024
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def is_documents(source: str | Path) -> bool:
@@ -39,8 +42,8 @@ def read_documents(
         FileNotFoundError, ModuleNotFoundError, ValueError: for a source that is missing, needs an
             extra, or has no such field; at the first document.
     """
-    if limit is not None and limit < 1:
-        raise ValueError(f"at least 1 document must be read, got {limit}")
+    if limit is not None:
+        check_count(limit, "the number of documents to read (limit=, --documents)")
     texts = _of_source(source, field, split)
     yield from islice((text for text in texts if text), limit)
 
@@ -98,6 +101,11 @@ def _of_record(record: Any, field: str, where: str) -> str:
         known = ", ".join(record) if isinstance(record, dict) else type(record).__name__
         raise ValueError(
             f"{where} has no text in {field!r} (it has {known}); say which field holds it"
+        )
+    if (half := _SURROGATE.search(text)) is not None:
+        raise ValueError(
+            f"{where} holds half of a character, \\u{ord(half[0]):04x}, at place {half.start()} of "
+            "its text, which was cut there; put the whole one in its place, or U+FFFD"
         )
     return text
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypedDict, get_args
 
-from fewjump.data.corpus import corpus
-from fewjump.data.dataset import Dataset
-from fewjump.data.digits import digits
+from fewjump.data.builtin import builtin_text, digits
+from fewjump.data.corpus import Packing, corpus
+from fewjump.data.dataset import Dataset, check_count
 from fewjump.data.documents import is_documents, unused_by
-from fewjump.data.packing import Packing
-from fewjump.data.text import builtin_text, line_file, text_file
+from fewjump.data.text import line_file, text_file
 from fewjump.data.tokenizer import TokenizerVocabulary
 from fewjump.data.tokens import TokenBits, token_file
 from fewjump.data.vocabulary import Vocabulary
-from fewjump.textfile import check_file, decoded, refuse_unread
+from fewjump.textfile import check_file, refuse_structured, refuse_unread
 from fewjump.tokenizing import is_hub
 
 DataKind: TypeAlias = Literal["auto", "characters", "bytes", "lines", "tokens", "documents"]
@@ -109,6 +107,9 @@ def load_data(
         "token_bits": token_bits is not None,
         "cache_folder": cache_folder is not None,
     }
+    for name, count in (("length", length), ("vocab_size", vocab_size)):
+        if count is not None:
+            check_count(count, name)
     named = {option for option, was_given in given.items() if was_given}
     built_in = str(source) in BUILTIN and not Path(source).is_file()
     if built_in and kind != "auto":
@@ -174,7 +175,7 @@ def kind_of(source: str | Path, kind: DataKind = "auto", in_words: bool = False)
 
     Raises:
         FileNotFoundError: if there is nothing.
-        ValueError: for a format that is not read, or lines of JSON under another name.
+        ValueError: for a format that is not read, or JSON, markup or a table under another name.
     """
     if is_hub(source):
         if kind not in ("auto", "documents"):
@@ -194,21 +195,8 @@ def kind_of(source: str | Path, kind: DataKind = "auto", in_words: bool = False)
         return "documents"
     check_file(path)
     refuse_unread(path)
-    _refuse_json(path)
+    refuse_structured(path)
     return "documents" if in_words else "characters"
-
-
-def _refuse_json(path: Path) -> None:
-    line = next(decoded(path), "").partition("\n")[0]
-    try:
-        found = json.loads(line) if line.startswith("{") else None
-    except ValueError:
-        return
-    if isinstance(found, dict):
-        raise ValueError(
-            f"{path} holds JSON, an object a line: name it .jsonl, so that its texts are read, or "
-            "say kind='characters' (--kind characters) to learn it as it is"
-        )
 
 
 def _refuse(names: set[str], source: str, kind: str) -> None:

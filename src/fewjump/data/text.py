@@ -13,7 +13,14 @@ import numpy as np
 import torch
 
 from fewjump.data.cache import cached_tokens, file_identity
-from fewjump.data.dataset import Dataset, as_tokens, check_fractions, split_blocks, windows
+from fewjump.data.dataset import (
+    Dataset,
+    as_tokens,
+    check_count,
+    check_fractions,
+    split_blocks,
+    windows,
+)
 from fewjump.data.vocabulary import (
     PADDING,
     Array,
@@ -119,40 +126,6 @@ def text_stream(
     return Dataset(*parts, vocabulary, described)
 
 
-def builtin_text(
-    length: int,
-    *,
-    normalise: bool = True,
-    valid_fraction: float = 0.05,
-    test_fraction: float = 0.1,
-) -> Dataset:
-    """The English text of Python's own bundled documentation (``pydoc_data.topics``).
-
-    Args:
-        length: tokens in a window, L.
-        normalise: reduce it to a–z and space (27 symbols).
-        valid_fraction, test_fraction: of the windows.
-
-    Raises:
-        RuntimeError: if this Python comes without it.
-    """
-    try:
-        from pydoc_data.topics import topics
-    except ImportError as error:
-        raise RuntimeError(
-            "this Python has no bundled documentation (module pydoc_data); give a text file instead"
-        ) from error
-    text = "\n".join(topics[name] for name in sorted(topics))
-    return text_stream(
-        text,
-        length,
-        name="Python documentation",
-        normalise=normalise,
-        valid_fraction=valid_fraction,
-        test_fraction=test_fraction,
-    )
-
-
 def line_file(
     path: str | Path,
     length: int | None = None,
@@ -209,8 +182,7 @@ def line_file(
 def _checked(path: str | Path, length: int) -> Path:
     path = Path(path)
     check_file(path, "text file")
-    if length < 1:
-        raise ValueError(f"length must be at least 1, got {length}")
+    check_count(length, "length")
     return path
 
 

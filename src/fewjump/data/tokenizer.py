@@ -85,6 +85,12 @@ class TokenizerVocabulary(Vocabulary):
     def mask_word(self) -> str | None:
         return None if self.mask is None else self.backend.id_to_token(self.mask)
 
+    @property
+    def special_words(self) -> tuple[str, ...]:
+        words = (self.backend.id_to_token(token) for token in self.special)
+        # One of a single letter is that letter: encode() refuses it.
+        return tuple(word for word in words if word is not None and len(word) > 1)
+
     @cached_property
     def _reserved(self) -> np.ndarray:
         """Numbers that no text stands for; it may well be unknown, or hold line ends that part."""

@@ -71,6 +71,8 @@ def token_file(
     array = _open_raw(path, token_bits, vocab_size) if raw else _open(path)
     fix = f"; or is it not {array.itemsize * 8} bits wide? (--token-bits, token_bits=)" * raw
     largest = _check_range(array, vocab_size, path, fix)
+    if vocabulary is not None:
+        _check_meaning(array, vocabulary, path)
     size = largest + 1 if vocab_size is None else vocab_size
     if array.ndim == 3:
         image_shape = (int(array.shape[1]), int(array.shape[2]))
@@ -200,6 +202,23 @@ def _looks_wider(array: np.ndarray) -> bool:
     low, high = int(pairs[:, 0].max()), int(pairs[:, 1].max())
     # 64 · 2^16 tokens are more than any vocabulary has.
     return high == 0 < low or (high < 64 and low >= 1024)
+
+
+def _check_meaning(array: np.ndarray, vocabulary: Vocabulary, path: Path) -> None:
+    """Refuse numbers that stand for no piece of a text: the mask, and those that no token has."""
+    mask = () if vocabulary.mask is None else (vocabulary.mask,)
+    barred = [*vocabulary.unused, *mask]
+    flat = array.reshape(-1)
+    for start in range(0, flat.shape[0] if barred else 0, _CHUNK_TOKENS):
+        piece = flat[start : start + _CHUNK_TOKENS]
+        found = piece[np.isin(piece, barred)]
+        if found.size:
+            token = int(found[0])
+            what = "the mask" if token == vocabulary.mask else "a number that no token has"
+            raise ValueError(
+                f"{path} holds {token}, which is {what} of its vocabulary and so no part of a "
+                "text; save the tokens of clean texts, made with this tokenizer"
+            )
 
 
 def _check_range(array: np.ndarray, vocab_size: int | None, path: Path, fix: str) -> int:

@@ -44,6 +44,11 @@ class Vocabulary(ABC):
         """How a text writes :attr:`mask`, or None."""
         return None
 
+    @property
+    def special_words(self) -> tuple[str, ...]:
+        """How texts write special tokens, which stay text when a text holds them."""
+        return ()
+
     @abstractmethod
     def encode(self, value: Any) -> Tensor:
         """One item as tokens: (n,) int64.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -54,6 +55,7 @@ def read_conditions(
         num_samples: N.
         model_length: the denoiser's own length, None where any will do.
         prompt: what samples begin with: a text, one for each sample, or tokens (P,) or (N, P).
+            A special token that a text quotes is text; it is warned of.
         infill: a text in which ``[MASK]``, or the tokenizer's own mask, stands for one token to
             draw, one for each sample, or tokens (P,) or (N, P) in which ``mask`` does. What comes
             after it is drawn too.
@@ -149,6 +151,7 @@ def _read(
         if isinstance(vocabulary, ImageLevels):
             raise ValueError(f"a {what} of words is for models of text; this one makes images")
         texts = [words] if isinstance(words, str) else list(words)
+        _warn_of_special_words(vocabulary, texts, what)
         rows = [_tokens(vocabulary, text) for text in texts]
     rows = [[None if token in masks else token for token in row] for row in rows]
     holes = [None in row for row in rows]
@@ -167,6 +170,18 @@ def _read(
     if not masked and any(not row for row in rows):
         raise ValueError(f"an empty {what} says nothing; leave it out")
     return [rows[0]] * num_samples if len(rows) == 1 else rows
+
+
+def _warn_of_special_words(vocabulary: Vocabulary, texts: list[str], what: str) -> None:
+    """A special token that a text quotes is text, as in documents: often an unknown word."""
+    words = set(vocabulary.special_words) - {MASK_WORD, vocabulary.mask_word}
+    quoted = sorted(word for word in words if any(word in text for text in texts))
+    if quoted:
+        warnings.warn(
+            f"the {what} holds {', '.join(quoted)}, which is read as text, as in documents; what "
+            "frames a text is added unasked, and other special tokens are given in a tensor",
+            stacklevel=4,
+        )
 
 
 def _tokens(vocabulary: Vocabulary, text: str) -> list[int | None]:
