@@ -33,7 +33,8 @@ def test_round_trip_to_the_last_bit(make, schedule):
 
 
 def test_every_process_can_be_rebuilt():
-    assert set(BY_NAME.values()) == PROCESSES.concrete()
+    ours = {cls for cls in BY_NAME.values() if cls.__module__.startswith("fewjump.")}
+    assert ours == PROCESSES.concrete()
 
 
 @pytest.mark.parametrize(
