@@ -118,7 +118,9 @@ def place_of(source: str | Path, **hub: Any) -> Path:
         path = path if path.is_file() else resolve(path)
     if not path.exists():
         named = f"; a repository of the hub is {HUB}{source}" if is_repository(source) else ""
-        raise FileNotFoundError(f"there is no {source}; give {TAKES}{named}")
+        raise FileNotFoundError(
+            f"there is no saved model in {source}, and no such path; give {TAKES}{named}"
+        )
     for folder in (path, path / "model"):
         if (folder / CONFIG_FILE).is_file():
             return folder
