@@ -34,5 +34,6 @@ StudentName = Literal[
     "shared-chain",
     "shared-mixture",
     "autoregressive",
+    "any-order",
     "latent",
 ]

@@ -150,6 +150,13 @@ def constrain_logits(
     return logits.masked_fill_(visible, -torch.inf).scatter_(-1, x_t[..., None], at)
 
 
+def certain(x_t: Tensor, process: Process) -> Tensor:
+    """Where x_t (B, L) says what x₀ is: visible positions of an absorbing process, kept tokens."""
+    if isinstance(process, Absorbing):
+        return x_t != process.mask
+    return process.is_kept(x_t)
+
+
 def _forbid(logits: Tensor, tokens: Sequence[int], overwrite: bool) -> Tensor:
     """Logits with −inf at some tokens of every position."""
     if not tokens:
