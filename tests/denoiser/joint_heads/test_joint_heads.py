@@ -286,6 +286,25 @@ def test_step_by_step_equals_all_at_once(make: Any, process: Process) -> None:
                 seen = seen.scatter(1, at, x0.gather(1, at))
 
 
+@pytest.mark.parametrize("make", [c for c in CASES if c.id in WALKS])
+def test_the_fixed_point_is_the_walk(make: Any) -> None:
+    """The same uniform numbers give the same samples, in fewer passes than positions."""
+    torch.manual_seed(12)
+    process, length, rows = Uniform(V, LogLinear()), 12, 50
+    head = disturbed(make()).double()
+    features = torch.randn(rows, length, HIDDEN, dtype=torch.float64)
+    x0 = torch.randint(V, (rows, length))
+    law = head(features, x0, process)
+    known = torch.zeros(rows, length, dtype=torch.bool)
+    known[:, :3] = True
+    for part in (law, law.tempered(0.8, 0.95), law.given(x0, known)):
+        found = part.sample_fixed_point(generator_for(4))
+        assert torch.equal(found.samples, part.sample(generator_for(4)))
+        assert bool((found.passes <= length + 1).all())
+        assert float(found.passes.double().mean()) < length
+    assert torch.equal(found.samples[:, :3], x0[:, :3])
+
+
 @pytest.mark.parametrize("make", ANY_SET)
 @every_process
 def test_given_any_known_positions_a_law_is_left(make: Any, process: Process) -> None:
