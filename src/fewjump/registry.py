@@ -81,6 +81,7 @@ HEADS: Registry[Head] = Registry(
         "shared-chain": "fewjump.denoiser.joint_heads.chain:SharedChainHead",
         "shared-mixture": "fewjump.denoiser.joint_heads.mixture:SharedMixtureHead",
         "autoregressive": "fewjump.denoiser.joint_heads.autoregressive:AutoregressiveHead",
+        "any-order": "fewjump.denoiser.joint_heads.any_order:AnyOrderHead",
         "latent": "fewjump.denoiser.latent:LatentHead",
     },
 )

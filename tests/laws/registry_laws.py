@@ -19,7 +19,7 @@ from registry import Registry
 
 from fewjump.denoiser import NetworkDenoiser
 from fewjump.law.autoregressive import AutoregressiveLaw, Conditionals, Walk
-from fewjump.law.base import Law
+from fewjump.law.base import Law, enumerate_states
 from fewjump.law.chain import ChainLaw
 from fewjump.law.emission import DenseEmission, LowRankEmission, SharedFactorEmission
 from fewjump.law.enumerated import EnumeratedLaw
@@ -75,11 +75,45 @@ class TabularConditionals(Conditionals):
 
 
 class _TabularWalk(Walk):
-    def __init__(self, conditionals: TabularConditionals) -> None:
+    def __init__(self, conditionals: TabularConditionals | JointConditionals) -> None:
         self.conditionals = conditionals
 
-    def next_logits(self, position: int, x0: Tensor) -> Tensor:
-        return self.conditionals.row(position, x0)
+    def next_logits(self, step: int, x0: Tensor) -> Tensor:
+        return self.conditionals.row(step, x0)
+
+
+class JointConditionals(Conditionals):
+    """The conditionals of a joint (B, V^L) along any order (B, L)."""
+
+    def __init__(self, joint: Tensor, order: Tensor) -> None:
+        self.joint, self.order = joint, order
+        self.batch_size, self.length, self.vocab_size = len(joint), L, V
+
+    @property
+    def device(self) -> torch.device:
+        return self.joint.device
+
+    def row(self, step: int, x0: Tensor) -> Tensor:
+        states = enumerate_states(V, L)
+        read = torch.zeros(self.batch_size, L, dtype=torch.bool)
+        read.scatter_(1, self.order[:, :step], True)
+        agrees = ((states[None] == x0[:, None]) | ~read[:, None]).all(-1)
+        at = states.T[self.order[:, step]]
+        weight = (self.joint * agrees)[:, None] * (at[:, None] == torch.arange(V)[:, None])
+        return weight.sum(-1).log()
+
+    def logits(self, x0: Tensor) -> Tensor:
+        along = torch.stack([self.row(k, x0) for k in range(L)], 1)
+        return along.gather(1, self.order.argsort(1)[..., None].expand(-1, -1, V))
+
+    def begin(self) -> Walk:
+        return _TabularWalk(self)
+
+    def given(self, x0: Tensor, known: Tensor) -> JointConditionals:
+        return JointConditionals(self.joint, (~known).long().argsort(dim=1, stable=True))
+
+    def select(self, rows: Tensor) -> JointConditionals:
+        return JointConditionals(self.joint[rows], self.order[rows])
 
 
 def p_value(counts: Tensor, probability: Tensor) -> float:
@@ -211,6 +245,13 @@ def autoregressive(seed: int = 0) -> AutoregressiveLaw:
     return AutoregressiveLaw(TabularConditionals(forbid(normal(seed, B, L, V ** (L - 1), V))))
 
 
+def any_order(seed: int = 0) -> AutoregressiveLaw:
+    order = torch.tensor([[2, 0, 1], [0, 1, 2], [1, 0, 2]])
+    joint = normal(seed, B, V**L).exp()
+    joint[0, 2 * V**2 :] = 0
+    return AutoregressiveLaw(JointConditionals(joint, order))
+
+
 def mixture_of_chains(seed: int = 0) -> MixtureOf:
     big = ChainLaw(
         normal(seed, 2 * B, STATES),
@@ -278,6 +319,7 @@ LAWS.add(ChainLaw, chain_potentials_per_row, "ChainLaw-potentials-per-row")
 LAWS.add(ChainLaw, chain_one_matrix, "ChainLaw-conditionals-one-matrix")
 LAWS.add(MixtureLaw, mixture_shared, "MixtureLaw-shared")
 LAWS.add(AutoregressiveLaw, autoregressive)
+LAWS.add(AutoregressiveLaw, any_order, "AutoregressiveLaw-any-order")
 LAWS.add(MixtureOf, mixture_of_chains, "MixtureOf-chains")
 LAWS.add(MixtureOf, mixture_of_kinds, "MixtureOf-kinds")
 LAWS.add(JoinedLaw, joined)

@@ -40,6 +40,7 @@ StudentName = Literal[
     "shared-chain",
     "shared-mixture",
     "autoregressive",
+    "any-order",
     "latent",
 ]
 TimesName = Literal[

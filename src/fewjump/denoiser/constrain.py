@@ -68,11 +68,20 @@ def _never(process: Process) -> list[int]:
 
 
 def _certain(x_t: Tensor, process: Process) -> Tensor | None:
-    """Where x_t is clean for certain: (B, L) boolean, or None for nowhere."""
+    """:func:`certain_positions`, or None for nowhere."""
     masked = process.masked(x_t)
     if masked is not None:
         return ~masked
     return process.is_kept(x_t) if process.kept else None
+
+
+def certain_positions(x_t: Tensor, process: Process) -> Tensor:
+    """Where x_t is clean for certain: visible positions of an absorbing process, kept tokens.
+
+    (B, L) boolean.
+    """
+    certain = _certain(x_t, process)
+    return torch.zeros_like(x_t, dtype=torch.bool) if certain is None else certain
 
 
 def constrain_logits(

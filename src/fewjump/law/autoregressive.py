@@ -19,29 +19,50 @@ _EXACT_MARGINAL_STATES = 4096
 
 
 class Conditionals(Batched, ABC):
-    """The conditionals p(x₀ⁱ | x₀^{<i}, x_t) of an autoregressive law, as logits."""
+    """The conditionals of an autoregressive law, as logits.
+
+    They are taken along an order of the positions: each reads the tokens of the positions before
+    it in the order.
+
+    Attributes:
+        order: (B, L) int64, the positions of each row in their order; None for left to right.
+    """
 
     length: int
     vocab_size: int
+    order: Tensor | None = None
 
     @abstractmethod
     def logits(self, x0: Tensor) -> Tensor:
-        """All positions at once: (B, L) → (B, L, V); position i reads only ``x0[:, :i]``."""
+        """All positions at once: (B, L) → (B, L, V), each where it stands in the sequence."""
 
     @abstractmethod
     def begin(self) -> Walk:
-        """A fresh left-to-right walk, which caches what earlier positions computed."""
+        """A fresh walk along the order, which caches what earlier positions computed."""
+
+    def given(self, x0: Tensor, known: Tensor) -> Conditionals | None:
+        """The conditionals once the tokens ``x0`` (B, L) are known where ``known`` holds.
+
+        None (the default) where conditionals answer for their one order only.
+        """
+        del x0, known
+        return None
 
 
 class Walk(ABC):
-    """One pass from left to right over the positions."""
+    """One pass along the order of the positions."""
 
     @abstractmethod
-    def next_logits(self, position: int, x0: Tensor) -> Tensor:
-        """Logits (B, V) of ``position``, reading ``x0[:, :position]`` of (B, L) only.
+    def next_logits(self, step: int, x0: Tensor) -> Tensor:
+        """Logits (B, V) of the position that is ``step``-th in each row's order.
 
-        Called once for each position, in order.
+        Reads the tokens of the positions before it, from ``x0`` (B, L). Called once for each step.
         """
+
+    def skip(self, steps: int, x0: Tensor) -> None:
+        """Go past the first ``steps`` positions, whose tokens are known: called first or never."""
+        for step in range(steps):
+            self.next_logits(step, x0)
 
 
 class WeightedSamples(NamedTuple):
@@ -56,11 +77,24 @@ class WeightedSamples(NamedTuple):
     effective_sample_size: Tensor
 
 
+class FixedPointSamples(NamedTuple):
+    """Result of :meth:`AutoregressiveLaw.sample_fixed_point`.
+
+    Attributes:
+        samples: (B, L) int64.
+        passes: (B,) int64, how often all positions of a row were computed, at most L + 1.
+    """
+
+    samples: Tensor
+    passes: Tensor
+
+
 @dataclass(eq=False)
 class AutoregressiveLaw(Law):
-    """p(x₀|x_t) = Πᵢ p(x₀ⁱ | x₀^{<i}, x_t).
+    """p(x₀|x_t) = Πᵢ p(x₀ⁱ | x₀^{<i}, x_t), where < is the order of the conditionals.
 
-    Log-probabilities are exact, in one parallel pass; sampling is sequential in L.
+    Log-probabilities are exact, in one parallel pass; sampling is sequential in the positions that
+    are not known.
     :meth:`marginals` has no closed form: exact by enumeration up to 4096 sequences, otherwise an
     unbiased average of conditionals over ``marginal_samples`` own draws (from a fixed seed).
     :meth:`tempered` sharpens each conditional as it is drawn. Positions that x_t shows are certain
@@ -70,7 +104,7 @@ class AutoregressiveLaw(Law):
         conditionals: the factors.
         marginal_samples: draws that :meth:`marginals` averages over.
         temperature, top_p: applied to every conditional.
-        x0, known: (B, L) a known left prefix, pinned.
+        x0, known: (B, L) known tokens, pinned: the first ones of the order, or certain.
     """
 
     conditionals: Conditionals
@@ -102,14 +136,58 @@ class AutoregressiveLaw(Law):
 
     @torch.no_grad()
     def sample(self, generator: Generator = None) -> Tensor:
-        walk = self.conditionals.begin()
+        walk, order = self.conditionals.begin(), self.conditionals.order
         pinned, known = self._pinned()
         x0 = pinned.clone()
         u = uniform((self.batch_size, self.length), generator, self.device)
-        for i in range(self.length):
-            drawn = invert_logits(self._shape(walk.next_logits(i, x0)), u[:, i])
-            x0[:, i] = torch.where(known[:, i], pinned[:, i], drawn)
+        start = 0
+        if order is not None:
+            start = int(known.gather(1, order).long().cumprod(1).sum(1).min())
+            if start < self.length:
+                walk.skip(start, x0)
+        for step in range(start, self.length):
+            logits = self._shape(walk.next_logits(step, x0))
+            if order is None:
+                drawn = invert_logits(logits, u[:, step])
+                x0[:, step] = torch.where(known[:, step], pinned[:, step], drawn)
+            else:
+                at = order[:, step, None]
+                drawn = invert_logits(logits, u.gather(1, at)[:, 0])[:, None]
+                kept = known.gather(1, at)
+                x0.scatter_(1, at, torch.where(kept, pinned.gather(1, at), drawn))
         return x0
+
+    @torch.no_grad()
+    def sample_fixed_point(self, generator: Generator = None) -> FixedPointSamples:
+        """The draw of :meth:`sample`, found with all positions side by side.
+
+        For given uniform numbers each token is a function of those before it in the order, and the
+        draw is the fixed point of drawing every position anew from the last guess (Jacobi's
+        iteration: Song et al., arXiv 2002.03629). The first k tokens are right after k passes, so
+        that it ends; where tokens depend little on each other it ends early. Rows that have ended
+        are computed no more.
+
+        It is the same sample, but where a uniform number falls within rounding of the boundary
+        between two tokens: one pass over all positions and a walk round differently.
+        """
+        pinned, known = self._pinned()
+        u = uniform((self.batch_size, self.length), generator, self.device)
+        x0 = pinned.clone()
+        passes = torch.zeros(self.batch_size, dtype=torch.int64, device=self.device)
+        rows = torch.arange(self.batch_size, device=self.device)
+        law = self
+        for _ in range(self.length + 1):
+            logits = law.logits(x0[rows])
+            drawn = invert_logits(logits.flatten(0, 1), u[rows].flatten()).view_as(x0[rows])
+            drawn = torch.where(known[rows], pinned[rows], drawn)
+            moving = (drawn != x0[rows]).any(1)
+            passes[rows] += 1
+            x0[rows] = drawn
+            if not bool(moving.any()):
+                break
+            if not bool(moving.all()):
+                rows, law = rows[moving], law.select(moving)
+        return FixedPointSamples(x0, passes)
 
     def cross_entropy(self, target: Law, generator: Generator = None) -> Tensor:
         """One draw of the prefix; each position's own token is summed out for a product target.
@@ -153,25 +231,34 @@ class AutoregressiveLaw(Law):
         return none, none.bool()
 
     def given(self, x0: Tensor, known: Tensor) -> AutoregressiveLaw:
-        """Exact where the known positions are a left prefix of the positions still uncertain.
+        """Condition on known positions, as far as the conditionals can.
 
-        A known position to the right of an unknown one needs the probability of everything in
-        between, which an autoregressive law does not have in closed form; pinning the token while
-        sampling from left to right would *not* be the conditional.
+        Conditionals of any order (see :meth:`Conditionals.given`) put the known positions first.
+        The result is the law that they say then; two orders of one network agree as far as it has
+        learned to.
+
+        Others are exact where the known positions are a left prefix of the positions still
+        uncertain. A known position to the right of an unknown one needs the probability of
+        everything in between, which an autoregressive law does not have in closed form; pinning
+        the token while sampling from left to right would *not* be the conditional.
 
         Raises:
-            ValueError: for known positions that are neither a prefix nor certain already.
+            ValueError: for known positions that are neither a prefix nor certain already, with
+                conditionals of one order.
         """
         pinned, before = self._pinned()
         known = known | before
         x0 = torch.where(before, pinned, torch.where(known, x0, 0))
+        conditionals = self.conditionals.given(x0, known)
+        if conditionals is not None:
+            return replace(self, conditionals=conditionals, x0=x0, known=known)
         prefix = known.long().cumprod(-1).bool()
         loose = known & ~prefix
         if bool(loose.any()) and not bool(self._certain(x0)[loose].all()):
             raise ValueError(
-                "an autoregressive law conditions exactly on a left prefix only. Show the known "
-                "tokens in x_t (a prompt of a masked process), or draw from "
-                "sample_given(x0, known, particles=...), which weights by importance"
+                "an autoregressive law of one order conditions exactly on a left prefix only. Use "
+                "an any-order head, show the known tokens in x_t (a prompt of a masked process), "
+                "or draw from sample_given(x0, known, particles=...), which weights by importance"
             )
         return replace(self, x0=x0, known=known)
 

@@ -16,6 +16,7 @@ from registry_laws import p_value
 
 from fewjump.denoiser.heads import Head, ProductHead, head_from_config
 from fewjump.denoiser.joint_heads import (
+    AnyOrderHead,
     AutoregressiveHead,
     ChainHead,
     MixtureHead,
@@ -64,6 +65,16 @@ CASES: list[Any] = [
     pytest.param(
         lambda **k: AutoregressiveHead(HIDDEN, V, width=16, causal="attention", heads=2, **k),
         id="attention",
+    ),
+    pytest.param(
+        lambda **k: AutoregressiveHead(HIDDEN, V, width=16, lookahead=True, **k), id="lookahead"
+    ),
+    pytest.param(lambda **k: AnyOrderHead(HIDDEN, V, width=16, heads=2, **k), id="any-order"),
+    pytest.param(
+        lambda **k: AnyOrderHead(
+            HIDDEN, V, 16, heads=2, blocks=2, neighbours=(1, 2), columns=2, **k
+        ),
+        id="any-order-2d",
     ),
 ]
 every_head = pytest.mark.parametrize("make", CASES)
@@ -246,19 +257,86 @@ def test_low_rank_chain_is_the_dense_chain() -> None:
     )
 
 
-@pytest.mark.parametrize("make", [c for c in CASES if c.id in ("gru", "gru-2d", "attention")])
-def test_step_by_step_equals_all_at_once(make: Any) -> None:
+WALKS = ("gru", "gru-2d", "attention", "lookahead", "any-order", "any-order-2d")
+ANY_SET = [c for c in CASES if c.id in ("lookahead", "any-order", "any-order-2d")]
+
+
+@pytest.mark.parametrize("make", [c for c in CASES if c.id in WALKS])
+@every_process
+def test_step_by_step_equals_all_at_once(make: Any, process: Process) -> None:
     torch.manual_seed(7)
     head = disturbed(make()).double()
-    features, x_t = inputs(Uniform(V, LogLinear()))
-    law = head(features.double(), x_t, Uniform(V, LogLinear()))
+    features, x_t = inputs(process)
+    law = head(features.double(), x_t, process)
     # One row takes the way of large vocabularies; rows that are alike share what they can.
     for part in (law, law.select(torch.tensor([1])), law.select(torch.tensor([2])).expand(3)):
         given = part.conditionals
         x0 = torch.randint(V, (part.batch_size, L))
-        walk = given.begin()
-        stepped = torch.stack([walk.next_logits(i, x0) for i in range(L)], 1)
-        torch.testing.assert_close(stepped, given.logits(x0), atol=1e-10, rtol=1e-10)
+        order = torch.arange(L).expand(part.batch_size, L) if given.order is None else given.order
+        expected = given.logits(x0).gather(1, order[..., None].expand(-1, -1, V))
+        for skipped in (0, 1, 2):
+            walk = given.begin()
+            walk.skip(skipped, x0)
+            # Tokens that come later in the order may be anything.
+            seen = torch.randint(V, (part.batch_size, L))
+            for k in range(L):
+                if k >= skipped:
+                    stepped = walk.next_logits(k, seen)
+                    torch.testing.assert_close(stepped, expected[:, k], atol=1e-10, rtol=1e-10)
+                at = order[:, k, None]
+                seen = seen.scatter(1, at, x0.gather(1, at))
+
+
+@pytest.mark.parametrize("make", [c for c in CASES if c.id in WALKS])
+def test_the_fixed_point_is_the_walk(make: Any) -> None:
+    """The same uniform numbers give the same samples, in fewer passes than positions."""
+    torch.manual_seed(12)
+    process, length, rows = Uniform(V, LogLinear()), 12, 50
+    head = disturbed(make()).double()
+    features = torch.randn(rows, length, HIDDEN, dtype=torch.float64)
+    x0 = torch.randint(V, (rows, length))
+    law = head(features, x0, process)
+    known = torch.zeros(rows, length, dtype=torch.bool)
+    known[:, :3] = True
+    for part in (law, law.tempered(0.8, 0.95), law.given(x0, known)):
+        found = part.sample_fixed_point(generator_for(4))
+        assert torch.equal(found.samples, part.sample(generator_for(4)))
+        assert bool((found.passes <= length + 1).all())
+        assert float(found.passes.double().mean()) < length
+    assert torch.equal(found.samples[:, :3], x0[:, :3])
+
+
+@pytest.mark.parametrize("make", ANY_SET)
+@every_process
+def test_given_any_known_positions_a_law_is_left(make: Any, process: Process) -> None:
+    """Normalised, holding what is known, changed by tokens on either side; in steps as at once."""
+    torch.manual_seed(11)
+    head = disturbed(make()).double()
+    features, x_t = inputs(process)
+    law = head(features.double(), x_t, process)
+    x0 = torch.tensor([[0, 1, 2, 1], [2, 0, 1, 2], [1, 2, 0, 0]])
+    if isinstance(process, Absorbing):
+        x0 = torch.where(x_t != process.mask, x_t, x0)
+    known = torch.tensor([[False, False, True, True], [True, False, True, False], [False] * 4])
+    left = law.given(x0, known)
+    probability = left.enumerate().exp()
+    ones = torch.ones(3, dtype=torch.float64)
+    torch.testing.assert_close(probability.sum(-1), ones, atol=1e-10, rtol=0)
+    states = enumerate_states(V, L)
+    wrong = ((states[None] != x0[:, None]) & known[:, None]).any(-1)
+    assert float(probability.detach()[wrong].max()) == 0
+    again = law.given(x0, known & (torch.arange(L) < 3)).given(x0, known)
+    torch.testing.assert_close(again.enumerate(), left.enumerate(), atol=1e-10, rtol=0)
+    # Row 0 knows its last token only through it: another token there gives another law before.
+    other = x0.clone()
+    other[0, 3] = (x0[0, 3] + 1) % (V - 1)
+    if isinstance(process, Uniform):
+        changed = law.given(other, known).marginals()[0, 1] - left.marginals()[0, 1]
+        assert float(changed.detach().abs().max()) > 1e-3
+    copies = left.select(torch.ones(20_000, dtype=torch.int64))
+    drawn = copies.sample(generator_for(6))
+    counts = torch.bincount((drawn * V ** torch.arange(L - 1, -1, -1)).sum(-1), minlength=V**L)
+    assert p_value(counts, probability[1].detach()) > 1e-4
 
 
 @pytest.mark.parametrize(

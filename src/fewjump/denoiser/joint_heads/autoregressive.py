@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fewjump.denoiser.attention import rotary_table, rotate
+from fewjump.denoiser.constrain import certain_positions
 from fewjump.denoiser.heads import Head, ProductHead
 from fewjump.denoiser.joint_heads.states import TokenFactor, require_positive
 from fewjump.law.autoregressive import AutoregressiveLaw, Conditionals, Walk
@@ -51,6 +52,10 @@ class CausalGRU(nn.Module):
         return torch.lerp(new, state, keep[:, width:])
 
 
+#: Rotary tables, cos and sin, of where queries and keys stand: (2, [B,] n, 1, width/2·heads) each.
+Rotation = tuple[Tensor, Tensor]
+
+
 class CausalAttention(nn.Module):
     """One pre-norm attention block with rotary positions; its cache is the keys and values."""
 
@@ -68,9 +73,12 @@ class CausalAttention(nn.Module):
             nn.Linear(width, 2 * width), nn.GELU(approximate="tanh"), nn.Linear(2 * width, width)
         )
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """(B, L, width) → (B, L, width); output i reads inputs 0..i."""
-        q, k, v = self._project(inputs, 0)
+    def forward(self, inputs: Tensor, rotation: Rotation | None = None) -> Tensor:
+        """(B, L, width) → (B, L, width); output i reads inputs 0..i.
+
+        ``rotation`` says where queries and keys stand; by default at 0..L−1.
+        """
+        q, k, v = self._project(inputs, 0, rotation)
         mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         return self._finish(inputs, mixed)
 
@@ -81,20 +89,31 @@ class CausalAttention(nn.Module):
         dtype = self.qkv.weight.dtype
         return [torch.zeros(shape, dtype=dtype, device=inputs.device) for _ in range(2)]
 
-    def step(self, inputs: Tensor, position: int, cache: list[Tensor]) -> Tensor:
-        """One position, (B, 1, width) → (B, 1, width); the cache is filled in place."""
-        q, k, v = self._project(inputs, position)
-        cache[0][:, :, position], cache[1][:, :, position] = k[:, :, 0], v[:, :, 0]
-        keys, values = (c[:, :, : position + 1].to(q.dtype) for c in cache)
-        return self._finish(inputs, functional.scaled_dot_product_attention(q, keys, values))
+    def step(
+        self, inputs: Tensor, position: int, cache: list[Tensor], rotation: Rotation | None = None
+    ) -> Tensor:
+        """The next n inputs (B, n, width) → (B, n, width); the cache is filled in place."""
+        q, k, v = self._project(inputs, position, rotation)
+        end = position + inputs.shape[1]
+        cache[0][:, :, position:end], cache[1][:, :, position:end] = k, v
+        keys, values = (c[:, :, :end].to(q.dtype) for c in cache)
+        causal = inputs.shape[1] > 1
+        assert not (causal and position)
+        mixed = functional.scaled_dot_product_attention(q, keys, values, is_causal=causal)
+        return self._finish(inputs, mixed)
 
-    def _project(self, inputs: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _project(
+        self, inputs: Tensor, start: int, rotation: Rotation | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         batch, length, width = inputs.shape
         qkv = self.qkv(self.norm1(inputs)).view(batch, length, 3, self.heads, width // self.heads)
-        table = rotary_table(start + length, width // self.heads, None, inputs.device)[:, start:]
-        qk, v = qkv.split((2, 1), dim=2)
-        q, k = rotate(qk, table).transpose(1, 3).unbind(2)
-        return q, k, v.squeeze(2).transpose(1, 2)
+        if rotation is None:
+            size = width // self.heads
+            table = rotary_table(start + length, size, None, inputs.device)[:, start:, :, 0]
+            rotation = (table, table)
+        q, k, v = qkv.unbind(2)
+        q, k = (rotate(part, table).transpose(1, 2) for part, table in zip((q, k), rotation))
+        return q, k, v.transpose(1, 2)
 
     def _finish(self, inputs: Tensor, mixed: Tensor) -> Tensor:
         h = inputs + self.out(mixed.transpose(1, 2).flatten(2))
@@ -118,6 +137,8 @@ class AutoregressiveHead(Head):
         neighbours: offsets back in the sequence whose tokens enter at each position. (1,) is the
             token to the left; (1, W) adds the one above in an image of W columns.
         heads: attention heads (``attention`` only).
+        lookahead: read the known tokens to the right of each position too, by a recurrent pass
+            from right to left, so that ``law.given`` takes any set of known positions.
     """
 
     kind = "autoregressive"
@@ -130,6 +151,7 @@ class AutoregressiveHead(Head):
         causal: CausalKind = "gru",
         neighbours: tuple[int, ...] = (1,),
         heads: int = 4,
+        lookahead: bool = False,
     ) -> None:
         super().__init__(hidden, vocab_size)
         require_positive(width=width, heads=heads)
@@ -155,13 +177,30 @@ class AutoregressiveHead(Head):
         self.mix = nn.Linear(hidden, width)
         self.read = nn.Linear(width, width)
         self.tokens = TokenFactor(vocab_size, width)
+        self.lookahead = lookahead
+        if lookahead:
+            # One more row than tokens: a token that is not known.
+            self.right_embedding = nn.Embedding(vocab_size + 1, width)
+            self.right = nn.GRU(width, width, batch_first=True)
+            self.right_read = nn.Linear(width, width)
 
     def forward(self, features: Tensor, x_t: Tensor, process: Process) -> AutoregressiveLaw:
         base = self.base(features, x_t, process).logits
         # The causal layer runs when the law is asked, outside any autocast the trunk ran in.
         inputs = at_least_float32(self.condition(features))
         mix = at_least_float32(self.mix(features))
-        return AutoregressiveLaw(HeadConditionals(self, base, inputs, mix))
+        conditionals = HeadConditionals(self, base, inputs, mix)
+        if not self.lookahead:
+            return AutoregressiveLaw(conditionals)
+        visible = certain_positions(x_t, process)
+        x0 = torch.where(visible, x_t, 0)
+        return AutoregressiveLaw(conditionals.given(x0, visible), x0=x0, known=visible)
+
+    def to_the_right(self, x0: Tensor, known: Tensor) -> Tensor:
+        """What the known tokens to the right of each position say: (B, L) → (B, L, width)."""
+        tokens = self.right_embedding(torch.where(known, x0, self.vocab_size)).flip(1)
+        states = self.right_read(self.right(tokens)[0].flip(1))
+        return functional.pad(states[:, 1:], (0, 0, 0, 1))
 
     def warm_start(self, product: ProductHead) -> None:
         self.base.load_state_dict(product.state_dict())
@@ -191,18 +230,29 @@ class HeadConditionals(Conditionals):
         head: whose parameters are used.
         base: (B, L, V) constrained product logits.
         inputs, mix: (B, L, width), projections of the features.
+        right: (B, L, width), what the known tokens to the right of each position say.
     """
 
     head: AutoregressiveHead = field(metadata=SHARED)
     base: Tensor
     inputs: Tensor
     mix: Tensor
+    right: Tensor | None = None
 
     def __post_init__(self) -> None:
         self.batch_size, self.length, self.vocab_size = self.base.shape
 
+    def given(self, x0: Tensor, known: Tensor) -> HeadConditionals | None:
+        if not self.head.lookahead:
+            return None
+        return replace(self, right=self.head.to_the_right(x0, known))
+
+    def conditions(self) -> Tensor:
+        """What enters the causal layer beside tokens: (B, L, width)."""
+        return self.inputs if self.right is None else self.inputs + self.right
+
     def logits(self, x0: Tensor) -> Tensor:
-        inputs = self.head.embed(x0, slice(0, self.length)) + self.inputs
+        inputs = self.head.embed(x0, slice(0, self.length)) + self.conditions()
         return self.base + self.head.correction(self.head.layer(inputs), self.mix)
 
     def begin(self) -> Walk:
@@ -217,14 +267,15 @@ class _HeadWalk(Walk):
     def __init__(self, conditionals: HeadConditionals) -> None:
         self.conditionals = conditionals
         layer = conditionals.head.layer
-        self.cache = layer.begin(conditionals.inputs)
+        self.inputs = conditionals.conditions()
+        self.cache = layer.begin(self.inputs)
 
-    def next_logits(self, position: int, x0: Tensor) -> Tensor:
+    def next_logits(self, step: int, x0: Tensor) -> Tensor:
         given, head = self.conditionals, self.conditionals.head
-        at = slice(position, position + 1)
-        inputs = head.embed(x0, at) + given.inputs[:, at]
-        state = head.layer.step(inputs, position, self.cache)
-        return given.base[:, position] + head.correction(state, given.mix[:, at])[:, 0]
+        at = slice(step, step + 1)
+        inputs = head.embed(x0, at) + self.inputs[:, at]
+        state = head.layer.step(inputs, step, self.cache)
+        return given.base[:, step] + head.correction(state, given.mix[:, at])[:, 0]
 
 
 class _GRUWalk(Walk):
@@ -232,17 +283,17 @@ class _GRUWalk(Walk):
 
     def __init__(self, conditionals: HeadConditionals, layer: CausalGRU) -> None:
         self.conditionals, self.layer = conditionals, layer
-        inputs, head = conditionals.inputs, conditionals.head
+        inputs, head = conditionals.conditions(), conditionals.head
         alike = inputs.stride(0) == 0
         self.gates = layer.gates(inputs[:1] if alike else inputs)
         self.tables = [layer.gates(e.weight) for e in head.embeddings]  # type: ignore[arg-type]
         self.state = inputs.new_zeros(inputs.shape[0], inputs.shape[2])
 
-    def next_logits(self, position: int, x0: Tensor) -> Tensor:
+    def next_logits(self, step: int, x0: Tensor) -> Tensor:
         given, head = self.conditionals, self.conditionals.head
-        gates = self.gates[:, position]
+        gates = self.gates[:, step]
         for offset, table in zip(head.neighbours, self.tables):
-            before = position - offset
+            before = step - offset
             gates = gates + (table[x0[:, before]] if before >= 0 else table[-1:])
         self.state = self.layer.advance(gates, self.state)
-        return given.base[:, position] + head.correction(self.state, given.mix[:, position])
+        return given.base[:, step] + head.correction(self.state, given.mix[:, step])

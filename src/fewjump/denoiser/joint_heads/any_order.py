@@ -1,0 +1,216 @@
+"""A head that reads whatever is visible first: causal attention along any order of the positions.
+
+After any-order autoregressive models and self-speculative masked diffusion (arXiv 2510.03929): the
+visible tokens come first, then the holes, each from left to right. Where a left-to-right head
+learns of tokens to the right of a hole through the trunk alone, this one reads them itself, so that
+its law at x_t is that of one network for every set of visible tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fewjump.denoiser.attention import rotary_table
+from fewjump.denoiser.constrain import certain_positions
+from fewjump.denoiser.heads import Head, ProductHead
+from fewjump.denoiser.joint_heads.autoregressive import CausalAttention, Rotation
+from fewjump.denoiser.joint_heads.states import TokenFactor, require_positive
+from fewjump.law.autoregressive import AutoregressiveLaw, Conditionals, Walk
+from fewjump.law.base import SHARED, at_least_float32
+from fewjump.process import Process
+
+
+class AnyOrderHead(Head):
+    """p(x₀^{σ(k)} | x₀^{σ(<k)}, x_t) along σ = visible positions, then holes, each ascending.
+
+    The element that predicts σ(k) carries the token at σ(k−1) with that position's features, the
+    features of σ(k), and the tokens next to σ(k) that come before it in the order. Queries stand
+    at σ(k) and keys at σ(k−1) (rotary), so that each hole knows how far away a token is, on either
+    side. The features of σ(k) are added again at the output.
+
+    ``law.given(x0, known)`` moves the known positions to the front for any set of them: the law of
+    x₀ is then the network's own for that set, in one evaluation of the trunk.
+
+    Args:
+        hidden: width D of the features.
+        vocab_size: number of states V of the process.
+        width: of the attention blocks.
+        heads: attention heads.
+        blocks: attention blocks.
+        neighbours: distances, to either side, at which tokens next to a position enter it. (1,) for
+            a sequence; (1, W) adds those above and below in an image of W columns.
+        columns: W, for positions on an image of W columns; None for a sequence.
+    """
+
+    kind = "any-order"
+
+    def __init__(
+        self,
+        hidden: int,
+        vocab_size: int,
+        width: int = 128,
+        heads: int = 4,
+        blocks: int = 1,
+        neighbours: tuple[int, ...] = (1,),
+        columns: int | None = None,
+    ) -> None:
+        super().__init__(hidden, vocab_size)
+        require_positive(width=width, heads=heads, blocks=blocks)
+        if neighbours and min(neighbours) < 1:
+            raise ValueError(
+                f"neighbours are distances, such as (1,) or (1, 8); got {tuple(neighbours)}"
+            )
+        if columns is not None and (columns < 1 or width % (4 * heads)):
+            raise ValueError(
+                f"positions on an image need columns ≥ 1 and a width that is a multiple of "
+                f"4*heads = {4 * heads}; got columns={columns} and width={width}"
+            )
+        self.width, self.heads, self.blocks, self.columns = width, heads, blocks, columns
+        self.neighbours = tuple(int(distance) for distance in neighbours)
+        self.base = ProductHead(hidden, vocab_size)
+        # Two more rows than tokens: a token that is not there yet, and what is outside.
+        sides = 1 + 2 * len(self.neighbours)
+        self.embeddings = nn.ModuleList(nn.Embedding(vocab_size + 2, width) for _ in range(sides))
+        for embedding in self.embeddings:
+            nn.init.normal_(embedding.weight, std=1.0)  # type: ignore[arg-type]
+        self.last = nn.Linear(hidden, width)
+        self.next = nn.Linear(hidden, width)
+        self.layers = nn.ModuleList(CausalAttention(width, heads) for _ in range(blocks))
+        self.norm = nn.LayerNorm(width)
+        self.mix = nn.Linear(hidden, width)
+        self.read = nn.Linear(width, width)
+        self.tokens = TokenFactor(vocab_size, width)
+
+    def forward(self, features: Tensor, x_t: Tensor, process: Process) -> AutoregressiveLaw:
+        base = self.base(features, x_t, process).logits
+        last, following, mix = (
+            at_least_float32(layer(features)) for layer in (self.last, self.next, self.mix)
+        )
+        visible = certain_positions(x_t, process)
+        conditionals = AnyOrderConditionals(self, base, last, following, mix, order_of(visible))
+        return AutoregressiveLaw(conditionals, x0=torch.where(visible, x_t, 0), known=visible)
+
+    def warm_start(self, product: ProductHead) -> None:
+        self.base.load_state_dict(product.state_dict())
+        self.tokens.weight.data.zero_()
+
+    def correction(self, states: Tensor, mix: Tensor) -> Tensor:
+        """What the attention's state adds to the product logits: (..., width) → (..., V)."""
+        read = self.read(self.norm(states)) + mix
+        return self.tokens(functional.gelu(read, approximate="tanh"))
+
+
+def order_of(known: Tensor) -> Tensor:
+    """Known positions, then the others, each ascending: (B, L) boolean → (B, L) int64."""
+    return (~known).long().argsort(dim=1, stable=True)
+
+
+@dataclass(eq=False)
+class AnyOrderConditionals(Conditionals):
+    """The conditionals of an :class:`AnyOrderHead` for one batch of features.
+
+    Args:
+        head: whose parameters are used.
+        base: (B, L, V) constrained product logits.
+        last, following, mix: (B, L, width), projections of the features.
+        order: (B, L) int64, positions in the order in which they are drawn.
+    """
+
+    head: AnyOrderHead = field(metadata=SHARED)
+    base: Tensor
+    last: Tensor
+    following: Tensor
+    mix: Tensor
+    order: Tensor
+
+    def __post_init__(self) -> None:
+        self.batch_size, self.length, self.vocab_size = self.base.shape
+
+    def given(self, x0: Tensor, known: Tensor) -> AnyOrderConditionals:
+        del x0
+        return replace(self, order=order_of(known))
+
+    def logits(self, x0: Tensor) -> Tensor:
+        rank = torch.empty_like(self.order).scatter_(
+            1, self.order, torch.arange(self.length, device=x0.device).expand_as(self.order)
+        )
+        states = self.elements(slice(0, self.length), x0, rank)
+        rotation = self.rotation(slice(0, self.length))
+        for layer in self.head.layers:
+            states = layer(states, rotation)
+        states = _at(states, rank)
+        return self.base + self.head.correction(states, self.mix)
+
+    def begin(self) -> Walk:
+        return _AnyOrderWalk(self)
+
+    def elements(self, steps: slice, x0: Tensor, rank: Tensor) -> Tensor:
+        """What the attention reads at some steps: (B, n, width).
+
+        Args:
+            steps: which ones.
+            x0: (B, L) tokens; read at positions that come before a step's.
+            rank: (B, L) the step of each position.
+        """
+        head, length, absent = self.head, self.length, self.vocab_size
+        at = self.order[:, steps]
+        step = torch.arange(length, device=x0.device)[steps]
+        before = self.order[:, (step - 1).clamp(min=0)]
+        token = torch.where(step > 0, x0.gather(1, before), absent + 1)
+        first = (step == 0)[:, None]
+        out = head.embeddings[0](token) + _at(self.following, at)
+        out = out + _at(self.last, before).masked_fill(first, 0.0)
+        offsets = [side * d for d in head.neighbours for side in (-1, 1)]
+        for offset, embedding in zip(offsets, head.embeddings[1:]):
+            beside = at + offset
+            outside = (beside < 0) | (beside >= length)
+            if head.columns is not None and abs(offset) < head.columns:
+                outside |= beside // head.columns != at // head.columns
+            beside = beside.clamp(0, length - 1)
+            token = torch.where(rank.gather(1, beside) < step, x0.gather(1, beside), absent)
+            out = out + embedding(torch.where(outside, absent + 1, token))
+        return out
+
+    def rotation(self, steps: slice) -> Rotation:
+        """Where the queries and keys of some steps stand."""
+        head, device = self.head, self.order.device
+        table = rotary_table(self.length, head.width // head.heads, head.columns, device)[..., 0, :]
+        step = torch.arange(self.length, device=device)[steps]
+        before = self.order[:, (step - 1).clamp(min=0)]
+        return table[:, self.order[:, steps]], table[:, before]
+
+
+class _AnyOrderWalk(Walk):
+    def __init__(self, conditionals: AnyOrderConditionals) -> None:
+        self.conditionals = conditionals
+        self.caches = [layer.begin(conditionals.last) for layer in conditionals.head.layers]  # type: ignore[operator]
+        order = conditionals.order
+        steps = torch.arange(conditionals.length, device=order.device).expand_as(order)
+        self.rank = torch.empty_like(order).scatter_(1, order, steps)
+
+    def _advance(self, steps: slice, x0: Tensor) -> Tensor:
+        given = self.conditionals
+        states, rotation = given.elements(steps, x0, self.rank), given.rotation(steps)
+        for layer, cache in zip(given.head.layers, self.caches):
+            states = layer.step(states, steps.start, cache, rotation)  # type: ignore[operator]
+        return states
+
+    def skip(self, steps: int, x0: Tensor) -> None:
+        if steps:
+            self._advance(slice(0, steps), x0)
+
+    def next_logits(self, step: int, x0: Tensor) -> Tensor:
+        given = self.conditionals
+        at = given.order[:, step, None]
+        states = self._advance(slice(step, step + 1), x0)
+        correction = given.head.correction(states, _at(given.mix, at))
+        return (_at(given.base, at) + correction)[:, 0]
+
+
+def _at(values: Tensor, position: Tensor) -> Tensor:
+    """Rows of (B, L, D) at positions (B, n): (B, n, D)."""
+    return values.gather(1, position[..., None].expand(-1, -1, values.shape[-1]))
