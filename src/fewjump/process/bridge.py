@@ -101,10 +101,9 @@ class RankOneBridge(Bridge):
         x_t: (B, ...) int64.
     """
 
-    coefficients: ReverseCoefficients  # pyright: ignore[reportIncompatibleVariableOverride]
-
     def __init__(self, coefficients: ReverseCoefficients, x_t: Tensor) -> None:
-        self.coefficients, self.x_t = coefficients, x_t
+        self.coefficients: ReverseCoefficients = coefficients  # pyright: ignore[reportIncompatibleVariableOverride]
+        self.x_t = x_t
 
     def marginals(self, x0: Tensor) -> Tensor:
         size = self.coefficients.redrawn.weights.shape[-1]
