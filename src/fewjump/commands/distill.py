@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import tyro
 
@@ -28,21 +28,15 @@ from fewjump.options.objectives import (
 )
 from fewjump.options.training import DISTILLATION, TrainConfig
 from fewjump.reading import ReadingOptions, reading_values
+from fewjump.registry import HEADS
 
 if TYPE_CHECKING:
     from fewjump.objective import Objective, TimeSampling
 
-StudentName = Literal[
-    "product",
-    "mixture",
-    "chain",
-    "mixture-of-chains",
-    "shared-chain",
-    "shared-mixture",
-    "autoregressive",
-    "any-order",
-    "latent",
-]
+if TYPE_CHECKING:
+    StudentName: TypeAlias = str
+else:
+    StudentName = Literal[*HEADS]
 TimesName = Literal[
     "uniform",
     "importance",

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import tyro
+
+from fewjump.registry import SAMPLERS
 
 DataKindName = Literal["auto", "characters", "bytes", "lines", "tokens", "documents"]
 PackingName = Literal["stream", "documents", "fit"]
 TokenBits = Literal[8, 16, 32, 64]
-SamplerName = Literal[
-    "ancestral", "euler", "tau-leaping", "first-hitting", "theta-trapezoidal", "theta-rk2"
-]
+if TYPE_CHECKING:
+    SamplerName: TypeAlias = str
+else:
+    SamplerName = Literal[*SAMPLERS]
 GridName = Literal["uniform", "cosine", "log-linear", "fitted"]
 
 # Each step is a time that is written down, and an evaluation.
