@@ -9,7 +9,14 @@ from tabular import BruteForceDenoiser, Constant, euler_table, random_joint
 from fewjump.law.base import enumerate_states, ravel
 from fewjump.law.product import ProductLaw
 from fewjump.objective.intermediate import draw_earlier, roll_down
-from fewjump.process import Absorbing, ResetToPrior, Uniform, gidd, mask_to_uniform
+from fewjump.process import (
+    Absorbing,
+    DenseKernel,
+    ResetToPrior,
+    Uniform,
+    gidd,
+    mask_to_uniform,
+)
 from fewjump.process.base import Process
 from fewjump.sampler import Ancestral, Euler, ThetaTrapezoidal
 from fewjump.schedule import Linear, LogLinear
@@ -74,7 +81,7 @@ def test_dense_and_structured_draws_agree_on_a_foreign_process(generator):
             return Uniform(4, LogLinear()).base_rate()
 
         def kernel(self, s, t):
-            return Uniform(4, LogLinear()).kernel(s, t).dense()
+            return DenseKernel(Uniform(4, LogLinear()).kernel(s, t).dense())
 
         def prior(self):
             return Uniform(4, LogLinear()).prior()
