@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 if TYPE_CHECKING:
     from fewjump.denoiser.heads import Head
     from fewjump.objective.base import Objective
+    from fewjump.process.base import Process
     from fewjump.sampler.base import Sampler
 
 T = TypeVar("T")
@@ -70,6 +71,20 @@ class Registry(Mapping[str, type[T]], Generic[T]):
             )
         self._classes[name] = cls
 
+
+PROCESSES: Registry[Process] = Registry(
+    "process",
+    {
+        "Uniform": "fewjump.process.reset:Uniform",
+        "Absorbing": "fewjump.process.reset:Absorbing",
+        "ResetToPrior": "fewjump.process.reset:ResetToPrior",
+        "TimeVaryingPrior": "fewjump.process.time_varying_prior:TimeVaryingPrior",
+        "FixedRate": "fewjump.process.fixed_rate:FixedRate",
+        "LowRankRate": "fewjump.process.low_rank:LowRankRate",
+        "LowRankDiagonalRate": "fewjump.process.low_rank_diagonal:LowRankDiagonalRate",
+        "TimeVaryingRate": "fewjump.process.time_varying_rate:TimeVaryingRate",
+    },
+)
 
 HEADS: Registry[Head] = Registry(
     "head",

@@ -120,7 +120,7 @@ def read_original(
         available=sorted(found.weights),
         ema=_average_in_words(found),
         sizes=_sizes_in_words(sizes, denoiser),
-        mask=process.mask if isinstance(process, Absorbing) else None,
+        mask=process.mask if process.absorbing else None,
         steps=found.steps,
         ignored=found.ignored,
         notes=notes,

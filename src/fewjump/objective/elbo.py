@@ -15,7 +15,7 @@ from fewjump.objective.base import Metrics, Objective
 from fewjump.objective.known import Given
 from fewjump.objective.times import spread_uniform
 from fewjump.options.objectives import DataOptions
-from fewjump.process import Process, RankOne
+from fewjump.process import Process
 from fewjump.random import Generator, bernoulli
 
 ElboWeighting = Literal["uniform", "elbo"]
@@ -158,18 +158,11 @@ def _rate_divergence(
 
 def prior_divergence(process: Process, x0: Tensor) -> Tensor:
     """KL(P_{1|0}(·|x₀) ‖ π) summed over positions, in nats: (B,)."""
-    prior = process.prior().to(x0.device)
-    if not isinstance(process, RankOne):
-        rows = process.kernel(0.0, 1.0).dense().to(x0.device)
-        table = torch.xlogy(rows, rows / prior.clamp(min=1e-300)).sum(-1)
-        return table[x0].sum(-1)
-    # A row of a rank-one kernel differs from the limit law only at x₀ itself.
-    keep, forget = process.schedule.alpha(1.0), process.schedule.one_minus_alpha(1.0)
-    at = prior[x0]
-    moved = keep + forget * at
-    each = moved * (moved / at).log() + forget * (1 - at) * forget.log()
+    kernel = process.kernel(0.0, 1.0)
+    start = process.prior().clamp(min=1e-300).log().to(x0.device)
+    each = -kernel.row_entropies().to(x0.device) - kernel.pull(start[None])[0].to(x0.device)
     # A kept token is where the chain starts too.
-    return torch.where(process.is_kept(x0), 0.0, each).sum(-1)
+    return torch.where(process.is_kept(x0), 0.0, each[x0]).sum(-1)
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from torch import Tensor
 from fewjump.denoiser.base import Denoiser
 from fewjump.law.base import Law
 from fewjump.options.objectives import Near
-from fewjump.process import Absorbing, Process
+from fewjump.process import Process
 from fewjump.random import Generator, uniform
 
 #: Shares s/t that ``adaptive`` tries, the largest first; the last resort is min_time.
@@ -30,7 +30,7 @@ def joint_near(process: Process) -> float:
     tokens (4 positions, 2.4 nats) the bias, ``fewjump.problem.mixture_bias``, is 0.0004 nats per
     position at these two shares; at 0.1 the uniform process has 0.006.
     """
-    return 0.1 if isinstance(process, Absorbing) else 0.02
+    return 0.1 if process.absorbing else 0.02
 
 
 def candidate_times(near: Near, t: Tensor, min_time: float, generator: Generator) -> Tensor:

@@ -1,10 +1,8 @@
 """Forward processes: how data is noised, and how to step back."""
 
 from fewjump.process.base import (
-    PROCESSES,
     Process,
     process_from_config,
-    register_process,
 )
 from fewjump.process.bridge import Bridge
 from fewjump.process.fixed_rate import FixedRate
@@ -28,6 +26,7 @@ from fewjump.process.time_varying_prior import (
     uniform_to_mask,
 )
 from fewjump.process.time_varying_rate import TimeVaryingRate
+from fewjump.registry import PROCESSES
 
 __all__ = [
     "PROCESSES",
@@ -57,7 +56,6 @@ __all__ = [
     "gidd",
     "mask_to_uniform",
     "process_from_config",
-    "register_process",
     "rescale_to_gap",
     "uniform_to_mask",
 ]

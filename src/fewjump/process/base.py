@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ from fewjump.process.recovery import (
     recover,
 )
 from fewjump.random import Generator, invert_shared_cdf, uniform
+from fewjump.registry import PROCESSES
 from fewjump.schedule import Schedule, Time, as_time, schedule_from_config
 
 
@@ -245,19 +246,6 @@ class Process(ABC):
         return self.kernel(0.0, t).condition_number()
 
 
-# -- the registry -------------------------------------------------------------------------------
-
-PROCESSES: dict[str, type[Process]] = {}
-
-P = TypeVar("P", bound=Process)
-
-
-def register_process(cls: type[P]) -> type[P]:
-    """Class decorator: let a saved configuration name this process, and the law tests find it."""
-    PROCESSES[cls.__name__] = cls
-    return cls
-
-
 def process_from_config(config: dict[str, Any]) -> Process:
     """Rebuild a process from :meth:`Process.config`; the result gives the same config again.
 
@@ -266,13 +254,12 @@ def process_from_config(config: dict[str, Any]) -> Process:
     """
     options = dict(config)
     name = options.pop("name", None)
-    if name not in PROCESSES:
-        raise ValueError(f"unknown process {name!r}; known: {', '.join(sorted(PROCESSES))}")
+    process = PROCESSES.named(name)
     if "schedule" not in options:
         raise ValueError(f"the configuration of process {name} lacks its 'schedule'")
     options["schedule"] = schedule_from_config(options["schedule"])
     try:
-        return PROCESSES[name].from_config(options)
+        return process.from_config(options)
     except TypeError as error:
         raise ValueError(f"the configuration does not fit process {name}: {error}") from error
 

@@ -8,7 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from fewjump.process.base import Process, register_process
+from fewjump.process.base import Process
 from fewjump.process.exponential import (
     Spectrum,
     exponential_from_series,
@@ -80,7 +80,6 @@ class ExponentialKernel(DenseKernel):
         return torch.exp(float(-self.spectrum.values.real.min()) * self.gap)
 
 
-@register_process
 class FixedRate(Process):
     """A chain with rate σ(t)·Q for an arbitrary generator Q.
 

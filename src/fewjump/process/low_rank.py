@@ -19,7 +19,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from fewjump.process.base import Process, check_laws, register_process
+from fewjump.process.base import Process, check_laws
 from fewjump.process.generators import stationary_law
 from fewjump.process.kernel import (
     Kernel,
@@ -141,7 +141,6 @@ def _times(rows: Tensor, keep: Tensor, left: Tensor, inner: Tensor, right: Tenso
     return through.addcmul_(rows, expand_time(keep, rows[..., 0]).to(rows.dtype)[..., None])
 
 
-@register_process
 class LowRankRate(Process):
     """A chain with rate σ(t)·(U·W − I): noise that keeps to clusters of tokens.
 

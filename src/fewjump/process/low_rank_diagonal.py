@@ -19,7 +19,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from fewjump.process.base import Process, check_mask, register_process
+from fewjump.process.base import Process, check_mask
 from fewjump.process.exponential import stochastic
 from fewjump.process.generators import stationary_law
 from fewjump.process.kernel import (
@@ -157,7 +157,6 @@ class LowRankDiagonalKernel(ActionKernel):
         return _poisson(theta, terms, torch.exp(-theta))
 
 
-@register_process
 class LowRankDiagonalRate(Process):
     """A chain with rate σ(t)·(U·W + diag(d)): clusters, and exit rates that differ by token.
 

@@ -13,14 +13,13 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from fewjump.process.base import check_laws, check_mask, kept_in_range, register_process
+from fewjump.process.base import check_laws, check_mask, kept_in_range
 from fewjump.process.kernel import check_dense
 from fewjump.process.rank_one import RankOne, RedrawLaw
 from fewjump.random import Generator, uniform
 from fewjump.schedule import Schedule, Time
 
 
-@register_process
 class ResetToPrior(RankOne):
     """Redraw each position from a fixed prior at rate σ(t).
 
@@ -73,7 +72,6 @@ class ResetToPrior(RankOne):
         return rate
 
 
-@register_process
 class Uniform(ResetToPrior):
     """Uniform noise: each position is redrawn uniformly from all V tokens, the kept ones excepted.
 
@@ -101,7 +99,6 @@ class Uniform(ResetToPrior):
         return self._described(vocab_size=self.vocab_size)
 
 
-@register_process
 class Absorbing(ResetToPrior):
     """Masking: each position is replaced by the mask token and stays there.
 

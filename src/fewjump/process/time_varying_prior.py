@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fewjump.process.adaptive import refine
-from fewjump.process.base import check_laws, check_mask, register_process
+from fewjump.process.base import check_laws, check_mask
 from fewjump.process.prior_path import (
     GIDDPriors,
     InterpolatedPriors,
@@ -29,7 +29,6 @@ _TABLE_LIMIT = 1 << 27
 _CHUNK_ELEMENTS = 1 << 22
 
 
-@register_process
 class TimeVaryingPrior(RankOne):
     """Redraw each position at rate σ(t) from a law π_t that changes with time.
 

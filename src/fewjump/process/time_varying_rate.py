@@ -9,7 +9,7 @@ from typing import Any, Literal, Self, get_args
 import torch
 from torch import Tensor
 
-from fewjump.process.base import Process, check_mask, register_process
+from fewjump.process.base import Process, check_mask
 from fewjump.process.flow import ActionFlow, DenseFlow, Flow, row_parts
 from fewjump.process.generators import birth_death_rate, stationary_law, warn_if_unmixed
 from fewjump.process.kernel import DENSE_STATES, Kernel, checked_times, expand_time
@@ -27,7 +27,6 @@ _KERNELS_KEPT = 32
 _POWER_STEPS = 40
 
 
-@register_process
 class TimeVaryingRate(Process):
     """A chain with rate σ(t)·R(t), for generators that need not commute.
 

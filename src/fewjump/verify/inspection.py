@@ -14,7 +14,7 @@ from fewjump.checkpoint.opening import open_model, place_of
 from fewjump.checkpoint.originals import Reading
 from fewjump.denoiser import Denoiser
 from fewjump.law import Law
-from fewjump.process import Absorbing, Uniform
+from fewjump.process import Uniform
 from fewjump.sampler import sample
 
 TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -125,8 +125,8 @@ def _at(denoiser: Denoiser, x0: Tensor, t: float, generator: torch.Generator) ->
     x_t = process.corrupt(x0, 0.0, t, generator)
     law: Law = denoiser(x_t, t)
     p = law.precise_marginals()
-    masked = isinstance(process, Absorbing)
-    asked = x_t == process.mask if isinstance(process, Absorbing) else torch.ones_like(x_t).bool()
+    masked = process.absorbing
+    asked = x_t == process.mask if process.absorbing else torch.ones_like(x_t).bool()
     rows = p[asked]
     row = TimeCheck(
         t=t,

@@ -98,8 +98,9 @@ class Case:
         process = self.process
         t = float(process.schedule.time_of_alpha(alpha))
         noised = process.kernel(0.0, t).push(self.law0[None])[0]
-        if isinstance(process, Absorbing):
+        if process.absorbing:
             # A visible token is known without recovery.
+            assert process.mask is not None
             x_t = torch.full((1, self.positions), process.mask)
         else:
             x0 = torch.multinomial(self.law0, self.positions, True, generator=self.generator)
@@ -144,7 +145,7 @@ def make_case(family: str, vocab_size: int, seed: int) -> Case:
     generator = generator_for(seed, vocab_size)
     process = make_process(family, vocab_size, generator)
     law0 = peaked_law(vocab_size, generator)
-    if isinstance(process, Absorbing):
+    if process.absorbing:
         law0[process.mask] = 0
         law0 /= law0.sum()
     return Case(process, law0, max(4, min(64, (1 << 18) // vocab_size)), generator)

@@ -14,7 +14,7 @@ from fewjump.denoiser.base import Denoiser
 from fewjump.denoiser.network import NetworkDenoiser
 from fewjump.objective import CrossEntropyELBO, Objective, freeze
 from fewjump.problem import MarkovChain
-from fewjump.process import Absorbing, Process, Uniform
+from fewjump.process import Process, Uniform
 from fewjump.random import fold_seed, generator_for
 from fewjump.reading import reading_values
 from fewjump.schedule import LogLinear
@@ -87,7 +87,7 @@ def tokens_for(model: Saved, source: str | None, count: int, seed: int) -> Tenso
 
 def judged(process: Process, x_t: Tensor) -> Tensor:
     """The positions that count: masked ones, where a visible one is known; boolean, as ``x_t``."""
-    return x_t == process.mask if isinstance(process, Absorbing) else torch.ones_like(x_t) > 0
+    return x_t == process.mask if process.absorbing else torch.ones_like(x_t) > 0
 
 
 @torch.no_grad()

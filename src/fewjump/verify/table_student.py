@@ -105,7 +105,7 @@ class TableStudent(Denoiser):
                 law = start.law(states, torch.full((len(states),), time, dtype=torch.float64))
                 assert isinstance(law, ProductLaw)
                 table[knot] = law.log_probs().clamp(min=_LOWEST)
-        if isinstance(process, Absorbing):
+        if process.absorbing:
             table[..., process.mask] = _LOWEST
         self.table = nn.Parameter(table)
 
@@ -134,7 +134,7 @@ def posterior_kl(world: World, denoiser: Denoiser) -> float:
         truth, guess = _log_probs(world.exact, x_t, t), _log_probs(denoiser, x_t, t)
         terms = truth.exp() * (truth.clamp(min=_LOWEST) - guess.clamp(min=_LOWEST))
         divergence = terms.sum(-1)
-        if isinstance(process, Absorbing):
+        if process.absorbing:
             divergence = divergence * (x_t == process.mask)
         total += float((weight[known][:, None] * divergence).sum()) / LENGTH
     return total / len(JUDGED)

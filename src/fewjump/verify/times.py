@@ -162,10 +162,9 @@ class Bench(NamedTuple):
 def _of_posteriors(model: Denoiser) -> Denoiser:
     """The model itself, or the network of posteriors that a score network under a mask is."""
     from fewjump.denoiser import NetworkDenoiser, ScoreDenoiser
-    from fewjump.process import Absorbing
 
     if isinstance(model, ScoreDenoiser):
-        if isinstance(model.process, Absorbing):
+        if model.process.absorbing:
             return model.as_network().eval()
         raise ValueError(
             "samplers step by this model's scores, and what is measured is a bound for samplers "

@@ -125,7 +125,7 @@ class AnyOrderConditionals(Conditionals):
     last: Tensor
     following: Tensor
     mix: Tensor
-    order: Tensor
+    order: Tensor  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         self.batch_size, self.length, self.vocab_size = self.base.shape

@@ -194,7 +194,8 @@ class AutoregressiveHead(Head):
             return AutoregressiveLaw(conditionals)
         visible = certain_positions(x_t, process)
         x0 = torch.where(visible, x_t, 0)
-        return AutoregressiveLaw(conditionals.given(x0, visible), x0=x0, known=visible)
+        right = self.to_the_right(x0, visible)
+        return AutoregressiveLaw(replace(conditionals, right=right), x0=x0, known=visible)
 
     def to_the_right(self, x0: Tensor, known: Tensor) -> Tensor:
         """What the known tokens to the right of each position say: (B, L) → (B, L, width)."""
