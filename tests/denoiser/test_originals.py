@@ -96,7 +96,7 @@ def test_gradients_reach_through_the_evidence() -> None:
 
 def test_evidence_at_both_ends_of_time_is_finite() -> None:
     seen = LeftOneOut(Uniform(V, LogLinear()), torch.tensor([0.0, 1e-12, 50.0]))
-    evidence = seen.evidence()
+    evidence = seen.own_evidence()
     assert bool(evidence.isfinite().all())
     assert float(evidence[2]) == pytest.approx(0, abs=1e-15)
     denoiser = network(Uniform(V, LogLinear()), leave_one_out=True)

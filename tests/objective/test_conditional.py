@@ -178,7 +178,7 @@ def test_an_unfrozen_or_missing_teacher_is_refused(generator):
     [
         ({"intermediate": "euler"}, "student-euler"),
         ({"steps": 0}, "at least 1"),
-        ({"steps": 2, "grid": (1.0, 0.0)}, "either"),
+        ({"steps": 2, "grid": (1.0, 0.0)}, "not both"),
         ({"grid": (0.5, 0.7, 0.0)}, "grid"),
         ({"grid": (1.0, 0.4, 0.4, 0.0)}, "decreasing"),
         ({"weighting": "sigmoid"}, "sigma"),

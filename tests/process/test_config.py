@@ -40,7 +40,7 @@ def test_every_process_can_be_rebuilt():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"name": "Tumbling"}, "unknown process 'Tumbling'; known: Absorbing"),
+        ({"name": "Tumbling"}, "unknown process 'Tumbling'; known: Uniform, Absorbing"),
         ({}, "unknown process None"),
         ({"name": "Uniform", "vocab_size": 3}, "lacks its 'schedule'"),
         ({"name": "Uniform", "schedule": {"name": "LogLinear"}}, "does not fit process Uniform"),

@@ -182,7 +182,11 @@ def in_flags(text: str, options: type) -> str:
         said,
     )
     # Where the library names the flag itself.
-    return re.sub(r"(--[\w-]+) \(\1\)", r"\1", said)
+    return re.sub(
+        r"([\w-]+) \((--[\w-]+)\)",
+        lambda m: m[2] if m[2] in (m[1], names.get(m[1])) else m[0],
+        said,
+    )
 
 
 def _explain(options: type, words: Sequence[str], told: str) -> str:
