@@ -66,6 +66,11 @@ class Sizes:
             "time_conditioned": False,
         }
 
+    def head_of(self, model: str) -> tuple[str, dict[str, Any]]:
+        """Kind and options of a student's head; a ``kind`` among these stands for the name."""
+        options = dict(self.heads[model])
+        return options.pop("kind", model), options
+
     def joint_steps_of(self, kind: str) -> int:
         """Optimiser steps of a joint student."""
         return self.longer.get(kind, self.joint_steps)

@@ -121,13 +121,14 @@ class Workshop:
         """
         sizes = self.sizes
         joint = kind != "product"
+        head, options = sizes.head_of(kind)
 
         def make(folder: Path) -> Denoiser:
             return distill(
                 teacher,
                 self.data,
-                student=kind,
-                head=sizes.heads[kind],
+                student=head,
+                head=options,
                 objective=joint_objective(kind, sizes) if joint else "student-euler",
                 steps=sizes.joint_steps_of(kind) if joint else sizes.product_steps,
                 batch_size=sizes.batch_size,

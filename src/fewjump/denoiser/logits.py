@@ -56,7 +56,11 @@ class LogitDenoiser(Denoiser):
         expected = (*x_t.shape, self.process.vocab_size)
         if logits.shape != expected:
             raise ValueError(f"the network returned {tuple(logits.shape)} logits, not {expected}")
-        return torch.cat([logits[:, :1], logits[:, :-1]], 1) if self.shift else logits
+        if self.shift:
+            return torch.cat([logits[:, :1], logits[:, :-1]], 1)
+        # Rows that share memory, as an expanded table's, cannot be overwritten one by one.
+        shared = any(n > 1 and step == 0 for n, step in zip(logits.shape, logits.stride()))
+        return logits.contiguous() if shared else logits
 
     def law(self, x_t: Tensor, t: Tensor) -> ProductLaw:
         logits = self.logits(x_t, t)
