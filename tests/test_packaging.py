@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,7 @@ class Imports(ast.NodeVisitor):
     def __init__(self) -> None:
         self.depth = 0
         self.found: list[tuple[str, bool]] = []
+        self.members: list[tuple[str, str]] = []
 
     def visit_If(self, node: ast.If) -> None:
         if "TYPE_CHECKING" not in ast.unparse(node.test):
@@ -54,16 +56,18 @@ class Imports(ast.NodeVisitor):
     def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
         if node.module is not None:
             self.found.append((node.module, self.depth == 0))
+            self.members += [(node.module, alias.name) for alias in node.names]
 
 
-def imports(path: Path) -> list[tuple[str, bool]]:
-    """(module, whether it is imported as soon as the file is) of each import in a file."""
+def visited(path: Path) -> Imports:
     visitor = Imports()
     visitor.visit(ast.parse(path.read_text(encoding="utf-8")))
-    return visitor.found
+    return visitor
 
 
-IMPORTS = {path.relative_to(SOURCE): imports(path) for path in sorted(SOURCE.rglob("*.py"))}
+VISITED = {path.relative_to(SOURCE): visited(path) for path in sorted(SOURCE.rglob("*.py"))}
+#: (module, whether it is imported as soon as the file is) of each import of a file.
+IMPORTS = {path: visitor.found for path, visitor in VISITED.items()}
 
 
 def test_public_names_resolve() -> None:
@@ -134,6 +138,20 @@ def test_imports_point_downward() -> None:
             assert parts[1] not in BELOW.get(room, ()), f"{path} must not know {module}"
             if parts[1] in ("cli", "commands"):
                 assert room in ("cli", "commands", "__main__"), f"{path} must not know {module}"
+
+
+def test_no_import_goes_round() -> None:
+    """Within functions neither; what a room calls of one above it goes through the registry."""
+    modules = {
+        ".".join(("fewjump", *path.with_suffix("").parts)).removesuffix(".__init__"): path
+        for path in IMPORTS
+    }
+    graph: dict[str, set[str]] = {}
+    for name, path in modules.items():
+        members = [f"{module}.{member}" for module, member in VISITED[path].members]
+        found = {m if m in modules else m.rpartition(".")[0] for m in members}
+        graph[name] = (found & set(modules)) - {name}
+    assert len(list(TopologicalSorter(graph).static_order())) == len(modules)
 
 
 def test_every_file_beside_the_code_is_packaged() -> None:

@@ -1,4 +1,4 @@
-"""What the library has of a noun, by the name that a user types: the one list of each.
+"""What the library has of a noun, by name: the one list of each.
 
 Python, the command line, the documentation and the tests read these. A name stands for the place of
 a class, which is imported when it is asked for: to list the names costs nothing.
@@ -6,9 +6,9 @@ a class, which is imported when it is asked for: to list the names costs nothing
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
     from fewjump.denoiser.heads import Head
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Registry(Mapping[str, type[T]], Generic[T]):
+class Registry(Mapping[str, T], Generic[T]):
     """Classes by name.
 
     Args:
@@ -29,9 +29,9 @@ class Registry(Mapping[str, type[T]], Generic[T]):
 
     def __init__(self, noun: str, places: Mapping[str, str]) -> None:
         self.noun, self._places = noun, dict(places)
-        self._classes: dict[str, type[T]] = {}
+        self._classes: dict[str, T] = {}
 
-    def __getitem__(self, name: str) -> type[T]:
+    def __getitem__(self, name: str) -> T:
         if name not in self._classes:
             if name not in self._places:
                 raise KeyError(name)
@@ -48,7 +48,7 @@ class Registry(Mapping[str, type[T]], Generic[T]):
     def __len__(self) -> int:
         return len(self._places)
 
-    def named(self, name: object) -> type[T]:
+    def named(self, name: object) -> T:
         """The class of a name.
 
         Raises:
@@ -58,21 +58,22 @@ class Registry(Mapping[str, type[T]], Generic[T]):
             raise ValueError(f"unknown {self.noun} {name!r}; known: {', '.join(self)}")
         return self[str(name)]
 
-    def add(self, name: str, cls: type[T]) -> None:
+    def add(self, name: str, cls: T) -> None:
         """Make a class of yours known by a name.
 
         Raises:
             ValueError: if another class has it.
         """
-        place = f"{cls.__module__}:{cls.__qualname__}"
-        if self._places.setdefault(name, place) != place:
+        place = f"{cls.__module__}:{cls.__qualname__}"  # type: ignore[attr-defined]
+        known = self._places.setdefault(name, place)
+        if known != place:
             raise ValueError(
-                f"a {self.noun} of kind {name!r} exists already: {self[name].__name__}"
+                f"a {self.noun} of kind {name!r} exists already: {known.rpartition(':')[2]}"
             )
         self._classes[name] = cls
 
 
-PROCESSES: Registry[Process] = Registry(
+PROCESSES: Registry[type[Process]] = Registry(
     "process",
     {
         "Uniform": "fewjump.process.reset:Uniform",
@@ -86,7 +87,7 @@ PROCESSES: Registry[Process] = Registry(
     },
 )
 
-HEADS: Registry[Head] = Registry(
+HEADS: Registry[type[Head]] = Registry(
     "head",
     {
         "product": "fewjump.denoiser.heads:ProductHead",
@@ -101,7 +102,7 @@ HEADS: Registry[Head] = Registry(
     },
 )
 
-SAMPLERS: Registry[Sampler] = Registry(
+SAMPLERS: Registry[type[Sampler]] = Registry(
     "sampler",
     {
         "euler": "fewjump.sampler.euler:Euler",
@@ -113,7 +114,7 @@ SAMPLERS: Registry[Sampler] = Registry(
     },
 )
 
-OBJECTIVES: Registry[Objective] = Registry(
+OBJECTIVES: Registry[type[Objective]] = Registry(
     "objective",
     {
         "conditional-matching": "fewjump.objective.conditional:ConditionalMatching",
@@ -122,5 +123,18 @@ OBJECTIVES: Registry[Objective] = Registry(
         "on-policy-refinement": "fewjump.objective.on_policy:OnPolicyRefinement",
         "cross-entropy": "fewjump.objective.elbo:CrossEntropyELBO",
         "score-entropy": "fewjump.objective.score_entropy:ScoreEntropy",
+    },
+)
+
+#: What a room calls of one above it: the hub's methods of every model, and the grid that is fitted
+#: to a model by drawing from it.
+ENTRY_POINTS: Registry[Callable[..., Any]] = Registry(
+    "entry point",
+    {
+        "from_pretrained": "fewjump.publish.hub:from_pretrained",
+        "save_pretrained": "fewjump.publish.hub:save",
+        "push_to_hub": "fewjump.publish.hub:push_to_hub",
+        "generate": "fewjump.publish.generation:generate",
+        "fitted": "fewjump.sampler.fitted_grid:remembered_grid",
     },
 )

@@ -25,7 +25,8 @@ from fewjump.verify.ratio_errors import (
     measure_checkpoint,
     relative_error,
 )
-from fewjump.verify.recovery import DENSE, STRUCTURED, Source, exceeds
+from fewjump.verify.ratio_sources import DENSE, STRUCTURED, Source
+from fewjump.verify.recovery import exceeds
 
 
 @pytest.mark.parametrize("family", STRUCTURED + DENSE)

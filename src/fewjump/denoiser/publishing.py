@@ -6,13 +6,13 @@ They hand over to the rooms above, which a denoiser knows by name alone.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from fewjump.registry import ENTRY_POINTS
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-
-    from fewjump.denoiser.base import Denoiser
 
 Self = TypeVar("Self", bound="Publishable")
 
@@ -39,9 +39,7 @@ class Publishable:
         Raises:
             ValueError: also if what was saved is a denoiser of another class.
         """
-        from fewjump.publish.hub import from_pretrained
-
-        model = from_pretrained(source, device, **options)
+        model = ENTRY_POINTS["from_pretrained"](source, device, **options)
         if not isinstance(model, cls):
             raise ValueError(
                 f"{source} holds a {type(model).__name__}, not a {cls.__name__}; use fewjump.load, "
@@ -51,18 +49,12 @@ class Publishable:
 
     def save_pretrained(self, folder: str | Path, **options: Any) -> Path:
         """Write the model's folder, as :func:`fewjump.save` does."""
-        from fewjump.publish.hub import save
-
-        return save(cast("Denoiser", self), folder, **options)
+        return ENTRY_POINTS["save_pretrained"](self, folder, **options)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Upload the model; options of :func:`fewjump.publish.hub.push_to_hub`."""
-        from fewjump.publish.hub import push_to_hub
-
-        return push_to_hub(cast("Denoiser", self), repo_id, **options)
+        return ENTRY_POINTS["push_to_hub"](self, repo_id, **options)
 
     def generate(self, input_ids: Tensor | None = None, **options: Any) -> Tensor:
         """Continue rows of tokens; options of :func:`fewjump.publish.generation.generate`."""
-        from fewjump.publish.generation import generate
-
-        return generate(cast("Denoiser", self), input_ids, **options)
+        return ENTRY_POINTS["generate"](self, input_ids, **options)

@@ -97,7 +97,8 @@ class Law(Batched, ABC):
     is no dataclass (see :class:`Batched`) has a ``device`` and a ``select`` of its own.
 
     Attributes:
-        independent: whether the positions are; it is then its own :meth:`as_product`.
+        independent: whether the positions are; it is then a
+            :class:`~fewjump.law.ProductLaw`.
         chosen_product: whether every :meth:`draw` is one of a product law.
         scores: concrete scores from which the law was recovered, None for most.
     """
@@ -131,12 +132,6 @@ class Law(Batched, ABC):
         The sum of a softmax over a large vocabulary has an error of its own in float32.
         """
         return self.marginals().double()
-
-    def as_product(self) -> ProductLaw:
-        """The product of the law's marginals."""
-        from fewjump.law.product import ProductLaw
-
-        return ProductLaw.from_probabilities(self.marginals())
 
     def timed(self, clock: Clock) -> Law:
         """The law with a clock around what it defers of a network's own work."""

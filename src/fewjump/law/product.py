@@ -126,9 +126,6 @@ class ProductLaw(Law):
     def precise_marginals(self) -> Tensor:
         return self.logits.double().softmax(-1)
 
-    def as_product(self) -> ProductLaw:
-        return self
-
     # -- draws ------------------------------------------------------------------------------
 
     def sample(self, generator: Generator = None) -> Tensor:
@@ -237,7 +234,7 @@ class ProductLaw(Law):
 
     def cross_entropy(self, target: Law, generator: Generator = None) -> Tensor:
         """Closed form for any target, since log p is a sum over positions: (B,)."""
-        return self.position_cross_entropy(target.as_product()).sum(-1)
+        return self.position_cross_entropy(as_product(target)).sum(-1)
 
     def soft_cross_entropy(
         self, target: ProductLaw, rows: Tensor, row_weight: Tensor | None = None
@@ -289,3 +286,10 @@ class ProductLaw(Law):
 def expectation(weights: Tensor, values: Tensor) -> Tensor:
     """Σ weights·values over the last axis with 0·(±inf) = 0 (in value and in gradient)."""
     return (weights * values.masked_fill(weights == 0, 0.0)).sum(-1)
+
+
+def as_product(law: Law) -> ProductLaw:
+    """The product of a law's marginals: the law itself where its positions are independent."""
+    if isinstance(law, ProductLaw):
+        return law
+    return ProductLaw.from_probabilities(law.marginals())

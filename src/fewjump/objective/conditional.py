@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fewjump.denoiser.base import Denoiser
 from fewjump.law.base import Law
+from fewjump.law.product import as_product
 from fewjump.objective.base import Metrics, require_frozen
 from fewjump.objective.intermediate import draw_earlier, roll_down
 from fewjump.objective.known import Given
@@ -121,7 +122,7 @@ class ConditionalMatching(MatchingObjective, GapOptions):
         law = student(x_t, t)
         with torch.no_grad():
             if self.intermediate in STEPS:
-                drawn = law.as_product().detach() if law.independent else given.condition(law)
+                drawn = as_product(law).detach() if law.independent else given.condition(law)
                 step = STEPS[self.intermediate]
                 x_s, clipped = draw_earlier(step, student, x_t, s, t, generator, drawn)
             target = teacher(given.pin(x_s), s)
@@ -176,7 +177,7 @@ def compare(
             seen(bits.detach() / x_t.shape[1])
         metrics = {"cross_entropy": bits.detach().mean() / x_t.shape[1]}
         if target.independent:
-            metrics["teacher_entropy"] = target.as_product().entropy().mean()
+            metrics["teacher_entropy"] = as_product(target).entropy().mean()
         return (weight.to(bits.dtype) * bits).mean() / x_t.shape[1], metrics
     masked = process.masked(x_t)
     if masked is not None:
@@ -186,7 +187,7 @@ def compare(
     else:
         rows = torch.arange(x_t.numel(), device=x_t.device)
     row_weight = weight[rows // x_t.shape[1]]
-    entropies = law.as_product().soft_cross_entropy(target.as_product(), rows, row_weight)
+    entropies = as_product(law).soft_cross_entropy(as_product(target), rows, row_weight)
     ce, loss = entropies.cross_entropy, entropies.total / x_t.numel()
     if seen is not None:
         divergence = (ce.detach() - entropies.target_entropy).double()

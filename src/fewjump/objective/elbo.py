@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fewjump.denoiser.base import Denoiser
 from fewjump.law.base import row_chunks
+from fewjump.law.product import as_product
 from fewjump.objective.base import Metrics, Objective
 from fewjump.objective.known import Given
 from fewjump.objective.times import spread_uniform
@@ -87,7 +88,7 @@ class CrossEntropyELBO(DataObjective):
         if asked is None:
             asked = given.open(torch.ones_like(x_t, dtype=torch.bool))
         rows = asked.reshape(-1).nonzero()[:, 0]
-        ce = law.as_product().token_cross_entropy(batch, rows)
+        ce = as_product(law).token_cross_entropy(batch, rows)
         per_row = torch.zeros(batch.shape[0], dtype=ce.dtype, device=ce.device)
         per_row = per_row.index_add(0, rows // batch.shape[1], ce)
         mean = ce.detach().sum() / max(1, rows.shape[0])
@@ -221,5 +222,5 @@ def masked_density(denoiser: Denoiser, x0: Tensor, where: Tensor, u: Tensor) -> 
     x_t = x0.masked_fill(where, process.mask)
     # α = 1 − u; the schedule's own end caps the time a network is asked about.
     law = denoiser(x_t, process.schedule.time_of_alpha((1 - u).clamp(min=1e-300)))
-    nll = -law.as_product().token_log_prob(x0)
+    nll = -as_product(law).token_log_prob(x0)
     return torch.where(where, nll, 0.0).double().sum(-1) / u

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fewjump.denoiser.base import Denoiser
 from fewjump.law.base import Law
-from fewjump.law.product import ProductLaw
+from fewjump.law.product import ProductLaw, as_product
 from fewjump.objective.base import Metrics, Objective, require_frozen
 from fewjump.objective.score_function import (
     Draw,
@@ -137,9 +137,9 @@ class OnPolicyRefinement(Objective, OnPolicyOptions):
         fake = pair.auxiliary(x_u, late)
         if not fake.independent:
             raise ValueError("the auxiliary denoiser must return a product law; give it that head")
-        fake = fake.as_product()
+        fake = as_product(fake)
         with torch.no_grad():
-            real = teacher(x_u, late).as_product()
+            real = as_product(teacher(x_u, late))
         surprise = -fake.token_log_prob(x0)
         reward = token_reward(fake, real, x0, self.floor).reshape(self.draws, -1, length)
         scale = time_weight(self.weighting, process, u) * width * (len(self.few_step_times()) - 1)

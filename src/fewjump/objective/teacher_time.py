@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fewjump.denoiser.base import Denoiser
 from fewjump.law.base import Law
+from fewjump.law.product import as_product
 from fewjump.options.objectives import Near
 from fewjump.process import Process
 from fewjump.random import Generator, uniform
@@ -83,7 +84,7 @@ def choose_target(teacher: Denoiser, states: Tensor, times: Tensor, tolerance: f
     first = _judge(teacher, states[0], times[0])
     if len(states) == 1 or first.entropy is None:
         return first
-    law, entropy = first.law.as_product(), first.entropy.clone()
+    law, entropy = as_product(first.law), first.entropy.clone()
     s, bound = times[0].clone(), first.bias_bound.clone()
     for state, time in zip(states[1:], times[1:]):
         left = (bound > tolerance).nonzero()[:, 0]
@@ -91,7 +92,7 @@ def choose_target(teacher: Denoiser, states: Tensor, times: Tensor, tolerance: f
             break
         nearer = _judge(teacher, state[left], time[left])
         assert nearer.entropy is not None
-        law, entropy[left] = law.replaced(left, nearer.law.as_product()), nearer.entropy
+        law, entropy[left] = law.replaced(left, as_product(nearer.law)), nearer.entropy
         s[left], bound[left] = nearer.s, nearer.bias_bound
     return Target(law, s, entropy, bound)
 
@@ -100,5 +101,5 @@ def _judge(teacher: Callable[[Tensor, Tensor], Law], x_s: Tensor, s: Tensor) -> 
     law = teacher(x_s, s)
     if not law.independent:
         return Target(law, s, None, torch.zeros_like(s))
-    entropy = law.as_product().entropy()
+    entropy = as_product(law).entropy()
     return Target(law, s, entropy, (entropy.sum(-1) - entropy.amax(-1)).double())

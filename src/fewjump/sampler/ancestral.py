@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fewjump.denoiser.base import Denoiser
 from fewjump.law import Law
+from fewjump.law.product import as_product
 from fewjump.process import Process
 from fewjump.sampler.base import Move, Moves, Sampler
 from fewjump.sampler.moves import JointReverseMove, JumpMove, PositionwiseMove
@@ -36,7 +37,7 @@ def reverse_move(law: Law, process: Process, x_t: Tensor, t: Tensor, s: Tensor) 
     """The exact reverse step t → s of a law, in the cheapest form that applies."""
     if not law.independent:
         return JointReverseMove(law, process, x_t, t, s)
-    rates = reverse_step(law.as_product(), process, x_t, t, s)
+    rates = reverse_step(as_product(law), process, x_t, t, s)
     if rates is not None:
         return JumpMove(x_t, rates, 1.0, "linear")
     return PositionwiseMove(process.reverse_marginals(posterior(law, process), x_t, s, t))

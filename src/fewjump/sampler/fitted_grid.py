@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from fewjump.denoiser.base import Denoiser
+from fewjump.law.product import as_product
 from fewjump.random import SampleStreams, fold_seed
 from fewjump.sampler.carried_grids import carried_grid
 from fewjump.sampler.interval_cost import forward_entropies, reverse_entropies
@@ -110,7 +111,7 @@ def interval_costs(
             x_t = process.corrupt(x0, 0.0, t, _StratifiedStreams(seed, size))
             total = counts.new_zeros(groups, j)
             for rows in torch.arange(x0.shape[0], device=device).split(batch_size):
-                law = denoiser(x_t[rows], t).as_product()
+                law = as_product(denoiser(x_t[rows], t))
                 total.index_add_(
                     0, group[rows], reverse_entropies(law, process, x_t[rows], t, points[:j])
                 )

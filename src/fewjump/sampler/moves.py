@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fewjump.law import Law
 from fewjump.law.base import row_chunks
+from fewjump.law.product import as_product
 from fewjump.process import Process
 from fewjump.process.kernel import expand_time
 from fewjump.random import (
@@ -136,7 +137,7 @@ class LawMove(Move):
         if self.open is not None:
             return fill(self.x, self.law, self.open, generator)
         u = uniform(self.x.shape, generator, self.x.device).reshape(-1)
-        return LogitRows(self.law.as_product().source).draw(None, u).reshape(self.x.shape)
+        return LogitRows(as_product(self.law).source).draw(None, u).reshape(self.x.shape)
 
     def rows(self) -> Tensor:
         """Probability of every token at each position: (B, L, V) float64.
@@ -193,7 +194,7 @@ class JointReverseMove(Move):
 def fill(x: Tensor, law: Law, where: Tensor, generator: Generator) -> Tensor:
     """``x`` (B, L) with its masked positions ``where`` (B, L) drawn, each on its own."""
     u = uniform_where(where, generator)
-    rows = LogitRows(law.as_product().source, where.reshape(-1).nonzero()[:, 0])
+    rows = LogitRows(as_product(law).source, where.reshape(-1).nonzero()[:, 0])
     return x.masked_scatter(where, rows.draw(None, u))
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from fewjump.law import DenseLogits, Law, Logits, ProductLaw
+from fewjump.law.product import as_product
 from fewjump.process import Process
 from fewjump.process.bridge import ReverseCoefficients
 from fewjump.sampler.rates import DenseRates, Rates
@@ -15,7 +16,7 @@ from fewjump.sampler.reset_rates import ResetRates
 
 def posterior_logits(law: Law, process: Process) -> Logits:
     """Logits of the law's one-position marginals over all states of the process: (B, L, V)."""
-    source = law.as_product().source
+    source = as_product(law).source
     if law.vocab_size == process.vocab_size:
         return source
     return DenseLogits(_over_all_states(source.dense(), law, process))
@@ -23,7 +24,7 @@ def posterior_logits(law: Law, process: Process) -> Logits:
 
 def posterior(law: Law, process: Process) -> Tensor:
     """The law's one-position marginals over all states of the process: (B, L, V) float64."""
-    logits = law.as_product().logits
+    logits = as_product(law).logits
     return _over_all_states(logits, law, process).double().softmax(-1)
 
 

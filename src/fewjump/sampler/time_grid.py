@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 from torch import Tensor
 
+from fewjump.registry import ENTRY_POINTS
 from fewjump.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -117,10 +118,8 @@ def times_for(
     check_spec(spec, steps, denoiser.process.schedule)
     if not isinstance(spec, str) or spec != FITTED:
         return time_grid(spec, steps, denoiser.process.schedule)
-    from fewjump.sampler.fitted_grid import remembered_grid
-
     assert steps is not None
-    return remembered_grid(denoiser, steps, length)
+    return ENTRY_POINTS[FITTED](denoiser, steps, length)
 
 
 def check_spec(spec: GridSpec | None, steps: int | None, schedule: Schedule) -> None:

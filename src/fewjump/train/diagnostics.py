@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fewjump.denoiser.base import Denoiser
+from fewjump.law.product import as_product
 from fewjump.random import SampleStreams, fold_seed
 from fewjump.sampler import sample
 
@@ -152,7 +153,7 @@ def _entropy_and_surprise(
     teacher: Denoiser, x_t: Tensor, x0: Tensor, t: float
 ) -> tuple[Tensor, Tensor]:
     """Entropy of each position's marginal, and −log of what it gives x₀: (B, L) float64 each."""
-    law = teacher(x_t, t).as_product()
+    law = as_product(teacher(x_t, t))
     surprise = -law.token_log_prob(x0).double()
     return law.entropy().double(), surprise.clamp(max=20.7)
 

@@ -124,3 +124,9 @@ def stop_on_signal() -> Iterator[StopRequest]:
     finally:
         for kind, handler in previous.items():
             signal.signal(kind, handler)
+
+
+def whole(value: Tensor) -> Tensor:
+    """The whole of a tensor that may be split; every process must call this."""
+    gathered = getattr(value, "full_tensor", None)
+    return value if gathered is None else gathered()

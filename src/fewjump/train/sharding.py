@@ -17,8 +17,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from fewjump.denoiser.base import Denoiser
-from fewjump.train.distributed import World
-from fewjump.train.split import whole
+from fewjump.train.distributed import World, whole
 
 
 @dataclass

@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from torch import Tensor
-
 from fewjump.denoiser.base import Denoiser
 from fewjump.options.training import TrainConfig
 from fewjump.train.distributed import TrainingInterrupted, World
@@ -81,9 +79,3 @@ def split_models(
         raise
     for part in parts:
         part.restore()
-
-
-def whole(value: Tensor) -> Tensor:
-    """The whole of a tensor that may be split; every process must call this."""
-    gathered = getattr(value, "full_tensor", None)
-    return value if gathered is None else gathered()

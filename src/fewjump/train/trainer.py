@@ -22,7 +22,7 @@ from fewjump.options.training import FREE_OPTIONS, TrainConfig
 from fewjump.random import SampleStreams, fold_seed
 from fewjump.train.data import TokenData
 from fewjump.train.diagnostics import Diagnostics
-from fewjump.train.distributed import StopRequest, TrainingInterrupted, World
+from fewjump.train.distributed import StopRequest, TrainingInterrupted, World, whole
 from fewjump.train.ema import ExponentialMovingAverage
 from fewjump.train.log import METRICS_FILE, RunFolder, TrainingProgress
 from fewjump.train.monitor import DivergenceError, Monitor, diagnosis, not_finite
@@ -33,7 +33,7 @@ from fewjump.train.setup import (
     build_optimiser,
     compile_network,
 )
-from fewjump.train.split import SplitModels, whole
+from fewjump.train.split import SplitModels
 from fewjump.train.state import ResumeError, read_config
 from fewjump.train.state_store import StateStore
 

@@ -40,7 +40,14 @@ from fewjump.process import (
 from fewjump.process.fixed_rate import ExponentialKernel
 from fewjump.random import generator_for
 from fewjump.schedule import Linear, LogLinear, Time
-from fewjump.verify.recovery import DENSE, METHODS, POSTERIOR_NETWORK, SOURCES, STRUCTURED, Source
+from fewjump.verify.ratio_sources import (
+    DENSE,
+    METHODS,
+    POSTERIOR_NETWORK,
+    SOURCES,
+    STRUCTURED,
+    Source,
+)
 from fewjump.verify.subjects import (
     VOCAB,
     chain_and_data,

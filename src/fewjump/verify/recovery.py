@@ -5,53 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 from fewjump.report import Chart, Role, Series, Table, short
 from fewjump.verify.checks import CheckResult, ModelCheck
+from fewjump.verify.ratio_sources import (
+    DENSE,
+    METHODS,
+    NOISY,
+    POSTERIOR_NETWORK,
+    SOURCES,
+    STRUCTURED,
+)
 from fewjump.verify.summary import Rows, chart, distinct, mean, pick, pivot
 
-if TYPE_CHECKING:
-    from fewjump.process import RecoveryMethod
-
-STRUCTURED = ("uniform", "absorbing", "random prior")
-DENSE = ("discretised Gaussian", "random rate")
-METHODS: dict[RecoveryMethod, str] = {
-    "exact": "closed form",
-    "clip": "clipped",
-    "project": "projected",
-    "multiplicative": "non-negative iterations",
-}
-POSTERIOR_NETWORK = "posterior network"
 ERROR = "E‖p̂ − p‖₁"
-#: The source of ratios that families and methods are compared by.
-NOISY = "noise 1%"
 ROLES: tuple[Role, ...] = ("teacher", "student", "data", "other") * 2
-
-
-class Source(NamedTuple):
-    """Where ratios come from: exact ones in a precision, or with log-normal noise.
-
-    Attributes:
-        name: of the source.
-        dtype: torch's name of the precision.
-        noise: standard deviation of the ratios' logarithm.
-        iterated: whether the (slow) non-negative iterations are tried on it.
-    """
-
-    name: str
-    dtype: str = "float64"
-    noise: float = 0.0
-    iterated: bool = False
-
-
-SOURCES = (
-    Source("exact, float64", iterated=True),
-    Source("exact, float32", "float32"),
-    Source("exact, bfloat16", "bfloat16"),
-    Source(NOISY, noise=0.01, iterated=True),
-    Source("noise 10%", noise=0.1, iterated=True),
-)
 
 
 @dataclass
