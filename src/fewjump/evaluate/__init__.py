@@ -12,14 +12,9 @@ from fewjump.evaluate.exact import (
     kl,
     tv,
 )
+from fewjump.evaluate.frechet import frechet_distance, gaussian_frechet
 from fewjump.evaluate.frontier import FrontierPoint, quality_at_entropy, text_frontier
-from fewjump.evaluate.image import (
-    ImageMeter,
-    ManifoldScores,
-    frechet_distance,
-    gaussian_frechet,
-    manifold_scores,
-)
+from fewjump.evaluate.image import ImageMeter, ManifoldScores, manifold_scores
 from fewjump.evaluate.judges import GRUJudge, Judge, NGramJudge
 from fewjump.evaluate.likelihood import one_evaluation_nll, one_evaluation_nlls, path_bound
 from fewjump.evaluate.markov import ChainMeter

@@ -14,6 +14,7 @@ from torch import Tensor
 from fewjump.data import Dataset
 from fewjump.evaluate.bootstrap import REPLICATES, Interval, bootstrap, mean
 from fewjump.evaluate.classifier import ImageClassifier, classifier_for
+from fewjump.evaluate.frechet import checked_features, frechet_distance
 from fewjump.evaluate.meter import DataMeter
 from fewjump.random import Generator, generator_for
 
@@ -39,51 +40,6 @@ class ImageMeter(DataMeter):
         frechet = frechet_distance(self._real, features, generator_for(seed, 0xB007, 0))
         overlap = manifold_scores(self._real, features, generator=generator_for(seed, 0xB007, 1))
         return {"frechet": frechet, **vars(overlap)}
-
-
-def gaussian_frechet(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor) -> float:
-    """Squared Fréchet distance of two Gaussian laws (Dowson and Landau 1982).
-
-    |μ_a − μ_b|² + tr(C_a + C_b − 2·(C_a^½ C_b C_a^½)^½), by symmetric eigenvalues in float64, so
-    that singular covariances are no trouble.
-
-    Args:
-        mean_a, mean_b: (D,).
-        cov_a, cov_b: (D, D), symmetric and positive semidefinite.
-    """
-    mean_a, mean_b = mean_a.double(), mean_b.double()
-    return _frechet(mean_a, cov_a.double(), _root(cov_a.double()), mean_b, cov_b.double())
-
-
-def frechet_distance(
-    real: Tensor,
-    generated: Tensor,
-    generator: Generator = None,
-    replicates: int = REPLICATES,
-) -> Interval:
-    """Fréchet distance between features, taken as Gaussian (FID: Heusel et al. 2017).
-
-    Biased upwards by about tr(C)/N and more for few samples: compare sets of equal size. The
-    interval resamples the generated features, with the real ones fixed.
-
-    Args:
-        real: (M, D) features, M ≥ 2.
-        generated: (N, D) features, N ≥ 2.
-        generator, replicates: of the bootstrap.
-
-    Raises:
-        ValueError: for features of different widths, or that are not finite.
-    """
-    real, generated = _features(real, generated)
-    equal = torch.full((real.shape[0],), 1 / real.shape[0], dtype=torch.float64)
-    centre, spread = _moments(real, equal)
-    root = _root(spread)
-
-    def statistic(values: Tensor, weights: Tensor) -> Tensor:
-        distances = [_frechet(centre, spread, root, *_moments(values, w)) for w in weights]
-        return torch.tensor(distances, dtype=torch.float64)
-
-    return bootstrap(generated, statistic, generator, replicates)
 
 
 @dataclass(frozen=True)
@@ -120,9 +76,10 @@ def manifold_scores(
         real, generated: (M, D) and (N, D) features, more than ``neighbours`` of each.
 
     Raises:
-        ValueError: for too few points, or as :func:`frechet_distance`.
+        ValueError: for too few points, or as
+            :func:`~fewjump.evaluate.frechet.frechet_distance`.
     """
-    real, generated = _features(real, generated)
+    real, generated = checked_features(real, generated)
     fewest = min(real.shape[0], generated.shape[0])
     if not 1 <= neighbours < fewest:
         raise ValueError(
@@ -148,43 +105,6 @@ def manifold_scores(
         density=bootstrap(inside / neighbours, mean, generator, replicates),
         coverage=bootstrap(covered, mean, generator, replicates),
     )
-
-
-def _features(real: Tensor, generated: Tensor) -> tuple[Tensor, Tensor]:
-    if real.dim() != 2 or generated.dim() != 2 or real.shape[1] != generated.shape[1]:
-        raise ValueError(
-            f"features must be (M, D) and (N, D), got {tuple(real.shape)} and "
-            f"{tuple(generated.shape)}"
-        )
-    if min(real.shape[0], generated.shape[0]) < 2:
-        raise ValueError("at least 2 real and 2 generated images are needed")
-    real, generated = real.detach().cpu().double(), generated.detach().cpu().double()
-    if not bool(real.isfinite().all() and generated.isfinite().all()):
-        raise ValueError("features hold NaN or infinity; check the classifier's weights")
-    return real, generated
-
-
-def _moments(values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean (D,) and unbiased covariance (D, D) of rows (N, D) with weights (N,) summing to 1."""
-    centre = weights @ values
-    offset = values - centre
-    items = values.shape[0]
-    return centre, (offset.mT * weights) @ offset * (items / (items - 1))
-
-
-def _root(matrix: Tensor) -> Tensor:
-    """Symmetric square root of a positive semidefinite matrix."""
-    eigenvalues, vectors = torch.linalg.eigh(matrix)
-    return (vectors * eigenvalues.clamp(min=0).sqrt()) @ vectors.mT
-
-
-def _frechet(mean_a: Tensor, cov_a: Tensor, root_a: Tensor, mean_b: Tensor, cov_b: Tensor) -> float:
-    product = root_a @ cov_b @ root_a
-    eigenvalues = torch.linalg.eigvalsh((product + product.mT) / 2)
-    cross = eigenvalues.clamp(min=0).sqrt().sum()
-    squared = ((mean_a - mean_b) ** 2).sum() + cov_a.trace() + cov_b.trace() - 2 * cross
-    # Rounding can leave −1e-13 where the laws agree.
-    return max(0.0, float(squared))
 
 
 def _distances(a: Tensor, b: Tensor) -> Tensor:
