@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-# The same assertions hold for an example as it stands, in minutes.
+# For few steps of a chain student.
+HURRY = {"batch_size=128": "batch_size=64", "lr=1e-2": "lr=3e-2", "ema=0.98": "ema=0.9"}
+# As it stands an example takes up to a minute, and its student is closer.
 whole_too = pytest.mark.parametrize(
     "whole", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["small", "whole"]
 )
@@ -54,20 +56,19 @@ def test_own_network(run, whole: bool) -> None:
 
 @whole_too
 def test_joint_student(run, whole: bool) -> None:
-    small = {"length=16": "length=8", "steps=400": "steps=150"}
+    small = {"length=16": "length=8", "steps=400": "steps=120", **HURRY}
     out = run("joint_student", {} if whole else small)
     errors = dict(re.findall(r"(teacher|chain|fresh)[^\n]*?bigram error ([\d.]+)", out))
     assert float(errors["teacher"]) > 0.35
-    assert float(errors["chain"]) < 0.05
+    assert float(errors["chain"]) < (0.05 if whole else 0.15)
 
 
 @whole_too
 def test_infilling(run, whole: bool) -> None:
-    small = {"steps=200": "steps=100", "batch_size=128": "batch_size=64"}
-    out = run("infilling", {} if whole else small)
+    out = run("infilling", {} if whole else {"steps=200": "steps=100", **HURRY})
     errors = dict(re.findall(r"(teacher|chain|fresh)[^\n]*?bigram error ([\d.]+)", out))
     # Given a hole of six, one step of the teacher's table misses what its tokens owe each other.
-    assert float(errors["chain"]) < 0.07 < 0.14 < float(errors["teacher"])
+    assert float(errors["chain"]) < (0.07 if whole else 0.11) < 0.14 < float(errors["teacher"])
 
 
 def test_no_example_is_untested() -> None:
