@@ -119,7 +119,7 @@ def test_converges_at_its_order_when_generators_do_not_commute(
     name: str, process_name: str
 ) -> None:
     sampler = SAMPLERS[name]()
-    counts = (24, 48, 96) if sampler.order == 2 else (32, 64, 128)
+    counts = (16, 32, 64)
     found = errors(sampler, MOVING_CASES[process_name], 0.1, counts, length=2)
     assert abs(slope(counts, found) - sampler.order) < 0.25, found
 
