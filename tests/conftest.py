@@ -15,11 +15,15 @@ LONG = (
     "test_api.py",
     "experiments/test_joint_exact.py",
     "checkpoint/test_end_to_end.py",
-    "checkpoint/test_affordable.py",
+    "checkpoint/test_meta_device.py",
     "train/test_resume.py",
+    "demo/test_demos.py",
     "verify/test_recovery.py",
     "objective/test_latent.py",
     "objective/test_conditional.py",
+    "experiments/test_adaptive_networks.py",
+    "experiments/test_text_students.py",
+    "commands/test_terminal.py",
 )
 
 

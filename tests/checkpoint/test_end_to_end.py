@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ from torch import Tensor
 import fewjump
 from fewjump.checkpoint import load
 from fewjump.denoiser import NetworkDenoiser, ScoreDenoiser
+from forked import finish, start
 
 # One worker: the models that its fixtures make are made once.
 pytestmark = pytest.mark.xdist_group("originals-end-to-end")
@@ -64,10 +63,12 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Tensor
 
 
 def test_students_of_originals_sample_the_same_in_a_fresh_process(
-    expected: tuple[dict[str, Tensor], Path],
+    expected: tuple[dict[str, Tensor], Path], tmp_path: Path
 ) -> None:
     samples, folder = expected
-    subprocess.run([sys.executable, "-c", SCRIPT, str(folder)], check=True)
+    script, errors = tmp_path / "sample.py", tmp_path / "errors"
+    script.write_text(SCRIPT)
+    finish(start(script, str(folder), errors=errors), errors, 120)
     found = load_file(folder / "found.safetensors")
     assert found.keys() == samples.keys()
     assert len(found) == len(CASES) * len(HEADS)

@@ -73,7 +73,7 @@ def test_tabular_student_reaches_the_exact_posterior(how):
     )
     batch_generator = torch.Generator().manual_seed(0)
     average = torch.zeros_like(student.table)
-    rounds, tail = 500, 300
+    rounds, tail = 300, 180
     optimiser = torch.optim.Adam(student.parameters(), lr=0.05)
     for step in range(rounds):
         for group in optimiser.param_groups:

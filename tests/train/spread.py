@@ -25,7 +25,7 @@ from fewjump.schedule import LogLinear
 from fewjump.train import TrainConfig, TrainResult, train
 from fewjump.train.distributed import join_world
 
-V, L, STEPS = 11, 6, 5
+V, L, STEPS, FEW = 11, 6, 5, 3
 
 
 def make(seed: int = 0) -> NetworkDenoiser:
@@ -56,7 +56,7 @@ def run(out: Path, student: Denoiser | None = None, **changes: Any) -> TrainResu
         "weight_decay": 0.1,
         "clip": 0.5,
         "log_every": 1,
-        "save_every": 2,
+        "save_every": STEPS,
         "device": "cpu",
         "progress": False,
         "monitor": False,
@@ -87,7 +87,7 @@ def refine(out: Path, **changes: Any) -> Denoiser:
         device="cpu",
         progress=False,
         log_every=1,
-        save_every=2,
+        save_every=3,
         monitor=False,
         **changes,
     )
@@ -150,7 +150,7 @@ def language_model(out: Path, name: str, **changes: Any) -> Denoiser:
 
 def _few() -> dict[str, Any]:
     return {
-        "steps": STEPS,
+        "steps": FEW,
         "batch_size": 8,
         "lr": 1e-2,
         "warmup": 1,
@@ -180,7 +180,8 @@ def main() -> None:
 def _everything(out: Path) -> None:
     run(out / "ddp")
     full = {"sharding": "full"}
-    result = run(out / "full", **full, checkpoint_blocks=True, accumulate=2)
+    # Saved more than once: each state takes the place of the one before.
+    result = run(out / "full", **full, checkpoint_blocks=True, accumulate=2, save_every=2)
     # A step that is watched, which asks both models on every process.
     run(out / "watched", **full, max_seconds=1e-6, monitor=True)
     # Begun, to be resumed by one process; and resumed, from one file and from parts.

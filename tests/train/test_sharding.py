@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from spread import (
+    FEW,
     LANGUAGE_MODELS,
     LOW_RANK,
     STEPS,
@@ -118,14 +119,14 @@ def same_law(runs: Path, name: str) -> None:
 
 
 def test_score_networks_can_be_split(runs: Path) -> None:
-    same_curve(runs / "one" / "scores", runs / "two" / "scores")
+    same_curve(runs / "one" / "scores", runs / "two" / "scores", FEW)
     same_law(runs, "scores")
 
 
 @pytest.mark.parametrize("name", list(LOW_RANK))
 def test_low_rank_students_can_be_split(runs: Path, name: str) -> None:
     pytest.importorskip("peft")
-    same_curve(runs / "one" / name, runs / "two" / name)
+    same_curve(runs / "one" / name, runs / "two" / name, FEW)
     same_law(runs, name)
     # The teacher, whose weights the student shared, has them back as they were.
     assert json.loads((runs / "two" / "facts.json").read_text())["kept"]
@@ -135,7 +136,7 @@ def test_low_rank_students_can_be_split(runs: Path, name: str) -> None:
 def test_language_models_can_be_split(runs: Path, name: str) -> None:
     pytest.importorskip("peft")
     pytest.importorskip("transformers")
-    same_curve(runs / "one" / name, runs / "two" / name)
+    same_curve(runs / "one" / name, runs / "two" / name, FEW)
     same_law(runs, name)
 
 
