@@ -15,7 +15,6 @@ LONG = (
     "test_api.py",
     "experiments/test_joint_exact.py",
     "checkpoint/test_end_to_end.py",
-    "checkpoint/test_affordable.py",
     "train/test_resume.py",
     "verify/test_recovery.py",
     "objective/test_latent.py",
