@@ -120,6 +120,20 @@ _WORKS: dict[str, tuple[str, str, str, int, str]] = {
         2019,
         "1904.06991",
     ),
+    "any-order": (
+        "campbell2025self",
+        "Self-Speculative Masked Diffusions",
+        "Campbell, Andrew and De Bortoli, Valentin and Shi, Jiaxin and Doucet, Arnaud",
+        2025,
+        "2510.03929",
+    ),
+    "fixed-point": (
+        "song2020accelerating",
+        "Accelerating Feedforward Computation via Parallel Nonlinear Equation Solving",
+        "Song, Yang and Meng, Chenlin and Liao, Renjie and Ermon, Stefano",
+        2020,
+        "2002.03629",
+    ),
 }
 
 # What users type or read elsewhere in the library → the work it comes from.

@@ -1,8 +1,9 @@
 """Noise schedules: how far the corruption has gone at time t ∈ [0, 1].
 
 A schedule gives σ̄(t) = ∫₀ᵗ σ(u) du (plus the original's offset at 0, where there is one),
-α(t) = exp(−σ̄(t)) and the rate σ(t) = dσ̄/dt. Time 0 is the clean data itself: :meth:`level` is 0
-there, even for a schedule whose formula gives σ̄(0) > 0 (the geometric one).
+α(t) = exp(−σ̄(t)) and the rate σ(t) = dσ̄/dt. Time 0 is the clean data itself:
+:meth:`Schedule.level` is 0 there, even for a schedule whose formula gives σ̄(0) > 0 (the geometric
+one).
 
 Times are floats or tensors of any shape; what comes back has the same shape, in float64 for a
 Python float and in the tensor's dtype otherwise. Formulas near the ends are arranged (``log1p``,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import fewjump
 from fewjump.assembly import add_adapters, build_student
-from fewjump.denoiser import NetworkDenoiser, ScoreDenoiser
+from fewjump.denoiser import Denoiser, NetworkDenoiser, ScoreDenoiser
 from fewjump.denoiser.lora import adapt, is_low_rank, merged
 from fewjump.process import Absorbing, Uniform
 from fewjump.schedule import LogLinear
@@ -106,7 +106,7 @@ def test_distillation_trains_the_difference_only(kind: str, tmp_path: Path) -> N
     kept = {k: v.clone() for k, v in teacher.state_dict().items()}
     data = torch.randint(V - 1, (64, L), generator=torch.Generator().manual_seed(2))
 
-    def distilled(out: Path, **options: object) -> fewjump.Denoiser:
+    def distilled(out: Path, **options: object) -> Denoiser:
         return fewjump.distill(
             teacher,
             data,

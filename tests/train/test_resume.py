@@ -161,6 +161,7 @@ def test_a_finished_run_is_not_trained_again(tmp_path):
         ({"lr": 0.5}, r"train\.lr: 0\.01 → 0\.5"),
         ({"batch_size": 4}, r"train\.batch_size: 8 → 4"),
         ({"seed": 1}, r"train\.seed"),
+        ({"lr": 0.5, "seed": 1}, r"\(train\.lr: 0\.01 → 0\.5; train\.seed: \d → 1\)"),
     ],
 )
 def test_resuming_another_configuration_names_the_difference(tmp_path, changes, words):

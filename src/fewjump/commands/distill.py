@@ -52,8 +52,7 @@ class Subject:
     """Whom to learn from, and what."""
 
     teacher: Path = Path("runs/teacher")
-    """The teacher: folder of a run or of a saved model, hf:owner/name of the hub, or a folder of a
-    masked language model of transformers."""
+    """The teacher: what `fewjump sample` takes."""
 
     out: Path = Path("runs/student")
     """Folder of the run."""
@@ -77,8 +76,8 @@ class Subject:
     are no data."""
 
     head: tuple[str, ...] = ()
-    """Sizes of the student's head as name=value, such as states=64 or components=32. The error for
-    an unknown name lists those that there are."""
+    """Options of the student's head as name=value, such as states=64, components=32 or
+    lookahead=true. The error for an unknown name lists those that there are."""
 
     times: TimesName = "uniform"
     """How training draws its times: importance follows the losses seen, without bias, by t, or
@@ -93,7 +92,7 @@ class Subject:
     the extra fewjump[lora]. Default: train every weight."""
 
     objective: MatchingOptions = field(default_factory=MatchingOptions)
-    """How any student is objective with its teacher."""
+    """How any student is compared with its teacher."""
 
     gap: GapOptions = field(default_factory=GapOptions)
     """Product students: where the teacher is asked."""

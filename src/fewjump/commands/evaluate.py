@@ -39,7 +39,7 @@ class Subject:
     """What to measure, and how."""
 
     paths: Annotated[list[Path], tyro.conf.Positional]
-    """Runs or saved models: for example a teacher and its student."""
+    """What `fewjump sample` takes, one or more: for example a teacher and its student."""
 
     data: Source | None = None
     """The data the models learned from. Default: digits, for models of such images."""

@@ -28,7 +28,7 @@ class Subject:
     """Folder of the student: a run or a saved model. It is not changed."""
 
     teacher: Path = Path("runs/teacher")
-    """Folder of the teacher: a run or a saved model."""
+    """The teacher: what `fewjump sample` takes."""
 
     out: Path = Path("runs/refined")
     """Folder of the run."""

@@ -52,8 +52,8 @@ class Options(ReadingOptions, SamplerOptions, Subject):
     """Keep a teacher's samples in a file of tokens, to distil from without data.
 
     `fewjump distill --teacher TEACHER --data FILE` then learns from them as from data, and the
-    teacher need not be run again. The same command goes on where it was stopped, and with a larger
-    --num-samples adds to a finished file.
+    teacher need not be run again. The same command goes on where it was stopped, and adds to a
+    finished file with a larger --num-samples.
     """
 
 

@@ -25,7 +25,8 @@ class Subject:
     """What to draw, and how."""
 
     path: Annotated[Path, tyro.conf.Positional]
-    """Folder of a run or of a saved model; or hf:owner/name, a repository of the hub."""
+    """Folder of a run or of a saved model; a checkpoint of SEDD, MDLM, UDLM or Duo; folder of a
+    masked language model of transformers; or hf:owner/name, a repository of the hub."""
 
     num_samples: int = 8
     """How many samples."""

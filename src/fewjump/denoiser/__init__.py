@@ -3,6 +3,7 @@
 from fewjump.denoiser.base import Denoiser
 from fewjump.denoiser.heads import Head, ProductHead, head_from_config
 from fewjump.denoiser.joint_heads import (
+    AnyOrderHead,
     AutoregressiveHead,
     ChainHead,
     MixtureHead,
@@ -21,6 +22,7 @@ from fewjump.registry import HEADS
 
 __all__ = [
     "HEADS",
+    "AnyOrderHead",
     "AutoregressiveHead",
     "ChainHead",
     "Denoiser",

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from difflib import get_close_matches
 from inspect import signature
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -199,6 +199,8 @@ def _checked(kind: str, options: dict[str, Any]) -> dict[str, Any]:
             out[name] = convert(hints[name], value, name) if name in hints else value
         except ConfigError:
             asked = "true or false" if hints[name] is bool else type_in_words(hints[name])
+            if get_origin(hints[name]) in (list, tuple):
+                asked = f"a list, such as [1, 8] ({asked})"
             raise ValueError(f"{say}: {name} takes {asked}; got {value!r}") from None
     length = out.get("length")
     if length is not None and length < 1:

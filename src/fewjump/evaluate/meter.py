@@ -75,9 +75,9 @@ class DataMeter(Meter):
     def given(self, denoiser: Denoiser, num_samples: int) -> dict[str, Any]:
         """Where padding begins and what frames a sequence, as in test sequences.
 
-        A process never makes the tokens it keeps (see :mod:`fewjump.process.kept`), so that samples
-        take theirs from test sequences, one each, in order and over again: they have the same
-        lengths and frames as what they are compared with.
+        A process never makes the tokens it keeps (:class:`~fewjump.process.Process`), so that
+        samples take theirs from test sequences, one each, in order and over again: they have the
+        same lengths and frames as what they are compared with.
 
         Returns:
             ``length``, and ``prompt`` and ``fixed`` where the process keeps tokens.

@@ -137,7 +137,7 @@ class GapOptions(Part):
 
     max_gap: float = 1.0
 
-    whose = "student='product'; joint ones say where the teacher is asked with near"
+    whose = "student='product'; joint ones say where the teacher is asked by near (--near)"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -48,9 +48,9 @@ class TrainConfig:
         compile: compile the network with torch.compile.
         checkpoint_blocks: keep only the input of each transformer block for the backward pass and
             compute the block again there: less memory, a third more time, the same gradients.
-        sharding: what the processes of a torchrun launch share. none: each holds the whole networks
-            (DDP). full: each holds its part of every weight, gradient, average and moment, of
-            student and teacher (FSDP2). One process alone holds everything either way.
+        sharding: what the processes of a torchrun launch share. none (DDP): each holds the whole
+            networks. full (FSDP2): each holds its part of every weight, gradient, average and
+            moment, of student and teacher. One process alone holds everything either way.
         seed: seed of every random draw and of the data's order.
         device: where to compute. Default: an accelerator if there is one.
         log_every: steps between lines of metrics.jsonl.

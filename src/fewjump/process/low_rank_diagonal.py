@@ -1,7 +1,7 @@
 """Noise by cluster at a rate of each token's own: Q = U·W − diag(e).
 
 U (V, r) says how fast a token is taken by each cluster, W (r, V) what a cluster draws. With equal
-exit rates this is :class:`~fewjump.process.low_rank_rate.LowRankRate`, which has a closed form;
+exit rates this is :class:`~fewjump.process.low_rank.LowRankRate`, which has a closed form;
 with general ones diag(e) and U·W do not commute, and exp(τ·Q) is uniformization: with q = max e and
 A = I + Q/q, which is diagonal plus low rank as well and non-negative,
 

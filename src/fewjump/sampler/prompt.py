@@ -89,7 +89,7 @@ def make_prompt(
     if mask is not None and bool((tokens == mask).any()):
         raise ValueError(
             f"the prompt gives token {mask}, the mask, as a clean one; leave it out, or, where a "
-            "token is to be drawn, say so: fixed= False there, or an infilling (infill=, --infill)"
+            "token is to be drawn, make fixed= false there or give an infilling (infill=, --infill)"
         )
     return Prompt(torch.where(known, x0, 0), known)
 

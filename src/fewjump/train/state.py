@@ -132,9 +132,8 @@ def check_identity(folder: Path, found: Mapping[str, Any], config: Mapping[str, 
     lines = differences({**found, "train": bound}, json.loads(json.dumps(config)))
     if lines:
         raise ResumeError(
-            f"{folder} holds a run with another configuration:\n  "
-            + "\n  ".join(lines)
-            + "\nRestore these values to resume it, or choose a new output folder."
+            f"{folder} holds a run with another configuration ({'; '.join(lines)}); restore these "
+            "values to resume it, or choose a new output folder"
         )
 
 
