@@ -333,7 +333,7 @@ def test_given_any_known_positions_a_law_is_left(make: Any, process: Process) ->
     if isinstance(process, Uniform):
         changed = law.given(other, known).marginals()[0, 1] - left.marginals()[0, 1]
         assert float(changed.detach().abs().max()) > 1e-3
-    copies = left.select(torch.ones(5_000, dtype=torch.int64))
+    copies = left.select(torch.ones(20_000, dtype=torch.int64))
     drawn = copies.sample(generator_for(6))
     counts = torch.bincount((drawn * V ** torch.arange(L - 1, -1, -1)).sum(-1), minlength=V**L)
     assert p_value(counts, probability[1].detach()) > 1e-4
