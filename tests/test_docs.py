@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fewjump.registry import HEADS, OBJECTIVES, PROCESSES, SAMPLERS
+from fewjump import registry
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -26,10 +26,11 @@ def blocks(page: Path) -> list[tuple[int, str]]:
 @pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: page.name)
 def test_code_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for registry in (PROCESSES, HEADS, SAMPLERS, OBJECTIVES):
-        # What a page adds to them is forgotten.
-        monkeypatch.setattr(registry, "_places", dict(registry._places))
-        monkeypatch.setattr(registry, "_classes", dict(registry._classes))
+    for found in vars(registry).values():
+        if isinstance(found, registry.Registry):
+            # What a page adds is gone with it.
+            monkeypatch.setattr(found, "_places", dict(found._places))
+            monkeypatch.setattr(found, "_classes", dict(found._classes))
     namespace: dict[str, object] = {"__name__": page.stem}
     for line, source in blocks(page):
         code = compile("\n" * line + source, str(page), "exec", dont_inherit=True)

@@ -206,11 +206,11 @@ def _own(folder: Path, tokenizer: Any) -> tuple[NetworkDenoiser | ScoreDenoiser,
     trunk = denoiser.trunk if isinstance(denoiser, NetworkDenoiser) else None
     if isinstance(denoiser, ScoreDenoiser) and isinstance(denoiser.network, ScoreNetwork):
         trunk = denoiser.network.trunk
-    kind = f"{denoiser.kind} student" if isinstance(denoiser, NetworkDenoiser) else "score network"
+    family = f"{denoiser.kind} head" if isinstance(denoiser, NetworkDenoiser) else "score network"
     return denoiser, Facts(
         path=str(folder),
         container="fewjump folder",
-        family=kind,
+        family=family,
         weights="ema",
         available=["ema"],
         ema="the weights that were saved (averaged, where training averaged them)",
