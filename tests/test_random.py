@@ -277,3 +277,8 @@ def test_a_probability_far_below_float32_is_drawn_where_it_should_be(v):
     edge = 1 / (1 + float(weights[0, v - 1]))
     u = torch.tensor([edge - 1e-13, edge + 1e-13], dtype=torch.float64)
     assert invert_cdf(weights, u).tolist() == [0, v - 1]
+
+
+def test_a_seed_is_no_generator() -> None:
+    with pytest.raises(TypeError, match="manual_seed"):
+        uniform((2,), 7)  # type: ignore[arg-type]

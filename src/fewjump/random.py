@@ -122,6 +122,11 @@ def uniform(
     """Float64 uniforms in (0, 1) of ``shape`` (first axis the batch, for per-sample streams)."""
     if isinstance(generator, SampleStreams):
         return generator.uniform(shape, device)
+    if not isinstance(generator, torch.Generator | None):
+        raise TypeError(
+            f"a generator is a torch.Generator, SampleStreams or None, got {generator!r}; for a "
+            "seed: torch.Generator().manual_seed(seed)"
+        )
     # Drawn on the generator's own device so that a CPU generator reproduces on any device.
     source = generator.device if generator is not None else device
     value = torch.rand(tuple(shape), generator=generator, dtype=torch.float64, device=source)

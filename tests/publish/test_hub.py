@@ -174,6 +174,22 @@ def test_results_of_a_repositorys_model_go_into_the_working_folder(
     assert (work / "own-results" / "results.json").is_file()
 
 
+def test_a_repository_that_cannot_be_had_is_told_in_plain_words(
+    fake: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    class LocalEntryNotFoundError(OSError):
+        pass
+
+    def offline(*_: object, **__: object) -> str:
+        raise LocalEntryNotFoundError("there is no connection\nand more")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    with pytest.raises(FileNotFoundError, match=r"could not be read: there is no connection$"):
+        fewjump.load("hf:me/absent")
+
+
 def test_nothing_is_made_for_a_model_that_cannot_be_saved(fake: FakeHub) -> None:
     from fewjump.problem import EnumeratedJoint
     from fewjump.process import Uniform

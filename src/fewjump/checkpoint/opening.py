@@ -256,9 +256,9 @@ def _downloaded(repository: str, hub: dict[str, Any]) -> Path:
         try:
             return Path(client.snapshot_download(repository, allow_patterns=list(patterns), **hub))
         except (OSError, ValueError) as error:  # The client's own errors are one or the other.
+            said = str(error).partition("\n")[0] or type(error).__name__
             raise FileNotFoundError(
-                f"the repository {repository} could not be read: {type(error).__name__}: "
-                f"{str(error).partition(chr(10))[0]}"
+                f"the repository {repository} could not be read: {said}"
             ) from None
 
     folder = copied(*MODEL_FILES)
