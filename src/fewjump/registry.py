@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class Registry(Mapping[str, T], Generic[T]):
-    """Classes by name.
+    """Classes, or functions, by name.
 
     Args:
         noun: what they are, for messages.

@@ -87,7 +87,8 @@ def tokens_for(model: Saved, source: str | None, count: int, seed: int) -> Tenso
 
 def judged(process: Process, x_t: Tensor) -> Tensor:
     """The positions that count: masked ones, where a visible one is known; boolean, as ``x_t``."""
-    return x_t == process.mask if process.absorbing else torch.ones_like(x_t) > 0
+    masked = process.masked(x_t)
+    return torch.ones_like(x_t, dtype=torch.bool) if masked is None else masked
 
 
 @torch.no_grad()

@@ -27,7 +27,7 @@ from fewjump.denoiser.joint_heads import (
 from fewjump.denoiser.joint_heads.states import StateFeatures, TokenFactor
 from fewjump.denoiser.network import NetworkDenoiser
 from fewjump.denoiser.transformer import Transformer, TransformerConfig
-from fewjump.law.base import enumerate_states
+from fewjump.law.base import Law, enumerate_states, ravel
 from fewjump.law.product import ProductLaw
 from fewjump.process import Absorbing, Process, Uniform
 from fewjump.random import generator_for
@@ -96,6 +96,13 @@ def disturbed(head: Head) -> Head:
         if not bool(parameter.any()):
             torch.nn.init.normal_(parameter, std=0.7)
     return head
+
+
+def assert_drawn_from(law: Law, probability: Tensor, seed: int) -> None:
+    """20,000 draws of a law of one row, against the probability of every sequence (χ²)."""
+    x0 = law.expand(20_000).sample(generator_for(seed))
+    counts = torch.bincount(ravel(x0, V), minlength=V**L)
+    assert p_value(counts, probability.detach()) > 1e-4
 
 
 def inputs(process: Process, batch: int = 3) -> tuple[Tensor, Tensor]:
@@ -183,10 +190,7 @@ def test_samples_match_log_prob(make: Any, process: Process) -> None:
     features, x_t = inputs(process, batch=1)
     law = head(features.double(), x_t, process)
     probability = law.enumerate().exp()[0]
-    x0 = law.expand(20_000).sample(generator_for(5))
-    index = (x0 * V ** torch.arange(L - 1, -1, -1)).sum(-1)
-    counts = torch.bincount(index, minlength=V**L)
-    assert p_value(counts, probability.detach()) > 1e-4
+    assert_drawn_from(law, probability, 5)
 
 
 @every_head
@@ -333,10 +337,7 @@ def test_given_any_known_positions_a_law_is_left(make: Any, process: Process) ->
     if isinstance(process, Uniform):
         changed = law.given(other, known).marginals()[0, 1] - left.marginals()[0, 1]
         assert float(changed.detach().abs().max()) > 1e-3
-    copies = left.select(torch.ones(20_000, dtype=torch.int64))
-    drawn = copies.sample(generator_for(6))
-    counts = torch.bincount((drawn * V ** torch.arange(L - 1, -1, -1)).sum(-1), minlength=V**L)
-    assert p_value(counts, probability[1].detach()) > 1e-4
+    assert_drawn_from(left.select(torch.tensor([1])), probability[1], 6)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ its law at x_t is that of one network for every set of visible tokens.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -134,27 +135,32 @@ class AnyOrderConditionals(Conditionals):
         del x0
         return replace(self, order=order_of(known))
 
+    @cached_property
+    def rank(self) -> Tensor:
+        """The step of each position, the inverse of the order: (B, L)."""
+        return self.order.argsort(1)
+
+    @cached_property
+    def table(self) -> Tensor:
+        """The rotary table of all positions: (2, L, 1, width/2·heads)."""
+        head, size = self.head, self.head.width // self.head.heads
+        return rotary_table(self.length, size, head.columns, self.order.device)[..., 0, :]
+
     def logits(self, x0: Tensor) -> Tensor:
-        rank = torch.empty_like(self.order).scatter_(
-            1, self.order, torch.arange(self.length, device=x0.device).expand_as(self.order)
-        )
-        states = self.elements(slice(0, self.length), x0, rank)
-        rotation = self.rotation(slice(0, self.length))
+        everything = slice(0, self.length)
+        states, rotation = self.elements(everything, x0), self.rotation(everything)
         for layer in self.head.layers:
             states = layer(states, rotation)
-        states = _at(states, rank)
+        states = _at(states, self.rank)
         return self.base + self.head.correction(states, self.mix)
 
     def begin(self) -> Walk:
         return _AnyOrderWalk(self)
 
-    def elements(self, steps: slice, x0: Tensor, rank: Tensor) -> Tensor:
+    def elements(self, steps: slice, x0: Tensor) -> Tensor:
         """What the attention reads at some steps: (B, n, width).
 
-        Args:
-            steps: which ones.
-            x0: (B, L) tokens; read at positions that come before a step's.
-            rank: (B, L) the step of each position.
+        Of the tokens x0 (B, L) those at positions that come before a step's are read.
         """
         head, length, absent = self.head, self.length, self.vocab_size
         at = self.order[:, steps]
@@ -171,30 +177,25 @@ class AnyOrderConditionals(Conditionals):
             if head.columns is not None and abs(offset) < head.columns:
                 outside |= beside // head.columns != at // head.columns
             beside = beside.clamp(0, length - 1)
-            token = torch.where(rank.gather(1, beside) < step, x0.gather(1, beside), absent)
+            token = torch.where(self.rank.gather(1, beside) < step, x0.gather(1, beside), absent)
             out = out + embedding(torch.where(outside, absent + 1, token))
         return out
 
     def rotation(self, steps: slice) -> Rotation:
         """Where the queries and keys of some steps stand."""
-        head, device = self.head, self.order.device
-        table = rotary_table(self.length, head.width // head.heads, head.columns, device)[..., 0, :]
-        step = torch.arange(self.length, device=device)[steps]
+        step = torch.arange(self.length, device=self.order.device)[steps]
         before = self.order[:, (step - 1).clamp(min=0)]
-        return table[:, self.order[:, steps]], table[:, before]
+        return self.table[:, self.order[:, steps]], self.table[:, before]
 
 
 class _AnyOrderWalk(Walk):
     def __init__(self, conditionals: AnyOrderConditionals) -> None:
         self.conditionals = conditionals
         self.caches = [layer.begin(conditionals.last) for layer in conditionals.head.layers]  # type: ignore[operator]
-        order = conditionals.order
-        steps = torch.arange(conditionals.length, device=order.device).expand_as(order)
-        self.rank = torch.empty_like(order).scatter_(1, order, steps)
 
     def _advance(self, steps: slice, x0: Tensor) -> Tensor:
         given = self.conditionals
-        states, rotation = given.elements(steps, x0, self.rank), given.rotation(steps)
+        states, rotation = given.elements(steps, x0), given.rotation(steps)
         for layer, cache in zip(given.head.layers, self.caches):
             states = layer.step(states, steps.start, cache, rotation)  # type: ignore[operator]
         return states
