@@ -270,6 +270,14 @@ class RankOne(Process):
     def prior(self) -> Tensor:
         return self.limit().on()
 
+    def prior_sample(
+        self,
+        shape: Sequence[int],
+        generator: Generator = None,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        return self.limit().sample(shape, generator, device)
+
     def rate(self, t: Time) -> Tensor:
         sigma = self.schedule.sigma(t).double()[..., None, None]
         check_dense(self.vocab_size, sigma.numel())
