@@ -192,7 +192,7 @@ def test_a_collapse_is_stopped_and_the_last_good_student_kept(world, tmp_path, m
 
 
 def test_the_guard_measures_what_it_says():
-    """Against the exact entropies of an enumerated joint, within 4 standard errors of 8192 sequences."""
+    """Against the exact entropies of an enumerated joint, to 4 standard errors of 8192 draws."""
     problem = smoothed(copies(3, 3), 0.3)
     process = Absorbing(4, LogLinear())
     joint, product = problem.denoiser(process, joint=True), problem.denoiser(process)

@@ -105,12 +105,12 @@ HEADS: Registry[type[Head]] = Registry(
 SAMPLERS: Registry[type[Sampler]] = Registry(
     "sampler",
     {
-        "euler": "fewjump.sampler.euler:Euler",
-        "tau-leaping": "fewjump.sampler.tau_leaping:TauLeaping",
-        "ancestral": "fewjump.sampler.ancestral:Ancestral",
+        "euler": "fewjump.sampler.single_stage:Euler",
+        "tau-leaping": "fewjump.sampler.single_stage:TauLeaping",
+        "ancestral": "fewjump.sampler.single_stage:Ancestral",
         "first-hitting": "fewjump.sampler.first_hitting:FirstHitting",
-        "theta-trapezoidal": "fewjump.sampler.trapezoidal:ThetaTrapezoidal",
-        "theta-rk2": "fewjump.sampler.rk2:ThetaRK2",
+        "theta-trapezoidal": "fewjump.sampler.two_stage:ThetaTrapezoidal",
+        "theta-rk2": "fewjump.sampler.two_stage:ThetaRK2",
     },
 )
 

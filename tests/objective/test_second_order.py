@@ -16,7 +16,7 @@ from fewjump.process import Absorbing, FixedRate, ResetToPrior, Uniform, birth_d
 from fewjump.process import rescale_to_gap as rescale
 from fewjump.sampler.base import Move
 from fewjump.sampler.moves import product_table
-from fewjump.sampler.trapezoidal import ThetaTrapezoidal
+from fewjump.sampler.two_stage import ThetaTrapezoidal
 from fewjump.schedule import Linear, LogLinear
 
 CASES = [

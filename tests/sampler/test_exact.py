@@ -8,8 +8,8 @@ import torch
 from fewjump.law.base import enumerate_states, ravel
 from fewjump.process import Absorbing, FixedRate, ResetToPrior, Uniform
 from fewjump.sampler import ThetaRK2, ThetaTrapezoidal, exact_output_law
-from fewjump.sampler.ancestral import reverse_move
 from fewjump.sampler.exact import _push
+from fewjump.sampler.single_stage import reverse_move
 from fewjump.schedule import Linear, LogLinear
 from laws.registry import PROCESSES, random_rate
 from sampler.oracle import problem_for, random_joint, slope, total_variation

@@ -10,11 +10,11 @@ from fewjump.denoiser.logits import LogitDenoiser
 from fewjump.law import ProductLaw
 from fewjump.process import Absorbing, ResetToPrior, Uniform
 from fewjump.random import SampleStreams
-from fewjump.sampler.ancestral import reverse_move
 from fewjump.sampler.first_hitting import RevealMove
 from fewjump.sampler.moves import JointReverseMove, JumpMove, LawMove, PositionwiseMove
 from fewjump.sampler.rates import CombinedRates
 from fewjump.sampler.reverse import reverse_rates, reverse_step
+from fewjump.sampler.single_stage import reverse_move
 from fewjump.schedule import Linear, LogLinear
 from laws.registry import PROCESSES
 from sampler.oracle import chi_square_p, problem_for, random_joint, random_law

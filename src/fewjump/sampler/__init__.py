@@ -1,18 +1,15 @@
 """Samplers: walk a time grid from noise to data."""
 
 from fewjump.registry import SAMPLERS
-from fewjump.sampler.ancestral import Ancestral
 from fewjump.sampler.base import Move, Moves, Sampler, get_sampler
 from fewjump.sampler.carried_grids import carried_grid, carry_grid
-from fewjump.sampler.euler import Euler
 from fewjump.sampler.exact import exact_output_law
 from fewjump.sampler.first_hitting import FirstHitting
 from fewjump.sampler.fitted_grid import FittedGrid, IntervalCosts, fitted_grid, interval_costs
-from fewjump.sampler.rk2 import ThetaRK2
 from fewjump.sampler.run import RunProgress, SamplerRun, run, sample
-from fewjump.sampler.tau_leaping import TauLeaping
+from fewjump.sampler.single_stage import Ancestral, Euler, TauLeaping
 from fewjump.sampler.time_grid import FITTED, GRIDS, time_grid
-from fewjump.sampler.trapezoidal import ThetaTrapezoidal
+from fewjump.sampler.two_stage import ThetaRK2, ThetaTrapezoidal
 
 __all__ = [
     "Ancestral",

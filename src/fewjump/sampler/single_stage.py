@@ -1,4 +1,4 @@
-"""The exact reverse step, given the law of x₀."""
+"""Samplers of one evaluation a step: the exact reverse step, Euler's, and tau-leaping."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fewjump.law.product import as_product
 from fewjump.process import Process
 from fewjump.sampler.base import Move, Moves, Sampler
 from fewjump.sampler.moves import JointReverseMove, JumpMove, PositionwiseMove
-from fewjump.sampler.reverse import posterior, reverse_step
+from fewjump.sampler.reverse import posterior, reverse_rates, reverse_step
 
 
 class Ancestral(Sampler):
@@ -41,3 +41,38 @@ def reverse_move(law: Law, process: Process, x_t: Tensor, t: Tensor, s: Tensor) 
     if rates is not None:
         return JumpMove(x_t, rates, 1.0, "linear")
     return PositionwiseMove(process.reverse_marginals(posterior(law, process), x_t, s, t))
+
+
+class Euler(Sampler):
+    """Pr(xⁱ → y) = (t − s)·σ(t)·Q[y, xⁱ]·r_y for y ≠ xⁱ; each position independently.
+
+    Where these sum to more than 1 the position leaves for certain, to y in proportion; the excess
+    is reported as clamped mass.
+    """
+
+    name: ClassVar[str] = "euler"
+    order: ClassVar[int] = 1
+    evaluations: ClassVar[int] = 1
+    reference: ClassVar[str] = "arXiv 2512.12889, Eq. 11"
+
+    def moves(self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor) -> Moves:
+        rates = reverse_rates(denoiser(x_t, t), denoiser.process, x_t, t)
+        yield JumpMove(x_t, rates, t - s, "linear")
+
+
+class TauLeaping(Sampler):
+    """Each target y of each position has a Poisson clock of its frozen rate; one ring decides.
+
+    A position leaves with probability 1 − exp(−Λ·(t − s)), Λ the sum of its rates, and goes to y
+    in proportion to the rate. (Which of several rings counts does not matter: under frozen rates
+    each ring's target has the same law.) Tokens have no sum, so further rings are not added up.
+    """
+
+    name: ClassVar[str] = "tau-leaping"
+    order: ClassVar[int] = 1
+    evaluations: ClassVar[int] = 1
+    reference: ClassVar[str] = "Campbell et al. 2022, arXiv 2205.14987"
+
+    def moves(self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor) -> Moves:
+        rates = reverse_rates(denoiser(x_t, t), denoiser.process, x_t, t)
+        yield JumpMove(x_t, rates, t - s, "poisson")
