@@ -25,6 +25,7 @@ from fewjump.law.base import Law, enumerate_states
 from fewjump.law.chain import ChainLaw
 from fewjump.law.emission import DenseEmission, LowRankEmission, SharedFactorEmission
 from fewjump.law.enumerated import EnumeratedLaw
+from fewjump.law.finite_support import FiniteSupportLaw, Support
 from fewjump.law.latent import DiscreteLatent, LatentLaw
 from fewjump.law.logits import DenseLogits, LinearLogits
 from fewjump.law.markov import MarkovLaw
@@ -296,6 +297,18 @@ def enumerated_per_row(seed: int = 0) -> EnumeratedLaw:
     return EnumeratedLaw(normal(seed, B, V**L).exp(), factors)
 
 
+def finite_support(seed: int = 0) -> FiniteSupportLaw:
+    """Fourteen of the 27 sequences; the third row's factors exclude them all."""
+    states = enumerate_states(V, L)
+    support = Support(states[normal(seed, 27).argsort()[:14]], V)
+    factors = forbid(normal(seed + 1, B, L, V)).exp()
+    factors[2] = torch.nn.functional.one_hot(states[normal(seed, 27).argsort()[20]], V)
+    weights = normal(seed + 2, 1, 14)
+    return FiniteSupportLaw(
+        support, weights, factors, fallback=lambda: forbid(normal(seed + 3, B, L, V)).exp()
+    )
+
+
 def markov_visible(seed: int = 0) -> MarkovLaw:
     initial, transition = normal(seed, B, V), normal(seed + 1, B, L - 1, V, V)
     factors = forbid(normal(seed + 2, B, L, V)).exp()
@@ -330,6 +343,7 @@ LAWS.add(EnumeratedLaw, enumerated)
 LAWS.add(MarkovLaw, markov)
 LAWS.add(EnumeratedLaw, enumerated_per_row, "EnumeratedLaw-per-row")
 LAWS.add(MarkovLaw, markov_visible, "MarkovLaw-visible")
+LAWS.add(FiniteSupportLaw, finite_support)
 
 
 #: Sizes for three tokens, of the heads that have such a size: theirs are for real vocabularies.

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from fewjump.denoiser.base import Denoiser
 from fewjump.law.base import Law
-from fewjump.law.posterior import normalised
+from fewjump.law.posterior import PosteriorLaw, normalised
 from fewjump.law.product import ProductLaw
 from fewjump.process import Process
 
 if TYPE_CHECKING:
-    from fewjump.problem.base import PosteriorLaw, Problem
+    from fewjump.problem.base import Problem
 
 
 class ExactDenoiser(Denoiser):

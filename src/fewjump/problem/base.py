@@ -11,14 +11,10 @@ import torch
 from torch import Tensor
 
 from fewjump.denoiser.exact import ExactDenoiser
-from fewjump.law.enumerated import EnumeratedLaw
-from fewjump.law.markov import MarkovLaw
-from fewjump.law.posterior import padded, position_entropy
+from fewjump.law.posterior import PosteriorLaw, padded, position_entropy
 from fewjump.process import Process
 from fewjump.random import Generator, uniform
 from fewjump.schedule import Time, as_time
-
-PosteriorLaw = EnumeratedLaw | MarkovLaw
 
 
 class Estimate(NamedTuple):
@@ -163,7 +159,7 @@ class Problem(ABC):
         x0 = self.sample(samples, generator)
         x_t = process.corrupt(x0, 0.0, t, generator)
         law = ExactDenoiser(self, process, joint=True)(x_t, t)
-        assert isinstance(law, EnumeratedLaw | MarkovLaw)
+        assert isinstance(law, PosteriorLaw)
         return Estimate.from_draws(law.total_correlation())
 
     def check_tokens(self, x: Tensor) -> None:
