@@ -107,6 +107,8 @@ def measure_text(
     target: float,
     replicates: int = REPLICATES,
     grid: GridSpec | None = None,
+    prompt: Tensor | None = None,
+    fixed: Tensor | None = None,
 ) -> dict[str, Any]:
     """Everything about ``count`` samples at ``steps`` steps.
 
@@ -118,7 +120,7 @@ def measure_text(
         seed: of the draws.
         target: trigram entropy in nats that quality is matched at.
         replicates: of every interval.
-        grid: as for :func:`fewjump.sample`.
+        grid, prompt, fixed: as for :func:`fewjump.sample`.
 
     Returns:
         The metrics of :class:`~fewjump.evaluate.text.TextMeter` at temperature 1 with ``_low`` and
@@ -132,7 +134,14 @@ def measure_text(
     def measure(temperature: float) -> Scores:
         with timed_trunk(denoiser) as spent:
             result = draw(
-                denoiser, count, steps, grid=grid, generator=seed, temperature=temperature
+                denoiser,
+                count,
+                steps,
+                grid=grid,
+                generator=seed,
+                temperature=temperature,
+                prompt=prompt,
+                fixed=fixed,
             )
         if temperature == 1:
             about.update(

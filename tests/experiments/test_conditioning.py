@@ -5,9 +5,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from experiments.conditioning import KINDS, Config, filling, holes, measure
+from experiments.conditioning import (
+    FEW,
+    FILLED_IN,
+    HIDDEN,
+    KINDS,
+    Config,
+    filling,
+    filling_one_by_one,
+    holes,
+    measure,
+)
+from experiments.wall_clock import TEACHER
 from fewjump.denoiser.logits import LogitDenoiser
+from fewjump.problem import EnumeratedJoint
 from fewjump.process import Absorbing
+from fewjump.random import generator_for
 from fewjump.schedule import LogLinear
 from toy_text import SIZES, names_file
 
@@ -32,9 +45,32 @@ def test_a_filling_is_scored_over_its_holes_alone():
     torch.testing.assert_close(filling(model, x0, hole), expected, atol=1e-6, rtol=0)
 
 
+def test_holes_revealed_one_by_one_are_the_chain_rule():
+    """A law that knows its neighbours: the average over all orders, against brute force."""
+    joint = EnumeratedJoint.random(3, 3, 2.0, generator_for(1))
+    model = joint.denoiser(Absorbing(4, LogLinear()))
+    x0 = joint.sample(40, generator_for(2))
+    hole = holes("scattered", (40, 3), 1)
+    hole[:, 0] = True
+    for row in range(3):
+        exact = joint.posterior(
+            torch.where(hole, 3, x0)[row : row + 1], 0.5, model.process
+        ).log_prob(x0[row : row + 1])
+        # With the exact posterior of each position every order has the same product.
+        found = filling_one_by_one(model, x0[row : row + 1], hole[row : row + 1])
+        torch.testing.assert_close(found * hole[row].sum(), -exact, atol=1e-10, rtol=0)
+    alone = filling(model, x0, hole)
+    together = filling_one_by_one(model, x0, hole)
+    assert float((alone - together).mean()) > 0.01
+
+
 def test_rows_are_whole_and_remembered(tmp_path):
     config = Config(names=names_file(tmp_path), runs=tmp_path / "runs", steps=2)
     found = measure(config, SIZES)
     assert {row["student"] for row in found["rows"]} == {"teacher", *KINDS}
-    assert len(found["fillings"]) == 3 * len(KINDS)
+    counts = {k: len(HIDDEN) * len(FILLED_IN.get(k, FEW)) + 3 for k in (TEACHER, *KINDS)}
+    for kind, count in counts.items():
+        assert sum(row["student"] == kind for row in found["fillings"]) == count
+    drawn = [row for row in found["fillings"] if "steps" in row]
+    assert all(row["nll"] > 0 and row["seconds_alone"] > 0 for row in drawn)
     assert measure(config, SIZES)["fillings"] == found["fillings"]
