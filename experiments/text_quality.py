@@ -26,7 +26,7 @@ Scores = Mapping[str, Interval]
 
 
 def enclosing(
-    measure: Callable[[float], Scores], target: float, ladder: Sequence[float] = LADDER
+    measure: Callable[[float], Scores], target: float, ladder: Sequence[float] | None = None
 ) -> dict[float, Scores]:
     """Scores at temperature 1 and on along the ladder until the entropies enclose ``target``.
 
@@ -35,11 +35,12 @@ def enclosing(
     Args:
         measure: temperature → scores with an ``entropy``, which rises with the temperature.
         target: in nats.
-        ladder: increasing temperatures, 1 among them.
+        ladder: increasing temperatures, 1 among them; by default :data:`LADDER`.
 
     Returns:
         By temperature. If the ladder ends first, its entropies do not enclose the target.
     """
+    ladder = LADDER if ladder is None else ladder
     found = {1.0: measure(1.0)}
     down = found[1.0]["entropy"].value > target
     rest = [t for t in ladder if t < 1][::-1] if down else [t for t in ladder if t > 1]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from experiments.conditioning import (
-    FEW,
-    FILLED_IN,
     HIDDEN,
     KINDS,
     Config,
@@ -64,13 +64,18 @@ def test_holes_revealed_one_by_one_are_the_chain_rule():
     assert float((alone - together).mean()) > 0.01
 
 
-def test_rows_are_whole_and_remembered(tmp_path):
+def test_rows_are_whole_and_remembered(tmp_path, monkeypatch):
+    monkeypatch.setattr("experiments.conditioning.FILLED_IN", {TEACHER: (1, 2)})
+    monkeypatch.setattr("experiments.conditioning.FEW", (1,))
+    monkeypatch.setattr("experiments.conditioning._ALONE", 1)
+    monkeypatch.setattr("experiments.text_quality.LADDER", (0.5, 1.0, 2.0))
+    few = replace(SIZES, steps=(1, 2), teacher_extra=())
     config = Config(names=names_file(tmp_path), runs=tmp_path / "runs", steps=2)
-    found = measure(config, SIZES)
+    found = measure(config, few)
     assert {row["student"] for row in found["rows"]} == {"teacher", *KINDS}
-    counts = {k: len(HIDDEN) * len(FILLED_IN.get(k, FEW)) + 3 for k in (TEACHER, *KINDS)}
+    counts = {k: len(HIDDEN) * (2 if k == TEACHER else 1) + 3 for k in (TEACHER, *KINDS)}
     for kind, count in counts.items():
         assert sum(row["student"] == kind for row in found["fillings"]) == count
     drawn = [row for row in found["fillings"] if "steps" in row]
     assert all(row["nll"] > 0 and row["seconds_alone"] > 0 for row in drawn)
-    assert measure(config, SIZES)["fillings"] == found["fillings"]
+    assert measure(config, few)["fillings"] == found["fillings"]
