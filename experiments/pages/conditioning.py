@@ -1,0 +1,71 @@
+"""Tables of students that read what is visible."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from experiments.pages.markdown import MISSING, Row, pivot, plus_minus, steps_head, table, where
+from experiments.pages.road import load
+from experiments.wall_clock import TEACHER
+from fewjump.evaluate.bootstrap import over_seeds
+
+
+def by_steps(corpus: str) -> str:
+    """NLL at matched entropy, students against numbers of steps."""
+    rows = load(f"conditioning_{corpus}")["rows"]
+    return pivot(
+        rows, {"student": "student"}, "steps", lambda r: _cell(r, "matched_nll"), steps_head
+    )
+
+
+def fillings(corpus: str) -> str:
+    """What a filling costs and how good it is: by the true filling, and by the judge."""
+    rows = load(f"conditioning_{corpus}")["fillings"]
+    lines = []
+    for hidden in dict.fromkeys(r["hidden"] for r in rows if "steps" in r):
+        here = where(rows, hidden=hidden)
+        slow = where([r for r in here if "steps" in r], student=TEACHER, steps=64)
+        for student in dict.fromkeys(r["student"] for r in here):
+            mine = where(here, student=student)
+            truth = [r for r in mine if "steps" not in r]
+            drawn = [r for r in mine if "steps" in r]
+            for steps in sorted({r["steps"] for r in drawn}):
+                now = where(drawn, steps=steps)
+                # The law of a number of steps is known of one, and bounded with one hole a step.
+                exact = {1: "nll", 64: "one_by_one"}.get(steps, "")
+                speed = _mean(slow, "seconds_alone") / _mean(now, "seconds_alone")
+                lines.append(
+                    (
+                        hidden,
+                        f"{student}, {steps_head(steps)}",
+                        _cell(truth, exact) if exact in truth[0] else MISSING,
+                        _cell(now, "nll"),
+                        _cell(now, "matched_nll"),
+                        f"{1e3 * _mean(now, 'seconds_alone'):.1f}",
+                        f"{speed:.1f}×",
+                    )
+                )
+    header = (
+        "hidden half",
+        "filled by",
+        "−log p of the truth, nats a hole",
+        "judge NLL",
+        "at matched entropy",
+        "ms, one alone",
+        "teacher's 64 over it",
+    )
+    return table(header, lines)
+
+
+def _cell(rows: Sequence[Row], key: str) -> str:
+    known = [r for r in rows if r[key] is not None]
+    if not known:
+        return MISSING
+    if len(known) == 1:
+        return plus_minus(known[0], key)
+    value, _, high = over_seeds(known, key)
+    return f"{value:.3f} ± {high - value:.3f}"
+
+
+def _mean(rows: Sequence[Row], key: str) -> float:
+    return sum(r[key] for r in rows) / len(rows)
