@@ -80,12 +80,6 @@ class ImageClassifier(nn.Module):
             raise ValueError(f"levels must lie in 0..{levels - 1}; was a mask left in a sample?")
         return torch.cat([self.embed(part) for part in tokens.split(_CHUNK_ROWS)]).double()
 
-    @torch.no_grad()
-    def accuracy(self, tokens: Tensor, labels: Tensor) -> float:
-        """Fraction of pictures that are given their class."""
-        parts = [self(part).argmax(-1) for part in as_tokens(tokens).split(_CHUNK_ROWS)]
-        return float((torch.cat(parts) == labels).double().mean())
-
 
 def train_classifier(
     dataset: Dataset, steps: int = DEFAULT_STEPS, batch_size: int = 64, seed: int = 0

@@ -4,7 +4,7 @@ from fewjump.objective.base import Metrics, Objective, freeze
 from fewjump.objective.conditional import ConditionalMatching
 from fewjump.objective.elbo import CrossEntropyELBO, nelbo
 from fewjump.objective.joint import JointConditionalMatching
-from fewjump.objective.latent import LatentMatching, importance_bound
+from fewjump.objective.latent import LatentMatching
 from fewjump.objective.on_policy import OnPolicyRefinement
 from fewjump.objective.score_entropy import ScoreEntropy
 from fewjump.objective.time_sampling import TimeSampling
@@ -22,6 +22,5 @@ __all__ = [
     "ScoreEntropy",
     "TimeSampling",
     "freeze",
-    "importance_bound",
     "nelbo",
 ]

@@ -124,9 +124,19 @@ class ChainProblem(Problem):
     def bigram_tv_floor(
         self, n: int, repeats: int = 8, generator: torch.Generator | None = None
     ) -> Estimate:
-        """The :meth:`bigram_tv` that ``n`` exact samples have, on average of ``repeats`` sets."""
-        values = [self.bigram_tv(self.sample(n, generator)) for _ in range(repeats)]
-        return Estimate.from_draws(torch.tensor(values, dtype=torch.float64))
+        """The :meth:`bigram_tv` that ``n`` exact samples have: the mean of ``repeats`` sets.
+
+        The interval is of a single set: where the score of a perfect sampler would lie.
+
+        Raises:
+            ValueError: for fewer than 2 sets.
+        """
+        if repeats < 2:
+            raise ValueError(f"the floor needs at least 2 sets of exact samples, got {repeats}")
+        draws = [self.bigram_tv(self.sample(n, generator)) for _ in range(repeats)]
+        values = torch.tensor(draws, dtype=torch.float64)
+        value, spread = float(values.mean()), 1.96 * float(values.std())
+        return Estimate(value, max(0.0, value - spread), value + spread)
 
 
 class MarkovChain(ChainProblem):
