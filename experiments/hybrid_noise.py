@@ -22,7 +22,7 @@ from fewjump.denoiser.base import Denoiser
 from fewjump.evaluate.bootstrap import over_seeds
 from fewjump.objective import JointConditionalMatching
 from fewjump.objective.teacher_time import joint_near
-from fewjump.problem.examples import reference_markov_chain
+from fewjump.problem import reference_markov_chain
 from fewjump.process import Absorbing, Process, Uniform, gidd, mask_to_uniform
 from fewjump.random import generator_for
 from fewjump.sampler import run as draw

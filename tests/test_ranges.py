@@ -12,8 +12,7 @@ import torch
 from fewjump.evaluate.bootstrap import bootstrap, mean
 from fewjump.objective import ConditionalMatching, JointConditionalMatching, LatentMatching
 from fewjump.objective.time_sampling import TimeSampling
-from fewjump.problem import EnumeratedJoint
-from fewjump.problem.examples import ising
+from fewjump.problem import EnumeratedJoint, ising
 from fewjump.process import discretised_gaussian_rate, rescale_to_gap
 from fewjump.sampler.run import _check_temperature
 from fewjump.schedule import Cosine, Geometric, Linear, LogLinear

@@ -21,7 +21,7 @@ from fewjump.objective.base import Metrics, require_frozen
 from fewjump.objective.joint import JointConditionalMatching
 from fewjump.objective.known import Given
 from fewjump.objective.teacher_time import candidate_times, choose_target
-from fewjump.objective.times import time_weight
+from fewjump.objective.time_sampling import time_weight
 from fewjump.options.objectives import LatentOptions
 from fewjump.random import Generator
 

@@ -22,7 +22,7 @@ from fewjump.objective.score_function import (
     score_surrogate,
     token_reward,
 )
-from fewjump.objective.times import (
+from fewjump.objective.time_sampling import (
     spread_uniform,
     time_weight,
 )
@@ -104,7 +104,7 @@ class OnPolicyRefinement(Objective, OnPolicyOptions):
         """Have ``inspect(step, student)`` called before a state is saved.
 
         It returns numbers for the log, or raises to end the run without saving: see
-        :mod:`fewjump.train.diversity`.
+        :mod:`fewjump.train.monitor`.
         """
         self._inspect = inspect
 
