@@ -108,13 +108,15 @@ class Plan:
 
 @dataclass(kw_only=True)
 class Config(Options):
-    """Adaptive grids and training times against uniform ones, with trained networks."""
+    """Adaptive grids and training times against uniform ones, with trained networks.
+
+    Attributes:
+        names: file with one name of a–z per line.
+        text: text file; built-in text without it.
+    """
 
     names: Path
-    """File with one name of a–z per line."""
-
     text: Path | None = None
-    """Text file; built-in text without it."""
 
 
 def measure(config: Config) -> Content:

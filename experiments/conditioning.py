@@ -62,16 +62,17 @@ def filling(model: Denoiser, x0: Tensor, hole: Tensor, batch: int = 256) -> Tens
 
 @dataclass(kw_only=True)
 class Config(Options):
-    """Students that read what is visible, on names."""
+    """Students that read what is visible, on names.
+
+    Attributes:
+        names: file with one name of a–z per line.
+        seeds: trainings of everything.
+        steps: optimiser steps of each student.
+    """
 
     names: Path | None = None
-    """File with one name of a–z per line."""
-
     seeds: int = 1
-    """Trainings of everything."""
-
     steps: int = 2000
-    """Optimiser steps of each student."""
 
 
 def sizes_of(config: Config, sizes: Sizes) -> Sizes:

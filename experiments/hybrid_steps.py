@@ -131,11 +131,13 @@ def excess(
 
 @dataclass
 class Config(Options):
-    """Whose law spoils the second of two steps."""
+    """Whose law spoils the second of two steps.
+
+    Attributes:
+        seeds: of the models and of the draws.
+    """
 
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
-    """Of the models and of the draws."""
-
     sizes: Sizes = field(default_factory=Sizes)
 
 

@@ -225,10 +225,13 @@ def summary(rows: Rows) -> Rows:
 
 @dataclass
 class Config(Options):
-    """Joint students on enumerated problems, with exact laws."""
+    """Joint students on enumerated problems, with exact laws.
+
+    Attributes:
+        seeds: trainings of every student.
+    """
 
     seeds: int = 3
-    """Trainings of every student."""
 
 
 def measure(config: Config) -> Content:

@@ -42,24 +42,23 @@ def reason(error: BaseException, limit: int = 300) -> str:
 
 @dataclass
 class ReadingOptions:
-    """What a model does not say itself; see :func:`fewjump.load`."""
+    """What a model does not say itself; see :func:`fewjump.load`.
+
+    Attributes:
+        weights: checkpoints of SEDD, MDLM, UDLM and Duo: averaged weights, or (raw) those that were
+            trained.
+        family: such a checkpoint without a configuration: what it is.
+        mask: such a checkpoint: number of the mask, where its tokenizer does not say.
+        label: such a checkpoint: class to condition a class-conditional one on.
+        tokenizer: what the model's tokens are, if it does not say: a tokenizer.json, a tokenizer's
+            folder, or hf:owner/name. Checkpoints of SEDD, MDLM, UDLM and Duo do not say.
+    """
 
     weights: WeightsName = "ema"
-    """Checkpoints of SEDD, MDLM, UDLM and Duo: averaged weights, or (raw) those that were
-    trained."""
-
     family: FamilyName | None = None
-    """Such a checkpoint without a configuration: what it is."""
-
     mask: int | None = None
-    """Such a checkpoint: number of the mask, where its tokenizer does not say."""
-
     label: int | None = None
-    """Such a checkpoint: class to condition a class-conditional one on."""
-
     tokenizer: Source | None = None
-    """What the model's tokens are, if it does not say: a tokenizer.json, a tokenizer's folder, or
-    hf:owner/name. Checkpoints of SEDD, MDLM, UDLM and Duo do not say."""
 
 
 def reading_values(options: Any) -> dict[str, Any]:

@@ -38,59 +38,47 @@ _OF_A_FOLDER = re.compile(r"\d{5,}\.(png|txt)")
 
 @dataclass
 class Subject:
-    """What to draw, and how."""
+    """What to draw, and how.
+
+    Attributes:
+        path: folder of a run or of a saved model; a checkpoint of SEDD, MDLM, UDLM or Duo; folder
+            of a masked language model of transformers; or hf:owner/name, a repository of the hub.
+        num_samples: how many samples.
+        steps: steps from noise to data. Each costs one network evaluation, or two (theta-...).
+        keep_grid: with --grid fitted: write the times into the model's folder, where --grid fitted
+            finds them the next time, for as long as the model is the same.
+        seed: the same seed gives the same samples, whatever the batch size.
+        prompt: text the samples begin with (for a model of tokens: integers separated by spaces).
+        infill: text with holes: every [MASK] is one token to draw, the rest is kept. What comes
+            after its end, up to the length, is drawn too.
+        length: tokens per sample. Several numbers are taken in turn, and the shorter samples
+            padded, if the model has padding. Default: what the model was trained on.
+        temperature: below 1 sharpens every draw, at the price of variety.
+        top_p: draw only from the most likely tokens of this total probability.
+        batch_size: samples per batch. Default: what fits.
+        out: file or folder to write.
+        show_steps: show, on the error stream, how the first sample of each batch comes about.
+        scale: side of a pixel in a .png.
+        device: where to compute, for example cuda.
+        progress: show progress, if it takes a while.
+    """
 
     path: Annotated[Path, tyro.conf.Positional]
-    """Folder of a run or of a saved model; a checkpoint of SEDD, MDLM, UDLM or Duo; folder of a
-    masked language model of transformers; or hf:owner/name, a repository of the hub."""
-
     num_samples: int = 8
-    """How many samples."""
-
     steps: int = 8
-    """Steps from noise to data. Each costs one network evaluation, or two (theta-...)."""
-
     keep_grid: bool = False
-    """With --grid fitted: write the times into the model's folder, where --grid fitted finds them
-    the next time, for as long as the model is the same."""
-
     seed: int = 0
-    """The same seed gives the same samples, whatever the batch size."""
-
     prompt: str | None = None
-    """Text the samples begin with (for a model of tokens: integers separated by spaces)."""
-
     infill: str | None = None
-    """Text with holes: every [MASK] is one token to draw, the rest is kept. What comes after its
-    end, up to the length, is drawn too."""
-
     length: tuple[int, ...] = ()
-    """Tokens per sample. Several numbers are taken in turn, and the shorter samples padded, if the
-    model has padding. Default: what the model was trained on."""
-
     temperature: float = 1.0
-    """Below 1 sharpens every draw, at the price of variety."""
-
     top_p: float = 1.0
-    """Draw only from the most likely tokens of this total probability."""
-
     batch_size: int | None = None
-    """Samples per batch. Default: what fits."""
-
     out: Path | None = None
-    """File or folder to write."""
-
     show_steps: bool = False
-    """Show, on the error stream, how the first sample of each batch comes about."""
-
     scale: int = 4
-    """Side of a pixel in a .png."""
-
     device: str = "cpu"
-    """Where to compute, for example cuda."""
-
     progress: bool = True
-    """Show progress, if it takes a while."""
 
 
 @dataclass

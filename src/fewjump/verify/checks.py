@@ -1,8 +1,8 @@
 """The named checks of ``fewjump verify NAME``: which there are, what they take, what they answer.
 
 To add one: a line in :data:`CHECKS`, and a file ``fewjump/verify/<name>.py`` (``-`` becomes ``_``)
-with a dataclass that subclasses :class:`Check`. Its fields are the options, its docstrings the help
-and the page's note. The file imports torch and the like inside its methods, so that ``--help``
+with a dataclass that subclasses :class:`Check`. Its fields are the options, their lines of
+"Attributes" the help, and the rest of its docstring the page's note. The file imports torch and the like inside its methods, so that ``--help``
 answers at once.
 """
 
@@ -106,6 +106,8 @@ class Check(ABC):
         name: on the command line.
         about: what it asks, for the list of checks.
         question: what it asks, as its page's title.
+        out: folder for results.json and report.html. Default: verify-NAME.
+        seed: seed of every random draw.
     """
 
     name: ClassVar[str]
@@ -113,10 +115,7 @@ class Check(ABC):
     question: ClassVar[str]
 
     out: Path | None = None
-    """Folder for results.json and report.html. Default: verify-NAME."""
-
     seed: int = 0
-    """Seed of every random draw."""
 
     @abstractmethod
     def validate(self) -> None:
@@ -139,7 +138,8 @@ class Check(ABC):
         self, rows: Rows, verdict: Sequence[str], charts: Sequence[Chart], **more: Any
     ) -> CheckResult:
         """The result, with what every check says of itself; ``more`` are its other fields."""
-        note = Note("What is measured", inspect.cleandoc(type(self).__doc__ or "").split("\n\n"))
+        words, _, _ = inspect.cleandoc(type(self).__doc__ or "").partition("\n\nAttributes:")
+        note = Note("What is measured", words.split("\n\n"))
         about = {"notes": [note], "settings": self.settings()}
         return CheckResult(self.name, self.question, rows, verdict, charts, **more, **about)
 
@@ -150,17 +150,18 @@ class Check(ABC):
 
 @dataclass
 class ModelCheck(ReadingOptions, Check):
-    """A check that also measures a user's model."""
+    """A check that also measures a user's model.
+
+    Attributes:
+        model: a saved model, the run folder that holds it, or a checkpoint of SEDD, MDLM, UDLM or
+            Duo, to measure in place of the problem (recovery: beside it).
+        data: what the model was trained on: a file, `digits` or `text`. Default: its own samples.
+        seeds: repetitions, for the intervals.
+    """
 
     model: Path | None = None
-    """A saved model, the run folder that holds it, or a checkpoint of SEDD, MDLM, UDLM or Duo, to
-    measure in place of the problem (recovery: beside it)."""
-
     data: str | None = None
-    """What the model was trained on: a file, `digits` or `text`. Default: its own samples."""
-
     seeds: int = 3
-    """Repetitions, for the intervals."""
 
     def validate(self) -> None:
         """Raise ValueError for options that go with ``--model`` where there is none."""

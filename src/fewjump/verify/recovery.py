@@ -31,6 +31,15 @@ class Recovery(ModelCheck):
     network that is trained here, against exact posteriors: E‖p̂ − p‖₁, at most 2 for two laws. With
     --model, a saved model's own ratios too: the clipped mass, and how surprised each method's
     posterior is by the true token.
+
+    Attributes:
+        families: which processes.
+        vocab_sizes: vocabularies. Structured processes take any; 50257 takes about two minutes.
+            Those that take long are measured with one seed.
+        dense_limit: largest vocabulary of the processes with a dense kernel. Up to 1024 in a few
+            minutes.
+        threshold: recovery breaks where E‖p̂ − p‖₁ passes this.
+        network_steps: optimiser steps of the score networks; 0 for none.
     """
 
     name = "recovery"
@@ -38,20 +47,10 @@ class Recovery(ModelCheck):
     question = "When can a posterior be recovered from concrete scores?"
 
     families: list[str] = field(default_factory=lambda: [*STRUCTURED, *DENSE])
-    """Which processes."""
-
     vocab_sizes: list[int] = field(default_factory=lambda: [4, 64, 256])
-    """Vocabularies. Structured processes take any; 50257 takes about two minutes. Those that take
-    long are measured with one seed."""
-
     dense_limit: int = 256
-    """Largest vocabulary of the processes with a dense kernel. Up to 1024 in a few minutes."""
-
     threshold: float = 0.1
-    """Recovery breaks where E‖p̂ − p‖₁ passes this."""
-
     network_steps: int = 300
-    """Optimiser steps of the score networks; 0 for none."""
 
     def validate(self) -> None:
         super().validate()

@@ -39,6 +39,11 @@ class WarmStart(ModelCheck):
     A small transformer teacher is trained on a Markov chain whose posterior is known, then
     distilled twice with the same data and noise. With --model, a saved teacher is distilled
     instead, judged by how surprised its student is by true tokens.
+
+    Attributes:
+        matching: how x_s is drawn.
+        steps: optimiser steps of the students.
+        teacher_steps: optimiser steps of the teacher.
     """
 
     name = "warm-start"
@@ -48,13 +53,8 @@ class WarmStart(ModelCheck):
     matching: Literal["forward", "student-euler", "student-exact", "student-trapezoidal"] = (
         "forward"
     )
-    """How x_s is drawn."""
-
     steps: int = 320
-    """Optimiser steps of the students."""
-
     teacher_steps: int = 400
-    """Optimiser steps of the teacher."""
 
     def validate(self) -> None:
         super().validate()
