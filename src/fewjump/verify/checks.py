@@ -2,8 +2,8 @@
 
 To add one: a line in :data:`CHECKS`, and a file ``fewjump/verify/<name>.py`` (``-`` becomes ``_``)
 with a dataclass that subclasses :class:`Check`. Its fields are the options, their lines of
-"Attributes" the help, and the rest of its docstring the page's note. The file imports torch and the like inside its methods, so that ``--help``
-answers at once.
+"Attributes" the help, and the rest of its docstring the page's note. The file imports torch and the
+like inside its methods, so that ``--help`` answers at once.
 """
 
 from __future__ import annotations
