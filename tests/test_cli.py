@@ -473,8 +473,8 @@ def test_evaluate_and_report(
 
 def test_results_never_go_into_a_saved_model(tmp_path: Path) -> None:
     from fewjump.commands.evaluate import names_of, results_folder
-    from fewjump.commands.models import open_model
     from fewjump.data import Characters
+    from fewjump.publish.models import open_model
 
     saved_model(tmp_path / "run", Characters("ab"), 4)
     bare, run = open_model(tmp_path / "run" / "model"), open_model(tmp_path / "run")

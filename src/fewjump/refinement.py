@@ -22,7 +22,7 @@ from fewjump.objective.on_policy import StudentWithAuxiliary
 from fewjump.options.objectives import GuardOptions, OnPolicyOptions, StatesName
 from fewjump.options.training import REFINEMENT, TrainConfig
 from fewjump.random import fold_seed
-from fewjump.runs import describe_model, finish, keep_teacher, run_folder, set_aside
+from fewjump.runs import describe_model, finish, keeping, run_folder, set_aside
 from fewjump.train import TrainResult, train
 from fewjump.train.data import Tokens
 from fewjump.train.ema import ExponentialMovingAverage
@@ -106,11 +106,6 @@ def refine(
         "auxiliary_lr": limits.auxiliary_lr,
     }
 
-    def keep(folder: Path) -> None:
-        keep_teacher(teacher, folder, data)
-        if accepted is not None:
-            accepted(folder)
-
     def watch() -> None:
         if not limits.guard:
             return
@@ -140,7 +135,7 @@ def refine(
                     length=length,
                     out=out,
                     run_config=run,
-                    accepted=keep,
+                    accepted=keeping(teacher, data, accepted),
                     prepare=watch,
                     label="refine",
                 )

@@ -110,8 +110,8 @@ class Options(DocumentOptions, ReadingOptions, Subject):
 
 def run(options: Options) -> int:
     from fewjump.api import distill
-    from fewjump.commands.models import open_data_like, open_model
     from fewjump.data.load import DEFAULT_LENGTH
+    from fewjump.publish.models import open_data_like, open_model
 
     if options.data is None:
         refuse_without_data(options)

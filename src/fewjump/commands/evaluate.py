@@ -24,9 +24,9 @@ from fewjump.lock import sole_writer
 from fewjump.reading import ReadingOptions, reading_values
 
 if TYPE_CHECKING:
-    from fewjump.commands.models import Model
     from fewjump.data import Dataset
     from fewjump.evaluate import Meter
+    from fewjump.publish.models import Model
     from fewjump.report import Row
 
 SHOWN_IMAGES, SHOWN_TEXTS = 24, 3
@@ -78,7 +78,7 @@ class Options(DocumentOptions, ReadingOptions, GridOptions, Subject):
 
 def run(options: Options) -> int:
     from fewjump.checkpoint.folder import WEIGHTS_FILE
-    from fewjump.commands.models import open_data_like, open_models
+    from fewjump.publish.models import open_data_like, open_models
     from fewjump.report import machine_facts, write_results
 
     if not options.paths:

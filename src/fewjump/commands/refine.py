@@ -62,7 +62,7 @@ class Options(DocumentOptions, ReadingOptions, Subject):
 
 
 def run(options: Options) -> int:
-    from fewjump.commands.models import open_data_like, open_models
+    from fewjump.publish.models import open_data_like, open_models
     from fewjump.refinement import refine
 
     if options.data is None:

@@ -53,9 +53,9 @@ class Options(ReadingOptions, SamplerOptions, Subject):
 
 
 def run(options: Options) -> int:
-    from fewjump.commands.models import open_model
     from fewjump.publish import Pipeline
     from fewjump.publish.conditions import read_conditions
+    from fewjump.publish.models import open_model
     from fewjump.rollouts import rollouts
 
     check_draws([options.steps], options.num_samples)

@@ -100,8 +100,8 @@ def run(options: Options) -> int:
     if options.keep_grid:
         _check_can_keep(options)
 
-    from fewjump.commands.models import open_model
     from fewjump.publish import Pipeline
+    from fewjump.publish.models import open_model
 
     denoiser, vocabulary, folder = open_model(options.path, options.device, reading_values(options))
     if options.keep_grid:

@@ -94,7 +94,7 @@ class Options(DocumentOptions, Subject):
 def run(options: Options) -> int:
     from fewjump.api import train_teacher
     from fewjump.assembly import data_objective
-    from fewjump.commands.models import open_data
+    from fewjump.publish.models import open_data
 
     if options.process != "gidd" and options.uniform_share != UNIFORM_SHARE:
         raise ValueError("--uniform-share is for --process gidd")
