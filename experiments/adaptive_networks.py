@@ -33,7 +33,7 @@ from experiments.harness import Content, Options, Rows, kept, main, place
 from experiments.text_sizes import SIZES, load_corpus
 from fewjump.data import load_data
 from fewjump.denoiser.base import Denoiser
-from fewjump.evaluate.classifier import classifier_for
+from fewjump.evaluate.image import classifier_for
 
 PARTS = ("grids", "training", "joint")
 

@@ -6,7 +6,7 @@ import torch
 
 from fewjump.data import Dataset, ImageLevels, Tokens
 from fewjump.evaluate import ImageMeter, classifier_for, frechet_distance, train_classifier
-from fewjump.evaluate.classifier import ImageClassifier, load_classifier
+from fewjump.evaluate.image import ImageClassifier, load_classifier
 from fewjump.random import generator_for, integers
 
 

@@ -1,7 +1,6 @@
 """Judging samples: exact where the truth is known, with intervals everywhere else."""
 
 from fewjump.evaluate.bootstrap import Interval, bootstrap, combine
-from fewjump.evaluate.classifier import ImageClassifier, classifier_for, train_classifier
 from fewjump.evaluate.exact import (
     ErrorDecomposition,
     data_law,
@@ -11,7 +10,14 @@ from fewjump.evaluate.exact import (
     tv,
 )
 from fewjump.evaluate.frechet import frechet_distance, gaussian_frechet
-from fewjump.evaluate.image import ImageMeter, ManifoldScores, manifold_scores
+from fewjump.evaluate.image import (
+    ImageClassifier,
+    ImageMeter,
+    ManifoldScores,
+    classifier_for,
+    manifold_scores,
+    train_classifier,
+)
 from fewjump.evaluate.judges import Judge, NGramJudge
 from fewjump.evaluate.likelihood import one_evaluation_nll, one_evaluation_nlls, path_bound
 from fewjump.evaluate.meter import ChainMeter, DataMeter, Meter, as_result, quality

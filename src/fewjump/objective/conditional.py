@@ -13,9 +13,8 @@ from torch import Tensor
 from fewjump.denoiser.base import Denoiser
 from fewjump.law.base import Law
 from fewjump.law.product import as_product
-from fewjump.objective.base import MatchingObjective, Metrics, require_frozen
+from fewjump.objective.base import Given, MatchingObjective, Metrics, require_frozen
 from fewjump.objective.intermediate import draw_earlier, roll_down
-from fewjump.objective.known import Given
 from fewjump.objective.time_sampling import (
     draw_time_pair,
     spread_uniform,

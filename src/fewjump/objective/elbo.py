@@ -12,8 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from fewjump.denoiser.base import Denoiser
 from fewjump.law.base import row_chunks
 from fewjump.law.product import as_product
-from fewjump.objective.base import Metrics, Objective
-from fewjump.objective.known import Given
+from fewjump.objective.base import Given, Metrics, Objective
 from fewjump.objective.time_sampling import spread_uniform
 from fewjump.options.objectives import DataOptions
 from fewjump.process import Process

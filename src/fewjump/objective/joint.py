@@ -11,9 +11,8 @@ from torch import Tensor
 
 from fewjump.denoiser.base import Denoiser
 from fewjump.law.base import Law
-from fewjump.objective.base import MatchingObjective, Metrics, require_frozen
+from fewjump.objective.base import Given, MatchingObjective, Metrics, require_frozen
 from fewjump.objective.intermediate import bridge_path, forward_path, roll_down, rollout_path
-from fewjump.objective.known import Given
 from fewjump.objective.teacher_time import (
     Target,
     candidate_times,

@@ -17,9 +17,8 @@ from fewjump.denoiser.latent import LatentHead
 from fewjump.denoiser.network import NetworkDenoiser
 from fewjump.law.base import Law
 from fewjump.law.latent import DiscreteLatent, Latent, LatentLaw, unit_kl
-from fewjump.objective.base import Metrics, require_frozen
+from fewjump.objective.base import Given, Metrics, require_frozen
 from fewjump.objective.joint import JointConditionalMatching
-from fewjump.objective.known import Given
 from fewjump.objective.teacher_time import candidate_times, choose_target
 from fewjump.objective.time_sampling import time_weight
 from fewjump.options.objectives import LatentOptions
