@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeAlias, TypedDict, get_args
 
 import torch
 
+from fewjump.config import one_of
 from fewjump.data.corpus import Packing, corpus
 from fewjump.data.dataset import Dataset, check_count
 from fewjump.data.documents import is_documents, unused_by
@@ -95,8 +96,7 @@ def load_data(
             that say nothing of this source.
     """
     fractions = _Fractions(valid_fraction=valid_fraction, test_fraction=test_fraction)
-    if kind not in get_args(DataKind):
-        raise ValueError(f"unknown kind {kind!r}; known: {', '.join(get_args(DataKind))}")
+    one_of("kind", kind, get_args(DataKind))
     given = {
         "alphabet": alphabet is not None,
         "normalise": bool(normalise),

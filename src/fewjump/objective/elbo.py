@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from fewjump.config import one_of
 from fewjump.denoiser.base import Denoiser
 from fewjump.law.base import row_chunks
 from fewjump.law.product import as_product
@@ -72,9 +73,7 @@ class CrossEntropyELBO(DataObjective):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.weighting not in get_args(ElboWeighting):
-            names = ", ".join(get_args(ElboWeighting))
-            raise ValueError(f"unknown weighting {self.weighting!r}; known: {names}")
+        one_of("weighting", self.weighting, get_args(ElboWeighting))
 
     def __call__(
         self, student: Denoiser, teacher: Denoiser | None, batch: Tensor, generator: Generator

@@ -10,6 +10,7 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
+from fewjump.config import one_of
 from fewjump.denoiser.base import Denoiser
 from fewjump.law.base import Law
 from fewjump.law.product import ProductLaw, as_product
@@ -91,8 +92,7 @@ class OnPolicyRefinement(Objective, OnPolicyOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.source not in get_args(StatesName):
-            raise ValueError(f"unknown {self.source!r}; known: {', '.join(get_args(StatesName))}")
+        one_of("source", self.source, get_args(StatesName))
         if self.data_weight and self.source != "forward":
             raise ValueError("data_weight needs x_t from data: use source='forward'")
         self.grid, self.steps = self.few_step_times(), None

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from fewjump.config import one_of
 from fewjump.options.objectives import Weighting
 from fewjump.process import Process
 from fewjump.random import Generator, SampleStreams, fold_seed, uniform
@@ -150,9 +151,7 @@ class TimeSampling:
         curriculum_steps: int = 0,
         stages: int = 4,
     ) -> None:
-        if curriculum not in get_args(Curriculum):
-            known = ", ".join(get_args(Curriculum))
-            raise ValueError(f"unknown curriculum {curriculum!r}; known: {known}")
+        one_of("curriculum", curriculum, get_args(Curriculum))
         if bins < 2 or stages < 2 or not 0 < floor <= 1 or not 0 < decay < 1:
             raise ValueError(
                 "bins and stages must be at least 2, floor lie in (0, 1] and decay in (0, 1); got "

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from fewjump.config import one_of
 from fewjump.report import Chart, Role, Series, Table, short
 from fewjump.verify.checks import CheckResult, ModelCheck
 from fewjump.verify.ratio_sources import (
@@ -54,10 +55,8 @@ class Recovery(ModelCheck):
 
     def validate(self) -> None:
         super().validate()
-        known = STRUCTURED + DENSE
-        unknown = [family for family in self.families if family not in known]
-        if unknown:
-            raise ValueError(f"unknown family {unknown[0]!r}; known: {', '.join(known)}")
+        for family in self.families:
+            one_of("family", family, STRUCTURED + DENSE)
         if not self.vocab_sizes or min(self.vocab_sizes) < 3:
             raise ValueError("--vocab-sizes must be at least 3 (a mask included)")
         if not 0 < self.threshold < 2 or self.network_steps < 0:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from fewjump.config import one_of
 from fewjump.report import Chart, KeyNumber, Role, Series, Table, short
 from fewjump.verify.checks import CheckResult, ModelCheck
 from fewjump.verify.summary import (
@@ -70,9 +71,8 @@ class StepSize(ModelCheck):
 
     def validate(self) -> None:
         super().validate()
-        unknown = [name for name in self.processes if name not in ("uniform", "absorbing")]
-        if unknown:
-            raise ValueError(f"unknown process {unknown[0]!r}; known: uniform, absorbing")
+        for name in self.processes:
+            one_of("process", name, ("uniform", "absorbing"))
         if len(self.gaps) < 2 or not all(0 < gap <= 1 for gap in self.gaps):
             raise ValueError("--gaps needs two numbers or more, each in (0, 1]")
         if any(k < 1 for k in self.grids) or self.steps < 1:
