@@ -35,8 +35,7 @@ from fewjump.process import (
 from fewjump.random import SampleStreams, generator_for
 from fewjump.report import KeyNumber, Role, Series, Table, short
 from fewjump.schedule import LogLinear
-from fewjump.verify.checks import Check, CheckResult
-from fewjump.verify.summary import Rows, chart, distinct, pick, pivot
+from fewjump.verify.checks import Check, CheckResult, Rows, chart, distinct, pick, pivot
 
 FAMILIES = (
     "uniform",

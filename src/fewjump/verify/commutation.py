@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewjump.report import Series, Table
-from fewjump.verify.checks import Check, CheckResult
-from fewjump.verify.summary import Rows, chart, pick
+from fewjump.verify.checks import Check, CheckResult, Rows, chart, pick
 
 if TYPE_CHECKING:
     from torch import Tensor

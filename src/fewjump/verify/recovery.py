@@ -9,7 +9,7 @@ from typing import Any
 
 from fewjump.config import one_of
 from fewjump.report import Chart, Role, Series, Table, short
-from fewjump.verify.checks import CheckResult, ModelCheck
+from fewjump.verify.checks import CheckResult, ModelCheck, Rows, chart, distinct, mean, pick, pivot
 from fewjump.verify.ratio_sources import (
     DENSE,
     METHODS,
@@ -18,7 +18,6 @@ from fewjump.verify.ratio_sources import (
     SOURCES,
     STRUCTURED,
 )
-from fewjump.verify.summary import Rows, chart, distinct, mean, pick, pivot
 
 ERROR = "E‖p̂ − p‖₁"
 ROLES: tuple[Role, ...] = ("teacher", "student", "data", "other") * 2

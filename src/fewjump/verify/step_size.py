@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from fewjump.config import one_of
 from fewjump.report import Chart, KeyNumber, Role, Series, Table, short
-from fewjump.verify.checks import CheckResult, ModelCheck
-from fewjump.verify.summary import (
+from fewjump.verify.checks import (
+    CheckResult,
+    ModelCheck,
     Rows,
     chart,
     distinct,

@@ -8,9 +8,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fewjump.report import Chart, KeyNumber, Role, Series, Table, short
-from fewjump.verify.checks import CheckResult, ModelCheck
-from fewjump.verify.summary import (
+from fewjump.verify.checks import (
+    CheckResult,
     Measure,
+    ModelCheck,
     Rows,
     chart,
     distinct,

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from fewjump.report import KeyNumber, Role, Series, short
-from fewjump.verify.checks import CheckResult, ModelCheck
-from fewjump.verify.summary import (
+from fewjump.verify.checks import (
+    CheckResult,
+    ModelCheck,
     Rows,
     chart,
     distinct,
