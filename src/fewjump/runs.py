@@ -119,8 +119,10 @@ def finish(
 
 def for_sampling(model: Denoiser) -> Denoiser:
     """The denoiser without what only training needs (a latent student's encoder)."""
-    head = model.head.for_sampling() if isinstance(model, NetworkDenoiser) else None
-    if head is None or head is model.head:
+    if not isinstance(model, NetworkDenoiser):
+        return model
+    head = model.head.for_sampling()
+    if head is model.head:
         return model
     slim = NetworkDenoiser(model.trunk, head, model.process, model.length, model.autocast)
     slim.vocabulary_config = model.vocabulary_config
