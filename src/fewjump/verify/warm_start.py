@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from fewjump.options.objectives import Intermediate
 from fewjump.report import KeyNumber, Role, Series, short
 from fewjump.verify.checks import (
     CheckResult,
@@ -24,7 +25,6 @@ from fewjump.verify.checks import (
 
 if TYPE_CHECKING:
     from fewjump.denoiser import Denoiser
-    from fewjump.options.objectives import Intermediate
     from fewjump.verify.subjects import Subject
 
 STARTS: dict[str, tuple[str, Role]] = {
@@ -51,9 +51,7 @@ class WarmStart(ModelCheck):
     about = "what starting the student at the teacher is worth"
     question = "What is starting the student at the teacher worth?"
 
-    matching: Literal["forward", "student-euler", "student-exact", "student-trapezoidal"] = (
-        "forward"
-    )
+    matching: Intermediate = "forward"
     steps: int = 320
     teacher_steps: int = 400
 
