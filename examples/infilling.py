@@ -10,7 +10,7 @@ import torch
 import fewjump
 from fewjump.data import Tokens
 from fewjump.objective import JointConditionalMatching
-from fewjump.problem.examples import reference_markov_chain
+from fewjump.problem import reference_markov_chain
 from fewjump.process import Absorbing
 from fewjump.publish import Pipeline
 

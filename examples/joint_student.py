@@ -7,7 +7,7 @@ import torch
 
 import fewjump
 from fewjump.objective import JointConditionalMatching
-from fewjump.problem.examples import reference_markov_chain
+from fewjump.problem import reference_markov_chain
 from fewjump.process import Absorbing
 
 chain = reference_markov_chain(length=16)

@@ -9,7 +9,7 @@ from torch import nn
 import fewjump
 from fewjump.denoiser import LogitDenoiser
 from fewjump.objective import ConditionalMatching
-from fewjump.problem.examples import reference_markov_chain
+from fewjump.problem import reference_markov_chain
 from fewjump.process import Uniform
 
 

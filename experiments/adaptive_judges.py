@@ -25,8 +25,7 @@ from fewjump.data import Dataset
 from fewjump.demo import digits
 from fewjump.demo.parts import TEACHER, Clock, made_once, teacher_for
 from fewjump.denoiser.base import Denoiser
-from fewjump.evaluate.classifier import ImageClassifier
-from fewjump.evaluate.image import ImageMeter
+from fewjump.evaluate.image import ImageClassifier, ImageMeter
 from fewjump.evaluate.likelihood import one_evaluation_nlls, path_bound
 from fewjump.evaluate.meter import quality
 from fewjump.evaluate.text import TextMeter

@@ -33,7 +33,7 @@ from experiments.harness import Content, Options, Rows, kept, main, place
 from experiments.text_sizes import SIZES, load_corpus
 from fewjump.data import load_data
 from fewjump.denoiser.base import Denoiser
-from fewjump.evaluate.classifier import classifier_for
+from fewjump.evaluate.image import classifier_for
 
 PARTS = ("grids", "training", "joint")
 
@@ -108,13 +108,15 @@ class Plan:
 
 @dataclass(kw_only=True)
 class Config(Options):
-    """Adaptive grids and training times against uniform ones, with trained networks."""
+    """Adaptive grids and training times against uniform ones, with trained networks.
+
+    Attributes:
+        names: file with one name of a–z per line.
+        text: text file; built-in text without it.
+    """
 
     names: Path
-    """File with one name of a–z per line."""
-
     text: Path | None = None
-    """Text file; built-in text without it."""
 
 
 def measure(config: Config) -> Content:

@@ -21,8 +21,7 @@ from experiments.markov_curve import bigram_interval
 from experiments.verdicts import compare
 from fewjump.evaluate.exact import data_law, kl
 from fewjump.objective import ConditionalMatching
-from fewjump.problem import EnumeratedJoint
-from fewjump.problem.examples import reference_markov_chain
+from fewjump.problem import EnumeratedJoint, reference_markov_chain
 from fewjump.process import Absorbing, Process, Uniform
 from fewjump.random import generator_for
 from fewjump.sampler import GRIDS, exact_output_law, fitted_grid, interval_costs

@@ -24,10 +24,14 @@ COMMITTED: dict[str, dict[str, Any]] = {
 
 @dataclass(kw_only=True)
 class Config(Options):
-    """Run a named check as the page shows it."""
+    """Run a named check as the page shows it.
+
+    Attributes:
+        name: of the check, as `fewjump verify list` says; or vocabulary, which is this library's
+            own.
+    """
 
     name: tyro.conf.Positional[str]
-    """Of the check, as `fewjump verify list` says; or vocabulary, which is this library's own."""
 
 
 def measure(config: Config) -> Content:

@@ -108,22 +108,21 @@ def _law(model: Denoiser, x0: Tensor, hole: Tensor):
 
 @dataclass(kw_only=True)
 class Config(Options):
-    """Students that read what is visible, on names or running text."""
+    """Students that read what is visible, on names or running text.
+
+    Attributes:
+        corpus: which of the two.
+        names: file with one name of a–z per line.
+        text: text file, reduced to a–z and space; without it the documentation that Python ships.
+        seeds: trainings of everything.
+        steps: optimiser steps of each student.
+    """
 
     corpus: Literal["names", "text"] = "names"
-    """Which of the two."""
-
     names: Path | None = None
-    """File with one name of a–z per line."""
-
     text: Path | None = None
-    """Text file, reduced to a–z and space; without it the documentation that Python ships."""
-
     seeds: int = 1
-    """Trainings of everything."""
-
     steps: int = 2000
-    """Optimiser steps of each student."""
 
 
 def sizes_of(config: Config, sizes: Sizes) -> Sizes:

@@ -36,11 +36,13 @@ def folders(sizes: Sizes, seed: int, runs: Path) -> dict[str, Path]:
 
 @dataclass
 class Config(Options):
-    """Digits: a masked teacher and its students."""
+    """Digits: a masked teacher and its students.
+
+    Attributes:
+        seeds: how many trainings of everything.
+    """
 
     seeds: int = 3
-    """How many trainings of everything."""
-
     sizes: Sizes = field(default_factory=Sizes)
 
 

@@ -25,13 +25,15 @@ SAMPLERS = ("euler", "tau-leaping", "ancestral", "theta-trapezoidal")
 
 @dataclass
 class Config(Options):
-    """What the error of a sampler is made of, on a problem that is enumerated."""
+    """What the error of a sampler is made of, on a problem that is enumerated.
+
+    Attributes:
+        training_steps: optimiser steps of the networks.
+        steps: numbers of sampling steps.
+    """
 
     training_steps: int = 800
-    """Optimiser steps of the networks."""
-
     steps: tuple[int, ...] = (1, 2, 4, 8, 16, 64)
-    """Numbers of sampling steps."""
 
 
 def measure(config: Config) -> Content:

@@ -32,19 +32,19 @@ Rows = list[dict[str, Any]]
 
 @dataclass
 class Options:
-    """Options of every experiment; each adds its own."""
+    """Options of every experiment; each adds its own.
+
+    Attributes:
+        out: folder of the result.
+        runs: folder of the models and rows that are made once.
+        threads: threads of torch.
+        seed: seed, or the first of several.
+    """
 
     out: Path = RESULTS
-    """Folder of the result."""
-
     runs: Path = Path("runs")
-    """Folder of the models and rows that are made once."""
-
     threads: int = 1
-    """Threads of torch."""
-
     seed: int = 0
-    """Seed, or the first of several."""
 
 
 AnyOptions = TypeVar("AnyOptions", bound=Options)

@@ -22,7 +22,7 @@ from fewjump.denoiser.base import Denoiser
 from fewjump.evaluate.bootstrap import over_seeds
 from fewjump.objective import JointConditionalMatching
 from fewjump.objective.teacher_time import joint_near
-from fewjump.problem.examples import reference_markov_chain
+from fewjump.problem import reference_markov_chain
 from fewjump.process import Absorbing, Process, Uniform, gidd, mask_to_uniform
 from fewjump.random import generator_for
 from fewjump.sampler import run as draw
@@ -173,14 +173,15 @@ def kept_rows(name: str, seed: int, sizes: Sizes, factor: int, runs: Path) -> Ro
 
 @dataclass
 class Config(Options):
-    """Teachers and students under four noises, on a chain whose law is known."""
+    """Teachers and students under four noises, on a chain whose law is known.
+
+    Attributes:
+        seeds: of data, trainings and draws.
+        training: multiples of the training steps.
+    """
 
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
-    """Of data, trainings and draws."""
-
     training: list[int] = field(default_factory=lambda: [1, 5])
-    """Multiples of the training steps."""
-
     sizes: Sizes = field(default_factory=Sizes)
 
 

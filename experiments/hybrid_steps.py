@@ -28,8 +28,7 @@ from experiments.joint_markov import chain_row
 from fewjump.checkpoint import load
 from fewjump.denoiser.base import Denoiser
 from fewjump.law import Law
-from fewjump.problem import MarkovChain
-from fewjump.problem.examples import reference_markov_chain
+from fewjump.problem import MarkovChain, reference_markov_chain
 from fewjump.random import generator_for
 from fewjump.sampler import run as draw
 from fewjump.sampler.prompt import eval_mode
@@ -132,11 +131,13 @@ def excess(
 
 @dataclass
 class Config(Options):
-    """Whose law spoils the second of two steps."""
+    """Whose law spoils the second of two steps.
+
+    Attributes:
+        seeds: of the models and of the draws.
+    """
 
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
-    """Of the models and of the draws."""
-
     sizes: Sizes = field(default_factory=Sizes)
 
 

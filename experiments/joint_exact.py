@@ -24,8 +24,7 @@ from fewjump.denoiser.base import Denoiser
 from fewjump.denoiser.network import NetworkDenoiser
 from fewjump.evaluate.exact import kl, tv
 from fewjump.objective import JointConditionalMatching
-from fewjump.problem import EnumeratedJoint
-from fewjump.problem.examples import copy, ising, xor
+from fewjump.problem import EnumeratedJoint, copy, ising, xor
 from fewjump.process import Absorbing
 from fewjump.random import fold_seed, generator_for
 from fewjump.sampler import run as draw
@@ -226,10 +225,13 @@ def summary(rows: Rows) -> Rows:
 
 @dataclass
 class Config(Options):
-    """Joint students on enumerated problems, with exact laws."""
+    """Joint students on enumerated problems, with exact laws.
+
+    Attributes:
+        seeds: trainings of every student.
+    """
 
     seeds: int = 3
-    """Trainings of every student."""
 
 
 def measure(config: Config) -> Content:

@@ -24,8 +24,13 @@ from fewjump.denoiser.network import NetworkDenoiser
 from fewjump.evaluate.bootstrap import bootstrap, mean
 from fewjump.evaluate.ngrams import ngram_keys, tv_to_law
 from fewjump.objective import JointConditionalMatching
-from fewjump.problem import Estimate, HiddenMarkovChain, MarkovChain
-from fewjump.problem.examples import reference_hidden_markov_chain, reference_markov_chain
+from fewjump.problem import (
+    Estimate,
+    HiddenMarkovChain,
+    MarkovChain,
+    reference_hidden_markov_chain,
+    reference_markov_chain,
+)
 from fewjump.process import Absorbing, Process, Uniform
 from fewjump.random import fold_seed, generator_for
 from fewjump.sampler import run as draw

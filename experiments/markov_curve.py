@@ -22,8 +22,7 @@ from fewjump.denoiser.base import Denoiser
 from fewjump.evaluate.ngrams import ngram_keys, tv_to_law
 from fewjump.objective import ConditionalMatching
 from fewjump.options.objectives import Intermediate
-from fewjump.problem import MarkovChain
-from fewjump.problem.examples import reference_markov_chain
+from fewjump.problem import MarkovChain, reference_markov_chain
 from fewjump.process import Process, Uniform
 from fewjump.random import generator_for
 from fewjump.sampler import run as draw

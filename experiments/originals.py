@@ -43,10 +43,13 @@ def compare(folder: Path) -> tuple[list[Row], list[str]]:
 
 @dataclass(kw_only=True)
 class Config(Options):
-    """Compare loaded originals with what their own code computed."""
+    """Compare loaded originals with what their own code computed.
+
+    Attributes:
+        oracles: folder of the four oracles.
+    """
 
     oracles: Path
-    """Folder of the four oracles."""
 
 
 def measure(config: Config) -> Content:

@@ -59,10 +59,13 @@ def with_schedule(process: Process) -> Process:
 
 @dataclass
 class Config(Options):
-    """The slope of each sampler's exact error against its number of steps."""
+    """The slope of each sampler's exact error against its number of steps.
+
+    Attributes:
+        steps: numbers of steps; the slope is over the last three.
+    """
 
     steps: tuple[int, ...] = STEPS
-    """Numbers of steps; the slope is over the last three."""
 
 
 def measure(config: Config) -> Content:

@@ -116,19 +116,19 @@ def measured(
 
 @dataclass
 class Config(Options):
-    """Time the students at the teacher's quality, in turns with the teacher."""
+    """Time the students at the teacher's quality, in turns with the teacher.
+
+    Attributes:
+        names: file with one name of a–z per line; without it the names are left out.
+        text: text file; built-in text without it.
+        count: samples in each turn.
+        repeats: turns.
+    """
 
     names: Path | None = None
-    """File with one name of a–z per line; without it the names are left out."""
-
     text: Path | None = None
-    """Text file; built-in text without it."""
-
     count: int = 128
-    """Samples in each turn."""
-
     repeats: int = 3
-    """Turns."""
 
 
 def text_speed(corpus: str, content: Content, config: Config) -> Rows:

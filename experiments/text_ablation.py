@@ -155,16 +155,17 @@ def rows_of(
 
 @dataclass(kw_only=True)
 class Config(Options):
-    """Kinds and sizes of students of names, sources of x_s, and s."""
+    """Kinds and sizes of students of names, sources of x_s, and s.
+
+    Attributes:
+        names: file with one name of a–z per line.
+        steps: optimiser steps of a variant.
+        seeds: trainings of every variant.
+    """
 
     names: Path
-    """File with one name of a–z per line."""
-
     steps: int = 400
-    """Optimiser steps of a variant."""
-
     seeds: int = 1
-    """Trainings of every variant."""
 
 
 def measure(

@@ -14,8 +14,7 @@ from fewjump.data import Dataset
 from fewjump.denoiser.base import Denoiser
 from fewjump.denoiser.network import NetworkDenoiser
 from fewjump.evaluate.bootstrap import REPLICATES, Interval
-from fewjump.evaluate.frontier import FrontierPoint, quality_at_entropy
-from fewjump.evaluate.text import TextMeter
+from fewjump.evaluate.text import FrontierPoint, TextMeter, quality_at_entropy
 from fewjump.sampler import run as draw
 from fewjump.sampler.time_grid import GridSpec
 

@@ -206,19 +206,19 @@ def verdicts(rows: Sequence[dict[str, Any]], length: int) -> list[Verdict]:
 
 @dataclass(kw_only=True)
 class Config(Options):
-    """Every student of names, or of running text."""
+    """Every student of names, or of running text.
+
+    Attributes:
+        corpus: which of the two.
+        names: file with one name of a–z per line.
+        text: text file, reduced to a–z and space; without it the documentation that Python ships.
+        students: kinds that are made.
+    """
 
     corpus: Literal["names", "text"]
-    """Which of the two."""
-
     names: Path | None = None
-    """File with one name of a–z per line."""
-
     text: Path | None = None
-    """Text file, reduced to a–z and space; without it the documentation that Python ships."""
-
     students: tuple[str, ...] = STUDENTS
-    """Kinds that are made."""
 
 
 def measure(config: Config, sizes: Sizes | None = None) -> Content:

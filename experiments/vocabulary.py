@@ -35,8 +35,7 @@ from fewjump.process import (
 from fewjump.random import SampleStreams, generator_for
 from fewjump.report import KeyNumber, Role, Series, Table, short
 from fewjump.schedule import LogLinear
-from fewjump.verify.checks import Check, CheckResult
-from fewjump.verify.summary import Rows, chart, distinct, pick, pivot
+from fewjump.verify.checks import Check, CheckResult, Rows, chart, distinct, pick, pivot
 
 FAMILIES = (
     "uniform",
@@ -69,6 +68,13 @@ class Vocabulary(Check):
     after a first; memory is the most that was allocated at once. The slope is that of the
     logarithms over the upper half of the sizes, where fixed costs no longer show. The dense route
     must refuse what would not fit.
+
+    Attributes:
+        families: which processes.
+        smallest: smallest vocabulary, as a power of two.
+        largest: largest vocabulary, as a power of two.
+        repeats: times that everything is measured, of which the quickest counts.
+        limit: largest slope that counts as linear.
     """
 
     name = "vocabulary"
@@ -76,19 +82,10 @@ class Vocabulary(Check):
     question = "What do recovery and a distillation step cost as the vocabulary grows?"
 
     families: list[str] = field(default_factory=lambda: list(FAMILIES))
-    """Which processes."""
-
     smallest: int = 8
-    """Smallest vocabulary, as a power of two."""
-
     largest: int = 17
-    """Largest vocabulary, as a power of two."""
-
     repeats: int = 3
-    """Times that everything is measured, of which the quickest counts."""
-
     limit: float = 1.1
-    """Largest slope that counts as linear."""
 
     def validate(self) -> None:
         unknown = [name for name in self.families if name not in FAMILIES]

@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
@@ -16,6 +17,7 @@ import tyro
 from fewjump import __version__, cli
 from fewjump.commands.arguments import arguments, as_mapping, parse, save_options
 from fewjump.report import Row, write_results
+from fewjump.verify.checks import CHECKS
 
 
 def command(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -41,6 +43,25 @@ def test_help_answers_within_a_second_without_torch(words: list[str]) -> None:
     assert spent < 1
     names = command_modules(*words)
     assert not {"torch", "numpy", "fewjump.schedule"} & names
+
+
+@pytest.mark.parametrize(
+    "words", [*([verb] for verb in cli.VERBS), *(["verify", name] for name in CHECKS)]
+)
+def test_help_flows(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a wide terminal the help of an option is one line: none was broken where its source is."""
+    monkeypatch.setenv("COLUMNS", "3000")
+    assert cli.main([*words, "--help"]) == cli.OK
+    _, options = capsys.readouterr().out.split(" options ", 1)
+    found = [line.strip("│╭╮╰╯+ ") for line in options.splitlines()[1:]]
+    lines = [line for line in found if not set(line) <= {"─", "-"}]
+    assert any(line.startswith("--") for line in lines)
+    for before, after in pairwise(lines):
+        # What is no flag is the heading of a group, or the help of the flag above it.
+        text = not before.startswith("-") and not after.startswith("-")
+        assert not text or " options" in (before[-8:], after[-8:]), after
 
 
 def children_seconds() -> float:
@@ -452,8 +473,8 @@ def test_evaluate_and_report(
 
 def test_results_never_go_into_a_saved_model(tmp_path: Path) -> None:
     from fewjump.commands.evaluate import names_of, results_folder
-    from fewjump.commands.models import open_model
     from fewjump.data import Characters
+    from fewjump.publish.models import open_model
 
     saved_model(tmp_path / "run", Characters("ab"), 4)
     bare, run = open_model(tmp_path / "run" / "model"), open_model(tmp_path / "run")

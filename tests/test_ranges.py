@@ -10,11 +10,9 @@ import pytest
 import torch
 
 from fewjump.evaluate.bootstrap import bootstrap, mean
-from fewjump.evaluate.exact import chi_square_test
 from fewjump.objective import ConditionalMatching, JointConditionalMatching, LatentMatching
 from fewjump.objective.time_sampling import TimeSampling
-from fewjump.problem import EnumeratedJoint
-from fewjump.problem.examples import ising
+from fewjump.problem import EnumeratedJoint, ising
 from fewjump.process import discretised_gaussian_rate, rescale_to_gap
 from fewjump.sampler.run import _check_temperature
 from fewjump.schedule import Cosine, Geometric, Linear, LogLinear
@@ -52,10 +50,6 @@ TAKERS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
     "confidence": (
         lambda confidence: bootstrap(torch.arange(9.0), mean, None, 9, confidence),
         ("confidence",),
-    ),
-    "chi-square": (
-        lambda least: chi_square_test(torch.tensor([3, 4]), torch.tensor([0.5, 0.5]), least),
-        ("least",),
     ),
 }
 

@@ -27,15 +27,14 @@ from fewjump.evaluate.exact import kl
 from fewjump.law.base import enumerate_states
 from fewjump.objective import OnPolicyRefinement
 from fewjump.objective.on_policy import StudentWithAuxiliary
-from fewjump.problem import EnumeratedJoint
-from fewjump.problem.examples import copy as copies
-from fewjump.problem.examples import xor
+from fewjump.problem import EnumeratedJoint, xor
+from fewjump.problem import copy as copies
 from fewjump.process import Absorbing, Uniform
 from fewjump.random import generator_for
 from fewjump.sampler.exact import exact_output_law
 from fewjump.schedule import Linear, LogLinear
 from fewjump.train import read_metrics, trainer
-from fewjump.train.diversity import DiversityError, DiversityGuard
+from fewjump.train.monitor import DiversityError, DiversityGuard
 
 # One worker: the models that its fixtures make are made once.
 pytestmark = pytest.mark.xdist_group("refine")

@@ -30,7 +30,7 @@ from fewjump.denoiser import Denoiser, NetworkDenoiser
 from fewjump.objective import Objective
 from fewjump.options.training import DISTILLATION, TEACHER_TRAINING, TrainConfig
 from fewjump.process import Process
-from fewjump.runs import describe_model, finish, keep_teacher, run_folder, set_aside
+from fewjump.runs import describe_model, finish, keeping, run_folder, set_aside
 from fewjump.train import train
 from fewjump.train.data import Tokens
 
@@ -163,11 +163,6 @@ def distill(
     if model.vocabulary_config is None:
         model.vocabulary_config = teacher.vocabulary_config
 
-    def keep(folder: Path) -> None:
-        keep_teacher(teacher, folder, data)
-        if accepted is not None:
-            accepted(folder)
-
     with run_folder(out), set_aside(teacher):
         if lora is not None:
             own = isinstance(student, Denoiser) or not warm_start
@@ -189,7 +184,7 @@ def distill(
             length=length,
             out=out,
             run_config=run,
-            accepted=keep,
+            accepted=keeping(teacher, data, accepted),
             label="distill",
         )
         return finish(result, out, data, chosen, config)

@@ -27,7 +27,7 @@ from fewjump.objective import (
     Objective,
     ScoreEntropy,
 )
-from fewjump.objective.matching import MatchingObjective
+from fewjump.objective.base import MatchingObjective
 from fewjump.options.objectives import DataOptions, Intermediate, JointIntermediate, Part
 from fewjump.process import Process
 from fewjump.random import fold_seed

@@ -67,6 +67,18 @@ def options_of(cls: type) -> tuple[Option, ...]:
     return tuple(found)
 
 
+def require(condition: bool, message: str) -> None:
+    """Raise ValueError with the message unless the condition holds."""
+    if not condition:
+        raise ValueError(message)
+
+
+def one_of(name: str, value: object, known: Iterable[object]) -> None:
+    """Raise ValueError, which lists what there is, unless an option's value is known."""
+    known = list(known)
+    require(value in known, f"unknown {name} {value!r}; known: {', '.join(map(str, known))}")
+
+
 def changed(options: Mapping[str, Any], *groups: Any) -> tuple[Any, ...]:
     """Dataclasses with some of their options changed.
 

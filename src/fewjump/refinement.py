@@ -22,11 +22,11 @@ from fewjump.objective.on_policy import StudentWithAuxiliary
 from fewjump.options.objectives import GuardOptions, OnPolicyOptions, StatesName
 from fewjump.options.training import REFINEMENT, TrainConfig
 from fewjump.random import fold_seed
-from fewjump.runs import describe_model, finish, keep_teacher, run_folder, set_aside
+from fewjump.runs import describe_model, finish, keeping, run_folder, set_aside
 from fewjump.train import TrainResult, train
 from fewjump.train.data import Tokens
-from fewjump.train.diversity import DiversityError, DiversityGuard
 from fewjump.train.ema import ExponentialMovingAverage
+from fewjump.train.monitor import DiversityError, DiversityGuard
 from fewjump.train.state_store import load_weights
 
 _GUARD_SEED, _AUXILIARY_WEIGHTS = 5, 6
@@ -52,7 +52,7 @@ def refine(
     :class:`~fewjump.objective.OnPolicyRefinement` for what is minimised and how. The student's
     variety is watched: before a state is saved, every ``save_every`` steps, and at the end, the
     entropies of its samples must lie in a band
-    (:class:`~fewjump.train.diversity.DiversityGuard`), or the run stops.
+    (:class:`~fewjump.train.monitor.DiversityGuard`), or the run stops.
 
     Args:
         student: the denoiser to refine; product or joint. It is copied, not changed.
@@ -106,11 +106,6 @@ def refine(
         "auxiliary_lr": limits.auxiliary_lr,
     }
 
-    def keep(folder: Path) -> None:
-        keep_teacher(teacher, folder, data)
-        if accepted is not None:
-            accepted(folder)
-
     def watch() -> None:
         if not limits.guard:
             return
@@ -140,7 +135,7 @@ def refine(
                     length=length,
                     out=out,
                     run_config=run,
-                    accepted=keep,
+                    accepted=keeping(teacher, data, accepted),
                     prepare=watch,
                     label="refine",
                 )

@@ -122,7 +122,7 @@ OBJECTIVES: Registry[type[Objective]] = Registry(
         "latent-matching": "fewjump.objective.latent:LatentMatching",
         "on-policy-refinement": "fewjump.objective.on_policy:OnPolicyRefinement",
         "cross-entropy": "fewjump.objective.elbo:CrossEntropyELBO",
-        "score-entropy": "fewjump.objective.score_entropy:ScoreEntropy",
+        "score-entropy": "fewjump.objective.elbo:ScoreEntropy",
     },
 )
 
@@ -134,7 +134,7 @@ ENTRY_POINTS: Registry[Callable[..., Any]] = Registry(
         "from_pretrained": "fewjump.publish.hub:from_pretrained",
         "save_pretrained": "fewjump.publish.hub:save",
         "push_to_hub": "fewjump.publish.hub:push_to_hub",
-        "generate": "fewjump.publish.generation:generate",
+        "generate": "fewjump.publish.hub:generate",
         "fitted": "fewjump.sampler.fitted_grid:remembered_grid",
     },
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,6 @@ from fewjump.checkpoint.folder import CONFIG_FILE, MODEL_FILES, save
 from fewjump.data import Dataset
 from fewjump.denoiser import (
     Denoiser,
-    LatentHead,
     NetworkDenoiser,
     ScoreDenoiser,
     ScoreNetwork,
@@ -69,6 +68,19 @@ def keep_teacher(teacher: Denoiser, out: str | Path, data: Dataset | Tokens | No
         save(teacher, Path(out) / "teacher", vocabulary=vocabulary_of(data, teacher))
 
 
+def keeping(
+    teacher: Denoiser, data: Dataset | Tokens | None, accepted: Callable[[Path], object] | None
+) -> Callable[[Path], None]:
+    """What a run does with its folder once it is accepted: the teacher, and then ``accepted``."""
+
+    def keep(folder: Path) -> None:
+        keep_teacher(teacher, folder, data)
+        if accepted is not None:
+            accepted(folder)
+
+    return keep
+
+
 def finish(
     result: TrainResult,
     out: str | Path | None,
@@ -107,11 +119,11 @@ def finish(
 
 def for_sampling(model: Denoiser) -> Denoiser:
     """The denoiser without what only training needs (a latent student's encoder)."""
-    if not (isinstance(model, NetworkDenoiser) and isinstance(model.head, LatentHead)):
+    if not isinstance(model, NetworkDenoiser):
         return model
-    if model.head.encoder is None:
+    head = model.head.for_sampling()
+    if head is model.head:
         return model
-    head = model.head.without_encoder()
     slim = NetworkDenoiser(model.trunk, head, model.process, model.length, model.autocast)
     slim.vocabulary_config = model.vocabulary_config
     return slim.train(model.training)

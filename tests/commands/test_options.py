@@ -17,7 +17,7 @@ from fewjump.data import Characters
 from fewjump.denoiser import Denoiser, NetworkDenoiser
 from fewjump.process import Absorbing
 from fewjump.schedule import LogLinear
-from fewjump.train.diversity import DiversityGuard
+from fewjump.train.monitor import DiversityGuard
 from test_cli import saved_model
 
 QUICK = ["--batch-size", "4", "--warmup", "1", "--device", "cpu", "--no-progress"]

@@ -114,7 +114,7 @@ def test_distill_and_refine_learn_from_them(run: Path, tmp_path: Path) -> None:
 
 
 def test_evaluate_reads_originals_beside_saved_models(run: Path, tmp_path: Path) -> None:
-    from fewjump.commands.models import open_models
+    from fewjump.publish.models import open_models
 
     own = fewjump.save(fewjump.load(run), tmp_path / "own")
     reading = reading_values(ReadingOptions(weights="raw"))

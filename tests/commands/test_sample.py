@@ -36,11 +36,11 @@ def test_printed_texts_do_not_depend_on_the_batches(
 def test_batches_are_written_as_they_finish_and_appear_at_the_end(
     folder: str, tmp_path: Path, monkeypatch
 ) -> None:
-    from fewjump.commands import sample_files
+    from fewjump.commands import sample
 
     file, sizes = tmp_path / "x.jsonl", []
     file.write_text("what was there\n")
-    add = sample_files.LineWriter.add
+    add = sample.LineWriter.add
 
     def counted(self, tokens) -> None:
         add(self, tokens)
@@ -48,7 +48,7 @@ def test_batches_are_written_as_they_finish_and_appear_at_the_end(
         sizes.append(len(beside.read_text().splitlines()))
         assert file.read_text() == "what was there\n"
 
-    monkeypatch.setattr(sample_files.LineWriter, "add", counted)
+    monkeypatch.setattr(sample.LineWriter, "add", counted)
     words = ["--num-samples", "5", "--batch-size", "2", "--out", str(file)]
     assert cli.main(["sample", folder, *words]) == cli.OK
     assert sizes == [2, 4, 5]

@@ -10,7 +10,7 @@ from fewjump.denoiser.score import ScoreDenoiser
 from fewjump.law.enumerated import EnumeratedLaw
 from fewjump.law.markov import MarkovLaw
 from fewjump.law.product import ProductLaw
-from fewjump.problem import EnumeratedJoint, HiddenMarkovChain, MarkovChain, Problem, examples
+from fewjump.problem import EnumeratedJoint, HiddenMarkovChain, MarkovChain, Problem, xor
 from fewjump.process import Absorbing, ResetToPrior, Uniform
 from fewjump.random import generator_for
 from fewjump.schedule import Linear, LogLinear
@@ -160,13 +160,13 @@ def test_exact_scores_through_recovery_give_the_exact_posterior(absorbing: bool)
 
 
 def test_a_wrong_length_is_refused() -> None:
-    problem = examples.xor(3)
+    problem = xor(3)
     with pytest.raises(ValueError, match="sequences of 3 tokens"):
         problem.denoiser(Uniform(2, LogLinear()))(torch.zeros(1, 4, dtype=torch.int64), 0.5)
 
 
 def test_joint_denoiser_samples_the_data_law_in_one_step(generator: torch.Generator) -> None:
-    problem = examples.xor(4)
+    problem = xor(4)
     process = Absorbing(3, LogLinear())
     x_t = process.prior_sample((2000, 4))
     even: Tensor = problem.denoiser(process, joint=True)(x_t, 1.0).sample(generator).sum(-1) % 2

@@ -7,11 +7,10 @@ import torch
 
 import fewjump
 from fewjump.denoiser.logits import LogitDenoiser
-from fewjump.evaluate import chi_square_test, data_law, decompose_error, entropy, kl, tv
+from fewjump.evaluate import data_law, decompose_error, entropy, kl, tv
 from fewjump.law.base import enumerate_states
 from fewjump.problem import EnumeratedJoint, MarkovChain
 from fewjump.process import Absorbing, Uniform
-from fewjump.random import categorical
 
 
 def test_by_hand():
@@ -36,45 +35,6 @@ def test_laws_are_checked():
         kl(torch.tensor([0.5, 0.4]), torch.tensor([0.5, 0.5]))
     with pytest.raises(ValueError, match="different shapes"):
         tv(torch.ones(1), torch.tensor([0.5, 0.5]))
-
-
-def test_chi_square_by_hand_and_closed_form():
-    # 1 degree of freedom: P(χ² ≥ s) = erfc(√(s/2)); 2 degrees: exp(−s/2).
-    counts, probs = torch.tensor([60, 40]), torch.tensor([0.5, 0.5])
-    result = chi_square_test(counts, probs)
-    assert result.statistic == pytest.approx(4.0)
-    assert result.degrees == 1
-    assert result.p_value == pytest.approx(math.erfc(math.sqrt(2)), rel=1e-10)
-    result = chi_square_test(torch.tensor([50, 30, 20]), torch.full((3,), 1 / 3))
-    assert result.statistic == pytest.approx(14.0, rel=1e-5)
-    assert result.p_value == pytest.approx(math.exp(-7), rel=1e-4)
-
-
-def test_rare_cells_are_pooled():
-    probs = torch.tensor([0.9, 0.04, 0.04, 0.02])
-    pooled = chi_square_test(torch.tensor([85, 6, 5, 4]), probs)
-    by_hand = chi_square_test(torch.tensor([85, 15]), torch.tensor([0.9, 0.1]))
-    assert pooled.degrees == 1
-    assert pooled.statistic == pytest.approx(by_hand.statistic, rel=1e-6)
-    # A pool that is itself too small joins the rarest cell that stands alone.
-    result = chi_square_test(torch.tensor([50, 48, 2]), torch.tensor([0.5, 0.48, 0.02]))
-    assert result.degrees == 1
-    assert result.statistic == pytest.approx(0.0, abs=1e-6)
-
-
-def test_chi_square_of_the_impossible_and_the_certain():
-    assert chi_square_test(torch.tensor([9, 1]), torch.tensor([1.0, 0.0])).p_value == 0
-    assert chi_square_test(torch.tensor([10, 0]), torch.tensor([1.0, 0.0])).p_value == 1
-    with pytest.raises(ValueError, match="at least one draw"):
-        chi_square_test(torch.tensor([0, 0]), torch.tensor([0.5, 0.5]))
-
-
-def test_chi_square_p_values_are_uniform_under_the_truth(generator):
-    probs = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
-    draws = categorical(probs.expand(400, 500, 4), generator)
-    p_values = [chi_square_test(torch.bincount(row, minlength=4), probs).p_value for row in draws]
-    below = torch.tensor([sum(p < q for p in p_values) / 400 for q in (0.1, 0.5, 0.9)])
-    assert float((below - torch.tensor([0.1, 0.5, 0.9])).abs().max()) < 0.075
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from fewjump.evaluate import GRUJudge, NGramJudge
+from fewjump.evaluate import NGramJudge
 from fewjump.law.base import enumerate_states
 from fewjump.problem import MarkovChain
 from fewjump.random import generator_for
@@ -86,40 +86,6 @@ def test_foreign_tokens_are_refused():
         judge.log_prob(torch.tensor([[3]]))
     with pytest.raises(ValueError, match=r"\(N, L\)"):
         judge.log_prob(torch.tensor([1]))
-
-
-def test_gru_learns_a_chain_and_is_deterministic():
-    chain = MarkovChain.random(4, 16, generator=generator_for(3))
-    train, test = chain.sample(3000, generator_for(4)), chain.sample(1000, generator_for(5))
-    truth = chain.entropy() / 16
-    state = torch.get_rng_state()
-    judge = GRUJudge(4, hidden=32, embedding=16).fit(train, steps=250)
-    assert torch.equal(torch.get_rng_state(), state), "the global generator is left alone"
-    nll = judge.nll(test, generator_for(6))
-    assert nll.value == pytest.approx(truth, rel=0.03)
-    assert nll.value > truth - 0.02
-    again = GRUJudge(4, hidden=32, embedding=16).fit(train, steps=250)
-    assert torch.equal(judge.log_prob(test), again.log_prob(test))
-
-
-def test_gru_is_a_distribution_and_causal():
-    judge = GRUJudge(3, hidden=8, embedding=4, seed=2)
-    states = enumerate_states(3, 4)
-    log_prob = judge.log_prob(states)
-    assert float(log_prob.sum(-1).exp().sum()) == pytest.approx(1.0, abs=1e-5)
-    changed = states.clone()
-    changed[:, 3] = (changed[:, 3] + 1) % 3
-    torch.testing.assert_close(judge.log_prob(changed)[:, :3], log_prob[:, :3])
-
-
-def test_gru_stops_by_the_clock():
-    started = time.perf_counter()
-    GRUJudge(3, hidden=8, embedding=4).fit(
-        torch.zeros(10, 8, dtype=torch.int64), steps=10**9, seconds=0.3
-    )
-    assert time.perf_counter() - started < 5
-    with pytest.raises(ValueError, match="at least 1"):
-        GRUJudge(3).fit(torch.zeros(2, 2, dtype=torch.int64), steps=0)
 
 
 def test_a_repetitive_text_beats_real_text():

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from fewjump.evaluate import ChainMeter
-from fewjump.evaluate.markov import sampling_floor
 from fewjump.problem import MarkovChain
 from fewjump.random import generator_for
 
@@ -35,7 +34,7 @@ def test_independent_tokens_are_found_out(chain):
     # Its standard deviation over such sets is 0.0027: four of them.
     assert found["bigram_tv"].value == pytest.approx(expected, abs=0.011)
     assert found["bigram_tv"].high - found["bigram_tv"].low == pytest.approx(4 * 0.0027, rel=0.3)
-    assert found["bigram_tv"].low > sampling_floor(chain, 3000, generator_for(4)).high
+    assert found["bigram_tv"].low > chain.bigram_tv_floor(3000, generator=generator_for(4)).high
     assert found["nll"].low > chain.entropy() / 12
 
 

@@ -12,7 +12,6 @@ from fewjump.evaluate import (
     NGramJudge,
     TextMeter,
     quality,
-    text_frontier,
 )
 from fewjump.problem import MarkovChain
 from fewjump.process import Uniform
@@ -71,22 +70,6 @@ def test_text_rows(chain):
         real = find(reference, metric)
         assert abs(many.value - real.value) < 0.3 * abs(one.value - real.value)
     assert find(reference, "nll_bigram").value == pytest.approx(chain.entropy() / 8, abs=0.03)
-
-
-def test_nll_at_matched_entropy(chain):
-    data = text_dataset(chain)
-    exact = chain.denoiser(Uniform(4, fewjump.LogLinear()), joint=True)
-    meter = TextMeter(data)
-    row, points = text_frontier(exact, meter, 2, num_samples=800, temperatures=(0.7, 1.0, 1.3))
-    assert [p.temperature for p in points] == [0.7, 1.0, 1.3]
-    entropies = [p.entropy.value for p in points]
-    assert entropies == sorted(entropies)
-    assert points[0].quality.value < points[1].quality.value < points[2].quality.value
-    # A perfect model is as good as real text where it is as varied.
-    [real] = [r for r in meter.reference() if r.metric == "nll"]
-    assert row.value == pytest.approx(real.value, abs=0.015)
-    assert abs(points[0].quality.value - real.value) > 0.015
-    assert (row.metric, row.nfe, row.steps) == ("nll_at_matched_entropy", 2, 2)
 
 
 def test_lines_are_whole_words_to_the_meter(tmp_path):

@@ -16,7 +16,7 @@ from experiments.harness import Rows
 from experiments.text_sizes import load_corpus
 from fewjump.data import load_data
 from fewjump.demo import digits
-from fewjump.evaluate.classifier import train_classifier
+from fewjump.evaluate.image import train_classifier
 from fewjump.evaluate.likelihood import one_evaluation_nlls, path_bound
 from fewjump.verify.times import ways
 from toy_text import SIZES, names_file, words

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from experiments import error_terms, markov_curve, sampler_order
-from fewjump.problem.examples import reference_markov_chain
+from fewjump.problem import reference_markov_chain
 from fewjump.process import Uniform
 from fewjump.random import generator_for
 from fewjump.sampler import run as draw

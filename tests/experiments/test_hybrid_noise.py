@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from experiments.hybrid_noise import NOISES, Sizes, drawn, references, rows_of
-from fewjump.problem.examples import reference_markov_chain
+from fewjump.problem import reference_markov_chain
 
 TINY = Sizes(
     teacher_steps=2,

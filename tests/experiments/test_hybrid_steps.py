@@ -8,7 +8,7 @@ import torch
 from experiments.hybrid_noise import NOISES
 from experiments.hybrid_steps import Switched, excess
 from fewjump.law import ProductLaw
-from fewjump.problem.examples import reference_markov_chain
+from fewjump.problem import reference_markov_chain
 from fewjump.random import generator_for
 from fewjump.sampler import run as draw
 

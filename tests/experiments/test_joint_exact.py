@@ -10,8 +10,7 @@ import torch
 from experiments import joint_exact
 from experiments.masked_law import MaskedTables, masked_output_law, one_step_law
 from fewjump.denoiser import NetworkDenoiser
-from fewjump.problem import EnumeratedJoint
-from fewjump.problem.examples import ising
+from fewjump.problem import EnumeratedJoint, ising
 from fewjump.process import Absorbing, Uniform
 from fewjump.random import generator_for
 from fewjump.sampler.exact import exact_output_law

@@ -16,7 +16,7 @@ from fewjump.objective import (
     ScoreEntropy,
     freeze,
 )
-from fewjump.objective.known import Given, draw_known
+from fewjump.objective.base import Given, draw_known
 from fewjump.problem import EnumeratedJoint
 from fewjump.process import Absorbing, Process, Uniform
 from fewjump.random import SampleStreams
@@ -118,7 +118,7 @@ def test_known_positions_are_always_shown_clean_and_carry_no_loss(
     process: Process, objective, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = torch.tensor([True, False, True, False]).expand(B, L)
-    monkeypatch.setattr("fewjump.objective.known.draw_known", lambda *_: known)
+    monkeypatch.setattr("fewjump.objective.base.draw_known", lambda *_: known)
     student, teacher = Spy(process, 0), freeze(Spy(process, 1))
     batch = torch.randint(V, (B, L), generator=torch.Generator().manual_seed(2))
 
@@ -175,7 +175,7 @@ def test_the_joint_loss_of_the_truth_is_the_conditional_entropy(
     problem = EnumeratedJoint(probs / probs.sum())
     count = 6000
     known = torch.tensor([True, False, True]).expand(count, 3)
-    monkeypatch.setattr("fewjump.objective.known.draw_known", lambda *_: known)
+    monkeypatch.setattr("fewjump.objective.base.draw_known", lambda *_: known)
     index = torch.multinomial(problem.probs.reshape(-1), count, True, generator=source)
     batch = torch.stack(torch.unravel_index(index, (V, V, V)), -1)
     student, teacher = Exact(problem, process), freeze(Exact(problem, process))
@@ -209,7 +209,7 @@ def test_teachers_are_shown_known_positions_too(
     process: Process, objective, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = torch.tensor([True, False, True, False]).expand(B, L)
-    monkeypatch.setattr("fewjump.objective.known.draw_known", lambda *_: known)
+    monkeypatch.setattr("fewjump.objective.base.draw_known", lambda *_: known)
     student = Spy(process, 0)
     batch = torch.randint(V, (B, L), generator=torch.Generator().manual_seed(2))
     loss, _ = objective(student, None, batch, torch.Generator().manual_seed(5))
@@ -244,7 +244,7 @@ def test_the_bound_of_the_truth_is_the_conditional_entropy(
     probs = torch.rand(V, V, V, generator=source).double() ** 3
     problem, count = EnumeratedJoint(probs / probs.sum()), 20_000
     known = torch.tensor([True, False, True]).expand(count, 3)
-    monkeypatch.setattr("fewjump.objective.known.draw_known", lambda *_: known)
+    monkeypatch.setattr("fewjump.objective.base.draw_known", lambda *_: known)
     index = torch.multinomial(problem.probs.reshape(-1), count, True, generator=source)
     batch = torch.stack(torch.unravel_index(index, (V, V, V)), -1)
     exact = Exact(problem, PROCESSES[process])
@@ -273,7 +273,7 @@ def test_the_latent_bound_is_that_of_the_other_positions(monkeypatch: pytest.Mon
     """−log Σ_z p(z|x_t)·exp(−CE of the unknown positions given z), by summation over z."""
     process = PROCESSES["absorbing"]
     known = torch.tensor([True, False, True, False]).expand(B, L)
-    monkeypatch.setattr("fewjump.objective.known.draw_known", lambda *_: known)
+    monkeypatch.setattr("fewjump.objective.base.draw_known", lambda *_: known)
     student, teacher = latent(process), freeze(Spy(process, 1))
     batch = torch.randint(V, (B, L), generator=torch.Generator().manual_seed(2))
     laws: list = []

@@ -19,8 +19,7 @@ from fewjump.law import DiscreteLatent, LatentLaw, ProductLaw
 from fewjump.law.base import enumerate_states, ravel
 from fewjump.objective import JointConditionalMatching, LatentMatching, freeze
 from fewjump.objective.latent import _summed
-from fewjump.problem import EnumeratedJoint
-from fewjump.problem.examples import copy
+from fewjump.problem import EnumeratedJoint, copy
 from fewjump.process import Absorbing, Uniform
 from fewjump.random import SampleStreams, generator_for
 from fewjump.schedule import LogLinear

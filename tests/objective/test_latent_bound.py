@@ -8,7 +8,6 @@ import torch
 
 from fewjump.denoiser import NetworkDenoiser
 from fewjump.law import LatentLaw
-from fewjump.objective import importance_bound
 from fewjump.process import Uniform
 from fewjump.random import generator_for
 from fewjump.schedule import LogLinear
@@ -48,14 +47,11 @@ def test_more_particles_come_nearer_to_the_integral() -> None:
         truth = float((log_weight + each).logsumexp(0))
         gaps, errors = [], []
         for particles in (1, 4, 16):
-            bounds = importance_bound(
-                model,
-                x0.expand(copies, -1),
-                x_t.expand(copies, -1),
-                t.expand(copies),
-                particles=particles,
-                generator=generator_for(particles),
-            )
+            many, noisy = x0.expand(copies, -1), x_t.expand(copies, -1)
+            level = model.process.schedule.sigma_bar(t).expand(copies)
+            proposal = model.head.encode(many, noisy, level)
+            law = model(noisy, t.expand(copies))
+            bounds = law.bound(many, proposal, particles, generator_for(particles))
             gaps.append(truth - float(bounds.mean()))
             errors.append(float(bounds.std()) / copies**0.5)
             # Whatever the proposal, the likelihood itself is unbiased.

@@ -26,7 +26,7 @@ from fewjump.objective.score_function import (
     table_reward,
     token_reward,
 )
-from fewjump.objective.times import time_weight
+from fewjump.objective.time_sampling import time_weight
 from fewjump.problem import EnumeratedJoint
 from fewjump.process import Absorbing, Process, ResetToPrior, Uniform
 from fewjump.random import SampleStreams, generator_for

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fewjump.objective.times import draw_time_pair, spread_uniform, time_weight
+from fewjump.objective.time_sampling import draw_time_pair, spread_uniform, time_weight
 from fewjump.process import Absorbing
 from fewjump.random import SampleStreams
 from fewjump.schedule import LogLinear

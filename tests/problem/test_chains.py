@@ -10,7 +10,13 @@ import torch
 from torch import Tensor
 
 from fewjump.law.base import enumerate_states, ravel
-from fewjump.problem import EnumeratedJoint, HiddenMarkovChain, MarkovChain, examples
+from fewjump.problem import (
+    EnumeratedJoint,
+    HiddenMarkovChain,
+    MarkovChain,
+    reference_hidden_markov_chain,
+    reference_markov_chain,
+)
 from fewjump.problem.chain import ChainProblem
 from fewjump.process import Absorbing, FixedRate, Process, ResetToPrior, Uniform
 from fewjump.random import generator_for
@@ -168,7 +174,7 @@ def test_entropy_estimate_of_a_long_hidden_chain() -> None:
 
 
 def test_the_reference_chain_has_the_published_curve() -> None:
-    chain = examples.reference_markov_chain()
+    chain = reference_markov_chain()
     assert chain.entropy_rate() == pytest.approx(1.094, abs=5e-4)
     independent = chain.initial[:, None] * chain.initial
     one_step = 0.5 * float((independent - chain.bigram_law()).abs().sum())
@@ -178,7 +184,7 @@ def test_the_reference_chain_has_the_published_curve() -> None:
 
 
 def test_bigram_tv_of_the_exact_teacher_in_four_steps() -> None:
-    chain = examples.reference_markov_chain()
+    chain = reference_markov_chain()
     process = Uniform(8, LogLinear())
     denoiser = chain.denoiser(process)
     generator = generator_for(8)
@@ -190,20 +196,16 @@ def test_bigram_tv_of_the_exact_teacher_in_four_steps() -> None:
 
 
 def test_reference_hidden_chain() -> None:
-    chain = examples.reference_hidden_markov_chain()
+    chain = reference_hidden_markov_chain()
     assert (chain.vocab_size, chain.length, len(chain.initial)) == (8, 32, 16)
     rate = chain.entropy_rate(tokens=300)
     assert rate.low < 1.365
     assert rate.high > 1.345
 
 
-@pytest.mark.parametrize("make", [examples.reference_markov_chain, None], ids=["markov", "hidden"])
+@pytest.mark.parametrize("make", [reference_markov_chain, None], ids=["markov", "hidden"])
 def test_long_sequences_are_finite_and_fast(make: object, generator: torch.Generator) -> None:
-    chain = (
-        examples.reference_markov_chain(512)
-        if make is not None
-        else examples.reference_hidden_markov_chain(512)
-    )
+    chain = reference_markov_chain(512) if make is not None else reference_hidden_markov_chain(512)
     process = Uniform(8, LogLinear())
     t = torch.linspace(1e-4, 1, 64, dtype=torch.float64)
     x_t = process.corrupt(chain.sample(64, generator), 0.0, t, generator)

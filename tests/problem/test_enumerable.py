@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fewjump.law.base import enumerate_states, ravel
-from fewjump.problem import EnumeratedJoint, examples
+from fewjump.problem import EnumeratedJoint, copy, ising, xor
 from fewjump.process import Absorbing, FixedRate, Process, ResetToPrior, Uniform
 from fewjump.schedule import LogLinear
 
@@ -182,18 +182,18 @@ def test_sampling_and_log_prob(generator: torch.Generator) -> None:
 
 
 def test_examples_have_their_known_correlations() -> None:
-    assert examples.xor(5).one_step_floor() == pytest.approx(math.log(2), abs=1e-12)
-    assert examples.copy(5, 3).one_step_floor() == pytest.approx(2 * math.log(5), abs=1e-12)
+    assert xor(5).one_step_floor() == pytest.approx(math.log(2), abs=1e-12)
+    assert copy(5, 3).one_step_floor() == pytest.approx(2 * math.log(5), abs=1e-12)
     weights = [math.exp(0.7 * (2 * a - 1) * (2 * b - 1)) for a in (0, 1) for b in (0, 1)]
     two = torch.tensor(weights, dtype=torch.float64).reshape(2, 2)
-    torch.testing.assert_close(examples.ising(1, 2, 0.7).probs, two / two.sum())
-    square = examples.ising(2, 2, 0.3)
+    torch.testing.assert_close(ising(1, 2, 0.7).probs, two / two.sum())
+    square = ising(2, 2, 0.3)
     aligned, opposed = square.probs[1, 1, 1, 1], square.probs[0, 1, 1, 0]
     assert float((aligned / opposed).log()) == pytest.approx(8 * 0.3, abs=1e-12)
 
 
 def test_a_grid_of_65536_states_is_fast_and_right(generator: torch.Generator) -> None:
-    problem = examples.ising(4, 4, 0.4)
+    problem = ising(4, 4, 0.4)
     process = Uniform(2, LogLinear())
     x_t = process.corrupt(problem.sample(256, generator), 0.0, 0.5, generator)
     law = problem.posterior(x_t, 0.5, process)
@@ -232,7 +232,7 @@ def test_bad_tokens_and_times_are_refused(problem: EnumeratedJoint) -> None:
 
 
 def test_reverse_conditional_of_an_impossible_state_is_a_product() -> None:
-    problem, process = examples.xor(3), Absorbing(3, LogLinear())
+    problem, process = xor(3), Absorbing(3, LogLinear())
     s, t = 0.2, 0.6
     odd = torch.tensor([[1, 0, 0], [1, 2, 0]])
     law = problem.reverse_conditional(odd, s, t, process)

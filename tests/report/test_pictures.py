@@ -49,7 +49,7 @@ def test_bad_images_are_named() -> None:
 def test_pictures_without_pillow_are_refused_before_anything_is_drawn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fewjump.commands.sample_files import open_writer
+    from fewjump.commands.sample import open_writer
     from fewjump.data import ImageLevels
     from fewjump.demo.digits import run_demo
 

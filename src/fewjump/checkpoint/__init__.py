@@ -1,7 +1,7 @@
 """Models as files: config.json, model.safetensors and README.md in a folder; and the originals."""
 
-from fewjump.checkpoint.errors import CheckpointError
 from fewjump.checkpoint.folder import FORMAT_VERSION, read_config, save
 from fewjump.checkpoint.opening import load
+from fewjump.reading import CheckpointError
 
 __all__ = ["FORMAT_VERSION", "CheckpointError", "load", "read_config", "save"]

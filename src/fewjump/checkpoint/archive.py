@@ -16,8 +16,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from fewjump.checkpoint.errors import TAKES, CheckpointError
 from fewjump.checkpoint.unpickle import Global, KnownCall, PlainDict, Unpickler
+from fewjump.reading import TAKES, CheckpointError
 
 MAX_PICKLE = 1 << 28
 MAX_RECORDS = 1 << 20

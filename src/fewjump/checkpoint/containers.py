@@ -23,7 +23,6 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from fewjump.checkpoint.archive import Archive, StoredTensor
-from fewjump.checkpoint.errors import CheckpointError, listed
 from fewjump.checkpoint.original_network import (
     BESIDE,
     BESIDE_EXACTLY,
@@ -34,7 +33,7 @@ from fewjump.checkpoint.original_network import (
 from fewjump.checkpoint.unpickle import Foreign
 from fewjump.checkpoint.vocabulary import mask_of_folder, mask_of_pickled
 from fewjump.denoiser.wrappers import split_name
-from fewjump.reading import WeightsName
+from fewjump.reading import CheckpointError, WeightsName, listed
 
 ContainerName = Literal[
     "SEDD hub folder", "SEDD run folder", "Lightning checkpoint", "Hugging Face folder"

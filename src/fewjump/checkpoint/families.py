@@ -13,8 +13,7 @@ from typing import Any, get_args
 
 import torch
 
-from fewjump.checkpoint.errors import CheckpointError, listed
-from fewjump.reading import FamilyName
+from fewjump.reading import CheckpointError, FamilyName, listed
 from fewjump.schedule import Cosine, Geometric, Linear, LogLinear, Schedule
 
 Config = Mapping[str, Any]

@@ -23,7 +23,6 @@ from torch import Tensor
 
 import fewjump
 from fewjump.checkpoint.card import model_card
-from fewjump.checkpoint.errors import CheckpointError, reason
 from fewjump.denoiser import Denoiser, NetworkDenoiser, ScoreDenoiser, head_from_config
 from fewjump.denoiser.meta_device import contents, without_memory
 from fewjump.denoiser.network import network_from_config, trunk_config
@@ -35,6 +34,7 @@ from fewjump.files import (
     whole_folder,
     write_text,
 )
+from fewjump.reading import CheckpointError, reason
 from fewjump.sampler.carried_grids import current_grids, read_grids
 
 FORMAT_VERSION = 1

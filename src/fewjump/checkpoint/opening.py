@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from fewjump.checkpoint.containers import RUN_WEIGHTS
-from fewjump.checkpoint.errors import TAKES, CheckpointError
 from fewjump.checkpoint.folder import (
     CONFIG_FILE,
     MODEL_FILES,
@@ -21,7 +20,7 @@ from fewjump.checkpoint.folder import (
 from fewjump.checkpoint.originals import Facts, Reading, check_values, read_original
 from fewjump.checkpoint.vocabulary import settle_vocabulary
 from fewjump.denoiser import NetworkDenoiser, ScoreDenoiser, ScoreNetwork
-from fewjump.denoiser.masked_lm import from_masked_lm
+from fewjump.denoiser.logits import from_masked_lm
 from fewjump.denoiser.network import parameter_counts
 from fewjump.denoiser.pretrained import (
     INDEX_SUFFIX,
@@ -32,7 +31,15 @@ from fewjump.denoiser.pretrained import (
 )
 from fewjump.device import usable_device
 from fewjump.files import resolve
-from fewjump.reading import FamilyName, ReadingOptions, WeightsName, given_flags, reading_values
+from fewjump.reading import (
+    TAKES,
+    CheckpointError,
+    FamilyName,
+    ReadingOptions,
+    WeightsName,
+    given_flags,
+    reading_values,
+)
 from fewjump.schedule import Schedule
 from fewjump.tokenizing import HUB, is_hub, require
 

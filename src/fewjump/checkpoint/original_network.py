@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewjump.checkpoint.errors import CheckpointError, listed
 from fewjump.denoiser.attention import ROTARY_BASE
 from fewjump.denoiser.transformer import TIME_FREQUENCIES, Transformer, TransformerConfig
 from fewjump.denoiser.wrappers import split_name
+from fewjump.reading import CheckpointError, listed
 
 Shape = tuple[int, ...]
 

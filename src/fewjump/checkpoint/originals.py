@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from fewjump.checkpoint.containers import Opened, Weights, opened
-from fewjump.checkpoint.errors import CheckpointError
 from fewjump.checkpoint.families import Description, describe
 from fewjump.checkpoint.original_network import (
     FREQUENCIES,
@@ -30,7 +29,7 @@ from fewjump.denoiser import (
     Transformer,
 )
 from fewjump.process import Absorbing, Process, Uniform
-from fewjump.reading import ReadingOptions, WeightsName
+from fewjump.reading import CheckpointError, ReadingOptions, WeightsName
 from fewjump.schedule import Schedule
 
 # No trained weight is anywhere near; a flipped exponent bit is.

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from fewjump.checkpoint.errors import CheckpointError, reason
+from fewjump.reading import CheckpointError, reason
 
 COPY_BUDGET = 1 << 20
 MAX_LINE = 4096

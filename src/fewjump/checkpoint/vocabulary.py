@@ -17,10 +17,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fewjump.checkpoint.errors import CheckpointError
 from fewjump.checkpoint.unpickle import Foreign
 from fewjump.denoiser import Denoiser
 from fewjump.process import Process, process_from_config
+from fewjump.reading import CheckpointError
 from fewjump.tokenizing import describe_tokenizer, open_tokenizer, unused_tokens
 
 _LOG = logging.getLogger("fewjump")

@@ -29,25 +29,22 @@ class Options:
 
     markov: a chain whose exact posterior is known, so that nothing is trained and the truth is
     exact.
+
+    Attributes:
+        kind: which problem.
+        out: folder for results.json, samples, models and report.html. Default: demo-KIND.
+        data: text file to learn from (text only). Default: the documentation that Python ships.
+        seed: seed of every random draw.
+        quick: a smaller version that only shows that everything works.
+        threads: CPU threads. Default: all cores.
     """
 
     kind: Annotated[Literal["digits", "text", "markov"], tyro.conf.Positional] = "digits"
-    """Which problem."""
-
     out: Path | None = None
-    """Folder for results.json, samples, models and report.html. Default: demo-KIND."""
-
     data: Path | None = None
-    """Text file to learn from (text only). Default: the documentation that Python ships."""
-
     seed: int = 0
-    """Seed of every random draw."""
-
     quick: bool = False
-    """A smaller version that only shows that everything works."""
-
     threads: int | None = None
-    """CPU threads. Default: all cores."""
 
 
 def run(options: Options) -> int:

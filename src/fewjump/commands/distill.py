@@ -49,62 +49,51 @@ TimesName = Literal[
 
 @dataclass
 class Subject:
-    """Whom to learn from, and what."""
+    """Whom to learn from, and what.
+
+    Attributes:
+        teacher: the teacher: what `fewjump sample` takes.
+        out: folder of the run.
+        data: the data the teacher learned from. Default: none; the teacher's own samples are used.
+        kind: how to read a data file.
+        length: tokens per sequence, for a teacher that takes any. Default: the teacher's, or 64.
+        student: what the student can say: product is the paper's, one table per position. The
+            others are joint laws, from which a single step can draw dependent positions.
+        intermediate: how the cleaner state is drawn. student-euler is the paper's Algorithm 1;
+            forward noises data and is exact; teacher-rollout needs no data. Default: forward, or
+            teacher-rollout if there are no data.
+        head: options of the student's head as name=value, such as states=64, components=32 or
+            lookahead=true. The error for an unknown name lists those that there are.
+        times: how training draws its times: importance follows the losses seen, without bias, by t,
+            or (importance-pairs, product students) by t and the gap; learned-weight evens them out;
+            the gaps (product students) start small and double, or start large and halve, over the
+            training.
+        warm_start: start from the teacher's weights.
+        lora: rank of a low-rank difference to the teacher's weights, which then are in memory once;
+            needs the extra fewjump[lora]. Default: train every weight.
+        objective: how any student is compared with its teacher.
+        gap: product students: where the teacher is asked.
+        joint: joint students: where the teacher is asked, and what is learned from it.
+        latent: latent students: what keeps the latent in use.
+        training: how to optimise.
+    """
 
     teacher: Path = Path("runs/teacher")
-    """The teacher: what `fewjump sample` takes."""
-
     out: Path = Path("runs/student")
-    """Folder of the run."""
-
     data: Source | None = None
-    """The data the teacher learned from. Default: none; the teacher's own samples are used."""
-
     kind: DataKindName = "auto"
-    """How to read a data file."""
-
     length: int | None = None
-    """Tokens per sequence, for a teacher that takes any. Default: the teacher's, or 64."""
-
     student: StudentName = "product"
-    """What the student can say: product is the paper's, one table per position. The others are
-    joint laws, from which a single step can draw dependent positions."""
-
     intermediate: Annotated[Intermediate | None, tyro.conf.arg(name="matching")] = None
-    """How the cleaner state is drawn. student-euler is the paper's Algorithm 1; forward noises
-    data and is exact; teacher-rollout needs no data. Default: forward, or teacher-rollout if there
-    are no data."""
-
     head: tuple[str, ...] = ()
-    """Options of the student's head as name=value, such as states=64, components=32 or
-    lookahead=true. The error for an unknown name lists those that there are."""
-
     times: TimesName = "uniform"
-    """How training draws its times: importance follows the losses seen, without bias, by t, or
-    (importance-pairs, product students) by t and the gap; learned-weight evens them out; the gaps
-    (product students) start small and double, or start large and halve, over the training."""
-
     warm_start: bool = True
-    """Start from the teacher's weights."""
-
     lora: int | None = None
-    """Rank of a low-rank difference to the teacher's weights, which then are in memory once; needs
-    the extra fewjump[lora]. Default: train every weight."""
-
     objective: MatchingOptions = field(default_factory=MatchingOptions)
-    """How any student is compared with its teacher."""
-
     gap: GapOptions = field(default_factory=GapOptions)
-    """Product students: where the teacher is asked."""
-
     joint: JointOptions = field(default_factory=JointOptions)
-    """Joint students: where the teacher is asked, and what is learned from it."""
-
     latent: LatentOptions = field(default_factory=LatentOptions)
-    """Latent students: what keeps the latent in use."""
-
     training: TrainConfig = DISTILLATION
-    """How to optimise."""
 
 
 @dataclass
@@ -121,8 +110,8 @@ class Options(DocumentOptions, ReadingOptions, Subject):
 
 def run(options: Options) -> int:
     from fewjump.api import distill
-    from fewjump.commands.models import open_data_like, open_model
     from fewjump.data.load import DEFAULT_LENGTH
+    from fewjump.publish.models import open_data_like, open_model
 
     if options.data is None:
         refuse_without_data(options)

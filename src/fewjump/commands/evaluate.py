@@ -24,9 +24,9 @@ from fewjump.lock import sole_writer
 from fewjump.reading import ReadingOptions, reading_values
 
 if TYPE_CHECKING:
-    from fewjump.commands.models import Model
     from fewjump.data import Dataset
     from fewjump.evaluate import Meter
+    from fewjump.publish.models import Model
     from fewjump.report import Row
 
 SHOWN_IMAGES, SHOWN_TEXTS = 24, 3
@@ -36,40 +36,33 @@ RESULTS, SAMPLES, PAGE = "results.json", "samples.json", "report.html"
 
 @dataclass
 class Subject:
-    """What to measure, and how."""
+    """What to measure, and how.
+
+    Attributes:
+        paths: what `fewjump sample` takes, one or more: for example a teacher and its student.
+        data: the data the models learned from. Default: digits, for models of such images.
+        kind: how to read a data file.
+        length: tokens per sequence, for models that take any. Default: the models', or 64.
+        steps: numbers of steps to sample with.
+        sampler: how to step; several are compared.
+        num_samples: samples of each measurement. Default: as many as the test part has.
+        seeds: independent sets of samples; means are reported, with intervals over all.
+        out: folder for results.json. Default: the first run's folder.
+        device: where to compute.
+        progress: say which measurement is being made.
+    """
 
     paths: Annotated[list[Path], tyro.conf.Positional]
-    """What `fewjump sample` takes, one or more: for example a teacher and its student."""
-
     data: Source | None = None
-    """The data the models learned from. Default: digits, for models of such images."""
-
     kind: DataKindName = "auto"
-    """How to read a data file."""
-
     length: int | None = None
-    """Tokens per sequence, for models that take any. Default: the models', or 64."""
-
     steps: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16, 64])
-    """Numbers of steps to sample with."""
-
     sampler: list[SamplerName] = field(default_factory=lambda: ["ancestral"])
-    """How to step; several are compared."""
-
     num_samples: int | None = None
-    """Samples of each measurement. Default: as many as the test part has."""
-
     seeds: list[int] = field(default_factory=lambda: [0])
-    """Independent sets of samples; means are reported, with intervals over all."""
-
     out: Path | None = None
-    """Folder for results.json. Default: the first run's folder."""
-
     device: str = "cpu"
-    """Where to compute."""
-
     progress: bool = True
-    """Say which measurement is being made."""
 
 
 @dataclass
@@ -85,7 +78,7 @@ class Options(DocumentOptions, ReadingOptions, GridOptions, Subject):
 
 def run(options: Options) -> int:
     from fewjump.checkpoint.folder import WEIGHTS_FILE
-    from fewjump.commands.models import open_data_like, open_models
+    from fewjump.publish.models import open_data_like, open_models
     from fewjump.report import machine_facts, write_results
 
     if not options.paths:

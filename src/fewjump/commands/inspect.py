@@ -14,31 +14,27 @@ from fewjump.reading import ReadingOptions, reading_values
 
 @dataclass
 class Subject:
-    """What to look at, and how closely."""
+    """What to look at, and how closely.
+
+    Attributes:
+        path: a file, a folder, or a hub repository as hf:owner/name: all that the other verbs take.
+        check: run the network.
+        samples: sequences drawn from the model for the check.
+        steps: steps of each.
+        length: tokens of each. Default: the model's length, at most 128.
+        seed: of the draws.
+        device: where to compute.
+        json: print everything as JSON.
+    """
 
     path: Annotated[str, tyro.conf.Positional]
-    """A file, a folder, or a hub repository as hf:owner/name: all that the other verbs take."""
-
     check: bool = True
-    """Run the network."""
-
     samples: int = 16
-    """Sequences drawn from the model for the check."""
-
     steps: int = 16
-    """Steps of each."""
-
     length: int | None = None
-    """Tokens of each. Default: the model's length, at most 128."""
-
     seed: int = 0
-    """Of the draws."""
-
     device: str = "cpu"
-    """Where to compute."""
-
     json: bool = False
-    """Print everything as JSON."""
 
 
 @dataclass

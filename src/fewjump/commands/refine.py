@@ -22,35 +22,30 @@ from fewjump.reading import ReadingOptions, reading_values
 
 @dataclass
 class Subject:
-    """Whom to refine, and against whom."""
+    """Whom to refine, and against whom.
+
+    Attributes:
+        student: folder of the student: a run or a saved model. It is not changed.
+        teacher: the teacher: what `fewjump sample` takes.
+        out: folder of the run.
+        data: the data the teacher learned from. Default: none; the student's own samples are used.
+        kind: how to read a data file.
+        source: where the noisy states come from: data, or the student's own sampling. Default:
+            forward, or student if there are no data.
+        on_policy: what is minimised, and for which sampler.
+        bounds: how fast the network that learns the student's samples may learn, and the guard.
+        training: how to optimise the student.
+    """
 
     student: Path = Path("runs/student")
-    """Folder of the student: a run or a saved model. It is not changed."""
-
     teacher: Path = Path("runs/teacher")
-    """The teacher: what `fewjump sample` takes."""
-
     out: Path = Path("runs/refined")
-    """Folder of the run."""
-
     data: Source | None = None
-    """The data the teacher learned from. Default: none; the student's own samples are used."""
-
     kind: DataKindName = "auto"
-    """How to read a data file."""
-
     source: StatesName | None = None
-    """Where the noisy states come from: data, or the student's own sampling. Default: forward, or
-    student if there are no data."""
-
     on_policy: OnPolicyOptions = field(default_factory=OnPolicyOptions)
-    """What is minimised, and for which sampler."""
-
     bounds: GuardOptions = field(default_factory=GuardOptions)
-    """How fast the network that learns the student's samples may learn, and the guard."""
-
     training: TrainConfig = REFINEMENT
-    """How to optimise the student."""
 
 
 @dataclass
@@ -67,7 +62,7 @@ class Options(DocumentOptions, ReadingOptions, Subject):
 
 
 def run(options: Options) -> int:
-    from fewjump.commands.models import open_data_like, open_models
+    from fewjump.publish.models import open_data_like, open_models
     from fewjump.refinement import refine
 
     if options.data is None:

@@ -22,19 +22,18 @@ class Options:
     Each folder must hold a results.json, as `fewjump evaluate` and `fewjump demo` write it. With
     several folders their curves share the charts. Saved samples and training records in the
     folders are shown too.
+
+    Attributes:
+        runs: run folders, or results.json files.
+        out: where to write. Default: report.html in the first folder.
+        title: headline of the page.
+        headline: metric of the large first chart. Default: the first one measured.
     """
 
     runs: Annotated[list[Path], tyro.conf.Positional]
-    """Run folders, or results.json files."""
-
     out: Path | None = None
-    """Where to write. Default: report.html in the first folder."""
-
     title: str | None = None
-    """Headline of the page."""
-
     headline: str | None = None
-    """Metric of the large first chart. Default: the first one measured."""
 
 
 def run(options: Options) -> int:

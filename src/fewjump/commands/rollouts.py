@@ -14,37 +14,32 @@ from fewjump.reading import ReadingOptions, reading_values
 
 @dataclass
 class Subject:
-    """What to draw, and how."""
+    """What to draw, and how.
+
+    Attributes:
+        path: the teacher: what `fewjump sample` takes.
+        out: the file, ending in .npy.
+        num_samples: how many samples.
+        steps: steps from noise to data: the student learns the law of the teacher run with that
+            many.
+        seed: of all samples.
+        prompt: text the samples begin with.
+        length: tokens per sample; several numbers are taken in turn, if the model has padding.
+        batch_size: samples between two writes.
+        device: where to compute, for example cuda.
+        progress: show progress, if it takes a while.
+    """
 
     path: Annotated[Path, tyro.conf.Positional]
-    """The teacher: what `fewjump sample` takes."""
-
     out: Path = Path("runs/rollouts.npy")
-    """The file, ending in .npy."""
-
     num_samples: int = 10_000
-    """How many samples."""
-
     steps: int = 256
-    """Steps from noise to data: the student learns the law of the teacher run with that many."""
-
     seed: int = 0
-    """Of all samples."""
-
     prompt: str | None = None
-    """Text the samples begin with."""
-
     length: tuple[int, ...] = ()
-    """Tokens per sample; several numbers are taken in turn, if the model has padding."""
-
     batch_size: int = 256
-    """Samples between two writes."""
-
     device: str = "cpu"
-    """Where to compute, for example cuda."""
-
     progress: bool = True
-    """Show progress, if it takes a while."""
 
 
 @dataclass
@@ -58,9 +53,9 @@ class Options(ReadingOptions, SamplerOptions, Subject):
 
 
 def run(options: Options) -> int:
-    from fewjump.commands.models import open_model
     from fewjump.publish import Pipeline
     from fewjump.publish.conditions import read_conditions
+    from fewjump.publish.models import open_model
     from fewjump.rollouts import rollouts
 
     check_draws([options.steps], options.num_samples)

@@ -27,28 +27,28 @@ _MOST_STEPS, _MOST_SAMPLES = 1_000_000, 100_000_000
 @dataclass
 class DocumentOptions:
     """How to read documents (.jsonl, .json, .csv, .tsv, .parquet, a data set's folder,
-    hf:owner/name, or text) and tokens (.bin)."""
+    hf:owner/name, or text) and tokens (.bin).
+
+    Attributes:
+        field: documents: where the text of an object or a row is.
+        split: documents: which part of a data set.
+        limit: documents: read this many of them. Default: all.
+        packing: documents: stream cuts them as one stream; documents gives each rows of its own,
+            padded; fit lets whole ones share a row. Default: stream for a tokenizer, documents for
+            characters.
+        token_bits: tokens of a .bin file: how wide they are. Default: what a header of llm.c or a
+            Megatron .idx beside it says, else 16, or 32 for a tokenizer of more than 65536 tokens.
+        cache_folder: where the tokens of documents are kept for the next run.
+            Default: .fewjump-cache beside the data, or fewjump in $XDG_CACHE_HOME (~/.cache) where
+            nothing may be written there.
+    """
 
     field: Annotated[str, tyro.conf.arg(name="text-field")] = "text"
-    """Documents: where the text of an object or a row is."""
-
     split: str = "train"
-    """Documents: which part of a data set."""
-
     limit: Annotated[int | None, tyro.conf.arg(name="documents")] = None
-    """Documents: read this many of them. Default: all."""
-
     packing: PackingName | None = None
-    """Documents: stream cuts them as one stream; documents gives each rows of its own, padded; fit
-    lets whole ones share a row. Default: stream for a tokenizer, documents for characters."""
-
     token_bits: TokenBits | None = None
-    """Tokens of a .bin file: how wide they are. Default: what a header of llm.c or a Megatron .idx
-    beside it says, else 16, or 32 for a tokenizer of more than 65536 tokens."""
-
     cache_folder: Annotated[Path | None, tyro.conf.arg(name="cache")] = None
-    """Where the tokens of documents are kept for the next run. Default: .fewjump-cache beside the
-    data, or fewjump in $XDG_CACHE_HOME (~/.cache) where nothing may be written there."""
 
 
 def document_values(options: Any) -> dict[str, Any]:
@@ -70,20 +70,26 @@ def refuse_without_data(options: Any) -> None:
 
 @dataclass
 class GridOptions:
-    """How the steps from noise to data lie in time."""
+    """How the steps from noise to data lie in time.
+
+    Attributes:
+        grid: how the steps are spread over time. fitted finds the times that lose the least, from
+            samples of the model itself, which must not be joint, unless the model carries them.
+            Default: uniform; first-hitting draws its own times.
+    """
 
     grid: GridName | None = None
-    """How the steps are spread over time. fitted finds the times that lose the least, from samples
-    of the model itself, which must not be joint, unless the model carries them. Default: uniform;
-    first-hitting draws its own times."""
 
 
 @dataclass
 class SamplerOptions(GridOptions):
-    """How to step from noise to data."""
+    """How to step from noise to data.
+
+    Attributes:
+        sampler: how to step. ancestral is exact up to drawing positions independently.
+    """
 
     sampler: SamplerName = "ancestral"
-    """How to step. ancestral is exact up to drawing positions independently."""
 
 
 def check_draws(steps: Sequence[int], samples: int | None, flag: str = "--num-samples") -> None:

@@ -28,69 +28,58 @@ UNIFORM_SHARE = 0.1
 
 @dataclass
 class Subject:
-    """What to learn, and with which network."""
+    """What to learn, and with which network.
+
+    Attributes:
+        data: digits, text (Python's own documentation), a text file,
+            documents (.jsonl, .json, .csv, .tsv, .parquet, a data set's folder, hf:owner/name), or
+            an array of tokens (.npy, .bin).
+        out: folder of the run.
+        kind: how to read a file. auto: by its name; text as characters, or documents with a
+            tokenizer.
+        tokenizer: documents and arrays: a tokenizer.json, a tokenizer's folder, hf:owner/name, or
+            bytes.
+        variable_length: leave padding alone: it is never noised, learned or attended to,
+            and `fewjump sample --length` says where samples end. Always so with a tokenizer.
+        cut_documents: documents that share a row do not see each other: attention and local mixing
+            end at the tokenizer's separator. So in every student of the teacher.
+        length: tokens per sequence. Default: 64 for text, the rows of an array, the longest line.
+        process: how data are noised: tokens become a mask, or any other token; or one of the two
+            near the data and the other later; or GIDD's hybrid, uniform at first and masks at last.
+        uniform_share: gidd: the share of uniform noise where it is largest.
+        process_file: any process, as JSON that Process.config() gives, in place of --process
+            and --schedule.
+        schedule: how fast.
+        objective: what to minimise. score-entropy trains a network of concrete scores.
+        hidden: width of the network.
+        blocks: transformer blocks.
+        heads: attention heads.
+        dropout: share of the branches' entries dropped in training.
+        network: further options of the network as name=value, such as mlp_ratio=4 or conv_kernel=0.
+            The error for an unknown name lists those that there are.
+        learning: what is learned of each sequence.
+        training: how to optimise.
+    """
 
     data: Source = "digits"
-    """digits, text (Python's own documentation), a text file, documents (.jsonl, .json, .csv, .tsv,
-    .parquet, a data set's folder, hf:owner/name), or an array of tokens (.npy, .bin)."""
-
     out: Path = Path("runs/teacher")
-    """Folder of the run."""
-
     kind: DataKindName = "auto"
-    """How to read a file. auto: by its name; text as characters, or documents with a tokenizer."""
-
     tokenizer: Source | None = None
-    """Documents and arrays: a tokenizer.json, a tokenizer's folder, hf:owner/name, or bytes."""
-
     variable_length: bool = False
-    """Leave padding alone: it is never noised, learned or attended to, and `fewjump sample
-    --length` says where samples end. Always so with a tokenizer."""
-
     cut_documents: bool = False
-    """Documents that share a row do not see each other: attention and local mixing end at the
-    tokenizer's separator. So in every student of the teacher."""
-
     length: int | None = None
-    """Tokens per sequence. Default: 64 for text, the rows of an array, the longest line."""
-
     process: ProcessName = "masked"
-    """How data are noised: tokens become a mask, or any other token; or one of the two near the
-    data and the other later; or GIDD's hybrid, uniform at first and masks at last."""
-
     uniform_share: float = UNIFORM_SHARE
-    """gidd: the share of uniform noise where it is largest."""
-
     process_file: Path | None = None
-    """Any process, as JSON that Process.config() gives, in place of --process and --schedule."""
-
     schedule: ScheduleName = "log-linear"
-    """How fast."""
-
     objective: TeacherObjectiveName = "cross-entropy"
-    """What to minimise. score-entropy trains a network of concrete scores."""
-
     hidden: int = 128
-    """Width of the network."""
-
     blocks: int = 4
-    """Transformer blocks."""
-
     heads: int = 4
-    """Attention heads."""
-
     dropout: float = 0.0
-    """Share of the branches' entries dropped in training."""
-
     network: tuple[str, ...] = ()
-    """Further options of the network as name=value, such as mlp_ratio=4 or conv_kernel=0. The error
-    for an unknown name lists those that there are."""
-
     learning: DataOptions = field(default_factory=DataOptions)
-    """What is learned of each sequence."""
-
     training: TrainConfig = TEACHER_TRAINING
-    """How to optimise."""
 
 
 @dataclass
@@ -105,7 +94,7 @@ class Options(DocumentOptions, Subject):
 def run(options: Options) -> int:
     from fewjump.api import train_teacher
     from fewjump.assembly import data_objective
-    from fewjump.commands.models import open_data
+    from fewjump.publish.models import open_data
 
     if options.process != "gidd" and options.uniform_share != UNIFORM_SHARE:
         raise ValueError("--uniform-share is for --process gidd")

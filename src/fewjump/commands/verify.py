@@ -23,19 +23,18 @@ class Options:
 
     `fewjump verify NAME` measures one thing instead and writes results.json and report.html;
     `fewjump verify list` says which, `fewjump verify NAME --help` explains one.
+
+    Attributes:
+        vocab_size: tokens of the problem.
+        length: positions of the problem; vocab_size to the power length states are enumerated.
+        seed: which random law and which random processes.
+        verbose: say what each check means.
     """
 
     vocab_size: int = 4
-    """Tokens of the problem."""
-
     length: int = 3
-    """Positions of the problem; vocab_size to the power length states are enumerated."""
-
     seed: int = 0
-    """Which random law and which random processes."""
-
     verbose: bool = False
-    """Say what each check means."""
 
 
 def main(words: Sequence[str]) -> int:

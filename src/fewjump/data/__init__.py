@@ -1,10 +1,9 @@
 """Data: sequences of tokens, and what the tokens mean."""
 
-from fewjump.data.builtin import builtin_text, digits
 from fewjump.data.corpus import Packing, corpus
 from fewjump.data.dataset import Dataset, as_tokens
 from fewjump.data.documents import read_documents
-from fewjump.data.load import BUILTIN, DataKind, load_data
+from fewjump.data.load import BUILTIN, DataKind, builtin_text, digits, load_data
 from fewjump.data.text import line_file, normalise_text, text_file, text_stream
 from fewjump.data.tokenizer import TokenizerVocabulary
 from fewjump.data.tokens import token_file

@@ -8,10 +8,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
+from fewjump.config import one_of
 from fewjump.data.cache import cached_tokens, file_identity
 from fewjump.data.dataset import Dataset, check_count, check_fractions, split_blocks
 from fewjump.data.documents import read_documents
@@ -154,8 +155,7 @@ def pack(documents: Iterable[np.ndarray], shape: Shape, packing: Packing) -> Ite
         )
     if packing == "stream":
         return _stream(documents, shape)
-    if packing not in ("documents", "fit"):
-        raise ValueError(f"unknown packing {packing!r}; known: stream, documents, fit")
+    one_of("packing", packing, get_args(Packing))
     if shape.padding is None:
         raise ValueError(
             f"packing {packing!r} fills short rows with padding, which this vocabulary has not; "

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fewjump.config import one_of
 from fewjump.data.vocabulary import Array, Vocabulary
 
 SplitName: TypeAlias = Literal["train", "valid", "test"]
@@ -52,8 +53,7 @@ class Dataset:
     def split(self, name: SplitName) -> Array:
         """A part by name, as it is stored."""
         parts: dict[str, Array] = {"train": self.train, "valid": self.valid, "test": self.test}
-        if name not in parts:
-            raise ValueError(f"unknown split {name!r}; known: {', '.join(parts)}")
+        one_of("split", name, parts)
         return parts[name]
 
     def batch(self, indices: Tensor | Sequence[int] | slice, split: SplitName = "train") -> Tensor:

@@ -1,18 +1,21 @@
-"""One function for every source of data that the library knows."""
+"""One function for every source of data that the library knows, and those that are built in."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypedDict, get_args
 
-from fewjump.data.builtin import builtin_text, digits
+import torch
+
+from fewjump.config import one_of
 from fewjump.data.corpus import Packing, corpus
 from fewjump.data.dataset import Dataset, check_count
 from fewjump.data.documents import is_documents, unused_by
-from fewjump.data.text import line_file, text_file
+from fewjump.data.text import line_file, text_file, text_stream
 from fewjump.data.tokenizer import TokenizerVocabulary
 from fewjump.data.tokens import TokenBits, token_file
-from fewjump.data.vocabulary import Vocabulary
+from fewjump.data.vocabulary import ImageLevels, Vocabulary
+from fewjump.random import SampleStreams, permutation_keys
 from fewjump.textfile import check_file, refuse_structured, refuse_unread
 from fewjump.tokenizing import is_hub
 
@@ -40,6 +43,7 @@ _FLAGS = {
     "token_bits": "--token-bits",
     "cache_folder": "--cache",
 }
+_DIGITS_VALID, _DIGITS_TEST = 147, 450
 
 
 class _Fractions(TypedDict):
@@ -92,8 +96,7 @@ def load_data(
             that say nothing of this source.
     """
     fractions = _Fractions(valid_fraction=valid_fraction, test_fraction=test_fraction)
-    if kind not in get_args(DataKind):
-        raise ValueError(f"unknown kind {kind!r}; known: {', '.join(get_args(DataKind))}")
+    one_of("kind", kind, get_args(DataKind))
     given = {
         "alphabet": alphabet is not None,
         "normalise": bool(normalise),
@@ -208,3 +211,76 @@ def _refuse(names: set[str], source: str, kind: str) -> None:
         raise ValueError(
             f"{said}: not for {source}, which is read as {kind}; leave it out, or say another kind"
         )
+
+
+def digits(seed: int = 0) -> Dataset:
+    """The digits read row by row (L = 64), with labels: 1,200 to train on, 147 valid, 450 test.
+
+    There are 1,797 pictures of 8 × 8 with 17 grey levels.
+
+    Source: E. Alpaydin and C. Kaynak, UCI optical recognition of handwritten digits, test part,
+    as scikit-learn ships it (``load_digits``).
+
+    Args:
+        seed: of the split. The default is the split of all published numbers of this library.
+
+    Raises:
+        ImportError: without scikit-learn, naming the extra to install.
+    """
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise ImportError(
+            "the built-in digits come with scikit-learn: pip install 'fewjump[eval]'"
+        ) from error
+    bunch: Any = load_digits()
+    vocabulary = ImageLevels(17, 8, 8)
+    rows = vocabulary.encode(torch.from_numpy(bunch.images).round().long())
+    classes = torch.from_numpy(bunch.target).long()
+    total = rows.shape[0]
+    streams = SampleStreams(seed, torch.arange(total))
+    order = permutation_keys((total,), streams, rows.device).argsort()
+    train = total - _DIGITS_VALID - _DIGITS_TEST
+    first, second, third = order.split((train, _DIGITS_VALID, _DIGITS_TEST))
+    return Dataset(
+        rows[first],
+        rows[second],
+        rows[third],
+        vocabulary,
+        f"handwritten digits: {total} pictures of 8 × 8, 17 grey levels",
+        {"train": classes[first], "valid": classes[second], "test": classes[third]},
+    )
+
+
+def builtin_text(
+    length: int,
+    *,
+    normalise: bool = True,
+    valid_fraction: float = 0.05,
+    test_fraction: float = 0.1,
+) -> Dataset:
+    """The English text of Python's own bundled documentation (``pydoc_data.topics``).
+
+    Args:
+        length: tokens in a window, L.
+        normalise: reduce it to a–z and space (27 symbols).
+        valid_fraction, test_fraction: of the windows.
+
+    Raises:
+        RuntimeError: if this Python comes without it.
+    """
+    try:
+        from pydoc_data.topics import topics
+    except ImportError as error:
+        raise RuntimeError(
+            "this Python has no bundled documentation (module pydoc_data); give a text file instead"
+        ) from error
+    text = "\n".join(topics[name] for name in sorted(topics))
+    return text_stream(
+        text,
+        length,
+        name="Python documentation",
+        normalise=normalise,
+        valid_fraction=valid_fraction,
+        test_fraction=test_fraction,
+    )

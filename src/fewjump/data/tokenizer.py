@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -153,12 +152,6 @@ class TokenizerVocabulary(Vocabulary):
         """As for every vocabulary; pieces of words next to a mask keep their own spaces."""
         text = super().show(row, mask)
         return " ".join(text.split())
-
-
-def is_tokenizer(source: str | Path) -> bool:
-    """Whether a path leads to a tokenizer's file, or to a folder that holds one."""
-    path = Path(source)
-    return path.suffix == ".json" if path.is_file() else (path / "tokenizer.json").is_file()
 
 
 VOCABULARIES[TokenizerVocabulary.name] = TokenizerVocabulary

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fewjump.config import one_of
+
 Array: TypeAlias = Tensor | np.ndarray
 
 PADDING = "\u2400"
@@ -91,8 +93,7 @@ class Vocabulary(ABC):
         """
         fields = dict(config)
         name = fields.pop("name", None)
-        if name not in VOCABULARIES:
-            raise ValueError(f"unknown vocabulary {name!r}; known: {', '.join(VOCABULARIES)}")
+        one_of("vocabulary", name, VOCABULARIES)
         try:
             return VOCABULARIES[name](**fields)
         except TypeError as error:

@@ -12,8 +12,7 @@ from fewjump.data import load_data
 from fewjump.data.vocabulary import ImageLevels
 from fewjump.demo import parts
 from fewjump.demo.parts import JOINT, PRODUCT, ROLES, TEACHER, TrainedDemo, evaluations
-from fewjump.evaluate.classifier import classifier_for
-from fewjump.evaluate.image import ImageMeter
+from fewjump.evaluate.image import ImageMeter, classifier_for
 from fewjump.evaluate.meter import TEST_DATA
 from fewjump.random import generator_for
 from fewjump.report import ImageSamples, KeyNumber, contact_sheet, encode_png, short

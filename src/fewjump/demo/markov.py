@@ -7,9 +7,8 @@ from pathlib import Path
 from torch import Tensor
 
 from fewjump.demo.parts import evaluations, value_of
-from fewjump.evaluate.markov import ChainMeter
-from fewjump.evaluate.meter import quality
-from fewjump.problem.examples import reference_markov_chain
+from fewjump.evaluate.meter import ChainMeter, quality
+from fewjump.problem import reference_markov_chain
 from fewjump.process import Absorbing, Process, Uniform
 from fewjump.random import generator_for
 from fewjump.report import (

@@ -13,8 +13,7 @@ from fewjump.denoiser.joint_heads import (
     moved,
 )
 from fewjump.denoiser.latent import LatentHead
-from fewjump.denoiser.logits import LogitDenoiser
-from fewjump.denoiser.masked_lm import from_logits, from_masked_lm
+from fewjump.denoiser.logits import LogitDenoiser, from_logits, from_masked_lm
 from fewjump.denoiser.network import NetworkDenoiser, parameter_counts
 from fewjump.denoiser.score import RecoveryReport, ScoreDenoiser, ScoreNetwork
 from fewjump.denoiser.transformer import Transformer, TransformerConfig

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from fewjump.denoiser.publishing import Publishable
 from fewjump.law.base import Law
 from fewjump.process import Process
+from fewjump.registry import ENTRY_POINTS
 from fewjump.schedule import Time, as_time
 
 
-class Denoiser(Publishable, nn.Module, ABC):
+class Denoiser(nn.Module, ABC):
     """Base of everything that samplers and objectives call.
 
     Subclasses implement :meth:`law`; calling the denoiser counts the evaluation.
@@ -29,6 +31,10 @@ class Denoiser(Publishable, nn.Module, ABC):
         padding: the token after the end of a short sequence, where the denoiser has one: it is
             not attended to, and does not change what is said of other positions.
         evaluations: number of calls so far, one per batch (the NFE counter).
+        vocabulary_config: what the tokens stand for, as plain data, where the model came from a
+            folder that says so; saving keeps it.
+        grids: time grids fitted to the model, as plain data (:mod:`fewjump.sampler.carried_grids`);
+            saving keeps them while the model is what they were fitted to.
     """
 
     process: Process
@@ -37,6 +43,8 @@ class Denoiser(Publishable, nn.Module, ABC):
     time_conditioned: bool = True
     padding: int | None = None
     longest: int | None = None
+    vocabulary_config: dict[str, Any] | None = None
+    grids: dict[str, Any] | None = None
 
     def __init__(
         self, process: Process, length: int | None = None, clean_vocab_size: int | None = None
@@ -84,3 +92,34 @@ class Denoiser(Publishable, nn.Module, ABC):
     def device(self) -> torch.device:
         """Device of the parameters (CPU when there are none)."""
         return next((p.device for p in self.parameters()), torch.device("cpu"))
+
+    # The methods by which models of transformers are used and published: the one upward call.
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | Path, device: torch.device | str = "cpu", **options: Any
+    ) -> Self:
+        """Open a model of this class; options of :func:`fewjump.publish.hub.from_pretrained`.
+
+        Raises:
+            ValueError: also if what was saved is a denoiser of another class.
+        """
+        model = ENTRY_POINTS["from_pretrained"](source, device, **options)
+        if not isinstance(model, cls):
+            raise ValueError(
+                f"{source} holds a {type(model).__name__}, not a {cls.__name__}; use fewjump.load, "
+                "which takes any"
+            )
+        return model
+
+    def save_pretrained(self, folder: str | Path, **options: Any) -> Path:
+        """Write the model's folder, as :func:`fewjump.save` does."""
+        return ENTRY_POINTS["save_pretrained"](self, folder, **options)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload the model; options of :func:`fewjump.publish.hub.push_to_hub`."""
+        return ENTRY_POINTS["push_to_hub"](self, repo_id, **options)
+
+    def generate(self, input_ids: Tensor | None = None, **options: Any) -> Tensor:
+        """Continue rows of tokens; options of :func:`fewjump.publish.hub.generate`."""
+        return ENTRY_POINTS["generate"](self, input_ids, **options)

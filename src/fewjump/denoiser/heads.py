@@ -126,6 +126,10 @@ class Head(nn.Module, ABC):
         """The layer onto the vocabulary whose softmax is the law, for the head that is one."""
         return None
 
+    def for_sampling(self) -> Head:
+        """The head without what only training needs; it shares the parameters."""
+        return self
+
     def check_process(self, process: Process) -> None:
         """Refuse a forward process that this head is not for; most heads are for any.
 

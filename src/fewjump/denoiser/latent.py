@@ -71,7 +71,7 @@ class LatentHead(Head):
     summed out exactly, at K trunk evaluations for each log-probability; every other choice is
     scored by a bound (:class:`~fewjump.law.latent.LatentLaw`). Trained by
     :class:`~fewjump.objective.latent.LatentMatching`, whose encoder q(z|x_s, x_t) lives here while
-    training and is not needed after (:meth:`without_encoder`).
+    training and is not needed after (:meth:`for_sampling`).
 
     Args:
         hidden: width D of the features.
@@ -173,8 +173,10 @@ class LatentHead(Head):
         self.base.load_state_dict(product.state_dict())
         nn.init.zeros_(self.entry.out.weight)
 
-    def without_encoder(self) -> LatentHead:
-        """The same head as sampling needs it; it shares the parameters."""
+    def for_sampling(self) -> LatentHead:
+        """The same head without its encoder; it shares the parameters."""
+        if self.encoder is None:
+            return self
         head = LatentHead(**{**_options(self), "encoder": False})
         for name in ("base", "entry", "prior"):
             setattr(head, name, self.get_submodule(name))

@@ -13,7 +13,7 @@ from fewjump.denoiser.huggingface import KIND, HuggingFaceConfig, HuggingFaceTru
 from fewjump.denoiser.transformer import Transformer, TransformerConfig
 from fewjump.denoiser.wrappers import unwrapped
 from fewjump.law.base import Law
-from fewjump.process import Process, Uniform, process_from_config
+from fewjump.process import Process, process_from_config
 from fewjump.registry import HEADS
 
 Autocast = Literal["bfloat16", "float16"] | None
@@ -52,7 +52,7 @@ class NetworkDenoiser(Denoiser):
     ) -> None:
         super().__init__(process, length)
         config = trunk.config
-        if leave_one_out and not isinstance(process, Uniform):
+        if leave_one_out and not process.uniform:
             raise ValueError(
                 f"leave_one_out is for uniform noise, got a {type(process).__name__} process"
             )

@@ -24,7 +24,7 @@ from fewjump.denoiser.transformer import Transformer, TransformerConfig, zero_li
 from fewjump.law.base import row_chunks
 from fewjump.law.logits import LinearLogits, Logits
 from fewjump.law.product import ProductLaw, Scores
-from fewjump.process import Process, Uniform, process_from_config
+from fewjump.process import Process, process_from_config
 from fewjump.process.kernel import expand_time
 
 LawRecovery = Literal["clip", "project", "multiplicative"]
@@ -194,11 +194,10 @@ class ScoreDenoiser(Denoiser):
         network, process = self._own_network(), self.process
         head = ProductHead(network.trunk.config.hidden, process.vocab_size)
         head = head.to(network.linear.weight)
-        uniform = isinstance(process, Uniform)
-        if uniform or process.absorbing:
+        if process.uniform or process.absorbing:
             head.linear.load_state_dict(network.linear.state_dict())
         trunk = copy.deepcopy(network.trunk).requires_grad_(True)
-        return NetworkDenoiser(trunk, head, process, self.length, leave_one_out=uniform)
+        return NetworkDenoiser(trunk, head, process, self.length, leave_one_out=process.uniform)
 
     def as_student(self) -> Denoiser:
         """A trainable product denoiser that starts at or near this one.

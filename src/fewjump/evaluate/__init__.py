@@ -1,11 +1,8 @@
 """Judging samples: exact where the truth is known, with intervals everywhere else."""
 
 from fewjump.evaluate.bootstrap import Interval, bootstrap, combine
-from fewjump.evaluate.classifier import ImageClassifier, classifier_for, train_classifier
 from fewjump.evaluate.exact import (
-    ChiSquare,
     ErrorDecomposition,
-    chi_square_test,
     data_law,
     decompose_error,
     entropy,
@@ -13,22 +10,31 @@ from fewjump.evaluate.exact import (
     tv,
 )
 from fewjump.evaluate.frechet import frechet_distance, gaussian_frechet
-from fewjump.evaluate.frontier import FrontierPoint, quality_at_entropy, text_frontier
-from fewjump.evaluate.image import ImageMeter, ManifoldScores, manifold_scores
-from fewjump.evaluate.judges import GRUJudge, Judge, NGramJudge
+from fewjump.evaluate.image import (
+    ImageClassifier,
+    ImageMeter,
+    ManifoldScores,
+    classifier_for,
+    manifold_scores,
+    train_classifier,
+)
+from fewjump.evaluate.judges import Judge, NGramJudge
 from fewjump.evaluate.likelihood import one_evaluation_nll, one_evaluation_nlls, path_bound
-from fewjump.evaluate.markov import ChainMeter
-from fewjump.evaluate.meter import DataMeter, Meter, as_result, quality
+from fewjump.evaluate.meter import ChainMeter, DataMeter, Meter, as_result, quality
 from fewjump.evaluate.ngrams import distinct_ngrams, ngram_entropy, ngram_tv
-from fewjump.evaluate.text import TextMeter, dictionary, dictionary_words
+from fewjump.evaluate.text import (
+    FrontierPoint,
+    TextMeter,
+    dictionary,
+    dictionary_words,
+    quality_at_entropy,
+)
 
 __all__ = [
     "ChainMeter",
-    "ChiSquare",
     "DataMeter",
     "ErrorDecomposition",
     "FrontierPoint",
-    "GRUJudge",
     "ImageClassifier",
     "ImageMeter",
     "Interval",
@@ -39,7 +45,6 @@ __all__ = [
     "TextMeter",
     "as_result",
     "bootstrap",
-    "chi_square_test",
     "classifier_for",
     "combine",
     "data_law",
@@ -59,7 +64,6 @@ __all__ = [
     "path_bound",
     "quality",
     "quality_at_entropy",
-    "text_frontier",
     "train_classifier",
     "tv",
 ]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -49,64 +48,6 @@ def tv(p: Tensor, q: Tensor) -> float:
     """Total variation ½ Σ |p − q|; arguments as for :func:`kl`."""
     p, q = _pair(p, q)
     return 0.5 * float((p - q).abs().sum())
-
-
-class ChiSquare(NamedTuple):
-    """Result of :func:`chi_square_test`."""
-
-    statistic: float
-    degrees: int
-    p_value: float
-
-
-def chi_square_test(counts: Tensor, probabilities: Tensor, min_expected: float = 5.0) -> ChiSquare:
-    """Pearson's test that counts are draws from a law.
-
-    Cells that expect fewer than ``min_expected`` draws are pooled into one (and dropped into the
-    rarest other cell if the pool is still too small), where the χ² approximation fails.
-
-    Args:
-        counts: draws observed in each cell.
-        probabilities: of the cells, same shape.
-        min_expected: smallest expected count of a cell that stands alone.
-
-    Returns:
-        The statistic, its degrees of freedom, and P(χ² ≥ statistic). A draw in a cell of
-        probability 0 gives an infinite statistic and p = 0; with a single cell left, p = 1.
-
-    Raises:
-        ValueError: for shapes that differ, no draws, or probabilities that are none.
-    """
-    if not 0 <= min_expected < math.inf:
-        raise ValueError(f"min_expected must be ≥ 0, got {min_expected}")
-    p = _law(probabilities, "probabilities").flatten()
-    n = counts.double().flatten().cpu()
-    if n.shape != p.shape:
-        raise ValueError(f"{n.numel()} counts do not fit {p.numel()} probabilities")
-    total = float(n.sum())
-    if not 0 < total < math.inf or bool((n < 0).any()):
-        raise ValueError("counts must be ≥ 0 with at least one draw")
-    if bool(((p == 0) & (n > 0)).any()):
-        return ChiSquare(float("inf"), int((p > 0).sum()) - 1, 0.0)
-    expected = p * total
-    order = expected.argsort(descending=True)
-    n, expected = n[order], expected[order]
-    alone = int((expected >= min_expected).sum())
-    rest = float(expected[alone:].sum())
-    cells, seen = expected[:alone].tolist(), n[:alone].tolist()
-    if rest >= min_expected or (rest > 0 and not cells):
-        cells.append(rest)
-        seen.append(float(n[alone:].sum()))
-    elif rest > 0:
-        cells[-1] += rest
-        seen[-1] += float(n[alone:].sum())
-    if len(cells) < 2:
-        return ChiSquare(0.0, 0, 1.0)
-    e, o = torch.tensor(cells).double(), torch.tensor(seen).double()
-    statistic = ((o - e) ** 2 / e).sum()
-    half = torch.tensor((len(cells) - 1) / 2, dtype=torch.float64)
-    p_value = torch.special.gammaincc(half, statistic / 2)
-    return ChiSquare(float(statistic), len(cells) - 1, float(p_value))
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,14 @@ def gaussian_frechet(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tenso
         cov_a, cov_b: (D, D), symmetric and positive semidefinite.
     """
     mean_a, mean_b = mean_a.double(), mean_b.double()
-    return _frechet(mean_a, cov_a.double(), _root(cov_a.double()), mean_b, cov_b.double())
+    cov_a, cov_b = cov_a.double(), cov_b.double()
+    eigenvalues, vectors = torch.linalg.eigh(cov_a)
+    root = (vectors * eigenvalues.clamp(min=0).sqrt()) @ vectors.mT
+    product = root @ cov_b @ root
+    cross = torch.linalg.eigvalsh((product + product.mT) / 2).clamp(min=0).sqrt().sum()
+    squared = ((mean_a - mean_b) ** 2).sum() + cov_a.trace() + cov_b.trace() - 2 * cross
+    # Rounding can leave −1e-13 where the laws agree.
+    return max(0.0, float(squared))
 
 
 def frechet_distance(
@@ -44,11 +51,10 @@ def frechet_distance(
     """
     real, generated = checked_features(real, generated)
     equal = torch.full((real.shape[0],), 1 / real.shape[0], dtype=torch.float64)
-    centre, spread = _moments(real, equal)
-    root = _root(spread)
+    moments = _moments(real, equal)
 
     def statistic(values: Tensor, weights: Tensor) -> Tensor:
-        distances = [_frechet(centre, spread, root, *_moments(values, w)) for w in weights]
+        distances = [gaussian_frechet(*moments, *_moments(values, w)) for w in weights]
         return torch.tensor(distances, dtype=torch.float64)
 
     return bootstrap(generated, statistic, generator, replicates)
@@ -75,18 +81,3 @@ def _moments(values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     offset = values - centre
     items = values.shape[0]
     return centre, (offset.mT * weights) @ offset * (items / (items - 1))
-
-
-def _root(matrix: Tensor) -> Tensor:
-    """Symmetric square root of a positive semidefinite matrix."""
-    eigenvalues, vectors = torch.linalg.eigh(matrix)
-    return (vectors * eigenvalues.clamp(min=0).sqrt()) @ vectors.mT
-
-
-def _frechet(mean_a: Tensor, cov_a: Tensor, root_a: Tensor, mean_b: Tensor, cov_b: Tensor) -> float:
-    product = root_a @ cov_b @ root_a
-    eigenvalues = torch.linalg.eigvalsh((product + product.mT) / 2)
-    cross = eigenvalues.clamp(min=0).sqrt().sum()
-    squared = ((mean_a - mean_b) ** 2).sum() + cov_a.trace() + cov_b.trace() - 2 * cross
-    # Rounding can leave −1e-13 where the laws agree.
-    return max(0.0, float(squared))

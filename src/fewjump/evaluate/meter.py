@@ -11,13 +11,17 @@ from torch import Tensor
 
 from fewjump.data import Dataset
 from fewjump.denoiser.base import Denoiser
-from fewjump.evaluate.bootstrap import Interval, combine
+from fewjump.evaluate.bootstrap import REPLICATES, Interval, bootstrap, combine, mean
+from fewjump.evaluate.ngrams import ngram_keys, tv_to_law
+from fewjump.problem import MarkovChain
+from fewjump.random import generator_for
 from fewjump.report import Row
 from fewjump.sampler.base import Sampler, get_sampler
 from fewjump.sampler.run import run
 from fewjump.sampler.time_grid import GridSpec, check_spec
 
 TEST_DATA = "test data"
+EXACT_SAMPLES = "exact samples"
 STEPS = (1, 2, 4, 8, 16, 64)
 
 
@@ -88,6 +92,51 @@ class DataMeter(Meter):
             rows = self.dataset.batch(index, "test")
             out |= {"prompt": rows, "fixed": denoiser.process.is_kept(rows)}
         return out
+
+
+class ChainMeter(Meter):
+    """``bigram_tv``, ``nll`` and ``impossible`` against a chain.
+
+    Args:
+        chain: the truth.
+        num_samples: of each set, those of the reference included.
+    """
+
+    def __init__(self, chain: MarkovChain, num_samples: int = 10_000) -> None:
+        self.chain, self.num_samples = chain, num_samples
+        self.vocab_size, self.length = chain.vocab_size, chain.length
+
+    def measure(
+        self, samples: Tensor, seed: int = 0, replicates: int = REPLICATES
+    ) -> dict[str, Interval]:
+        """The numbers of (n, L) samples by name, with intervals over samples.
+
+        * ``bigram_tv``: total variation of their bigrams from the chain's;
+        * ``nll``: nats per token under the chain, over the samples that it can produce; absent if
+          those are fewer than 2;
+        * ``impossible``: share of the others; only for a chain that has impossible transitions.
+        """
+        chain, samples, generator = self.chain, samples.cpu(), generator_for(seed, 0xB007)
+        log_prob = chain.log_prob(samples)
+        cells, law = ngram_keys(samples, 2, chain.vocab_size), chain.bigram_law().flatten()
+        out = {"bigram_tv": tv_to_law(cells, law, generator, replicates)}
+        possible = log_prob > -torch.inf
+        if int(possible.sum()) >= 2:
+            per_token = -log_prob[possible] / chain.length
+            out["nll"] = bootstrap(per_token, mean, generator, replicates)
+        if bool((chain.transition == 0).any() or (chain.initial == 0).any()):
+            out["impossible"] = bootstrap((~possible).double(), mean, generator, replicates)
+        return out
+
+    def reference(self, seed: int = 0) -> list[Row]:
+        """What exact samples score: the sampling floor of ``bigram_tv``, the chain's entropy."""
+        source = generator_for(seed, 0xB007, 1)
+        floor = self.chain.bigram_tv_floor(self.num_samples, generator=source)
+        entropy = self.chain.entropy() / self.length
+        return [
+            Row(EXACT_SAMPLES, "", None, None, "bigram_tv", *floor),
+            Row(EXACT_SAMPLES, "", None, None, "nll", entropy, entropy, entropy),
+        ]
 
 
 def quality(

@@ -1,10 +1,16 @@
-"""Everything that is measured on a set of generated texts, at once."""
+"""Everything that is measured on a set of generated texts, at once; quality at matched entropy.
+
+A sampler that repeats itself pleases every judge. So samplers are compared where their variety
+is equal: each is run at several temperatures, and its NLL is read off the curve at the entropy of
+the data (arXiv 2606.08417).
+"""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -134,3 +140,53 @@ def dictionary_words(
         long = [word for word in words_in(text, whole) if len(word) >= min_length]
         rows.append((sum(word in known for word in long), len(long)))
     return bootstrap(torch.tensor(rows, dtype=torch.float64), ratio, generator, replicates)
+
+
+@dataclass(frozen=True)
+class FrontierPoint:
+    """One sampler at one temperature: its samples' entropy and quality."""
+
+    temperature: float
+    entropy: Interval
+    quality: Interval
+
+
+def quality_at_entropy(points: Sequence[FrontierPoint], entropy: float) -> Interval:
+    """Quality where the frontier has the given entropy, by linear interpolation.
+
+    Between the two neighbours in entropy. Each replicate is weighted as the values are and then
+    brought to the entropy along the slope of the values, so that the interval holds the uncertainty
+    of both quantities. (A replicate's own slope is a ratio of noise where two temperatures have
+    nearly the same entropy; that the slope is not known exactly matters to second order.)
+
+    Args:
+        points: at least two temperatures, with equal numbers of replicates.
+        entropy: in the unit of the points.
+
+    Raises:
+        ValueError: for fewer than two points, or an entropy outside of theirs, naming the range.
+    """
+    if len(points) < 2:
+        raise ValueError("a frontier needs runs at two temperatures at least")
+    ordered = sorted(points, key=lambda p: p.entropy.value)
+    low, high = ordered[0].entropy.value, ordered[-1].entropy.value
+    if not low <= entropy <= high:
+        raise ValueError(
+            f"entropy {entropy:.4g} is outside the frontier's {low:.4g}..{high:.4g}: add "
+            f"{'lower' if entropy < low else 'higher'} temperatures"
+        )
+    above = next(i for i, p in enumerate(ordered) if p.entropy.value >= entropy and i > 0)
+    left, right = ordered[above - 1], ordered[above]
+    gap = right.entropy.value - left.entropy.value
+    # Two temperatures of equal entropy: their mean.
+    share = (entropy - left.entropy.value) / gap if gap else 0.5
+    slope = (right.quality.value - left.quality.value) / gap if gap else 0.0
+
+    def between(start: Interval, end: Interval) -> tuple[float, Tensor]:
+        replicates = (1 - share) * start.replicates + share * end.replicates
+        return (1 - share) * start.value + share * end.value, replicates
+
+    value, qualities = between(left.quality, right.quality)
+    _, entropies = between(left.entropy, right.entropy)
+    replicates = qualities - slope * (entropies - entropy)
+    return Interval.from_replicates(value, replicates, left.quality.confidence)

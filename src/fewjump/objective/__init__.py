@@ -2,11 +2,10 @@
 
 from fewjump.objective.base import Metrics, Objective, freeze
 from fewjump.objective.conditional import ConditionalMatching
-from fewjump.objective.elbo import CrossEntropyELBO, nelbo
+from fewjump.objective.elbo import CrossEntropyELBO, ScoreEntropy, nelbo
 from fewjump.objective.joint import JointConditionalMatching
-from fewjump.objective.latent import LatentMatching, importance_bound
+from fewjump.objective.latent import LatentMatching
 from fewjump.objective.on_policy import OnPolicyRefinement
-from fewjump.objective.score_entropy import ScoreEntropy
 from fewjump.objective.time_sampling import TimeSampling
 from fewjump.registry import OBJECTIVES
 
@@ -22,6 +21,5 @@ __all__ = [
     "ScoreEntropy",
     "TimeSampling",
     "freeze",
-    "importance_bound",
     "nelbo",
 ]

@@ -1,15 +1,25 @@
-"""What an objective is: something that compares two laws and says how far apart they are."""
+"""What an objective is: something that compares two laws and says how far apart they are.
+
+And what objectives share: sequences of which a part is given (prompts, infilling), and, where they
+match a teacher, times that adapt.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from fewjump.denoiser.base import Denoiser
-from fewjump.random import Generator
+from fewjump.law.base import Law
+from fewjump.objective.time_sampling import TimeSampling
+from fewjump.options.objectives import KnownName, MatchingOptions
+from fewjump.process import Process
+from fewjump.random import Generator, uniform
 
 Metrics = dict[str, Tensor]
 
@@ -117,3 +127,118 @@ def require_frozen(teacher: Denoiser | None, student: Denoiser) -> Denoiser:
             "call fewjump.objective.freeze(teacher) first"
         )
     return teacher
+
+
+@dataclass(kw_only=True, eq=False)
+class MatchingObjective(Objective, MatchingOptions):
+    """A teacher's objective that may show a part of every sequence, and choose its times.
+
+    Attributes:
+        times: draws, weights and gaps that adapt while training; uniform ones by default.
+        default_rollout_steps: ``rollout_steps`` where it is left open.
+    """
+
+    times: TimeSampling | None = None
+    default_rollout_steps: ClassVar[int] = 8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.grid, self.steps = self.few_step_times(), None
+        self.rollout_steps = self.teacher_steps
+        if self.known is None:
+            # What is not used does not identify a run.
+            del self.known_share
+
+    @property
+    def teacher_steps(self) -> int:
+        """``rollout_steps``, or what it is where it was left open."""
+        return self.rollout_steps or self.default_rollout_steps
+
+    def settle(self, student: Denoiser, steps: int, earlier: Mapping[str, Any]) -> None:
+        if self.times is not None:
+            self.times.settle(steps, earlier.get("times"))
+
+    def begin_step(self, step: int) -> None:
+        if self.times is not None:
+            self.times.begin_step(step)
+
+    def state(self) -> dict[str, list[float]]:
+        return {} if self.times is None else self.times.state()
+
+    def take_up(self, state: Mapping[str, list[float]]) -> None:
+        if self.times is not None:
+            self.times.take_up(state)
+
+
+def draw_known(name: KnownName, share: float, x0: Tensor, generator: Generator = None) -> Tensor:
+    """Which positions of a batch are given: boolean, (B, L). At least one of each row is not.
+
+    * ``prefix``: the first p, p uniform on {0..m} with m = ⌊share·L⌋.
+    * ``infill``: all but a stretch of L − p, p as above, which lies anywhere.
+    * ``scattered``: each on its own, with a probability that is uniform on (0, share) by row.
+
+    Args:
+        name: the rule.
+        share: largest share of positions that is given (``scattered``: on average).
+        x0: (B, L), for its shape.
+        generator: see :mod:`fewjump.random`.
+    """
+    batch, length = x0.shape
+    place = torch.arange(length, device=x0.device)
+    most = int(share * length)
+    first = uniform((batch,), generator, x0.device)[:, None]
+    if name == "scattered":
+        known = uniform((batch, length), generator, x0.device) < share * first
+        # Should all be given by chance, the last is not.
+        return known & ~(known.all(-1, keepdim=True) & (place == length - 1))
+    count = (first * (most + 1)).long().clamp_(max=most)
+    if name == "prefix":
+        return place < count
+    second = uniform((batch,), generator, x0.device)[:, None]
+    start = (second * (count + 1)).long().minimum(count)
+    return (place < start) | (place >= start + length - count)
+
+
+class Given:
+    """The given positions of a batch, or none.
+
+    Args:
+        x0: (B, L) int64 clean tokens.
+        known: (B, L) boolean; None where nothing is given.
+        process: the forward process.
+    """
+
+    def __init__(self, x0: Tensor, known: Tensor | None, process: Process) -> None:
+        self.x0, self.known = x0, known
+        # Under a mask what is shown clean is certain to every law already.
+        self.certain = known is None or process.absorbing
+
+    @classmethod
+    def draw(
+        cls,
+        name: KnownName | None,
+        share: float,
+        x0: Tensor,
+        process: Process,
+        generator: Generator = None,
+    ) -> Given:
+        """By rule (see :func:`draw_known`); without one nothing is given, and nothing is drawn."""
+        known = None if name is None else draw_known(name, share, x0, generator)
+        return cls(x0, known, process)
+
+    def pin(self, x: Tensor) -> Tensor:
+        """A state (..., B, L) with the given positions clean."""
+        return x if self.known is None else torch.where(self.known, self.x0, x)
+
+    def open(self, values: Tensor) -> Tensor:
+        """Values (B, L) of the other positions; 0 (or False) at the given ones."""
+        return values if self.known is None else values.masked_fill(self.known, 0)
+
+    def condition(self, law: Law, rows: Tensor | None = None) -> Law:
+        """The law of the batch (or of its ``rows``) given those positions."""
+        if self.certain:
+            return law
+        assert self.known is not None
+        if rows is None:
+            return law.given(self.x0, self.known)
+        return law.given(self.x0[rows], self.known[rows])

@@ -10,14 +10,13 @@ from typing import get_args
 import torch
 from torch import Tensor
 
+from fewjump.config import one_of
 from fewjump.denoiser.base import Denoiser
 from fewjump.law.base import Law
 from fewjump.law.product import as_product
-from fewjump.objective.base import Metrics, require_frozen
+from fewjump.objective.base import Given, MatchingObjective, Metrics, require_frozen
 from fewjump.objective.intermediate import draw_earlier, roll_down
-from fewjump.objective.known import Given
-from fewjump.objective.matching import MatchingObjective
-from fewjump.objective.times import (
+from fewjump.objective.time_sampling import (
     draw_time_pair,
     spread_uniform,
     time_weight,
@@ -72,9 +71,7 @@ class ConditionalMatching(MatchingObjective, GapOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.intermediate not in get_args(Intermediate):
-            names = ", ".join(get_args(Intermediate))
-            raise ValueError(f"unknown intermediate {self.intermediate!r}; known: {names}")
+        one_of("intermediate", self.intermediate, get_args(Intermediate))
         # The given part of a sequence comes from the data.
         self.needs_data = self.intermediate != "teacher-rollout" or self.known is not None
 

@@ -1,4 +1,4 @@
-"""Training from data: denoising cross-entropy, and the exact likelihood bound."""
+"""Training from data: cross-entropy, the exact likelihood bound, and score entropy (SEDD)."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from fewjump.config import one_of
 from fewjump.denoiser.base import Denoiser
 from fewjump.law.base import row_chunks
 from fewjump.law.product import as_product
-from fewjump.objective.base import Metrics, Objective
-from fewjump.objective.known import Given
-from fewjump.objective.times import spread_uniform
+from fewjump.objective.base import Given, Metrics, Objective
+from fewjump.objective.time_sampling import spread_uniform
 from fewjump.options.objectives import DataOptions
 from fewjump.process import Process
 from fewjump.random import Generator, bernoulli
+from fewjump.schedule import as_time
 
 ElboWeighting = Literal["uniform", "elbo"]
 
@@ -33,6 +34,15 @@ class DataObjective(Objective, DataOptions):
         if self.known is None:
             # What is not used does not identify a run.
             del self.known_share
+
+    def noised(
+        self, process: Process, batch: Tensor, generator: Generator
+    ) -> tuple[Tensor, Given, Tensor]:
+        """Times t (B,), what stays clean, and x_t (B, L)."""
+        t = spread_uniform(batch.shape[0], generator, batch.device)
+        t = self.min_time + (1 - self.min_time) * t
+        given = Given.draw(self.known, self.known_share, batch, process, generator)
+        return t, given, given.pin(process.corrupt(batch, 0.0, t, generator))
 
 
 @dataclass(eq=False)
@@ -63,18 +73,13 @@ class CrossEntropyELBO(DataObjective):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.weighting not in get_args(ElboWeighting):
-            names = ", ".join(get_args(ElboWeighting))
-            raise ValueError(f"unknown weighting {self.weighting!r}; known: {names}")
+        one_of("weighting", self.weighting, get_args(ElboWeighting))
 
     def __call__(
         self, student: Denoiser, teacher: Denoiser | None, batch: Tensor, generator: Generator
     ) -> tuple[Tensor, Metrics]:
         process = student.process
-        t = spread_uniform(batch.shape[0], generator, batch.device)
-        t = self.min_time + (1 - self.min_time) * t
-        given = Given.draw(self.known, self.known_share, batch, process, generator)
-        x_t = given.pin(process.corrupt(batch, 0.0, t, generator))
+        t, given, x_t = self.noised(process, batch, generator)
         law = student(x_t, t)
         if self.weighting == "elbo" and not process.absorbing:
             posterior = given.condition(law).marginals()
@@ -100,6 +105,40 @@ class CrossEntropyELBO(DataObjective):
             weight = schedule.sigma(t) * schedule.alpha(t) / schedule.one_minus_alpha(t)
             ce = ce * weight.to(ce.dtype) * (1 - self.min_time)
         return ce.sum() / batch.numel()
+
+
+class ScoreEntropy(DataObjective):
+    """Denoising score entropy (SEDD, arXiv 2310.16834), a teacher's training through its scores.
+
+    E_t E_{x_t|x₀} Σ_{y≠x} Q_t[y,x]·(s_y − r⁰_y·log s_y + r⁰_y·log r⁰_y − r⁰_y).
+
+    ``s`` are the student's concrete scores: those of its own ``ratios(x_t, t)`` method where it
+    has one (a score network), otherwise the ratios that its posterior implies. r⁰ are the ratios
+    given x₀. The loss is 0 at best, and the minimiser is the true concrete score. With ``known`` a
+    part of every sequence stays clean, and the sum is over the other positions.
+
+    Options by keyword: those of :class:`~fewjump.options.objectives.DataOptions`.
+    """
+
+    def __call__(
+        self, student: Denoiser, teacher: Denoiser | None, batch: Tensor, generator: Generator
+    ) -> tuple[Tensor, Metrics]:
+        process = student.process
+        t, given, x_t = self.noised(process, batch, generator)
+        score = getattr(student, "ratios", None)
+        if callable(score):
+            student.evaluations += 1
+            ratios = score(x_t, as_time(t))
+            assert isinstance(ratios, Tensor)
+            density = rate_divergence(process, ratios, x_t, batch, t, ratios=ratios)
+        else:
+            posterior = given.condition(student(x_t, t)).marginals()
+            density = rate_divergence(process, posterior, x_t, batch, t)
+        density = given.open(density)
+        loss = (1 - self.min_time) * density.sum() / batch.numel()
+        with torch.no_grad():
+            largest = density.detach().max()
+        return loss, {"score_entropy": loss.detach(), "largest_density": largest}
 
 
 def _per_token(value: Tensor, batch: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fewjump.denoiser.base import Denoiser
 from fewjump.law.base import Law
-from fewjump.objective.known import Given
+from fewjump.objective.base import Given
 from fewjump.process import Process
 from fewjump.random import Generator
 from fewjump.sampler import Ancestral, Sampler

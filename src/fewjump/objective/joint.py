@@ -9,19 +9,18 @@ from typing import Any, ClassVar, get_args
 import torch
 from torch import Tensor
 
+from fewjump.config import one_of
 from fewjump.denoiser.base import Denoiser
 from fewjump.law.base import Law
-from fewjump.objective.base import Metrics, require_frozen
+from fewjump.objective.base import Given, MatchingObjective, Metrics, require_frozen
 from fewjump.objective.intermediate import bridge_path, forward_path, roll_down, rollout_path
-from fewjump.objective.known import Given
-from fewjump.objective.matching import MatchingObjective
 from fewjump.objective.teacher_time import (
     Target,
     candidate_times,
     choose_target,
     joint_near,
 )
-from fewjump.objective.times import (
+from fewjump.objective.time_sampling import (
     spread_uniform,
     time_weight,
 )
@@ -80,9 +79,7 @@ class JointConditionalMatching(MatchingObjective, JointOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.intermediate not in get_args(JointIntermediate):
-            names = ", ".join(get_args(JointIntermediate))
-            raise ValueError(f"unknown intermediate {self.intermediate!r}; known: {names}")
+        one_of("intermediate", self.intermediate, get_args(JointIntermediate))
         if self.data_weight and self.intermediate == "teacher-rollout":
             raise ValueError(
                 "teacher-rollout reads no data, so it has no data term: set data_weight=0, or "

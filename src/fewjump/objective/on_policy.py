@@ -10,6 +10,7 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
+from fewjump.config import one_of
 from fewjump.denoiser.base import Denoiser
 from fewjump.law.base import Law
 from fewjump.law.product import ProductLaw, as_product
@@ -22,7 +23,7 @@ from fewjump.objective.score_function import (
     score_surrogate,
     token_reward,
 )
-from fewjump.objective.times import (
+from fewjump.objective.time_sampling import (
     spread_uniform,
     time_weight,
 )
@@ -91,8 +92,7 @@ class OnPolicyRefinement(Objective, OnPolicyOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.source not in get_args(StatesName):
-            raise ValueError(f"unknown {self.source!r}; known: {', '.join(get_args(StatesName))}")
+        one_of("source", self.source, get_args(StatesName))
         if self.data_weight and self.source != "forward":
             raise ValueError("data_weight needs x_t from data: use source='forward'")
         self.grid, self.steps = self.few_step_times(), None
@@ -104,7 +104,7 @@ class OnPolicyRefinement(Objective, OnPolicyOptions):
         """Have ``inspect(step, student)`` called before a state is saved.
 
         It returns numbers for the log, or raises to end the run without saving: see
-        :mod:`fewjump.train.diversity`.
+        :mod:`fewjump.train.monitor`.
         """
         self._inspect = inspect
 

@@ -14,6 +14,8 @@ from typing import Annotated, Any, ClassVar, Literal, cast, get_args
 
 import tyro
 
+from fewjump.config import one_of, require
+
 KnownName = Literal["prefix", "infill", "scattered"]
 Intermediate = Literal[
     "student-euler", "student-exact", "student-trapezoidal", "forward", "teacher-rollout"
@@ -67,12 +69,9 @@ class KnownOptions(Part):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.known is not None and self.known not in get_args(KnownName):
-            known = ", ".join(get_args(KnownName))
-            raise ValueError(f"unknown rule {self.known!r} for known positions; known: {known}")
-        _require(
-            0 < self.known_share < 1, f"known_share must lie in (0, 1), got {self.known_share}"
-        )
+        if self.known is not None:
+            one_of("rule", self.known, get_args(KnownName))
+        require(0 < self.known_share < 1, f"known_share must lie in (0, 1), got {self.known_share}")
         if self.known is None and self.known_share != KnownOptions.known_share:
             raise ValueError(
                 "known_share is for sequences of which a part is shown: give known='prefix', or "
@@ -116,7 +115,7 @@ class MatchingOptions(DataOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_weighting(self.weighting)
-        _require(
+        require(
             self.rollout_steps is None or self.rollout_steps >= 1,
             f"rollout_steps must be at least 1, got {self.rollout_steps}",
         )
@@ -141,7 +140,7 @@ class GapOptions(Part):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(0 < self.max_gap <= 1, f"max_gap must lie in (0, 1], got {self.max_gap}")
+        require(0 < self.max_gap <= 1, f"max_gap must lie in (0, 1], got {self.max_gap}")
 
 
 @dataclass(kw_only=True)
@@ -177,10 +176,10 @@ class JointOptions(Part):
                     "(0, 1)"
                 )
         elif self.near is not None:
-            _require(0 < self.near < 1, f"near as a share s/t must lie in (0, 1), got {self.near}")
-        _require(0 < self.tolerance < math.inf, f"tolerance must be above 0, got {self.tolerance}")
-        _require(self.draws >= 1, f"draws must be at least 1, got {self.draws}")
-        _require(
+            require(0 < self.near < 1, f"near as a share s/t must lie in (0, 1), got {self.near}")
+        require(0 < self.tolerance < math.inf, f"tolerance must be above 0, got {self.tolerance}")
+        require(self.draws >= 1, f"draws must be at least 1, got {self.draws}")
+        require(
             0 <= self.consistency <= 1, f"consistency must lie in [0, 1], got {self.consistency}"
         )
         _check_data_weight(self.data_weight)
@@ -207,11 +206,11 @@ class LatentOptions(Part):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(
+        require(
             0 <= self.free_bits < math.inf and (self.kl_warmup is None or self.kl_warmup >= 0),
             f"free_bits and kl_warmup must be ≥ 0, got {self.free_bits} and {self.kl_warmup}",
         )
-        _one_of("estimator", self.estimator, LatentEstimator)
+        one_of("estimator", self.estimator, get_args(LatentEstimator))
 
 
 @dataclass(kw_only=True)
@@ -248,18 +247,18 @@ class OnPolicyOptions(Part):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _one_of("estimator", self.estimator, Estimator)
+        one_of("estimator", self.estimator, get_args(Estimator))
         _check_weighting(self.weighting)
-        _require(
+        require(
             self.draws >= 2,
             f"draws must be at least 2 (each is the others' baseline), got {self.draws}",
         )
         _check_min_time(self.min_time)
-        _require(0 < self.floor < 1, f"floor must lie in (0, 1), got {self.floor}")
-        _require(self.warmup >= 0, f"warmup must be ≥ 0, got {self.warmup}")
+        require(0 < self.floor < 1, f"floor must lie in (0, 1), got {self.floor}")
+        require(self.warmup >= 0, f"warmup must be ≥ 0, got {self.warmup}")
         _check_data_weight(self.data_weight)
         times = self.few_step_times()
-        _require(
+        require(
             times[0] == 1 and times[-1] == 0,
             f"grid must run from 1 to 0, as a sampler's does; got {times}",
         )
@@ -291,16 +290,16 @@ class GuardOptions(Part):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(
+        require(
             0 < self.auxiliary_lr < math.inf,
             f"auxiliary_lr must be positive, got {self.auxiliary_lr}",
         )
         low, high = self.band
-        _require(
+        require(
             0 <= low < 1 < high < math.inf,
             f"band must satisfy 0 ≤ low < 1 < high, got {low} and {high}",
         )
-        _require(
+        require(
             self.guard_samples >= 2, f"guard_samples must be at least 2, got {self.guard_samples}"
         )
 
@@ -317,7 +316,7 @@ def _few_steps(
     if grid is not None and steps is not None:
         raise ValueError("grid and steps are for one thing: give one of them, not both")
     if steps is not None:
-        _require(
+        require(
             1 <= steps <= _MOST_JUMPS,
             f"steps must be at least 1 and at most {_MOST_JUMPS}, got {steps}",
         )
@@ -326,37 +325,27 @@ def _few_steps(
         return None
     else:
         values = tuple(float(v) for v in grid)
-        _require(
+        require(
             len(values) >= 2 and 0 <= values[-1] < values[0] <= 1,
             f"grid must run from a time ≤ 1 down to a time ≥ 0, got {values}",
         )
-        _require(
+        require(
             all(a > b for a, b in pairwise(values)),
             f"grid must be strictly decreasing, got {values}",
         )
     last = min(values[:-1])
-    _require(last > min_time, f"the last positive grid time {last} must exceed min_time={min_time}")
+    require(last > min_time, f"the last positive grid time {last} must exceed min_time={min_time}")
     return values
 
 
 def _check_min_time(min_time: float) -> None:
-    _require(0 < min_time < 1, f"min_time must lie in (0, 1), got {min_time}")
+    require(0 < min_time < 1, f"min_time must lie in (0, 1), got {min_time}")
 
 
 def _check_data_weight(weight: float) -> None:
-    _require(0 <= weight < math.inf, f"data_weight must be ≥ 0, got {weight}")
+    require(0 <= weight < math.inf, f"data_weight must be ≥ 0, got {weight}")
 
 
 def _check_weighting(weighting: Weighting) -> None:
     if not callable(weighting):
-        _one_of("weighting", weighting, WeightingName)
-
-
-def _one_of(name: str, value: Any, kind: Any) -> None:
-    known = get_args(kind)
-    _require(value in known, f"unknown {name} {value!r}; known: {', '.join(map(str, known))}")
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
+        one_of("weighting", weighting, get_args(WeightingName))

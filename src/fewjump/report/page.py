@@ -16,8 +16,7 @@ from typing import Any
 
 from fewjump.files import write_text
 from fewjump.report.charts import as_pixels, contact_sheet, encode_png, line_chart
-from fewjump.report.content import Chart, ImageSamples, Report, shipped, short
-from fewjump.report.rows import Row
+from fewjump.report.content import Chart, ImageSamples, Report, Row, shipped, short
 from fewjump.tokenizing import require
 
 

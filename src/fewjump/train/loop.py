@@ -24,8 +24,8 @@ from fewjump.train.setup import (
     networks_in_low_precision,
     open_data,
     run_identity,
+    split_models,
 )
-from fewjump.train.split import split_models
 from fewjump.train.state import begun_as, check_identity
 from fewjump.train.trainer import Trainer, TrainResult
 

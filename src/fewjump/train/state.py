@@ -12,10 +12,10 @@ import torch
 import yaml
 
 from fewjump.checkpoint.archive import Archive
-from fewjump.checkpoint.errors import CheckpointError
 from fewjump.config import differences
 from fewjump.files import check_readable, whole_file
 from fewjump.options.training import FREE_OPTIONS
+from fewjump.reading import CheckpointError
 
 STATE_FILE, CONFIG_FILE = "training_state.pt", "config.yaml"
 _FORMAT = 1

@@ -30,10 +30,10 @@ from fewjump.train.setup import (
     DROPOUT_STREAM,
     MONITOR_STREAM,
     NOISE_STREAM,
+    SplitModels,
     build_optimiser,
     compile_network,
 )
-from fewjump.train.split import SplitModels
 from fewjump.train.state import ResumeError, read_config
 from fewjump.train.state_store import StateStore
 

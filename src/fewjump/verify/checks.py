@@ -1,9 +1,9 @@
 """The named checks of ``fewjump verify NAME``: which there are, what they take, what they answer.
 
 To add one: a line in :data:`CHECKS`, and a file ``fewjump/verify/<name>.py`` (``-`` becomes ``_``)
-with a dataclass that subclasses :class:`Check`. Its fields are the options, its docstrings the help
-and the page's note. The file imports torch and the like inside its methods, so that ``--help``
-answers at once.
+with a dataclass that subclasses :class:`Check`. Its fields are the options, their lines of
+"Attributes" the help, and the rest of its docstring the page's note. The file imports torch and the
+like inside its methods, so that ``--help`` answers at once.
 """
 
 from __future__ import annotations
@@ -11,16 +11,28 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from fewjump.reading import ReadingOptions, given_flags, reading_values
-from fewjump.report import Chart, KeyNumber, Note, Report, Table, machine_facts
-from fewjump.verify.summary import Rows
+from fewjump.report import (
+    Chart,
+    KeyNumber,
+    Note,
+    Reference,
+    Report,
+    Role,
+    Series,
+    Table,
+    machine_facts,
+    short,
+)
 
 #: Name on the command line → class in the file of that name.
 CHECKS: dict[str, str] = {
@@ -31,6 +43,9 @@ CHECKS: dict[str, str] = {
     "times": "Times",
 }
 RESULTS_FILE = "results.json"
+Rows = Sequence[Mapping[str, Any]]
+#: Rows of one point → their mean and the ends of its 95% interval.
+Measure = Callable[[Rows], tuple[float, float, float]]
 
 
 @dataclass(frozen=True)
@@ -106,6 +121,8 @@ class Check(ABC):
         name: on the command line.
         about: what it asks, for the list of checks.
         question: what it asks, as its page's title.
+        out: folder for results.json and report.html. Default: verify-NAME.
+        seed: seed of every random draw.
     """
 
     name: ClassVar[str]
@@ -113,10 +130,7 @@ class Check(ABC):
     question: ClassVar[str]
 
     out: Path | None = None
-    """Folder for results.json and report.html. Default: verify-NAME."""
-
     seed: int = 0
-    """Seed of every random draw."""
 
     @abstractmethod
     def validate(self) -> None:
@@ -139,7 +153,8 @@ class Check(ABC):
         self, rows: Rows, verdict: Sequence[str], charts: Sequence[Chart], **more: Any
     ) -> CheckResult:
         """The result, with what every check says of itself; ``more`` are its other fields."""
-        note = Note("What is measured", inspect.cleandoc(type(self).__doc__ or "").split("\n\n"))
+        words, _, _ = inspect.cleandoc(type(self).__doc__ or "").partition("\n\nAttributes:")
+        note = Note("What is measured", words.split("\n\n"))
         about = {"notes": [note], "settings": self.settings()}
         return CheckResult(self.name, self.question, rows, verdict, charts, **more, **about)
 
@@ -150,17 +165,18 @@ class Check(ABC):
 
 @dataclass
 class ModelCheck(ReadingOptions, Check):
-    """A check that also measures a user's model."""
+    """A check that also measures a user's model.
+
+    Attributes:
+        model: a saved model, the run folder that holds it, or a checkpoint of SEDD, MDLM, UDLM or
+            Duo, to measure in place of the problem (recovery: beside it).
+        data: what the model was trained on: a file, `digits` or `text`. Default: its own samples.
+        seeds: repetitions, for the intervals.
+    """
 
     model: Path | None = None
-    """A saved model, the run folder that holds it, or a checkpoint of SEDD, MDLM, UDLM or Duo, to
-    measure in place of the problem (recovery: beside it)."""
-
     data: str | None = None
-    """What the model was trained on: a file, `digits` or `text`. Default: its own samples."""
-
     seeds: int = 3
-    """Repetitions, for the intervals."""
 
     def validate(self) -> None:
         """Raise ValueError for options that go with ``--model`` where there is none."""
@@ -218,3 +234,113 @@ def _finite(value: Any) -> Any:
     if isinstance(value, float) and value - value != 0:
         return None
     return str(value) if isinstance(value, Path) else value
+
+
+# -- from tidy rows to tables and charts: selection, means over seeds, pivots ---------------------
+
+
+def pick(rows: Rows, **where: Any) -> list[Mapping[str, Any]]:
+    """The rows that have these values."""
+    return [row for row in rows if all(row.get(key) == value for key, value in where.items())]
+
+
+def distinct(rows: Rows, key: str) -> list[Any]:
+    """The values of a key, in the order of their first rows, without None."""
+    return list(dict.fromkeys(row[key] for row in rows if row.get(key) is not None))
+
+
+def mean(values: Iterable[float]) -> float:
+    """Arithmetic mean."""
+    found = list(values)
+    return sum(found) / len(found)
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and half-width of Student's 95% interval."""
+    from fewjump.evaluate.bootstrap import half_width
+
+    return mean(values), half_width(values)
+
+
+def plus_minus(values: Sequence[float]) -> str:
+    """``mean ± half-width`` over seeds."""
+    centre, half = interval(values)
+    return f"{short(centre)} ± {short(half)}"
+
+
+def of_seeds(key: str, at_least: float = -math.inf) -> Measure:
+    """Mean of a key over rows, one a seed; the interval's lower end is ``at_least`` or more."""
+
+    def measure(rows: Rows) -> tuple[float, float, float]:
+        centre, half = interval([row[key] for row in rows])
+        return centre, max(at_least, centre - half), centre + half
+
+    return measure
+
+
+def line(rows: Rows, x: str, y: Measure, label: str, role: Role = "other") -> Series:
+    """A line with a band: at each ``x``, ascending, what ``y`` makes of the rows there."""
+    xs = sorted(distinct(rows, x))
+    points = [y(pick(rows, **{x: value})) for value in xs]
+    middle, low, high = ([point[k] for point in points] for k in range(3))
+    return Series(label, xs, middle, low, high, role)
+
+
+def chart(
+    title: str,
+    series: Iterable[Series],
+    x: str,
+    y: str,
+    log: str = "",
+    marks: Mapping[str, float] = MappingProxyType({}),
+    caption: str = "",
+) -> Chart:
+    """A chart of numbers of which less is better.
+
+    Args:
+        title, caption: of the chart.
+        series: its lines.
+        x, y: names of the axes, with units.
+        log: which axes are logarithmic: ``""``, ``"x"`` or ``"xy"``.
+        marks: label → horizontal line.
+    """
+    return Chart(
+        title,
+        list(series),
+        [Reference(label, value) for label, value in marks.items()],
+        x_label=x,
+        y_label=y,
+        log_x="x" in log,
+        log_y="y" in log,
+        better="lower",
+        caption=caption,
+    )
+
+
+def pivot(
+    title: str,
+    rows: Rows,
+    index: str,
+    lines: Mapping[Any, str],
+    columns: Mapping[str, Mapping[str, Any]],
+    cell: Callable[[Rows], Any],
+    corner: str,
+    caption: str = "",
+) -> Table:
+    """A table of cells: a line for each value of ``index``, a column for each selection.
+
+    Args:
+        title: of the table.
+        rows: tidy.
+        index: a key of the rows.
+        lines: its values, and what the table calls them.
+        columns: heading → what the rows of that column have.
+        cell: the rows of one cell → what it shows.
+        corner: heading of the first column.
+        caption: below the table.
+    """
+    body = [
+        (name, *(cell(pick(rows, **{index: value}, **where)) for where in columns.values()))
+        for value, name in lines.items()
+    ]
+    return Table(title, (corner, *columns), body, caption)

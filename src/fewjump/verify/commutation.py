@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewjump.report import Series, Table
-from fewjump.verify.checks import Check, CheckResult
-from fewjump.verify.summary import Rows, chart, pick
+from fewjump.verify.checks import Check, CheckResult, Rows, chart, pick
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,6 +40,13 @@ class Commutation(Check):
 
     One matrix times a rate σ(t) always commutes: relative commutators are taken of Q_t/σ(t). The
     reference is a product of fourth-order Magnus steps, refined until step doubling agrees.
+
+    Attributes:
+        rate: your generator, as file.py:function, a function from a time in [0, 1] to the rate
+            matrix (V, V), entry [a, b] the rate a → b. The file is run.
+        process: a process as JSON: what Process.config() gives, or a saved model's config.json.
+        vocab_size: clean tokens of the original families.
+        times: points of the grid.
     """
 
     name = "commutation"
@@ -48,17 +54,9 @@ class Commutation(Check):
     question = "Do the generators of different times commute?"
 
     rate: str | None = None
-    """Your generator, as file.py:function, a function from a time in [0, 1] to the rate matrix
-    (V, V), entry [a, b] the rate a → b. The file is run."""
-
     process: Path | None = None
-    """A process as JSON: what Process.config() gives, or a saved model's config.json."""
-
     vocab_size: int = 6
-    """Clean tokens of the original families."""
-
     times: int = 17
-    """Points of the grid."""
 
     def validate(self) -> None:
         if self.rate is not None and self.process is not None:

@@ -14,7 +14,6 @@ from fewjump.checkpoint.opening import open_model, place_of
 from fewjump.checkpoint.originals import Reading
 from fewjump.denoiser import Denoiser
 from fewjump.law import Law
-from fewjump.process import Uniform
 from fewjump.sampler import sample
 
 TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -143,7 +142,7 @@ def _at(denoiser: Denoiser, x0: Tensor, t: float, generator: torch.Generator) ->
         hits = (token == x0[asked]).double()
         row.confidence, row.right = float(best.mean()), float(hits.mean())
         row.error = float((hits - best).std(correction=0) / rows.shape[0] ** 0.5)
-    if masked is None and isinstance(process, Uniform):
+    if masked is None and process.uniform:
         alpha = float(process.schedule.alpha(t))
         row.kept = float(p.gather(-1, x_t[..., None]).mean())
         row.kept_expected = alpha + (1 - alpha) / process.vocab_size

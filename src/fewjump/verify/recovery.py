@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from fewjump.config import one_of
 from fewjump.report import Chart, Role, Series, Table, short
-from fewjump.verify.checks import CheckResult, ModelCheck
+from fewjump.verify.checks import CheckResult, ModelCheck, Rows, chart, distinct, mean, pick, pivot
 from fewjump.verify.ratio_sources import (
     DENSE,
     METHODS,
@@ -17,7 +18,6 @@ from fewjump.verify.ratio_sources import (
     SOURCES,
     STRUCTURED,
 )
-from fewjump.verify.summary import Rows, chart, distinct, mean, pick, pivot
 
 ERROR = "E‖p̂ − p‖₁"
 ROLES: tuple[Role, ...] = ("teacher", "student", "data", "other") * 2
@@ -31,6 +31,15 @@ class Recovery(ModelCheck):
     network that is trained here, against exact posteriors: E‖p̂ − p‖₁, at most 2 for two laws. With
     --model, a saved model's own ratios too: the clipped mass, and how surprised each method's
     posterior is by the true token.
+
+    Attributes:
+        families: which processes.
+        vocab_sizes: vocabularies. Structured processes take any; 50257 takes about two minutes.
+            Those that take long are measured with one seed.
+        dense_limit: largest vocabulary of the processes with a dense kernel. Up to 1024 in a few
+            minutes.
+        threshold: recovery breaks where E‖p̂ − p‖₁ passes this.
+        network_steps: optimiser steps of the score networks; 0 for none.
     """
 
     name = "recovery"
@@ -38,27 +47,15 @@ class Recovery(ModelCheck):
     question = "When can a posterior be recovered from concrete scores?"
 
     families: list[str] = field(default_factory=lambda: [*STRUCTURED, *DENSE])
-    """Which processes."""
-
     vocab_sizes: list[int] = field(default_factory=lambda: [4, 64, 256])
-    """Vocabularies. Structured processes take any; 50257 takes about two minutes. Those that take
-    long are measured with one seed."""
-
     dense_limit: int = 256
-    """Largest vocabulary of the processes with a dense kernel. Up to 1024 in a few minutes."""
-
     threshold: float = 0.1
-    """Recovery breaks where E‖p̂ − p‖₁ passes this."""
-
     network_steps: int = 300
-    """Optimiser steps of the score networks; 0 for none."""
 
     def validate(self) -> None:
         super().validate()
-        known = STRUCTURED + DENSE
-        unknown = [family for family in self.families if family not in known]
-        if unknown:
-            raise ValueError(f"unknown family {unknown[0]!r}; known: {', '.join(known)}")
+        for family in self.families:
+            one_of("family", family, STRUCTURED + DENSE)
         if not self.vocab_sizes or min(self.vocab_sizes) < 3:
             raise ValueError("--vocab-sizes must be at least 3 (a mask included)")
         if not 0 < self.threshold < 2 or self.network_steps < 0:

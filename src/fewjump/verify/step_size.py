@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from fewjump.config import one_of
 from fewjump.report import Chart, KeyNumber, Role, Series, Table, short
-from fewjump.verify.checks import CheckResult, ModelCheck
-from fewjump.verify.summary import (
+from fewjump.verify.checks import (
+    CheckResult,
+    ModelCheck,
     Rows,
     chart,
     distinct,
@@ -47,6 +49,15 @@ class StepSize(ModelCheck):
     right. On a problem of 4³ states with an imperfect teacher every error is exact. The break point
     of a draw is the step from which its student is worse than the teacher it learned from. With
     --model, the same on a saved teacher, judged by how surprised it is by true tokens.
+
+    Attributes:
+        processes: processes of the problem.
+        gaps: largest t − s, as shares of the whole time.
+        grids: few-step forms: numbers of equal jumps that a student is trained for, and sampled
+            with.
+        steps: optimiser steps of each student.
+        teacher_error: standard deviation of the teacher's logits at t = 1; it grows linearly
+            from 0.
     """
 
     name = "step-size"
@@ -54,25 +65,15 @@ class StepSize(ModelCheck):
     question = "How large may the step from x_t to x_s be?"
 
     processes: list[str] = field(default_factory=lambda: ["uniform", "absorbing"])
-    """Processes of the problem."""
-
     gaps: list[float] = field(default_factory=lambda: [0.05, 0.1, 0.2, 0.35, 0.5])
-    """Largest t − s, as shares of the whole time."""
-
     grids: list[int] = field(default_factory=lambda: [1, 2, 4, 8])
-    """Few-step forms: numbers of equal jumps that a student is trained for, and sampled with."""
-
     steps: int = 400
-    """Optimiser steps of each student."""
-
     teacher_error: float = 0.5
-    """Standard deviation of the teacher's logits at t = 1; it grows linearly from 0."""
 
     def validate(self) -> None:
         super().validate()
-        unknown = [name for name in self.processes if name not in ("uniform", "absorbing")]
-        if unknown:
-            raise ValueError(f"unknown process {unknown[0]!r}; known: uniform, absorbing")
+        for name in self.processes:
+            one_of("process", name, ("uniform", "absorbing"))
         if len(self.gaps) < 2 or not all(0 < gap <= 1 for gap in self.gaps):
             raise ValueError("--gaps needs two numbers or more, each in (0, 1]")
         if any(k < 1 for k in self.grids) or self.steps < 1:

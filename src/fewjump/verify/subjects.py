@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -15,8 +14,10 @@ from fewjump.denoiser.network import NetworkDenoiser
 from fewjump.objective import CrossEntropyELBO, Objective, freeze
 from fewjump.problem import MarkovChain
 from fewjump.process import Process, Uniform
+from fewjump.publish.models import Model, open_data_like, open_model
 from fewjump.random import fold_seed, generator_for
 from fewjump.reading import reading_values
+from fewjump.sampler import sample
 from fewjump.schedule import LogLinear
 from fewjump.train import TrainConfig, train
 
@@ -28,31 +29,13 @@ _TIMES = tuple(k / 8 for k in range(1, 9))
 _SAMPLES = 128
 
 
-class Saved(NamedTuple):
-    """A saved model, the description of its vocabulary (None where none was saved), its folder."""
-
-    denoiser: Denoiser
-    vocabulary: dict[str, Any] | None
-    folder: Path
-
-
-def open_saved(check: ModelCheck) -> Saved:
-    """The model of a check: a folder, ``model`` inside a run's folder, or an original.
-
-    Raises:
-        FileNotFoundError: if there is none.
-        ValueError: for reading options of a model that is no original, and what is wrong with it.
-    """
-    from fewjump.checkpoint.opening import open_model, place_of
-    from fewjump.checkpoint.originals import Reading
-
+def open_saved(check: ModelCheck) -> Model:
+    """The model of a check; errors are those of :func:`fewjump.publish.models.open_model`."""
     assert check.model is not None
-    place = place_of(check.model)
-    denoiser, _ = open_model(place, Reading(**reading_values(check)))
-    return Saved(denoiser, denoiser.vocabulary_config, place)
+    return open_model(check.model, reading=reading_values(check))
 
 
-def tokens_for(model: Saved, source: str | None, count: int, seed: int) -> Tensor:
+def tokens_for(model: Model, source: str | None, count: int, seed: int) -> Tensor:
     """Clean tokens (count, L) for a model: rows of its data's test part, or its own samples.
 
     Args:
@@ -64,23 +47,9 @@ def tokens_for(model: Saved, source: str | None, count: int, seed: int) -> Tenso
     Raises:
         ValueError: for data in another vocabulary.
     """
-    from fewjump.data import Characters, Vocabulary, load_data
-    from fewjump.data.load import BUILTIN
-    from fewjump.sampler import sample
-
     if source is None:
         return sample(model.denoiser, count, 64, generator=seed)
-    known = None if model.vocabulary is None else Vocabulary.from_config(model.vocabulary)
-    alphabet = None
-    if isinstance(known, Characters) and source not in BUILTIN and not source.endswith(".npy"):
-        alphabet = known.symbols.replace(known.padding or "", "")
-    data = load_data(source, model.denoiser.length, alphabet=alphabet)
-    if known is not None and data.vocabulary != known:
-        raise ValueError(
-            f"the model in {model.folder} speaks {known.name} of {known.size} symbols, but "
-            f"{source} has {data.vocabulary.name} of {data.vocabulary.size}; give the data it was "
-            "trained on"
-        )
+    data = open_data_like(model, source)
     rows = torch.randperm(len(data.test), generator=generator_for(seed, 3))[:count]
     return data.batch(rows, "test")
 

@@ -8,9 +8,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fewjump.report import Chart, KeyNumber, Role, Series, Table, short
-from fewjump.verify.checks import CheckResult, ModelCheck
-from fewjump.verify.summary import (
+from fewjump.verify.checks import (
+    CheckResult,
     Measure,
+    ModelCheck,
     Rows,
     chart,
     distinct,
@@ -43,6 +44,13 @@ class Times(ModelCheck):
     distill --times. Both are judged by a bound on -log p of unseen sequences under the few-step
     sampler, on the same sequences and noise. A small transformer teacher is trained on a Markov
     chain; with --model, your own is taken.
+
+    Attributes:
+        steps: numbers of evaluations; each divides 32.
+        training: optimiser steps of each student; 0 leaves the training out.
+        sequences: sequences that a grid is fitted to, and as many unseen ones that all are judged
+            on.
+        teacher_steps: optimiser steps of the teacher.
     """
 
     name = "times"
@@ -50,16 +58,9 @@ class Times(ModelCheck):
     question = "Do times that adapt beat uniform ones?"
 
     steps: list[int] = field(default_factory=lambda: [2, 4, 8])
-    """Numbers of evaluations; each divides 32."""
-
     training: int = 150
-    """Optimiser steps of each student; 0 leaves the training out."""
-
     sequences: int = 512
-    """Sequences that a grid is fitted to, and as many unseen ones that all are judged on."""
-
     teacher_steps: int = 400
-    """Optimiser steps of the teacher."""
 
     def validate(self) -> None:
         super().validate()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from fewjump.options.objectives import Intermediate
 from fewjump.report import KeyNumber, Role, Series, short
-from fewjump.verify.checks import CheckResult, ModelCheck
-from fewjump.verify.summary import (
+from fewjump.verify.checks import (
+    CheckResult,
+    ModelCheck,
     Rows,
     chart,
     distinct,
@@ -23,7 +25,6 @@ from fewjump.verify.summary import (
 
 if TYPE_CHECKING:
     from fewjump.denoiser import Denoiser
-    from fewjump.options.objectives import Intermediate
     from fewjump.verify.subjects import Subject
 
 STARTS: dict[str, tuple[str, Role]] = {
@@ -39,22 +40,20 @@ class WarmStart(ModelCheck):
     A small transformer teacher is trained on a Markov chain whose posterior is known, then
     distilled twice with the same data and noise. With --model, a saved teacher is distilled
     instead, judged by how surprised its student is by true tokens.
+
+    Attributes:
+        matching: how x_s is drawn.
+        steps: optimiser steps of the students.
+        teacher_steps: optimiser steps of the teacher.
     """
 
     name = "warm-start"
     about = "what starting the student at the teacher is worth"
     question = "What is starting the student at the teacher worth?"
 
-    matching: Literal["forward", "student-euler", "student-exact", "student-trapezoidal"] = (
-        "forward"
-    )
-    """How x_s is drawn."""
-
+    matching: Intermediate = "forward"
     steps: int = 320
-    """Optimiser steps of the students."""
-
     teacher_steps: int = 400
-    """Optimiser steps of the teacher."""
 
     def validate(self) -> None:
         super().validate()

@@ -1,4 +1,4 @@
-"""Saved models and data sets as the verbs open them."""
+"""Saved models and data sets as the verbs and the checks open them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fewjump.commands.shared import DataKindName
-
 if TYPE_CHECKING:
     from fewjump.data import Dataset, Vocabulary
+    from fewjump.data.load import DataKind
     from fewjump.denoiser import Denoiser
 
 
@@ -94,7 +93,7 @@ def has_vocabulary(place: Path) -> bool:
 def open_data(
     source: str,
     length: int | None = None,
-    kind: DataKindName = "auto",
+    kind: DataKind = "auto",
     tokenizer: str | None = None,
     **documents: Any,
 ) -> Dataset:
@@ -108,7 +107,7 @@ def open_data(
 def open_data_like(
     model: Model,
     source: str,
-    kind: DataKindName = "auto",
+    kind: DataKind = "auto",
     length: int | None = None,
     **documents: Any,
 ) -> Dataset:
