@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from fewjump.commands.sample_files import Writer, check_out, open_writer
-from fewjump.commands.shared import SamplerOptions, check_draws
+from fewjump.commands.shared import DecodingName, SamplerOptions, check_draws
 from fewjump.reading import ReadingOptions, reading_values
 
 if TYPE_CHECKING:
@@ -58,6 +58,15 @@ class Subject:
     top_p: float = 1.0
     """Draw only from the most likely tokens of this total probability."""
 
+    decoding: DecodingName = "sequential"
+    """How a student that draws token after token (autoregressive, any-order) draws: one after the
+    other; or all side by side, by fixed-point iteration (the same samples) or by draft and
+    verification (of the same law)."""
+
+    draft: Path | None = None
+    """With --decoding draft, and implying it: the model that drafts, such as a shared-chain student
+    of the same teacher. Default: what the student's own network says of each token."""
+
     batch_size: int | None = None
     """Samples per batch. Default: what fits."""
 
@@ -97,9 +106,11 @@ def run(options: Options) -> int:
         _check_can_keep(options)
 
     from fewjump.commands.models import open_model
+    from fewjump.progress import tell
     from fewjump.publish import Pipeline
 
     denoiser, vocabulary, folder = open_model(options.path, options.device, reading_values(options))
+    draft = _draft(options, denoiser)
     if options.keep_grid:
         _keep_grid(denoiser, options, folder)
     pipe = Pipeline(denoiser, vocabulary)
@@ -116,6 +127,8 @@ def run(options: Options) -> int:
             grid=options.grid,
             temperature=options.temperature,
             top_p=options.top_p,
+            decoding=options.decoding,
+            draft=draft,
             batch_size=options.batch_size,
             progress=options.progress and not options.show_steps,
             callback=_observer(pipe, writer, options.show_steps),
@@ -125,7 +138,25 @@ def run(options: Options) -> int:
             f"{options.out}: {options.num_samples} samples, {result.nfe} network evaluations each, "
             f"{result.seconds:.2f} s"
         )
+    if result.decoding is not None:
+        tell(str(result.decoding))
     return 0
+
+
+def _draft(options: Options, denoiser: Denoiser) -> Denoiser | None:
+    """The model that drafts; what it is for is checked before it is opened."""
+    from fewjump.commands.models import open_model
+    from fewjump.sampler.run import SEQUENTIAL, make_decoding
+
+    decoding = options.decoding
+    if options.draft is not None and decoding == SEQUENTIAL:
+        decoding = "draft"
+    if options.draft is not None and decoding != "draft":
+        raise ValueError(f"--draft is for --decoding draft, not --decoding {decoding}")
+    make_decoding(denoiser, decoding, None, 1)
+    if options.draft is None:
+        return None
+    return open_model(options.draft, options.device, reading_values(options))[0]
 
 
 def _check_can_keep(options: Options) -> None:

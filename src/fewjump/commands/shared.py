@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import tyro
 
-from fewjump.registry import SAMPLERS
+from fewjump.registry import DECODINGS, SAMPLERS
 
 DataKindName = Literal["auto", "characters", "bytes", "lines", "tokens", "documents"]
 PackingName = Literal["stream", "documents", "fit"]
 TokenBits = Literal[8, 16, 32, 64]
 if TYPE_CHECKING:
     SamplerName: TypeAlias = str
+    DecodingName: TypeAlias = str
 else:
     SamplerName = Literal[*SAMPLERS]
+    DecodingName = Literal["sequential", *DECODINGS]
 GridName = Literal["uniform", "cosine", "log-linear", "fitted"]
 
 # Each step is a time that is written down, and an evaluation.

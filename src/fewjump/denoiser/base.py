@@ -28,6 +28,8 @@ class Denoiser(Publishable, nn.Module, ABC):
         time_conditioned: whether the law depends on t given x_t.
         padding: the token after the end of a short sequence, where the denoiser has one: it is
             not attended to, and does not change what is said of other positions.
+        autoregressive: whether its laws are autoregressive, and can be drawn in several ways (see
+            :mod:`fewjump.law.decoding`).
         evaluations: number of calls so far, one per batch (the NFE counter).
     """
 
@@ -37,6 +39,7 @@ class Denoiser(Publishable, nn.Module, ABC):
     time_conditioned: bool = True
     padding: int | None = None
     longest: int | None = None
+    autoregressive: bool = False
 
     def __init__(
         self, process: Process, length: int | None = None, clean_vocab_size: int | None = None

@@ -104,10 +104,12 @@ class Head(nn.Module, ABC):
         kind: the student's name, as the user types it: ``product``, ...
         fixed_length: whether it is for sequences of one ``length``, which follows from the
             denoiser's where the options leave it out.
+        autoregressive: whether its law is an :class:`~fewjump.law.AutoregressiveLaw`.
     """
 
     kind: ClassVar[str]
     fixed_length: ClassVar[bool] = False
+    autoregressive: ClassVar[bool] = False
 
     def __init__(self, hidden: int, vocab_size: int) -> None:
         super().__init__()
