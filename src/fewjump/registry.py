@@ -112,6 +112,10 @@ SAMPLERS: Registry[type[Sampler]] = Registry(
         "first-hitting": "fewjump.sampler.first_hitting:FirstHitting",
         "theta-trapezoidal": "fewjump.sampler.two_stage:ThetaTrapezoidal",
         "theta-rk2": "fewjump.sampler.two_stage:ThetaRK2",
+        "entropy-bounded": "fewjump.sampler.adaptive:EntropyBounded",
+        "confidence": "fewjump.sampler.adaptive:Confidence",
+        "remdm": "fewjump.sampler.remasking:ReMDM",
+        "psi": "fewjump.sampler.remasking:Psi",
     },
 )
 

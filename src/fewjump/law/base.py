@@ -102,6 +102,7 @@ class Law(Batched, ABC):
             :class:`~fewjump.law.ProductLaw`.
         chosen_product: whether every :meth:`draw` is one of a product law.
         scores: concrete scores from which the law was recovered, None for most.
+        untempered: the law before a sampler's temperature, where that has one.
     """
 
     length: int
@@ -109,6 +110,7 @@ class Law(Batched, ABC):
     independent: ClassVar[bool] = False
     chosen_product: ClassVar[bool] = False
     scores: Scores | None = None
+    untempered: Law | None = None
 
     @abstractmethod
     def sample(self, generator: Generator = None) -> Tensor:

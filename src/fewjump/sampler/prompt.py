@@ -125,12 +125,16 @@ class PromptedDenoiser(Denoiser):
         # As an absorbing process starts. The law is one, computed once, and B rows draw from it.
         first = torch.zeros(1, dtype=torch.int64, device=x_t.device)
         one = self._law(x_t[:1], t[:1], None if prompt is None else prompt.rows(first))
-        return one.expand(x_t.shape[0])
+        law = one.expand(x_t.shape[0])
+        if one.untempered is not None:
+            law.untempered = one.untempered.expand(x_t.shape[0])
+        return law
 
     def _law(self, x_t: Tensor, t: Tensor, prompt: Prompt | None) -> Law:
         law = self._conditioned(self.inner, x_t, t, prompt)
         if (self.temperature, self.top_p) != (1, 1):
-            law = law.tempered(self.temperature, self.top_p)
+            plain, law = law, law.tempered(self.temperature, self.top_p)
+            law.untempered = plain
         if self.decoding is None:
             return law
         draft = None if self.draft is None else self._conditioned(self.draft, x_t, t, prompt)

@@ -51,7 +51,7 @@ class SamplerRun:
             have, summed over the trajectory (see :class:`fewjump.sampler.base.Move`).
         seed: all that is needed to draw the same samples again.
         times: (K + 1,) float64, the grid.
-        sampler: the sampler's name.
+        sampler: the sampler's name, with options that are not the defaults.
         decoding: how an autoregressive law's draws were made, and what they took; None for a walk
             from position to position, and for other laws.
     """
@@ -235,7 +235,7 @@ def run(
         clamped_mass=meter.total / num_samples,
         seed=seed,
         times=times,
-        sampler=method.name,
+        sampler=method.label,
         decoding=way,
     )
 
