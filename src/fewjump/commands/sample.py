@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from fewjump.commands.sample_files import Writer, check_out, open_writer
-from fewjump.commands.shared import DecodingName, SamplerOptions, check_draws
+from fewjump.commands.shared import DecodingName, SamplerOptions, check_draws, make_sampler
 from fewjump.reading import ReadingOptions, reading_values
 
 if TYPE_CHECKING:
@@ -104,6 +104,7 @@ def run(options: Options) -> int:
         raise ValueError(f"--scale must be at least 1, got {options.scale}")
     if options.keep_grid:
         _check_can_keep(options)
+    sampler = make_sampler(options.sampler, options.sampler_options)
 
     from fewjump.commands.models import open_model
     from fewjump.progress import tell
@@ -123,7 +124,7 @@ def run(options: Options) -> int:
             prompt=options.prompt,
             infill=options.infill,
             length=options.length or None,
-            sampler=options.sampler,
+            sampler=sampler,
             grid=options.grid,
             temperature=options.temperature,
             top_p=options.top_p,
