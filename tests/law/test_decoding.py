@@ -85,6 +85,7 @@ def test_a_draft_does_not_change_the_law(process: str, head: str, draft: str) ->
     assert p_value(law, samples) > 1e-4
     assert 0 < decoding.acceptance < 1
     assert decoding.sequences == DRAWS
+    assert isinstance(law, AutoregressiveLaw)
     known = 0 if law.known is None else int(law.known[0].sum())
     assert decoding.tokens == (L - known) * DRAWS
     assert DRAWS < decoding.passes <= decoding.tokens
@@ -152,12 +153,13 @@ def test_fixed_points_are_the_walks_samples_through_the_sampler(process: str, he
     """Bit for bit: several steps, a prompt, sharpened draws, whatever the batch."""
     denoiser = model(PROCESSES[process], HEADS[head], 0, length=8)
     prompt = torch.tensor([1, 2])
-    for options in (
+    several: list[dict[str, Any]] = [
         {},
         {"temperature": 0.7, "top_p": 0.9},
         {"prompt": prompt},
         {"temperature": 0.0},
-    ):
+    ]
+    for options in several:
         walk = run(denoiser, 40, 2, generator=5, **options)
         found = run(denoiser, 40, 2, generator=5, decoding="fixed-point", batch_size=7, **options)
         assert torch.equal(walk.samples, found.samples)
@@ -172,7 +174,7 @@ def test_fixed_points_are_the_walks_samples_through_the_sampler(process: str, he
 def test_infilling_scattered_holes_by_fixed_point() -> None:
     denoiser = model(PROCESSES["masked"], HEADS["any-order"], 0, length=8)
     fixed = torch.tensor([True, False, False, True, False, True, False, False])
-    given = {"prompt": torch.tensor([0, 0, 0, 1, 0, 2, 0, 0]), "fixed": fixed}
+    given: dict[str, Any] = {"prompt": torch.tensor([0, 0, 0, 1, 0, 2, 0, 0]), "fixed": fixed}
     walk = run(denoiser, 30, 1, generator=2, **given)
     found = run(denoiser, 30, 1, generator=2, decoding="fixed-point", **given)
     assert torch.equal(walk.samples, found.samples)
@@ -191,8 +193,8 @@ def test_drafted_samples_follow_the_exact_output_law_in_any_batch(draft: str) ->
     one = run(denoiser, 23, 2, generator=1, draft=other, decoding="draft", batch_size=1)
     assert torch.equal(one.samples, found.samples[:23])
     prompt = torch.tensor([1])
-    options = {"generator": 1, "decoding": "draft", "draft": other, "prompt": prompt}
-    some = [run(denoiser, 9, 2, batch_size=b, **options) for b in (2, 9)]
+    given: dict[str, Any] = {"generator": 1, "decoding": "draft", "draft": other, "prompt": prompt}
+    some = [run(denoiser, 9, 2, batch_size=b, **given) for b in (2, 9)]
     assert torch.equal(some[0].samples, some[1].samples)
     assert bool((some[0].samples[:, 0] == 1).all())
 
@@ -214,7 +216,7 @@ def test_refusals_come_before_anything_is_computed() -> None:
     denoiser = model(process, HEADS["any-order"], 0)
     product = model(process, {"kind": "product"}, 0)
     other = model(Absorbing(V + 2, Linear(6.0)), {"kind": "product"}, 0)
-    cases = [
+    cases: list[tuple[NetworkDenoiser, dict[str, Any], str]] = [
         (product, {"decoding": "fixed-point"}, "autoregressive laws"),
         (product, {"draft": denoiser}, "autoregressive laws"),
         (denoiser, {"decoding": "jacobi"}, "unknown decoding 'jacobi'; known: sequential, fixed"),

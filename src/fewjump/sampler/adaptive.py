@@ -56,7 +56,8 @@ class EntropyBounded(Sampler):
         if not 0 <= gamma < float("inf"):
             raise ValueError(f"gamma must be at least 0 (nats), got {gamma}")
         _check_choice(by, Certainty)
-        self.gamma, self.by = gamma, by
+        self.gamma = gamma
+        self.by: Certainty = by
 
     def check(self, denoiser: Denoiser) -> None:
         super().check(denoiser)
@@ -125,7 +126,8 @@ class Confidence(Sampler):
         _check_choice(by, Ranking)
         if not 0 <= noise < float("inf"):
             raise ValueError(f"noise must be at least 0, got {noise}")
-        self.by, self.noise = by, noise
+        self.by: Ranking = by
+        self.noise = noise
 
     def check(self, denoiser: Denoiser) -> None:
         super().check(denoiser)

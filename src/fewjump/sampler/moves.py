@@ -200,6 +200,7 @@ class RenoiseMove(Move):
         hidden = process.masked(x)
         u = uniform(x.shape, generator, x.device)
         if hidden is not None:
+            assert process.mask is not None
             # Only what is unmasked is drawn.
             mask = u < self._masked_again(hidden)
             return fill(x.masked_fill(mask, process.mask), self.law, hidden & ~mask, generator)
