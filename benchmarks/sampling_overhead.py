@@ -23,7 +23,7 @@ from fewjump.denoiser.network import NetworkDenoiser
 from fewjump.denoiser.transformer import Transformer, TransformerConfig
 from fewjump.law import ProductLaw
 from fewjump.process import Absorbing, Process, Uniform
-from fewjump.sampler import run
+from fewjump.sampler import SAMPLERS, run
 from fewjump.schedule import LogLinear
 
 TARGET = 0.10
@@ -108,7 +108,7 @@ def measure(config: Config) -> Content:
         for make in (Uniform, Absorbing):
             process = make(size["vocab"], LogLinear())
             for sampler in config.samplers:
-                if sampler == "first-hitting" and make is Uniform:
+                if SAMPLERS[sampler].masked_only and make is Uniform:
                     continue
                 for steps in SAMPLER_STEPS[sampler]:
                     repeats = 3 if name == "demo" else 1

@@ -75,7 +75,7 @@ def measure(config: Config) -> Content:
         for process_name, original in processes(4, config.seed).items():
             process = with_schedule(original)
             for name in SAMPLERS:
-                if name == "first-hitting":
+                if not SAMPLERS[name].uses_grid or SAMPLERS[name].order < 1:
                     continue
                 errors = total_variation_curve(process, roughness, name, config.steps, config.seed)
                 rows.append(

@@ -30,6 +30,42 @@ def sampler_order() -> str:
     return pivot(rows, index, "process", lambda both: " / ".join(f"{r['slope']:.2f}" for r in both))
 
 
+def sampler_laws(process: str) -> str:
+    """TV at 2, 4, 8 and 64 steps: a line per sampler, a column per problem."""
+    rows = [r for r in where(load("sampler_laws")["rows"], process=process) if r["steps"] > 1]
+
+    def cell(found: Sequence[Row]) -> str:
+        values = [r["tv"] for r in sorted(found, key=lambda r: r["steps"])]
+        shown = ["0" if v < 1e-12 else f"{v:.2g}" if v < 0.01 else f"{v:.3f}" for v in values]
+        return " / ".join(shown)
+
+    return pivot(rows, {"sampler": code("sampler")}, "problem", cell)
+
+
+def decoding_speed() -> str:
+    """Speed against the walk, passes and acceptance, by the number drawn together."""
+    rows = load("decoding_speed")["rows"]
+
+    def cell(found: Sequence[Row]) -> str:
+        (row,) = found
+        return f"{row['speed_up']:.2f}×"
+
+    def passes(row: Row) -> str:
+        return MISSING if row["passes"] is None else f"{typical(row, 'passes'):.1f}"
+
+    def accepted(row: Row) -> str:
+        return MISSING if row["acceptance"] is None else f"{typical(row, 'acceptance'):.0%}"
+
+    def typical(row: Row, key: str) -> float:
+        most = max(r["batch"] for r in rows)
+        (chosen,) = where(rows, student=row["student"], way=row["way"], batch=most)
+        return chosen[key]
+
+    others = [row for row in rows if row["way"] != "sequential"]
+    index = {"student": "student", "drawn by": "way", "passes": passes, "accepted": accepted}
+    return pivot(others, index, "batch", cell, lambda n: f"{n} together")
+
+
 def error_terms() -> str:
     """Under uniform noise; the second-order sampler is in the file."""
     names = {"factorization": "factorization", "Euler": "euler"}

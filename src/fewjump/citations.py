@@ -134,6 +134,41 @@ _WORKS: dict[str, tuple[str, str, str, int, str]] = {
         2020,
         "2002.03629",
     ),
+    "draft": (
+        "leviathan2022fast",
+        "Fast Inference from Transformers via Speculative Decoding",
+        "Leviathan, Yaniv and Kalman, Matan and Matias, Yossi",
+        2022,
+        "2211.17192",
+    ),
+    "entropy-bounded": (
+        "benhamu2025accelerated",
+        "Accelerated Sampling from Masked Diffusion Models via Entropy Bounded Unmasking",
+        "Ben-Hamu, Heli and Gat, Itai and Severo, Daniel and Nolte, Niklas and Karrer, Brian",
+        2025,
+        "2505.24857",
+    ),
+    "confidence": (
+        "chang2022maskgit",
+        "{MaskGIT}: Masked Generative Image Transformer",
+        "Chang, Huiwen and Zhang, Han and Jiang, Lu and Liu, Ce and Freeman, William T.",
+        2022,
+        "2202.04200",
+    ),
+    "remdm": (
+        "wang2025remasking",
+        "Remasking Discrete Diffusion Models with Inference-Time Scaling",
+        "Wang, Guanghan and Schiff, Yair and Sahoo, Subham Sekhar and Kuleshov, Volodymyr",
+        2025,
+        "2503.00307",
+    ),
+    "psi": (
+        "deschenaux2026diffusion",
+        "The Diffusion Duality, Chapter {II}: $\\Psi$-Samplers and Efficient Curriculum",
+        "Deschenaux, Justin and Gulcehre, Caglar and Sahoo, Subham Sekhar",
+        2026,
+        "2602.21185",
+    ),
 }
 
 # What users type or read elsewhere in the library → the work it comes from.

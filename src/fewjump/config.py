@@ -12,6 +12,7 @@ import math
 import types
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
+from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -105,6 +106,45 @@ def changed(options: Mapping[str, Any], *groups: Any) -> tuple[Any, ...]:
         )
         for group in groups
     )
+
+
+def checked_options(
+    cls: type, options: Mapping[str, Any], what: str, given: Iterable[str] = ()
+) -> dict[str, Any]:
+    """Options of a class's constructor in the types that it declares.
+
+    Args:
+        cls: the class.
+        options: by name.
+        what: the class in words, for messages: ``the chain head``.
+        given: arguments that are not the user's to choose.
+
+    Raises:
+        ValueError: for an option that it has not, lacks, or of another type.
+    """
+    say = f"options do not fit {what}"
+    parameters = dict(signature(cls).parameters)
+    own = [name for name in parameters if name not in given]
+    known = f"it has {', '.join(own)}" if own else "it has none"
+    for name in options:
+        if name not in parameters:
+            near = difflib.get_close_matches(name, own, n=1)
+            hint = f"did you mean {near[0]!r}? ({known})" if near else known
+            raise ValueError(f"{say}: there is no {name!r}; {hint}")
+    lacking = [n for n, p in parameters.items() if p.default is p.empty and n not in options]
+    if lacking:
+        raise ValueError(f"{say}: it needs {' and '.join(lacking)}")
+    hints = get_type_hints(cls.__init__)
+    out = {}
+    for name, value in options.items():
+        try:
+            out[name] = convert(hints[name], value, name) if name in hints else value
+        except ConfigError:
+            asked = "true or false" if hints[name] is bool else type_in_words(hints[name])
+            if get_origin(hints[name]) in (list, tuple):
+                asked = f"a list, such as [1, 8] ({asked})"
+            raise ValueError(f"{say}: {name} takes {asked}; got {value!r}") from None
+    return out
 
 
 def dump_config(config: Mapping[str, Any]) -> str:

@@ -116,6 +116,28 @@ def _to_unit_interval(high: Tensor, low: Tensor) -> Tensor:
 Generator: TypeAlias = torch.Generator | SampleStreams | None
 
 
+def forked(generator: Generator) -> Generator:
+    """A generator for draws whose number depends on what is drawn.
+
+    What per-sample streams give afterwards then does not depend on that number. A sequential
+    generator is its own fork.
+    """
+    if not isinstance(generator, SampleStreams):
+        return generator
+    child = SampleStreams(fold_seed(generator.seed, generator.calls), generator.indices)
+    generator.calls += 1
+    return child
+
+
+def of_rows(generator: Generator, rows: Tensor) -> Generator:
+    """The streams of some rows (N,) of the batch; a sequential generator as it is."""
+    if not isinstance(generator, SampleStreams):
+        return generator
+    part = SampleStreams(generator.seed, generator.indices.to(rows.device)[rows])
+    part.calls = generator.calls
+    return part
+
+
 def uniform(
     shape: Sequence[int], generator: Generator = None, device: torch.device | str | None = None
 ) -> Tensor:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
     from fewjump.denoiser.heads import Head
+    from fewjump.law.decoding import Decoding
     from fewjump.objective.base import Objective
     from fewjump.process.base import Process
     from fewjump.sampler.base import Sampler
@@ -111,6 +112,18 @@ SAMPLERS: Registry[type[Sampler]] = Registry(
         "first-hitting": "fewjump.sampler.first_hitting:FirstHitting",
         "theta-trapezoidal": "fewjump.sampler.two_stage:ThetaTrapezoidal",
         "theta-rk2": "fewjump.sampler.two_stage:ThetaRK2",
+        "entropy-bounded": "fewjump.sampler.adaptive:EntropyBounded",
+        "confidence": "fewjump.sampler.adaptive:Confidence",
+        "remdm": "fewjump.sampler.remasking:ReMDM",
+        "psi": "fewjump.sampler.remasking:Psi",
+    },
+)
+
+DECODINGS: Registry[type[Decoding]] = Registry(
+    "decoding",
+    {
+        "fixed-point": "fewjump.law.decoding:FixedPoint",
+        "draft": "fewjump.law.decoding:DraftAndVerify",
     },
 )
 

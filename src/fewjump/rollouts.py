@@ -97,7 +97,7 @@ def rollouts(
         "teacher": weights_checksum(teacher),
         "process": teacher.process.config(),
         "steps": steps,
-        "sampler": method.name,
+        "sampler": method.label,
         "grid": grid if grid is None or isinstance(grid, str) else list(map(float, grid)),
         "seed": seed,
         "length": length,

@@ -141,3 +141,62 @@ def test_a_refusal_comes_first_and_touches_nothing(
     assert cli.main(["sample", folder, *words, *out]) == cli.USAGE
     assert message in capsys.readouterr().err
     assert (tmp_path / "kept.txt").read_text() == "mine"
+
+
+def test_decoding_side_by_side_gives_the_walks_samples_and_says_what_it_took(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    student, draft = (
+        str(model(kind=kind).save_pretrained(tmp_path / kind, vocabulary=LETTERS))
+        for kind in ("any-order", "shared-chain")
+    )
+    words = [student, "--num-samples", "5", "--steps", "2", "--seed", "4"]
+    walk = said(capsys, *words)
+    assert cli.main(["sample", *words, "--decoding", "fixed-point"]) == cli.OK
+    told = capsys.readouterr()
+    assert told.out == walk
+    assert "fixed-point decoding: " in told.err
+    for more in (["--decoding", "draft"], ["--draft", draft]):
+        assert cli.main(["sample", *words, *more]) == cli.OK
+        told = capsys.readouterr()
+        assert len(told.out.split("\n\n")) == 5
+        assert "of drafted tokens accepted" in told.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--decoding", "fixed-point"], "autoregressive laws"),
+        (["--draft", "nowhere"], "autoregressive laws"),
+        (["--decoding", "fixed-point", "--draft", "x"], "--draft is for --decoding draft"),
+        (["--sampler", "psi", "--sampler-options", "kapa=0.9"], "did you mean 'kappa'"),
+        (["--sampler", "psi", "--sampler-options", "kappa=2"], "kappa must lie in [0, 1]"),
+        (["--sampler", "theta-rk2", "--sampler-options", "theta=0"], "theta must lie in (0, 1]"),
+        (["--sampler-options", "gamma=1"], "ancestral"),
+        (["--sampler", "remdm", "--sampler-options", "eta"], "name=value"),
+        (["--sampler", "entropy-bounded", "--grid", "cosine"], "draws its own times"),
+    ],
+)
+def test_what_does_not_apply_is_refused(
+    folder: str, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["sample", folder, *words]) == cli.USAGE
+    told = capsys.readouterr()
+    assert message in told.err
+    assert not told.out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--sampler", "entropy-bounded", "--sampler-options", "gamma=0.5", "by=margin"],
+        ["--sampler", "confidence", "--sampler-options", "noise=1"],
+        ["--sampler", "remdm", "--sampler-options", "eta=0.2", "variant=rescale"],
+        ["--sampler", "psi", "--sampler-options", "kappa=0.5"],
+    ],
+)
+def test_options_of_samplers_reach_them(
+    folder: str, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = [folder, "--num-samples", "6", "--steps", "4", "--seed", "1"]
+    assert said(capsys, *asked, *words) != said(capsys, *asked)

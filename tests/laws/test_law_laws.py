@@ -15,6 +15,9 @@ from registry_laws import LAWS, B, L, V, p_value, product
 
 from fewjump.law.autoregressive import AutoregressiveLaw
 from fewjump.law.base import Law, enumerate_states, ravel
+from fewjump.law.enumerated import EnumeratedLaw
+from fewjump.law.latent import LatentLaw
+from fewjump.law.markov import MarkovLaw
 from fewjump.law.product import ProductLaw
 from fewjump.random import SampleStreams
 
@@ -105,6 +108,36 @@ def test_samples_of_the_conditional_hold_the_known_tokens(
     probability = law.enumerate().exp()
     for b in range(B):
         assert p_value(counts[b], probability[b]) > 1e-4
+
+
+def backwards(law: Law) -> bool:
+    """Whether a position that is not known is drawn after one to its right."""
+    if not isinstance(law, AutoregressiveLaw) or law.conditionals.order is None:
+        return False
+    known = law.known if law.known is not None else torch.zeros(B, L).bool()
+    open_positions = [
+        [i for i in row if not known[b, i]] for b, row in enumerate(law.conditionals.order.tolist())
+    ]
+    return any(row != sorted(row) for row in open_positions)
+
+
+@every_law
+def test_conditionals_from_left_to_right_are_those_of_the_enumerated_law(make: Make) -> None:
+    law = make()
+    table = law.enumerate().exp().reshape(B, *(V,) * L)
+    x0 = law.sample(torch.Generator().manual_seed(3))
+    if backwards(law) or isinstance(law, EnumeratedLaw | MarkovLaw | LatentLaw):
+        with pytest.raises(ValueError, match="from left to right"):
+            law.conditional_logits(x0)
+        return
+    found = law.conditional_logits(x0).double().softmax(-1)
+    for b in range(B):
+        here = table[b]
+        for i in range(L):
+            weights = here.reshape(V, -1).sum(1)
+            expected = weights / weights.sum()
+            torch.testing.assert_close(found[b, i], expected, atol=1e-10, rtol=0)
+            here = here[x0[b, i]]
 
 
 @every_law

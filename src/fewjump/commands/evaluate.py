@@ -17,6 +17,7 @@ from fewjump.commands.shared import (
     SamplerName,
     check_draws,
     document_values,
+    make_sampler,
 )
 from fewjump.config import Source
 from fewjump.files import check_file_writable, checksum, write_text
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from fewjump.evaluate import Meter
     from fewjump.publish.models import Model
     from fewjump.report import Row
+    from fewjump.sampler import Sampler
 
 SHOWN_IMAGES, SHOWN_TEXTS = 24, 3
 # What an evaluation, and a report on it, leave in the folder.
@@ -45,6 +47,8 @@ class Subject:
         length: tokens per sequence, for models that take any. Default: the models', or 64.
         steps: numbers of steps to sample with.
         sampler: how to step; several are compared.
+        sampler_options: options of the one sampler as name=value, such as gamma=0.1 of
+            entropy-bounded.
         num_samples: samples of each measurement. Default: as many as the test part has.
         seeds: independent sets of samples; means are reported, with intervals over all.
         out: folder for results.json. Default: the first run's folder.
@@ -58,6 +62,7 @@ class Subject:
     length: int | None = None
     steps: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16, 64])
     sampler: list[SamplerName] = field(default_factory=lambda: ["ancestral"])
+    sampler_options: list[str] = field(default_factory=list)
     num_samples: int | None = None
     seeds: list[int] = field(default_factory=lambda: [0])
     out: Path | None = None
@@ -87,6 +92,9 @@ def run(options: Options) -> int:
         if len(set(values)) < len(values):
             raise ValueError(f"{flag} {' '.join(map(str, values))} names one of them twice")
     check_draws(options.steps, options.num_samples)
+    if options.sampler_options and len(options.sampler) > 1:
+        raise ValueError("--sampler-options are of one --sampler; evaluate the others apart")
+    samplers = [make_sampler(name, options.sampler_options) for name in options.sampler]
     models = open_models(options.paths, options.device, reading_values(options))
     names = dict(zip(names_of(models), models))
     out = options.out or results_folder(options.paths[0], models[0])
@@ -106,7 +114,7 @@ def run(options: Options) -> int:
                 raise ValueError(
                     f"{model.folder} and {models[0].folder} speak different vocabularies"
                 )
-        rows, shown = _measure(options, names, data)
+        rows, shown = _measure(options, samplers, names, data)
         facts: dict[str, Any] = {
             "data": data.description,
             "models": {name: str(model.folder) for name, model in names.items()},
@@ -186,7 +194,7 @@ def results_folder(path: Path, model: Model) -> Path:
 
 
 def _measure(
-    options: Options, names: dict[str, Model], data: Dataset
+    options: Options, samplers: list[Sampler], names: dict[str, Model], data: Dataset
 ) -> tuple[list[Row], list[dict[str, Any]]]:
     from fewjump.data import ImageLevels
     from fewjump.evaluate import ImageMeter, TextMeter, quality
@@ -198,7 +206,7 @@ def _measure(
     rows: list[Row] = []
     shown: list[dict[str, Any]] = []
     for name, model in names.items():
-        for sampler in options.sampler:
+        for sampler in samplers:
             rows += quality(
                 model.denoiser,
                 meter,
@@ -210,19 +218,21 @@ def _measure(
                 grid=options.grid,
                 progress=tell if options.progress else None,
             )
-        shown += _first_samples(options, name, model, meter)
+        shown += _first_samples(options, samplers[0], name, model, meter)
     entry = _as_panel(data.vocabulary, data.all("test", SHOWN_IMAGES))
     return [*rows, *meter.reference()], [*shown, {"model": "test data", "nfe": None, **entry}]
 
 
-def _first_samples(options: Options, name: str, model: Model, meter: Meter) -> list[dict[str, Any]]:
+def _first_samples(
+    options: Options, sampler: Sampler, name: str, model: Model, meter: Meter
+) -> list[dict[str, Any]]:
     """A few samples of each budget: the first of those that were judged, since sample i depends
     on the seed and on i alone."""
     from fewjump.sampler import run as draw
 
     entries = []
     given = meter.given(model.denoiser, SHOWN_IMAGES)
-    sampler, seed = options.sampler[0], options.seeds[0]
+    seed = options.seeds[0]
     for steps in options.steps:
         result = draw(model.denoiser, SHOWN_IMAGES, steps, sampler, options.grid, seed, **given)
         panel = _as_panel(model.vocabulary, result.samples.cpu())

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from fewjump.commands.shared import SamplerOptions, check_draws
+from fewjump.commands.shared import SamplerOptions, check_draws, make_sampler
 from fewjump.reading import ReadingOptions, reading_values
 
 
@@ -59,6 +59,7 @@ def run(options: Options) -> int:
     from fewjump.rollouts import rollouts
 
     check_draws([options.steps], options.num_samples)
+    sampler = make_sampler(options.sampler, options.sampler_options)
     denoiser, vocabulary, _ = open_model(options.path, options.device, reading_values(options))
     pipe = Pipeline(denoiser, vocabulary)
     given = read_conditions(
@@ -74,7 +75,7 @@ def run(options: Options) -> int:
         options.out,
         options.num_samples,
         options.steps,
-        sampler=options.sampler,
+        sampler=sampler,
         grid=options.grid,
         seed=options.seed,
         length=given.length,

@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Annotated
 
 import tyro
 
-from fewjump.commands.shared import SamplerOptions, check_draws
+from fewjump.commands.shared import DecodingName, SamplerOptions, check_draws, make_sampler
 from fewjump.files import (
     check_file_writable,
     check_replaceable,
@@ -55,6 +55,11 @@ class Subject:
             padded, if the model has padding. Default: what the model was trained on.
         temperature: below 1 sharpens every draw, at the price of variety.
         top_p: draw only from the most likely tokens of this total probability.
+        decoding: how a student that draws token after token (autoregressive, any-order) draws: one
+            after the other; or all side by side, by fixed-point iteration (the same samples) or by
+            draft and verification (of the same law).
+        draft: with --decoding draft, and implying it: the model that drafts, such as a shared-chain
+            student of the same teacher. Default: what the student's own network says of each token.
         batch_size: samples per batch. Default: what fits.
         out: file or folder to write.
         show_steps: show, on the error stream, how the first sample of each batch comes about.
@@ -73,6 +78,8 @@ class Subject:
     length: tuple[int, ...] = ()
     temperature: float = 1.0
     top_p: float = 1.0
+    decoding: DecodingName = "sequential"
+    draft: Path | None = None
     batch_size: int | None = None
     out: Path | None = None
     show_steps: bool = False
@@ -99,11 +106,14 @@ def run(options: Options) -> int:
         raise ValueError(f"--scale must be at least 1, got {options.scale}")
     if options.keep_grid:
         _check_can_keep(options)
+    sampler = make_sampler(options.sampler, options.sampler_options)
 
+    from fewjump.progress import tell
     from fewjump.publish import Pipeline
     from fewjump.publish.models import open_model
 
     denoiser, vocabulary, folder = open_model(options.path, options.device, reading_values(options))
+    draft = _draft(options, denoiser)
     if options.keep_grid:
         _keep_grid(denoiser, options, folder)
     pipe = Pipeline(denoiser, vocabulary)
@@ -116,10 +126,12 @@ def run(options: Options) -> int:
             prompt=options.prompt,
             infill=options.infill,
             length=options.length or None,
-            sampler=options.sampler,
+            sampler=sampler,
             grid=options.grid,
             temperature=options.temperature,
             top_p=options.top_p,
+            decoding=options.decoding,
+            draft=draft,
             batch_size=options.batch_size,
             progress=options.progress and not options.show_steps,
             callback=_observer(pipe, writer, options.show_steps),
@@ -129,7 +141,25 @@ def run(options: Options) -> int:
             f"{options.out}: {options.num_samples} samples, {result.nfe} network evaluations each, "
             f"{result.seconds:.2f} s"
         )
+    if result.decoding is not None:
+        tell(str(result.decoding))
     return 0
+
+
+def _draft(options: Options, denoiser: Denoiser) -> Denoiser | None:
+    """The model that drafts; what it is for is checked before it is opened."""
+    from fewjump.publish.models import open_model
+    from fewjump.sampler.run import SEQUENTIAL, make_decoding
+
+    decoding = options.decoding
+    if options.draft is not None and decoding == SEQUENTIAL:
+        decoding = "draft"
+    if options.draft is not None and decoding != "draft":
+        raise ValueError(f"--draft is for --decoding draft, not --decoding {decoding}")
+    make_decoding(denoiser, decoding, None, 1)
+    if options.draft is None:
+        return None
+    return open_model(options.draft, options.device, reading_values(options))[0]
 
 
 def _check_can_keep(options: Options) -> None:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import tyro
 
-from fewjump.registry import SAMPLERS
+from fewjump.registry import DECODINGS, SAMPLERS
 
 DataKindName = Literal["auto", "characters", "bytes", "lines", "tokens", "documents"]
 PackingName = Literal["stream", "documents", "fit"]
 TokenBits = Literal[8, 16, 32, 64]
 if TYPE_CHECKING:
+    from fewjump.sampler import Sampler
+
     SamplerName: TypeAlias = str
+    DecodingName: TypeAlias = str
 else:
     SamplerName = Literal[*SAMPLERS]
+    DecodingName = Literal["sequential", *DECODINGS]
 GridName = Literal["uniform", "cosine", "log-linear", "fitted"]
 
 # Each step is a time that is written down, and an evaluation.
@@ -90,6 +94,25 @@ class SamplerOptions(GridOptions):
     """
 
     sampler: SamplerName = "ancestral"
+
+    sampler_options: list[str] = field(default_factory=list)
+    """Options of the sampler as name=value, such as gamma=0.1 of entropy-bounded, kappa=0.9 of psi
+    or theta=0.3 of theta-trapezoidal."""
+
+
+def make_sampler(name: str, words: Sequence[str]) -> Sampler:
+    """The sampler of ``--sampler`` and ``--sampler-options``, before a model is opened.
+
+    Raises:
+        ValueError: for options that it has not, or that are out of their range.
+    """
+    from fewjump.sampler import get_sampler
+
+    try:
+        return get_sampler(name, **named_values("sampler-options", words))
+    except ValueError as error:
+        # Its options are none of the verb's, though some may be called alike.
+        raise ValueError(f"--sampler {name}: {error}") from None
 
 
 def check_draws(steps: Sequence[int], samples: int | None, flag: str = "--num-samples") -> None:

@@ -30,6 +30,8 @@ class Denoiser(nn.Module, ABC):
         time_conditioned: whether the law depends on t given x_t.
         padding: the token after the end of a short sequence, where the denoiser has one: it is
             not attended to, and does not change what is said of other positions.
+        autoregressive: whether its laws are autoregressive, and can be drawn in several ways (see
+            :mod:`fewjump.law.decoding`).
         evaluations: number of calls so far, one per batch (the NFE counter).
         vocabulary_config: what the tokens stand for, as plain data, where the model came from a
             folder that says so; saving keeps it.
@@ -45,6 +47,7 @@ class Denoiser(nn.Module, ABC):
     longest: int | None = None
     vocabulary_config: dict[str, Any] | None = None
     grids: dict[str, Any] | None = None
+    autoregressive: bool = False
 
     def __init__(
         self, process: Process, length: int | None = None, clean_vocab_size: int | None = None

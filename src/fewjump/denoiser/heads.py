@@ -9,14 +9,13 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from difflib import get_close_matches
 from inspect import signature
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from fewjump.config import ConfigError, convert, type_in_words
+from fewjump.config import checked_options
 from fewjump.denoiser.constrain import LeftOneOut, linear_law
 from fewjump.denoiser.transformer import Transformer, zero_linear
 from fewjump.law.base import Law
@@ -104,10 +103,12 @@ class Head(nn.Module, ABC):
         kind: the student's name, as the user types it: ``product``, ...
         fixed_length: whether it is for sequences of one ``length``, which follows from the
             denoiser's where the options leave it out.
+        autoregressive: whether its law is an :class:`~fewjump.law.AutoregressiveLaw`.
     """
 
     kind: ClassVar[str]
     fixed_length: ClassVar[bool] = False
+    autoregressive: ClassVar[bool] = False
 
     def __init__(self, hidden: int, vocab_size: int) -> None:
         super().__init__()
@@ -184,31 +185,12 @@ def _checked(kind: str, options: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: for one that it has not, lacks, or of another type.
     """
-    say = f"options do not fit the {kind} head"
-    parameters = dict(signature(HEADS[kind]).parameters)
-    own = [name for name in parameters if name not in ("hidden", "vocab_size")]
-    known = f"it has {', '.join(own)}" if own else "it has none"
-    for name in options:
-        if name not in parameters:
-            near = get_close_matches(name, own, n=1)
-            hint = f"did you mean {near[0]!r}? ({known})" if near else known
-            raise ValueError(f"{say}: there is no {name!r}; {hint}")
-    lacking = [n for n, p in parameters.items() if p.default is p.empty and n not in options]
-    if lacking:
-        raise ValueError(f"{say}: it needs {' and '.join(lacking)}")
-    hints = get_type_hints(HEADS[kind].__init__)
-    out = {}
-    for name, value in options.items():
-        try:
-            out[name] = convert(hints[name], value, name) if name in hints else value
-        except ConfigError:
-            asked = "true or false" if hints[name] is bool else type_in_words(hints[name])
-            if get_origin(hints[name]) in (list, tuple):
-                asked = f"a list, such as [1, 8] ({asked})"
-            raise ValueError(f"{say}: {name} takes {asked}; got {value!r}") from None
+    out = checked_options(HEADS[kind], options, f"the {kind} head", ("hidden", "vocab_size"))
     length = out.get("length")
     if length is not None and length < 1:
-        raise ValueError(f"{say}: length must be at least 1, got {length}")
+        raise ValueError(
+            f"options do not fit the {kind} head: length must be at least 1, got {length}"
+        )
     return out
 
 

@@ -68,6 +68,7 @@ class NetworkDenoiser(Denoiser):
         self.head = head
         self.autocast: Autocast = check_autocast(autocast)
         self.time_conditioned = config.time_conditioned
+        self.autoregressive = head.autoregressive
         self.padding = config.padding
         self.longest = getattr(trunk, "longest", None)
         if length is not None:

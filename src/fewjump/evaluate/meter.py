@@ -188,12 +188,12 @@ def quality(
             runs.append(result)
             scores.append(meter.measure(result.samples.cpu(), seed))
             if progress is not None:
-                progress(f"{model}, {method.name}, {steps} steps, seed {seed}")
+                progress(f"{model}, {method.label}, {steps} steps, seed {seed}")
         nfe = max(result.nfe for result in runs)
         seconds = sum(result.seconds for result in runs) / len(runs)
         for metric in scores[0]:
             value = combine([score[metric] for score in scores if metric in score])
-            rows.append(as_result(value, metric, model, method.name, steps, nfe, seconds))
+            rows.append(as_result(value, metric, model, method.label, steps, nfe, seconds))
     return rows
 
 

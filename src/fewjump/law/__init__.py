@@ -3,6 +3,7 @@
 from fewjump.law.autoregressive import AutoregressiveLaw, Conditionals, Walk
 from fewjump.law.base import Law
 from fewjump.law.chain import ChainLaw
+from fewjump.law.decoding import Decoding, DraftAndVerify, FixedPoint
 from fewjump.law.emission import (
     DenseEmission,
     Emission,
@@ -21,11 +22,14 @@ __all__ = [
     "AutoregressiveLaw",
     "ChainLaw",
     "Conditionals",
+    "Decoding",
     "DenseEmission",
     "DenseLogits",
     "DiscreteLatent",
+    "DraftAndVerify",
     "Emission",
     "EnumeratedLaw",
+    "FixedPoint",
     "GaussianLatent",
     "JoinedLaw",
     "Latent",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +14,9 @@ from fewjump.law.cross_entropy import token_log_prob
 from fewjump.law.logits import pin_logits
 from fewjump.law.product import ProductLaw
 from fewjump.random import Generator, categorical, generator_for, invert_logits, uniform
+
+if TYPE_CHECKING:
+    from fewjump.law.decoding import Decoding
 
 _EXACT_MARGINAL_STATES = 4096
 
@@ -47,6 +50,16 @@ class Conditionals(Batched, ABC):
         """
         del x0, known
         return None
+
+    def product_logits(self) -> Tensor:
+        """What is said of each position before any token is read: (B, L, V).
+
+        Raises:
+            ValueError: for conditionals that begin with nothing of the kind.
+        """
+        raise ValueError(
+            "these conditionals have no product of their own to draft from; pass draft="
+        )
 
 
 class Walk(ABC):
@@ -105,6 +118,8 @@ class AutoregressiveLaw(Law):
         marginal_samples: draws that :meth:`marginals` averages over.
         temperature, top_p: applied to every conditional.
         x0, known: (B, L) known tokens, pinned: the first ones of the order, or certain.
+        decoding: how :meth:`sample` draws; None walks along the order.
+        draft: the law that ``decoding`` drafts from, if it drafts: of the same rows.
     """
 
     conditionals: Conditionals
@@ -113,6 +128,8 @@ class AutoregressiveLaw(Law):
     top_p: float = field(default=1.0, metadata=SHARED)
     x0: Tensor | None = None
     known: Tensor | None = None
+    decoding: Decoding | None = field(default=None, metadata=SHARED)
+    draft: Law | None = None
 
     def __post_init__(self) -> None:
         conditionals = self.conditionals
@@ -136,8 +153,10 @@ class AutoregressiveLaw(Law):
 
     @torch.no_grad()
     def sample(self, generator: Generator = None) -> Tensor:
+        if self.decoding is not None:
+            return self.decoding.draw(self, generator)
         walk, order = self.conditionals.begin(), self.conditionals.order
-        pinned, known = self._pinned()
+        pinned, known = self.pinned()
         x0 = pinned.clone()
         u = uniform((self.batch_size, self.length), generator, self.device)
         start = 0
@@ -170,7 +189,7 @@ class AutoregressiveLaw(Law):
         It is the same sample, but where a uniform number falls within rounding of the boundary
         between two tokens: one pass over all positions and a walk round differently.
         """
-        pinned, known = self._pinned()
+        pinned, known = self.pinned()
         u = uniform((self.batch_size, self.length), generator, self.device)
         x0 = pinned.clone()
         passes = torch.zeros(self.batch_size, dtype=torch.int64, device=self.device)
@@ -216,6 +235,31 @@ class AutoregressiveLaw(Law):
         each = [joint.sum([a for a in axes if a != i]) if self.length > 1 else joint for i in axes]
         return torch.stack(each, 1)
 
+    def conditional_logits(self, x0: Tensor) -> Tensor:
+        self.check_left_to_right()
+        return self.logits(x0)
+
+    def check_left_to_right(self) -> None:
+        """Raise ValueError where positions that are not known come in another order."""
+        order = self.conditionals.order
+        if order is None:
+            return
+        later = order.masked_fill(self.pinned()[1].gather(1, order), -1)
+        if bool(((later >= 0) & (later < later.cummax(1).values)).any()):
+            raise ValueError(
+                "this law does not draw its unknown positions from left to right, as drafts are "
+                "drawn; use decoding='fixed-point', which follows any order"
+            )
+
+    def decoded(self, decoding: Decoding, draft: Law | None = None) -> AutoregressiveLaw:
+        return replace(self, decoding=decoding, draft=draft)
+
+    def drafting(self) -> Law:
+        """What positions are drafted from where ``decoding`` drafts; see :attr:`draft`."""
+        if self.draft is not None:
+            return self.draft
+        return ProductLaw(self._shape(self.conditionals.product_logits()))
+
     def tempered(self, temperature: float = 1.0, top_p: float = 1.0) -> AutoregressiveLaw:
         nucleus(torch.zeros(1), temperature, top_p)  # refuses bad values before any sampling
         if temperature == 1 and top_p == 1:
@@ -223,7 +267,7 @@ class AutoregressiveLaw(Law):
         refuse_twice(self.temperature, self.top_p)
         return replace(self, temperature=temperature, top_p=top_p)
 
-    def _pinned(self) -> tuple[Tensor, Tensor]:
+    def pinned(self) -> tuple[Tensor, Tensor]:
         """The known tokens and where they are known: (B, L) each."""
         if self.x0 is not None and self.known is not None:
             return self.x0, self.known
@@ -246,7 +290,7 @@ class AutoregressiveLaw(Law):
             ValueError: for known positions that are neither a prefix nor certain already, with
                 conditionals of one order.
         """
-        pinned, before = self._pinned()
+        pinned, before = self.pinned()
         known = known | before
         x0 = torch.where(before, pinned, torch.where(known, x0, 0))
         conditionals = self.conditionals.given(x0, known)
@@ -281,7 +325,7 @@ class AutoregressiveLaw(Law):
         """
         repeat = torch.arange(self.batch_size, device=self.device).repeat(particles)
         # Known tokens are pinned for the draw only; weights come from the unpinned conditionals.
-        mine, before = self._pinned()
+        mine, before = self.pinned()
         pinned = replace(self, x0=torch.where(known, x0, mine), known=known | before)
         draws = torch.stack([pinned.sample(generator) for _ in range(particles)], 1)
         rows = self.select(repeat)

@@ -13,6 +13,7 @@ from torch import Tensor
 from fewjump.random import Generator
 
 if TYPE_CHECKING:
+    from fewjump.law.decoding import Decoding
     from fewjump.law.logits import Clock
     from fewjump.law.product import ProductLaw, Scores
 
@@ -101,6 +102,7 @@ class Law(Batched, ABC):
             :class:`~fewjump.law.ProductLaw`.
         chosen_product: whether every :meth:`draw` is one of a product law.
         scores: concrete scores from which the law was recovered, None for most.
+        untempered: the law before a sampler's temperature, where that has one.
     """
 
     length: int
@@ -108,6 +110,7 @@ class Law(Batched, ABC):
     independent: ClassVar[bool] = False
     chosen_product: ClassVar[bool] = False
     scores: Scores | None = None
+    untempered: Law | None = None
 
     @abstractmethod
     def sample(self, generator: Generator = None) -> Tensor:
@@ -155,6 +158,32 @@ class Law(Batched, ABC):
             x0: (B, L) int64; read only where ``known`` holds.
             known: (B, L) boolean.
         """
+
+    def conditional_logits(self, x0: Tensor) -> Tensor:
+        """Log-weights of every position given those to its left, along x0 (B, L): (B, L, V).
+
+        Raises:
+            ValueError: for a law that has no such conditionals in closed form.
+        """
+        raise ValueError(
+            f"a {type(self).__name__} has no conditionals from left to right in closed form; draft "
+            "with a product, mixture, chain or autoregressive model"
+        )
+
+    def decoded(self, decoding: Decoding, draft: Law | None = None) -> Law:
+        """The same law, drawn in another way (see :mod:`fewjump.law.decoding`).
+
+        Args:
+            decoding: the way.
+            draft: a law of the same rows, for a way that drafts.
+
+        Raises:
+            ValueError: for a law that is drawn in one way only.
+        """
+        raise ValueError(
+            f"{decoding.kind} decoding is for autoregressive laws, and this is a "
+            f"{type(self).__name__}, which draws all positions at once; leave decoding='sequential'"
+        )
 
     def cross_entropy(self, target: Law, generator: Generator = None) -> Tensor:
         """−E_{x₀~target}[log p(x₀)] in nats: (B,). One draw unless a subclass has a closed form."""

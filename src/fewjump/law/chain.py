@@ -13,6 +13,7 @@ from fewjump.law.emission import DenseEmission, Emission
 from fewjump.law.forward_algorithm import (
     backward_messages,
     draw_paths,
+    forward_messages,
     log_total,
     log_vector_product,
     scan_log_total,
@@ -139,6 +140,13 @@ class ChainLaw(Law):
 
     def marginals(self) -> Tensor:
         return self.emission.marginals(self.state_marginals())
+
+    def conditional_logits(self, x0: Tensor) -> Tensor:
+        potential, transition = self._potentials()
+        seen = self.emission.log_likelihood(x0).to(potential.dtype)
+        states = forward_messages(potential + seen, transition) + potential
+        states = states + backward_messages(potential, transition)
+        return self.emission.marginals(states.softmax(-1)).log()
 
     def sample_states(self, generator: Generator = None) -> Tensor:
         """Draw the hidden path: (B, L) int64. Both methods give the same path."""

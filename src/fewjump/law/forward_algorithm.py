@@ -151,7 +151,7 @@ def _log_product(
     return value.index_put(where, again), top
 
 
-def _log_messages(potential: Tensor, transition: Tensor) -> Tensor:
+def forward_messages(potential: Tensor, transition: Tensor) -> Tensor:
     """log of the summed weight of what stands before position i, given zⁱ: (B, L, r).
 
     Up to a constant for each row and position.
@@ -172,13 +172,13 @@ def backward_messages(potential: Tensor, transition: Tensor) -> Tensor:
     Up to a constant for each row and position.
     """
     steps = transition.mT if transition.dim() == 2 else transition.flip(1).mT
-    return _log_messages(potential.flip(1), steps).flip(1)
+    return forward_messages(potential.flip(1), steps).flip(1)
 
 
 def state_marginals(start: Tensor, transition: Tensor) -> Tensor:
     """Pr(zⁱ = ·): (B, L, r). Of conditionals, from initial logits (B, r); or of potentials."""
     if start.dim() == 3:
-        before, after = (f(start, transition) for f in (_log_messages, backward_messages))
+        before, after = (f(start, transition) for f in (forward_messages, backward_messages))
         return (before + start + after).softmax(-1)
     kernel = transition.softmax(-1)
     state = start.softmax(-1)[:, None]

@@ -11,7 +11,7 @@ from torch import Tensor
 from fewjump.law.base import Draw, Law, at_least_float32, nucleus, safe_logsumexp
 from fewjump.law.emission import DenseEmission, Emission
 from fewjump.law.product import ProductLaw
-from fewjump.random import Generator, SampleStreams, categorical_from_logits, fold_seed
+from fewjump.random import Generator, categorical_from_logits, forked, of_rows
 
 
 def reweighted(weight_logits: Tensor, evidence: Tensor) -> Tensor:
@@ -90,6 +90,10 @@ class MixtureLaw(Law):
     def marginals(self) -> Tensor:
         weights = self.weight_logits.softmax(-1)[:, None]
         return self.emission.marginals(weights.expand(-1, self.length, -1))
+
+    def conditional_logits(self, x0: Tensor) -> Tensor:
+        weights = self.weight_logits[:, None] + _before(self.emission.log_likelihood(x0))
+        return self.emission.marginals(weights.softmax(-1)).log()
 
     def tempered(self, temperature: float = 1.0, top_p: float = 1.0) -> MixtureLaw:
         weights = nucleus(self.weight_logits, temperature, top_p)
@@ -177,6 +181,15 @@ class MixtureOf(Law):
         each = each.reshape(self.batch_size, self.components_count, *each.shape[1:])
         return torch.einsum("bk,bklv->blv", self.weight_logits.softmax(-1).to(each.dtype), each)
 
+    def conditional_logits(self, x0: Tensor) -> Tensor:
+        shape = (self.batch_size, self.components_count, self.length, self.vocab_size)
+        logits = self.components.conditional_logits(self._repeat(x0))
+        each = logits.log_softmax(-1).reshape(shape)
+        index = x0[:, None, :, None].expand(-1, self.components_count, -1, -1)
+        seen = each.gather(-1, index)[..., 0].transpose(1, 2)
+        weights = (self.weight_logits[:, None] + _before(seen)).log_softmax(-1)
+        return safe_logsumexp(weights.transpose(1, 2)[..., None] + each, 1)
+
     def tempered(self, temperature: float = 1.0, top_p: float = 1.0) -> MixtureOf:
         if temperature == 1 and top_p == 1:
             return self
@@ -202,6 +215,11 @@ class MixtureOf(Law):
         evidence = self.components.log_prob(witness) - conditioned.log_prob(witness)
         evidence = evidence.nan_to_num(nan=-torch.inf).reshape(self.weight_logits.shape)
         return MixtureOf(conditioned, reweighted(self.weight_logits, evidence))
+
+
+def _before(values: Tensor) -> Tensor:
+    """At each position the sum over those to its left, (B, L, K) → (B, L, K)."""
+    return torch.nn.functional.pad(values.cumsum(1)[:, :-1], (0, 0, 1, 0))
 
 
 class JoinedLaw(Law):
@@ -253,18 +271,16 @@ class JoinedLaw(Law):
     def log_prob(self, x0: Tensor) -> Tensor:
         return self._gather([(rows, law.log_prob(x0[rows])) for rows, law in self._parts()])
 
+    def conditional_logits(self, x0: Tensor) -> Tensor:
+        parts = self._parts()
+        return self._gather([(rows, law.conditional_logits(x0[rows])) for rows, law in parts])
+
     def sample(self, generator: Generator = None) -> Tensor:
-        values = []
-        for rows, law in self._parts():
-            inner = generator
-            if isinstance(generator, SampleStreams):
-                # A sub-batch draws from streams of its own samples, whatever else is drawn.
-                seed = fold_seed(generator.seed, generator.calls)
-                inner = SampleStreams(seed, generator.indices.to(self.device)[rows])
-            values.append((rows, law.sample(inner)))
-        if isinstance(generator, SampleStreams):
-            generator.calls += 1
-        return self._gather(values)
+        # A sub-batch draws from streams of its own samples, whatever else is drawn.
+        source = forked(generator)
+        return self._gather(
+            [(rows, law.sample(of_rows(source, rows))) for rows, law in self._parts()]
+        )
 
     def marginals(self) -> Tensor:
         return self._gather([(rows, law.marginals()) for rows, law in self._parts()])

@@ -191,6 +191,9 @@ class ProductLaw(Law):
     def log_prob(self, x0: Tensor) -> Tensor:
         return self.token_log_prob(x0).sum(-1)
 
+    def conditional_logits(self, x0: Tensor) -> Tensor:
+        return self.logits
+
     def entropy(self) -> Tensor:
         """Entropy of each position in nats: (B, L)."""
         source = self.source

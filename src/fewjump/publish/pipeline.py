@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from fewjump.data.vocabulary import ImageLevels, Tokens, Vocabulary
+from fewjump.law.decoding import Decoding
 from fewjump.publish.conditions import Words, read_conditions
 from fewjump.publish.hub import from_pretrained, generate, push_to_hub, save
-from fewjump.sampler.run import RunProgress, run
+from fewjump.sampler.run import SEQUENTIAL, RunProgress, run
 
 if TYPE_CHECKING:
     from fewjump.denoiser import Denoiser
@@ -32,6 +33,7 @@ class PipelineOutput:
         nfe: network evaluations of a batch.
         seconds: wall-clock time.
         seed: draws the same samples again as ``generator=seed``.
+        decoding: see :class:`fewjump.sampler.SamplerRun`.
     """
 
     tokens: Tensor
@@ -40,6 +42,7 @@ class PipelineOutput:
     nfe: int
     seconds: float
     seed: int
+    decoding: Decoding | None = None
 
 
 class Pipeline:
@@ -103,6 +106,8 @@ class Pipeline:
         grid: GridSpec | None = None,
         temperature: float = 1.0,
         top_p: float = 1.0,
+        decoding: str = SEQUENTIAL,
+        draft: Denoiser | None = None,
         batch_size: int | None = None,
         progress: bool = False,
         callback: Callable[[RunProgress], None] | None = None,
@@ -117,7 +122,7 @@ class Pipeline:
             prompt, infill, length: see :func:`fewjump.publish.conditions.read_conditions`. The
                 tokens they give come back as they are, and the law of the others is conditioned
                 on them at every step.
-            sampler, grid, temperature, top_p, batch_size, progress: see
+            sampler, grid, temperature, top_p, decoding, draft, batch_size, progress: see
                 :func:`fewjump.sampler.run`.
             callback: told the state after every step, as ``watch`` of the same.
 
@@ -147,6 +152,8 @@ class Pipeline:
             fixed=given.fixed,
             temperature=temperature,
             top_p=top_p,
+            decoding=decoding,
+            draft=draft,
             progress=progress,
             watch=callback,
         )
@@ -159,6 +166,7 @@ class Pipeline:
             nfe=result.nfe,
             seconds=result.seconds,
             seed=result.seed,
+            decoding=result.decoding,
         )
 
     def generate(self, input_ids: Tensor | None = None, **options: Any) -> Tensor:

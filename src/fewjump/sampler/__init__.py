@@ -1,11 +1,13 @@
 """Samplers: walk a time grid from noise to data."""
 
 from fewjump.registry import SAMPLERS
+from fewjump.sampler.adaptive import Confidence, EntropyBounded
 from fewjump.sampler.base import Move, Moves, Sampler, get_sampler
 from fewjump.sampler.carried_grids import carried_grid, carry_grid
 from fewjump.sampler.exact import exact_output_law
 from fewjump.sampler.first_hitting import FirstHitting
 from fewjump.sampler.fitted_grid import FittedGrid, IntervalCosts, fitted_grid, interval_costs
+from fewjump.sampler.remasking import Psi, ReMDM
 from fewjump.sampler.run import RunProgress, SamplerRun, run, sample
 from fewjump.sampler.single_stage import Ancestral, Euler, TauLeaping
 from fewjump.sampler.time_grid import FITTED, GRIDS, time_grid
@@ -13,6 +15,8 @@ from fewjump.sampler.two_stage import ThetaRK2, ThetaTrapezoidal
 
 __all__ = [
     "Ancestral",
+    "Confidence",
+    "EntropyBounded",
     "Euler",
     "FITTED",
     "FirstHitting",
@@ -21,6 +25,8 @@ __all__ = [
     "IntervalCosts",
     "Move",
     "Moves",
+    "Psi",
+    "ReMDM",
     "SAMPLERS",
     "Sampler",
     "SamplerRun",

@@ -13,11 +13,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from collections.abc import Generator as Coroutine
 from functools import partial
+from inspect import signature
 from itertools import pairwise
 from typing import Any, ClassVar
 
 from torch import Tensor
 
+from fewjump.config import checked_options
 from fewjump.denoiser.base import Denoiser
 from fewjump.random import Generator
 from fewjump.registry import SAMPLERS
@@ -52,18 +54,31 @@ class Sampler(ABC):
 
     Attributes:
         name: what the user types.
-        order: global order of convergence of the output law as the grid is refined.
+        order: global order of convergence of the output law as the grid is refined; 0 where it
+            does not converge.
         evaluations: network evaluations of one step.
         reference: where it comes from.
         uses_grid: whether the times between the first and the last mean anything to it, and the
             final draw of x₀ is left to the runner.
+        random_times: whether the denoiser is asked at times that are drawn.
+        masked_only: whether it is for absorbing processes alone.
     """
 
     name: ClassVar[str]
-    order: ClassVar[int]
+    order: ClassVar[float]
     evaluations: ClassVar[int]
     reference: ClassVar[str]
     uses_grid: ClassVar[bool] = True
+    random_times: ClassVar[bool] = False
+    masked_only: ClassVar[bool] = False
+
+    @property
+    def label(self) -> str:
+        """The name, with the options that are not the defaults: ``psi(kappa=0.9)``."""
+        options = signature(type(self)).parameters.values()
+        values = {option: getattr(self, option.name, option.default) for option in options}
+        own = [f"{o.name}={value}" for o, value in values.items() if value != o.default]
+        return f"{self.name}({', '.join(own)})" if own else self.name
 
     @abstractmethod
     def moves(self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor) -> Moves:
@@ -86,8 +101,13 @@ class Sampler(ABC):
         """
         return [partial(_interval, self, denoiser, t, s) for t, s in pairwise(times)]
 
-    def check(self, denoiser: Denoiser) -> None:  # noqa: B027 (most samplers accept everything)
-        """Raise ValueError, naming the remedy, if the sampler does not apply to this process."""
+    def check(self, denoiser: Denoiser) -> None:
+        """Raise ValueError, naming the remedy, if the sampler does not apply to this denoiser."""
+        if self.masked_only and not denoiser.process.absorbing:
+            raise ValueError(
+                f"{self.name} is about masks, which {denoiser.process} does not have; use "
+                "sampler='ancestral', or an Absorbing process"
+            )
 
 
 def _interval(sampler: Sampler, denoiser: Denoiser, t: Tensor, s: Tensor, x: Tensor) -> Moves:
@@ -98,13 +118,15 @@ def get_sampler(sampler: str | Sampler, **options: Any) -> Sampler:
     """A sampler from its name and constructor options (such as ``theta``), or the one given.
 
     Raises:
-        ValueError: for an unknown name.
+        ValueError: for an unknown name, and options that the sampler has not or that are out of
+            their range.
     """
     if isinstance(sampler, Sampler):
         if options:
             raise ValueError("options go with a name; this sampler is already made")
         return sampler
-    return SAMPLERS.named(sampler)(**options)
+    cls = SAMPLERS.named(sampler)
+    return cls(**checked_options(cls, options, f"the {sampler} sampler"))
 
 
 def draw_step(

@@ -48,7 +48,7 @@ def exact_output_law(
     times = times_for(grid, steps, denoiser)
     check_options(method, denoiser, grid, denoise)
     vocab, length = denoiser.process.vocab_size, _length(denoiser, method, times)
-    if not method.uses_grid and denoiser.time_conditioned:
+    if method.random_times and denoiser.time_conditioned:
         raise ValueError(
             f"{method.name} evaluates the network at random times, so its output law can be "
             "enumerated only for a denoiser that ignores time (time_conditioned=False); use "

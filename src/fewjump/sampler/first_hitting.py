@@ -31,17 +31,12 @@ class FirstHitting(Sampler):
     """
 
     name: ClassVar[str] = "first-hitting"
-    order: ClassVar[int] = 1
+    order: ClassVar[float] = 1
     evaluations: ClassVar[int] = 1
     reference: ClassVar[str] = "Zheng et al. 2024, arXiv 2409.02908"
     uses_grid: ClassVar[bool] = False
-
-    def check(self, denoiser: Denoiser) -> None:
-        if not denoiser.process.absorbing:
-            raise ValueError(
-                f"first-hitting simulates unmasking events, which {denoiser.process} does not "
-                "have; use sampler='ancestral', or an Absorbing process"
-            )
+    random_times: ClassVar[bool] = True
+    masked_only: ClassVar[bool] = True
 
     def moves(self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor) -> Moves:
         """One round: all masked positions are unmasked at the first event after t."""
@@ -99,10 +94,7 @@ class RevealMove(Move):
         keys = keys.masked_fill(~self.masked, 2.0)
         reveal = keys.argsort(-1).argsort(-1) < self.count[:, None]
         first = self._event_times(generator)
-        law = self.denoiser(self.x, first)
-        if law.independent:
-            return fill(self.x, law, reveal, generator)
-        return torch.where(reveal, law.sample(generator), self.x)
+        return fill(self.x, self.denoiser(self.x, first), reveal, generator)
 
     def _event_times(self, generator: Generator) -> Tensor:
         """Set ``time`` to that of the round's last event; return that of its first: (B,)."""

@@ -174,25 +174,114 @@ class JointReverseMove(Move):
         return self.process.bridge(self.x, x0, self.s, self.t, generator)
 
     def table(self) -> Tensor:
-        vocab, length = self.process.vocab_size, self.x.shape[1]
-        bridges = torch.stack(
-            [
-                self.process.bridge_marginals(self.x, torch.full_like(self.x, a), self.s, self.t)
-                for a in range(vocab)
-            ],
-            -2,
+        bridges = bridge_table(self.process, self.x, self.s, self.t)
+        return through_positions(law_table(self.law, self.process.vocab_size), bridges)
+
+
+class RenoiseMove(Move):
+    """x₀ from the law, then each position from keep·bridge + (1 − keep)·forward noise.
+
+    Args:
+        law: p(x₀|x_t).
+        process: the forward process.
+        x: (B, L) int64 state x_t.
+        t, s: () or (B,) float64.
+        keep: () or (B,) float64, at most 1; below 0 only as far as the mixture is a law.
+    """
+
+    def __init__(
+        self, law: Law, process: Process, x: Tensor, t: Tensor, s: Tensor, keep: Tensor
+    ) -> None:
+        self.law, self.process, self.x, self.t, self.s = law, process, x, t, s
+        self.keep = expand_time(keep, x).expand(x.shape)
+
+    def sample(self, generator: Generator = None) -> Tensor:
+        process, x = self.process, self.x
+        hidden = process.masked(x)
+        u = uniform(x.shape, generator, x.device)
+        if hidden is not None:
+            assert process.mask is not None
+            # Only what is unmasked is drawn.
+            mask = u < self._masked_again(hidden)
+            return fill(x.masked_fill(mask, process.mask), self.law, hidden & ~mask, generator)
+        x0 = LawMove(self.law, x, process).sample(generator)
+        bridged = process.bridge(x, x0, self.s, self.t, generator)
+        return torch.where(u < self.keep, bridged, process.corrupt(x0, 0.0, self.s, generator))
+
+    def _masked_again(self, hidden: Tensor) -> Tensor:
+        """Probability of a mask at s: (B, L) float64."""
+        schedule = self.process.schedule
+        s, t = (expand_time(schedule.one_minus_alpha(v), self.x) for v in (self.s, self.t))
+        fresh = (1 - self.keep) * s
+        visible = torch.where(self.process.is_kept(self.x), 0.0, fresh)
+        return torch.where(hidden, fresh + self.keep * (s / torch.where(t > 0, t, 1.0)), visible)
+
+    def table(self) -> Tensor:
+        process, x = self.process, self.x
+        bridges = bridge_table(process, x, self.s, self.t)
+        tokens = torch.arange(process.vocab_size, device=x.device).expand(x.shape[0], -1)
+        fresh = process.kernel(0.0, self.s).rows(tokens)[:, None]
+        keep = self.keep[..., None, None]
+        mixed = (keep * bridges + (1 - keep) * fresh).clamp(min=0)
+        return through_positions(LawMove(self.law, x, process).table(), mixed)
+
+
+class UnmaskMove(Move):
+    """Draw chosen masked positions; the others stay.
+
+    Args:
+        law: p(x₀|x_t).
+        x: (B, L) int64.
+        process: the forward process, an absorbing one.
+        show: (B, L) boolean.
+    """
+
+    def __init__(self, law: Law, x: Tensor, process: Process, show: Tensor) -> None:
+        self.law, self.x, self.process, self.show = law, x, process, show
+
+    def sample(self, generator: Generator = None) -> Tensor:
+        return fill(self.x, self.law, self.show, generator)
+
+    def table(self) -> Tensor:
+        here = one_hot(self.x, self.process.vocab_size)[..., None, :].expand(
+            -1, -1, self.process.vocab_size, -1
         )
-        # 0/0 where x₀ cannot lead to x_t; the law gives such an x₀ no mass.
-        bridges = torch.nan_to_num(bridges.double())
-        table = law_table(self.law, vocab).reshape(-1, *(vocab,) * length)
-        for i in range(length):
-            # The axis contracted is always the first; the one produced goes last.
-            table = torch.einsum("ba...,bay->b...y", table, bridges[:, i])
-        return table.reshape(self.x.shape[0], -1)
+        drawn = torch.eye(self.process.vocab_size, dtype=torch.float64, device=self.x.device)
+        given = torch.where(self.show[..., None, None], drawn, here)
+        return through_positions(LawMove(self.law, self.x, self.process).table(), given)
+
+
+def bridge_table(process: Process, x: Tensor, s: Tensor, t: Tensor) -> Tensor:
+    """q(x_s | x_t, x₀ = a) at each position, for every a: (B, L, V, V) float64."""
+    rows = [
+        process.bridge_marginals(x, torch.full_like(x, a), s, t) for a in range(process.vocab_size)
+    ]
+    # 0/0 where x₀ cannot lead to x_t; the law gives such an x₀ no mass.
+    return torch.nan_to_num(torch.stack(rows, -2).double())
+
+
+def through_positions(table: Tensor, given: Tensor) -> Tensor:
+    """The law of a state whose positions move independently given x₀.
+
+    Args:
+        table: (B, V^L), the law of x₀.
+        given: (B, L, V, V), the law of the new token for each clean one.
+
+    Returns:
+        (B, V^L).
+    """
+    batch, length, vocab, _ = given.shape
+    table = table.reshape(batch, *(vocab,) * length)
+    for i in range(length):
+        # The axis contracted is always the first; the one produced goes last.
+        table = torch.einsum("ba...,bay->b...y", table, given[:, i])
+    return table.reshape(batch, -1)
 
 
 def fill(x: Tensor, law: Law, where: Tensor, generator: Generator) -> Tensor:
-    """``x`` (B, L) with its masked positions ``where`` (B, L) drawn, each on its own."""
+    """``x`` (B, L) with its masked positions ``where`` (B, L) drawn, independently or jointly."""
+    if not law.independent:
+        return torch.where(where, law.sample(generator), x)
     u = uniform_where(where, generator)
     rows = LogitRows(as_product(law).source, where.reshape(-1).nonzero()[:, 0])
     return x.masked_scatter(where, rows.draw(None, u))

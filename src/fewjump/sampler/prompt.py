@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fewjump.denoiser.base import Denoiser
 from fewjump.law import Law
+from fewjump.law.decoding import Decoding
 
 
 @dataclass(frozen=True)
@@ -95,13 +96,24 @@ def make_prompt(
 
 
 class PromptedDenoiser(Denoiser):
-    """The denoiser as the sampler sees it: timed, conditioned on the prompt, tempered."""
+    """The denoiser as the sampler sees it: timed, conditioned on the prompt, tempered.
 
-    def __init__(self, inner: Denoiser, temperature: float, top_p: float) -> None:
+    Its laws are drawn by ``decoding``, where that is not None, with the laws of ``draft``.
+    """
+
+    def __init__(
+        self,
+        inner: Denoiser,
+        temperature: float,
+        top_p: float,
+        decoding: Decoding | None = None,
+        draft: Denoiser | None = None,
+    ) -> None:
         super().__init__(inner.process, inner.length, inner.clean_vocab_size)
         self.inner = inner
         self.time_conditioned = inner.time_conditioned
         self.temperature, self.top_p = temperature, top_p
+        self.decoding, self.draft = decoding, draft
         self.prompt: Prompt | None = None
         self.seconds = 0.0
 
@@ -113,17 +125,33 @@ class PromptedDenoiser(Denoiser):
         # As an absorbing process starts. The law is one, computed once, and B rows draw from it.
         first = torch.zeros(1, dtype=torch.int64, device=x_t.device)
         one = self._law(x_t[:1], t[:1], None if prompt is None else prompt.rows(first))
-        return one.expand(x_t.shape[0])
+        law = one.expand(x_t.shape[0])
+        if one.untempered is not None:
+            law.untempered = one.untempered.expand(x_t.shape[0])
+        return law
 
     def _law(self, x_t: Tensor, t: Tensor, prompt: Prompt | None) -> Law:
+        law = self._conditioned(self.inner, x_t, t, prompt)
+        if (self.temperature, self.top_p) != (1, 1):
+            plain, law = law, law.tempered(self.temperature, self.top_p)
+            law.untempered = plain
+        if self.decoding is None:
+            return law
+        draft = None if self.draft is None else self._conditioned(self.draft, x_t, t, prompt)
+        if draft is not None and self.temperature not in (0, 1):
+            # Not truncated: what is settled must remain possible.
+            draft = draft.tempered(self.temperature)
+        return law.decoded(self.decoding, draft)
+
+    def _conditioned(
+        self, denoiser: Denoiser, x_t: Tensor, t: Tensor, prompt: Prompt | None
+    ) -> Law:
         with self._clock():
-            law = self.inner(x_t, t)
+            law = denoiser(x_t, t)
         # The head's product is part of the network, whenever it is computed.
         law = law.timed(self._clock)
         if prompt is not None:
             law = law.given(prompt.x0, prompt.fixed)
-        if (self.temperature, self.top_p) != (1, 1):
-            law = law.tempered(self.temperature, self.top_p)
         return law
 
     @contextmanager

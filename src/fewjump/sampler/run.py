@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -19,13 +20,17 @@ import torch
 from torch import Tensor
 
 from fewjump.denoiser.base import Denoiser
+from fewjump.law.decoding import Decoding
 from fewjump.progress import Progress
 from fewjump.random import SampleStreams
+from fewjump.registry import DECODINGS
 from fewjump.sampler.base import Move, Moves, Sampler, Step, draw_step, get_sampler
 from fewjump.sampler.moves import LawMove
 from fewjump.sampler.prompt import PromptedDenoiser, eval_mode, make_prompt, synchronise
 from fewjump.sampler.time_grid import GridSpec, times_for
 
+#: An autoregressive law is drawn by a walk along its positions.
+SEQUENTIAL = "sequential"
 _BATCH_LIMIT = 256
 # Beyond it, and below its inverse, logits in single precision run out of range.
 EXTREME_TEMPERATURE = 1e6
@@ -46,7 +51,9 @@ class SamplerRun:
             have, summed over the trajectory (see :class:`fewjump.sampler.base.Move`).
         seed: all that is needed to draw the same samples again.
         times: (K + 1,) float64, the grid.
-        sampler: the sampler's name.
+        sampler: the sampler's name, with options that are not the defaults.
+        decoding: how an autoregressive law's draws were made, and what they took; None for a walk
+            from position to position, and for other laws.
     """
 
     samples: Tensor
@@ -57,6 +64,7 @@ class SamplerRun:
     seed: int
     times: Tensor
     sampler: str
+    decoding: Decoding | None = None
 
 
 class RunProgress(NamedTuple):
@@ -90,6 +98,8 @@ def sample(
     temperature: float = 1.0,
     top_p: float = 1.0,
     denoise: bool = True,
+    decoding: str = SEQUENTIAL,
+    draft: Denoiser | None = None,
     progress: bool = False,
 ) -> Tensor:
     """Draw samples: (N, L) int64. Arguments and errors are those of :func:`run`."""
@@ -107,6 +117,8 @@ def sample(
         temperature=temperature,
         top_p=top_p,
         denoise=denoise,
+        decoding=decoding,
+        draft=draft,
         progress=progress,
     ).samples
 
@@ -127,6 +139,8 @@ def run(
     temperature: float = 1.0,
     top_p: float = 1.0,
     denoise: bool = True,
+    decoding: str = SEQUENTIAL,
+    draft: Denoiser | None = None,
     progress: bool = False,
     watch: Callable[[RunProgress], None] | None = None,
     first: int = 0,
@@ -155,6 +169,13 @@ def run(
         temperature, top_p: as in :meth:`fewjump.law.Law.tempered`, at every step.
         denoise: draw x₀ at the last positive time (see :mod:`fewjump.sampler.run`).
             Without it an absorbing process may leave masks.
+        decoding: how autoregressive laws are drawn: ``sequential``, one position after another;
+            or, with all positions side by side, ``fixed-point`` (the same samples, but for uniform
+            numbers within rounding of the boundary between two tokens) or ``draft`` (other samples
+            of the same law); see :mod:`fewjump.law.decoding`.
+        draft: what ``draft`` drafts with, and implies it: a denoiser of the same tokens and mask,
+            of a product, mixture, chain or autoregressive law. Without one the head's own product
+            drafts.
         progress: show progress on stderr (:mod:`fewjump.progress`).
         watch: told the state after every step (see :class:`RunProgress`); batches come in order.
         first: number of the first sample: what is drawn are samples ``first`` to ``first`` + N − 1
@@ -168,6 +189,7 @@ def run(
     times = times_for(grid, steps, denoiser, length)
     check_options(method, denoiser, grid, denoise)
     _check_temperature(temperature, top_p)
+    way = make_decoding(denoiser, decoding, draft, length)
     device = denoiser.device
     vocab_size, mask = denoiser.clean_vocab_size, denoiser.process.mask
     given = make_prompt(prompt, fixed, num_samples, length, vocab_size, device, mask)
@@ -176,12 +198,13 @@ def run(
         fits = _LOGIT_LIMIT // (length * denoiser.process.vocab_size)
         batch_size = max(1, min(_BATCH_LIMIT, fits))
     on_device = times.to(device)
-    asked = PromptedDenoiser(denoiser, temperature, top_p)
+    asked = PromptedDenoiser(denoiser, temperature, top_p, way, draft)
     meter = _Meter()
     samples: list[Tensor] = []
     nfe, started = 0, time.perf_counter()
     starts = range(0, num_samples, batch_size)
-    with eval_mode(denoiser), Progress(progress, label="sampling:") as bar:
+    drafting = nullcontext() if draft is None else eval_mode(draft)
+    with eval_mode(denoiser), drafting, Progress(progress, label="sampling:") as bar:
         for begin in starts:
             rows = torch.arange(begin, min(begin + batch_size, num_samples), device=device)
             indices = rows + first
@@ -212,7 +235,8 @@ def run(
         clamped_mass=meter.total / num_samples,
         seed=seed,
         times=times,
-        sampler=method.name,
+        sampler=method.label,
+        decoding=way,
     )
 
 
@@ -270,6 +294,48 @@ def _check_temperature(temperature: float, top_p: float) -> None:
         )
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p must lie in (0, 1], got {top_p}")
+
+
+def make_decoding(
+    denoiser: Denoiser, decoding: str, draft: Denoiser | None, length: int
+) -> Decoding | None:
+    """The way to draw from autoregressive laws; None for a walk.
+
+    Raises:
+        ValueError: for an unknown way, one that does not apply, or a draft that does not fit.
+    """
+    if draft is not None and decoding == SEQUENTIAL:
+        decoding = "draft"
+    if decoding == SEQUENTIAL:
+        return None
+    if decoding not in DECODINGS:
+        known = ", ".join((SEQUENTIAL, *DECODINGS))
+        raise ValueError(f"unknown decoding {decoding!r}; known: {known}")
+    if not denoiser.autoregressive:
+        raise ValueError(
+            f"decoding={decoding!r} is for autoregressive laws (a student of kind autoregressive "
+            "or any-order); this model draws all positions at once: leave decoding='sequential'"
+        )
+    if draft is not None:
+        if decoding != "draft":
+            raise ValueError(f"decoding={decoding!r} takes no draft=; use decoding='draft'")
+        _check_draft(denoiser, draft, length)
+    return DECODINGS[decoding]()
+
+
+def _check_draft(denoiser: Denoiser, draft: Denoiser, length: int) -> None:
+    own, other = (
+        (model.process.vocab_size, model.process.mask, model.clean_vocab_size)
+        for model in (denoiser, draft)
+    )
+    if own != other:
+        raise ValueError(
+            "a draft must have the states, the mask and the clean tokens of the model it drafts "
+            f"for, {own}; this one has {other}"
+        )
+    if draft.device != denoiser.device:
+        raise ValueError(f"the draft is on {draft.device}, the model on {denoiser.device}")
+    draft.check_length(length)
 
 
 def trajectory(

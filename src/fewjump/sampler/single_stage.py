@@ -25,7 +25,7 @@ class Ancestral(Sampler):
     """
 
     name: ClassVar[str] = "ancestral"
-    order: ClassVar[int] = 1
+    order: ClassVar[float] = 1
     evaluations: ClassVar[int] = 1
     reference: ClassVar[str] = "arXiv 2512.12889, Eq. 8; SEDD arXiv 2310.16834, Sec. 4.2"
 
@@ -51,7 +51,7 @@ class Euler(Sampler):
     """
 
     name: ClassVar[str] = "euler"
-    order: ClassVar[int] = 1
+    order: ClassVar[float] = 1
     evaluations: ClassVar[int] = 1
     reference: ClassVar[str] = "arXiv 2512.12889, Eq. 11"
 
@@ -69,7 +69,7 @@ class TauLeaping(Sampler):
     """
 
     name: ClassVar[str] = "tau-leaping"
-    order: ClassVar[int] = 1
+    order: ClassVar[float] = 1
     evaluations: ClassVar[int] = 1
     reference: ClassVar[str] = "Campbell et al. 2022, arXiv 2205.14987"
 

@@ -39,7 +39,7 @@ class ThetaTrapezoidal(Sampler):
     """
 
     name: ClassVar[str] = "theta-trapezoidal"
-    order: ClassVar[int] = 2
+    order: ClassVar[float] = 2
     evaluations: ClassVar[int] = 2
     reference: ClassVar[str] = "Ren et al. 2025, arXiv 2502.00234, Alg. 2"
 
@@ -85,7 +85,7 @@ class ThetaRK2(Sampler):
     """
 
     name: ClassVar[str] = "theta-rk2"
-    order: ClassVar[int] = 1
+    order: ClassVar[float] = 1
     evaluations: ClassVar[int] = 2
     reference: ClassVar[str] = "Ren et al. 2025, arXiv 2502.00234, Alg. 1"
 

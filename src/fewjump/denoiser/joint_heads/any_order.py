@@ -48,6 +48,7 @@ class AnyOrderHead(Head):
     """
 
     kind = "any-order"
+    autoregressive = True
 
     def __init__(
         self,
@@ -153,6 +154,9 @@ class AnyOrderConditionals(Conditionals):
             states = layer(states, rotation)
         states = _at(states, self.rank)
         return self.base + self.head.correction(states, self.mix)
+
+    def product_logits(self) -> Tensor:
+        return self.base
 
     def begin(self) -> Walk:
         return _AnyOrderWalk(self)

@@ -142,6 +142,7 @@ class AutoregressiveHead(Head):
     """
 
     kind = "autoregressive"
+    autoregressive = True
 
     def __init__(
         self,
@@ -255,6 +256,9 @@ class HeadConditionals(Conditionals):
     def logits(self, x0: Tensor) -> Tensor:
         inputs = self.head.embed(x0, slice(0, self.length)) + self.conditions()
         return self.base + self.head.correction(self.head.layer(inputs), self.mix)
+
+    def product_logits(self) -> Tensor:
+        return self.base
 
     def begin(self) -> Walk:
         layer = self.head.layer

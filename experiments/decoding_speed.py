@@ -1,0 +1,143 @@
+"""Drawing from autoregressive heads side by side: passes and seconds against the walk.
+
+Students of one Markov chain, whose tokens depend on their neighbours as letters do, draw in one
+evaluation of the trunk: by the walk from position to position, by fixed-point iteration, and by
+draft and verification, one sequence at a time and in batches. Run as
+``python -m experiments.decoding_speed``; about ten minutes on one core, most of it training.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from experiments.harness import Content, Options, Rows, digest, kept, main, place
+from fewjump.api import distill
+from fewjump.checkpoint import load, save
+from fewjump.denoiser import Denoiser
+from fewjump.problem import MarkovChain
+from fewjump.process import Absorbing
+from fewjump.random import generator_for
+from fewjump.sampler import run
+from fewjump.schedule import LogLinear
+
+STUDENTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "any-order": ("any-order", {"width": 64}),
+    "autoregressive, attention": ("autoregressive", {"width": 64, "causal": "attention"}),
+    "autoregressive, GRU": ("autoregressive", {"width": 64}),
+}
+Ways = dict[str, dict[str, Any]]
+DRAFT = ("shared-chain", {"states": 64})
+
+
+@dataclass
+class Config(Options):
+    """Seconds and passes of each way to draw from an autoregressive head."""
+
+    vocab_size: int = 27
+    """Tokens of the chain."""
+
+    length: int = 64
+    """Tokens of a sequence."""
+
+    training_steps: int = 300
+    """Optimiser steps of each student."""
+
+    batches: tuple[int, ...] = (1, 8, 64)
+    """Sequences drawn together."""
+
+    repeats: int = 5
+    """Timings, of which the median is kept."""
+
+
+def chain(config: Config) -> MarkovChain:
+    """A chain whose rows are about as flat as those of letters."""
+    generator = generator_for(config.seed, 1)
+    shape = (config.vocab_size, config.vocab_size)
+    logits = 2.0 * torch.randn(shape, generator=generator, dtype=torch.float64)
+    return MarkovChain(
+        torch.full((config.vocab_size,), 1 / config.vocab_size, dtype=torch.float64),
+        logits.softmax(-1),
+        config.length,
+    )
+
+
+def student(config: Config, kind: str, head: dict[str, Any]) -> Denoiser:
+    """A student of the chain, trained once."""
+    settings = (config.vocab_size, config.length, config.training_steps, config.seed, head)
+    folder = place(config.runs, f"decoding {kind}", *settings) / "model"
+    if not folder.is_dir():
+        problem = chain(config)
+        process = Absorbing(config.vocab_size + 1, LogLinear())
+        data = problem.sample(20_000, generator_for(config.seed, 2))
+        network = {"hidden": 32, "blocks": 1, "heads": 2}
+        model = distill(
+            problem.denoiser(process),
+            data,
+            student=kind,
+            head=head,
+            network=network,
+            steps=config.training_steps,
+            batch_size=16,
+            lr=5e-3,
+            seed=config.seed,
+        )
+        save(model, folder)
+    return load(folder)
+
+
+def timed(model: Denoiser, batch: int, config: Config, **way: Any) -> dict[str, Any]:
+    """The median over repeats, all of the same samples."""
+    seconds, result = [], run(model, batch, 1, generator=config.seed, **way)
+    for _ in range(config.repeats):
+        begin = time.perf_counter()
+        result = run(model, batch, 1, generator=config.seed, **way)
+        seconds.append(time.perf_counter() - begin)
+    found: dict[str, Any] = {"seconds": statistics.median(seconds), "samples": result.samples}
+    if result.decoding is not None:
+        found["passes"] = result.decoding.passes / result.decoding.sequences
+        found["acceptance"] = getattr(result.decoding, "acceptance", None)
+    return found
+
+
+def measure(config: Config) -> Content:
+    """A row per student, way and batch."""
+    draft = student(config, *DRAFT)
+    rows: Rows = []
+    for name, (kind, head) in STUDENTS.items():
+        model = student(config, kind, head)
+        ways: Ways = {
+            "sequential": {},
+            "fixed-point": {"decoding": "fixed-point"},
+            "draft, itself": {"decoding": "draft"},
+            "draft, shared-chain": {"draft": draft},
+        }
+        for batch in config.batches:
+
+            def compute(model: Denoiser = model, batch: int = batch, ways: Ways = ways) -> Rows:
+                found = {way: timed(model, batch, config, **o) for way, o in ways.items()}
+                walk = found["sequential"]
+                return [
+                    {
+                        "way": way,
+                        "seconds": row["seconds"],
+                        "speed_up": walk["seconds"] / row["seconds"],
+                        "passes": row.get("passes"),
+                        "acceptance": row.get("acceptance"),
+                        "same_samples": bool((row["samples"] == walk["samples"]).all()),
+                    }
+                    for way, row in found.items()
+                ]
+
+            key = digest(name, batch, config.repeats, config.training_steps, list(ways))
+            each = kept(place(config.runs, f"decoding rows {name}", key) / "rows.json", compute)
+            rows += [{"student": name, "batch": batch, **row} for row in each]
+    return {"length": config.length, "vocab_size": config.vocab_size, "rows": rows}
+
+
+if __name__ == "__main__":
+    main("decoding_speed", Config, measure)

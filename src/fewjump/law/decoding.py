@@ -1,0 +1,146 @@
+"""Ways to draw from an autoregressive law with all positions side by side.
+
+A walk asks for one conditional after another. Scoring a given sequence takes one pass over all
+positions together, and both ways here draw by scoring guesses. Neither changes the law.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+from fewjump.law.cross_entropy import token_log_prob
+from fewjump.random import Generator, forked, invert_cdf, of_rows, uniform
+
+if TYPE_CHECKING:
+    from fewjump.law.autoregressive import AutoregressiveLaw
+
+
+@dataclass
+class Decoding(ABC):
+    """How sequences are drawn from autoregressive laws, and what it took.
+
+    Attributes:
+        kind: what the user types.
+        sequences: drawn so far.
+        passes: of the conditionals over all positions at once, summed over those sequences.
+        tokens: that those sequences had to have drawn: what a walk would have taken in steps.
+    """
+
+    kind: ClassVar[str]
+    sequences: int = 0
+    passes: int = 0
+    tokens: int = 0
+
+    @abstractmethod
+    def draw(self, law: AutoregressiveLaw, generator: Generator = None) -> Tensor:
+        """One draw of x₀ for each row of the law: (B, L) int64."""
+
+    def _count(self, law: AutoregressiveLaw, passes: Tensor) -> None:
+        self.sequences += law.batch_size
+        self.passes += int(passes.sum())
+        known = 0 if law.known is None else int(law.known.sum())
+        self.tokens += law.batch_size * law.length - known
+
+    def __str__(self) -> str:
+        each = max(1, self.sequences)
+        return (
+            f"{self.kind} decoding: {self.passes / each:.1f} passes over all positions for "
+            f"{self.tokens / each:.1f} tokens, on average"
+        )
+
+
+@dataclass
+class FixedPoint(Decoding):
+    """The walk's own samples, by iteration: see :meth:`AutoregressiveLaw.sample_fixed_point`."""
+
+    kind: ClassVar[str] = "fixed-point"
+
+    def draw(self, law: AutoregressiveLaw, generator: Generator = None) -> Tensor:
+        found = law.sample_fixed_point(generator)
+        self._count(law, found.passes)
+        return found.samples
+
+
+@dataclass
+class DraftAndVerify(Decoding):
+    """A cheaper law drafts all positions; the autoregressive one accepts the first of them.
+
+    Speculative sampling (Leviathan et al., arXiv 2211.17192). Along the order of the positions a
+    drafted token is accepted with probability min(1, p/q), where p is its conditional under the
+    law and q under the draft, both given the tokens before it. The first that is not is drawn anew
+    in proportion to (p − q)₊, and what follows is drafted again, given all that is settled. Every
+    pass settles one position at least. The law of the result is the autoregressive law whatever
+    the draft says; a good draft makes it quick.
+
+    The draft is ``law.draft``, which must leave every continuation possible (a network's law does,
+    a truncated one may not); without one, the product of what the head says of each position
+    before it reads any token (self-speculation, SSMD: arXiv 2510.03929).
+
+    Attributes:
+        examined: drafted tokens that were accepted or refused.
+        accepted: those that were accepted.
+    """
+
+    kind: ClassVar[str] = "draft"
+    examined: int = 0
+    accepted: int = 0
+
+    @property
+    def acceptance(self) -> float:
+        """The share of examined tokens that were accepted; NaN before anything was drawn."""
+        return self.accepted / self.examined if self.examined else float("nan")
+
+    def draw(self, law: AutoregressiveLaw, generator: Generator = None) -> Tensor:
+        # How much is drawn depends on what is drawn.
+        source = forked(generator)
+        law.check_left_to_right()
+        x0, settled = (part.clone() for part in law.pinned())
+        passes = torch.zeros(law.batch_size, dtype=torch.int64, device=law.device)
+        rows, part = torch.arange(law.batch_size, device=law.device), law
+        while True:
+            left = (~settled[rows]).any(1)
+            if not bool(left.all()):
+                rows, part = rows[left], part.select(left)
+            if not rows.numel():
+                break
+            source = forked(source)
+            here = of_rows(source, rows)
+            x0[rows], settled[rows] = self._round(part, x0[rows], settled[rows], here)
+            passes[rows] += 1
+        self._count(law, passes)
+        return x0
+
+    def _round(
+        self, law: AutoregressiveLaw, x0: Tensor, settled: Tensor, generator: Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Draft, score, and settle positions up to the first refusal: new x0 and settled."""
+        draft = law.drafting().given(x0, settled)
+        guess = torch.where(settled, x0, draft.sample(generator))
+        own, drafted = law.logits(guess), draft.conditional_logits(guess)
+        ratio = token_log_prob(own, guess).double() - token_log_prob(drafted, guess).double()
+        keep = settled | (uniform(guess.shape, generator, guess.device).log() < ratio)
+        u = uniform(guess.shape[:1], generator, guess.device)
+        # Positions that are not settled come in ascending order, so that the first is leftmost.
+        before = keep.long().cumprod(1).bool()
+        refused = ~before & before.roll(1, 1).index_fill(
+            1, torch.zeros(1, dtype=torch.int64, device=guess.device), True
+        )
+        self.accepted += int((before & ~settled).sum())
+        self.examined += int((before & ~settled).sum()) + int(refused.sum())
+        out = torch.where(before, guess, x0)
+        row, position = refused.nonzero(as_tuple=True)
+        if row.numel():
+            p, q = (part[row, position].double().softmax(-1) for part in (own, drafted))
+            surplus = (p - q).clamp(min=0)
+            # Where p and q differ by rounding alone nothing is left of the surplus.
+            surplus = torch.where(surplus.sum(-1, keepdim=True) > 0, surplus, p)
+            out[row, position] = invert_cdf(surplus, u[row])
+        return out, settled | before | refused
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}; {self.acceptance:.1%} of drafted tokens accepted"

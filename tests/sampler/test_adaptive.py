@@ -1,0 +1,351 @@
+"""Samplers that choose positions or noise again, against enumerations written here from scratch."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import defaultdict
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from fewjump.process import Absorbing, ResetToPrior, Uniform
+from fewjump.sampler import (
+    Confidence,
+    EntropyBounded,
+    Psi,
+    ReMDM,
+    Sampler,
+    exact_output_law,
+    get_sampler,
+    run,
+    sample,
+)
+from fewjump.schedule import Linear, LogLinear
+from sampler.oracle import chi_square_p, random_joint, slope, total_variation
+
+V, L, MASK = 3, 3, 3
+SCHEDULE = LogLinear(eps=0.01)
+State = tuple[int, ...]
+Law = dict[State, float]
+PROBLEM = random_joint(V, L, 1.0)
+MASKED = PROBLEM.denoiser(Absorbing(V + 1, SCHEDULE))
+CLEAN = list(itertools.product(range(V), repeat=L))
+
+
+def data(x: State) -> float:
+    return float(PROBLEM.probs[x])
+
+
+def marginals(x: State) -> list[list[float]]:
+    """p(x₀ⁱ | x) with masks, by summing the joint."""
+    fits = [y for y in CLEAN if all(a in (MASK, b) for a, b in zip(x, y))]
+    total = sum(data(y) for y in fits)
+    return [[sum(data(y) for y in fits if y[i] == v) / total for v in range(V)] for i in range(L)]
+
+
+def walked(start: Law, steps: list[Callable[[State], Law]]) -> torch.Tensor:
+    """The law after some steps, each from a state to the law of the next."""
+    law = start
+    for step in steps:
+        after: Law = defaultdict(float)
+        for x, mass in law.items():
+            for y, chance in step(x).items():
+                after[y] += mass * chance
+        law = after
+    assert sum(law.values()) == pytest.approx(1, abs=1e-12)
+    return torch.tensor([law.get(y, 0.0) for y in CLEAN], dtype=torch.float64).reshape((V,) * L)
+
+
+def positions(rows: list[list[float]]) -> Law:
+    """Independent positions, from the law of each."""
+    choices = itertools.product(*(range(len(row)) for row in rows))
+    return {y: math.prod(row[v] for row, v in zip(rows, y)) for y in choices}
+
+
+def certain(token: int) -> list[float]:
+    return [float(v == token) for v in range(V + 1)]
+
+
+def drawn(x: State, shown: set[int]) -> Law:
+    """x with some positions drawn from their marginals."""
+    p = marginals(x)
+    return positions([[*p[i], 0.0] if i in shown else certain(x[i]) for i in range(L)])
+
+
+def final(x: State) -> Law:
+    return drawn(x, {i for i in range(L) if x[i] == MASK})
+
+
+START: Law = {(MASK,) * L: 1.0}
+DOUBT = {
+    "entropy": lambda row: -sum(p * math.log(p) for p in row),
+    "peak": lambda row: -max(row),
+    "margin": lambda row: sorted(row)[-2] - sorted(row)[-1],
+}
+
+
+@pytest.mark.parametrize("by", DOUBT)
+@pytest.mark.parametrize(("gamma", "steps"), [(0.0, 3), (0.0, 2), (1.0, 3), (1.05, 2), (9.0, 3)])
+def test_entropy_bounded_is_its_enumeration(by: str, gamma: float, steps: int) -> None:
+    def one(x: State, last: bool) -> Law:
+        rows = marginals(x)
+        hidden = sorted((i for i in range(L) if x[i] == MASK), key=lambda i: DOUBT[by](rows[i]))
+        if not last:
+            taken = 1
+            while taken < len(hidden):
+                h = [DOUBT["entropy"](rows[i]) for i in hidden[: taken + 1]]
+                if sum(h) - max(h) > gamma:
+                    break
+                taken += 1
+            hidden = hidden[:taken]
+        return drawn(x, set(hidden))
+
+    rounds = [lambda x, k=k: one(x, k == steps - 1) for k in range(steps)]
+    expected = walked(START, rounds)
+    law = exact_output_law(MASKED, steps, EntropyBounded(gamma, by))  # type: ignore[arg-type]
+    torch.testing.assert_close(law, expected, atol=1e-13, rtol=0)
+
+
+@pytest.mark.parametrize("by", ["token", *DOUBT])
+@pytest.mark.parametrize("noise", [0.0, 0.8])
+@pytest.mark.parametrize("steps", [2, 3, 5])
+def test_confidence_is_its_enumeration(by: str, noise: float, steps: int) -> None:
+    times = torch.linspace(1, 0, steps + 1, dtype=torch.float64).tolist()
+
+    def one(x: State, t: float, s: float) -> Law:
+        hidden = [i for i in range(L) if x[i] == MASK]
+        if not hidden:
+            return {x: 1.0}
+        rows, out = marginals(x), defaultdict(float)
+        forget_t, forget_s = (float(SCHEDULE.one_minus_alpha(v)) for v in (t, s))
+        left = math.floor(len(hidden) * forget_s / forget_t + 1e-9)
+        count = max(1, len(hidden) - left)
+        for y, mass in final(x).items():
+            if not mass:
+                continue
+            score = {
+                i: math.log(rows[i][y[i]]) if by == "token" else -DOUBT[by](rows[i]) for i in hidden
+            }
+            for chosen in itertools.permutations(hidden, count):
+                rest, chance = list(hidden), 1.0
+                for i in chosen:
+                    if noise:
+                        weights = {j: math.exp(score[j] / (noise * forget_s)) for j in rest}
+                        chance *= weights[i] / sum(weights.values())
+                    else:
+                        chance *= float(i == max(rest, key=lambda j: score[j]))
+                    rest.remove(i)
+                z = tuple(y[i] if i in chosen else x[i] for i in range(L))
+                out[z] += mass * chance
+        return out
+
+    walk = [lambda x, t=t, s=s: one(x, t, s) for t, s in itertools.pairwise(times[:-1])]
+    expected = walked(START, [*walk, final])
+    law = exact_output_law(MASKED, steps, Confidence(by, noise))  # type: ignore[arg-type]
+    torch.testing.assert_close(law, expected, atol=1e-13, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("variant", "eta"), [("cap", 0.1), ("cap", 0.9), ("rescale", 0.1), ("rescale", 1.0)]
+)
+def test_remdm_is_its_enumeration(variant: str, eta: float) -> None:
+    steps = 4
+    times = torch.linspace(1, 0, steps + 1, dtype=torch.float64).tolist()
+
+    def one(x: State, t: float, s: float) -> Law:
+        a_t, a_s = float(SCHEDULE.alpha(t)), float(SCHEDULE.alpha(s))
+        most = min(1.0, (1 - a_s) / a_t)
+        sigma = min(eta, most) if variant == "cap" else eta * most
+        show = (a_s - (1 - sigma) * a_t) / (1 - a_t)
+        p, rows = marginals(x), []
+        for i in range(L):
+            if x[i] == MASK:
+                rows.append([*(show * q for q in p[i]), 1 - show])
+            else:
+                rows.append([(1 - sigma) * (v == x[i]) for v in range(V)] + [sigma])
+        return positions(rows)
+
+    walk = [lambda x, t=t, s=s: one(x, t, s) for t, s in itertools.pairwise(times[:-1])]
+    expected = walked(START, [*walk, final])
+    law = exact_output_law(MASKED, steps, ReMDM(eta, variant))  # type: ignore[arg-type]
+    torch.testing.assert_close(law, expected, atol=1e-13, rtol=0)
+
+
+def test_psi_of_uniform_noise_is_its_enumeration() -> None:
+    """κ·q(x_s|x_t, x₀) + (1 − κ)·q(x_s|x₀), from the forward kernels alone."""
+    kappa, steps = 0.6, 3
+    denoiser = PROBLEM.denoiser(Uniform(V, SCHEDULE))
+    times = torch.linspace(1, 0, steps + 1, dtype=torch.float64).tolist()
+
+    def forward(a: int, b: int, alpha: float) -> float:
+        return alpha * (a == b) + (1 - alpha) / V
+
+    def posterior(x: State, t: float) -> list[list[float]]:
+        alpha = float(SCHEDULE.alpha(t))
+        weight = {y: data(y) * math.prod(forward(a, b, alpha) for a, b in zip(y, x)) for y in CLEAN}
+        total = sum(weight.values())
+        return [[sum(w for y, w in weight.items() if y[i] == v) / total for v in range(V)] for i in range(L)]  # fmt: skip # noqa: E501
+
+    def one(x: State, t: float, s: float) -> Law:
+        a_t, a_s = float(SCHEDULE.alpha(t)), float(SCHEDULE.alpha(s))
+        p, rows = posterior(x, t), []
+        for i in range(L):
+            row = [0.0] * V
+            for a in range(V):
+                for b in range(V):
+                    between = forward(b, x[i], a_t / a_s) / forward(a, x[i], a_t)
+                    bridge = forward(a, b, a_s) * between
+                    row[b] += p[i][a] * (kappa * bridge + (1 - kappa) * forward(a, b, a_s))
+            rows.append(row)
+        return positions(rows)
+
+    start = dict.fromkeys(CLEAN, V**-L)
+    walk = [lambda x, t=t, s=s: one(x, t, s) for t, s in itertools.pairwise(times[:-1])]
+    last = times[-2]
+    expected = walked(start, [*walk, lambda x: positions(posterior(x, last))])
+    law = exact_output_law(denoiser, steps, Psi(kappa))
+    torch.testing.assert_close(law, expected, atol=1e-13, rtol=0)
+
+
+PROCESSES = {
+    "masked": Absorbing(V + 1, Linear(30.0)),
+    "uniform": Uniform(V, Linear(30.0)),
+    "prior": ResetToPrior(torch.tensor([0.2, 0.3, 0.5]), Linear(30.0)),
+}
+
+
+@pytest.mark.parametrize("joint", [False, True])
+@pytest.mark.parametrize("process", PROCESSES)
+def test_without_fresh_noise_they_are_ancestral(process: str, joint: bool) -> None:
+    denoiser = PROBLEM.denoiser(PROCESSES[process], joint=joint)
+    expected = exact_output_law(denoiser, 4)
+    for sampler in (Psi(1.0), Psi(0.0, 0.0, 0.0), ReMDM(0.0), ReMDM(0.0, "rescale")):
+        if process == "masked" or not sampler.masked_only:
+            law = exact_output_law(denoiser, 4, sampler)
+            torch.testing.assert_close(law, expected, atol=1e-14, rtol=0)
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_a_joint_law_stays_exact_under_fresh_noise(process: str, steps: int) -> None:
+    denoiser = PROBLEM.denoiser(PROCESSES[process], joint=True)
+    for sampler in (Psi(0.5), Psi(0.0), Psi(0.3, 0.8, 0.2), ReMDM(0.5), ReMDM(1.0, "rescale")):
+        if process == "masked" or not sampler.masked_only:
+            law = exact_output_law(denoiser, steps, sampler)
+            assert total_variation(law, PROBLEM.probs) < 1e-12
+
+
+def test_remdm_is_psi_under_a_mask() -> None:
+    """One step: κ = 1 − σ/(1 − α(s))."""
+    a_s, a_t = float(SCHEDULE.alpha(0.3)), float(SCHEDULE.alpha(0.6))
+    sigma = min(0.2, (1 - a_s) / a_t)
+    x = torch.tensor([[MASK, 1, MASK]])
+    t, s = torch.tensor([0.6, 0.3], dtype=torch.float64)
+    tables = [
+        next(sampler.moves(MASKED, x, t, s)).table()
+        for sampler in (ReMDM(0.2), Psi(1 - sigma / (1 - a_s)), Psi())
+    ]
+    torch.testing.assert_close(tables[0], tables[1], atol=1e-14, rtol=0)
+    assert not torch.allclose(tables[0], tables[2], atol=1e-3)
+
+
+def test_one_position_at_a_time_is_the_data_law_where_positions_are_chosen_by_the_state() -> None:
+    """An exact product posterior; not where the drawn token has a say."""
+    for sampler in (
+        EntropyBounded(0.0),
+        EntropyBounded(0.0, "margin"),
+        Confidence("entropy"),
+        Confidence("peak", 0.5),
+    ):
+        law = exact_output_law(MASKED, L, sampler)
+        assert total_variation(law, PROBLEM.probs) < 1e-13, sampler.label
+    assert total_variation(exact_output_law(MASKED, L, Confidence()), PROBLEM.probs) > 0.05
+
+
+def test_fresh_noise_converges_at_order_one_half() -> None:
+    """With an exact product law; the ancestral step at order one."""
+    problem = random_joint(2, 2, 1.5)
+    denoiser = problem.denoiser(Absorbing(3, LogLinear(eps=1e-3)))
+    counts = (16, 32, 64)
+    for sampler, order in ((Psi(0.0), 0.5), (ReMDM(1.0, "rescale"), 0.5), (Psi(1.0), 1.0)):
+        laws = [exact_output_law(denoiser, k, sampler) for k in counts]
+        found = [total_variation(law, problem.probs) for law in laws]
+        assert abs(slope(counts, found) - order) < 0.15, (sampler.label, found)
+
+
+def test_the_bound_on_entropy_is_one_on_the_loss() -> None:
+    """KL(data ‖ output) ≤ γ for each of the rounds before the last, and 0 for single ones."""
+    for gamma in (0.5, 0.9, 1.0, 1.05):
+        law = exact_output_law(MASKED, L, EntropyBounded(gamma))
+        kl = float((PROBLEM.probs * (PROBLEM.probs / law).log()).sum())
+        assert 0 <= kl <= gamma * (L - 1)
+
+
+@pytest.mark.parametrize("sampler", [EntropyBounded(1.0), Confidence(), ReMDM(0.3), Psi(0.6)])
+def test_draws_of_a_wide_problem_follow_the_law_whatever_the_batch(sampler: Sampler) -> None:
+    law = exact_output_law(MASKED, 3, sampler)
+    found = run(MASKED, 20_000, 3, sampler, generator=4, batch_size=20_000)
+    assert chi_square_p(found.samples, law, V) > 1e-4
+    assert found.sampler == sampler.label
+    some = sample(MASKED, 40, 3, sampler, generator=4, batch_size=7)
+    assert torch.equal(some, found.samples[:40])
+
+
+def test_evaluations_end_with_the_masks() -> None:
+    loose = run(MASKED, 50, 40, EntropyBounded(100.0), generator=0)
+    assert loose.nfe == 1
+    tight = run(MASKED, 50, 40, EntropyBounded(0.0), generator=0)
+    assert tight.nfe == L
+    assert run(MASKED, 50, 2, EntropyBounded(0.0), generator=0).nfe == 2
+    # One position a step, then the last draw.
+    assert run(MASKED, 50, 40, Confidence(), generator=0).nfe == L + 1
+
+
+def test_positions_are_ranked_before_temperature() -> None:
+    """At temperature 0 every drawn token is certain; the ranking still is the network's."""
+    for sampler in (EntropyBounded(0.0), Confidence(), Confidence("peak")):
+        out = sample(MASKED, 4, L, sampler, generator=0, temperature=0.0)
+        assert len(out.unique(dim=0)) == 1
+        x, order = [MASK] * L, []
+        while MASK in x:
+            rows = marginals(tuple(x))
+            doubt = DOUBT["entropy"] if isinstance(sampler, EntropyBounded) else DOUBT["peak"]
+            i = min((i for i in range(L) if x[i] == MASK), key=lambda i: doubt(rows[i]))
+            x[i] = max(range(V), key=lambda v: rows[i][v])
+            order.append(i)
+        assert out[0].tolist() == x
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("entropy-bounded", {"gamma": -0.1}, "gamma must be at least 0"),
+        ("entropy-bounded", {"by": "token"}, "by"),
+        ("confidence", {"by": "luck"}, "by"),
+        ("confidence", {"noise": -1}, "noise must be at least 0"),
+        ("remdm", {"eta": 1.5}, r"eta must lie in \[0, 1\]"),
+        ("remdm", {"variant": "loop"}, "variant"),
+        ("psi", {"kappa": 2}, r"kappa must lie in \[0, 1\]"),
+        ("psi", {"start": 0.2, "stop": 0.5}, "0 ≤ stop ≤ start ≤ 1"),
+        ("psi", {"kapa": 1}, "there is no 'kapa'; did you mean 'kappa'"),
+        ("ancestral", {"eta": 0.1}, "it has none"),
+        ("remdm", {"eta": "much"}, "eta takes a number; got 'much'"),
+    ],
+)
+def test_options_are_checked(name: str, options: dict[str, object], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        get_sampler(name, **options)
+
+
+def test_labels_say_what_is_not_the_default() -> None:
+    assert get_sampler("psi").label == "psi"
+    assert get_sampler("psi", kappa=0.5, stop=0.1).label == "psi(kappa=0.5, stop=0.1)"
+    assert get_sampler("ancestral").label == "ancestral"
+
+
+@pytest.mark.parametrize("sampler", [EntropyBounded(), Confidence(), ReMDM()])
+def test_masks_are_needed(sampler: Sampler) -> None:
+    with pytest.raises(ValueError, match="is about masks"):
+        exact_output_law(PROBLEM.denoiser(PROCESSES["uniform"]), 2, sampler)
