@@ -195,6 +195,9 @@ class RecoveredLogits(DenseLogits):
 
         return self.ratios.read(index, weigh)
 
+    def rows_at_once(self) -> int:
+        return self.ratios.source.rows_at_once()
+
     def detach(self) -> RecoveredLogits:
         return self
 
