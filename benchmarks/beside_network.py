@@ -247,7 +247,8 @@ def measure(config: Config) -> Content:
     shape = {"batch": BATCH, "length": LENGTH, "vocab": VOCAB}
     shape["parameters"] = sum(p.numel() for p in denoiser.parameters())
     what = "the process's time in sampling over the same number of evaluations of the network alone"
-    return {"what": what, "shape": shape, "summary": summary(rows), "rows": rows}
+    shared = {"what": what, "shape": shape, "turns": config.turns}
+    return {**shared, "summary": summary(rows), "rows": rows}
 
 
 if __name__ == "__main__":
