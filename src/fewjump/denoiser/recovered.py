@@ -136,7 +136,8 @@ class RecoveredLogits(DenseLogits):
     """
 
     def __init__(self, process: Process, ratios: Ratios, t: Tensor, method: LawRecovery) -> None:
-        self.process, self.ratios, self.t, self.method = process, ratios, t, method
+        self.process, self.ratios, self.t = process, ratios, t
+        self.method: LawRecovery = method
         source = ratios.source
         self.batch_size, self.length = source.batch_size, source.length
         self.vocab_size = source.vocab_size

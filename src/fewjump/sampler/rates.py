@@ -153,10 +153,12 @@ class CombinedRates(Rates):
         self.values_at_once = max(first.values_at_once, second.values_at_once)
         self.c1 = torch.full_like(first.bound, c1)
         self.c2 = torch.zeros_like(first.bound) + c2
-        self.bound = sum(
-            torch.where(c > 0, c * rates.bound, 0.0)  # A bound may be infinite.
+        # A bound may be infinite.
+        parts = [
+            torch.where(c > 0, c * rates.bound, 0.0)
             for c, rates in ((self.c1, first), (self.c2, second))
-        )
+        ]
+        self.bound = parts[0] + parts[1]
 
     def _signed(self, index: Tensor) -> Tensor:
         rates = self.first.values(index)
