@@ -247,8 +247,7 @@ def measure(config: Config) -> Content:
     shape = {"batch": BATCH, "length": LENGTH, "vocab": VOCAB}
     shape["parameters"] = sum(p.numel() for p in denoiser.parameters())
     what = "the process's time in sampling over the same number of evaluations of the network alone"
-    shared = {"what": what, "shape": shape, "turns": config.turns}
-    return {**shared, "summary": summary(rows), "rows": rows}
+    return {"what": what, "shape": shape, "summary": summary(rows), "rows": rows}
 
 
 if __name__ == "__main__":

@@ -61,9 +61,13 @@ def beside_network() -> str:
         rows,
         {"network and sampler": "what", "by": "how"},
         "steps",
-        lambda found: "{ratio:.2f} ({least:.2f}–{most:.2f})".format(**found[0]),
+        lambda found: _with_range(**found[0]),
         "{} steps".format,
     )
+
+
+def _with_range(ratio: float, least: float, most: float, turns: int, **_: object) -> str:
+    return f"{ratio:.2f} ({least:.2f}–{most:.2f})" if turns > 1 else f"{ratio:.2f}"
 
 
 def loss() -> str:

@@ -328,13 +328,13 @@ def test_steps_by_ratios_read_rows_and_recover_nothing(
 ) -> None:
     """No tensor of the size of the scores but the network's own, and none where it is deferred."""
     model = ratio_network()
-    long = 40
+    long = 16
     monkeypatch.setattr(recovered, "recovered_logits", None)
     monkeypatch.setattr(random, "_ROWS_PER_CHUNK_ELEMENTS", 3 * V)
 
     def largest() -> tuple[Tensor, int]:
         with largest_tensor(V) as seen:
-            samples = run(model, B, 3, sampler, generator=1, length=long).samples
+            samples = run(model, B, 2, sampler, generator=1, length=long).samples
         return samples, seen[0]
 
     (dense, _), (late, most) = run_both(largest)
