@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from experiments.pages.markdown import code, form, select
+from experiments.pages.markdown import code, form, pivot, select
 from experiments.pages.road import load
 
 MIB, GIB = 2**-20, 2**-30
@@ -49,6 +49,25 @@ def sampling() -> str:
             "overhead": form("overhead", ".1%"),
         },
     )
+
+
+def beside_network() -> str:
+    """Sampling over the network alone."""
+    rows = [
+        row | {"what": f"{row['family']}, `{row['sampler']}`"}
+        for row in load("beside_network")["summary"]
+    ]
+    return pivot(
+        rows,
+        {"network and sampler": "what", "by": "how"},
+        "steps",
+        lambda found: _with_range(**found[0]),
+        "{} steps".format,
+    )
+
+
+def _with_range(ratio: float, least: float, most: float, turns: int, **_: object) -> str:
+    return f"{ratio:.2f} ({least:.2f}–{most:.2f})" if turns > 1 else f"{ratio:.2f}"
 
 
 def loss() -> str:

@@ -311,26 +311,82 @@ def _invert_small(weights: Tensor, u: Tensor) -> Tensor:
     return torch.minimum(index, last)
 
 
-def _invert_blocks(weights: Tensor, u: Tensor) -> Tensor:
+def block_sums(weights: Tensor, out: Tensor | None = None) -> Tensor:
+    """Sums over blocks of 256 columns, (N, V) → (N, ⌈V/256⌉), in float32 or better.
+
+    That is as exact as the weights themselves, and summing float32 straight into float64 costs ten
+    times as much: the sums of the blocks are what is to be accumulated in float64.
+
+    Args:
+        weights: (N, V).
+        out: where to write them, and in which dtype.
+    """
     n, v = weights.shape
-    full = v // _BLOCK * _BLOCK
-    # Summing float32 straight into float64 costs ten times as much as summing it in float32.
-    dtype = torch.promote_types(weights.dtype, torch.float32)
-    sums = weights[:, :full].reshape(n, -1, _BLOCK).sum(-1, dtype=dtype)
-    if full < v:
-        sums = torch.cat([sums, weights[:, full:].sum(-1, dtype=dtype)[:, None]], -1)
-    sums = sums.double()
-    cumulative = sums.cumsum(-1)
-    _check_total(cumulative[:, -1])
+    if out is None:
+        dtype = torch.promote_types(weights.dtype, torch.float32)
+        out = torch.empty(n, -(-v // _BLOCK), dtype=dtype, device=weights.device)
+    full = v // _BLOCK
+    if full:
+        blocks = weights[:, : full * _BLOCK].unflatten(1, (full, _BLOCK))
+        torch.sum(blocks, -1, dtype=out.dtype, out=out[:, :full])
+    if full < out.shape[1]:
+        out[:, full] = weights[:, full * _BLOCK :].sum(-1, dtype=out.dtype)
+    return out
+
+
+def choose_block(cumulative: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    """The block that a share of each row's weight falls into, and where in it.
+
+    Args:
+        cumulative: (K, blocks) float64, cumulative :func:`block_sums`.
+        u: (K,) float64 in (0, 1).
+
+    Returns:
+        (K, 1) int64 numbers of blocks, and (K,) float64 shares of their weight in [0, 1].
+    """
     target = u[:, None] * cumulative[:, -1:]
     block = torch.searchsorted(cumulative, target, right=True)
+    # Rounding can put the target on the last edge, past which blocks may be empty.
     last = torch.searchsorted(cumulative, cumulative[:, -1:].contiguous(), right=False)
     block = torch.minimum(block, last)
-    before = torch.where(block > 0, cumulative.gather(1, (block - 1).clamp(min=0)), 0.0)
-    columns = block * _BLOCK + torch.arange(_BLOCK, device=weights.device)
-    inside = torch.where(columns < v, weights.gather(1, columns.clamp(max=v - 1)), 0.0)
-    share = (target - before)[:, 0] / sums.gather(1, block)[:, 0]
-    return block[:, 0] * _BLOCK + _invert_small(inside, share.clamp(0.0, 1.0))
+    upper = cumulative.gather(1, block)
+    lower = torch.where(block > 0, cumulative.gather(1, (block - 1).clamp(min=0)), 0.0)
+    return block, ((target - lower) / (upper - lower))[:, 0].clamp(0.0, 1.0)
+
+
+def block_columns(block: Tensor, vocab_size: int) -> tuple[Tensor, Tensor]:
+    """The columns (K, 256 or V) of blocks (K, 1), none past the last, and which are past it."""
+    width = min(_BLOCK, vocab_size)
+    columns = block * _BLOCK + torch.arange(width, device=block.device)
+    return columns.clamp(max=vocab_size - 1), columns >= vocab_size
+
+
+def invert_rows(weights: Tensor, cumulative: Tensor, which: Tensor, u: Tensor) -> Tensor:
+    """:func:`invert_cdf` of some rows, of which one block is read.
+
+    Args:
+        weights: (N, V).
+        cumulative: (N, blocks) float64, cumulative :func:`block_sums` of all rows.
+        which: (K,) int64, the rows.
+        u: (K,) float64 in (0, 1).
+
+    Returns:
+        (K,) int64.
+
+    Raises:
+        ValueError: as :func:`invert_cdf`.
+    """
+    chosen = cumulative.index_select(0, which)
+    _check_total(chosen[:, -1])
+    block, share = choose_block(chosen, u)
+    columns, past = block_columns(block, weights.shape[1])
+    inside = weights[which[:, None], columns].masked_fill_(past, 0.0)
+    return block[:, 0] * _BLOCK + _invert_small(inside, share)
+
+
+def _invert_blocks(weights: Tensor, u: Tensor) -> Tensor:
+    cumulative = block_sums(weights).double().cumsum_(-1)
+    return invert_rows(weights, cumulative, torch.arange(u.shape[0], device=u.device), u)
 
 
 def invert_logits(logits: Tensor, u: Tensor) -> Tensor:

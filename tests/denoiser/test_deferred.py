@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from fewjump.denoiser import NetworkDenoiser, ScoreDenoiser, constrain, score
+from fewjump import random
+from fewjump.denoiser import NetworkDenoiser, ScoreDenoiser, constrain, recovered
 from fewjump.law import cross_entropy, logit_pass, logits
 from fewjump.law.product import ProductLaw
 from fewjump.objective import (
@@ -269,15 +270,15 @@ def test_a_deferred_score_law_has_the_scores_and_the_report(
 
     (dense, plain), (late, report) = run_both(ask)
     assert late.source.deferred
-    torch.testing.assert_close(late.scores.ratios, dense.scores.ratios, atol=1e-12, rtol=1e-12)
-    torch.testing.assert_close(late.scores.ratios, model.ratios(x, t), atol=1e-12, rtol=1e-12)
+    sums = late.scores.clean_mass, dense.scores.clean_mass
+    torch.testing.assert_close(*sums, atol=1e-12, rtol=1e-12)
     assert plain.clipped_mass.max() > 0.1, "the case must clip something"
     torch.testing.assert_close(report.clipped_mass, plain.clipped_mass, atol=1e-12, rtol=1e-12)
     assert not report.clipped_mass.requires_grad
     torch.testing.assert_close(report.condition_number, plain.condition_number)
     torch.testing.assert_close(report.mean_clipped_mass(), plain.mean_clipped_mass())
 
-    monkeypatch.setattr(score, "REPORTED_POSITIONS", B * L // 2)
+    monkeypatch.setattr(recovered, "REPORTED_POSITIONS", B * L // 2)
     _, estimate = run_both(ask)[1]
     some = plain.clipped_mass.flatten()[torch.linspace(0, B * L - 1, B * L // 2).round().long()]
     torch.testing.assert_close(estimate.mean_clipped_mass(), some.mean())
@@ -287,20 +288,70 @@ def test_a_score_law_keeps_its_scores_for_more_rows_only(run_both: RunBoth) -> N
     model = network(PROCESSES["score"])
     masks = torch.full((1, L), V - 1)
     late = run_both(lambda: model(masks, 0.6))[1]
-    torch.testing.assert_close(late.expand(3).scores.ratios, late.scores.ratios.expand(3, -1, -1))
+    mass = late.scores.clean_mass.expand(3, -1)
+    torch.testing.assert_close(late.expand(3).scores.clean_mass, mass)
     assert late.select(torch.tensor([0])).scores is None
     assert late.given(masks * 0, masks >= 0).scores is None
 
 
+def test_ratios_are_read_as_they_are_with_and_without_their_logarithms(run_both: RunBoth) -> None:
+    """Under uniform noise: dense, deferred and of another network, all at once and by rows."""
+    model = ratio_network()
+    x = torch.randint(V, (B, L))
+    index = torch.tensor([0, 3, 3, B * L - 1])
+
+    def ask() -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            scores = model(x, 0.6).scores
+        assert not scores.ratios.dense().requires_grad
+        return scores.ratios.dense(), scores.ratios.read(index)
+
+    (dense, rows), (late, late_rows) = run_both(ask)
+    torch.testing.assert_close(dense, model.ratios(x, torch.full((B,), 0.6)))
+    torch.testing.assert_close(late, dense, atol=1e-12, rtol=1e-12)
+    torch.testing.assert_close(rows, dense.flatten(0, 1)[index], atol=1e-12, rtol=1e-12)
+    torch.testing.assert_close(late_rows, rows, atol=1e-12, rtol=1e-12)
+
+
+def ratio_network() -> Any:
+    """A concrete-score network of uniform noise."""
+    torch.manual_seed(0)
+    trunk = {"hidden": D, "blocks": 1, "heads": 2, "condition_dim": 8}
+    process = PROCESSES["uniform"]
+    config = {"process": process.config(), "trunk": trunk, "length": L}
+    return filled(ScoreDenoiser.from_config(config), process)
+
+
+@pytest.mark.parametrize("sampler", ["ancestral", "euler", "tau-leaping", "theta-trapezoidal"])
+def test_steps_by_ratios_read_rows_and_recover_nothing(
+    sampler: str, run_both: RunBoth, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No tensor of the size of the scores but the network's own, and none where it is deferred."""
+    model = ratio_network()
+    long = 16
+    monkeypatch.setattr(recovered, "recovered_logits", None)
+    monkeypatch.setattr(random, "_ROWS_PER_CHUNK_ELEMENTS", 3 * V)
+
+    def largest() -> tuple[Tensor, int]:
+        with largest_tensor(V) as seen:
+            samples = run(model, B, 2, sampler, generator=1, length=long).samples
+        return samples, seen[0]
+
+    (dense, _), (late, most) = run_both(largest)
+    assert torch.equal(dense, late)
+    assert most <= B * long * V // 4
+
+
 def test_scores_asked_for_later_are_in_the_precision_of_the_call(run_both: RunBoth) -> None:
-    model = network(PROCESSES["score"]).float()
-    x = torch.full((2, L), V - 1)
+    model = ratio_network().float()
+    x = torch.randint(V, (2, L))
 
     def ask() -> Tensor:
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             law = model(x, 0.6)
-        assert not law.scores.ratios.requires_grad
-        return law.scores.ratios.float()
+        ratios = law.scores.ratios.dense()
+        assert not ratios.requires_grad
+        return ratios.float()
 
     dense, late = run_both(ask)
     torch.testing.assert_close(late, dense, atol=0, rtol=2e-2)

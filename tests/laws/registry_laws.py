@@ -30,7 +30,8 @@ from fewjump.law.latent import DiscreteLatent, LatentLaw
 from fewjump.law.logits import DenseLogits, LinearLogits
 from fewjump.law.markov import MarkovLaw
 from fewjump.law.mixture import JoinedLaw, MixtureLaw, MixtureOf
-from fewjump.law.product import ProductLaw, Scores
+from fewjump.law.product import ProductLaw
+from fewjump.law.scores import Ratios, Scores
 from fewjump.process import Absorbing
 from fewjump.registry import HEADS
 from fewjump.schedule import LogLinear
@@ -163,7 +164,7 @@ def linear_visible(seed: int = 0) -> ProductLaw:
 def recovered(seed: int = 0) -> ProductLaw:
     """With the concrete scores that it was recovered from."""
     law = linear_visible(seed)
-    return ProductLaw(law.source, Scores(lambda: law.logits.exp()))
+    return ProductLaw(law.source, Scores(Ratios(law.source, X_T, log=True)))
 
 
 def mixture(seed: int = 0) -> MixtureLaw:

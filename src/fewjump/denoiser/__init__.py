@@ -15,7 +15,8 @@ from fewjump.denoiser.joint_heads import (
 from fewjump.denoiser.latent import LatentHead
 from fewjump.denoiser.logits import LogitDenoiser, from_logits, from_masked_lm
 from fewjump.denoiser.network import NetworkDenoiser, parameter_counts
-from fewjump.denoiser.score import RecoveryReport, ScoreDenoiser, ScoreNetwork
+from fewjump.denoiser.recovered import RecoveryReport
+from fewjump.denoiser.score import ScoreDenoiser, ScoreNetwork
 from fewjump.denoiser.transformer import Transformer, TransformerConfig
 from fewjump.registry import HEADS
 

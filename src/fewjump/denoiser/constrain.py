@@ -17,6 +17,7 @@ at a = x_tⁱ and (1−α)/V elsewhere, so only one logit per position changes, 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -62,7 +63,7 @@ def _own_gain(x_t: Tensor, process: Process) -> Tensor | None:
     return None if evidence is None else evidence()[:, None].expand(x_t.shape)
 
 
-def _never(process: Process) -> list[int]:
+def never_clean(process: Process) -> list[int]:
     """Tokens that a position is not, unless it is for certain."""
     return [*(() if process.mask is None else (process.mask,)), *process.kept]
 
@@ -110,7 +111,7 @@ def constrain_logits(
         logits = add(-1, x_t[..., None], gain[..., None].to(logits.dtype))
     # With gradients the mask of an absorbing process is forbidden below, in a pass that is made.
     known = recorded and process.absorbing
-    logits = _forbid(logits, process.kept if known else _never(process), overwrite)
+    logits = _forbid(logits, process.kept if known else never_clean(process), overwrite)
     certain = _certain(x_t, process)
     if certain is None:
         return logits
@@ -140,7 +141,7 @@ def constrained_law(logits: Tensor, x_t: Tensor, process: Process) -> ProductLaw
     Only right where no backward pass reads ``logits``, as for the output of a linear layer.
     """
     if process.absorbing and not (torch.is_grad_enabled() and logits.requires_grad):
-        never = _forbid(logits, _never(process), overwrite=True)
+        never = _forbid(logits, never_clean(process), overwrite=True)
         return ProductLaw(DenseLogits(never, _certain(x_t, process), x_t))
     return ProductLaw(constrain_logits(logits, x_t, process, in_place=True))
 
@@ -177,6 +178,20 @@ def linear_law(layer: nn.Module, features: Tensor, x_t: Tensor, process: Process
 
 def linear_logits(layer: Any, features: Tensor, x_t: Tensor, process: Process) -> LinearLogits:
     """The deferred logits of :func:`linear_law`."""
+    logits = unconstrained_logits(layer, features)
+    certain, gain = _certain(x_t, process), _own_gain(x_t, process)
+    return replace(
+        logits,
+        bias=_forbid(logits.bias, never_clean(process), overwrite=False),
+        visible=certain,
+        tokens=None if certain is None else x_t,
+        raised=None if gain is None else x_t,
+        gain=None if gain is None else gain.to(features.dtype),
+    )
+
+
+def unconstrained_logits(layer: Any, features: Tensor) -> LinearLogits:
+    """A linear layer's output, (B, L, V), as it is read, in the autocast of this call."""
     device = features.device.type
     compute = features.dtype
     if torch.is_autocast_enabled(device):
@@ -187,15 +202,4 @@ def linear_logits(layer: Any, features: Tensor, x_t: Tensor, process: Process) -
     if not torch.is_grad_enabled():
         # The law may be asked where gradients are recorded, and must not have any then.
         weight, bias = weight.detach(), bias.detach()
-    bias = _forbid(bias, _never(process), overwrite=False)
-    certain, gain = _certain(x_t, process), _own_gain(x_t, process)
-    return LinearLogits(
-        features,
-        weight,
-        bias,
-        visible=certain,
-        tokens=None if certain is None else x_t,
-        raised=None if gain is None else x_t,
-        gain=None if gain is None else gain.to(features.dtype),
-        compute=compute,
-    )
+    return LinearLogits(features, weight, bias, compute=compute)

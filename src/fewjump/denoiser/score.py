@@ -9,103 +9,37 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from fewjump.denoiser.base import Denoiser
-from fewjump.denoiser.constrain import constrain_logits, defers, linear_logits
+from fewjump.denoiser.constrain import (
+    constrain_logits,
+    defers,
+    linear_logits,
+    unconstrained_logits,
+)
 from fewjump.denoiser.heads import ProductHead
 from fewjump.denoiser.network import NetworkDenoiser, check_sizes, noise_level
+from fewjump.denoiser.recovered import (
+    LateRecoveryReport,
+    LawRecovery,
+    MaskedRecoveryReport,
+    RecoveredLogits,
+    RecoveryReport,
+    clean_mass,
+    recovered_logits,
+)
 from fewjump.denoiser.transformer import Transformer, TransformerConfig, zero_linear
 from fewjump.law.base import row_chunks
-from fewjump.law.logits import LinearLogits, Logits
-from fewjump.law.product import ProductLaw, Scores
+from fewjump.law.logits import DenseLogits, Logits
+from fewjump.law.product import ProductLaw
+from fewjump.law.scores import Ratios, Scores
 from fewjump.process import Process, process_from_config
 from fewjump.process.kernel import expand_time
-
-LawRecovery = Literal["clip", "project", "multiplicative"]
-# Positions of deferred logits that the mean of a training step's report is taken over, at most.
-REPORTED_POSITIONS = 256
-
-
-class RecoveryReport:
-    """What the last recovery had to repair.
-
-    Args:
-        clipped_mass: (B, L) probability that the closed form put below zero, without gradients.
-        condition_number: () or (B,) condition number of P_{t|0}.
-    """
-
-    def __init__(self, clipped_mass: Tensor, condition_number: Tensor) -> None:
-        self.clipped_mass = clipped_mass
-        self.condition_number = condition_number
-
-    def mean_clipped_mass(self) -> Tensor:
-        """Its mean, (): over positions spread evenly where computing all of them costs much."""
-        return self.clipped_mass.mean()
-
-
-class MaskedRecoveryReport(RecoveryReport):
-    """Of a masked position's closed form; see :func:`clean_mass`.
-
-    Only the mask's entry, 1 − (e^σ̄ − 1)·Σr, can be below zero.
-
-    Args:
-        logits, shift: as for :func:`clean_mass`.
-        condition_number: () or (B,) condition number of P_{t|0}.
-    """
-
-    def __init__(self, logits: Logits, shift: Tensor, condition_number: Tensor) -> None:
-        self.condition_number = condition_number
-        # It outlives the training step, whose graph must not.
-        self._logits, self._shift = logits.detach(), shift
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> MaskedRecoveryReport:
-        # A copied network need not copy its weights again for the sake of a report.
-        return self
-
-    @cached_property
-    def clipped_mass(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """(B, L), computed when first asked for."""
-        return (clean_mass(self._logits, self._shift) - 1).clamp(min=0)
-
-    def mean_clipped_mass(self) -> Tensor:
-        count = self._logits.batch_size * self._logits.length
-        if "clipped_mass" in vars(self) or count <= REPORTED_POSITIONS:
-            return self.clipped_mass.mean()
-        spread = torch.linspace(0, count - 1, REPORTED_POSITIONS, dtype=torch.float64)
-        index = spread.round().long().to(self._logits.device)
-        return (clean_mass(self._logits, self._shift, index) - 1).clamp(min=0).mean()
-
-
-@torch.no_grad()
-def clean_mass(logits: Logits, shift: Tensor, index: Tensor | None = None) -> Tensor:
-    """Σ of the closed form over clean tokens, in chunks: (N,) float64, or (B, L) of all positions.
-
-    The closed form of a masked position is r(e^σ̄ − 1) at clean tokens and 1 less their sum at the
-    mask; the law is its clean part, normalised.
-
-    Args:
-        logits: log r at clean tokens but for a number per sequence; a visible position has
-            certainty.
-        shift: (B,) float64, what makes log r(e^σ̄ − 1) of the logits.
-        index: (N,) int64 positions, counted row-major; visible ones have 1.
-    """
-    assert logits.visible is not None
-    if index is None:
-        every = torch.arange(logits.batch_size * logits.length, device=logits.device)
-        return clean_mass(logits, shift, every).reshape(logits.batch_size, logits.length)
-    out = torch.ones(index.shape[0], dtype=torch.float64, device=index.device)
-    (left,) = (~logits.visible.reshape(-1)[index]).nonzero(as_tuple=True)
-    for part in row_chunks(left.shape[0], 1, logits.rows_at_once()):
-        rows = index[left[part]]
-        total = logits.read(rows).logsumexp(-1).double()
-        out[left[part]] = torch.exp(total + shift.to(total.device)[rows // logits.length])
-    return out
 
 
 class ScoreDenoiser(Denoiser):
@@ -153,10 +87,7 @@ class ScoreDenoiser(Denoiser):
         For rate-based samplers and score-entropy training, which need no posterior. Not counted
         as an evaluation: whoever calls it directly does that.
         """
-        scores = self.network(x_t, t)
-        if not self.log:
-            return scores.scatter(-1, x_t[..., None], 1.0)
-        return _ratios(scores, x_t)
+        return Ratios(DenseLogits(self.network(x_t, t)), x_t, self.log).dense()
 
     def raw_logits(self, x_t: Tensor, sigma: Tensor | float) -> Tensor:
         """The network's linear layer at noise level σ̄, before any scaling: (B, L, V).
@@ -233,6 +164,8 @@ class ScoreDenoiser(Denoiser):
             and defers(network.linear)
         ):
             return self._masked_law(network, x_t, t)
+        if self.process.rows_apart and not self.process.absorbing and not self._recorded():
+            return self._late_law(x_t, t)
         ratios = self.ratios(x_t, t)
         parts = list(row_chunks(x_t.shape[1], x_t.shape[0] * ratios.shape[-1]))
         if len(parts) == 1:
@@ -242,8 +175,29 @@ class ScoreDenoiser(Denoiser):
             logits, clipped = (torch.cat([each[k] for each in found], 1) for k in (0, 1))
             condition = found[0][2]
         self.last_recovery = RecoveryReport(clipped, condition)
-        scores = Scores(lambda: ratios, self._mass_of(ratios, x_t, t))
+        kept = Ratios(DenseLogits(ratios), x_t, log=False)
+        scores = Scores(kept, self._mass_of(ratios, x_t, t))
         return ProductLaw(constrain_logits(logits, x_t, self.process), scores)
+
+    def _recorded(self) -> bool:
+        """Whether gradients may flow to the network."""
+        return torch.is_grad_enabled() and (
+            not isinstance(self.network, nn.Module)
+            or any(p.requires_grad for p in self.network.parameters())
+        )
+
+    def _late_law(self, x_t: Tensor, t: Tensor) -> ProductLaw:
+        """A law that is recovered when it is read; samplers step by its ratios, and read none."""
+        network = self.network
+        if isinstance(network, ScoreNetwork) and defers(network.linear):
+            features = network.trunk.features(x_t, self.process.schedule.sigma_bar(t))
+            source: Logits = unconstrained_logits(network.linear, features)
+            ratios = Ratios(source, x_t, log=True)
+        else:
+            ratios = Ratios(DenseLogits(network(x_t, t)), x_t, self.log)
+        logits = RecoveredLogits(self.process, ratios, t, self.method)
+        self.last_recovery = LateRecoveryReport(logits, self.process.condition_number(t))
+        return ProductLaw(logits, Scores(ratios))
 
     def _mass_of(self, ratios: Tensor, x_t: Tensor, t: Tensor) -> Callable[[], Tensor] | None:
         """:func:`clean_mass` from the ratios themselves."""
@@ -265,18 +219,11 @@ class ScoreDenoiser(Denoiser):
         sigma_bar = self.process.schedule.sigma_bar(t)
         features = network.trunk.features(x_t, sigma_bar)
         logits = linear_logits(network.linear, features, x_t, self.process)
-        weight, bias = logits.weight, network.linear.bias
-        bias = bias if weight.requires_grad else bias.detach()
-
-        def ratios() -> Tensor:
-            raw = LinearLogits(features, weight, bias, compute=logits.compute).dense()
-            return _ratios(network.scaled_scores(raw, sigma_bar), x_t)
-
         shift = torch.expm1(sigma_bar.double()).log() - network.offset(sigma_bar).double()
         shift = shift.detach()
         condition = self.process.condition_number(t)
         self.last_recovery = MaskedRecoveryReport(logits, shift, condition)
-        return ProductLaw(logits, Scores(ratios, lambda: clean_mass(logits, shift)))
+        return ProductLaw(logits, Scores(None, lambda: clean_mass(logits, shift)))
 
     def _part(self, ratios: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Of some positions, each of which recovers on its own.
@@ -289,20 +236,7 @@ class ScoreDenoiser(Denoiser):
         return self._recovered(ratios, x_t, t)
 
     def _recovered(self, ratios: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits (B, L, V), clipped mass (B, L) and condition number of a recovery."""
-        recovery = self.process.recover(ratios, x_t, t, self.method)
-        posterior = recovery.posterior
-        if self.process.absorbing:
-            mask = self.process.mask
-            if bool(((x_t == mask) & (posterior[..., mask] >= 1)).any()):
-                raise ValueError(
-                    "the score network gave no positive ratio at a masked position, so no clean "
-                    "token is possible there; its scores must be positive"
-                )
-        # Not log(0): its infinite slope would turn the gradients of the other entries into NaN.
-        possible = posterior > 0
-        logits = torch.where(possible, torch.where(possible, posterior, 1).log(), -torch.inf)
-        return logits, recovery.clipped_mass.detach(), recovery.condition_number
+        return recovered_logits(self.process, self.method, ratios, x_t, t)
 
     def config(self) -> dict[str, Any]:
         """Plain data from which :meth:`from_config` rebuilds the denoiser.
@@ -383,11 +317,3 @@ class ScoreNetwork(nn.Module):
 
     def _scales(self) -> bool:
         return self.scaled and self.process.absorbing
-
-
-def _ratios(scores: Tensor, x_t: Tensor) -> Tensor:
-    """Ratios (B, L, V) from their logarithms, 1 at the current token."""
-    ratios = scores.exp()
-    if ratios.requires_grad:
-        return ratios.scatter(-1, x_t[..., None], 1.0)
-    return ratios.scatter_(-1, x_t[..., None], 1.0)

@@ -16,7 +16,8 @@ from fewjump.law.latent import DiscreteLatent, GaussianLatent, Latent, LatentLaw
 from fewjump.law.logits import DenseLogits, LinearLogits, Logits
 from fewjump.law.markov import MarkovLaw
 from fewjump.law.mixture import JoinedLaw, MixtureLaw, MixtureOf
-from fewjump.law.product import ProductLaw, Scores
+from fewjump.law.product import ProductLaw
+from fewjump.law.scores import Ratios, Scores
 
 __all__ = [
     "AutoregressiveLaw",
@@ -43,6 +44,7 @@ __all__ = [
     "MixtureOf",
     "PinnedEmission",
     "ProductLaw",
+    "Ratios",
     "Scores",
     "SharedFactorEmission",
     "Walk",

@@ -15,7 +15,8 @@ from fewjump.random import Generator
 if TYPE_CHECKING:
     from fewjump.law.decoding import Decoding
     from fewjump.law.logits import Clock
-    from fewjump.law.product import ProductLaw, Scores
+    from fewjump.law.product import ProductLaw
+    from fewjump.law.scores import Scores
 
 ENUMERATION_LIMIT = 1_000_000
 #: Metadata of a dataclass field of a :class:`Batched` that all rows have in common: a table, an

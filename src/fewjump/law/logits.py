@@ -71,6 +71,22 @@ class Logits(Batched, ABC):
     def entries(self, index: Tensor, columns: Tensor) -> Tensor:
         """Logits at some tokens of some positions, fresh: (K,), (K, C) int64 → (K, C)."""
 
+    def weights(self, index: Tensor) -> Tensor:
+        """Probabilities of some positions but for a factor of each, without gradients, fresh.
+
+        Args:
+            index: (N,) int64.
+
+        Returns:
+            (N, V) in float32 or better.
+        """
+        rows = self.read(index)
+        rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
+        for part in row_chunks(rows.shape[0], 1, rows_per_chunk(rows.shape[1], rows.device)):
+            few = rows[part]
+            few.sub_(few.amax(-1, keepdim=True)).exp_()
+        return rows
+
     @abstractmethod
     def rows_at_once(self) -> int:
         """How many positions to read together."""

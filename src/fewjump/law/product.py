@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -12,58 +11,8 @@ from torch import Tensor
 from fewjump.law.base import Draw, Law, at_least_float32, nucleus, row_chunks
 from fewjump.law.cross_entropy import SoftCrossEntropy, soft_cross_entropy, token_cross_entropy
 from fewjump.law.logits import Clock, DenseLogits, Logits
-from fewjump.random import Generator, invert_logits, uniform, uniform_where
-
-
-class Scores:
-    """The concrete scores that a law was recovered from, computed when they are asked for.
-
-    Samplers step by them: an imperfect network's ratios say more than the nearest law.
-
-    Args:
-        ratios: computes the (B, L, V) ratios p_t(x with xⁱ→y)/p_t(x).
-        clean_mass: computes what the closed form of a masked position sums to over clean tokens (1
-            for exact scores, and at visible positions), (B, L) float64; None without a mask.
-    """
-
-    def __init__(
-        self, ratios: Callable[[], Tensor], clean_mass: Callable[[], Tensor] | None = None
-    ) -> None:
-        self._ratios, self._clean_mass = ratios, clean_mass
-
-    @cached_property
-    def ratios(self) -> Tensor:
-        """(B, L, V), all at once."""
-        return self._ratios()
-
-    @cached_property
-    def clean_mass(self) -> Tensor | None:
-        """(B, L) float64; None without a mask."""
-        return None if self._clean_mass is None else self._clean_mass()
-
-    def expand(self, batch_size: int) -> Scores:
-        """Those of one row for ``batch_size`` rows, computed once."""
-
-        def mass() -> Tensor:
-            assert self.clean_mass is not None
-            return self.clean_mass.expand(batch_size, -1)
-
-        there = None if self._clean_mass is None else mass
-        return Scores(lambda: self.ratios.expand(batch_size, -1, -1), there)
-
-    def timed(self, clock: Clock) -> Scores:
-        """The same with a clock around what is computed."""
-
-        def ratios() -> Tensor:
-            with clock():
-                return self.ratios
-
-        def mass() -> Tensor:
-            with clock():
-                assert self.clean_mass is not None
-                return self.clean_mass
-
-        return Scores(ratios, None if self._clean_mass is None else mass)
+from fewjump.law.scores import Scores
+from fewjump.random import Generator, invert_cdf, uniform, uniform_where
 
 
 @dataclass(eq=False)
@@ -131,12 +80,7 @@ class ProductLaw(Law):
     def sample(self, generator: Generator = None) -> Tensor:
         shape = self.batch_size, self.length
         u = uniform(shape, generator, self.device).reshape(-1)
-        if self.source.visible is not None:
-            return self._draw(torch.arange(u.shape[0], device=u.device), u).reshape(shape)
-        out = torch.empty(u.shape, dtype=torch.int64, device=u.device)
-        for part in self._chunks(u):
-            out[part] = invert_logits(self.source.read(part), u[part])
-        return out.reshape(shape)
+        return self._draw(torch.arange(u.shape[0], device=u.device), u).reshape(shape)
 
     @torch.no_grad()
     def draw(self, generator: Generator = None) -> Draw:
@@ -157,8 +101,7 @@ class ProductLaw(Law):
             out = source.tokens.reshape(-1)[index].clone()
             left = (~source.visible.reshape(-1)[index]).nonzero()[:, 0]
         for part in self._chunks(left):
-            rows = source.read(index[left[part]])
-            out[left[part]] = invert_logits(rows, u[left[part]])
+            out[left[part]] = invert_cdf(source.weights(index[left[part]]), u[left[part]])
         return out
 
     def _chunks(self, index: Tensor) -> Iterator[slice]:

@@ -19,7 +19,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from fewjump.process.bridge import Bridge, ReverseCoefficients
+from fewjump.process.bridge import Bridge, RatioCoefficients, ReverseCoefficients
 from fewjump.process.kernel import DenseKernel, Kernel, check_dense
 from fewjump.process.recovery import (
     Recovery,
@@ -203,6 +203,10 @@ class Process(ABC):
     def rate_coefficients(self, x_t: Tensor, t: Time) -> ReverseCoefficients | None:
         """The rates of the reverse chain as numbers for each position, like
         :attr:`Bridge.coefficients`; None where the generator is not of that form."""
+        return None
+
+    def rates_by_ratios(self, x_t: Tensor, t: Time) -> RatioCoefficients | None:
+        """The same from ratios, like :attr:`Bridge.by_ratios`."""
         return None
 
     # -- ratios and posteriors (paper Eq. 8) ------------------------------------------------

@@ -1,7 +1,7 @@
 """The bridge q(x_s | x_t, x₀), and the reverse step p(x_s | x_t) that mixes it over a posterior.
 
-Two forms: from the kernels of any process, and in three numbers for each position where the kernels
-are the identity plus rank one.
+Two forms: from the kernels of any process, and in a few numbers for each position where the kernels
+are the identity plus rank one: three for a step by a posterior, two for one by ratios.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from fewjump.random import Generator, categorical, uniform
+from fewjump.random import Generator, block_sums, categorical, uniform
 
 if TYPE_CHECKING:
     from fewjump.process.kernel import Kernel
@@ -33,6 +33,56 @@ class ReverseCoefficients(NamedTuple):
     redrawn: RedrawLaw
 
 
+class RatioCoefficients(NamedTuple):
+    """A reverse step, or the rates of the reverse chain, by ratios: SEDD's analytic step.
+
+    With r the ratios at t, those at s are P_{t|s}⁻ᵀ r = (r − (1−α)·m·Σr)/α, so that for y ≠ x_t
+    Pr(x_s = y | x_t) = scale·(r_y − share·m(y)·Σr): linear in the ratios, whose posterior is not
+    needed. Σ is over the tokens that are noised, m is the law of a position redrawn between s and
+    t, and share is 0 for rates. Where an imperfect network puts an entry below zero it is 0.
+
+    Attributes:
+        scale, share: float64 that broadcast over the state; scale is 0 at a token that cannot have
+            been redrawn.
+        redrawn: m.
+        kept: tokens that noise does not make.
+    """
+
+    scale: Tensor
+    share: Tensor
+    redrawn: RedrawLaw
+    kept: tuple[int, ...]
+
+    def weigh(self, ratios: Tensor, x: Tensor, index: Tensor) -> Tensor:
+        """Make the step's rows of ratios, in place: 0 at the current token.
+
+        Args:
+            ratios: (N, V), in the precision that the step is wanted in.
+            x: (B, L) int64.
+            index: (N,) int64, the positions of the rows, counted row-major.
+
+        Returns:
+            (N,) float64: what the same form makes of the current token, whose weight is P_{t|s} of
+            its staying: (1 + scale)·(1 − share·m(x)·Σr), not below 0.
+        """
+        here = x.reshape(-1)[index, None]
+        if self.kept:
+            ratios.index_fill_(1, torch.tensor(self.kept, device=x.device), 0.0)
+        scale, share = (v.expand(x.shape).reshape(-1)[index] for v in self[:2])
+        ratios.scatter_(1, here, 0.0)
+        stays = 1 + scale
+        if bool((share != 0).any()):
+            total = 1 + block_sums(ratios).sum(-1, dtype=torch.float64)
+            cut = share * total
+            stays = (stays * (1 - cut * self.redrawn.at(x).reshape(-1)[index])).clamp(min=0)
+            law = self.redrawn.on(x.device, ratios.dtype)
+            law = law if law.dim() == 1 else law[index // x[0].numel()]
+            ratios.addcmul_(law, cut[:, None].to(ratios.dtype), value=-1).clamp_(min=0)
+            ratios.scatter_(1, here, 0.0)
+        ratios.mul_(scale[:, None].to(ratios.dtype))
+        return stays
+
+
 class Bridge:
     """x_s between a clean token and x_t, from the kernels of any process.
 
@@ -45,13 +95,15 @@ class Bridge:
     Attributes:
         coefficients: the step as three numbers for each position, where the kernels are the
             identity plus rank one; None otherwise.
+        by_ratios: the same of a step by ratios.
     """
 
     coefficients: ReverseCoefficients | None
+    by_ratios: RatioCoefficients | None
 
     def __init__(self, before: Kernel, between: Kernel, whole: Kernel, x_t: Tensor) -> None:
         self.before, self.between, self.whole, self.x_t = before, between, whole, x_t
-        self.coefficients = None
+        self.coefficients = self.by_ratios = None
 
     def marginals(self, x0: Tensor) -> Tensor:
         """P_{s|0}[x₀, ·]·P_{t|s}[·, x_t] / P_{t|0}[x₀, x_t]: (..., V) float64.
@@ -98,11 +150,15 @@ class RankOneBridge(Bridge):
 
     Args:
         coefficients: the numbers.
+        by_ratios: those of a step by ratios.
         x_t: (B, ...) int64.
     """
 
-    def __init__(self, coefficients: ReverseCoefficients, x_t: Tensor) -> None:
+    def __init__(
+        self, coefficients: ReverseCoefficients, by_ratios: RatioCoefficients, x_t: Tensor
+    ) -> None:
         self.coefficients: ReverseCoefficients = coefficients  # pyright: ignore[reportIncompatibleVariableOverride]
+        self.by_ratios: RatioCoefficients = by_ratios  # pyright: ignore[reportIncompatibleVariableOverride]
         self.x_t = x_t
 
     def marginals(self, x0: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from fewjump.process.base import Process, kept_in_range
 from fewjump.process.bridge import (
     Bridge,
     RankOneBridge,
+    RatioCoefficients,
     ReverseCoefficients,
     reverse_coefficients,
 )
@@ -229,9 +230,11 @@ class RankOneKernel(Kernel):
     def bridge(self, before: Kernel, whole: Kernel, x_t: Tensor) -> Bridge:
         assert isinstance(before, RankOneKernel)
         assert isinstance(whole, RankOneKernel)
-        entered = expand_time(self.forget, x_t) * self.redrawn.at(x_t)
+        keep, forget = self.beside(x_t)
+        entered = forget * self.redrawn.at(x_t)
         coefficients = reverse_coefficients(entered, before, whole, x_t)
-        return RankOneBridge(coefficients, x_t)
+        by_ratios = RatioCoefficients(entered / keep, forget, self.redrawn, self.kept)
+        return RankOneBridge(coefficients, by_ratios, x_t)
 
 
 class RankOne(Process):
@@ -293,6 +296,11 @@ class RankOne(Process):
     def rate_coefficients(self, x_t: Tensor, t: Time) -> ReverseCoefficients:
         whole = self.kernel(0.0, t)
         return reverse_coefficients(self._entered(x_t, t), whole, whole, x_t)
+
+    def rates_by_ratios(self, x_t: Tensor, t: Time) -> RatioCoefficients:
+        law = self.redraws_from(as_time(t, x_t.device))
+        scale = self._entered(x_t, t)
+        return RatioCoefficients(scale, torch.zeros_like(scale), law, self.kept)
 
     def _entered(self, x: Tensor, t: Time) -> Tensor:
         """The rate σ·π_x at which a redrawn position shows what it shows."""

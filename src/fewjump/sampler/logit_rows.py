@@ -11,9 +11,7 @@ from torch import Tensor
 
 from fewjump.law.base import row_chunks
 from fewjump.law.logits import Logits
-from fewjump.random import invert_cdf
-
-_BLOCK = 256
+from fewjump.random import block_columns, block_sums, choose_block, invert_cdf, rows_per_chunk
 
 
 class LogitRows:
@@ -44,24 +42,28 @@ class LogitRows:
         rows, vocab = logits.rows_at_once(), logits.vocab_size
         self.logits, self.index, self.exclude = logits, index, exclude
         self._elements = rows * vocab
+        near = rows_per_chunk(vocab, logits.device)
         count = logits.batch_size * logits.length if index is None else index.shape[0]
         self.dtype = torch.promote_types(logits.dtype, torch.float32)
-        blocks = -(-vocab // _BLOCK)
         self.top = torch.empty(count, 1, dtype=self.dtype, device=logits.device)
-        sums = torch.empty(count, blocks, dtype=self.dtype, device=logits.device)
+        nothing = torch.empty(0, vocab, dtype=self.dtype, device=logits.device)
+        sums = [block_sums(nothing)]
         at = torch.zeros(count, 1, dtype=self.dtype, device=logits.device)
         for start in range(0, count, rows):
             part = slice(start, start + rows)
             piece = logits.read(part if index is None else index[part]).to(self.dtype)
-            top = self.top[part] = piece.amax(-1, keepdim=True)
-            weights = piece - top if index is None else piece.sub_(top)
-            weights.exp_()
-            if exclude is not None:
-                token = exclude[part, None]
-                at[part] = weights.gather(-1, token)
-                weights.scatter_(-1, token, 0.0)
-            _sum_blocks(weights, sums[part])
-        self.cumulative = sums.double().cumsum_(-1)
+            # What was read in one go is worked through while it is near the processor.
+            for few in row_chunks(piece.shape[0], 1, near):
+                here, weights = slice(start + few.start, start + few.stop), piece[few]
+                top = self.top[here] = weights.amax(-1, keepdim=True)
+                weights = weights - top if index is None else weights.sub_(top)
+                weights.exp_()
+                if exclude is not None:
+                    token = exclude[here, None]
+                    at[here] = weights.gather(-1, token)
+                    weights.scatter_(-1, token, 0.0)
+                sums.append(block_sums(weights))
+        self.cumulative = torch.cat(sums).double().cumsum_(-1)
         self.total, self.at = self.cumulative[:, -1], at[:, 0].double()
         if not bool((self.total + self.at).isfinite().all()):
             raise ValueError(
@@ -81,39 +83,19 @@ class LogitRows:
         """
         if which is None:
             which = torch.arange(u.shape[0], device=u.device)
-        cumulative = self.cumulative.index_select(0, which)
-        target = u[:, None] * cumulative[:, -1:]
-        block = torch.searchsorted(cumulative, target, right=True)
-        # Rounding can put the target on the last edge, past which blocks may be empty.
-        last = torch.searchsorted(cumulative, cumulative[:, -1:].contiguous(), right=False)
-        block = torch.minimum(block, last)
-        upper = cumulative.gather(1, block)
-        lower = torch.where(block > 0, cumulative.gather(1, (block - 1).clamp(min=0)), 0.0)
-        share = ((target - lower) / (upper - lower))[:, 0].clamp(0.0, 1.0)
+        block, share = choose_block(self.cumulative.index_select(0, which), u)
+        columns, past = block_columns(block, self.logits.vocab_size)
         out = torch.empty_like(which)
-        width = min(_BLOCK, self.logits.vocab_size)
-        for part in row_chunks(which.shape[0], width, self._elements):
-            out[part] = self._within(block[part], which[part], share[part])
+        for part in row_chunks(which.shape[0], columns.shape[1], self._elements):
+            inside = self._within(columns[part], past[part], which[part], share[part])
+            out[part] = columns[part, 0] + inside
         return out
 
-    def _within(self, block: Tensor, which: Tensor, share: Tensor) -> Tensor:
-        """Tokens (K,) of one block (K, 1) of each row, at ``share`` (K,) of the block's weight."""
-        vocab = self.logits.vocab_size
-        column = block * _BLOCK + torch.arange(min(_BLOCK, vocab), device=block.device)
+    def _within(self, columns: Tensor, past: Tensor, which: Tensor, share: Tensor) -> Tensor:
+        """Places (K,) among ``columns`` (K, C), at ``share`` (K,) of their weight."""
         row = which if self.index is None else self.index[which]
-        inside = self.logits.entries(row, column.clamp(max=vocab - 1)).to(self.dtype)
+        inside = self.logits.entries(row, columns).to(self.dtype)
         inside = inside.sub_(self.top.index_select(0, which)).exp_()
-        impossible = column >= vocab
         if self.exclude is not None:
-            impossible = impossible | (column == self.exclude[which, None])
-        return block[:, 0] * _BLOCK + invert_cdf(inside.masked_fill_(impossible, 0.0), share)
-
-
-def _sum_blocks(weights: Tensor, out: Tensor) -> None:
-    """Sums over blocks of columns, (n, V) → (n, ⌈V/256⌉), into ``out``."""
-    full = weights.shape[1] // _BLOCK
-    if full:
-        blocks = weights[:, : full * _BLOCK].unflatten(1, (full, _BLOCK))
-        torch.sum(blocks, -1, out=out[:, :full])
-    if full < out.shape[1]:
-        out[:, full] = weights[:, full * _BLOCK :].sum(-1)
+            past = past | (columns == self.exclude[which, None])
+        return invert_cdf(inside.masked_fill_(past, 0.0), share)

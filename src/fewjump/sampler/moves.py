@@ -23,7 +23,6 @@ from fewjump.random import (
     uniform_where,
 )
 from fewjump.sampler.base import Move
-from fewjump.sampler.logit_rows import LogitRows
 from fewjump.sampler.rates import Rates
 from fewjump.sampler.reverse import posterior
 
@@ -136,8 +135,7 @@ class LawMove(Move):
             return self.law.sample(generator)
         if self.open is not None:
             return fill(self.x, self.law, self.open, generator)
-        u = uniform(self.x.shape, generator, self.x.device).reshape(-1)
-        return LogitRows(as_product(self.law).source).draw(None, u).reshape(self.x.shape)
+        return as_product(self.law).sample(generator)
 
     def rows(self) -> Tensor:
         """Probability of every token at each position: (B, L, V) float64.
@@ -282,9 +280,7 @@ def fill(x: Tensor, law: Law, where: Tensor, generator: Generator) -> Tensor:
     """``x`` (B, L) with its masked positions ``where`` (B, L) drawn, independently or jointly."""
     if not law.independent:
         return torch.where(where, law.sample(generator), x)
-    u = uniform_where(where, generator)
-    rows = LogitRows(as_product(law).source, where.reshape(-1).nonzero()[:, 0])
-    return x.masked_scatter(where, rows.draw(None, u))
+    return x.masked_scatter(where, as_product(law).sample_where(where, generator))
 
 
 def product_table(rows: Tensor) -> Tensor:

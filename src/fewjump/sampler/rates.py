@@ -7,7 +7,9 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from fewjump.random import invert_cdf, rows_per_chunk
+from fewjump.law import Ratios
+from fewjump.process.bridge import RatioCoefficients
+from fewjump.random import block_sums, invert_rows, rows_per_chunk
 
 
 class OpenRows(ABC):
@@ -71,10 +73,11 @@ class _TableRows(OpenRows):
 
     def __init__(self, table: Tensor) -> None:
         self.table = table
-        self.total = table.sum(-1).double()
+        self.cumulative = block_sums(table).double().cumsum_(-1)
+        self.total = self.cumulative[:, -1]
 
     def draw(self, which: Tensor, u: Tensor) -> Tensor:
-        return invert_cdf(self.table.index_select(0, which), u)
+        return invert_rows(self.table, self.cumulative, which, u)
 
 
 class DenseRates(Rates):
@@ -95,6 +98,43 @@ class DenseRates(Rates):
         return self.table[index]
 
 
+class RatioRates(Rates):
+    """Rates, or the probabilities of an exact reverse step, by ratios, in O(V) for rows read.
+
+    Nothing bounds the ratios of a network, so that every row is read, once.
+
+    Args:
+        ratios: (B, L, V).
+        coefficients: of the step.
+
+    Raises:
+        ValueError: when rows are opened that do not sum to a number.
+    """
+
+    def __init__(self, ratios: Ratios, coefficients: RatioCoefficients) -> None:
+        self.ratios, self.coefficients = ratios, coefficients
+        self.vocab_size = ratios.source.vocab_size
+        if ratios.source.deferred:
+            self.values_at_once = ratios.source.rows_at_once()
+        scale = coefficients.scale.expand(ratios.x.shape)
+        self.bound = torch.zeros_like(scale).masked_fill_(scale != 0, torch.inf)
+
+    def values(self, index: Tensor) -> Tensor:
+        def weigh(rows: Tensor, part: slice) -> None:
+            self.coefficients.weigh(rows, self.ratios.x, index[part])
+
+        return self.ratios.read(index, weigh)
+
+    def open(self, index: Tensor) -> OpenRows:
+        rows = super().open(index)
+        if not bool(rows.total.isfinite().all()):
+            raise ValueError(
+                "the ratios of a position do not sum to a number; check the network's output for "
+                "NaN and infinity, and that the noise at t = 1 leaves something of the data"
+            )
+        return rows
+
+
 class CombinedRates(Rates):
     """(c₁·first + c₂·second)₊, entry by entry.
 
@@ -113,7 +153,12 @@ class CombinedRates(Rates):
         self.values_at_once = max(first.values_at_once, second.values_at_once)
         self.c1 = torch.full_like(first.bound, c1)
         self.c2 = torch.zeros_like(first.bound) + c2
-        self.bound = self.c1.clamp(min=0) * first.bound + self.c2.clamp(min=0) * second.bound
+        # A bound may be infinite.
+        parts = [
+            torch.where(c > 0, c * rates.bound, 0.0)
+            for c, rates in ((self.c1, first), (self.c2, second))
+        ]
+        self.bound = parts[0] + parts[1]
 
     def _signed(self, index: Tensor) -> Tensor:
         rates = self.first.values(index)

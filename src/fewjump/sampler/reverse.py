@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from fewjump.law import DenseLogits, Law, Logits, ProductLaw
+from fewjump.law import DenseLogits, Law, Logits, ProductLaw, Ratios
 from fewjump.law.product import as_product
 from fewjump.process import Process
 from fewjump.process.bridge import ReverseCoefficients
-from fewjump.sampler.rates import DenseRates, Rates
+from fewjump.sampler.rates import DenseRates, Rates, RatioRates
 from fewjump.sampler.reset_rates import ResetRates
 
 
@@ -39,12 +39,16 @@ def reverse_rates(law: Law, process: Process, x: Tensor, t: Tensor) -> Rates:
     Rates involve one position at a time, so a joint law enters through its marginals only. A law
     that was recovered from a network's ratios has those: this is then SEDD's own Euler step.
     """
-    if _by_ratios(law, process):
-        return DenseRates(process.reverse_rates(_ratios(law), x, t), x)
+    ratios = _ratios(law, process)
+    if ratios is not None:
+        by_ratios = process.rates_by_ratios(x, t)
+        if by_ratios is not None:
+            return RatioRates(ratios, by_ratios)
+        return DenseRates(process.reverse_rates(ratios.dense(), x, t), x)
     coefficients = process.rate_coefficients(x, t)
     if coefficients is None:
-        ratios = process.ratios_from_posterior(posterior(law, process), x, t)
-        return DenseRates(process.reverse_rates(ratios, x, t), x)
+        found = process.ratios_from_posterior(posterior(law, process), x, t)
+        return DenseRates(process.reverse_rates(found, x, t), x)
     return _reset_rates(law, process, x, coefficients)
 
 
@@ -60,20 +64,15 @@ def reverse_step(
     bridge = process.bridge_to(x, s, t)
     if bridge.coefficients is None:
         return None
-    if _by_ratios(law, process):
-        closed = process.posterior_from_ratios(_ratios(law).double(), x, t)
-        return DenseRates(bridge.reverse_marginals(closed).clamp(min=0), x)
+    ratios = _ratios(law, process)
+    if ratios is not None and bridge.by_ratios is not None:
+        return RatioRates(ratios, bridge.by_ratios)
     return _reset_rates(law, process, x, bridge.coefficients)
 
 
-def _by_ratios(law: Law, process: Process) -> bool:
-    """Whether steps need every ratio of the law's. Under a mask their sums are enough."""
-    return law.scores is not None and not process.absorbing
-
-
-def _ratios(law: Law) -> Tensor:
-    assert law.scores is not None
-    return law.scores.ratios
+def _ratios(law: Law, process: Process) -> Ratios | None:
+    """What steps by a law's ratios need of them. Under a mask their sums are enough."""
+    return None if law.scores is None or process.absorbing else law.scores.ratios
 
 
 def _reset_rates(
