@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +14,9 @@ from fewjump.denoiser.publishing import Publishable
 from fewjump.law.base import Law
 from fewjump.process import Process
 from fewjump.schedule import Time, as_time
+
+if TYPE_CHECKING:
+    from fewjump.denoiser.condition import Condition
 
 
 class Denoiser(Publishable, nn.Module, ABC):
@@ -28,6 +33,9 @@ class Denoiser(Publishable, nn.Module, ABC):
         time_conditioned: whether the law depends on t given x_t.
         padding: the token after the end of a short sequence, where the denoiser has one: it is
             not attended to, and does not change what is said of other positions.
+        classes: K, where the law may be asked for by class (:mod:`fewjump.denoiser.condition`):
+            the labels are {0..K−1}, and K stands for no class. None without classes.
+        guidance_range: least and largest guidance scale of a network that takes it as an input.
         evaluations: number of calls so far, one per batch (the NFE counter).
     """
 
@@ -37,6 +45,8 @@ class Denoiser(Publishable, nn.Module, ABC):
     time_conditioned: bool = True
     padding: int | None = None
     longest: int | None = None
+    classes: int | None = None
+    guidance_range: tuple[float, float] | None = None
 
     def __init__(
         self, process: Process, length: int | None = None, clean_vocab_size: int | None = None
@@ -57,10 +67,55 @@ class Denoiser(Publishable, nn.Module, ABC):
         are alike only once.
         """
 
-    def forward(self, x_t: Tensor, t: Time) -> Law:
-        """p(x₀|x_t) for x_t (B, L) int64 and t a float or a (B,) tensor."""
+    def forward(self, x_t: Tensor, t: Time, condition: Condition | None = None) -> Law:
+        """p(x₀|x_t) for x_t (B, L) int64 and t a float or a (B,) tensor.
+
+        Under a ``condition``, for a denoiser with classes; without one it is the law of no class.
+        """
         self.evaluations += 1
-        return self.law(x_t, as_time(t, x_t.device).double().expand(x_t.shape[0]))
+        times = as_time(t, x_t.device).double().expand(x_t.shape[0])
+        if condition is None:
+            return self.law(x_t, times)
+        return self.conditional_law(x_t, times, condition.expand(x_t.shape[0]))
+
+    def conditional_law(self, x_t: Tensor, t: Tensor, condition: Condition) -> Law:
+        """p(x₀|x_t, y), as :meth:`law`, under a condition of B rows.
+
+        Its scale is for networks that take one as an input (:attr:`guidance_range`).
+        """
+        raise ValueError(f"this {type(self).__name__} has no classes; leave the label out")
+
+    def conditioned(
+        self,
+        label: Tensor | Sequence[int] | int,
+        guidance: Tensor | Sequence[float] | float | None = None,
+    ) -> Denoiser:
+        """This denoiser asked for a class: a denoiser that shares its parameters.
+
+        Args:
+            label: one class for all rows, or (B,) int64, one for each row of the batch that it will
+                be asked about. The number of classes stands for no class.
+            guidance: scale γ of classifier-free guidance, ≥ 0, or (B,) of them: the law is in
+                proportion to p(·|x_t, y)^γ·p(·|x_t)^(1−γ) at each position, for two evaluations. A
+                student with a :attr:`guidance_range` takes it as an input, for one. Default: 1.
+
+        Raises:
+            ValueError: for a denoiser without classes, or values out of range.
+        """
+        from fewjump.denoiser.condition import ConditionedDenoiser, make_condition
+
+        condition = make_condition(self, label, guidance)
+        assert condition is not None
+        return ConditionedDenoiser(self, condition)
+
+    @property
+    def unconditioned(self) -> Denoiser:
+        """The denoiser itself, without the classes that its rows were given."""
+        return self
+
+    def rows(self, index: Tensor) -> Denoiser:
+        """The denoiser for some rows (N,) of the batch whose classes it was given."""
+        return self
 
     def check_length(self, length: int) -> None:
         """Raise ValueError for sequences longer than the network has positions for."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fewjump.denoiser.base import Denoiser
+from fewjump.denoiser.condition import Condition, ask
 from fewjump.law import Law
 
 
@@ -95,7 +96,7 @@ def make_prompt(
 
 
 class PromptedDenoiser(Denoiser):
-    """The denoiser as the sampler sees it: timed, conditioned on the prompt, tempered."""
+    """The denoiser as the sampler sees it: timed, conditioned on class and prompt, tempered."""
 
     def __init__(self, inner: Denoiser, temperature: float, top_p: float) -> None:
         super().__init__(inner.process, inner.length, inner.clean_vocab_size)
@@ -103,21 +104,32 @@ class PromptedDenoiser(Denoiser):
         self.time_conditioned = inner.time_conditioned
         self.temperature, self.top_p = temperature, top_p
         self.prompt: Prompt | None = None
+        self.condition: Condition | None = None
         self.seconds = 0.0
 
     def law(self, x_t: Tensor, t: Tensor) -> Law:
-        prompt = self.prompt
-        known = () if prompt is None else (prompt.x0, prompt.fixed)
-        if not _alike(x_t, t, *known):
-            return self._law(x_t, t, prompt)
+        prompt, condition = self.prompt, self.condition
+        given = () if prompt is None else (prompt.x0, prompt.fixed)
+        if condition is not None:
+            scale = () if condition.scale is None else (condition.scale,)
+            given = (*given, condition.labels, *scale)
+        if not _alike(x_t, t, *given):
+            return self._law(x_t, t, prompt, condition)
         # As an absorbing process starts. The law is one, computed once, and B rows draw from it.
         first = torch.zeros(1, dtype=torch.int64, device=x_t.device)
-        one = self._law(x_t[:1], t[:1], None if prompt is None else prompt.rows(first))
+        one = self._law(
+            x_t[:1],
+            t[:1],
+            None if prompt is None else prompt.rows(first),
+            None if condition is None else condition.rows(first),
+        )
         return one.expand(x_t.shape[0])
 
-    def _law(self, x_t: Tensor, t: Tensor, prompt: Prompt | None) -> Law:
+    def _law(
+        self, x_t: Tensor, t: Tensor, prompt: Prompt | None, condition: Condition | None
+    ) -> Law:
         with self._clock():
-            law = self.inner(x_t, t)
+            law = ask(self.inner, x_t, t, condition)
         # The head's product is part of the network, whenever it is computed.
         law = law.timed(self._clock)
         if prompt is not None:
