@@ -17,11 +17,12 @@ from fewjump.objective.base import Objective
 from fewjump.objective.time_sampling import TimeSampling
 from fewjump.options.training import FREE_OPTIONS, TrainConfig
 from fewjump.random import fold_seed
+from fewjump.train.conditions import Conditions
 from fewjump.train.data import TokenData, Tokens
 from fewjump.train.distributed import World
 
 # Purposes of a seed: two of them never share a stream.
-NOISE_STREAM, ORDER_STREAM, DROPOUT_STREAM, MONITOR_STREAM = 1, 2, 3, 4
+NOISE_STREAM, ORDER_STREAM, DROPOUT_STREAM, MONITOR_STREAM, CONDITION_STREAM = 1, 2, 3, 4, 8
 
 
 def open_data(
@@ -62,6 +63,7 @@ def run_identity(
     objective: Objective,
     student: Denoiser,
     teacher: Denoiser | None,
+    conditions: Conditions | None = None,
 ) -> dict[str, Any]:
     """Plain data that must be equal for a run to go on."""
     options = dataclasses.asdict(config)
@@ -72,6 +74,7 @@ def run_identity(
         "data": {"fingerprint": rows, "length": width},
         "student": {"parameters": sum(p.numel() for p in student.parameters())},
         "teacher": None if teacher is None else weights_checksum(teacher),
+        **({} if conditions is None else {"conditions": conditions.describe()}),
     }
 
 
