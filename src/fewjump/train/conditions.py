@@ -104,12 +104,14 @@ class Conditions:
             if values is not None and rows is not None and values.shape[0] != rows:
                 raise ValueError(f"{values.shape[0]} {name} do not fit {rows} sequences")
         taken = teacher.guidance_range if teacher is not None else None
-        if taken is not None and self.guidance is not None:
-            if not taken[0] <= self.guidance[0] <= self.guidance[1] <= taken[1]:
-                raise ValueError(
-                    f"the teacher takes guidance from {taken[0]:g} to {taken[1]:g} only, got "
-                    f"{self.guidance[0]:g} to {self.guidance[1]:g}"
-                )
+        if taken is None or self.guidance is None:
+            return
+        low, high = self.guidance
+        if not taken[0] <= low <= high <= taken[1]:
+            raise ValueError(
+                f"the teacher takes guidance from {taken[0]:g} to {taken[1]:g} only, got "
+                f"{low:g} to {high:g}"
+            )
 
 
 def check_labels(labels: Tensor, classes: int) -> None:
