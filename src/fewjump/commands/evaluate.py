@@ -56,6 +56,10 @@ class Subject:
     sampler: list[SamplerName] = field(default_factory=lambda: ["ancestral"])
     """How to step; several are compared."""
 
+    guidance: float | None = None
+    """Scale of classifier-free guidance, for models with classes, which are drawn in turn. Default:
+    1."""
+
     num_samples: int | None = None
     """Samples of each measurement. Default: as many as the test part has."""
 
@@ -77,9 +81,10 @@ class Options(DocumentOptions, ReadingOptions, GridOptions, Subject):
     """Measure the samples of one or more models, and write results.json.
 
     Images are judged in the features of a small classifier trained on the data (Fréchet distance,
-    precision, recall); texts and tokens by a judge of the data, with entropy, distinct n-grams and
-    dictionary words beside it. The data's own test part is the reference. Then `fewjump report`
-    makes a page of it; one of earlier results in the folder is removed.
+    precision, recall, and of models with classes the share of images that it gives theirs); texts
+    and tokens by a judge of the data, with entropy, distinct n-grams and dictionary words beside
+    it. The data's own test part is the reference. Then `fewjump report` makes a page of it; one of
+    earlier results in the folder is removed.
     """
 
 
@@ -119,6 +124,7 @@ def run(options: Options) -> int:
             "models": {name: str(model.folder) for name, model in names.items()},
             "samples": options.num_samples or len(data.test),
             "seeds": ", ".join(map(str, options.seeds)),
+            **({} if options.guidance is None else {"guidance": options.guidance}),
             "machine": machine_facts(),
         }
         if any(model.folder == out / "model" for model in models):
@@ -215,6 +221,7 @@ def _measure(
                 options.seeds,
                 model=name,
                 grid=options.grid,
+                guidance=options.guidance,
                 progress=tell if options.progress else None,
             )
         shown += _first_samples(options, name, model, meter)
@@ -225,10 +232,12 @@ def _measure(
 def _first_samples(options: Options, name: str, model: Model, meter: Meter) -> list[dict[str, Any]]:
     """A few samples of each budget: the first of those that were judged, since sample i depends
     on the seed and on i alone."""
+    from fewjump.evaluate.meter import classes_in_turn
     from fewjump.sampler import run as draw
 
     entries = []
     given = meter.given(model.denoiser, SHOWN_IMAGES)
+    given |= classes_in_turn(model.denoiser, SHOWN_IMAGES, options.guidance)
     sampler, seed = options.sampler[0], options.seeds[0]
     for steps in options.steps:
         result = draw(model.denoiser, SHOWN_IMAGES, steps, sampler, options.grid, seed, **given)

@@ -20,7 +20,7 @@ class Subject:
     """The teacher: what `fewjump sample` takes."""
 
     out: Path = Path("runs/rollouts.npy")
-    """The file, ending in .npy."""
+    """The file, ending in .npy; for a model with classes in .npz, which holds their labels too."""
 
     num_samples: int = 10_000
     """How many samples."""
@@ -36,6 +36,13 @@ class Subject:
 
     length: tuple[int, ...] = ()
     """Tokens per sample; several numbers are taken in turn, if the model has padding."""
+
+    label: tuple[int, ...] = ()
+    """Classes, taken in turn, for a model with classes. Default: all of them."""
+
+    guidance: tuple[float, ...] = ()
+    """Scale of classifier-free guidance; or two, between which each sample has one of its own, to
+    distil a student that takes the scale as an input. Default: none."""
 
     batch_size: int = 256
     """Samples between two writes."""
@@ -58,12 +65,16 @@ class Options(ReadingOptions, SamplerOptions, Subject):
 
 
 def run(options: Options) -> int:
+    import torch
+
     from fewjump.commands.models import open_model
     from fewjump.publish import Pipeline
     from fewjump.publish.conditions import read_conditions
     from fewjump.rollouts import rollouts
 
     check_draws([options.steps], options.num_samples)
+    if len(options.guidance) > 2:
+        raise ValueError(f"--guidance takes one scale or two, got {len(options.guidance)}")
     denoiser, vocabulary, _ = open_model(options.path, options.device, reading_values(options))
     pipe = Pipeline(denoiser, vocabulary)
     given = read_conditions(
@@ -86,6 +97,8 @@ def run(options: Options) -> int:
         batch_size=options.batch_size,
         prompt=given.prompt,
         fixed=given.fixed,
+        label=torch.tensor(options.label) if options.label else None,
+        guidance=(options.guidance[0], options.guidance[-1]) if options.guidance else None,
         vocabulary=vocabulary,
         progress=options.progress,
     )

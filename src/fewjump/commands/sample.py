@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from fewjump.commands.sample_files import Writer, check_out, open_writer
-from fewjump.commands.shared import SamplerOptions, check_draws
+from fewjump.commands.shared import SamplerOptions, check_draws, labels_in_turn
 from fewjump.reading import ReadingOptions, reading_values
 
 if TYPE_CHECKING:
@@ -51,6 +51,14 @@ class Subject:
     length: tuple[int, ...] = ()
     """Tokens per sample. Several numbers are taken in turn, and the shorter samples padded, if the
     model has padding. Default: what the model was trained on."""
+
+    label: tuple[int, ...] = ()
+    """Class of the samples, for a model with classes; several are taken in turn. The number after
+    the last class asks for none in particular."""
+
+    guidance: float | None = None
+    """Scale of classifier-free guidance: above 1 sharper towards the class, at two evaluations a
+    step, unless the student takes the scale as an input. Default: 1."""
 
     temperature: float = 1.0
     """Below 1 sharpens every draw, at the price of variety."""
@@ -112,6 +120,8 @@ def run(options: Options) -> int:
             prompt=options.prompt,
             infill=options.infill,
             length=options.length or None,
+            label=labels_in_turn(options.label, options.num_samples),
+            guidance=options.guidance,
             sampler=options.sampler,
             grid=options.grid,
             temperature=options.temperature,

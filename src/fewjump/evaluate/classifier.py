@@ -81,10 +81,14 @@ class ImageClassifier(nn.Module):
         return torch.cat([self.embed(part) for part in tokens.split(_CHUNK_ROWS)]).double()
 
     @torch.no_grad()
+    def classes_of(self, tokens: Tensor) -> Tensor:
+        """The likeliest class of (N, L) tokens: (N,) int64."""
+        parts = [self(part).argmax(-1) for part in as_tokens(tokens).split(_CHUNK_ROWS)]
+        return torch.cat(parts)
+
     def accuracy(self, tokens: Tensor, labels: Tensor) -> float:
         """Fraction of pictures that are given their class."""
-        parts = [self(part).argmax(-1) for part in as_tokens(tokens).split(_CHUNK_ROWS)]
-        return float((torch.cat(parts) == labels).double().mean())
+        return float((self.classes_of(tokens) == labels).double().mean())
 
 
 def train_classifier(

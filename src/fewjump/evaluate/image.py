@@ -25,6 +25,8 @@ _CHUNK_ELEMENTS = 1 << 22
 class ImageMeter(DataMeter):
     """``frechet``, ``precision``, ``recall``, ``density`` and ``coverage`` against training images.
 
+    Of images drawn by class also ``class_accuracy``, the share that the classifier gives theirs.
+
     Args:
         dataset: real images.
         classifier: the feature space; by default one trained on ``dataset`` (and remembered).
@@ -40,6 +42,10 @@ class ImageMeter(DataMeter):
         frechet = frechet_distance(self._real, features, generator_for(seed, 0xB007, 0))
         overlap = manifold_scores(self._real, features, generator=generator_for(seed, 0xB007, 1))
         return {"frechet": frechet, **vars(overlap)}
+
+    def of_classes(self, samples: Tensor, labels: Tensor, seed: int = 0) -> dict[str, Interval]:
+        right = (self.space.classes_of(samples) == labels).double()
+        return {"class_accuracy": bootstrap(right, mean, generator_for(seed, 0xB007, 2))}
 
 
 @dataclass(frozen=True)

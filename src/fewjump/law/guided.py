@@ -2,9 +2,9 @@
 
 A class-conditional denoiser says p(x₀ⁱ|x_t, y) and, without the class, p(x₀ⁱ|x_t). Classifier-free
 guidance by a scale γ draws from p_γ ∝ p(·|x_t, y)^γ·p(·|x_t)^(1−γ): the law of the class at γ = 1,
-that without one at γ = 0, and beyond 1 sharper towards what tells the class apart (arXiv 2412.10193,
-2406.01572). For positions that are independent this is again a product law; what it means for a
-step of a sampler is in :mod:`fewjump.sampler.guided_rates`.
+that without one at γ = 0, and beyond 1 sharper towards what tells the class apart
+(arXiv 2412.10193, 2406.01572). For positions that are independent this is again a product law; what
+it means for a step of a sampler is in :mod:`fewjump.sampler.guided_rates`.
 """
 
 from __future__ import annotations

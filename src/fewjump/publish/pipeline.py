@@ -100,6 +100,8 @@ class Pipeline:
         prompt: Words | None = None,
         infill: Words | None = None,
         length: int | Sequence[int] | None = None,
+        label: Tensor | Sequence[int] | int | None = None,
+        guidance: float | None = None,
         sampler: str | Sampler = "ancestral",
         grid: GridSpec | None = None,
         temperature: float = 1.0,
@@ -118,7 +120,7 @@ class Pipeline:
             prompt, infill, length: see :func:`fewjump.publish.conditions.read_conditions`. The
                 tokens they give come back as they are, and the law of the others is conditioned
                 on them at every step.
-            sampler, grid, temperature, top_p, batch_size, progress: see
+            label, guidance, sampler, grid, temperature, top_p, batch_size, progress: see
                 :func:`fewjump.sampler.run`.
             callback: told the state after every step, as ``watch`` of the same.
 
@@ -146,6 +148,8 @@ class Pipeline:
             batch_size=batch_size,
             prompt=given.prompt,
             fixed=given.fixed,
+            label=label,
+            guidance=guidance,
             temperature=temperature,
             top_p=top_p,
             progress=progress,

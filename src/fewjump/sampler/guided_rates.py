@@ -2,11 +2,11 @@
 
 With R(y) and R the rates x → y of the class's reverse chain and of that without a class, the guided
 chain has the rates R(y)^γ·R^(1−γ) (Nisonoff et al., arXiv 2406.01572), by which ``euler``,
-``tau-leaping`` and the θ-methods step. ``ancestral`` needs no small step: the transition law of each
-position is p(x_s|x_t, y)^γ·p(x_s|x_t)^(1−γ), normalised over all tokens, staying included (D-CFG:
-Schiff et al., arXiv 2412.10193). Under a mask it is read as in that paper's code: the posterior of
-x₀ is guided and normalised, and the step is that posterior's own; when a position is unmasked is
-then as without guidance.
+``tau-leaping`` and the θ-methods step. ``ancestral`` needs no small step: the transition law of
+each position is p(x_s|x_t, y)^γ·p(x_s|x_t)^(1−γ), normalised over all tokens, staying included
+(D-CFG: Schiff et al., arXiv 2412.10193). Under a mask it is read as in that paper's code: the
+posterior of x₀ is guided and normalised, and the step is that posterior's own; when a position is
+unmasked is then as without guidance.
 """
 
 from __future__ import annotations
