@@ -28,9 +28,6 @@ class ReadingOptions:
     mask: int | None = None
     """Such a checkpoint: number of the mask, where its tokenizer does not say."""
 
-    label: int | None = None
-    """Such a checkpoint: class to condition a class-conditional one on."""
-
     tokenizer: Source | None = None
     """What the model's tokens are, if it does not say: a tokenizer.json, a tokenizer's folder, or
     hf:owner/name. Checkpoints of SEDD, MDLM, UDLM and Duo do not say."""

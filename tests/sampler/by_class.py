@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fewjump.denoiser.base import Denoiser
-from fewjump.denoiser.condition import Condition
+from fewjump.denoiser.base import Condition, Denoiser
 from fewjump.law import ProductLaw
 from fewjump.problem import EnumeratedJoint
 from fewjump.process import Process

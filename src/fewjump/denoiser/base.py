@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +13,47 @@ from torch import Tensor, nn
 from fewjump.denoiser.publishing import Publishable
 from fewjump.law.base import Law
 from fewjump.process import Process
+from fewjump.registry import ENTRY_POINTS
 from fewjump.schedule import Time, as_time
 
-if TYPE_CHECKING:
-    from fewjump.denoiser.condition import Condition
+
+@dataclass(frozen=True)
+class Condition:
+    """The classes of a batch.
+
+    Attributes:
+        labels: (B,) int64 in {0..K}, K for no class; (1,) where all rows have the same.
+        scale: (B,) or (1,) float64, guidance scale γ ≥ 0; None for the law of the class itself.
+    """
+
+    labels: Tensor
+    scale: Tensor | None = None
+
+    def rows(self, index: Tensor) -> Condition:
+        """The condition of some rows; the same where all have one."""
+        if self.labels.shape[0] == 1:
+            return self
+        return Condition(self.labels[index], None if self.scale is None else self.scale[index])
+
+    def expand(self, batch_size: int) -> Condition:
+        """Of a batch of ``batch_size`` rows.
+
+        Raises:
+            ValueError: if it is that of another number of rows.
+        """
+        if self.labels.shape[0] not in (1, batch_size):
+            raise ValueError(
+                f"conditioned on the classes of {self.labels.shape[0]} rows, asked about "
+                f"{batch_size}; use .rows(index) for a part of a batch"
+            )
+        labels = self.labels.expand(batch_size)
+        return Condition(labels, None if self.scale is None else self.scale.expand(batch_size))
+
+    def to(self, device: torch.device | str) -> Condition:
+        """The same on a device."""
+        return Condition(
+            self.labels.to(device), None if self.scale is None else self.scale.to(device)
+        )
 
 
 class Denoiser(Publishable, nn.Module, ABC):
@@ -102,11 +139,7 @@ class Denoiser(Publishable, nn.Module, ABC):
         Raises:
             ValueError: for a denoiser without classes, or values out of range.
         """
-        from fewjump.denoiser.condition import ConditionedDenoiser, make_condition
-
-        condition = make_condition(self, label, guidance)
-        assert condition is not None
-        return ConditionedDenoiser(self, condition)
+        return ENTRY_POINTS["conditioned"](self, label, guidance)
 
     @property
     def unconditioned(self) -> Denoiser:

@@ -2,61 +2,22 @@
 
 Classifier-free guidance (arXiv 2207.12598, for discrete states 2412.10193): a network is trained
 with the class and, where it was dropped, without; the number after the last class stands for *no
-class*. A denoiser that has classes is called with a :class:`Condition` as a third argument, or
-through :meth:`~fewjump.denoiser.Denoiser.conditioned`, whose result is a denoiser like any other.
+class*. A denoiser that has classes is called with a :class:`~fewjump.denoiser.base.Condition` as a
+third argument, or through :meth:`~fewjump.denoiser.Denoiser.conditioned`, whose result is a
+denoiser like any other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from fewjump.denoiser.base import Denoiser
+from fewjump.denoiser.base import Condition, Denoiser
 from fewjump.law.base import Law
 from fewjump.law.guided import guided
 from fewjump.schedule import Time, as_time
-
-
-@dataclass(frozen=True)
-class Condition:
-    """The classes of a batch.
-
-    Attributes:
-        labels: (B,) int64 in {0..K}, K for no class; (1,) where all rows have the same.
-        scale: (B,) or (1,) float64, guidance scale γ ≥ 0; None for the law of the class itself.
-    """
-
-    labels: Tensor
-    scale: Tensor | None = None
-
-    def rows(self, index: Tensor) -> Condition:
-        """The condition of some rows; the same where all have one."""
-        if self.labels.shape[0] == 1:
-            return self
-        return Condition(self.labels[index], None if self.scale is None else self.scale[index])
-
-    def expand(self, batch_size: int) -> Condition:
-        """Of a batch of ``batch_size`` rows.
-
-        Raises:
-            ValueError: if it is that of another number of rows.
-        """
-        if self.labels.shape[0] not in (1, batch_size):
-            raise ValueError(
-                f"conditioned on the classes of {self.labels.shape[0]} rows, asked about "
-                f"{batch_size}; use .rows(index) for a part of a batch"
-            )
-        labels = self.labels.expand(batch_size)
-        return Condition(labels, None if self.scale is None else self.scale.expand(batch_size))
-
-    def to(self, device: torch.device | str) -> Condition:
-        """The same on a device."""
-        return Condition(
-            self.labels.to(device), None if self.scale is None else self.scale.to(device)
-        )
 
 
 class ConditionedDenoiser(Denoiser):
@@ -118,6 +79,17 @@ def ask(denoiser: Denoiser, x_t: Tensor, t: Tensor, condition: Condition | None)
     if bool((scale == 0).all()):
         return denoiser(x_t, t, free)
     return guided(denoiser(x_t, t, own), denoiser(x_t, t, free), scale)
+
+
+def conditioned(
+    denoiser: Denoiser,
+    label: Tensor | Sequence[int] | int,
+    guidance: Tensor | Sequence[float] | float | None = None,
+) -> ConditionedDenoiser:
+    """See :meth:`fewjump.denoiser.Denoiser.conditioned`."""
+    condition = make_condition(denoiser, label, guidance)
+    assert condition is not None
+    return ConditionedDenoiser(denoiser, condition)
 
 
 def make_condition(

@@ -25,7 +25,7 @@ from fewjump.process import Process
 from fewjump.registry import HEADS
 
 if TYPE_CHECKING:
-    from fewjump.denoiser.condition import Condition
+    from fewjump.denoiser.base import Condition
     from fewjump.denoiser.huggingface import HuggingFaceTrunk
 
 LawType = TypeVar("LawType", bound=Law)

@@ -7,8 +7,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from fewjump.denoiser.base import Denoiser
-from fewjump.denoiser.condition import Condition
+from fewjump.denoiser.base import Condition, Denoiser
 from fewjump.denoiser.heads import Head, TrunkRun, head_from_config
 from fewjump.denoiser.huggingface import KIND, HuggingFaceConfig, HuggingFaceTrunk
 from fewjump.denoiser.transformer import Transformer, TransformerConfig

@@ -34,7 +34,7 @@ from fewjump.denoiser.attention import (
 )
 
 if TYPE_CHECKING:
-    from fewjump.denoiser.condition import Condition
+    from fewjump.denoiser.base import Condition
 
 TIME_FREQUENCIES = 128
 _EVERYTHING = AttentionMask()
@@ -58,9 +58,6 @@ class Transformer(nn.Module):
         self.checkpoint_blocks = False
         self.embedding = nn.Embedding(config.vocab_size, config.hidden)
         self.noise = NoiseEmbedding(config.condition_dim)
-        self.condition: nn.Parameter | None = None
-        if config.conditioned:
-            self.condition = nn.Parameter(torch.zeros(config.condition_dim))
         self.labels: nn.Embedding | None = None
         if config.classes is not None:
             # One more row than classes: no class.
@@ -114,8 +111,6 @@ class Transformer(nn.Module):
         dtype = torch.promote_types(x.dtype, torch.float32)
         level = t.to(dtype) if config.time_conditioned else x.new_zeros(1, dtype=dtype)
         modulating = F.silu(self.noise(level))
-        if self.condition is not None:
-            modulating = modulating + F.silu(self.condition)
         if self.labels is not None:
             modulating = modulating + self._of_class(x_t, condition, dtype)
         rotation = rotary_table(x_t.shape[1], config.head_dim, columns, x.device, dtype)
@@ -281,8 +276,6 @@ class TransformerConfig:
         dropout: probability of dropping an entry of a branch while training; drawn from torch's
             global random state, as every ``nn.Dropout`` is.
         conv_kernel: width of the local mixing convolution (k, or k×k in 2-D), odd; 0 for none.
-        conditioned: whether a constant vector is added to the noise embedding: the embedding of the
-            class that a class-conditional original was loaded for.
         classes: K, for a network that is told one of K classes or none of them; None for none to
             tell (:mod:`fewjump.denoiser.condition`).
         guidance: least and largest guidance scale that it was trained for, for a network that takes
@@ -307,7 +300,6 @@ class TransformerConfig:
     condition_dim: int = 128
     dropout: float = 0.0
     conv_kernel: int = 5
-    conditioned: bool = False
     classes: int | None = None
     guidance: tuple[float, float] | None = None
     padding: int | None = None
@@ -386,6 +378,8 @@ class TransformerConfig:
         Raises:
             ValueError: for an option this version does not know.
         """
+        # Models saved before there were classes say that they have no constant condition.
+        config = {k: v for k, v in config.items() if (k, v) != ("conditioned", False)}
         unknown = sorted(set(config) - set(cls.__dataclass_fields__))
         _require(not unknown, f"unknown transformer options: {', '.join(unknown)}")
         pairs = {name: tuple(config[name]) for name in ("grid", "guidance") if config.get(name)}

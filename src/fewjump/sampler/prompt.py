@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fewjump.denoiser.base import Denoiser
-from fewjump.denoiser.condition import Condition, ask
+from fewjump.denoiser.base import Condition, Denoiser
+from fewjump.denoiser.condition import ask
 from fewjump.law import Law
 
 

@@ -18,8 +18,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fewjump.denoiser.base import Denoiser
-from fewjump.denoiser.condition import Condition, ConditionedDenoiser, make_condition
+from fewjump.denoiser.base import Condition, Denoiser
+from fewjump.denoiser.condition import ConditionedDenoiser, make_condition
 from fewjump.progress import Progress
 from fewjump.random import SampleStreams
 from fewjump.sampler.base import Move, Moves, Sampler, Step, draw_step, get_sampler

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewjump.denoiser.base import Denoiser
-from fewjump.denoiser.condition import Condition
+from fewjump.denoiser.base import Condition, Denoiser
 from fewjump.random import SampleStreams, uniform
 
 Numbers = Tensor | np.ndarray

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from fewjump.denoiser.base import Denoiser
-from fewjump.denoiser.condition import Condition, ConditionedDenoiser
+from fewjump.denoiser.base import Condition, Denoiser
+from fewjump.denoiser.condition import ConditionedDenoiser
 from fewjump.files import check_readable
 from fewjump.objective.base import Metrics, Objective
 from fewjump.options.training import FREE_OPTIONS, TrainConfig

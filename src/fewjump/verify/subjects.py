@@ -49,6 +49,8 @@ def open_saved(check: ModelCheck) -> Saved:
     assert check.model is not None
     place = place_of(check.model)
     denoiser, _ = open_model(place, Reading(**reading_values(check)))
+    if denoiser.classes is not None:
+        raise ValueError(f"named checks are of models without classes; {place} has some")
     return Saved(denoiser, denoiser.vocabulary_config, place)
 
 
