@@ -12,7 +12,7 @@ from experiments.harness import RESULTS, ROOT
 
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 #: Modules of this package whose public functions a marker may name.
-MODULES = ("adaptive", "checkpoints", "checks", "cost", "results", "students")
+MODULES = ("adaptive", "checkpoints", "checks", "cost", "guidance", "results", "students")
 MARK = re.compile(r"<!-- (table|figure|made|value): (.+?) -->(.*?)<!-- end -->", re.DOTALL)
 
 Content = dict[str, Any]

@@ -202,6 +202,10 @@ def distill(
     conditions = conditions_for(
         teacher.classes, own, scales, guidance=guidance, label_dropout=label_dropout
     )
+    if lora is not None and guidance != teacher.guidance_range:
+        raise ValueError(
+            "lora keeps the teacher's network, which takes no guidance scale; leave out one of them"
+        )
     if labels is not None and conditions is None:
         raise ValueError("labels are for a teacher with classes, and this one has none")
     if isinstance(student, Denoiser):

@@ -166,6 +166,9 @@ def test_a_saved_model_keeps_its_classes(tmp_path: Path) -> None:
     assert (again.classes, again.guidance_range) == (2, (0.0, 2.0))
     x = fewjump.sample(model, 6, 2, generator=0, label=1, guidance=2.0)
     assert torch.equal(fewjump.sample(again, 6, 2, generator=0, label=1, guidance=2.0), x)
+    card = (tmp_path / "m" / "README.md").read_text(encoding="utf-8")
+    assert "label=0" in card
+    assert "an input, from 0 to 2" in card
     plain = network(1).trunk.config
     assert "guidance" not in plain.config()
 
@@ -193,6 +196,8 @@ def test_clear_errors() -> None:
     teacher = network()
     with pytest.raises(ValueError, match="data have no labels"):
         fewjump.distill(teacher, x0, steps=1, **QUIET)
+    with pytest.raises(ValueError, match="lora keeps the teacher's network"):
+        fewjump.distill(teacher, guidance=(0, 2), lora=2, steps=1, **QUIET)
     with pytest.raises(ValueError, match="0 ≤ low ≤ high"):
         fewjump.distill(teacher, guidance=(3, 2), steps=1, **QUIET)
     with pytest.raises(ValueError, match="which sequence is of which"):
