@@ -104,13 +104,14 @@ def token_file(
     parts = split_blocks(rows, valid_fraction, test_fraction, str(path))
     described = f"{path.name}: {rows.shape[0]} sequences of {rows.shape[1]} tokens below {size}"
     sizes = [len(part) for part in parts]
-    labels, scales = (
-        dict(zip(("train", "valid", "test"), torch.from_numpy(beside[name]).split(sizes)))
-        if name in beside
-        else {}
-        for name in ("labels", "guidance")
-    )
-    return Dataset(*parts, vocabulary, described, labels, scales)
+
+    def of_parts(name: str) -> dict[str, torch.Tensor]:
+        if name not in beside:
+            return {}
+        train, valid, test = torch.from_numpy(beside[name]).split(sizes)
+        return {"train": train, "valid": valid, "test": test}
+
+    return Dataset(*parts, vocabulary, described, of_parts("labels"), of_parts("guidance"))
 
 
 def _open_archive(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
