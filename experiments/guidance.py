@@ -45,7 +45,7 @@ class Sizes:
     hidden: int = 64
     blocks: int = 2
     teacher_steps: int = 1200
-    product_steps: int = 200
+    product_steps: int = 400
     joint_steps: int = 300
     batch_size: int = 64
     rollouts: int = 1500
@@ -68,17 +68,25 @@ class Config(Options):
     sizes: Sizes = field(default_factory=Sizes)
 
 
-def trained(data: Dataset, sizes: Sizes, seed: int, runs: Path) -> dict[str, Denoiser]:
-    """The teacher and its two students, trained where they are not yet."""
+def settings_of(sizes: Sizes) -> dict[str, list[Any]]:
+    """What each model, and the rollouts, depend on."""
     settings = asdict(sizes)
     taught = [settings[k] for k in ("hidden", "blocks", "teacher_steps", "batch_size")]
     drawn = [*taught, *(settings[k] for k in ("rollouts", "rollout_steps", "scales"))]
-    known = {TEACHER: taught, "rollouts": drawn}
-    known |= {PRODUCT: [*drawn, sizes.product_steps]}
-    known |= {JOINT: [*drawn, sizes.joint_steps, sizes.components]}
+    return {
+        TEACHER: taught,
+        "rollouts": drawn,
+        PRODUCT: [*drawn, sizes.product_steps],
+        JOINT: [*drawn, sizes.joint_steps, sizes.components],
+    }
+
+
+def trained(data: Dataset, sizes: Sizes, seed: int, runs: Path) -> dict[str, Denoiser]:
+    """The teacher and its two students, trained where they are not yet."""
+    settings = settings_of(sizes)
 
     def folder(name: str) -> Path:
-        return place(runs, f"guidance-{name}-{seed}", known[name])
+        return place(runs, f"guidance-{name}-{seed}", settings[name])
 
     common: dict[str, Any] = {"batch_size": sizes.batch_size, "seed": seed, "save_every": 100}
     network = DigitSizes(hidden=sizes.hidden, blocks=sizes.blocks).network()
@@ -116,7 +124,7 @@ def trained(data: Dataset, sizes: Sizes, seed: int, runs: Path) -> dict[str, Den
             guided,
             guidance=sizes.scales,
             steps=sizes.product_steps,
-            lr=5e-4,
+            lr=2e-3,
             ema=0.99,
             out=out,
             **common,
@@ -179,7 +187,8 @@ def judged(
         return [{**vars(row), "scale": scale, "seed": seed} for row in found]
 
     label = f"guidance-{name}-{seed}-at-{scale:g}"
-    return kept(place(runs, label, asdict(sizes)) / "rows.json", compute)
+    settings = [*settings_of(sizes)[name], sizes.samples]
+    return kept(place(runs, label, settings) / "rows.json", compute)
 
 
 if __name__ == "__main__":
