@@ -71,8 +71,20 @@ def test_infilling(run, whole: bool) -> None:
     assert float(errors["chain"]) < (0.07 if whole else 0.11) < 0.14 < float(errors["teacher"])
 
 
+@whole_too
+def test_guidance(run, whole: bool) -> None:
+    small = {"steps=300": "steps=60", "200, 16,": "100, 4,", "range(200)": "range(100)"}
+    out = run("guidance", {} if whole else small)
+    right = {s: int(p) for s, p in re.findall(r"guidance (\d): (\d+)% of the digits", out)}
+    # Without the class one digit in ten is as asked.
+    assert right["0"] < 30
+    assert right["0"] < right["3"]
+    if whole:
+        assert right["1"] < right["3"]
+
+
 def test_no_example_is_untested() -> None:
-    tested = {"floor", "own_network", "joint_student", "infilling", "large_vocabulary"}
+    tested = {"floor", "own_network", "joint_student", "infilling", "large_vocabulary", "guidance"}
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested
 
 

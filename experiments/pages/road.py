@@ -12,7 +12,16 @@ from experiments.harness import RESULTS, ROOT
 
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 #: Modules of this package whose public functions a marker may name.
-MODULES = ("adaptive", "checkpoints", "checks", "conditioning", "cost", "results", "students")
+MODULES = (
+    "adaptive",
+    "checkpoints",
+    "checks",
+    "conditioning",
+    "cost",
+    "guidance",
+    "results",
+    "students",
+)
 MARK = re.compile(r"<!-- (table|figure|made|value): (.+?) -->(.*?)<!-- end -->", re.DOTALL)
 
 Content = dict[str, Any]

@@ -23,15 +23,18 @@ from fewjump.assembly import (
     data_objective,
     default_source,
     matching,
+    trunk_options,
 )
 from fewjump.config import changed
 from fewjump.data import Dataset
+from fewjump.data.dataset import labels_of, scales_of
 from fewjump.denoiser import Denoiser, NetworkDenoiser
 from fewjump.objective import Objective
 from fewjump.options.training import DISTILLATION, TEACHER_TRAINING, TrainConfig
 from fewjump.process import Process
 from fewjump.runs import describe_model, finish, keeping, run_folder, set_aside
 from fewjump.train import train
+from fewjump.train.conditions import Numbers, conditions_for
 from fewjump.train.data import Tokens
 
 
@@ -41,6 +44,9 @@ def train_teacher(
     *,
     network: Network | Denoiser | None = None,
     objective: Objective | str = "cross-entropy",
+    classes: int | None = None,
+    labels: Numbers | None = None,
+    label_dropout: float = 0.1,
     out: str | Path | None = None,
     accepted: Callable[[Path], object] | None = None,
     config: TrainConfig = TEACHER_TRAINING,
@@ -55,6 +61,11 @@ def train_teacher(
             ``vocab_size``), or a denoiser to train in place.
         objective: ``cross-entropy`` (fast, the default), ``elbo`` (the likelihood bound),
             ``score-entropy`` (trains a concrete-score network), or an objective.
+        classes: K, for a teacher that is told the class of a sequence, one of {0..K−1}
+            (:mod:`fewjump.denoiser.condition`).
+        labels: (N,) class of each of the training sequences; the data set's own by default.
+        label_dropout: probability in [0, 1) that a training sequence is shown without its class:
+            what the model says of no class is learned from these, and guidance needs it.
         out: run folder; None keeps nothing on disk.
         accepted: called with ``out`` once nothing stands against the run, to write more into it.
         config: how to optimise.
@@ -77,7 +88,20 @@ def train_teacher(
     else:
         if len(tokens.shape) != 2:
             raise ValueError(f"data must be (N, L) tokens, got shape {tuple(tokens.shape)}")
-        model = build_teacher(process, network, int(tokens.shape[1]), config.seed, chosen)
+        length = int(tokens.shape[1])
+        sizes = network if classes is None else {**trunk_options(network), "classes": classes}
+        model = build_teacher(process, sizes, length, config.seed, chosen)
+    conditions = None
+    if model.classes is not None:
+        found = labels_of(data) if labels is None else labels
+        if found is None:
+            raise ValueError(
+                "these data have no labels: give labels=…, an .npz file of tokens and labels, or "
+                "leave out classes (--classes)"
+            )
+        conditions = conditions_for(model.classes, found, label_dropout=label_dropout)
+    elif labels is not None:
+        raise ValueError("labels are for a model with classes; give classes=… (--classes)")
     run = {"verb": "train", "denoiser": describe_model(model)}
     with run_folder(out):
         result = train(
@@ -85,6 +109,7 @@ def train_teacher(
             chosen,
             tokens,
             config,
+            conditions=conditions,
             out=out,
             run_config=run,
             accepted=accepted,
@@ -103,6 +128,9 @@ def distill(
     head: Mapping[str, Any] | None = None,
     warm_start: bool = True,
     lora: int | None = None,
+    labels: Numbers | None = None,
+    guidance: tuple[float, float] | None = None,
+    label_dropout: float = 0.1,
     out: str | Path | None = None,
     accepted: Callable[[Path], object] | None = None,
     config: TrainConfig = DISTILLATION,
@@ -139,6 +167,15 @@ def distill(
         lora: rank of a student that is the frozen teacher plus a low-rank difference
             (:mod:`fewjump.denoiser.lora`): the weights are in memory once. What is returned
             and saved is an ordinary denoiser. None trains every weight.
+        labels: (N,) class of each training sequence, for a teacher with classes; the data set's
+            own by default. Without data classes are drawn evenly.
+        guidance: least and largest guidance scale. The student then takes the scale as an input,
+            and answers in one evaluation as the teacher, guided by it, does in two. Each sequence
+            has a scale of its own: the one that it was drawn with, where the data say so
+            (:func:`fewjump.rollouts.rollouts`), else one drawn uniformly. Guided samples are not
+            distributed as the data: without such data, x_t and x_s come from the guided teacher
+            (``teacher-rollout``, then the default).
+        label_dropout: as for :func:`train_teacher`.
         out: run folder; None keeps nothing on disk.
         accepted: called with ``out`` once nothing stands against the run, to write more into it.
         config: how to optimise.
@@ -156,22 +193,45 @@ def distill(
     length = teacher.length if tokens is None else int(tokens.shape[-1])
     if length is not None:
         teacher.check_length(length)
+    own = labels_of(data) if labels is None else labels
+    scales = scales_of(data) if labels is None else None
+    if guidance is None and teacher.classes is not None:
+        guidance = teacher.guidance_range
+        if guidance is None and scales is not None:
+            guidance = float(scales.min()), float(scales.max())
+    conditions = conditions_for(
+        teacher.classes, own, scales, guidance=guidance, label_dropout=label_dropout
+    )
+    if lora is not None and guidance != teacher.guidance_range:
+        raise ValueError(
+            "lora keeps the teacher's network, which takes no guidance scale; leave out one of them"
+        )
+    if labels is not None and conditions is None:
+        raise ValueError("labels are for a teacher with classes, and this one has none")
     if isinstance(student, Denoiser):
         model = student
     else:
-        model = build_student(teacher, student, network, head, warm_start, length, config.seed)
+        model = build_student(
+            teacher, student, network, head, warm_start, length, config.seed, guidance
+        )
     if model.vocabulary_config is None:
         model.vocabulary_config = teacher.vocabulary_config
 
     with run_folder(out), set_aside(teacher):
         if lora is not None:
-            own = isinstance(student, Denoiser) or not warm_start
-            add_adapters(model, teacher, lora, config.seed, own)
+            fresh = isinstance(student, Denoiser) or not warm_start
+            add_adapters(model, teacher, lora, config.seed, fresh)
         if isinstance(objective, Objective):
             chosen = objective
         else:
             kind = model.kind if isinstance(model, NetworkDenoiser) else "product"
-            chosen = matching(kind, objective or default_source(data is not None))
+            like_data = data is not None and (guidance is None or scales is not None)
+            chosen = matching(kind, objective or default_source(like_data))
+        if conditions is not None and conditions.labels is None and chosen.needs_data:
+            raise ValueError(
+                "the teacher has classes, and these data have no labels: give labels=…, an .npz "
+                "file of tokens and labels, or objective='teacher-rollout' (--matching)"
+            )
         run = {"verb": "distill", "denoiser": describe_model(model), "warm_start": warm_start}
         if lora is not None:
             run["lora"] = lora
@@ -182,6 +242,7 @@ def distill(
             config,
             teacher=teacher,
             length=length,
+            conditions=conditions,
             out=out,
             run_config=run,
             accepted=keeping(teacher, data, accepted),

@@ -113,6 +113,11 @@ def build_teacher(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(fold_seed(seed, _INITIAL_WEIGHTS))
         if isinstance(objective, ScoreEntropy):
+            if config["trunk"].get("classes") is not None:
+                raise ValueError(
+                    "score-entropy trains networks without classes; use objective='cross-entropy', "
+                    "or leave out classes (--classes)"
+                )
             model: Denoiser = ScoreDenoiser.from_config(config)
         else:
             model = NetworkDenoiser.from_config(config)
@@ -129,8 +134,11 @@ def build_student(
     warm_start: bool,
     length: int | None,
     seed: int,
+    guidance: tuple[float, float] | None = None,
 ) -> Denoiser:
     """A student of a kind, at the teacher's weights or fresh; see :func:`fewjump.distill`.
+
+    It has the teacher's classes, and takes a guidance scale if ``guidance`` says which.
 
     Raises:
         ValueError: for an unknown kind, or where there is nothing to start from.
@@ -139,6 +147,7 @@ def build_student(
         raise ValueError(f"unknown student {kind!r}; known: {', '.join(sorted(HEADS))}")
     has_weights = next(teacher.parameters(), None) is not None
     plain = kind == "product" and network is None and not head
+    plain = plain and guidance == teacher.guidance_range
     if has_weights and not isinstance(teacher, NetworkDenoiser):
         if plain and warm_start:
             return teacher.as_student()
@@ -152,9 +161,12 @@ def build_student(
                 "a student that starts afresh, or use student='product' with warm_start=True"
             )
     source = teacher if isinstance(teacher, NetworkDenoiser) and network is None else None
+    trunk = trunk_options(source.trunk.config if source is not None else network)
+    if teacher.classes is not None:
+        trunk |= {"classes": teacher.classes, "guidance": guidance}
     config = {
         "process": teacher.process.config(),
-        "trunk": trunk_options(source.trunk.config if source is not None else network),
+        "trunk": trunk,
         "head": {"kind": kind, **(head or {})},
         "length": length,
         "autocast": source.autocast if source is not None else None,
@@ -165,7 +177,7 @@ def build_student(
         student = NetworkDenoiser.from_config(config)
     student.process = teacher.process
     if warm_start and isinstance(teacher, NetworkDenoiser):
-        if student.trunk.config == teacher.trunk.config:
+        if network is None or student.trunk.config == teacher.trunk.config:
             student.warm_start(teacher)
         else:
             raise ValueError(

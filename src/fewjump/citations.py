@@ -120,6 +120,20 @@ _WORKS: dict[str, tuple[str, str, str, int, str]] = {
         2019,
         "1904.06991",
     ),
+    "guidance-rates": (
+        "nisonoff2024unlocking",
+        "Unlocking Guidance for Discrete State-Space Diffusion and Flow Models",
+        "Nisonoff, Hunter and Xiong, Junhao and Allenspach, Stephan and Listgarten, Jennifer",
+        2024,
+        "2406.01572",
+    ),
+    "classifier-free": (
+        "ho2022classifier",
+        "Classifier-Free Diffusion Guidance",
+        "Ho, Jonathan and Salimans, Tim",
+        2022,
+        "2207.12598",
+    ),
     "any-order": (
         "campbell2025self",
         "Self-Speculative Masked Diffusions",
@@ -190,6 +204,8 @@ _ALSO = {
     "CrossEntropyELBO": "mdlm",
     "theta-rk2": "theta-trapezoidal",
     "cosine": "duo",
+    "guidance": "udlm",
+    "d-cfg": "udlm",
     "transformer": "dit",
 }
 

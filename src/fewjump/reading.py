@@ -49,7 +49,6 @@ class ReadingOptions:
             trained.
         family: such a checkpoint without a configuration: what it is.
         mask: such a checkpoint: number of the mask, where its tokenizer does not say.
-        label: such a checkpoint: class to condition a class-conditional one on.
         tokenizer: what the model's tokens are, if it does not say: a tokenizer.json, a tokenizer's
             folder, or hf:owner/name. Checkpoints of SEDD, MDLM, UDLM and Duo do not say.
     """
@@ -57,7 +56,6 @@ class ReadingOptions:
     weights: WeightsName = "ema"
     family: FamilyName | None = None
     mask: int | None = None
-    label: int | None = None
     tokenizer: Source | None = None
 
 

@@ -75,11 +75,15 @@ def refine(
         The refined student with averaged weights, in eval mode.
 
     Raises:
-        ValueError: for options that do not fit together, and where ``out`` holds what is not this
-            run's; see also :func:`fewjump.train.train`.
+        ValueError: for options that do not fit together, for a student with classes, and where
+            ``out`` holds what is not this run's; see also :func:`fewjump.train.train`.
         DiversityError: if the student left the band. With ``out``, ``model/`` then holds the last
             good one.
     """
+    if student.classes is not None:
+        raise ValueError(
+            "refine is for students without classes; distil with guidance=(low, high) instead"
+        )
     given = (on_policy or OnPolicyOptions(), bounds or GuardOptions(), config)
     minimised, limits, config = changed(options, *given)
     if minimised.warmup >= config.steps:

@@ -139,8 +139,8 @@ OBJECTIVES: Registry[type[Objective]] = Registry(
     },
 )
 
-#: What a room calls of one above it: the hub's methods of every model, and the grid that is fitted
-#: to a model by drawing from it.
+#: What a room or a base calls of one above it: the hub's methods of every model, the grid that is
+#: fitted to a model by drawing from it, and the denoiser that asks another for a class.
 ENTRY_POINTS: Registry[Callable[..., Any]] = Registry(
     "entry point",
     {
@@ -148,6 +148,7 @@ ENTRY_POINTS: Registry[Callable[..., Any]] = Registry(
         "save_pretrained": "fewjump.publish.hub:save",
         "push_to_hub": "fewjump.publish.hub:push_to_hub",
         "generate": "fewjump.publish.hub:generate",
+        "conditioned": "fewjump.denoiser.condition:conditioned",
         "fitted": "fewjump.sampler.fitted_grid:remembered_grid",
     },
 )

@@ -23,10 +23,12 @@ from fewjump.checkpoint.folder import plain
 from fewjump.data import Vocabulary
 from fewjump.data.cache import narrowed, token_dtype
 from fewjump.denoiser import Denoiser
+from fewjump.denoiser.condition import make_condition
 from fewjump.denoiser.wrappers import weights_checksum
-from fewjump.files import check_file_writable, folder_made, naming, write_text
+from fewjump.files import check_file_writable, folder_made, naming, whole_file, write_text
 from fewjump.lock import sole_writer
 from fewjump.progress import Progress
+from fewjump.random import SampleStreams, fold_seed, uniform
 from fewjump.sampler import Sampler, get_sampler, run
 from fewjump.sampler.prompt import make_prompt
 from fewjump.sampler.run import check_options
@@ -34,6 +36,8 @@ from fewjump.sampler.time_grid import GridSpec, check_spec
 
 # Of NumPy, for an array of two axes.
 _HEADER_BYTES = 128
+# Purpose of a seed: the guidance scales of the samples.
+_SCALES = 1
 
 
 def rollouts(
@@ -49,23 +53,31 @@ def rollouts(
     batch_size: int = 256,
     prompt: Tensor | None = None,
     fixed: Tensor | None = None,
+    label: Tensor | None = None,
+    guidance: float | tuple[float, float] | None = None,
     vocabulary: Vocabulary | None = None,
     progress: bool = False,
 ) -> Path:
-    """Draw samples of a teacher into a ``.npy`` file of tokens (N, L).
+    """Draw samples of a teacher into a ``.npy`` file of tokens (N, L), or with classes an ``.npz``.
 
-    The samples lie in ``NAME.npy.part`` until all are there, with what they are in ``NAME.json``.
+    The archive holds ``tokens``, ``labels`` and, where they were guided, ``guidance``, as
+    :func:`fewjump.data.token_file` reads them: to distil a student that takes the scale.
+
+    The samples lie in ``NAME.part`` until all are there, with what they are in ``NAME.json``.
     The same call goes on where an earlier one stopped; asked for more than a finished file holds,
     it goes on from there.
 
     Args:
         teacher: any denoiser.
-        path: the file, ending in ``.npy``.
+        path: the file, ending in ``.npy``, or in ``.npz`` for a teacher with classes.
         num_samples: N.
         steps, sampler, grid, length: see :func:`fewjump.sampler.run`.
         seed: of all samples.
         batch_size: samples between two writes.
         prompt, fixed: (M, L) given tokens, and which they are; sample i takes row i mod M.
+        label: (M,) classes; sample i is of class ``label[i mod M]``. By default all, in turn.
+        guidance: scale of classifier-free guidance; or (low, high), from which each sample has a
+            scale of its own, drawn uniformly. None for the class's own law.
         vocabulary: what the tokens stand for, to be written down.
         progress: show progress on stderr (:mod:`fewjump.progress`).
 
@@ -78,8 +90,15 @@ def rollouts(
         OSError: naming the file, where the disk is full: what is there can be gone on with.
     """
     path = Path(path)
-    if path.suffix != ".npy":
-        raise ValueError(f"rollouts are kept in a .npy file, got {path}")
+    if label is None and teacher.classes is not None:
+        label = torch.arange(teacher.classes)
+    suffix = ".npy" if label is None else ".npz"
+    if path.suffix != suffix:
+        what = "rollouts" if label is None else "rollouts by class"
+        raise ValueError(f"{what} are kept in a {suffix} file, got {path}")
+    pair = _pair(guidance)
+    for scale in pair or (None,):
+        make_condition(teacher, label, scale)
     length = teacher.length if length is None else length
     if length is None or min(length, num_samples, batch_size) < 1:
         raise ValueError(
@@ -102,13 +121,18 @@ def rollouts(
         "seed": seed,
         "length": length,
         "prompt": _given(prompt, fixed),
+        **({} if label is None else {"label": label.tolist(), "guidance": pair}),
     }
     told = {"samples_of": plain(identity), "data": vocabulary and vocabulary.config()}
     part = path.with_name(path.name + ".part")
     dtype = token_dtype(teacher.process.vocab_size)
     check_file_writable(path)
     _check_same(path, part, told)
-    done = _whole_rows(path if path.is_file() else part, dtype, length)
+    if path.is_file() and label is not None:
+        with np.load(path) as archive:
+            done = len(archive["tokens"])
+    else:
+        done = _whole_rows(path if path.is_file() else part, dtype, length)
     if done > num_samples:
         raise ValueError(f"{path} holds {done} samples already, more than {num_samples}")
     notes = path.with_suffix(".json")
@@ -135,6 +159,8 @@ def rollouts(
                         batch_size=batch_size,
                         prompt=None if prompt is None else prompt[rows],
                         fixed=None if fixed is None else fixed[rows],
+                        label=None if label is None else _labels(label, done, count),
+                        guidance=_scales(pair, seed, done, count),
                         first=done,
                     )
                     file.write(narrowed(result.samples.cpu().numpy(), dtype).tobytes())
@@ -142,15 +168,53 @@ def rollouts(
                     os.fsync(file.fileno())
                     done += count
                     bar.update(count)
-        part.replace(path)
+        if label is None:
+            part.replace(path)
+        else:
+            arrays = {"labels": _labels(label, 0, num_samples).numpy()}
+            scales = _scales(pair, seed, 0, num_samples)
+            if scales is not None:
+                arrays["guidance"] = scales.numpy()
+            with whole_file(path) as temporary, temporary.open("wb") as file:
+                np.savez(file, allow_pickle=False, tokens=np.load(part), **arrays)
+            part.unlink()
     return path
+
+
+def _labels(label: Tensor, first: int, count: int) -> Tensor:
+    """Classes of samples ``first`` to ``first`` + ``count`` − 1."""
+    return label[torch.arange(first, first + count) % len(label)].cpu()
+
+
+def _pair(guidance: float | tuple[float, float] | None) -> tuple[float, float] | None:
+    """Least and largest scale."""
+    if guidance is None:
+        return None
+    low, high = (guidance, guidance) if isinstance(guidance, int | float) else guidance
+    if not low <= high:
+        raise ValueError(f"guidance must be (low, high) with low ≤ high, got {low} and {high}")
+    return low, high
+
+
+def _scales(pair: tuple[float, float] | None, seed: int, first: int, count: int) -> Tensor | None:
+    """Guidance scales of the same samples: each a function of the seed and its number."""
+    if pair is None:
+        return None
+    streams = SampleStreams(fold_seed(seed, _SCALES), torch.arange(first, first + count))
+    return pair[0] + (pair[1] - pair[0]) * uniform((count,), streams)
 
 
 @contextmanager
 def _held_part(path: Path, part: Path, notes: Path) -> Iterator[None]:
     """Hold the file that samples are added to; a new one is gone again if none was added."""
     new = not (path.is_file() or part.is_file())
-    if path.is_file():
+    if path.is_file() and path.suffix == ".npz":
+        with np.load(path) as archive:
+            tokens = archive["tokens"]
+        with part.open("wb") as file:
+            file.write(_header(tokens.dtype, *tokens.shape) + tokens.tobytes())
+        path.unlink()
+    elif path.is_file():
         path.replace(part)
     part.touch()
     with sole_writer(part), naming(part):

@@ -25,7 +25,6 @@ UNREAD = {
     **dict.fromkeys((".rar", ".br", ".z"), _UNPACK),
     **dict.fromkeys((".xlsx", ".xls", ".ods", ".feather", ".orc", ".avro"), _TABLE),
     ".arrow": "give the folder that datasets' save_to_disk wrote, or save the table as .parquet",
-    ".npz": "save the one array with numpy.save as .npy",
     **dict.fromkeys((".pt", ".pth", ".pkl", ".pickle", ".safetensors", ".ckpt", ".mat"), _ARRAY),
     **dict.fromkeys((".h5", ".hdf5"), _ARRAY),
     ".idx": "give the .bin beside it",

@@ -28,6 +28,7 @@ from checkpoint.written import (
 from fewjump.checkpoint import CheckpointError, load
 from fewjump.checkpoint.families import CODE_EPS
 from fewjump.denoiser import NetworkDenoiser, ScoreDenoiser
+from fewjump.denoiser.base import Condition
 from fewjump.process import Absorbing, Uniform
 from fewjump.schedule import Cosine, Geometric, Linear, LogLinear
 
@@ -168,22 +169,21 @@ def test_marks_that_wrappers_leave_in_names(prefix: str, tmp_path: Path) -> None
 # -- what is beside the network -----------------------------------------------------------------
 
 
-def test_a_class_embedding_is_kept_for_one_class_and_left_out_for_none(tmp_path: Path) -> None:
+def test_classes_are_kept_and_the_last_is_no_class(tmp_path: Path) -> None:
     raw, ema = network(classes=3, seed=5), network(classes=3, seed=6)
     config = mdlm_config(parameterization="d3pm", diffusion="uniform", time_conditioning=True)
     path = lightning(tmp_path / "last.ckpt", raw, ema, config)
-    check(load(path), ema)
-    for label in range(3):
-        denoiser = load(path, label=label)
-        expected = reference(ema, X, SIGMA, label).float()
-        torch.testing.assert_close(outputs(denoiser), expected, rtol=0, atol=5e-6)
-    saved = fewjump.save(denoiser, tmp_path / "saved")
-    torch.testing.assert_close(outputs(fewjump.load(saved)), expected, rtol=0, atol=5e-6)
-    with pytest.raises(CheckpointError, match="label is 3, but the checkpoint knows 3 classes"):
-        load(path, label=3)
-    without = lightning(tmp_path / "other.ckpt", RAW, EMA, config)
-    with pytest.raises(CheckpointError, match="knows 0 classes"):
-        load(without, label=0)
+    denoiser = load(path)
+    assert denoiser.classes == 2
+    for model in (denoiser, fewjump.load(fewjump.save(denoiser, tmp_path / "saved"))):
+        for label in range(3):
+            condition = Condition(torch.full((3,), label))
+            features = model.trunk.features(X, SIGMA, None, condition)  # type: ignore[union-attr]
+            expected = reference(ema, X, SIGMA, label).float()
+            found = model.head.linear(features)  # type: ignore[union-attr]
+            torch.testing.assert_close(found, expected, rtol=0, atol=5e-6)
+        torch.testing.assert_close(outputs(model), expected, rtol=0, atol=5e-6)
+    assert load(lightning(tmp_path / "other.ckpt", RAW, EMA, config)).classes is None
 
 
 def test_an_average_in_the_order_of_a_sorted_dictionary(tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ def test_a_file_of_earlier_options_still_holds(here: Path) -> None:
         "length: null\nstudent: chain\nmatching: null\nhead:\n- states=3\nnear: 0.2\ndraws: 2\n"
         "consistency: 0.0\ndata_weight: 0.5\nfree_bits: 0.0\nkl_warmup: null\njumps: 2\n"
         "max_gap: 1.0\ntimes: uniform\nwarm_start: true\nlora: null\nknown: null\n"
-        "known_share: 0.5\nweights: ema\nfamily: null\nmask: null\nlabel: null\ntokenizer: null\n"
+        "known_share: 0.5\nweights: ema\nfamily: null\nmask: null\ntokenizer: null\n"
         "text_field: text\nsplit: train\ndocuments: null\npacking: null\ntoken_bits: null\n"
         "cache: null\nsteps: 1\nbatch_size: 4\nlr: 0.0003\nweight_decay: 0.0\nwarmup: 1\n"
         "decay: cosine\nclip: 1.0\naccumulate: 1\nema: 0.999\nprecision: float32\n"

@@ -1,4 +1,4 @@
-"""``--weights``, ``--family``, ``--mask`` and ``--label`` on every verb that reads an original."""
+"""``--weights``, ``--family`` and ``--mask`` on every verb that reads an original."""
 
 from __future__ import annotations
 

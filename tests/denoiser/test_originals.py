@@ -160,17 +160,3 @@ def test_samplers_step_by_the_ratios_of_an_imperfect_network(process: Process) -
     away = (staggered * kernel.T[x] * (1 - here)).clamp(min=0)
     table = away + here * (1 - away.sum(-1, keepdim=True))
     torch.testing.assert_close(analytic.rows(), table, rtol=0, atol=1e-10)
-
-
-def test_a_constant_condition_changes_the_network_and_is_saved() -> None:
-    process = Uniform(V, LogLinear())
-    plain = network(process)
-    conditioned = network(process, trunk={**TRUNK, "conditioned": True})
-    state = {k: v for k, v in conditioned.state_dict().items() if k != "trunk.condition"}
-    plain.load_state_dict(state)
-    x = states()
-    with torch.no_grad():
-        difference = (plain(x, 0.5).marginals() - conditioned(x, 0.5).marginals()).abs().max()
-        assert float(difference) > 1e-3
-        conditioned.trunk.condition.zero_()  # type: ignore[union-attr]
-        torch.testing.assert_close(plain(x, 0.5).marginals(), conditioned(x, 0.5).marginals())

@@ -60,10 +60,17 @@ def _facts(denoiser: Denoiser, config: Mapping[str, Any]) -> str:
         "length": denoiser.length or "any",
         "positions": _positions(trunk),
         "network": _network(trunk),
+        **({} if denoiser.classes is None else {"classes": denoiser.classes}),
+        **({} if denoiser.guidance_range is None else {"guidance": _range(denoiser)}),
         "reads the noise level": "yes" if trunk.get("time_conditioned") else "no",
         "parameters": f"{parameter_counts(denoiser)['total']:,}",
     }
     return _table(["", ""], [[key, value] for key, value in facts.items()])
+
+
+def _range(denoiser: Denoiser) -> str:
+    low, high = denoiser.guidance_range or (1.0, 1.0)
+    return f"an input, from {low:g} to {high:g}"
 
 
 def _positions(trunk: Mapping[str, Any]) -> str:
@@ -79,6 +86,7 @@ def _network(trunk: Mapping[str, Any]) -> str:
 
 def _usage(source: str, denoiser: Denoiser) -> str:
     length = "" if denoiser.length else ", length=64"
+    length += "" if denoiser.classes is None else ", label=0"
     return (
         "## Use\n\n```python\nimport fewjump\n"
         f'model = fewjump.load("{source}")\n'

@@ -59,7 +59,6 @@ def load(
     weights: WeightsName = "ema",
     family: FamilyName | None = None,
     mask: int | None = None,
-    label: int | None = None,
     tokenizer: Any = None,
     schedule: Schedule | None = None,
     dtype: torch.dtype | None = None,
@@ -81,8 +80,6 @@ def load(
             ``udlm`` or ``duo``.
         mask: of an original: number of the mask, where the checkpoint's tokenizer does not say and
             it is not the last state.
-        label: of a class-conditional original: the class; the last one stands for "no class". None
-            adds no class embedding at all, as the originals do when they are given no class.
         tokenizer: what the tokens are, if the model does not say: ``transformers`` or
             ``tokenizers`` object, a path, or ``hf:owner/name``. States that stand for none of them
             are kept (never noised, never generated).
@@ -101,7 +98,7 @@ def load(
             model does not need.
         ModuleNotFoundError: for a repository or a masked language model, without the ``hub`` extra.
     """
-    reading = Reading(weights, family, mask, label, tokenizer, schedule, dtype)
+    reading = Reading(weights, family, mask, tokenizer, schedule, dtype)
     return open_model(place_of(source), reading, device)[0]
 
 

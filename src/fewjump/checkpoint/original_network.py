@@ -151,17 +151,11 @@ def own_name(name: str) -> str:
     return f"trunk.blocks.{index}.{BLOCK[rest]}"
 
 
-def renamed(tensors: Mapping[str, Tensor], label: int | None) -> dict[str, Tensor]:
-    """The network's tensors under this library's names.
-
-    Args:
-        tensors: by the original names.
-        label: the class whose embedding is added to the condition, None for none.
-    """
-    aside = (CLASSES, FREQUENCIES)
-    out = {own_name(name): value for name, value in tensors.items() if name not in aside}
-    if label is not None:
-        out["trunk.condition"] = tensors[CLASSES][label].clone()
+def renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The network's tensors, by the original names, under this library's names."""
+    out = {own_name(n): value for n, value in tensors.items() if n not in (CLASSES, FREQUENCIES)}
+    if CLASSES in tensors:
+        out["trunk.labels.weight"] = tensors[CLASSES]
     return out
 
 
@@ -187,8 +181,8 @@ class Sizes:
     condition_dim: int
     classes: int
 
-    def trunk(self, time_conditioned: bool, conditioned: bool) -> TransformerConfig:
-        """The configuration of the same network here."""
+    def trunk(self, time_conditioned: bool, with_classes: bool) -> TransformerConfig:
+        """The configuration of the same network here, with its classes or without."""
         return TransformerConfig(
             vocab_size=self.vocab_size,
             hidden=self.hidden,
@@ -198,7 +192,7 @@ class Sizes:
             time_conditioned=time_conditioned,
             condition_dim=self.condition_dim,
             conv_kernel=0,
-            conditioned=conditioned,
+            classes=self.classes - 1 if with_classes else None,
         )
 
 
@@ -266,7 +260,7 @@ def _matrix(shapes: Mapping[str, Shape], name: str) -> tuple[int, int]:
 def _check_shapes(shapes: Mapping[str, Shape], sizes: Sizes) -> None:
     """Raise CheckpointError unless they are those of the same network here."""
     with torch.device("meta"):
-        trunk = Transformer(sizes.trunk(time_conditioned=True, conditioned=False))
+        trunk = Transformer(sizes.trunk(time_conditioned=True, with_classes=False))
     own: dict[str, Shape] = {f"trunk.{n}": tuple(v.shape) for n, v in trunk.state_dict().items()}
     own |= {"linear.weight": (sizes.vocab_size, sizes.hidden), "linear.bias": (sizes.vocab_size,)}
     expected = {name: own[own_name(name)] for name in expected_names(sizes.blocks, classes=False)}

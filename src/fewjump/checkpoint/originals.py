@@ -104,7 +104,7 @@ def read_original(
             sizes = checked_sizes(read, described)
             process, notes = process_of(found, described, sizes, mask, reading.schedule)
             dtype = reading.dtype or torch.float32
-            denoiser = build(read, described, sizes, process, reading.label, dtype)
+            denoiser = build(read, described, sizes, process, dtype)
             if vocabulary is not None:
                 notes += adopt_tokenizer(denoiser, vocabulary, mask is not None)
         except CheckpointError as error:
@@ -173,26 +173,23 @@ def build(
     described: Description,
     sizes: Sizes,
     process: Process,
-    label: int | None,
     dtype: torch.dtype,
 ) -> NetworkDenoiser | ScoreDenoiser:
     """The denoiser with its weights."""
-    if label is not None and not 0 <= label < sizes.classes:
-        raise CheckpointError(
-            f"label is {label}, but the checkpoint knows {sizes.classes} classes"
-            + (" (the last is: no class)" if sizes.classes else "")
-        )
-    names = expected_names(sizes.blocks, label is not None)
+    scores = described.family.startswith("sedd")
+    # The last row of the embedding is that of no class. Score networks have no classes here.
+    with_classes = sizes.classes > 1 and not scores
+    names = expected_names(sizes.blocks, with_classes)
     originals = {name: read.read(name) for name in names}
     if FREQUENCIES in read.shapes:
         check_frequencies(read.read(FREQUENCIES))
     check_values(originals)
-    tensors = {n: t.to(dtype) for n, t in renamed(originals, label).items()}
-    config = sizes.trunk(described.time_conditioned, label is not None)
+    tensors = {n: t.to(dtype) for n, t in renamed(originals).items()}
+    config = sizes.trunk(described.time_conditioned, with_classes)
     with torch.device("meta"):
         trunk = Transformer(config)
         head = ProductHead(sizes.hidden, sizes.vocab_size)
-    if described.family.startswith("sedd"):
+    if scores:
         with torch.device("meta"):
             network = ScoreNetwork(trunk, process, described.scaled)
         network.load_state_dict(tensors, strict=True, assign=True)

@@ -17,6 +17,7 @@ from fewjump.commands.shared import (
     named_values,
     refuse_without_data,
 )
+from fewjump.commands.train import LABEL_DROPOUT
 from fewjump.config import Source
 from fewjump.lock import is_main
 from fewjump.options.objectives import (
@@ -71,6 +72,11 @@ class Subject:
         warm_start: start from the teacher's weights.
         lora: rank of a low-rank difference to the teacher's weights, which then are in memory once;
             needs the extra fewjump[lora]. Default: train every weight.
+        guidance: least and largest guidance scale, for a teacher with classes: the student then
+            takes the scale as an input, and answers in one evaluation as the guided teacher does in
+            two. Default: those of the data's samples (fewjump rollouts --guidance), if any.
+        label_dropout: of a teacher with classes: share of sequences that are shown without their
+            class.
         objective: how any student is compared with its teacher.
         gap: product students: where the teacher is asked.
         joint: joint students: where the teacher is asked, and what is learned from it.
@@ -89,6 +95,8 @@ class Subject:
     times: TimesName = "uniform"
     warm_start: bool = True
     lora: int | None = None
+    guidance: tuple[float, float] | None = None
+    label_dropout: float = LABEL_DROPOUT
     objective: MatchingOptions = field(default_factory=MatchingOptions)
     gap: GapOptions = field(default_factory=GapOptions)
     joint: JointOptions = field(default_factory=JointOptions)
@@ -129,7 +137,11 @@ def run(options: Options) -> int:
     elif teacher.denoiser.length is None:
         teacher.denoiser.check_length(options.length or DEFAULT_LENGTH)
         teacher.denoiser.length = options.length or DEFAULT_LENGTH
-    objective = objective_of(options)
+    classes = teacher.denoiser.classes
+    if classes is None and options.label_dropout != LABEL_DROPOUT:
+        raise ValueError("--label-dropout is for teachers with classes, and this one has none")
+    guided = options.guidance is not None and (data is None or not data.scales)
+    objective = objective_of(options, guided)
     # Without data the library is not told what the tokens mean; the teacher's folder knows.
     teacher.denoiser.vocabulary_config = teacher.vocabulary.config()
     distill(
@@ -140,6 +152,8 @@ def run(options: Options) -> int:
         head=named_values("head", options.head),
         warm_start=options.warm_start,
         lora=options.lora,
+        guidance=options.guidance,
+        label_dropout=options.label_dropout,
         out=options.out,
         accepted=partial(save_options, options),
         config=options.training,
@@ -164,8 +178,8 @@ def time_sampling(name: TimesName) -> TimeSampling | None:
     return TimeSampling(curriculum="doubling" if name == "gap-doubling" else "halving")
 
 
-def objective_of(options: Options) -> Objective:
-    """What the student is trained by.
+def objective_of(options: Options, guided: bool = False) -> Objective:
+    """What the student is trained by; ``guided`` by a teacher whose samples are not like the data.
 
     Raises:
         ValueError: for options of another kind of student, or that start from data where there are
@@ -173,7 +187,7 @@ def objective_of(options: Options) -> Objective:
     """
     from fewjump.assembly import default_source, matching
 
-    source = options.intermediate or default_source(options.data is not None)
+    source = options.intermediate or default_source(options.data is not None and not guided)
     if options.data is None and source != "teacher-rollout":
         raise ValueError(f"--matching {source} starts from data: give --data")
     if options.data is None and options.objective.known is not None:

@@ -49,6 +49,8 @@ class Subject:
         sampler: how to step; several are compared.
         sampler_options: options of the one sampler as name=value, such as gamma=0.1 of
             entropy-bounded.
+        guidance: scale of classifier-free guidance, for models with classes, which are drawn in
+            turn. Default: 1.
         num_samples: samples of each measurement. Default: as many as the test part has.
         seeds: independent sets of samples; means are reported, with intervals over all.
         out: folder for results.json. Default: the first run's folder.
@@ -63,6 +65,7 @@ class Subject:
     steps: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16, 64])
     sampler: list[SamplerName] = field(default_factory=lambda: ["ancestral"])
     sampler_options: list[str] = field(default_factory=list)
+    guidance: float | None = None
     num_samples: int | None = None
     seeds: list[int] = field(default_factory=lambda: [0])
     out: Path | None = None
@@ -75,9 +78,10 @@ class Options(DocumentOptions, ReadingOptions, GridOptions, Subject):
     """Measure the samples of one or more models, and write results.json.
 
     Images are judged in the features of a small classifier trained on the data (Fréchet distance,
-    precision, recall); texts and tokens by a judge of the data, with entropy, distinct n-grams and
-    dictionary words beside it. The data's own test part is the reference. Then `fewjump report`
-    makes a page of it; one of earlier results in the folder is removed.
+    precision, recall, and of models with classes the share of images that it gives theirs); texts
+    and tokens by a judge of the data, with entropy, distinct n-grams and dictionary words beside
+    it. The data's own test part is the reference. Then `fewjump report` makes a page of it; one of
+    earlier results in the folder is removed.
     """
 
 
@@ -120,6 +124,7 @@ def run(options: Options) -> int:
             "models": {name: str(model.folder) for name, model in names.items()},
             "samples": options.num_samples or len(data.test),
             "seeds": ", ".join(map(str, options.seeds)),
+            **({} if options.guidance is None else {"guidance": options.guidance}),
             "machine": machine_facts(),
         }
         if any(model.folder == out / "model" for model in models):
@@ -216,6 +221,7 @@ def _measure(
                 options.seeds,
                 model=name,
                 grid=options.grid,
+                guidance=options.guidance,
                 progress=tell if options.progress else None,
             )
         shown += _first_samples(options, samplers[0], name, model, meter)
@@ -228,10 +234,12 @@ def _first_samples(
 ) -> list[dict[str, Any]]:
     """A few samples of each budget: the first of those that were judged, since sample i depends
     on the seed and on i alone."""
+    from fewjump.evaluate.meter import classes_in_turn
     from fewjump.sampler import run as draw
 
     entries = []
     given = meter.given(model.denoiser, SHOWN_IMAGES)
+    given |= classes_in_turn(model.denoiser, SHOWN_IMAGES, options.guidance)
     seed = options.seeds[0]
     for steps in options.steps:
         result = draw(model.denoiser, SHOWN_IMAGES, steps, sampler, options.grid, seed, **given)

@@ -18,13 +18,17 @@ class Subject:
 
     Attributes:
         path: the teacher: what `fewjump sample` takes.
-        out: the file, ending in .npy.
+        out: the file, ending in .npy; for a model with classes in .npz, which holds their labels
+            too.
         num_samples: how many samples.
         steps: steps from noise to data: the student learns the law of the teacher run with that
             many.
         seed: of all samples.
         prompt: text the samples begin with.
         length: tokens per sample; several numbers are taken in turn, if the model has padding.
+        label: classes, taken in turn, for a model with classes. Default: all of them.
+        guidance: scale of classifier-free guidance; or two, between which each sample has one of
+            its own, to distil a student that takes the scale as an input. Default: none.
         batch_size: samples between two writes.
         device: where to compute, for example cuda.
         progress: show progress, if it takes a while.
@@ -37,6 +41,8 @@ class Subject:
     seed: int = 0
     prompt: str | None = None
     length: tuple[int, ...] = ()
+    label: tuple[int, ...] = ()
+    guidance: tuple[float, ...] = ()
     batch_size: int = 256
     device: str = "cpu"
     progress: bool = True
@@ -53,6 +59,8 @@ class Options(ReadingOptions, SamplerOptions, Subject):
 
 
 def run(options: Options) -> int:
+    import torch
+
     from fewjump.publish import Pipeline
     from fewjump.publish.conditions import read_conditions
     from fewjump.publish.models import open_model
@@ -60,6 +68,8 @@ def run(options: Options) -> int:
 
     check_draws([options.steps], options.num_samples)
     sampler = make_sampler(options.sampler, options.sampler_options)
+    if len(options.guidance) > 2:
+        raise ValueError(f"--guidance takes one scale or two, got {len(options.guidance)}")
     denoiser, vocabulary, _ = open_model(options.path, options.device, reading_values(options))
     pipe = Pipeline(denoiser, vocabulary)
     given = read_conditions(
@@ -82,6 +92,8 @@ def run(options: Options) -> int:
         batch_size=options.batch_size,
         prompt=given.prompt,
         fixed=given.fixed,
+        label=torch.tensor(options.label) if options.label else None,
+        guidance=(options.guidance[0], options.guidance[-1]) if options.guidance else None,
         vocabulary=vocabulary,
         progress=options.progress,
     )

@@ -12,7 +12,13 @@ from typing import IO, TYPE_CHECKING, Annotated
 
 import tyro
 
-from fewjump.commands.shared import DecodingName, SamplerOptions, check_draws, make_sampler
+from fewjump.commands.shared import (
+    DecodingName,
+    SamplerOptions,
+    check_draws,
+    labels_in_turn,
+    make_sampler,
+)
 from fewjump.files import (
     check_file_writable,
     check_replaceable,
@@ -53,6 +59,10 @@ class Subject:
             after its end, up to the length, is drawn too.
         length: tokens per sample. Several numbers are taken in turn, and the shorter samples
             padded, if the model has padding. Default: what the model was trained on.
+        label: class of the samples, for a model with classes; several are taken in turn. The number
+            after the last class asks for none in particular.
+        guidance: scale of classifier-free guidance: above 1 sharper towards the class, at two
+            evaluations a step, unless the student takes the scale as an input. Default: 1.
         temperature: below 1 sharpens every draw, at the price of variety.
         top_p: draw only from the most likely tokens of this total probability.
         decoding: how a student that draws token after token (autoregressive, any-order) draws: one
@@ -76,6 +86,8 @@ class Subject:
     prompt: str | None = None
     infill: str | None = None
     length: tuple[int, ...] = ()
+    label: tuple[int, ...] = ()
+    guidance: float | None = None
     temperature: float = 1.0
     top_p: float = 1.0
     decoding: DecodingName = "sequential"
@@ -126,6 +138,8 @@ def run(options: Options) -> int:
             prompt=options.prompt,
             infill=options.infill,
             length=options.length or None,
+            label=labels_in_turn(options.label, options.num_samples),
+            guidance=options.guidance,
             sampler=sampler,
             grid=options.grid,
             temperature=options.temperature,

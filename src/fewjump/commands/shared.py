@@ -134,6 +134,11 @@ def check_draws(steps: Sequence[int], samples: int | None, flag: str = "--num-sa
             raise ValueError(f"{name} must be at least 1 and at most {most}, got {count}")
 
 
+def labels_in_turn(labels: Sequence[int], count: int) -> list[int] | None:
+    """The class of each of so many samples; None where none was said."""
+    return [labels[i % len(labels)] for i in range(count)] if labels else None
+
+
 def named_values(option: str, words: Sequence[str]) -> dict[str, Any]:
     """``name=value`` words as a mapping; values as YAML reads them.
 

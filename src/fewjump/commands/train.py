@@ -24,6 +24,7 @@ ProcessName = Literal["masked", "uniform", "mask-to-uniform", "uniform-to-mask",
 ScheduleName = Literal["log-linear", "cosine", "geometric", "linear"]
 TeacherObjectiveName = Literal["cross-entropy", "elbo", "score-entropy"]
 UNIFORM_SHARE = 0.1
+LABEL_DROPOUT = 0.1
 
 
 @dataclass
@@ -33,7 +34,7 @@ class Subject:
     Attributes:
         data: digits, text (Python's own documentation), a text file,
             documents (.jsonl, .json, .csv, .tsv, .parquet, a data set's folder, hf:owner/name), or
-            an array of tokens (.npy, .bin).
+            an array of tokens (.npy, .npz, .bin).
         out: folder of the run.
         kind: how to read a file. auto: by its name; text as characters, or documents with a
             tokenizer.
@@ -51,6 +52,9 @@ class Subject:
             and --schedule.
         schedule: how fast.
         objective: what to minimise. score-entropy trains a network of concrete scores.
+        classes: number of classes, for data with labels (digits, .npz): the model is told the class
+            of a sequence, 0 to this minus 1, and can be sampled by it (--label, --guidance).
+        label_dropout: with --classes: share of sequences that are shown without their class.
         hidden: width of the network.
         blocks: transformer blocks.
         heads: attention heads.
@@ -73,6 +77,8 @@ class Subject:
     process_file: Path | None = None
     schedule: ScheduleName = "log-linear"
     objective: TeacherObjectiveName = "cross-entropy"
+    classes: int | None = None
+    label_dropout: float = LABEL_DROPOUT
     hidden: int = 128
     blocks: int = 4
     heads: int = 4
@@ -96,6 +102,8 @@ def run(options: Options) -> int:
     from fewjump.assembly import data_objective
     from fewjump.publish.models import open_data
 
+    if options.classes is None and options.label_dropout != LABEL_DROPOUT:
+        raise ValueError("--label-dropout is for models with classes: give --classes")
     if options.process != "gidd" and options.uniform_share != UNIFORM_SHARE:
         raise ValueError("--uniform-share is for --process gidd")
     if options.process_file is not None and options.process != Subject.process:
@@ -113,6 +121,8 @@ def run(options: Options) -> int:
         process,
         network=network_options(options, data),
         objective=data_objective(options.objective, options.learning),
+        classes=options.classes,
+        label_dropout=options.label_dropout,
         out=options.out,
         accepted=partial(save_options, options),
         config=options.training,
@@ -242,7 +252,7 @@ def _further(words: Sequence[str]) -> dict[str, Any]:
     from fewjump.config import convert, options_of
     from fewjump.denoiser import TransformerConfig
 
-    flags = ("hidden", "blocks", "heads", "dropout")
+    flags = ("hidden", "blocks", "heads", "dropout", "classes", "guidance")
     known = {one.name: one.hint for one in options_of(TransformerConfig)}
     known = {name: hint for name, hint in known.items() if name not in ("vocab_size", *flags)}
     given = named_values("network", words)

@@ -27,6 +27,8 @@ class Dataset:
         vocabulary: what the tokens stand for; its ``size`` is V.
         description: one line for people.
         labels: class of each sequence by part, (N,) int64, where the data have classes.
+        scales: guidance scale that each sequence was drawn with, by part, (N,) float64, where the
+            data are guided samples of a model.
     """
 
     train: Array
@@ -35,6 +37,7 @@ class Dataset:
     vocabulary: Vocabulary
     description: str
     labels: dict[str, Tensor] = field(default_factory=dict)
+    scales: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def length(self) -> int:
@@ -79,6 +82,16 @@ class Dataset:
         if limit is None or len(part) <= limit:
             return as_tokens(part[:])
         return self.batch(torch.arange(limit) * len(part) // limit, split)
+
+
+def labels_of(data: Dataset | Array | None) -> Tensor | None:
+    """Classes of the sequences that are trained on, where they are known."""
+    return data.labels.get("train") if isinstance(data, Dataset) else None
+
+
+def scales_of(data: Dataset | Array | None) -> Tensor | None:
+    """Guidance scales of the sequences that are trained on, where they are known."""
+    return data.scales.get("train") if isinstance(data, Dataset) else None
 
 
 def as_tokens(rows: Array) -> Tensor:

@@ -22,7 +22,7 @@ from fewjump.tokenizing import is_hub
 DataKind: TypeAlias = Literal["auto", "characters", "bytes", "lines", "tokens", "documents"]
 
 BUILTIN = ("digits", "text")
-ARRAYS = (".npy", ".bin")
+ARRAYS = (".npy", ".npz", ".bin")
 DEFAULT_LENGTH = 64
 
 _USED: dict[DataKind, set[str]] = {
@@ -77,8 +77,8 @@ def load_data(
         length: L. By default 64 for a stream, the longest line for lines, and the rows' own
             length otherwise.
         kind: how to read a file: ``characters``, ``bytes``, ``lines`` (one sample a line),
-            ``tokens`` (.npy, .bin) or ``documents``. ``auto`` reads ``.npy`` and ``.bin`` as
-            tokens, ``.jsonl``, ``.json``, ``.csv``, ``.tsv``, ``.parquet``, folders and the hub as
+            ``tokens`` (.npy, .npz, .bin) or ``documents``. ``auto`` reads these as tokens,
+            ``.jsonl``, ``.json``, ``.csv``, ``.tsv``, ``.parquet``, folders and the hub as
             documents, refuses what is known to be no text, and reads anything else as characters,
             or documents if there is a vocabulary.
         vocabulary: what to read documents, or tokens, in: a vocabulary, a tokenizer, or where to

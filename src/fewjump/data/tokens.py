@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
 import numpy as np
+import torch
 
 from fewjump.data.dataset import Dataset, as_tokens, split_blocks, windows
 from fewjump.data.vocabulary import Array, ImageLevels, Tokens, Vocabulary
@@ -38,6 +40,10 @@ def token_file(
 ) -> Dataset:
     """Tokens from a ``.npy`` file: (n,), cut into windows; (N, L), a row each; (N, H, W), images.
 
+    An ``.npz`` archive holds them as ``tokens``, a row each or images, and beside them the class of
+    each row as ``labels`` (N,) and, for guided samples, its scale as ``guidance`` (N,); it is read
+    into memory.
+
     A ``.bin`` file is a stream of unsigned numbers, the low byte first. How wide they are is said
     by the header that llm.c writes, by a Megatron ``.idx`` beside it, or by ``token_bits``;
     otherwise they have 16 bits, or 32 for a vocabulary beyond that. Parts are contiguous blocks of
@@ -68,7 +74,11 @@ def token_file(
     if token_bits is not None and (not raw or token_bits not in get_args(TokenBits)):
         known = ", ".join(map(str, get_args(TokenBits)))
         raise ValueError(f"token_bits (--token-bits) is one of {known}, for a .bin, not for {path}")
-    array = _open_raw(path, token_bits, vocab_size) if raw else _open(path)
+    beside: dict[str, np.ndarray] = {}
+    if path.suffix.lower() == ".npz":
+        array, beside = _open_archive(path)
+    else:
+        array = _open_raw(path, token_bits, vocab_size) if raw else _open(path)
     fix = f"; or is it not {array.itemsize * 8} bits wide? (--token-bits, token_bits=)" * raw
     largest = _check_range(array, vocab_size, path, fix)
     if vocabulary is not None:
@@ -93,7 +103,49 @@ def token_file(
         rows = as_tokens(rows)
     parts = split_blocks(rows, valid_fraction, test_fraction, str(path))
     described = f"{path.name}: {rows.shape[0]} sequences of {rows.shape[1]} tokens below {size}"
-    return Dataset(*parts, vocabulary, described)
+    sizes = [len(part) for part in parts]
+
+    def of_parts(name: str) -> dict[str, torch.Tensor]:
+        if name not in beside:
+            return {}
+        train, valid, test = torch.from_numpy(beside[name]).split(sizes)
+        return {"train": train, "valid": valid, "test": test}
+
+    return Dataset(*parts, vocabulary, described, of_parts("labels"), of_parts("guidance"))
+
+
+def _open_archive(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The tokens of an .npz, and of ``labels`` and ``guidance`` what it has."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            found = {name: archive[name] for name in archive.files}
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is not an archive of plain NumPy arrays: {error}") from error
+    known = {"tokens", "labels", "guidance"}
+    if "tokens" not in found or found.keys() - known:
+        raise ValueError(
+            f"{path} holds {', '.join(sorted(found)) or 'nothing'}; an .npz is read if it holds "
+            "tokens, and beside them at most labels and guidance (for one array, use numpy.save)"
+        )
+    tokens = _checked_array(path, found.pop("tokens"))
+    if tokens.ndim == 1:
+        raise ValueError(
+            f"{path} holds a stream; tokens beside labels are rows (N, L) or (N, H, W)"
+        )
+    for name, kinds in (("labels", "iu"), ("guidance", "f")):
+        if name not in found:
+            continue
+        values = found[name]
+        if values.dtype.kind not in kinds or values.shape != tokens.shape[:1]:
+            asked = "whole numbers" if name == "labels" else "floating-point numbers"
+            raise ValueError(
+                f"{name} of {path} must be {tokens.shape[0]} {asked}, one a row; got "
+                f"{values.dtype} of shape {values.shape}"
+            )
+        found[name] = values.astype(np.int64 if name == "labels" else np.float64)
+    if "labels" in found and int(found["labels"].min()) < 0:
+        raise ValueError(f"{path} holds label {int(found['labels'].min())}; labels must be ≥ 0")
+    return np.ascontiguousarray(tokens), found
 
 
 def _open(path: Path) -> np.ndarray:
@@ -106,7 +158,11 @@ def _open(path: Path) -> np.ndarray:
             f"{path} is not a plain NumPy array (.npy): {said}; save one of integers"
         ) from error
     if not isinstance(array, np.ndarray):
-        raise ValueError(f"{path} is an archive (.npz); save the one array with numpy.save")
+        raise ValueError(f"{path} is an archive; name it .npz, with its rows as tokens")
+    return _checked_array(path, array)
+
+
+def _checked_array(path: Path, array: np.ndarray) -> np.ndarray:
     if array.dtype.kind not in "iu":
         raise ValueError(
             f"{path} holds {array.dtype}, not integer tokens; save it with .astype('uint16')"

@@ -1,6 +1,6 @@
 """Denoisers: (x_t, t) → a law over clean sequences."""
 
-from fewjump.denoiser.base import Denoiser
+from fewjump.denoiser.base import Condition, Denoiser
 from fewjump.denoiser.heads import Head, ProductHead, head_from_config
 from fewjump.denoiser.joint_heads import (
     AnyOrderHead,
@@ -25,6 +25,7 @@ __all__ = [
     "AnyOrderHead",
     "AutoregressiveHead",
     "ChainHead",
+    "Condition",
     "Denoiser",
     "Head",
     "LatentHead",

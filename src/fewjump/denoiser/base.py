@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,6 +16,45 @@ from fewjump.law.base import Law
 from fewjump.process import Process
 from fewjump.registry import ENTRY_POINTS
 from fewjump.schedule import Time, as_time
+
+
+@dataclass(frozen=True)
+class Condition:
+    """The classes of a batch.
+
+    Attributes:
+        labels: (B,) int64 in {0..K}, K for no class; (1,) where all rows have the same.
+        scale: (B,) or (1,) float64, guidance scale γ ≥ 0; None for the law of the class itself.
+    """
+
+    labels: Tensor
+    scale: Tensor | None = None
+
+    def rows(self, index: Tensor) -> Condition:
+        """The condition of some rows; the same where all have one."""
+        if self.labels.shape[0] == 1:
+            return self
+        return Condition(self.labels[index], None if self.scale is None else self.scale[index])
+
+    def expand(self, batch_size: int) -> Condition:
+        """Of a batch of ``batch_size`` rows.
+
+        Raises:
+            ValueError: if it is that of another number of rows.
+        """
+        if self.labels.shape[0] not in (1, batch_size):
+            raise ValueError(
+                f"conditioned on the classes of {self.labels.shape[0]} rows, asked about "
+                f"{batch_size}; use .rows(index) for a part of a batch"
+            )
+        labels = self.labels.expand(batch_size)
+        return Condition(labels, None if self.scale is None else self.scale.expand(batch_size))
+
+    def to(self, device: torch.device | str) -> Condition:
+        """The same on a device."""
+        return Condition(
+            self.labels.to(device), None if self.scale is None else self.scale.to(device)
+        )
 
 
 class Denoiser(nn.Module, ABC):
@@ -32,6 +73,9 @@ class Denoiser(nn.Module, ABC):
             not attended to, and does not change what is said of other positions.
         autoregressive: whether its laws are autoregressive, and can be drawn in several ways (see
             :mod:`fewjump.law.decoding`).
+        classes: K, where the law may be asked for by class (:mod:`fewjump.denoiser.condition`):
+            the labels are {0..K−1}, and K stands for no class. None without classes.
+        guidance_range: least and largest guidance scale of a network that takes it as an input.
         evaluations: number of calls so far, one per batch (the NFE counter).
         vocabulary_config: what the tokens stand for, as plain data, where the model came from a
             folder that says so; saving keeps it.
@@ -48,6 +92,8 @@ class Denoiser(nn.Module, ABC):
     vocabulary_config: dict[str, Any] | None = None
     grids: dict[str, Any] | None = None
     autoregressive: bool = False
+    classes: int | None = None
+    guidance_range: tuple[float, float] | None = None
 
     def __init__(
         self, process: Process, length: int | None = None, clean_vocab_size: int | None = None
@@ -68,10 +114,51 @@ class Denoiser(nn.Module, ABC):
         are alike only once.
         """
 
-    def forward(self, x_t: Tensor, t: Time) -> Law:
-        """p(x₀|x_t) for x_t (B, L) int64 and t a float or a (B,) tensor."""
+    def forward(self, x_t: Tensor, t: Time, condition: Condition | None = None) -> Law:
+        """p(x₀|x_t) for x_t (B, L) int64 and t a float or a (B,) tensor.
+
+        Under a ``condition``, for a denoiser with classes; without one it is the law of no class.
+        """
         self.evaluations += 1
-        return self.law(x_t, as_time(t, x_t.device).double().expand(x_t.shape[0]))
+        times = as_time(t, x_t.device).double().expand(x_t.shape[0])
+        if condition is None:
+            return self.law(x_t, times)
+        return self.conditional_law(x_t, times, condition.expand(x_t.shape[0]))
+
+    def conditional_law(self, x_t: Tensor, t: Tensor, condition: Condition) -> Law:
+        """p(x₀|x_t, y), as :meth:`law`, under a condition of B rows.
+
+        Its scale is for networks that take one as an input (:attr:`guidance_range`).
+        """
+        raise ValueError(f"this {type(self).__name__} has no classes; leave the label out")
+
+    def conditioned(
+        self,
+        label: Tensor | Sequence[int] | int,
+        guidance: Tensor | Sequence[float] | float | None = None,
+    ) -> Denoiser:
+        """This denoiser asked for a class: a denoiser that shares its parameters.
+
+        Args:
+            label: one class for all rows, or (B,) int64, one for each row of the batch that it will
+                be asked about. The number of classes stands for no class.
+            guidance: scale γ of classifier-free guidance, ≥ 0, or (B,) of them: the law is in
+                proportion to p(·|x_t, y)^γ·p(·|x_t)^(1−γ) at each position, for two evaluations. A
+                student with a :attr:`guidance_range` takes it as an input, for one. Default: 1.
+
+        Raises:
+            ValueError: for a denoiser without classes, or values out of range.
+        """
+        return ENTRY_POINTS["conditioned"](self, label, guidance)
+
+    @property
+    def unconditioned(self) -> Denoiser:
+        """The denoiser itself, without the classes that its rows were given."""
+        return self
+
+    def rows(self, index: Tensor) -> Denoiser:
+        """The denoiser for some rows (N,) of the batch whose classes it was given."""
+        return self
 
     def check_length(self, length: int) -> None:
         """Raise ValueError for sequences longer than the network has positions for."""

@@ -24,6 +24,7 @@ from fewjump.process import Process
 from fewjump.registry import HEADS
 
 if TYPE_CHECKING:
+    from fewjump.denoiser.base import Condition
     from fewjump.denoiser.huggingface import HuggingFaceTrunk
 
 LawType = TypeVar("LawType", bound=Law)
@@ -43,6 +44,7 @@ class TrunkRun:
         process: the forward process.
         autocast: dtype of autocast, or None for the setting that surrounds this call.
         leave_one_out: see :class:`~fewjump.denoiser.network.NetworkDenoiser`.
+        condition: the classes of the batch, for a trunk that has some.
     """
 
     def __init__(
@@ -53,8 +55,9 @@ class TrunkRun:
         process: Process,
         autocast: torch.dtype | None = None,
         leave_one_out: bool = False,
+        condition: Condition | None = None,
     ) -> None:
-        self.leave_one_out = leave_one_out
+        self.leave_one_out, self.condition = leave_one_out, condition
         self.trunk, self.x_t, self.level, self.process = trunk, x_t, level, process
         device = x_t.device.type
         if autocast is None and torch.is_autocast_enabled(device):
@@ -75,9 +78,10 @@ class TrunkRun:
             shift: (N, L, D) or (N, 1, D), added to the embedded tokens.
             rows: (N,) int64, the batch rows to run; all of them by default.
         """
-        x_t, level = self.x_t, self.level
+        x_t, level, condition = self.x_t, self.level, self.condition
         if rows is not None:
             x_t, level = x_t[rows], level[rows]
+            condition = None if condition is None else condition.rows(rows)
         precision = contextlib.nullcontext()
         if self.autocast is not None:
             precision = torch.autocast(x_t.device.type, dtype=self.autocast)
@@ -86,7 +90,7 @@ class TrunkRun:
         if self.leave_one_out:
             process = cast(Process, LeftOneOut(process, level))
         with torch.set_grad_enabled(gradients), precision:
-            return read(self.trunk.features(x_t, level, shift), x_t, process)
+            return read(self.trunk.features(x_t, level, shift, condition), x_t, process)
 
 
 class Head(nn.Module, ABC):

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fewjump.denoiser.base import Condition
 from fewjump.denoiser.heads import ProductHead
 from fewjump.denoiser.meta_device import check_labels
 from fewjump.tokenizing import require
@@ -108,13 +109,20 @@ class HuggingFaceTrunk(nn.Module):
             take_apart(model)
         return cls(model, config)
 
-    def features(self, x_t: Tensor, t: Tensor, shift: Tensor | None = None) -> Tensor:
+    def features(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        shift: Tensor | None = None,
+        condition: Condition | None = None,
+    ) -> Tensor:
         """Features of every position: (B, L, D).
 
         Args:
             x_t: (B, L) int64 tokens.
             t: not read.
             shift: (B, L, D) or (B, 1, D), added to the embedded tokens.
+            condition: not read: such networks have no classes.
         """
         if x_t.dim() != 2:
             raise ValueError(f"x_t must be (B, L), got shape {tuple(x_t.shape)}")

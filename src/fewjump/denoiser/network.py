@@ -7,7 +7,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from fewjump.denoiser.base import Denoiser
+from fewjump.denoiser.base import Condition, Denoiser
 from fewjump.denoiser.heads import Head, TrunkRun, head_from_config
 from fewjump.denoiser.huggingface import KIND, HuggingFaceConfig, HuggingFaceTrunk
 from fewjump.denoiser.transformer import Transformer, TransformerConfig
@@ -70,6 +70,8 @@ class NetworkDenoiser(Denoiser):
         self.time_conditioned = config.time_conditioned
         self.autoregressive = head.autoregressive
         self.padding = config.padding
+        self.classes = getattr(config, "classes", None)
+        self.guidance_range = getattr(config, "guidance", None)
         self.longest = getattr(trunk, "longest", None)
         if length is not None:
             self.check_length(length)
@@ -83,9 +85,17 @@ class NetworkDenoiser(Denoiser):
         return self.head.product_layer()
 
     def law(self, x_t: Tensor, t: Tensor) -> Law:
+        return self._law(x_t, t, None)
+
+    def conditional_law(self, x_t: Tensor, t: Tensor, condition: Condition) -> Law:
+        if self.classes is None:
+            return super().conditional_law(x_t, t, condition)
+        return self._law(x_t, t, condition)
+
+    def _law(self, x_t: Tensor, t: Tensor, condition: Condition | None) -> Law:
         dtype = None if self.autocast is None else getattr(torch, self.autocast)
         level = self.process.schedule.sigma_bar(t)
-        run = TrunkRun(self.trunk, x_t, level, self.process, dtype, self.leave_one_out)
+        run = TrunkRun(self.trunk, x_t, level, self.process, dtype, self.leave_one_out, condition)
         return self.head.law(run)
 
     def raw_logits(self, x_t: Tensor, sigma: Tensor | float) -> Tensor:
@@ -162,9 +172,12 @@ class NetworkDenoiser(Denoiser):
         Raises:
             ValueError: if the trunks differ in size, or the head cannot take over the source's.
         """
-        mine, theirs = self.trunk.config, source.trunk.config
-        if mine != theirs:
-            differing = [k for k, v in mine.config().items() if theirs.config()[k] != v]
+        mine, theirs = vars(self.trunk.config), vars(source.trunk.config)
+        differing = [k for k in mine | theirs if mine.get(k) != theirs.get(k)]
+        if theirs.get("guidance") is None and "guidance" in differing:
+            # A student that takes a guidance scale starts at its teacher, whatever the scale.
+            differing.remove("guidance")
+        if differing:
             raise ValueError(
                 "a warm start needs trunks of the same configuration; these differ in "
                 f"{', '.join(differing)}. Build the student with the teacher's TransformerConfig"
@@ -181,7 +194,10 @@ class NetworkDenoiser(Denoiser):
                     f"a {self.kind} student starts from a product teacher or from its own kind "
                     f"and sizes; the source has a {source.kind} head"
                 )
-        unwrapped(self.trunk).load_state_dict(unwrapped(source.trunk).state_dict())
+        found = unwrapped(source.trunk).state_dict()
+        own = unwrapped(self.trunk).state_dict()
+        scale = {k: v for k, v in own.items() if k.startswith("scale.") and k not in found}
+        unwrapped(self.trunk).load_state_dict(found | scale)
 
 
 def noise_level(sigma: Tensor | float, x_t: Tensor) -> Tensor:

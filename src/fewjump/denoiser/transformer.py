@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -32,6 +32,9 @@ from fewjump.denoiser.attention import (
     rotary_table,
     rotate,
 )
+
+if TYPE_CHECKING:
+    from fewjump.denoiser.base import Condition
 
 TIME_FREQUENCIES = 128
 _EVERYTHING = AttentionMask()
@@ -55,14 +58,27 @@ class Transformer(nn.Module):
         self.checkpoint_blocks = False
         self.embedding = nn.Embedding(config.vocab_size, config.hidden)
         self.noise = NoiseEmbedding(config.condition_dim)
-        self.condition: nn.Parameter | None = None
-        if config.conditioned:
-            self.condition = nn.Parameter(torch.zeros(config.condition_dim))
+        self.labels: nn.Embedding | None = None
+        if config.classes is not None:
+            # One more row than classes: no class.
+            self.labels = nn.Embedding(config.classes + 1, config.condition_dim)
+        self.scale: NoiseEmbedding | None = None
+        if config.guidance is not None:
+            self.scale = NoiseEmbedding(config.condition_dim)
+            # A student starts as its teacher is without guidance, whatever the scale.
+            nn.init.zeros_(self.scale.mlp[2].weight)  # type: ignore[arg-type]
+            nn.init.zeros_(self.scale.mlp[2].bias)  # type: ignore[arg-type]
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
         self.norm = ModulatedNorm(config.hidden)
         self.modulation = zero_linear(config.condition_dim, 2 * config.hidden)
 
-    def features(self, x_t: Tensor, t: Tensor, shift: Tensor | None = None) -> Tensor:
+    def features(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        shift: Tensor | None = None,
+        condition: Condition | None = None,
+    ) -> Tensor:
         """Features of every position.
 
         Args:
@@ -72,6 +88,8 @@ class Transformer(nn.Module):
                 ``time_conditioned``.
             shift: (B, L, D) or (B, 1, D), added to the embedded tokens: where whatever else
                 the network is to know comes in.
+            condition: classes (B,), and guidance scales where the network takes them; by default
+                no class, at scale 1.
 
         Returns:
             (B, L, D).
@@ -92,21 +110,36 @@ class Transformer(nn.Module):
             x = x + shift
         dtype = torch.promote_types(x.dtype, torch.float32)
         level = t.to(dtype) if config.time_conditioned else x.new_zeros(1, dtype=dtype)
-        condition = F.silu(self.noise(level))
-        if self.condition is not None:
-            condition = condition + F.silu(self.condition)
+        modulating = F.silu(self.noise(level))
+        if self.labels is not None:
+            modulating = modulating + self._of_class(x_t, condition, dtype)
         rotation = rotary_table(x_t.shape[1], config.head_dim, columns, x.device, dtype)
         mask = attention_mask(x_t, config.padding, config.separator, config.conv_kernel)
         checkpointed = self.checkpoint_blocks and torch.is_grad_enabled()
         for block in self.blocks:
             if checkpointed:
-                x = checkpoint(block, x, condition, rotation, mask, use_reentrant=False)
+                x = checkpoint(block, x, modulating, rotation, mask, use_reentrant=False)
             else:
-                x = block(x, condition, rotation, mask)
-        shift, scale = self.modulation(condition)[:, None].chunk(2, -1)
+                x = block(x, modulating, rotation, mask)
+        shift, scale = self.modulation(modulating)[:, None].chunk(2, -1)
         return self.norm(x, shift, scale)
 
     forward = features
+
+    def _of_class(self, x_t: Tensor, condition: Condition | None, dtype: torch.dtype) -> Tensor:
+        """What class and guidance scale add to the embedded noise level: (B, condition_dim)."""
+        assert self.labels is not None
+        batch = x_t.shape[0]
+        if condition is None:
+            labels = torch.full((batch,), self.labels.num_embeddings - 1, device=x_t.device)
+        else:
+            labels = condition.labels
+        embedded = F.silu(self.labels(labels))
+        if self.scale is None:
+            return embedded
+        scale = None if condition is None else condition.scale
+        scale = torch.ones(batch, device=x_t.device) if scale is None else scale
+        return embedded + F.silu(self.scale(scale.to(dtype)))
 
 
 class NoiseEmbedding(nn.Module):
@@ -243,8 +276,10 @@ class TransformerConfig:
         dropout: probability of dropping an entry of a branch while training; drawn from torch's
             global random state, as every ``nn.Dropout`` is.
         conv_kernel: width of the local mixing convolution (k, or k×k in 2-D), odd; 0 for none.
-        conditioned: whether a constant vector is added to the noise embedding: the embedding of the
-            class that a class-conditional original was loaded for.
+        classes: K, for a network that is told one of K classes or none of them; None for none to
+            tell (:mod:`fewjump.denoiser.condition`).
+        guidance: least and largest guidance scale that it was trained for, for a network that takes
+            it as an input beside the class.
         padding: token of positions after the end of a short sequence, which other positions do not
             see; None where there are none.
         separator: token that ends a document, for rows that hold several: a position then sees its
@@ -265,7 +300,8 @@ class TransformerConfig:
     condition_dim: int = 128
     dropout: float = 0.0
     conv_kernel: int = 5
-    conditioned: bool = False
+    classes: int | None = None
+    guidance: tuple[float, float] | None = None
     padding: int | None = None
     separator: int | None = None
 
@@ -302,6 +338,18 @@ class TransformerConfig:
             self.separator is None or (self.positions == "1d" and self.separator != self.padding),
             "separator= is for sequences (positions='1d'), and another token than padding",
         )
+        _require(
+            self.classes is None or self.classes >= 1,
+            f"classes must be ≥ 1 (or None), got {self.classes}",
+        )
+        if self.guidance is not None:
+            low, high = (float(end) for end in self.guidance)
+            object.__setattr__(self, "guidance", (low, high))
+            _require(self.classes is not None, "guidance is for networks with classes")
+            _require(
+                0 <= low <= high < math.inf,
+                f"guidance must be two scales, 0 ≤ low ≤ high, got {low:g} and {high:g}",
+            )
         _require(0 <= self.dropout < 1, f"dropout must lie in [0, 1), got {self.dropout}")
         _require(
             self.conv_kernel == 0 or (self.conv_kernel > 0 and self.conv_kernel % 2 == 1),
@@ -316,9 +364,11 @@ class TransformerConfig:
         """Plain data from which :meth:`from_config` rebuilds this."""
         plain = asdict(self)
         plain["grid"] = None if self.grid is None else list(self.grid)
-        if self.separator is None:
-            # What was written before there was this option reads the same.
-            del plain["separator"]
+        plain["guidance"] = None if self.guidance is None else list(self.guidance)
+        for name in ("separator", "classes", "guidance"):
+            if plain[name] is None:
+                # What was written before there was this option reads the same.
+                del plain[name]
         return plain
 
     @classmethod
@@ -328,9 +378,12 @@ class TransformerConfig:
         Raises:
             ValueError: for an option this version does not know.
         """
+        # Models saved before there were classes say that they have no constant condition.
+        config = {k: v for k, v in config.items() if (k, v) != ("conditioned", False)}
         unknown = sorted(set(config) - set(cls.__dataclass_fields__))
         _require(not unknown, f"unknown transformer options: {', '.join(unknown)}")
-        return cls(**{**config, "grid": None if not config.get("grid") else tuple(config["grid"])})
+        pairs = {name: tuple(config[name]) for name in ("grid", "guidance") if config.get(name)}
+        return cls(**{**config, "grid": None, **pairs})
 
 
 def _require(condition: bool, message: str) -> None:

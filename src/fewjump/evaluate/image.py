@@ -90,6 +90,12 @@ class ImageClassifier(nn.Module):
             raise ValueError(f"levels must lie in 0..{levels - 1}; was a mask left in a sample?")
         return torch.cat([self.embed(part) for part in tokens.split(_CHUNK_ROWS)]).double()
 
+    @torch.no_grad()
+    def classes_of(self, tokens: Tensor) -> Tensor:
+        """The likeliest class of (N, L) tokens: (N,) int64."""
+        parts = [self(part).argmax(-1) for part in as_tokens(tokens).split(_CHUNK_ROWS)]
+        return torch.cat(parts)
+
 
 def train_classifier(
     dataset: Dataset, steps: int = DEFAULT_STEPS, batch_size: int = 64, seed: int = 0
@@ -205,6 +211,8 @@ def _identity(dataset: Dataset, steps: int, seed: int) -> tuple[int, ...]:
 class ImageMeter(DataMeter):
     """``frechet``, ``precision``, ``recall``, ``density`` and ``coverage`` against training images.
 
+    Of images drawn by class also ``class_accuracy``, the share that the classifier gives theirs.
+
     Args:
         dataset: real images.
         classifier: the feature space; by default one trained on ``dataset`` (and remembered).
@@ -220,6 +228,10 @@ class ImageMeter(DataMeter):
         frechet = frechet_distance(self._real, features, generator_for(seed, 0xB007, 0))
         overlap = manifold_scores(self._real, features, generator=generator_for(seed, 0xB007, 1))
         return {"frechet": frechet, **vars(overlap)}
+
+    def of_classes(self, samples: Tensor, labels: Tensor, seed: int = 0) -> dict[str, Interval]:
+        right = (self.space.classes_of(samples) == labels).double()
+        return {"class_accuracy": bootstrap(right, mean, generator_for(seed, 0xB007, 2))}
 
 
 @dataclass(frozen=True)

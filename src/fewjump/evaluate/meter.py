@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fewjump.data import Dataset
 from fewjump.denoiser.base import Denoiser
+from fewjump.denoiser.condition import make_condition
 from fewjump.evaluate.bootstrap import REPLICATES, Interval, bootstrap, combine, mean
 from fewjump.evaluate.ngrams import ngram_keys, tv_to_law
 from fewjump.problem import MarkovChain
@@ -40,6 +41,10 @@ class Meter(ABC):
     @abstractmethod
     def measure(self, samples: Tensor, seed: int = 0) -> dict[str, Interval]:
         """Every metric of (N, L) samples, by name; the seed is of the intervals' resampling."""
+
+    def of_classes(self, samples: Tensor, labels: Tensor, seed: int = 0) -> dict[str, Interval]:
+        """Metrics of samples (N, L) drawn by class (N,), where the meter has such."""
+        return {}
 
     @abstractmethod
     def reference(self, seed: int = 0) -> list[Row]:
@@ -73,7 +78,10 @@ class DataMeter(Meter):
         self.num_samples = len(dataset.test)
 
     def reference(self, seed: int = 0) -> list[Row]:
-        scores = self.measure(self.dataset.all("test"), seed)
+        samples, labels = self.dataset.all("test"), self.dataset.labels.get("test")
+        scores = self.measure(samples, seed)
+        if labels is not None:
+            scores |= self.of_classes(samples, labels, seed)
         return [as_result(value, metric, TEST_DATA) for metric, value in scores.items()]
 
     def given(self, denoiser: Denoiser, num_samples: int) -> dict[str, Any]:
@@ -149,17 +157,20 @@ def quality(
     *,
     model: str = "student",
     grid: GridSpec | None = None,
+    guidance: float | None = None,
     temperature: float = 1.0,
     batch_size: int | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> list[Row]:
     """Rows of a meter's metrics, at each number of steps.
 
+    A denoiser with classes draws them in turn.
+
     Args:
         denoiser: makes the samples.
         meter: measures them; see :meth:`Meter.reference` for the numbers of the truth.
         steps_list: intervals of the grid, one group of rows each.
-        sampler, grid, temperature, batch_size: as for :func:`fewjump.sample`.
+        sampler, grid, guidance, temperature, batch_size: as for :func:`fewjump.sample`.
         num_samples: per seed; the meter's by default.
         seeds: independent sets; a row's value is their mean.
         model: name in the rows.
@@ -179,14 +190,20 @@ def quality(
         )
     for steps in steps_list:
         check_spec(grid, steps, denoiser.process.schedule)
+    asked = classes_in_turn(denoiser, count, guidance)
+    labels = asked["label"]
     options = {"batch_size": batch_size, "temperature": temperature, **meter.given(denoiser, count)}
+    options |= asked
     rows = []
     for steps in steps_list:
         runs, scores = [], []
         for seed in seeds:
             result = run(denoiser, count, steps, method, grid, seed, **options)
             runs.append(result)
-            scores.append(meter.measure(result.samples.cpu(), seed))
+            samples = result.samples.cpu()
+            scores.append(meter.measure(samples, seed))
+            if labels is not None:
+                scores[-1] |= meter.of_classes(samples, labels, seed)
             if progress is not None:
                 progress(f"{model}, {method.label}, {steps} steps, seed {seed}")
         nfe = max(result.nfe for result in runs)
@@ -195,6 +212,17 @@ def quality(
             value = combine([score[metric] for score in scores if metric in score])
             rows.append(as_result(value, metric, model, method.label, steps, nfe, seconds))
     return rows
+
+
+def classes_in_turn(denoiser: Denoiser, count: int, guidance: float | None) -> dict[str, Any]:
+    """``label`` and ``guidance`` of so many samples, of every class in turn; for ``run``.
+
+    Raises:
+        ValueError: for guidance that the denoiser does not take.
+    """
+    labels = None if denoiser.classes is None else torch.arange(count) % denoiser.classes
+    make_condition(denoiser, labels, guidance)
+    return {"label": labels, "guidance": guidance}
 
 
 def as_result(

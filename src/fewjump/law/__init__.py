@@ -12,6 +12,7 @@ from fewjump.law.emission import (
     SharedFactorEmission,
 )
 from fewjump.law.enumerated import EnumeratedLaw
+from fewjump.law.guided import GuidedLogits
 from fewjump.law.latent import DiscreteLatent, GaussianLatent, Latent, LatentLaw
 from fewjump.law.logits import DenseLogits, LinearLogits, Logits
 from fewjump.law.markov import MarkovLaw
@@ -32,6 +33,7 @@ __all__ = [
     "EnumeratedLaw",
     "FixedPoint",
     "GaussianLatent",
+    "GuidedLogits",
     "JoinedLaw",
     "Latent",
     "LatentLaw",

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import ClassVar, Self, TypeAlias
+from typing import ClassVar, NamedTuple, Self, TypeAlias
 
 import torch
 from torch import Tensor
@@ -28,6 +28,14 @@ Clock: TypeAlias = Callable[[], AbstractContextManager[object]]
 _ENTRY_ELEMENTS = 1 << 22
 
 
+class Guidance(NamedTuple):
+    """Two logits and the scale γ (B,) of each row, whose guided combination a law is."""
+
+    conditional: Logits
+    unconditional: Logits
+    scale: Tensor
+
+
 class Logits(Batched, ABC):
     """Logits (B, L, V) of independent positions, −inf for impossible tokens.
 
@@ -40,6 +48,7 @@ class Logits(Batched, ABC):
         dtype: of the rows that are read.
         recorded: whether gradients flow to what the logits are made of.
         clock: entered around what is computed as it is read.
+        guidance: what guided logits are made of (:mod:`fewjump.law.guided`); None for others.
     """
 
     length: int
@@ -49,6 +58,7 @@ class Logits(Batched, ABC):
     dtype: torch.dtype
     deferred: ClassVar[bool]
     clock: Clock = nullcontext
+    guidance: Guidance | None = None
 
     @property
     @abstractmethod

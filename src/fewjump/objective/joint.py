@@ -235,7 +235,7 @@ class JointConditionalMatching(MatchingObjective, JointOptions):
             return metrics
         metrics["teacher_entropy"] = target.entropy.mean()
         rows = torch.arange(max(1, x_t.shape[0] // 8), device=x_t.device)
-        product = teacher(x_t[rows], t[rows])
+        product = teacher.rows(rows)(x_t[rows], t[rows])
         product = product if given is None else given.condition(product, rows)
         if product.independent:
             theirs = product.cross_entropy(target.law.select(rows))

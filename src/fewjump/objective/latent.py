@@ -226,6 +226,7 @@ def latent_head(student: Denoiser) -> LatentHead:
     Raises:
         ValueError: if it has another.
     """
+    student = student.unconditioned
     if isinstance(student, NetworkDenoiser) and isinstance(student.head, LatentHead):
         return student.head
     kind = student.kind if isinstance(student, NetworkDenoiser) else type(student).__name__

@@ -90,7 +90,7 @@ def choose_target(teacher: Denoiser, states: Tensor, times: Tensor, tolerance: f
         left = (bound > tolerance).nonzero()[:, 0]
         if not left.numel():
             break
-        nearer = _judge(teacher, state[left], time[left])
+        nearer = _judge(teacher.rows(left), state[left], time[left])
         assert nearer.entropy is not None
         law, entropy[left] = law.replaced(left, as_product(nearer.law)), nearer.entropy
         s[left], bound[left] = nearer.s, nearer.bias_bound

@@ -136,6 +136,8 @@ def generate(
     top_p: float = 1.0,
     generator: torch.Generator | int | None = None,
     padding: int | None = None,
+    label: int | None = None,
+    guidance: float | None = None,
     sampler: str | Sampler = "ancestral",
     grid: GridSpec | None = None,
     batch_size: int | None = None,
@@ -155,7 +157,8 @@ def generate(
         num_return_sequences: samples of each row, side by side in the output.
         num_inference_steps: intervals of the time grid.
         do_sample: False takes the most likely token at every draw (temperature 0).
-        temperature, top_p, generator, sampler, grid, batch_size: see :func:`fewjump.sampler.run`.
+        temperature, top_p, generator, label, guidance, sampler, grid, batch_size: see
+            :func:`fewjump.sampler.run`.
         padding: fills up the shorter rows, at the right; the denoiser's own by default.
 
     Returns:
@@ -196,6 +199,8 @@ def generate(
         batch_size=batch_size,
         prompt=tokens.repeat_interleave(num_return_sequences, 0),
         fixed=fixed.repeat_interleave(num_return_sequences, 0),
+        label=label,
+        guidance=guidance,
         temperature=temperature if do_sample else 0.0,
         top_p=top_p,
     )

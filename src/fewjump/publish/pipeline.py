@@ -102,6 +102,8 @@ class Pipeline:
         prompt: Words | None = None,
         infill: Words | None = None,
         length: int | Sequence[int] | None = None,
+        label: Tensor | Sequence[int] | int | None = None,
+        guidance: float | None = None,
         sampler: str | Sampler = "ancestral",
         grid: GridSpec | None = None,
         temperature: float = 1.0,
@@ -122,8 +124,8 @@ class Pipeline:
             prompt, infill, length: see :func:`fewjump.publish.conditions.read_conditions`. The
                 tokens they give come back as they are, and the law of the others is conditioned
                 on them at every step.
-            sampler, grid, temperature, top_p, decoding, draft, batch_size, progress: see
-                :func:`fewjump.sampler.run`.
+            label, guidance, sampler, grid, temperature, top_p, decoding, draft, batch_size, progress:
+                see :func:`fewjump.sampler.run`.
             callback: told the state after every step, as ``watch`` of the same.
 
         Raises:
@@ -150,6 +152,8 @@ class Pipeline:
             batch_size=batch_size,
             prompt=given.prompt,
             fixed=given.fixed,
+            label=label,
+            guidance=guidance,
             temperature=temperature,
             top_p=top_p,
             decoding=decoding,

@@ -57,8 +57,10 @@ def carry_grid(
 def carried_grid(denoiser: Denoiser, steps: int, length: int | None) -> Tensor | None:
     """The grid that a model carries for so many steps, or None: (steps + 1,) float64.
 
-    None as well where the model is no longer the one that the grid was fitted to.
+    None as well where the model is no longer the one that the grid was fitted to. Of a model that
+    was given classes it is the model's, whatever the class.
     """
+    denoiser = denoiser.unconditioned
     kept = denoiser.grids
     if not kept:
         return None

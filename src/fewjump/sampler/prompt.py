@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fewjump.denoiser.base import Denoiser
+from fewjump.denoiser.base import Condition, Denoiser
+from fewjump.denoiser.condition import ask
 from fewjump.law import Law
 from fewjump.law.decoding import Decoding
 
@@ -96,7 +97,7 @@ def make_prompt(
 
 
 class PromptedDenoiser(Denoiser):
-    """The denoiser as the sampler sees it: timed, conditioned on the prompt, tempered.
+    """The denoiser as the sampler sees it: timed, conditioned on class and prompt, tempered.
 
     Its laws are drawn by ``decoding``, where that is not None, with the laws of ``draft``.
     """
@@ -115,39 +116,58 @@ class PromptedDenoiser(Denoiser):
         self.temperature, self.top_p = temperature, top_p
         self.decoding, self.draft = decoding, draft
         self.prompt: Prompt | None = None
+        self.condition: Condition | None = None
         self.seconds = 0.0
 
     def law(self, x_t: Tensor, t: Tensor) -> Law:
-        prompt = self.prompt
-        known = () if prompt is None else (prompt.x0, prompt.fixed)
-        if not _alike(x_t, t, *known):
-            return self._law(x_t, t, prompt)
+        prompt, condition = self.prompt, self.condition
+        given = () if prompt is None else (prompt.x0, prompt.fixed)
+        if condition is not None:
+            scale = () if condition.scale is None else (condition.scale,)
+            given = (*given, condition.labels, *scale)
+        if not _alike(x_t, t, *given):
+            return self._law(x_t, t, prompt, condition)
         # As an absorbing process starts. The law is one, computed once, and B rows draw from it.
         first = torch.zeros(1, dtype=torch.int64, device=x_t.device)
-        one = self._law(x_t[:1], t[:1], None if prompt is None else prompt.rows(first))
+        one = self._law(
+            x_t[:1],
+            t[:1],
+            None if prompt is None else prompt.rows(first),
+            None if condition is None else condition.rows(first),
+        )
         law = one.expand(x_t.shape[0])
         if one.untempered is not None:
             law.untempered = one.untempered.expand(x_t.shape[0])
         return law
 
-    def _law(self, x_t: Tensor, t: Tensor, prompt: Prompt | None) -> Law:
-        law = self._conditioned(self.inner, x_t, t, prompt)
+    def _law(
+        self, x_t: Tensor, t: Tensor, prompt: Prompt | None, condition: Condition | None
+    ) -> Law:
+        law = self._conditioned(self.inner, x_t, t, prompt, condition)
         if (self.temperature, self.top_p) != (1, 1):
             plain, law = law, law.tempered(self.temperature, self.top_p)
             law.untempered = plain
         if self.decoding is None:
             return law
-        draft = None if self.draft is None else self._conditioned(self.draft, x_t, t, prompt)
+        draft = None
+        if self.draft is not None:
+            told = None if self.draft.classes is None else condition
+            draft = self._conditioned(self.draft, x_t, t, prompt, told)
         if draft is not None and self.temperature not in (0, 1):
             # Not truncated: what is settled must remain possible.
             draft = draft.tempered(self.temperature)
         return law.decoded(self.decoding, draft)
 
     def _conditioned(
-        self, denoiser: Denoiser, x_t: Tensor, t: Tensor, prompt: Prompt | None
+        self,
+        denoiser: Denoiser,
+        x_t: Tensor,
+        t: Tensor,
+        prompt: Prompt | None,
+        condition: Condition | None,
     ) -> Law:
         with self._clock():
-            law = denoiser(x_t, t)
+            law = ask(denoiser, x_t, t, condition)
         # The head's product is part of the network, whenever it is computed.
         law = law.timed(self._clock)
         if prompt is not None:

@@ -7,9 +7,16 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from fewjump.law import DenseLogits, Law, Logits, ProductLaw, Ratios
+from fewjump.law.logits import Guidance
 from fewjump.law.product import as_product
 from fewjump.process import Process
 from fewjump.process.bridge import ReverseCoefficients
+from fewjump.sampler.guided_rates import (
+    Rows,
+    guided_rates,
+    rows_from_coefficients,
+    rows_of_table,
+)
 from fewjump.sampler.rates import DenseRates, Rates, RatioRates
 from fewjump.sampler.reset_rates import ResetRates
 
@@ -39,6 +46,8 @@ def reverse_rates(law: Law, process: Process, x: Tensor, t: Tensor) -> Rates:
     Rates involve one position at a time, so a joint law enters through its marginals only. A law
     that was recovered from a network's ratios has those: this is then SEDD's own Euler step.
     """
+    if (guidance := _guidance(law)) is not None:
+        return _guided_rates(guidance, process, x, t)
     ratios = _ratios(law, process)
     if ratios is not None:
         by_ratios = process.rates_by_ratios(x, t)
@@ -59,15 +68,42 @@ def reverse_step(
 
     From ratios this is SEDD's own analytic step: where an imperfect network's table has an entry
     below zero, that entry is 0 here, and never drawn there. None where the kernels are not the
-    identity plus rank one.
+    identity plus rank one, unless the law is guided (:mod:`fewjump.sampler.guided_rates`).
     """
     bridge = process.bridge_to(x, s, t)
-    if bridge.coefficients is None:
+    coefficients = bridge.coefficients
+    guidance = _guidance(law)
+    if guidance is not None and not process.absorbing:
+
+        def rows(one: ProductLaw) -> Rows:
+            if coefficients is None:
+                return rows_of_table(bridge.reverse_marginals(posterior(one, process)))
+            return rows_from_coefficients(posterior_logits(one, process), x, coefficients, True)
+
+        return guided_rates(guidance, x, rows, whole=True)
+    if coefficients is None:
         return None
     ratios = _ratios(law, process)
     if ratios is not None and bridge.by_ratios is not None:
         return RatioRates(ratios, bridge.by_ratios)
-    return _reset_rates(law, process, x, bridge.coefficients)
+    return _reset_rates(law, process, x, coefficients)
+
+
+def _guided_rates(guidance: Guidance, process: Process, x: Tensor, t: Tensor) -> Rates:
+    coefficients = process.rate_coefficients(x, t)
+
+    def rows(one: ProductLaw) -> Rows:
+        if coefficients is not None:
+            return rows_from_coefficients(posterior_logits(one, process), x, coefficients, False)
+        ratios = process.ratios_from_posterior(posterior(one, process), x, t)
+        return rows_of_table(process.reverse_rates(ratios, x, t))
+
+    return guided_rates(guidance, x, rows, whole=False)
+
+
+def _guidance(law: Law) -> Guidance | None:
+    """The two laws that a guided one is made of."""
+    return as_product(law).source.guidance if law.independent else None
 
 
 def _ratios(law: Law, process: Process) -> Ratios | None:

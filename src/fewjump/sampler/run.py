@@ -10,7 +10,7 @@ one-shot generation for all; a grid that ends above 0 costs one evaluation more.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +19,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fewjump.denoiser.base import Denoiser
+from fewjump.denoiser.base import Condition, Denoiser
+from fewjump.denoiser.condition import ConditionedDenoiser, make_condition
 from fewjump.law.decoding import Decoding
 from fewjump.progress import Progress
 from fewjump.random import SampleStreams
@@ -95,6 +96,8 @@ def sample(
     batch_size: int | None = None,
     prompt: Tensor | None = None,
     fixed: Tensor | None = None,
+    label: Tensor | Sequence[int] | int | None = None,
+    guidance: Tensor | Sequence[float] | float | None = None,
     temperature: float = 1.0,
     top_p: float = 1.0,
     denoise: bool = True,
@@ -114,6 +117,8 @@ def sample(
         batch_size=batch_size,
         prompt=prompt,
         fixed=fixed,
+        label=label,
+        guidance=guidance,
         temperature=temperature,
         top_p=top_p,
         denoise=denoise,
@@ -136,6 +141,8 @@ def run(
     batch_size: int | None = None,
     prompt: Tensor | None = None,
     fixed: Tensor | None = None,
+    label: Tensor | Sequence[int] | int | None = None,
+    guidance: Tensor | Sequence[float] | float | None = None,
     temperature: float = 1.0,
     top_p: float = 1.0,
     denoise: bool = True,
@@ -166,7 +173,14 @@ def run(
             clean to the network at every step, and the law is conditioned on them; what a
             product law says of the other positions is up to the network, while a joint law is
             conditioned exactly.
-        temperature, top_p: as in :meth:`fewjump.law.Law.tempered`, at every step.
+        label: class of the samples, for a denoiser with classes: one, or (N,) of them, K for no
+            class.
+        guidance: scale of classifier-free guidance, or (N,) of them, 1 by default
+            (:meth:`fewjump.denoiser.Denoiser.conditioned`); what it means for a step is in
+            :mod:`fewjump.sampler.guided_rates`. Costs two evaluations, unless the denoiser takes it
+            as an input. A fitted grid is that of the first sample's class, without guidance.
+        temperature, top_p: as in :meth:`fewjump.law.Law.tempered`, at every step. A guided law is
+            tempered as a whole, and steps are then its own.
         denoise: draw x₀ at the last positive time (see :mod:`fewjump.sampler.run`).
             Without it an absorbing process may leave masks.
         decoding: how autoregressive laws are drawn: ``sequential``, one position after another;
@@ -179,14 +193,16 @@ def run(
         progress: show progress on stderr (:mod:`fewjump.progress`).
         watch: told the state after every step (see :class:`RunProgress`); batches come in order.
         first: number of the first sample: what is drawn are samples ``first`` to ``first`` + N − 1
-            of the seed. Rows of ``prompt`` belong to these, from its first.
+            of the seed. Rows of ``prompt``, ``label`` and ``guidance`` belong to these, from the
+            first.
 
     Raises:
         ValueError, TypeError: for arguments that make no sense, before anything is computed.
     """
     method = get_sampler(sampler)
     length = _check_sizes(denoiser, num_samples, length, batch_size)
-    times = times_for(grid, steps, denoiser, length)
+    condition = make_condition(denoiser, label, guidance, num_samples)
+    times = times_for(grid, steps, _for_grid(denoiser, condition), length)
     check_options(method, denoiser, grid, denoise)
     _check_temperature(temperature, top_p)
     way = make_decoding(denoiser, decoding, draft, length)
@@ -211,6 +227,7 @@ def run(
             streams = SampleStreams(seed, indices)
             here = given.rows(rows) if given is not None else None
             asked.prompt = here
+            asked.condition = None if condition is None else condition.rows(rows)
             before = denoiser.evaluations
             x = denoiser.process.prior_sample((len(indices), length), streams, device)
             x = x if here is None else here.pin(x)
@@ -238,6 +255,13 @@ def run(
         sampler=method.label,
         decoding=way,
     )
+
+
+def _for_grid(denoiser: Denoiser, condition: Condition | None) -> Denoiser:
+    """What a grid is fitted to: the denoiser, of the first sample's class where it has classes."""
+    if condition is None:
+        return denoiser
+    return ConditionedDenoiser(denoiser, Condition(condition.labels[:1]))
 
 
 class _Meter:

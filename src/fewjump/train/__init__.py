@@ -1,6 +1,7 @@
 """The training loop, its options and its files."""
 
 from fewjump.options.training import TrainConfig
+from fewjump.train.conditions import Conditions
 from fewjump.train.distributed import TrainingInterrupted
 from fewjump.train.ema import ExponentialMovingAverage
 from fewjump.train.log import read_metrics
@@ -10,6 +11,7 @@ from fewjump.train.state import ResumeError
 from fewjump.train.trainer import TrainResult
 
 __all__ = [
+    "Conditions",
     "DivergenceError",
     "ExponentialMovingAverage",
     "ResumeError",

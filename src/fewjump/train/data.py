@@ -90,14 +90,18 @@ class TokenData:
         first = max(1, _CHECK_ELEMENTS // self.length)
         self._check(self._read(slice(0, first)))
 
-    def batch(self, positions: Tensor) -> Tensor:
-        """The sequences at global ``positions`` (B,) of the endless, reshuffled stream: (B, L)."""
+    def numbers(self, positions: Tensor) -> Tensor:
+        """Which rows stand at global ``positions`` (B,) of the endless, reshuffled stream: (B,)."""
         epoch = positions // self.rows
         row = torch.empty_like(positions)
         for number in epoch.unique().tolist():
             here = epoch == number
             row[here] = permute(positions[here] % self.rows, self.rows, self.seed, number)
-        batch = self._read(row)
+        return row
+
+    def batch(self, positions: Tensor) -> Tensor:
+        """The sequences at global ``positions`` (B,) of the stream: (B, L)."""
+        batch = self._read(self.numbers(positions))
         self._check(batch)
         return batch
 

@@ -17,6 +17,7 @@ from fewjump.denoiser.base import Denoiser
 from fewjump.lock import sole_writer
 from fewjump.objective.base import Objective
 from fewjump.options.training import TrainConfig
+from fewjump.train.conditions import Conditions
 from fewjump.train.data import Tokens
 from fewjump.train.distributed import join_world, stop_on_signal
 from fewjump.train.setup import (
@@ -38,6 +39,7 @@ def train(
     *,
     teacher: Denoiser | None = None,
     length: int | None = None,
+    conditions: Conditions | None = None,
     out: str | Path | None = None,
     run_config: Mapping[str, Any] | None = None,
     accepted: Callable[[Path], object] | None = None,
@@ -60,6 +62,8 @@ def train(
         config: how to optimise.
         teacher: frozen (:func:`fewjump.objective.freeze`), moved to the device; or None.
         length: sequence length when there are no data; the student's own by default.
+        conditions: classes and guidance scales of the sequences, for models with classes: student
+            and teacher are then asked under the same ones.
         out: run folder: config.yaml, versions.json, metrics.jsonl, training_state.pt.
         run_config: plain data that identify the run beyond ``config`` (process, network, …); part
             of what must be equal to resume.
@@ -81,6 +85,13 @@ def train(
     if not any(p.requires_grad for p in student.parameters()):
         raise ValueError("the student has no parameters to train")
     source, rows, width = open_data(objective, data, config, student, length)
+    if conditions is not None:
+        conditions.check(student, teacher, None if source is None else source.rows)
+    elif student.classes is not None:
+        raise ValueError(
+            f"the student has {student.classes} classes, and nothing says which sequence is of "
+            "which: give conditions=Conditions(…), or use fewjump.train_teacher and distill"
+        )
     folder = Path(out) if out is not None else None
     begun = begun_as(folder)
     objective.settle(student, config.steps, begun.get("objective") or {})
@@ -92,7 +103,7 @@ def train(
                 f"({config.accumulate} × {world.size})"
             )
         identity = run_identity(
-            config, run_config, source, rows, width, objective, student, teacher
+            config, run_config, source, rows, width, objective, student, teacher, conditions
         )
         if begun and folder is not None:
             check_identity(folder, begun, identity)
@@ -101,7 +112,7 @@ def train(
         student.train()
         try:
             with split_models(student, teacher, config, world) as models:
-                trainer = Trainer(models, objective, source, width, config, world)
+                trainer = Trainer(models, objective, source, width, config, world, conditions)
                 with (
                     networks_in_low_precision((models.student, models.teacher), config, world),
                     blocks_checkpointed(models.student, config),

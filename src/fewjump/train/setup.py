@@ -18,6 +18,7 @@ from fewjump.objective.base import Objective
 from fewjump.objective.time_sampling import TimeSampling
 from fewjump.options.training import FREE_OPTIONS, TrainConfig
 from fewjump.random import fold_seed
+from fewjump.train.conditions import Conditions
 from fewjump.train.data import TokenData, Tokens
 from fewjump.train.distributed import TrainingInterrupted, World
 from fewjump.train.monitor import DivergenceError, DiversityError
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from fewjump.train.sharding import ShardedDenoiser
 
 # Purposes of a seed: two of them never share a stream.
-NOISE_STREAM, ORDER_STREAM, DROPOUT_STREAM, MONITOR_STREAM = 1, 2, 3, 4
+NOISE_STREAM, ORDER_STREAM, DROPOUT_STREAM, MONITOR_STREAM, CONDITION_STREAM = 1, 2, 3, 4, 8
 # What all processes raise together: after anything else the others may not be listening.
 ON_EVERY_PROCESS = (TrainingInterrupted, DiversityError, DivergenceError)
 
@@ -69,6 +70,7 @@ def run_identity(
     objective: Objective,
     student: Denoiser,
     teacher: Denoiser | None,
+    conditions: Conditions | None = None,
 ) -> dict[str, Any]:
     """Plain data that must be equal for a run to go on."""
     options = dataclasses.asdict(config)
@@ -79,6 +81,7 @@ def run_identity(
         "data": {"fingerprint": rows, "length": width},
         "student": {"parameters": sum(p.numel() for p in student.parameters())},
         "teacher": None if teacher is None else weights_checksum(teacher),
+        **({} if conditions is None else {"conditions": conditions.describe()}),
     }
 
 

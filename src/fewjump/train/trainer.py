@@ -15,11 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from fewjump.denoiser.base import Denoiser
+from fewjump.denoiser.base import Condition, Denoiser
+from fewjump.denoiser.condition import ConditionedDenoiser
 from fewjump.files import check_readable
 from fewjump.objective.base import Metrics, Objective
 from fewjump.options.training import FREE_OPTIONS, TrainConfig
 from fewjump.random import SampleStreams, fold_seed
+from fewjump.train.conditions import Conditions
 from fewjump.train.data import TokenData
 from fewjump.train.diagnostics import Diagnostics
 from fewjump.train.distributed import StopRequest, TrainingInterrupted, World, whole
@@ -27,6 +29,7 @@ from fewjump.train.ema import ExponentialMovingAverage
 from fewjump.train.log import METRICS_FILE, RunFolder, TrainingProgress
 from fewjump.train.monitor import DivergenceError, Monitor, diagnosis, not_finite
 from fewjump.train.setup import (
+    CONDITION_STREAM,
     DROPOUT_STREAM,
     MONITOR_STREAM,
     NOISE_STREAM,
@@ -47,9 +50,15 @@ class Loss(nn.Module):
         # In a tuple the teacher is not a submodule: it is neither trained nor synchronised.
         self.fixed = (teacher, objective)
 
-    def forward(self, batch: Tensor, generator: SampleStreams) -> tuple[Tensor, Metrics]:
+    def forward(
+        self, batch: Tensor, generator: SampleStreams, condition: Condition | None = None
+    ) -> tuple[Tensor, Metrics]:
         teacher, objective = self.fixed
-        return objective(self.student, teacher, batch, generator)
+        student = self.student
+        if condition is not None:
+            student = ConditionedDenoiser(student, condition)
+            teacher = None if teacher is None else ConditionedDenoiser(teacher, condition)
+        return objective(student, teacher, batch, generator)
 
 
 class Trainer:
@@ -63,8 +72,10 @@ class Trainer:
         width: int,
         config: TrainConfig,
         world: World,
+        conditions: Conditions | None = None,
     ) -> None:
         self.models, self.config, self.world = models, config, world
+        self.conditions = conditions
         self.student = student = models.student
         self.source, self.width = source, width
         self.parameters = [p for p in student.parameters() if p.requires_grad]
@@ -191,11 +202,11 @@ class Trainer:
         for part in range(config.accumulate):
             first = (part * world.size + world.rank) * share
             index = torch.arange(first, first + share)
-            batch = self._batch(n, index)
+            batch, condition = self._batch(n, index)
             last = part == config.accumulate - 1
             self.models.gather()
             with nullcontext() if last else self._no_sync():
-                loss, metrics = self.loss(batch, SampleStreams(seed, index))
+                loss, metrics = self.loss(batch, SampleStreams(seed, index), condition)
                 (loss / config.accumulate).backward()
             total += loss.detach().double() / config.accumulate
             for key, value in metrics.items():
@@ -214,12 +225,19 @@ class Trainer:
             self.ema.update(self.student)
         return total, norm.double(), sums, bool(flag > 0)
 
-    def _batch(self, step: int, index: Tensor) -> Tensor:
+    def _batch(self, step: int, index: Tensor) -> tuple[Tensor, Condition | None]:
+        """Sequences and their classes, for places in the step's whole batch."""
+        device, positions = self.world.device, index + step * self.config.batch_size
         if self.source is None:
             shape = (index.shape[0], self.width)
-            return torch.zeros(shape, dtype=torch.int64, device=self.world.device)
-        positions = index + step * self.config.batch_size
-        return self.source.batch(positions).to(self.world.device, non_blocking=True)
+            batch = torch.zeros(shape, dtype=torch.int64, device=device)
+        else:
+            batch = self.source.batch(positions).to(device, non_blocking=True)
+        if self.conditions is None:
+            return batch, None
+        rows = None if self.source is None else self.source.numbers(positions)
+        seed = fold_seed(self.config.seed, CONDITION_STREAM, step)
+        return batch, self.conditions.draw(seed, index, rows).to(device)
 
     def _no_sync(self) -> Any:
         if isinstance(self.loss, DistributedDataParallel):
@@ -234,16 +252,23 @@ class Trainer:
 
     def _make_diagnostics(self) -> Diagnostics | None:
         """What watches a distillation; on every process, since split models need all of them."""
-        teacher = self.models.teacher
+        student, teacher = self.student, self.models.teacher
         if teacher is None or not (self.objective.needs_teacher and self.config.monitor):
             return None
+        if self.conditions is not None:
+            condition = self.conditions.watched()
+            if condition is None:
+                return None
+            condition = condition.to(self.world.device)
+            student = ConditionedDenoiser(student, condition)
+            teacher = ConditionedDenoiser(teacher, condition)
         samples = max(2, min(32, self.config.batch_size))
         data = None
         if self.source is not None and self.objective.needs_data:
             data = self.source.batch(torch.arange(4 * samples))
         share = self.config.batch_size // (self.world.size * self.config.accumulate)
         return Diagnostics(
-            self.student,
+            student,
             teacher,
             length=self.width,
             seed=fold_seed(self.config.seed, MONITOR_STREAM),

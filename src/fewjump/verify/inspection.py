@@ -104,7 +104,12 @@ def inspect(
 def check_denoiser(
     denoiser: Denoiser, samples: int = 16, steps: int = 16, length: int = 32, seed: int = 0
 ) -> dict[str, Any]:
-    """Ask a denoiser about noised samples of its own; see :class:`TimeCheck`."""
+    """Ask a denoiser about noised samples of its own; see :class:`TimeCheck`.
+
+    One with classes is asked for none in particular.
+    """
+    if denoiser.classes is not None:
+        denoiser = denoiser.conditioned(denoiser.classes)
     x0 = sample(denoiser, samples, steps, generator=seed, length=length)
     generator = torch.Generator(x0.device).manual_seed(seed + 1)
     rows = [_at(denoiser, x0, t, generator) for t in TIMES]

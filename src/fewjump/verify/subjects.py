@@ -32,7 +32,10 @@ _SAMPLES = 128
 def open_saved(check: ModelCheck) -> Model:
     """The model of a check; errors are those of :func:`fewjump.publish.models.open_model`."""
     assert check.model is not None
-    return open_model(check.model, reading=reading_values(check))
+    model = open_model(check.model, reading=reading_values(check))
+    if model.denoiser.classes is not None:
+        raise ValueError(f"named checks are of models without classes; {check.model} has some")
+    return model
 
 
 def tokens_for(model: Model, source: str | None, count: int, seed: int) -> Tensor:
