@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -190,8 +191,11 @@ def test_a_collapse_is_stopped_and_the_last_good_student_kept(world, tmp_path, m
         fewjump.refine(student, teacher, **options)
 
 
-def test_the_guard_measures_what_it_says():
+def test_the_guard_measures_what_it_says(monkeypatch):
     """Against the exact entropies of an enumerated joint, to 4 standard errors of 8192 draws."""
+    # What is drawn does not depend on the batches; three tokens each, all of them fit into one.
+    monkeypatch.setattr(import_module("fewjump.sampler.run"), "_BATCH_LIMIT", 8192)
+    monkeypatch.setattr("fewjump.train.diversity._BATCH", 8192)
     problem = smoothed(copies(3, 3), 0.3)
     process = Absorbing(4, LogLinear())
     joint, product = problem.denoiser(process, joint=True), problem.denoiser(process)

@@ -18,6 +18,8 @@ SIZES = Sizes(
     batch_size=8,
     samples=20,
     heads={"product": {}, "shared-chain": {"states": 3, "length": 6}},
+    steps=(1, 2),
+    teacher_extra=(),
     replicates=3,
 )
 

@@ -15,7 +15,7 @@ a flat distribution (arXiv 2409.02908), inversion does not.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -29,18 +29,20 @@ _PHILOX_W0, _PHILOX_W1 = 0x9E3779B9, 0xBB67AE85
 _ROWS_PER_CHUNK_ELEMENTS = 1 << 18
 _ACCELERATOR_CHUNK_ELEMENTS = 1 << 25
 _BLOCK = 256
+Word = TypeVar("Word", int, Tensor)
 
 
-def philox4x32(counter: Sequence[Tensor], key: tuple[int, int], rounds: int = 10) -> list[Tensor]:
-    """Philox-4x32 counter-based generator (Salmon et al. 2011), on int64 tensors of 32-bit words.
+def philox4x32(counter: Sequence[Word], key: tuple[int, int], rounds: int = 10) -> list[Word]:
+    """Philox-4x32 counter-based generator (Salmon et al. 2011) on 32-bit words.
 
     Args:
-        counter: four broadcastable int64 tensors holding words in [0, 2^32).
+        counter: four broadcastable int64 tensors, or four integers, of words in [0, 2^32).
         key: two 32-bit words.
         rounds: number of rounds; 10 is the published safe default.
 
     Returns:
-        Four int64 tensors with words in [0, 2^32), of the broadcast shape of ``counter``.
+        Four int64 tensors of the broadcast shape of ``counter``, or four integers: words in
+        [0, 2^32).
     """
     c0, c1, c2, c3 = counter
     k0, k1 = key
@@ -229,18 +231,26 @@ def fold_seed(*parts: int) -> int:
     state = [0, 0]
     for part in parts:
         value = part & 0xFFFFFFFFFFFFFFFF
-        counter = [
-            torch.tensor(w)
-            for w in (value & _MASK32, value >> 32, state[0] & _MASK32, state[1] & _MASK32)
-        ]
-        words = philox4x32(counter, (0x66657775, 0x6D70_2121 & _MASK32))
-        state = [int(words[0]), int(words[1])]
+        counter = (value & _MASK32, value >> 32, *state)
+        state = philox4x32(counter, (0x66657775, 0x6D70_2121))[:2]
     return ((state[0] << 32) | state[1]) & ((1 << 63) - 1)
 
 
 def generator_for(*parts: int, device: torch.device | str = "cpu") -> torch.Generator:
     """A torch generator seeded by all of ``parts``: for example (seed, rank, step)."""
     return torch.Generator(device=device).manual_seed(fold_seed(*parts))
+
+
+def seed_dropout(seed: int, device: torch.device) -> None:
+    """Seed torch's global generators, which dropout draws from.
+
+    ``torch.manual_seed`` does, for every kind of accelerator there is; where one is not in use it
+    walks the call stack to remember the call, which takes milliseconds of every training step.
+    """
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
 
 
 # -- categorical draws from given uniforms: where a cumulative distribution passes that share of it

@@ -200,7 +200,7 @@ def test_no_sampling_step_holds_the_scores(sampler: str, run_both: RunBoth) -> N
     def largest() -> int:
         with largest_tensor(V) as seen:
             # Many short steps, in which few positions move.
-            run(model, B, 40, sampler, generator=1)
+            run(model, B, 20, sampler, generator=1)
         return seen[0]
 
     dense, late = run_both(largest)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import os
 import shutil
 import sys
 import warnings
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -169,10 +171,35 @@ def main() -> None:
     """On two processes: everything that the tests look at."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    out = Path(sys.argv[1])
+    _import()
+    ranks = [get_context("fork").Process(target=_rank, args=(rank,)) for rank in range(2)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join()
+    sys.exit(max(abs(process.exitcode or 0) for process in ranks))
+
+
+def _import() -> None:
+    """What both processes would import, which takes each as long as the training does."""
+    for name in (
+        "torch.distributed.checkpoint.state_dict",
+        "torch.distributed.fsdp",
+        "fewjump.train.sharded_state",
+        "fewjump.train.sharding",
+    ):
+        importlib.import_module(name)
+    if installed("peft", "transformers"):
+        importlib.import_module("peft")
+        for name in ("bert", "albert"):
+            importlib.import_module(f"transformers.models.{name}.modeling_{name}")
+
+
+def _rank(rank: int) -> None:
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
     # One process group for all runs: train() uses one that is there, and leaves it.
     with join_world("cpu"):
-        _everything(out)
+        _everything(Path(sys.argv[1]))
     # The threads of gloo outlive the group that DDP and FSDP keep; nothing is left to do.
     os._exit(0)
 

@@ -68,15 +68,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _launch(out: Path) -> None:
-    port = str(free_port())
-    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    errors = [out.with_name(f"{rank}.err") for rank in range(2)]
-    processes = [
-        start(SPREAD, str(out), errors=file, RANK=str(rank), LOCAL_RANK=str(rank), **world)
-        for rank, file in enumerate(errors)
-    ]
-    for process, file in zip(processes, errors):
-        finish(process, file, 600)
+    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    errors = out.with_name("errors")
+    finish(start(SPREAD, str(out), errors=errors, **world), errors, 600)
 
 
 def curve(folder: Path) -> list[tuple[int, float, float]]:

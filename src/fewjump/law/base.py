@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from fewjump.law.scores import Scores
 
 ENUMERATION_LIMIT = 1_000_000
+# Rows of one call of log_prob while states are enumerated.
+_ENUMERATED_ROWS = 1024
 #: Metadata of a dataclass field of a :class:`Batched` that all rows have in common: a table, an
 #: option.
 SHARED = {"shared": True}
@@ -197,8 +199,13 @@ class Law(Batched, ABC):
             ValueError: if V^L exceeds 1e6.
         """
         states = enumerate_states(self.vocab_size, self.length, self.device)
-        columns = [self.log_prob(x.expand(self.batch_size, -1)) for x in states]
-        return torch.stack(columns, -1)
+        rows = torch.arange(self.batch_size, device=self.device)
+        columns = []
+        for part in row_chunks(len(states), len(rows), _ENUMERATED_ROWS):
+            x = states[part].repeat(len(rows), 1)
+            law = self.select(rows.repeat_interleave(len(x) // len(rows)))
+            columns.append(law.log_prob(x).view(len(rows), -1))
+        return torch.cat(columns, -1)
 
 
 def enumerate_states(

@@ -124,8 +124,8 @@ class Pipeline:
             prompt, infill, length: see :func:`fewjump.publish.conditions.read_conditions`. The
                 tokens they give come back as they are, and the law of the others is conditioned
                 on them at every step.
-            label, guidance, sampler, grid, temperature, top_p, decoding, draft, batch_size, progress:
-                see :func:`fewjump.sampler.run`.
+            label, guidance, sampler, grid, temperature, top_p, decoding, draft, batch_size: see
+                :func:`fewjump.sampler.run`; and so is ``progress``.
             callback: told the state after every step, as ``watch`` of the same.
 
         Raises:

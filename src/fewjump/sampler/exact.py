@@ -6,6 +6,8 @@ move, and the law of the state is pushed through.
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import torch
 from torch import Tensor
 
@@ -94,9 +96,7 @@ def _push(step: Step, law: Tensor, vocab: int, length: int) -> Tensor:
         if paths.shape[0] > rows:
             pending += [(paths[part], mass[part]) for part in row_chunks(paths.shape[0], 1, rows)]
             continue
-        move = _replay(step, paths, vocab, length)
-        assert move is not None
-        reached = mass[:, None] * move.table().to(law)
+        reached = mass[:, None] * _replay(step, paths, vocab, length).table().to(law)
         if paths.shape[1] == depth:
             out += reached.sum(0)
         else:
@@ -105,22 +105,24 @@ def _push(step: Step, law: Tensor, vocab: int, length: int) -> Tensor:
     return out
 
 
-def _replay(step: Step, paths: Tensor, vocab: int, length: int) -> Move | None:
-    """The move that follows the given history, or None where the step has ended."""
+def _replay(step: Step, paths: Tensor, vocab: int, length: int) -> Move:
+    """The move that follows the given history."""
     states = [unravel(paths[:, i], vocab, length) for i in range(paths.shape[1])]
     moves = step(states[0])
-    try:
-        move = next(moves)
-        for state in states[1:]:
-            move = moves.send(state)
-    except StopIteration:
-        return None
+    move = next(moves)
+    for state in states[1:]:
+        move = moves.send(state)
     return move
 
 
 def _count_moves(step: Step, start: Tensor, vocab: int, length: int) -> int:
     """How many moves the step has: the same for every state and outcome."""
-    path = start[:, None]
-    while _replay(step, path, vocab, length) is not None:
-        path = torch.cat([path, start[:, None]], -1)
-    return path.shape[1] - 1
+    state = unravel(start, vocab, length)
+    moves = step(state)
+    next(moves)
+    count = 1
+    with suppress(StopIteration):
+        while True:
+            moves.send(state)
+            count += 1
+    return count

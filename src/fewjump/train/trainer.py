@@ -20,7 +20,7 @@ from fewjump.denoiser.condition import ConditionedDenoiser
 from fewjump.files import check_readable
 from fewjump.objective.base import Metrics, Objective
 from fewjump.options.training import FREE_OPTIONS, TrainConfig
-from fewjump.random import SampleStreams, fold_seed
+from fewjump.random import SampleStreams, fold_seed, seed_dropout
 from fewjump.train.conditions import Conditions
 from fewjump.train.data import TokenData
 from fewjump.train.diagnostics import Diagnostics
@@ -190,7 +190,7 @@ class Trainer:
 
     def _step(self, stop: StopRequest) -> tuple[Tensor, Tensor, dict[str, Tensor], bool]:
         config, world, n = self.config, self.world, self.step
-        torch.manual_seed(fold_seed(config.seed, DROPOUT_STREAM, n, world.rank))
+        seed_dropout(fold_seed(config.seed, DROPOUT_STREAM, n, world.rank), world.device)
         share = config.batch_size // (world.size * config.accumulate)
         seed = fold_seed(config.seed, NOISE_STREAM, n)
         for group in self.optimiser.param_groups:
