@@ -9,17 +9,17 @@ MIB, GIB = 2**-20, 2**-30
 
 
 def vocabulary() -> str:
-    """One step of the chain head at each vocabulary."""
+    """One step of joint heads at each vocabulary."""
     return select(
         load("cost_in_vocabulary")["rows"],
         {
-            "emission": "emission",
+            "head": "head",
             "step": "step",
             "V": form("vocab", ","),
             "CPU ms": form("cpu_seconds", ".1f", 1000),
             "peak MiB": form("peak_bytes", ".1f", MIB),
             "largest tensor": form("largest_entries", ","),
-            "r·L·V would be": form("states_length_vocab", ","),
+            "avoided": form("avoided_entries", ","),
         },
     )
 
@@ -29,7 +29,7 @@ def vocabulary_slopes() -> str:
     return select(
         load("cost_in_vocabulary")["slopes"],
         {
-            "emission": "emission",
+            "head": "head",
             "step": "step",
             "time": form("slope_cpu_seconds_last_two", ".2f"),
             "memory": form("slope_peak_bytes_last_two", ".2f"),

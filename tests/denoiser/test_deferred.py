@@ -37,6 +37,12 @@ PROCESSES = {
     "leave-one-out": Uniform(V, LogLinear()),
     "score": Absorbing(V, LogLinear()),
 }
+#: Heads that add to the logits of each position what the tokens before it say.
+CAUSAL = {
+    "autoregressive": {"kind": "autoregressive"},
+    "lookahead": {"kind": "autoregressive", "causal": "attention", "lookahead": True},
+    "any-order": {"kind": "any-order"},
+}
 every_process = pytest.mark.parametrize("process", PROCESSES.values(), ids=list(PROCESSES))
 RunBoth = Callable[[Callable[[], Any]], tuple[Any, Any]]
 
@@ -51,8 +57,8 @@ def network(process: Process, kind: str = "product", seed: int = 0, length: int 
         model: Any = ScoreDenoiser.from_config(config)
         return filled(model, process)
     config["leave_one_out"] = process is PROCESSES["leave-one-out"]
-    if kind == "autoregressive":
-        config["head"] = {"kind": kind}
+    if kind in CAUSAL:
+        config["head"] = {"width": 4, "heads": 1, **CAUSAL[kind]}
     return filled(NetworkDenoiser.from_config(config), process)
 
 
@@ -110,7 +116,7 @@ OBJECTIVES: dict[str, tuple[str, Objective]] = {
     },
     "joint": ("product", JointConditionalMatching(near=0.3, data_weight=0.5)),
     "joint-adaptive": ("product", JointConditionalMatching(near="adaptive", tolerance=2.0)),
-    "autoregressive": ("autoregressive", JointConditionalMatching(near=0.3, consistency=0.5)),
+    **{kind: (kind, JointConditionalMatching(near=0.3, consistency=0.5)) for kind in CAUSAL},
 }
 
 
@@ -153,6 +159,21 @@ def test_samples_are_the_same(sampler: str, process: Process, run_both: RunBoth)
     assert torch.equal(one, two)
 
 
+@pytest.mark.parametrize("kind", CAUSAL)
+def test_walks_draw_the_same(kind: str, run_both: RunBoth) -> None:
+    model = network(PROCESSES["absorbing"], kind)
+    settings: list[dict[str, Any]] = [{}, {"temperature": 0.7, "top_p": 0.8}]
+    shown = torch.arange(L) % 3 == 1
+
+    def draw_all() -> Tensor:
+        runs = [run(model, 20, 3, generator=1, **options) for options in settings]
+        runs.append(run(model, 20, 1, generator=1, prompt=torch.arange(L), fixed=shown))
+        return torch.stack([each.samples for each in runs])
+
+    one, two = run_both(draw_all)
+    assert torch.equal(one, two)
+
+
 @contextmanager
 def largest_tensor(width: int | None = None) -> Iterator[list[int]]:
     """The number of entries of the largest tensor that any operation inside returns; with
@@ -172,11 +193,16 @@ def largest_tensor(width: int | None = None) -> Iterator[list[int]]:
 
 
 @every_process
-@pytest.mark.parametrize("name", ["elbo", "student-euler", "forward", "joint", "joint-adaptive"])
+@pytest.mark.parametrize(
+    "name", ["elbo", "student-euler", "forward", "joint", "joint-adaptive", *CAUSAL]
+)
 def test_no_training_step_holds_the_logits(name: str, process: Process, run_both: RunBoth) -> None:
-    _, objective = OBJECTIVES[name]
+    kind, objective = OBJECTIVES[name]
     long = 40
-    student, teacher = network(process, length=long), freeze(network(process, seed=1, length=long))
+    student, teacher = (
+        network(process, kind, length=long),
+        freeze(network(process, seed=1, length=long)),
+    )
     data = torch.randint(V - 1, (B, long))
 
     def largest() -> int:
@@ -189,6 +215,23 @@ def test_no_training_step_holds_the_logits(name: str, process: Process, run_both
     assert dense >= B * long * V
     # What is left is the network's own.
     assert late <= B * long * 4 * D
+
+
+@pytest.mark.parametrize("kind", CAUSAL)
+def test_no_walk_holds_the_logits(kind: str, run_both: RunBoth) -> None:
+    long = 40
+    model = network(PROCESSES["absorbing"], kind, length=long)
+    prompt = torch.arange(long) % (V - 1)
+
+    def largest() -> int:
+        with largest_tensor(V) as seen:
+            run(model, B, 2, generator=1, prompt=prompt, fixed=prompt % 7 == 3)
+        return seen[0]
+
+    dense, late = run_both(largest)
+    assert dense >= B * long * V
+    # One position of each row at a time; a chunk of the test's three rows is smaller.
+    assert late <= B * V
 
 
 @pytest.mark.parametrize("sampler", ["ancestral", "euler", "theta-trapezoidal"])

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fewjump.law.base import SHARED, Batched, Law, nucleus, refuse_twice
 from fewjump.law.cross_entropy import token_log_prob
-from fewjump.law.logits import pin_logits
+from fewjump.law.logits import DenseLogits, Logits
 from fewjump.law.product import ProductLaw
 from fewjump.random import Generator, categorical, generator_for, invert_logits, uniform
 
@@ -38,6 +38,10 @@ class Conditionals(Batched, ABC):
     @abstractmethod
     def logits(self, x0: Tensor) -> Tensor:
         """All positions at once: (B, L) → (B, L, V), each where it stands in the sequence."""
+
+    def source(self, x0: Tensor) -> Logits:
+        """:meth:`logits` as a source, which may compute rows as they are read."""
+        return DenseLogits(self.logits(x0))
 
     @abstractmethod
     def begin(self) -> Walk:
@@ -141,15 +145,28 @@ class AutoregressiveLaw(Law):
             return logits
         return nucleus(logits, self.temperature, self.top_p)
 
+    def along(self, x0: Tensor) -> ProductLaw:
+        """The conditionals along ``x0`` (B, L), side by side."""
+        source = self.conditionals.source(x0)
+        if (self.temperature, self.top_p) != (1, 1):
+            source = source.tempered(self.temperature, self.top_p)
+        if self.x0 is not None and self.known is not None:
+            source = source.given(self.x0, self.known)
+        return ProductLaw(source)
+
     def logits(self, x0: Tensor) -> Tensor:
         """Logits of every conditional along ``x0`` (B, L): (B, L, V)."""
-        logits = self._shape(self.conditionals.logits(x0))
-        if self.x0 is None or self.known is None:
-            return logits
-        return pin_logits(logits, self.x0, self.known)
+        return self.along(x0).logits
+
+    def token_log_prob(self, x0: Tensor) -> Tensor:
+        """Log-probability of each token of ``x0`` (B, L) given those before it: (B, L)."""
+        along = self.along(x0)
+        if along.source.deferred:
+            return along.token_log_prob(x0)
+        return token_log_prob(along.logits, x0)
 
     def log_prob(self, x0: Tensor) -> Tensor:
-        return token_log_prob(self.logits(x0), x0).sum(-1)
+        return self.token_log_prob(x0).sum(-1)
 
     @torch.no_grad()
     def sample(self, generator: Generator = None) -> Tensor:
@@ -215,8 +232,7 @@ class AutoregressiveLaw(Law):
         """
         if not target.independent:
             return super().cross_entropy(target, generator)
-        predicted = ProductLaw(self.logits(target.sample(generator)))
-        return predicted.cross_entropy(target)
+        return self.along(target.sample(generator)).cross_entropy(target)
 
     def marginals(self) -> Tensor:
         if self.vocab_size**self.length <= _EXACT_MARGINAL_STATES:
@@ -224,7 +240,7 @@ class AutoregressiveLaw(Law):
         total = 0.0
         for draw in range(self.marginal_samples):
             sample = self.sample(generator_for(draw, device=self.device))
-            total = total + ProductLaw(self.logits(sample)).marginals()
+            total = total + self.along(sample).marginals()
         return torch.as_tensor(total) / self.marginal_samples
 
     def _enumerated_marginals(self) -> Tensor:
@@ -309,7 +325,10 @@ class AutoregressiveLaw(Law):
     def _certain(self, x0: Tensor) -> Tensor:
         """Whether each position can hold no token but ``x0``'s, whatever stands before it."""
         # Certainty comes from x_t and therefore shows on any prefix.
-        logits = self.logits(x0)
+        along = self.along(x0)
+        if along.source.deferred:
+            return along.certain_of(x0)
+        logits = along.logits
         at = logits.gather(-1, x0[..., None])[..., 0]
         return (at > -torch.inf) & ((logits > -torch.inf).sum(-1) == 1)
 
@@ -330,7 +349,7 @@ class AutoregressiveLaw(Law):
         draws = torch.stack([pinned.sample(generator) for _ in range(particles)], 1)
         rows = self.select(repeat)
         flat = draws.transpose(0, 1).reshape(-1, self.length)
-        token = token_log_prob(rows.logits(flat), flat)
+        token = rows.token_log_prob(flat)
         weight = token.masked_fill(~known[repeat], 0.0).sum(-1)
         weight = weight.reshape(particles, self.batch_size).T
         weight = torch.where((weight == -torch.inf).all(1, keepdim=True), 0.0, weight).softmax(-1)

@@ -110,6 +110,10 @@ class Logits(Batched, ABC):
         return None
 
     @abstractmethod
+    def plus(self, features: Tensor, weight: Tensor) -> Logits:
+        """These and features (B, L, r) times weight (V, r); certain positions stay so."""
+
+    @abstractmethod
     def tempered(self, temperature: float, top_p: float) -> Logits:
         """As :meth:`fewjump.law.Law.tempered`."""
 
@@ -200,6 +204,9 @@ class DenseLogits(Logits):
 
     def rows_at_once(self) -> int:
         return rows_per_chunk(self.vocab_size, self.device)
+
+    def plus(self, features: Tensor, weight: Tensor) -> DenseLogits:
+        return DenseLogits(self.dense() + functional.linear(features, weight))
 
     def tempered(self, temperature: float, top_p: float) -> DenseLogits:
         return DenseLogits(nucleus(self.dense(), temperature, top_p))
@@ -364,6 +371,14 @@ class LinearLogits(Logits):
         return LinearHead(features, self.weight, self.bias, self.compute, self._gain(index))
 
     # -- others -----------------------------------------------------------------------------
+
+    def plus(self, features: Tensor, weight: Tensor) -> LinearLogits:
+        refuse_twice(self.temperature, self.top_p)
+        return replace(
+            self,
+            features=torch.cat([self.features, features.to(self.features.dtype)], -1),
+            weight=torch.cat([self.weight, weight.to(self.weight.dtype)], -1),
+        )
 
     def tempered(self, temperature: float, top_p: float) -> LinearLogits:
         refuse_twice(self.temperature, self.top_p)

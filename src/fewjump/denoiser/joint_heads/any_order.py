@@ -22,6 +22,7 @@ from fewjump.denoiser.joint_heads.autoregressive import CausalAttention, Rotatio
 from fewjump.denoiser.joint_heads.states import TokenFactor, require_positive
 from fewjump.law.autoregressive import AutoregressiveLaw, Conditionals, Walk
 from fewjump.law.base import SHARED, at_least_float32
+from fewjump.law.logits import Logits
 from fewjump.process import Process
 
 
@@ -88,7 +89,7 @@ class AnyOrderHead(Head):
         self.tokens = TokenFactor(vocab_size, width)
 
     def forward(self, features: Tensor, x_t: Tensor, process: Process) -> AutoregressiveLaw:
-        base = self.base(features, x_t, process).logits
+        base = self.base(features, x_t, process).source
         last, following, mix = (
             at_least_float32(layer(features)) for layer in (self.last, self.next, self.mix)
         )
@@ -100,10 +101,9 @@ class AnyOrderHead(Head):
         self.base.load_state_dict(product.state_dict())
         self.tokens.weight.data.zero_()
 
-    def correction(self, states: Tensor, mix: Tensor) -> Tensor:
-        """What the attention's state adds to the product logits: (..., width) → (..., V)."""
-        read = self.read(self.norm(states)) + mix
-        return self.tokens(functional.gelu(read, approximate="tanh"))
+    def factors(self, states: Tensor, mix: Tensor) -> Tensor:
+        """What, times the token factor, is added to the product logits: (..., width)."""
+        return functional.gelu(self.read(self.norm(states)) + mix, approximate="tanh")
 
 
 def order_of(known: Tensor) -> Tensor:
@@ -117,20 +117,21 @@ class AnyOrderConditionals(Conditionals):
 
     Args:
         head: whose parameters are used.
-        base: (B, L, V) constrained product logits.
+        base: constrained product logits, (B, L, V).
         last, following, mix: (B, L, width), projections of the features.
         order: (B, L) int64, positions in the order in which they are drawn.
     """
 
     head: AnyOrderHead = field(metadata=SHARED)
-    base: Tensor
+    base: Logits
     last: Tensor
     following: Tensor
     mix: Tensor
     order: Tensor  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        self.batch_size, self.length, self.vocab_size = self.base.shape
+        self.batch_size, self.length = self.base.batch_size, self.base.length
+        self.vocab_size = self.base.vocab_size
 
     def given(self, x0: Tensor, known: Tensor) -> AnyOrderConditionals:
         del x0
@@ -147,13 +148,16 @@ class AnyOrderConditionals(Conditionals):
         head, size = self.head, self.head.width // self.head.heads
         return rotary_table(self.length, size, head.columns, self.order.device)[..., 0, :]
 
-    def logits(self, x0: Tensor) -> Tensor:
+    def source(self, x0: Tensor) -> Logits:
         everything = slice(0, self.length)
         states, rotation = self.elements(everything, x0), self.rotation(everything)
         for layer in self.head.layers:
             states = layer(states, rotation)
         states = _at(states, self.rank)
-        return self.base + self.head.correction(states, self.mix)
+        return self.base.plus(self.head.factors(states, self.mix), self.head.tokens.weight)
+
+    def logits(self, x0: Tensor) -> Tensor:
+        return self.source(x0).dense()
 
     def product_logits(self) -> Tensor:
         return self.base
@@ -212,8 +216,9 @@ class _AnyOrderWalk(Walk):
         given = self.conditionals
         at = given.order[:, step, None]
         states = self._advance(slice(step, step + 1), x0)
-        correction = given.head.correction(states, _at(given.mix, at))
-        return (_at(given.base, at) + correction)[:, 0]
+        factors = given.head.factors(states, _at(given.mix, at))[:, 0]
+        index = torch.arange(len(at), device=at.device) * given.length + at[:, 0]
+        return given.base.read(index) + given.head.tokens(factors)
 
 
 def _at(values: Tensor, position: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from fewjump.denoiser.heads import Head, ProductHead
 from fewjump.denoiser.joint_heads.states import TokenFactor, require_positive
 from fewjump.law.autoregressive import AutoregressiveLaw, Conditionals, Walk
 from fewjump.law.base import SHARED, at_least_float32
+from fewjump.law.logits import Logits
 from fewjump.process import Process
 
 
@@ -186,7 +187,7 @@ class AutoregressiveHead(Head):
             self.right_read = nn.Linear(width, width)
 
     def forward(self, features: Tensor, x_t: Tensor, process: Process) -> AutoregressiveLaw:
-        base = self.base(features, x_t, process).logits
+        base = self.base(features, x_t, process).source
         # The causal layer runs when the law is asked, outside any autocast the trunk ran in.
         inputs = at_least_float32(self.condition(features))
         mix = at_least_float32(self.mix(features))
@@ -219,9 +220,9 @@ class AutoregressiveHead(Head):
         assert total is not None
         return total
 
-    def correction(self, states: Tensor, mix: Tensor) -> Tensor:
-        """What the causal state adds to the product logits: (..., width) → (..., V)."""
-        return self.tokens(functional.gelu(self.read(states) + mix, approximate="tanh"))
+    def factors(self, states: Tensor, mix: Tensor) -> Tensor:
+        """What, times the token factor, is added to the product logits: (..., width)."""
+        return functional.gelu(self.read(states) + mix, approximate="tanh")
 
 
 @dataclass(eq=False)
@@ -230,19 +231,20 @@ class HeadConditionals(Conditionals):
 
     Args:
         head: whose parameters are used.
-        base: (B, L, V) constrained product logits.
+        base: constrained product logits, (B, L, V).
         inputs, mix: (B, L, width), projections of the features.
         right: (B, L, width), what the known tokens to the right of each position say.
     """
 
     head: AutoregressiveHead = field(metadata=SHARED)
-    base: Tensor
+    base: Logits
     inputs: Tensor
     mix: Tensor
     right: Tensor | None = None
 
     def __post_init__(self) -> None:
-        self.batch_size, self.length, self.vocab_size = self.base.shape
+        self.batch_size, self.length = self.base.batch_size, self.base.length
+        self.vocab_size = self.base.vocab_size
 
     def given(self, x0: Tensor, known: Tensor) -> HeadConditionals | None:
         if not self.head.lookahead:
@@ -253,9 +255,19 @@ class HeadConditionals(Conditionals):
         """What enters the causal layer beside tokens: (B, L, width)."""
         return self.inputs if self.right is None else self.inputs + self.right
 
-    def logits(self, x0: Tensor) -> Tensor:
+    def source(self, x0: Tensor) -> Logits:
         inputs = self.head.embed(x0, slice(0, self.length)) + self.conditions()
-        return self.base + self.head.correction(self.head.layer(inputs), self.mix)
+        factors = self.head.factors(self.head.layer(inputs), self.mix)
+        return self.base.plus(factors, self.head.tokens.weight)
+
+    def logits(self, x0: Tensor) -> Tensor:
+        return self.source(x0).dense()
+
+    def row(self, step: int, state: Tensor) -> Tensor:
+        """Logits (B, V) at one position of each row, from the causal state (B, width) there."""
+        index = torch.arange(self.batch_size, device=self.device) * self.length + step
+        factors = self.head.factors(state, self.mix[:, step])
+        return self.base.read(index) + self.head.tokens(factors)
 
     def product_logits(self) -> Tensor:
         return self.base
@@ -279,8 +291,7 @@ class _HeadWalk(Walk):
         given, head = self.conditionals, self.conditionals.head
         at = slice(step, step + 1)
         inputs = head.embed(x0, at) + self.inputs[:, at]
-        state = head.layer.step(inputs, step, self.cache)
-        return given.base[:, step] + head.correction(state, given.mix[:, at])[:, 0]
+        return given.row(step, head.layer.step(inputs, step, self.cache)[:, 0])
 
 
 class _GRUWalk(Walk):
@@ -301,4 +312,4 @@ class _GRUWalk(Walk):
             before = step - offset
             gates = gates + (table[x0[:, before]] if before >= 0 else table[-1:])
         self.state = self.layer.advance(gates, self.state)
-        return given.base[:, step] + head.correction(self.state, given.mix[:, step])
+        return given.row(step, self.state)
