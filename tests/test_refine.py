@@ -195,7 +195,7 @@ def test_the_guard_measures_what_it_says(monkeypatch):
     """Against the exact entropies of an enumerated joint, to 4 standard errors of 8192 draws."""
     # What is drawn does not depend on the batches; three tokens each, all of them fit into one.
     monkeypatch.setattr(import_module("fewjump.sampler.run"), "_BATCH_LIMIT", 8192)
-    monkeypatch.setattr("fewjump.train.diversity._BATCH", 8192)
+    monkeypatch.setattr("fewjump.train.monitor._BATCH", 8192)
     problem = smoothed(copies(3, 3), 0.3)
     process = Absorbing(4, LogLinear())
     joint, product = problem.denoiser(process, joint=True), problem.denoiser(process)

@@ -55,7 +55,7 @@ class Conditionals(Batched, ABC):
         del x0, known
         return None
 
-    def product_logits(self) -> Tensor:
+    def product_logits(self) -> Logits:
         """What is said of each position before any token is read: (B, L, V).
 
         Raises:
@@ -213,8 +213,7 @@ class AutoregressiveLaw(Law):
         rows = torch.arange(self.batch_size, device=self.device)
         law = self
         for _ in range(self.length + 1):
-            logits = law.logits(x0[rows])
-            drawn = invert_logits(logits.flatten(0, 1), u[rows].flatten()).view_as(x0[rows])
+            drawn = law.along(x0[rows]).invert(u[rows])
             drawn = torch.where(known[rows], pinned[rows], drawn)
             moving = (drawn != x0[rows]).any(1)
             passes[rows] += 1
@@ -274,7 +273,7 @@ class AutoregressiveLaw(Law):
         """What positions are drafted from where ``decoding`` drafts; see :attr:`draft`."""
         if self.draft is not None:
             return self.draft
-        return ProductLaw(self._shape(self.conditionals.product_logits()))
+        return ProductLaw(self.conditionals.product_logits()).tempered(self.temperature, self.top_p)
 
     def tempered(self, temperature: float = 1.0, top_p: float = 1.0) -> AutoregressiveLaw:
         nucleus(torch.zeros(1), temperature, top_p)  # refuses bad values before any sampling

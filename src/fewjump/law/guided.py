@@ -98,6 +98,9 @@ class GuidedLogits(Logits):
     def rows_at_once(self) -> int:
         return min(self.conditional.rows_at_once(), self.unconditional.rows_at_once())
 
+    def plus(self, features: Tensor, weight: Tensor) -> GuidedLogits:
+        return self._of_both("plus", features, weight)
+
     def tempered(self, temperature: float, top_p: float) -> GuidedLogits:
         refuse_twice(self.temperature, self.top_p)
         return replace(self, temperature=temperature, top_p=top_p)

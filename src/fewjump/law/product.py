@@ -78,9 +78,12 @@ class ProductLaw(Law):
     # -- draws ------------------------------------------------------------------------------
 
     def sample(self, generator: Generator = None) -> Tensor:
-        shape = self.batch_size, self.length
-        u = uniform(shape, generator, self.device).reshape(-1)
-        return self._draw(torch.arange(u.shape[0], device=u.device), u).reshape(shape)
+        return self.invert(uniform((self.batch_size, self.length), generator, self.device))
+
+    def invert(self, u: Tensor) -> Tensor:
+        """The tokens that uniform numbers u (B, L) of (0, 1) draw: (B, L) int64."""
+        every = torch.arange(u.numel(), device=u.device)
+        return self._draw(every, u.reshape(-1)).reshape(u.shape)
 
     @torch.no_grad()
     def draw(self, generator: Generator = None) -> Draw:

@@ -159,7 +159,7 @@ class AnyOrderConditionals(Conditionals):
     def logits(self, x0: Tensor) -> Tensor:
         return self.source(x0).dense()
 
-    def product_logits(self) -> Tensor:
+    def product_logits(self) -> Logits:
         return self.base
 
     def begin(self) -> Walk:

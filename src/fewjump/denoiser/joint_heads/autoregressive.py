@@ -269,7 +269,7 @@ class HeadConditionals(Conditionals):
         factors = self.head.factors(state, self.mix[:, step])
         return self.base.read(index) + self.head.tokens(factors)
 
-    def product_logits(self) -> Tensor:
+    def product_logits(self) -> Logits:
         return self.base
 
     def begin(self) -> Walk:
