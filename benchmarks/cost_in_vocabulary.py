@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -25,6 +27,7 @@ from experiments.harness import Content, Options, Rows, main
 from experiments.vocabulary import peak_bytes, quickest, slope
 from fewjump.denoiser.constrain import DEFER_FROM
 from fewjump.denoiser.network import NetworkDenoiser
+from fewjump.law import cross_entropy, logit_pass, logits
 from fewjump.objective import JointConditionalMatching, freeze
 from fewjump.process import Absorbing
 from fewjump.random import generator_for
@@ -33,7 +36,8 @@ from fewjump.schedule import LogLinear
 
 VOCABULARIES = (256, 4096, 50_257)
 LIMIT = 1.1
-#: Entries of the largest temporary that the factored emissions build at a time.
+#: Entries of the largest temporary that the factored emissions build at a time; here those of
+#: deferred logits too, whose own number is for larger batches.
 CHUNK = 1 << 20
 
 
@@ -57,10 +61,11 @@ class Form:
     dense: bool = False
 
     def bound(self, vocab: int) -> int:
-        """Entries that a tensor may have: its rows, one chunk, or the logits of a small V."""
+        """Entries that a tensor may have: its rows, one chunk, the logits of a small V, or what a
+        loss in chunks of deferred logits holds."""
         logits = self.batch * self.length * (vocab + 1)
-        small = logits if vocab < DEFER_FROM else 0
-        return max(self.rows * (vocab + 1), small, CHUNK)
+        loss = logits if vocab < DEFER_FROM else 3 * CHUNK
+        return max(self.rows * (vocab + 1), loss, CHUNK)
 
 
 def chain(
@@ -221,9 +226,12 @@ class Config(Options):
 def measure(config: Config) -> Content:
     """Every form at every vocabulary (the dense one at the smaller two), and exponents in V."""
     rows: Rows = []
-    for head, form in FORMS.items():
-        for vocab in VOCABULARIES[:2] if form.dense else VOCABULARIES:
-            rows += steps_of(vocab, head, form, config.repeats)
+    with ExitStack() as small:
+        for module in (logit_pass, logits, cross_entropy):
+            small.enter_context(patch.object(module, "CHUNK_ELEMENTS", CHUNK))
+        for head, form in FORMS.items():
+            for vocab in VOCABULARIES[:2] if form.dense else VOCABULARIES:
+                rows += steps_of(vocab, head, form, config.repeats)
     slopes = fits(rows)
     wrong = check(rows, slopes)
     print("\n".join(wrong) if wrong else f"linear in V: every exponent is at most {LIMIT}")

@@ -134,3 +134,37 @@ def test_at_least_a_thousand_files_were_loaded_and_none_is_a_defect() -> None:
     assert content["files"] >= 1000
     assert content["defects"] == []
     assert len(content["containers"]) >= 7
+
+
+def test_fillings_in_one_evaluation() -> None:
+    """Every student at one step against the teacher at 64, and the range of the speeds."""
+    content = load("conditioning_names")
+    speeds = []
+    for hidden in ("stretch", "scattered"):
+        rows = [r for r in content["fillings"] if r["hidden"] == hidden]
+        teacher = [r for r in rows if r["student"] == "teacher"]
+        (slow,) = (r for r in teacher if r.get("steps") == 64)
+        (bound,) = (r for r in teacher if "one_by_one" in r)
+        ones = [r for r in rows if r.get("steps") == 1 and r["student"] != "teacher"]
+        assert len(ones) == 4
+        for r in ones:
+            assert r["nll"] < slow["nll"]
+            assert r["matched_nll"] < slow["matched_nll"]
+            speeds.append(slow["seconds_alone"] / r["seconds_alone"])
+        truth = [r for r in rows if "steps" not in r and r["student"] != "teacher"]
+        assert all(r["nll"] < bound["one_by_one"] for r in truth)
+        best = min(ones, key=lambda r: r["matched_nll"])["student"]
+        assert best == {"stretch": "autoregressive", "scattered": "shared-chain"}[hidden]
+        assert min(ones, key=lambda r: r["seconds_alone"])["student"] == "shared-chain"
+    assert (round(min(speeds)), round(max(speeds))) == (25, 114)
+
+
+def test_more_steps_of_students_that_condition() -> None:
+    rows = {(r["student"], r["steps"]): r for r in load("conditioning_names")["rows"]}
+    chain = [rows["shared-chain", k] for k in (1, 16)]
+    assert chain[1]["matched_nll"] < chain[0]["matched_nll_high"]
+    assert rows["autoregressive", 16]["matched_nll"] > rows["autoregressive", 1]["matched_nll_high"]
+    kinds = ("autoregressive", "autoregressive with lookahead", "any-order")
+    drifts = [rows[k, 16]["matched_nll"] - rows[k, 1]["matched_nll"] for k in kinds]
+    assert drifts == sorted(drifts, reverse=True)
+    assert drifts[-1] > 0.03

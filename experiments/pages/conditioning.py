@@ -57,6 +57,16 @@ def fillings(corpus: str) -> str:
     return table(header, lines)
 
 
+def drift(corpus: str, student: str) -> str:
+    """NLL at matched entropy at the most steps, less that at one; hyphens stand for spaces too."""
+    rows = load(f"conditioning_{corpus}")["rows"]
+    mine = [r for r in rows if r["student"].replace(" ", "-") == student]
+    last = max(r["steps"] for r in mine)
+    values = (_mean(where(mine, steps=k), "matched_nll") for k in (1, last))
+    first, most = values
+    return f"{most - first:.3f}"
+
+
 def _cell(rows: Sequence[Row], key: str) -> str:
     known = [r for r in rows if r[key] is not None]
     if not known:
