@@ -159,7 +159,7 @@ def _says_so(
     if not own:
         entries, _ = bare_names(stated, any("backbone." in name for name in stated))
         shapes = {name: value for name, value in entries.items() if name != FREQUENCIES}
-        names = renamed(shapes, None)
+        names = renamed(shapes)
         stated = {
             (
                 f"network.{name}"

@@ -15,9 +15,8 @@ from registry_laws import LAWS, B, L, V, p_value, product
 
 from fewjump.law.autoregressive import AutoregressiveLaw
 from fewjump.law.base import Law, enumerate_states, ravel
-from fewjump.law.enumerated import EnumeratedLaw
 from fewjump.law.latent import LatentLaw
-from fewjump.law.markov import MarkovLaw
+from fewjump.law.posterior import PosteriorLaw
 from fewjump.law.product import ProductLaw
 from fewjump.random import SampleStreams
 
@@ -126,7 +125,7 @@ def test_conditionals_from_left_to_right_are_those_of_the_enumerated_law(make: M
     law = make()
     table = law.enumerate().exp().reshape(B, *(V,) * L)
     x0 = law.sample(torch.Generator().manual_seed(3))
-    if backwards(law) or isinstance(law, EnumeratedLaw | MarkovLaw | LatentLaw):
+    if backwards(law) or isinstance(law, PosteriorLaw | LatentLaw):
         with pytest.raises(ValueError, match="from left to right"):
             law.conditional_logits(x0)
         return

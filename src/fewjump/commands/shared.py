@@ -91,13 +91,12 @@ class SamplerOptions(GridOptions):
 
     Attributes:
         sampler: how to step. ancestral is exact up to drawing positions independently.
+        sampler_options: options of the sampler as name=value, such as gamma=0.1 of entropy-bounded,
+            kappa=0.9 of psi or theta=0.3 of theta-trapezoidal.
     """
 
     sampler: SamplerName = "ancestral"
-
     sampler_options: list[str] = field(default_factory=list)
-    """Options of the sampler as name=value, such as gamma=0.1 of entropy-bounded, kappa=0.9 of psi
-    or theta=0.3 of theta-trapezoidal."""
 
 
 def make_sampler(name: str, words: Sequence[str]) -> Sampler:

@@ -56,7 +56,10 @@ class Decoding(ABC):
 
 @dataclass
 class FixedPoint(Decoding):
-    """The walk's own samples, by iteration: see :meth:`AutoregressiveLaw.sample_fixed_point`."""
+    """The walk's own samples, by iteration.
+
+    See :meth:`~fewjump.law.autoregressive.AutoregressiveLaw.sample_fixed_point`.
+    """
 
     kind: ClassVar[str] = "fixed-point"
 
