@@ -32,7 +32,7 @@ demo: $(STAMP)
 	$(BIN)/fewjump demo $(DEMO) --out $(OUT)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -q -m 'not gpu and not slow and not network'
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q -m 'not gpu and not slow and not network'
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

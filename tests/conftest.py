@@ -7,9 +7,15 @@ import torch
 
 torch.set_num_threads(1)
 
-#: Files with the dearest tests, groups first: begun last, one would run on beside an idle worker.
+#: Files with the dearest tests. A file runs on one worker, whose fixtures make their models once;
+#: begun last, one of these would run on beside an idle worker.
 LONG = (
     "train/test_sharding.py",
+    "laws/test_sampler_laws.py",
+    "laws/test_law_laws.py",
+    "commands/test_terminal.py",
+    "checkpoint/test_hostile.py",
+    "denoiser/test_deferred.py",
     "test_examples.py",
     "test_refine.py",
     "test_api.py",
@@ -23,7 +29,11 @@ LONG = (
     "objective/test_conditional.py",
     "experiments/test_adaptive_networks.py",
     "experiments/test_text_students.py",
-    "commands/test_terminal.py",
+    "experiments/test_joint_markov.py",
+    "train/test_conditions.py",
+    "commands/test_classes.py",
+    "denoiser/joint_heads/test_joint_heads.py",
+    "law/test_decoding.py",
 )
 
 

@@ -17,9 +17,6 @@ from fewjump.random import generator_for
 from fewjump.schedule import LogLinear
 from fewjump.verify.enumeration import chain_tensor
 
-# One worker: the models that its fixtures make are made once.
-pytestmark = pytest.mark.xdist_group("api")
-
 V, L = 4, 3
 SMALL = {"hidden": 16, "blocks": 1, "heads": 2, "condition_dim": 8}
 QUICK = {"steps": 6, "batch_size": 16, "device": "cpu", "progress": False, "warmup": 2}

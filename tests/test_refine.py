@@ -37,9 +37,6 @@ from fewjump.schedule import Linear, LogLinear
 from fewjump.train import read_metrics, trainer
 from fewjump.train.monitor import DiversityError, DiversityGuard
 
-# One worker: the models that its fixtures make are made once.
-pytestmark = pytest.mark.xdist_group("refine")
-
 SMALL = {"hidden": 16, "blocks": 1, "heads": 2, "condition_dim": 8}
 QUICK = {
     "steps": 8,

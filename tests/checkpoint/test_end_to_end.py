@@ -14,9 +14,6 @@ from fewjump.checkpoint import load
 from fewjump.denoiser import NetworkDenoiser, ScoreDenoiser
 from forked import finish, start
 
-# One worker: the models that its fixtures make are made once.
-pytestmark = pytest.mark.xdist_group("originals-end-to-end")
-
 GOLDEN = Path(__file__).parents[1] / "golden" / "originals"
 CASES = ["sedd_absorb", "mdlm_subs", "udlm", "duo"]
 HEADS = {

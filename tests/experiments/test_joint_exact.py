@@ -16,9 +16,6 @@ from fewjump.random import generator_for
 from fewjump.sampler.exact import exact_output_law
 from fewjump.schedule import LogLinear
 
-# One worker: the models that its fixtures make are made once.
-pytestmark = pytest.mark.xdist_group("joint-exact")
-
 
 @pytest.fixture(scope="module")
 def problem() -> EnumeratedJoint:

@@ -35,8 +35,6 @@ from fewjump.train.sharded_state import POINTER_FILE, load_shards
 from fewjump.train.state import STATE_FILE
 from forked import finish, start
 
-# One worker: the models that its fixtures make are made once.
-pytestmark = pytest.mark.xdist_group("two-processes")
 SPREAD = Path(__file__).with_name("spread.py")
 
 
