@@ -31,8 +31,8 @@ from fewjump.progress import Progress
 from fewjump.random import SampleStreams, fold_seed, uniform
 from fewjump.sampler import Sampler, get_sampler, run
 from fewjump.sampler.prompt import make_prompt
-from fewjump.sampler.run import check_options
-from fewjump.sampler.time_grid import GridSpec, check_spec
+from fewjump.sampler.run import check_options, for_grid
+from fewjump.sampler.time_grid import FITTED, GridSpec, check_spec, times_for
 
 # Of NumPy, for an array of two axes.
 _HEADER_BYTES = 128
@@ -92,13 +92,19 @@ def rollouts(
     path = Path(path)
     if label is None and teacher.classes is not None:
         label = torch.arange(teacher.classes)
+    pair = _pair(guidance)
+    for scale in pair or (None,):
+        make_condition(teacher, label, scale)
+    classes = teacher.classes
+    if label is not None and classes is not None and int(label.max()) == classes:
+        raise ValueError(
+            f"label must be a class here, 0 to {classes - 1}: students learn from samples "
+            "of a class, and are shown some of them without it"
+        )
     suffix = ".npy" if label is None else ".npz"
     if path.suffix != suffix:
         what = "rollouts" if label is None else "rollouts by class"
         raise ValueError(f"{what} are kept in a {suffix} file, got {path}")
-    pair = _pair(guidance)
-    for scale in pair or (None,):
-        make_condition(teacher, label, scale)
     length = teacher.length if length is None else length
     if length is None or min(length, num_samples, batch_size) < 1:
         raise ValueError(
@@ -135,6 +141,11 @@ def rollouts(
         done = _whole_rows(path if path.is_file() else part, dtype, length)
     if done > num_samples:
         raise ValueError(f"{path} holds {done} samples already, more than {num_samples}")
+    if isinstance(grid, str) and grid == FITTED:
+        # One for all samples, wherever batches end.
+        labels = None if label is None else label[:1]
+        first = make_condition(teacher, labels, _scales(pair, seed, 0, 1))
+        grid = times_for(grid, steps, for_grid(teacher, first), length)
     notes = path.with_suffix(".json")
     with folder_made(path.parent), _held_part(path, part, notes):
         with part.open("r+b") as file:

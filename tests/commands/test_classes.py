@@ -122,7 +122,15 @@ def test_clear_errors(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     )
     said = refused(capsys, "distill", "--teacher", teacher, "--data", bare, *new)
     assert "these data have no labels" in said
+    rolled = ["rollouts", teacher, "--out", f"{tmp_path}/r.npz", "--label", str(K)]
+    assert "--label must be a class here, 0 to 2" in refused(capsys, *rolled)
+    grid = ["--grid", "fitted", "--keep-grid", "--label", "7"]
+    assert "--label must lie in 0..2" in refused(capsys, "sample", teacher, *grid)
     assert not (tmp_path / "new").exists()
+    measured = ["evaluate", teacher, "--data", data, "--steps", "1", "--out", f"{tmp_path}/of"]
+    both = ["--sampler", "ancestral", "entropy-bounded", "--grid", "cosine"]
+    assert "draws its own times" in refused(capsys, *measured, *both)
+    assert not (tmp_path / "of").exists()
     plain = ["train", "--data", bare, "--hidden", "16", "--blocks", "1", "--heads", "1"]
     assert cli.main([*plain, "--out", str(tmp_path / "plain"), *new[2:]]) == cli.OK
     said = refused(capsys, "sample", str(tmp_path / "plain"), "--label", "1")

@@ -87,8 +87,10 @@ class Options(DocumentOptions, ReadingOptions, GridOptions, Subject):
 
 def run(options: Options) -> int:
     from fewjump.checkpoint.folder import WEIGHTS_FILE
+    from fewjump.evaluate.meter import classes_in_turn
     from fewjump.publish.models import open_data_like, open_models
     from fewjump.report import machine_facts, write_results
+    from fewjump.sampler.run import check_options
 
     if not options.paths:
         raise ValueError("name at least one run or saved model")
@@ -101,6 +103,10 @@ def run(options: Options) -> int:
     samplers = [make_sampler(name, options.sampler_options) for name in options.sampler]
     models = open_models(options.paths, options.device, reading_values(options))
     names = dict(zip(names_of(models), models))
+    for model in models:
+        classes_in_turn(model.denoiser, 2, options.guidance)
+        for sampler in samplers:
+            check_options(sampler, model.denoiser, options.grid, True)
     out = options.out or results_folder(options.paths[0], models[0])
     with sole_writer(out):
         for name in (RESULTS, SAMPLES, PAGE):

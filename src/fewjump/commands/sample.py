@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from fewjump.data import ImageLevels, Vocabulary
     from fewjump.denoiser import Denoiser
     from fewjump.publish import Pipeline
-    from fewjump.sampler import RunProgress
+    from fewjump.sampler import RunProgress, Sampler
 
 FORMATS = (".txt", ".jsonl", ".npy", ".png")
 _OF_A_FOLDER = re.compile(r"\d{5,}\.(png|txt)")
@@ -127,7 +127,7 @@ def run(options: Options) -> int:
     denoiser, vocabulary, folder = open_model(options.path, options.device, reading_values(options))
     draft = _draft(options, denoiser)
     if options.keep_grid:
-        _keep_grid(denoiser, options, folder)
+        _keep_grid(denoiser, sampler, options, folder)
     pipe = Pipeline(denoiser, vocabulary)
     writer = open_writer(options.out, vocabulary, options.scale)
     with writer:
@@ -191,14 +191,19 @@ def _check_can_keep(options: Options) -> None:
     check_can_keep(place_of(options.path))
 
 
-def _keep_grid(denoiser: Denoiser, options: Options, folder: Path) -> None:
+def _keep_grid(denoiser: Denoiser, sampler: Sampler, options: Options, folder: Path) -> None:
     from fewjump.checkpoint.folder import write_grids
+    from fewjump.denoiser.condition import make_condition
     from fewjump.progress import tell
     from fewjump.sampler import FITTED, carry_grid
+    from fewjump.sampler.run import check_options, for_grid
     from fewjump.sampler.time_grid import times_for
 
     length = options.length[0] if options.length else denoiser.length
-    times = times_for(FITTED, options.steps, denoiser, length)
+    labels = labels_in_turn(options.label, options.num_samples)
+    condition = make_condition(denoiser, labels, options.guidance, options.num_samples)
+    check_options(sampler, denoiser, FITTED, True)
+    times = times_for(FITTED, options.steps, for_grid(denoiser, condition), length)
     carry_grid(denoiser, times, length)
     write_grids(denoiser, folder)
     listed = " ".join(f"{t:.4g}" for t in times.tolist())

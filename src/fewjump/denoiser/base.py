@@ -73,9 +73,11 @@ class Denoiser(nn.Module, ABC):
             not attended to, and does not change what is said of other positions.
         autoregressive: whether its laws are autoregressive, and can be drawn in several ways (see
             :mod:`fewjump.law.decoding`).
+        joint: whether its laws are known to be joint: guidance cannot combine those.
         classes: K, where the law may be asked for by class (:mod:`fewjump.denoiser.condition`):
             the labels are {0..K−1}, and K stands for no class. None without classes.
         guidance_range: least and largest guidance scale of a network that takes it as an input.
+        condition: the classes that its rows were given (:meth:`conditioned`); None without.
         evaluations: number of calls so far, one per batch (the NFE counter).
         vocabulary_config: what the tokens stand for, as plain data, where the model came from a
             folder that says so; saving keeps it.
@@ -92,8 +94,10 @@ class Denoiser(nn.Module, ABC):
     vocabulary_config: dict[str, Any] | None = None
     grids: dict[str, Any] | None = None
     autoregressive: bool = False
+    joint: bool = False
     classes: int | None = None
     guidance_range: tuple[float, float] | None = None
+    condition: Condition | None = None
 
     def __init__(
         self, process: Process, length: int | None = None, clean_vocab_size: int | None = None

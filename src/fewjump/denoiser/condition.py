@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fewjump.denoiser.base import Condition, Denoiser
 from fewjump.law.base import Law
-from fewjump.law.guided import guided
+from fewjump.law.guided import JOINT, guided
 from fewjump.schedule import Time, as_time
 
 
@@ -27,6 +27,8 @@ class ConditionedDenoiser(Denoiser):
         inner: with classes.
         condition: of the batch it is asked about, or one for all rows.
     """
+
+    condition: Condition
 
     def __init__(self, inner: Denoiser, condition: Condition) -> None:
         super().__init__(inner.process, inner.length, inner.clean_vocab_size)
@@ -81,6 +83,15 @@ def ask(denoiser: Denoiser, x_t: Tensor, t: Tensor, condition: Condition | None)
     return guided(denoiser(x_t, t, own), denoiser(x_t, t, free), scale)
 
 
+def can_guide(denoiser: Denoiser, scale: Tensor) -> bool:
+    """Whether scales may be asked of a denoiser, as far as it is known before it is evaluated.
+
+    Laws that are known to be joint have no powers; at scales 1 and 0 none is taken.
+    """
+    takes = not denoiser.joint or denoiser.guidance_range is not None
+    return takes or bool((scale == 1).all() or (scale == 0).all())
+
+
 def conditioned(
     denoiser: Denoiser,
     label: Tensor | Sequence[int] | int,
@@ -108,8 +119,8 @@ def make_condition(
 
     Raises:
         ValueError: for labels out of range or of another number of rows, none for a denoiser that
-            has classes, some for one that has not, and scales that are negative or that the network
-            was not trained for.
+            has classes, some for one that has not, and scales that are negative, that the network
+            was not trained for, or that its joint laws cannot be guided by.
     """
     classes = denoiser.classes
     if classes is None:
@@ -123,7 +134,7 @@ def make_condition(
     if label is None:
         raise ValueError(
             f"this model has {classes} classes: give label=0 to {classes - 1}, or {classes} for no "
-            "class in particular (--label)"
+            "class in particular"
         )
     labels = torch.as_tensor(label, device=denoiser.device)
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
@@ -152,6 +163,8 @@ def make_condition(
             f"this student was trained for guidance from {trained[0]:g} to {trained[1]:g}, got "
             f"{guidance}"
         )
+    if not can_guide(denoiser, scale):
+        raise ValueError(JOINT)
     count = max(labels.shape[0], scale.shape[0])
     return Condition(labels.expand(count), scale.expand(count))
 

@@ -108,11 +108,13 @@ class Head(nn.Module, ABC):
         fixed_length: whether it is for sequences of one ``length``, which follows from the
             denoiser's where the options leave it out.
         autoregressive: whether its law is an :class:`~fewjump.law.AutoregressiveLaw`.
+        joint: whether its law is known to be joint.
     """
 
     kind: ClassVar[str]
     fixed_length: ClassVar[bool] = False
     autoregressive: ClassVar[bool] = False
+    joint: ClassVar[bool] = False
 
     def __init__(self, hidden: int, vocab_size: int) -> None:
         super().__init__()

@@ -88,6 +88,7 @@ class LatentHead(Head):
     """
 
     kind = "latent"
+    joint = True
 
     def __init__(
         self,

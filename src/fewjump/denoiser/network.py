@@ -68,7 +68,7 @@ class NetworkDenoiser(Denoiser):
         self.head = head
         self.autocast: Autocast = check_autocast(autocast)
         self.time_conditioned = config.time_conditioned
-        self.autoregressive = head.autoregressive
+        self.autoregressive, self.joint = head.autoregressive, head.joint
         self.padding = config.padding
         self.classes = getattr(config, "classes", None)
         self.guidance_range = getattr(config, "guidance", None)
@@ -174,8 +174,9 @@ class NetworkDenoiser(Denoiser):
         """
         mine, theirs = vars(self.trunk.config), vars(source.trunk.config)
         differing = [k for k in mine | theirs if mine.get(k) != theirs.get(k)]
-        if theirs.get("guidance") is None and "guidance" in differing:
-            # A student that takes a guidance scale starts at its teacher, whatever the scale.
+        if mine.get("guidance") is not None and "guidance" in differing:
+            # A student that takes a guidance scale starts at its teacher, whatever the scale; which
+            # scales it learns is nothing that weights depend on.
             differing.remove("guidance")
         if differing:
             raise ValueError(

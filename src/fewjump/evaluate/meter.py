@@ -18,7 +18,7 @@ from fewjump.problem import MarkovChain
 from fewjump.random import generator_for
 from fewjump.report import Row
 from fewjump.sampler.base import Sampler, get_sampler
-from fewjump.sampler.run import run
+from fewjump.sampler.run import check_options, run
 from fewjump.sampler.time_grid import GridSpec, check_spec
 
 TEST_DATA = "test data"
@@ -181,7 +181,7 @@ def quality(
     """
     meter.check(denoiser)
     method = get_sampler(sampler)
-    method.check(denoiser)
+    check_options(method, denoiser, grid, True)
     count = meter.num_samples if num_samples is None else num_samples
     if not steps_list or not seeds or count < 2:
         raise ValueError(

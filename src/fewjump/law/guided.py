@@ -18,6 +18,11 @@ from fewjump.law.base import SHARED, Law, nucleus, refuse_twice
 from fewjump.law.logits import Clock, DenseLogits, Guidance, Logits
 from fewjump.law.product import ProductLaw, as_product
 
+JOINT = (
+    "guidance combines laws position by position, and this model's is joint: leave it out (or at "
+    "1), or take a student that was distilled with it, and has the scale as an input"
+)
+
 
 @dataclass(eq=False)
 class GuidedLogits(Logits):
@@ -135,10 +140,6 @@ def guided(conditional: Law, unconditional: Law, scale: Tensor) -> ProductLaw:
         ValueError: for joint laws, whose powers have no tractable normaliser.
     """
     if not (conditional.independent and unconditional.independent):
-        raise ValueError(
-            "guidance combines laws position by position, and this model's is joint: leave "
-            "guidance out (or 1), or distil a student that takes the scale as an input "
-            "(distill with guidance=(low, high))"
-        )
+        raise ValueError(JOINT)
     parts = as_product(conditional).source, as_product(unconditional).source
     return ProductLaw(GuidedLogits(*parts, scale))

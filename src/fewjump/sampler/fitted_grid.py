@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -181,22 +182,26 @@ def fitted_grid(
     )
 
 
-_REMEMBERED: WeakKeyDictionary[Denoiser, dict[tuple[int, ...], Tensor]] = WeakKeyDictionary()
+_REMEMBERED: WeakKeyDictionary[Denoiser, dict[tuple[Any, ...], Tensor]] = WeakKeyDictionary()
 
 
 def remembered_grid(denoiser: Denoiser, steps: int, length: int | None) -> Tensor:
     """``grid="fitted"``: the grid that the denoiser carries, or :func:`fitted_grid` to its samples.
 
-    It is fitted once, and again where a weight has been written to since.
+    It is fitted once, and again where a weight has been written to since. A denoiser that was given
+    classes is asked for by the same classes of the same model.
     """
+    asked, model = denoiser.condition, denoiser.unconditioned
+    given = () if asked is None else (asked.labels, asked.scale)
     weights = (*denoiser.parameters(), *denoiser.buffers())
     key = (
+        *(None if part is None else tuple(part.tolist()) for part in given),
         int(steps),
         length or 0,
         *(w.data_ptr() for w in weights),
         *(w._version for w in weights),
     )
-    kept = _REMEMBERED.setdefault(denoiser, {})
+    kept = _REMEMBERED.setdefault(model, {})
     if key not in kept:
         times = carried_grid(denoiser, int(steps), length)
         if times is None:

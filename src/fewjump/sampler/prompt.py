@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fewjump.denoiser.base import Condition, Denoiser
-from fewjump.denoiser.condition import ask
+from fewjump.denoiser.condition import ask, can_guide
 from fewjump.law import Law
 from fewjump.law.decoding import Decoding
 
@@ -151,7 +151,7 @@ class PromptedDenoiser(Denoiser):
             return law
         draft = None
         if self.draft is not None:
-            told = None if self.draft.classes is None else condition
+            told = _told(self.draft, condition)
             draft = self._conditioned(self.draft, x_t, t, prompt, told)
         if draft is not None and self.temperature not in (0, 1):
             # Not truncated: what is settled must remain possible.
@@ -182,6 +182,16 @@ class PromptedDenoiser(Denoiser):
         yield
         synchronise(device)
         self.seconds += time.perf_counter() - started
+
+
+def _told(draft: Denoiser, condition: Condition | None) -> Condition | None:
+    """What a draft hears of the condition: any draft will do, one nearer to the law is quicker."""
+    if draft.classes is None or condition is None or condition.scale is None:
+        return None if draft.classes is None else condition
+    scale = condition.scale
+    if draft.guidance_range is not None:
+        return Condition(condition.labels, scale.clamp(*draft.guidance_range))
+    return Condition(condition.labels, scale if can_guide(draft, scale) else None)
 
 
 def _alike(*values: Tensor) -> bool:

@@ -28,7 +28,7 @@ from fewjump.registry import DECODINGS
 from fewjump.sampler.base import Move, Moves, Sampler, Step, draw_step, get_sampler
 from fewjump.sampler.moves import LawMove
 from fewjump.sampler.prompt import PromptedDenoiser, eval_mode, make_prompt, synchronise
-from fewjump.sampler.time_grid import GridSpec, times_for
+from fewjump.sampler.time_grid import GridSpec, check_spec, times_for
 
 #: An autoregressive law is drawn by a walk along its positions.
 SEQUENTIAL = "sequential"
@@ -178,7 +178,8 @@ def run(
         guidance: scale of classifier-free guidance, or (N,) of them, 1 by default
             (:meth:`fewjump.denoiser.Denoiser.conditioned`); what it means for a step is in
             :mod:`fewjump.sampler.guided_rates`. Costs two evaluations, unless the denoiser takes it
-            as an input. A fitted grid is that of the first sample's class, without guidance.
+            as an input. A fitted grid is that of the first sample's class: without guidance, or
+            under its scale where the denoiser takes it as an input.
         temperature, top_p: as in :meth:`fewjump.law.Law.tempered`, at every step. A guided law is
             tempered as a whole, and steps are then its own.
         denoise: draw x₀ at the last positive time (see :mod:`fewjump.sampler.run`).
@@ -188,8 +189,9 @@ def run(
             numbers within rounding of the boundary between two tokens) or ``draft`` (other samples
             of the same law); see :mod:`fewjump.law.decoding`.
         draft: what ``draft`` drafts with, and implies it: a denoiser of the same tokens and mask,
-            of a product, mixture, chain or autoregressive law. Without one the head's own product
-            drafts.
+            of a product, mixture, chain or autoregressive law. It is told the class if it has
+            classes, and the guidance scale if it can be guided by it. Without one the head's own
+            product drafts.
         progress: show progress on stderr (:mod:`fewjump.progress`).
         watch: told the state after every step (see :class:`RunProgress`); batches come in order.
         first: number of the first sample: what is drawn are samples ``first`` to ``first`` + N − 1
@@ -202,13 +204,15 @@ def run(
     method = get_sampler(sampler)
     length = _check_sizes(denoiser, num_samples, length, batch_size)
     condition = make_condition(denoiser, label, guidance, num_samples)
-    times = times_for(grid, steps, _for_grid(denoiser, condition), length)
+    check_spec(grid, steps, denoiser.process.schedule)
     check_options(method, denoiser, grid, denoise)
     _check_temperature(temperature, top_p)
     way = make_decoding(denoiser, decoding, draft, length)
     device = denoiser.device
     vocab_size, mask = denoiser.clean_vocab_size, denoiser.process.mask
     given = make_prompt(prompt, fixed, num_samples, length, vocab_size, device, mask)
+    # A fit costs more than all that is checked above.
+    times = times_for(grid, steps, for_grid(denoiser, condition), length)
     seed = draw_seed(generator)
     if batch_size is None:
         fits = _LOGIT_LIMIT // (length * denoiser.process.vocab_size)
@@ -257,11 +261,13 @@ def run(
     )
 
 
-def _for_grid(denoiser: Denoiser, condition: Condition | None) -> Denoiser:
+def for_grid(denoiser: Denoiser, condition: Condition | None) -> Denoiser:
     """What a grid is fitted to: the denoiser, of the first sample's class where it has classes."""
     if condition is None:
         return denoiser
-    return ConditionedDenoiser(denoiser, Condition(condition.labels[:1]))
+    scale = None if denoiser.guidance_range is None else condition.scale
+    first = Condition(condition.labels[:1], None if scale is None else scale[:1])
+    return ConditionedDenoiser(denoiser, first)
 
 
 class _Meter:
@@ -357,6 +363,11 @@ def _check_draft(denoiser: Denoiser, draft: Denoiser, length: int) -> None:
             "a draft must have the states, the mask and the clean tokens of the model it drafts "
             f"for, {own}; this one has {other}"
         )
+    if draft.classes is not None and denoiser.classes not in (None, draft.classes):
+        raise ValueError(
+            f"a draft must have the classes of the model it drafts for, {denoiser.classes}, or "
+            f"none; this one has {draft.classes}"
+        )
     if draft.device != denoiser.device:
         raise ValueError(f"the draft is on {draft.device}, the model on {denoiser.device}")
     draft.check_length(length)
@@ -389,6 +400,6 @@ def check_options(
     if sampler.uses_grid:
         return
     if grid is not None:
-        raise ValueError(f"{sampler.name} draws its own times; leave grid=None")
+        raise ValueError(f"{sampler.name} draws its own times; leave the grid out")
     if not denoise:
         raise ValueError(f"{sampler.name} has no final denoising step; leave denoise=True")

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from fewjump.denoiser.base import Condition, Denoiser
+from fewjump.denoiser.condition import can_guide
+from fewjump.law.guided import JOINT
 from fewjump.random import SampleStreams, uniform
 
 Numbers = Tensor | np.ndarray
@@ -102,10 +104,14 @@ class Conditions:
         for name, values in (("labels", self.labels), ("guidance scales", self.scales)):
             if values is not None and rows is not None and values.shape[0] != rows:
                 raise ValueError(f"{values.shape[0]} {name} do not fit {rows} sequences")
-        taken = teacher.guidance_range if teacher is not None else None
-        if taken is None or self.guidance is None:
+        if teacher is None or self.guidance is None:
             return
         low, high = self.guidance
+        if not can_guide(teacher, torch.tensor([low, high])):
+            raise ValueError(JOINT)
+        taken = teacher.guidance_range
+        if taken is None:
+            return
         if not taken[0] <= low <= high <= taken[1]:
             raise ValueError(
                 f"the teacher takes guidance from {taken[0]:g} to {taken[1]:g} only, got "

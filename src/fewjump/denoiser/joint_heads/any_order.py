@@ -49,6 +49,7 @@ class AnyOrderHead(Head):
     """
 
     kind = "any-order"
+    joint = True
     autoregressive = True
 
     def __init__(

@@ -143,6 +143,7 @@ class AutoregressiveHead(Head):
     """
 
     kind = "autoregressive"
+    joint = True
     autoregressive = True
 
     def __init__(

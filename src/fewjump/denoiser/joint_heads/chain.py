@@ -122,6 +122,7 @@ class ChainHead(Head):
     """
 
     kind = "chain"
+    joint = True
 
     def __init__(
         self,
@@ -163,6 +164,7 @@ class MixtureOfChainsHead(Head):
     """
 
     kind = "mixture-of-chains"
+    joint = True
 
     def __init__(
         self,
@@ -236,6 +238,7 @@ class SharedChainHead(Head):
     """
 
     kind = "shared-chain"
+    joint = True
 
     def __init__(
         self,

@@ -46,6 +46,7 @@ class MixtureHead(Head):
     """
 
     kind = "mixture"
+    joint = True
 
     def __init__(
         self,
@@ -178,6 +179,7 @@ class SharedMixtureHead(Head):
     """
 
     kind = "shared-mixture"
+    joint = True
     fixed_length = True
 
     def __init__(
