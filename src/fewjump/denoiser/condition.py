@@ -28,8 +28,6 @@ class ConditionedDenoiser(Denoiser):
         condition: of the batch it is asked about, or one for all rows.
     """
 
-    condition: Condition
-
     def __init__(self, inner: Denoiser, condition: Condition) -> None:
         super().__init__(inner.process, inner.length, inner.clean_vocab_size)
         self.inner = inner
@@ -43,6 +41,7 @@ class ConditionedDenoiser(Denoiser):
         return self.inner
 
     def rows(self, index: Tensor) -> ConditionedDenoiser:
+        assert self.condition is not None
         return ConditionedDenoiser(self.inner, self.condition.rows(index))
 
     def forward(self, x_t: Tensor, t: Time, condition: Condition | None = None) -> Law:
@@ -54,6 +53,7 @@ class ConditionedDenoiser(Denoiser):
         return law
 
     def law(self, x_t: Tensor, t: Tensor) -> Law:
+        assert self.condition is not None
         return ask(self.inner, x_t, t, self.condition.expand(x_t.shape[0]))
 
 
