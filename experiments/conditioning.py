@@ -30,6 +30,7 @@ from fewjump.demo.parts import Clock
 from fewjump.denoiser.base import Denoiser
 from fewjump.evaluate.bootstrap import bootstrap, mean
 from fewjump.evaluate.text import TextMeter
+from fewjump.law import Law
 from fewjump.random import generator_for
 
 LOOKAHEAD = "autoregressive with lookahead"
@@ -98,7 +99,7 @@ def filling_one_by_one(
     return torch.cat(out)
 
 
-def _law(model: Denoiser, x0: Tensor, hole: Tensor):
+def _law(model: Denoiser, x0: Tensor, hole: Tensor) -> Law:
     process = model.process
     assert process.mask is not None
     share = hole.double().mean(1).clamp(max=1 - 1e-6)

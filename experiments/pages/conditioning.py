@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from experiments.pages.markdown import MISSING, Row, pivot, plus_minus, steps_head, table, where
+from experiments.pages.markdown import MISSING, mean, pivot, seeds_cell, steps_head, table, where
 from experiments.pages.road import load
 from experiments.wall_clock import TEACHER
-from fewjump.evaluate.bootstrap import over_seeds
 
 
 def by_steps(corpus: str) -> str:
     """NLL at matched entropy, students against numbers of steps."""
     rows = load(f"conditioning_{corpus}")["rows"]
     return pivot(
-        rows, {"student": "student"}, "steps", lambda r: _cell(r, "matched_nll"), steps_head
+        rows, {"student": "student"}, "steps", lambda r: seeds_cell(r, "matched_nll"), steps_head
     )
 
 
@@ -33,15 +30,15 @@ def fillings(corpus: str) -> str:
                 now = where(drawn, steps=steps)
                 # The law of a number of steps is known of one, and bounded with one hole a step.
                 exact = {1: "nll", 64: "one_by_one"}.get(steps, "")
-                speed = _mean(slow, "seconds_alone") / _mean(now, "seconds_alone")
+                speed = mean(slow, "seconds_alone") / mean(now, "seconds_alone")
                 lines.append(
                     (
                         hidden,
                         f"{student}, {steps_head(steps)}",
-                        _cell(truth, exact) if exact in truth[0] else MISSING,
-                        _cell(now, "nll"),
-                        _cell(now, "matched_nll"),
-                        f"{1e3 * _mean(now, 'seconds_alone'):.1f}",
+                        seeds_cell(truth, exact) if exact in truth[0] else MISSING,
+                        seeds_cell(now, "nll"),
+                        seeds_cell(now, "matched_nll"),
+                        f"{1e3 * mean(now, 'seconds_alone'):.1f}",
                         f"{speed:.1f}×",
                     )
                 )
@@ -62,20 +59,6 @@ def drift(corpus: str, student: str) -> str:
     rows = load(f"conditioning_{corpus}")["rows"]
     mine = [r for r in rows if r["student"].replace(" ", "-") == student]
     last = max(r["steps"] for r in mine)
-    values = (_mean(where(mine, steps=k), "matched_nll") for k in (1, last))
+    values = (mean(where(mine, steps=k), "matched_nll") for k in (1, last))
     first, most = values
     return f"{most - first:.3f}"
-
-
-def _cell(rows: Sequence[Row], key: str) -> str:
-    known = [r for r in rows if r[key] is not None]
-    if not known:
-        return MISSING
-    if len(known) == 1:
-        return plus_minus(known[0], key)
-    value, _, high = over_seeds(known, key)
-    return f"{value:.3f} ± {high - value:.3f}"
-
-
-def _mean(rows: Sequence[Row], key: str) -> float:
-    return sum(r[key] for r in rows) / len(rows)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from fewjump.evaluate.bootstrap import over_seeds
+
 Row = Mapping[str, Any]
 #: A column of an index: a key of the row, or a function of it.
 Field = str | Callable[[Row], Any]
@@ -86,6 +88,18 @@ def plus_minus(row: Row, key: str, digits: int = 3) -> str:
     """A value and half of its interval, whose ends are ``key_low`` and ``key_high``."""
     half = (row[f"{key}_high"] - row[f"{key}_low"]) / 2
     return f"{row[key]:.{digits}f} ± {half:.{digits}f}"
+
+
+def seeds_cell(rows: Sequence[Row], key: str) -> str:
+    """A mean over seeds ± the wider of two 95% half-widths: over samples and over seeds.
+
+    Rows without a value (None) are left out.
+    """
+    known = [r for r in rows if r[key] is not None]
+    if not known:
+        return MISSING
+    value, _, high = over_seeds(known, key)
+    return f"{value:.3f} ± {high - value:.3f}"
 
 
 def _field(row: Row, field: Field) -> Any:

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from experiments.pages.markdown import (
-    MISSING,
     Row,
     form,
     mean,
     pivot,
+    seeds_cell,
     select,
     steps_head,
     table,
@@ -19,7 +19,7 @@ from experiments.pages.markdown import (
 )
 from experiments.pages.road import Content, load
 from experiments.wall_clock import TEACHER
-from fewjump.evaluate.bootstrap import half_width, over_seeds
+from fewjump.evaluate.bootstrap import half_width
 
 QUALITY = {"names": "matched NLL", "text": "matched NLL", "digits": "Fréchet distance"}
 
@@ -30,20 +30,12 @@ def quality(corpus: str) -> str:
     ± is the wider of two 95% half-widths: over samples and over seeds.
     """
     rows = load(f"text_students_{corpus}")["rows"]
-
-    def cell(rows: Sequence[Row]) -> str:
-        known = [r for r in rows if r["matched_nll"] is not None]
-        if not known:
-            return MISSING
-        value, _, high = over_seeds(known, "matched_nll")
-        return f"{value:.3f} ± {high - value:.3f}"
-
     index = {
         "student": "student",
         "parameters": form("parameters", ","),
         "seeds": lambda r: len({s["seed"] for s in where(rows, student=r["student"])}),
     }
-    return pivot(rows, index, "steps", cell, steps_head)
+    return pivot(rows, index, "steps", lambda r: seeds_cell(r, "matched_nll"), steps_head)
 
 
 def verdicts(corpus: str) -> str:

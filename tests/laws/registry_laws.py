@@ -68,8 +68,8 @@ class TabularConditionals(Conditionals):
             index = index * self.vocab_size + x0[:, i]
         return self.table[torch.arange(self.batch_size), position, index]
 
-    def logits(self, x0: Tensor) -> Tensor:
-        return torch.stack([self.row(i, x0) for i in range(self.length)], 1)
+    def source(self, x0: Tensor) -> DenseLogits:
+        return DenseLogits(torch.stack([self.row(i, x0) for i in range(self.length)], 1))
 
     def begin(self) -> Walk:
         return _TabularWalk(self)
@@ -106,9 +106,9 @@ class JointConditionals(Conditionals):
         weight = (self.joint * agrees)[:, None] * (at[:, None] == torch.arange(V)[:, None])
         return weight.sum(-1).log()
 
-    def logits(self, x0: Tensor) -> Tensor:
+    def source(self, x0: Tensor) -> DenseLogits:
         along = torch.stack([self.row(k, x0) for k in range(L)], 1)
-        return along.gather(1, self.order.argsort(1)[..., None].expand(-1, -1, V))
+        return DenseLogits(along.gather(1, self.order.argsort(1)[..., None].expand(-1, -1, V)))
 
     def begin(self) -> Walk:
         return _TabularWalk(self)

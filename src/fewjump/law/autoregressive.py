@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fewjump.law.base import SHARED, Batched, Law, nucleus, refuse_twice
 from fewjump.law.cross_entropy import token_log_prob
-from fewjump.law.logits import DenseLogits, Logits
+from fewjump.law.logits import Logits
 from fewjump.law.product import ProductLaw
 from fewjump.random import Generator, categorical, generator_for, invert_logits, uniform
 
@@ -36,12 +36,8 @@ class Conditionals(Batched, ABC):
     order: Tensor | None = None
 
     @abstractmethod
-    def logits(self, x0: Tensor) -> Tensor:
-        """All positions at once: (B, L) → (B, L, V), each where it stands in the sequence."""
-
     def source(self, x0: Tensor) -> Logits:
-        """:meth:`logits` as a source, which may compute rows as they are read."""
-        return DenseLogits(self.logits(x0))
+        """All positions at once: (B, L) → (B, L, V), each where it stands in the sequence."""
 
     @abstractmethod
     def begin(self) -> Walk:

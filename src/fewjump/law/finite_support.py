@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fewjump.law.base import nucleus, row_chunks
-from fewjump.law.posterior import Fallback, PosteriorLaw, normalised
+from fewjump.law.base import exponentiated, nucleus, row_chunks
+from fewjump.law.posterior import Fallback, PosteriorLaw, normalised, padded
 from fewjump.random import Generator, invert_cdf, uniform
 
 _HASHES = 8
@@ -139,9 +139,7 @@ class FiniteSupportLaw(PosteriorLaw):
         """Probability of every sequence of the support: (b, N); of no meaning in free rows."""
         total, zeros = self._log_weights(rows)
         log_weights = total.masked_fill(zeros > 0, -torch.inf)
-        peak = log_weights.amax(-1, keepdim=True)
-        weights = (log_weights - torch.where(peak.isfinite(), peak, 0.0)).exp()
-        return normalised(weights)
+        return normalised(exponentiated(log_weights)[0])
 
     def _by_token(self, weights: Tensor) -> Tensor:
         """Sums of weights (b, N) over the sequences with a token at a position: (b, L, v)."""
@@ -165,8 +163,7 @@ class FiniteSupportLaw(PosteriorLaw):
         for rows in self._parts():
             inside = self._by_token(self._probabilities(rows))
             out[rows] = torch.where(self._free[rows, None, None], out[rows], inside)
-        missing = self.vocab_size - self.tokens
-        return torch.nn.functional.pad(out, (0, missing)) if missing else out
+        return padded(out, self.vocab_size)
 
     def cavity(self) -> Tensor:
         out = torch.full_like(self.factors, 1 / self.tokens)
@@ -178,13 +175,10 @@ class FiniteSupportLaw(PosteriorLaw):
             parts = []
             for count in (0, 1):
                 log_weights = total.masked_fill(zeros != count, -torch.inf)
-                peak = log_weights.amax(-1)
-                scale = torch.where(peak.isfinite(), peak, 0.0)
-                sums = self._by_token((log_weights - scale[:, None]).exp())
-                parts.append(sums.log() + scale[:, None, None])
+                weights, peak = exponentiated(log_weights)
+                parts.append(self._by_token(weights).log() + peak[..., None])
             log_cavity = torch.where(factors > 0, parts[0] - factors.log(), parts[1])
-            peak = log_cavity.amax(-1, keepdim=True)
-            weights = (log_cavity - torch.where(peak.isfinite(), peak, 0.0)).exp()
+            weights, _ = exponentiated(log_cavity)
             free = self._free[rows, None, None]
             out[rows] = torch.where(free, out[rows], normalised(weights))
         return out

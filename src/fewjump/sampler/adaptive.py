@@ -20,7 +20,23 @@ Certainty = Literal["entropy", "peak", "margin"]
 Ranking = Literal["token", "entropy", "peak", "margin"]
 
 
-class EntropyBounded(Sampler):
+class _ByMarginals(Sampler):
+    """A sampler of masks that ranks positions by what one evaluation says of each."""
+
+    order: ClassVar[float] = 0
+    evaluations: ClassVar[int] = 1
+    masked_only: ClassVar[bool] = True
+
+    def check(self, denoiser: Denoiser) -> None:
+        super().check(denoiser)
+        if denoiser.autoregressive:
+            raise ValueError(
+                f"{self.name} ranks positions by their marginals, which an autoregressive law has "
+                "in no closed form; use sampler='ancestral', whose draws are joint anyway"
+            )
+
+
+class EntropyBounded(_ByMarginals):
     """Unmask as many positions at once as their entropies allow.
 
     Masked positions are sorted by how certain they are, and the longest run of them with
@@ -46,11 +62,8 @@ class EntropyBounded(Sampler):
     """
 
     name: ClassVar[str] = "entropy-bounded"
-    order: ClassVar[float] = 0
-    evaluations: ClassVar[int] = 1
     reference: ClassVar[str] = "Ben-Hamu et al. 2025, arXiv 2505.24857"
     uses_grid: ClassVar[bool] = False
-    masked_only: ClassVar[bool] = True
 
     def __init__(self, gamma: float = 0.1, by: Certainty = "entropy") -> None:
         if not 0 <= gamma < float("inf"):
@@ -58,10 +71,6 @@ class EntropyBounded(Sampler):
         _check_choice(by, Certainty)
         self.gamma = gamma
         self.by: Certainty = by
-
-    def check(self, denoiser: Denoiser) -> None:
-        super().check(denoiser)
-        _check_marginals(self.name, denoiser)
 
     def moves(self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor) -> Moves:
         """One round that is not the last; s plays no part."""
@@ -94,7 +103,7 @@ class EntropyBounded(Sampler):
         return torch.zeros_like(hidden).scatter(-1, order, chosen)
 
 
-class Confidence(Sampler):
+class Confidence(_ByMarginals):
     """Draw every masked position, keep the tokens one is surest of, and mask the rest again.
 
     From t to s the number of masks falls by the factor (1 − α(s))/(1 − α(t)), rounded down, and by
@@ -117,10 +126,7 @@ class Confidence(Sampler):
     """
 
     name: ClassVar[str] = "confidence"
-    order: ClassVar[float] = 0
-    evaluations: ClassVar[int] = 1
     reference: ClassVar[str] = "Chang et al. 2022, arXiv 2202.04200; LLaDA, arXiv 2502.09992"
-    masked_only: ClassVar[bool] = True
 
     def __init__(self, by: Ranking = "token", noise: float = 0.0) -> None:
         _check_choice(by, Ranking)
@@ -128,10 +134,6 @@ class Confidence(Sampler):
             raise ValueError(f"noise must be at least 0, got {noise}")
         self.by: Ranking = by
         self.noise = noise
-
-    def check(self, denoiser: Denoiser) -> None:
-        super().check(denoiser)
-        _check_marginals(self.name, denoiser)
 
     def moves(self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor) -> Moves:
         process = denoiser.process
@@ -273,11 +275,3 @@ def _time_of(denoiser: Denoiser, start: Tensor, hidden: Tensor) -> Tensor:
 def _check_choice(by: str, choices: object) -> None:
     if by not in get_args(choices):
         raise ValueError(f"by must be one of {', '.join(get_args(choices))}; got {by!r}")
-
-
-def _check_marginals(name: str, denoiser: Denoiser) -> None:
-    if denoiser.autoregressive:
-        raise ValueError(
-            f"{name} ranks positions by their marginals, which an autoregressive law has in no "
-            "closed form; use sampler='ancestral', whose draws are joint anyway"
-        )

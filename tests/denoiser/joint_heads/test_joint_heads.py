@@ -277,7 +277,7 @@ def test_step_by_step_equals_all_at_once(make: Any, process: Process) -> None:
         given = part.conditionals
         x0 = torch.randint(V, (part.batch_size, L))
         order = torch.arange(L).expand(part.batch_size, L) if given.order is None else given.order
-        expected = given.logits(x0).gather(1, order[..., None].expand(-1, -1, V))
+        expected = given.source(x0).dense().gather(1, order[..., None].expand(-1, -1, V))
         for skipped in (0, 1, 2):
             walk = given.begin()
             walk.skip(skipped, x0)

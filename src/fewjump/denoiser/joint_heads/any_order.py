@@ -157,9 +157,6 @@ class AnyOrderConditionals(Conditionals):
         states = _at(states, self.rank)
         return self.base.plus(self.head.factors(states, self.mix), self.head.tokens.weight)
 
-    def logits(self, x0: Tensor) -> Tensor:
-        return self.source(x0).dense()
-
     def product_logits(self) -> Logits:
         return self.base
 

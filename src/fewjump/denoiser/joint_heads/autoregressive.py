@@ -261,9 +261,6 @@ class HeadConditionals(Conditionals):
         factors = self.head.factors(self.head.layer(inputs), self.mix)
         return self.base.plus(factors, self.head.tokens.weight)
 
-    def logits(self, x0: Tensor) -> Tensor:
-        return self.source(x0).dense()
-
     def row(self, step: int, state: Tensor) -> Tensor:
         """Logits (B, V) at one position of each row, from the causal state (B, width) there."""
         index = torch.arange(self.batch_size, device=self.device) * self.length + step
