@@ -39,7 +39,10 @@ KINDS = (
     "mixture-of-chains",
     "shared-chain",
     "autoregressive",
+    "any-order",
 )
+#: Kinds that walk from token to token, and learn for ``walk_steps``.
+WALKS = ("autoregressive", "any-order")
 #: Tables of every mask pattern are kept up to this many entries; above, steps are sampled.
 EXACT_ENTRIES = 1 << 20
 
@@ -50,15 +53,15 @@ class World:
 
     Attributes:
         make: the problem.
-        steps: optimiser steps; the autoregressive head takes ``autoregressive_steps``.
-        width: of the autoregressive head.
+        steps: optimiser steps; the heads that walk take ``walk_steps``.
+        width: of the heads that walk.
         states: of the chain; the mixture has twice as many components, the chain with shared
             transitions four times as many states.
     """
 
     make: Callable[[], EnumeratedJoint]
     steps: int
-    autoregressive_steps: int
+    walk_steps: int
     batch_size: int
     width: int
     states: int
@@ -91,7 +94,7 @@ def head_options(kind: str, world: World, length: int) -> dict[str, Any]:
         return {"states": 4 * world.states, "length": length}
     if kind == "mixture-of-chains":
         return {"components": 4, "states": world.states // 2, "length": length}
-    return {"width": world.width} if kind == "autoregressive" else {}
+    return {"width": world.width} if kind in WALKS else {}
 
 
 def build(kind: str, world: World, problem: EnumeratedJoint, seed: int) -> NetworkDenoiser:
@@ -112,7 +115,7 @@ def train_student(
         problem.sample(world.samples, generator_for(seed, 2)),
         problem.denoiser(student.process),
         out,
-        steps=world.autoregressive_steps if kind == "autoregressive" else world.steps,
+        steps=world.walk_steps if kind in WALKS else world.steps,
         batch_size=world.batch_size,
         lr=5e-3,
         seed=seed,

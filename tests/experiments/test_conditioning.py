@@ -7,15 +7,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from experiments.conditioning import (
-    HIDDEN,
-    KINDS,
-    Config,
-    filling,
-    filling_one_by_one,
-    holes,
-    measure,
-)
+from experiments.conditioning import HIDDEN, KINDS, Config, measure
+from experiments.filling import filling, filling_one_by_one, holes
 from experiments.wall_clock import TEACHER
 from fewjump.denoiser.logits import LogitDenoiser
 from fewjump.problem import EnumeratedJoint
@@ -29,6 +22,9 @@ def test_half_of_the_positions_are_holes():
     for kind in ("stretch", "scattered"):
         found = holes(kind, (50, 8), 0)
         assert bool((found.sum(1) == 4).all())
+    lower = holes("lower half", (3, 8), 0)
+    assert not bool(lower[:, :4].any())
+    assert bool(lower[:, 4:].all())
     stretch = holes("stretch", (50, 8), 0).long()
     assert bool(((stretch[:, 1:] - stretch[:, :-1]) == 1).sum(1).le(1).all())
 
@@ -65,9 +61,9 @@ def test_holes_revealed_one_by_one_are_the_chain_rule():
 
 
 def test_rows_are_whole_and_remembered(tmp_path, monkeypatch):
-    monkeypatch.setattr("experiments.conditioning.FILLED_IN", {TEACHER: (1, 2)})
-    monkeypatch.setattr("experiments.conditioning.FEW", (1,))
-    monkeypatch.setattr("experiments.conditioning._ALONE", 1)
+    monkeypatch.setattr("experiments.filling.FILLED_IN", {TEACHER: (1, 2)})
+    monkeypatch.setattr("experiments.filling.FEW", (1,))
+    monkeypatch.setattr("experiments.filling._ALONE", 1)
     monkeypatch.setattr("experiments.text_quality.LADDER", (0.5, 1.0, 2.0))
     few = replace(SIZES, steps=(1, 2), teacher_extra=())
     config = Config(names=names_file(tmp_path), runs=tmp_path / "runs", steps=2)

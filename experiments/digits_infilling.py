@@ -1,0 +1,122 @@
+"""The lower half of a digit given the upper: students in one evaluation, the teacher in 64.
+
+Run as ``python -m experiments.digits_infilling``; each training resumes where it was stopped. The
+teacher is that of ``experiments.digits``, and is found there if both are run with the same
+``--runs``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from experiments.digits import folders
+from experiments.filling import Fillings
+from experiments.harness import Content, Options, Rows, main, place
+from experiments.text_quality import with_ends
+from fewjump.api import distill
+from fewjump.data import Dataset, load_data
+from fewjump.demo.digits import Sizes
+from fewjump.demo.parts import JOINT, TEACHER, Clock, made_once, teacher_for
+from fewjump.denoiser.base import Denoiser
+from fewjump.evaluate.image import ImageMeter
+from fewjump.objective import JointConditionalMatching
+from fewjump.sampler import run as draw
+
+#: Heads beside the mixture of pictures, with their options.
+HEADS: dict[str, dict[str, Any]] = {
+    "any-order": {"width": 64, "neighbours": (1, 8), "columns": 8},
+    "shared-chain": {"states": 256, "length": 64, "table_rate": 30.0},
+}
+HIDDEN = ("lower half",)
+REPLICATES = 1000
+
+
+@dataclass
+class Config(Options):
+    """The lower half of a digit given the upper.
+
+    Attributes:
+        seeds: how many trainings of everything.
+        steps: optimiser steps of every student.
+        sizes: of the teacher and of the training.
+    """
+
+    seeds: int = 1
+    steps: int = 600
+    sizes: Sizes = field(default_factory=Sizes)
+
+
+def student(
+    kind: str, teacher: Denoiser, data: Dataset, config: Config, seed: int, out: Path
+) -> Denoiser:
+    """One student of the teacher by joint matching, distilled or loaded."""
+    sizes = config.sizes
+    return made_once(
+        out,
+        lambda folder: distill(
+            teacher,
+            data,
+            student=sizes.joint if kind == JOINT else kind,
+            objective=JointConditionalMatching(near=sizes.near, steps=4),
+            head=sizes.head(data.length) if kind == JOINT else HEADS[kind],
+            steps=config.steps,
+            batch_size=sizes.batch_size,
+            lr=3e-3,
+            ema=0.99,
+            seed=seed,
+            out=folder,
+            save_every=200,
+        ),
+    )
+
+
+def measure(config: Config) -> Content:
+    """Exact scores and draws of every model, over seeds."""
+    data, sizes, clock = load_data("digits"), config.sizes, Clock()
+    meter = ImageMeter(data)
+    x0, labels = data.all("test"), data.labels["test"]
+    rows: Rows = []
+
+    def measured(model: Denoiser, steps: int, hole: Tensor) -> dict[str, Any]:
+        drawn = draw(model, len(x0), steps, generator=0, prompt=x0, fixed=~hole)
+        found = {**meter.measure(drawn.samples), **meter.of_classes(drawn.samples, labels)}
+        ends = [with_ends(name, interval) for name, interval in found.items()]
+        return {"nfe": drawn.nfe, **{k: v for part in ends for k, v in part.items()}}
+
+    for seed in range(config.seed, config.seed + config.seeds):
+        base = folders(sizes, seed, config.runs)[TEACHER]
+
+        def folder(name: str, seed: int = seed, base: Path = base) -> Path:
+            if name == TEACHER:
+                return base
+            label = f"digits-infilling-{name}-{seed}"
+            return place(config.runs, label, asdict(sizes), config.steps, HEADS.get(name, {}))
+
+        fillings = Fillings(
+            x0, HIDDEN, measured, folder, seed, REPLICATES, (asdict(sizes),), clock, "digits"
+        )
+        with clock.part("training the teacher"):
+            teacher = teacher_for(data, sizes, seed, base)
+        rows += fillings.rows(TEACHER, teacher)
+        for kind in (*HEADS, JOINT):
+            with clock.part(f"distilling {kind}"):
+                model = student(kind, teacher, data, config, seed, folder(kind))
+            rows += fillings.rows(kind, model)
+    reference = {k: v.value for k, v in meter.measure(x0).items()}
+    reference |= {k: v.value for k, v in meter.of_classes(x0, labels).items()}
+    return {
+        "data": data.description,
+        "sizes": asdict(sizes),
+        "heads": HEADS,
+        "steps": config.steps,
+        "reference": reference,
+        "fillings": rows,
+    }
+
+
+if __name__ == "__main__":
+    main("digits_infilling", Config, measure)
