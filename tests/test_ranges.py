@@ -10,7 +10,12 @@ import pytest
 import torch
 
 from fewjump.evaluate.bootstrap import bootstrap, mean
-from fewjump.objective import ConditionalMatching, JointConditionalMatching, LatentMatching
+from fewjump.objective import (
+    ConditionalMatching,
+    JointConditionalMatching,
+    LatentMatching,
+    SelfDistillation,
+)
 from fewjump.objective.time_sampling import TimeSampling
 from fewjump.problem import EnumeratedJoint, ising
 from fewjump.process import discretised_gaussian_rate, rescale_to_gap
@@ -34,6 +39,7 @@ TAKERS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
         LatentMatching,
         ("near", "data_weight", "free_bits", "min_time", "tolerance", "known_share"),
     ),
+    "self-distillation": (SelfDistillation, ("floor", "min_time", "known_share")),
     "times": (TimeSampling, ("floor", "decay")),
     "log-linear": (LogLinear, ("eps",)),
     "cosine": (Cosine, ("eps",)),

@@ -7,10 +7,12 @@ it was. The folder then holds
     model/     the result, for fewjump.load
     teacher/   the teacher (distill only)
     config.yaml, versions.json, metrics.jsonl, training_state.pt
+    rounds/1/, rounds/2/, …   the earlier trainings of a distillation in rounds, each such a folder
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,10 +31,18 @@ from fewjump.config import changed
 from fewjump.data import Dataset
 from fewjump.data.dataset import labels_of, scales_of
 from fewjump.denoiser import Denoiser, NetworkDenoiser
-from fewjump.objective import Objective
+from fewjump.objective import Objective, freeze
 from fewjump.options.training import DISTILLATION, TEACHER_TRAINING, TrainConfig
 from fewjump.process import Process
-from fewjump.runs import describe_model, finish, keeping, run_folder, set_aside
+from fewjump.runs import (
+    Round,
+    describe_model,
+    finish,
+    keeping,
+    plan_rounds,
+    run_folder,
+    set_aside,
+)
 from fewjump.train import train
 from fewjump.train.conditions import Numbers, conditions_for
 from fewjump.train.data import Tokens
@@ -158,7 +168,9 @@ def distill(
             ``forward``, ``student`` (or ``student-exact``, the same) or ``teacher-rollout`` of
             :class:`~fewjump.objective.JointConditionalMatching`, with s close to the data
             (:func:`~fewjump.objective.teacher_time.joint_near`). By default
-            ``forward``, exact and free, or ``teacher-rollout`` without data.
+            ``forward``, exact and free, or ``teacher-rollout`` without data. One in rounds, such as
+            :class:`~fewjump.objective.SelfDistillation`, is as many trainings, which share the
+            steps.
         network: the student's transformer; the teacher's by default. Needed for no teacher, but
             an exact teacher has none, and then the default sizes are used.
         head: further options of the student's head.
@@ -235,17 +247,34 @@ def distill(
         run = {"verb": "distill", "denoiser": describe_model(model), "warm_start": warm_start}
         if lora is not None:
             run["lora"] = lora
-        result = train(
-            model,
-            chosen,
-            tokens,
-            config,
-            teacher=teacher,
-            length=length,
-            conditions=conditions,
-            out=out,
-            run_config=run,
-            accepted=keeping(teacher, data, accepted),
-            label="distill",
-        )
-        return finish(result, out, data, chosen, config)
+        # The last training's folder is the run's own; while it is not begun, nothing may lie there
+        # that would look like another run's: options do not.
+        keep = keeping(teacher, data, accepted)
+        early = None if accepted is None or out is None else lambda _: accepted(Path(out))
+
+        def learn(
+            each: Round, model: Denoiser, teacher: Denoiser, told: Callable[[Path], object] | None
+        ) -> Denoiser:
+            result = train(
+                model,
+                each.objective,
+                tokens,
+                each.config,
+                teacher=teacher,
+                length=length,
+                conditions=conditions,
+                out=each.folder,
+                run_config=run,
+                accepted=told,
+                label=each.label,
+            )
+            return finish(result, each.folder, data, each.objective, each.config)
+
+        *earlier, last = plan_rounds(chosen, config, out)
+        for each in earlier:
+            teacher = learn(each, model, teacher, early)
+            model = copy.deepcopy(teacher).requires_grad_(True)
+            freeze(teacher)
+            if lora is not None:
+                add_adapters(model, teacher, lora, each.config.seed, False)
+        return learn(last, model, teacher, keep)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from functools import partial
 from typing import Any, Literal, cast, get_args
 
@@ -76,9 +76,7 @@ def matching(kind: str, name: str, options: Sequence[Part] = (), **more: Any) ->
     objective: type[MatchingObjective] = ConditionalMatching
     if kind != "product":
         objective = LatentMatching if kind == "latent" else JointConditionalMatching
-    for part in options:
-        if isinstance(part, Part) and not issubclass(objective, type(part)):
-            refuse_changed(part)
+    values = values_for(objective, options)
     names = get_args(Intermediate if kind == "product" else JointIntermediate)
     if kind != "product" and name == "student-exact":
         name = "student"
@@ -88,21 +86,28 @@ def matching(kind: str, name: str, options: Sequence[Part] = (), **more: Any) ->
             f"unknown objective {name!r} for a {told} student; known: {', '.join(names)}, "
             "or an Objective"
         )
-    values = {
-        field.name: getattr(part, field.name)
-        for part in options
-        if issubclass(objective, type(part))
-        for field in fields(part)
-    }
     return cast(Any, objective)(name, **values, **more)
 
 
-def refuse_changed(part: Part) -> None:
-    """Raise ValueError if an option is not as it is by default: it is not for this student."""
-    default = type(part)()
-    for option in options_of(type(part)):
-        if getattr(part, option.field) != getattr(default, option.field):
-            raise ValueError(f"{option.name} is for {part.whose}")
+def values_for(objective: type[Objective], options: Sequence[Part]) -> dict[str, Any]:
+    """The values of an objective's options among parts of several.
+
+    Raises:
+        ValueError: if one is changed that the objective does not have.
+    """
+    values: dict[str, Any] = {}
+    for part in options:
+        default = type(part)()
+        for option in options_of(type(part)):
+            declared = next(
+                cls for cls in type(part).__mro__ if option.field in vars(cls)["__annotations__"]
+            )
+            value = getattr(part, option.field)
+            if issubclass(objective, declared):
+                values[option.field] = value
+            elif value != getattr(default, option.field):
+                raise ValueError(f"{option.name} is for {declared.whose}")
+    return values
 
 
 def build_teacher(

@@ -23,6 +23,13 @@ _WORKS: dict[str, tuple[str, str, str, int, str]] = {
         2021,
         "2107.03006",
     ),
+    "self-distillation": (
+        "deschenaux2024beyond",
+        "Beyond Autoregression: Fast LLMs via Self-Distillation Through Time",
+        "Deschenaux, Justin and Gulcehre, Caglar",
+        2024,
+        "2410.21035",
+    ),
     "tau-leaping": (
         "campbell2022continuous",
         "A Continuous Time Framework for Discrete Denoising Models",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,11 @@ from fewjump.options.training import TrainConfig
 from fewjump.train import TrainResult
 from fewjump.train.data import Tokens
 from fewjump.train.setup import describe
+from fewjump.train.state import CONFIG_FILE as RUN_CONFIG
+from fewjump.train.state import check_fresh, read_config
+
+#: Folder, in that of a run, of the trainings before its last.
+ROUNDS = "rounds"
 
 
 @contextmanager
@@ -79,6 +85,72 @@ def keeping(
             accepted(folder)
 
     return keep
+
+
+@dataclass(frozen=True)
+class Round:
+    """One training of a distillation.
+
+    Attributes:
+        number: counted from 1.
+        objective, config: of this training.
+        folder: of its run; None keeps nothing on disk.
+        label: shown with progress.
+    """
+
+    number: int
+    objective: Objective
+    config: TrainConfig
+    folder: Path | None
+    label: str
+
+
+def plan_rounds(objective: Objective, config: TrainConfig, out: str | Path | None) -> list[Round]:
+    """The trainings of a distillation: equal shares of the optimiser steps.
+
+    The last is in ``out`` itself, the others in ``out/rounds/1`` and so on. Each goes on where it
+    was; what it learned from is part of what a run is known by.
+
+    Raises:
+        ValueError: for fewer steps than rounds, or where ``out`` holds a run of another kind.
+    """
+    objectives = objective.in_rounds()
+    count = len(objectives)
+    folder = None if out is None else Path(out)
+    if config.steps < count:
+        raise ValueError(f"{count} rounds need at least {count} steps, got steps={config.steps}")
+    if folder is not None:
+        begun, in_rounds = (folder / RUN_CONFIG).exists(), (folder / ROUNDS).exists()
+        if (begun and count > 1 and not in_rounds) or (in_rounds and count == 1):
+            raise ValueError(
+                f"{folder} holds another run, {'with' if in_rounds else 'without'} rounds; choose "
+                "a new output folder"
+            )
+        if count > 1 and not in_rounds:
+            # The last training would be refused what lies here, after all the others.
+            check_fresh(folder, {})
+        first = read_config(folder / ROUNDS / "1") if in_rounds else None
+        before = None if first is None else first.get("free", {}).get("steps")
+        if before not in (None, config.steps // count):
+            raise ValueError(
+                f"{folder} was begun with {before} steps for its first round, and a run in rounds "
+                "cannot be made longer or shorter; give the same steps, or a new output folder"
+            )
+    share = config.steps // count
+    return [
+        Round(
+            number,
+            one,
+            replace(
+                config,
+                steps=share if number < count else config.steps - share * (count - 1),
+                seed=config.seed + number - 1,
+            ),
+            folder if number == count or folder is None else folder / ROUNDS / str(number),
+            "distill" if count == 1 else f"distill, round {number} of {count}",
+        )
+        for number, one in enumerate(objectives, 1)
+    ]
 
 
 def finish(

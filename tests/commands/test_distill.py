@@ -14,7 +14,12 @@ from fewjump.commands.distill import Options, objective_of
 from fewjump.commands.shared import named_values
 from fewjump.data import Characters
 from fewjump.denoiser import LogitDenoiser, NetworkDenoiser
-from fewjump.objective import ConditionalMatching, JointConditionalMatching, Objective
+from fewjump.objective import (
+    ConditionalMatching,
+    JointConditionalMatching,
+    Objective,
+    SelfDistillation,
+)
 from fewjump.process import Absorbing, Uniform
 from fewjump.schedule import LogLinear
 
@@ -64,9 +69,24 @@ def test_a_joint_student_is_matched_jointly_with_every_option() -> None:
     assert share.near == 0.3
 
 
+def test_self_distillation_takes_its_own_options() -> None:
+    words = ["--method", "self-distillation", "--jumps-before", "16", "--rounds", "2"]
+    found = objective(*words, "--divergence", "forward", "--known", "prefix", "--min-time", "0.01")
+    assert isinstance(found, SelfDistillation)
+    assert (found.jumps_before, found.rounds, found.divergence) == (16, 2, "forward")
+    assert (found.known, found.min_time) == ("prefix", 0.01)
+    with pytest.raises(ValueError, match="starts from data: give --data"):
+        objective_of(options(*words))
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--rounds", "2"], "--rounds is for --method self-distillation"),
+        (["--method", "self-distillation", "--jumps", "2"], "--jumps is for --method matching"),
+        (["--method", "self-distillation", "--max-gap", "0.5"], "--max-gap is for --student"),
+        (["--method", "self-distillation", "--times", "importance"], "--times is for --method"),
+        (["--method", "self-distillation", "--matching", "forward"], "--matching is for --method"),
         (["--near", "zero"], "--near is for joint students; choose one, such as --student chain"),
         (["--draws", "2"], "--draws is for joint students"),
         (["--data-weight", "1"], "--data-weight is for joint students"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from fewjump.objective import (
     Objective,
     OnPolicyRefinement,
     ScoreEntropy,
+    SelfDistillation,
 )
 from fewjump.objective.on_policy import StudentWithAuxiliary
 from fewjump.problem import EnumeratedJoint
@@ -133,18 +134,20 @@ class Case(NamedTuple):
         make: the objective.
         student: the exact student of a world.
         length: positions of the world: 1 where drawing them independently is all that is wrong.
+        masked: whether it is for noise with a mask only.
     """
 
     make: Callable[[], Objective]
     student: Callable[[World], Denoiser]
     length: int = 2
+    masked: bool = False
 
 
 OBJECTIVE_CASES: Registry[Objective] = Registry(Objective, "fewjump.objective")
 CASES: dict[str, Case] = {}
 
 
-def add(name: str, make: Callable[[], Objective], student: Callable[..., Denoiser], **options: int):
+def add(name: str, make: Callable[[], Objective], student: Callable[..., Denoiser], **options: Any):
     CASES[name] = Case(make, student, **options)
     OBJECTIVE_CASES.add(type(make()), make, name)
 
@@ -173,3 +176,16 @@ add("cross-entropy-joint", lambda: CrossEntropyELBO(min_time=0.05), Joint)
 add("elbo", lambda: CrossEntropyELBO("elbo", min_time=0.1), Marginals)
 add("score-entropy", lambda: ScoreEntropy(min_time=0.1), ScoresOf)
 add("score-entropy-posterior", lambda: ScoreEntropy(min_time=0.1), Marginals)
+add(
+    "self-distillation",
+    lambda: SelfDistillation(jumps_before=4, rounds=1, divergence="forward", min_time=0.05),
+    Marginals,
+    masked=True,
+)
+add(
+    "self-distillation-reverse",
+    lambda: SelfDistillation(jumps_before=4, rounds=1, min_time=0.05),
+    Marginals,
+    length=1,
+    masked=True,
+)

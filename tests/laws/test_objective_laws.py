@@ -17,6 +17,12 @@ from objective.tabular import gradient_at_teacher
 
 PROCESSES = {"absorbing": Absorbing(V + 1, LogLinear()), "uniform": Uniform(V, Linear(4.0))}
 BATCHES, ROWS = 24, 256
+PAIRS = [
+    pytest.param(name, process, id=f"{name}-{noise}")
+    for name, case in CASES.items()
+    for noise, process in PROCESSES.items()
+    if process.absorbing or not case.masked
+]
 
 
 def test_every_objective_is_tested_and_registered() -> None:
@@ -56,14 +62,12 @@ def _any_latent_student(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(latent_matching, "latent_head", lambda student: student.head)
 
 
-@pytest.mark.parametrize("process", PROCESSES.values(), ids=list(PROCESSES))
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(("name", "process"), PAIRS)
 def test_the_exact_posterior_is_a_fixed_point(name: str, process: Process) -> None:
     assert scores(name, process, 0.0).max() < 5.5
 
 
-@pytest.mark.parametrize("process", PROCESSES.values(), ids=list(PROCESSES))
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(("name", "process"), PAIRS)
 def test_another_law_is_none(name: str, process: Process) -> None:
     assert scores(name, process, 0.5).max() > 7
 

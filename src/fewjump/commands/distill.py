@@ -22,6 +22,7 @@ from fewjump.config import Source
 from fewjump.lock import is_main
 from fewjump.options.objectives import (
     GapOptions,
+    HalvingOptions,
     Intermediate,
     JointOptions,
     LatentOptions,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     StudentName: TypeAlias = str
 else:
     StudentName = Literal[*HEADS]
+MethodName = Literal["matching", "self-distillation"]
 TimesName = Literal[
     "uniform",
     "importance",
@@ -60,6 +62,8 @@ class Subject:
         length: tokens per sequence, for a teacher that takes any. Default: the teacher's, or 64.
         student: what the student can say: product is the paper's, one table per position. The
             others are joint laws, from which a single step can draw dependent positions.
+        method: matching is the paper's, and ours for joint students; self-distillation (SDTT), for
+            masked product students, halves the number of jumps in rounds.
         intermediate: how the cleaner state is drawn. student-euler is the paper's Algorithm 1;
             forward noises data and is exact; teacher-rollout needs no data. Default: forward, or
             teacher-rollout if there are no data.
@@ -81,6 +85,7 @@ class Subject:
         gap: product students: where the teacher is asked.
         joint: joint students: where the teacher is asked, and what is learned from it.
         latent: latent students: what keeps the latent in use.
+        halving: self-distillation: its rounds.
         training: how to optimise.
     """
 
@@ -90,6 +95,7 @@ class Subject:
     kind: DataKindName = "auto"
     length: int | None = None
     student: StudentName = "product"
+    method: MethodName = "matching"
     intermediate: Annotated[Intermediate | None, tyro.conf.arg(name="matching")] = None
     head: tuple[str, ...] = ()
     times: TimesName = "uniform"
@@ -101,6 +107,7 @@ class Subject:
     gap: GapOptions = field(default_factory=GapOptions)
     joint: JointOptions = field(default_factory=JointOptions)
     latent: LatentOptions = field(default_factory=LatentOptions)
+    halving: HalvingOptions = field(default_factory=HalvingOptions)
     training: TrainConfig = DISTILLATION
 
 
@@ -185,12 +192,27 @@ def objective_of(options: Options, guided: bool = False) -> Objective:
         ValueError: for options of another kind of student, or that start from data where there are
             none.
     """
-    from fewjump.assembly import default_source, matching
+    from fewjump.assembly import default_source, matching, values_for
+    from fewjump.registry import OBJECTIVES
 
+    parts = (options.objective, options.gap, options.joint, options.latent, options.halving)
+    if options.method != "matching":
+        if options.data is None:
+            raise ValueError(
+                f"--method {options.method} starts from data: give --data, if need be a file of "
+                "the teacher's samples (fewjump rollouts)"
+            )
+        for flag, value, default in (
+            ("matching", options.intermediate, None),
+            ("times", options.times, "uniform"),
+        ):
+            if value != default:
+                raise ValueError(f"--{flag} is for --method matching")
+        objective = OBJECTIVES.named(options.method)
+        return objective(**values_for(objective, parts))
     source = options.intermediate or default_source(options.data is not None and not guided)
     if options.data is None and source != "teacher-rollout":
         raise ValueError(f"--matching {source} starts from data: give --data")
     if options.data is None and options.objective.known is not None:
         raise ValueError("--known shows a part of the data: give --data")
-    parts = (options.objective, options.gap, options.joint, options.latent)
     return matching(options.student, source, parts, times=time_sampling(options.times))

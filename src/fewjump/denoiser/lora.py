@@ -126,4 +126,7 @@ def merged(student: AnyWithTrunk) -> AnyWithTrunk:
         layer.merge(safe_merge=True)
         parent, _, name = path.rpartition(".")
         setattr(whole.get_submodule(parent), name, layer.get_base_layer())
+    for module in whole.modules():
+        # What peft takes for adapters that are there.
+        vars(module).pop("peft_config", None)
     return whole.requires_grad_(True)

@@ -7,6 +7,7 @@ ask for cost nothing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from importlib import metadata
@@ -281,6 +282,76 @@ class _SoftCrossEntropy(torch.autograd.Function):
             slope -= _target_log_probs(ctx.target, rows[part], scratch, p).exp_()
             student.add(part, slope.mul_(slope_weight[part, None]))
         return (*rest, *student.gradients())
+
+
+# -- the other direction --------------------------------------------------------------------
+
+
+def reverse_divergence(
+    student: Logits, target: Logits, rows: Tensor, floor: float, row_weight: Tensor
+) -> tuple[Tensor, Tensor]:
+    """KL(softmax(student) ‖ softmax(target)) at chosen positions, in chunks.
+
+    Each chunk's gradient is computed while its logits are there.
+
+    Args:
+        student: with gradients.
+        target: no gradient flows to it.
+        rows: (N,) int64, counted row-major over (B, L).
+        floor: probabilities of the target below it count as it.
+        row_weight: (N,) constants.
+
+    Returns:
+        () Σ row_weight·KL in nats, with gradients, and (N,) each KL, without.
+    """
+    head = student.head_at(rows)
+    if head is None:
+        source: Source = partial(DensePass, rows)
+        parameters = (student.dense().flatten(0, 1),)
+    else:
+        source = partial(LinearPass, head.compute, head.gain)
+        parameters = head.features, head.weight, head.bias
+    with torch.autocast(rows.device.type, enabled=False):
+        return _ReverseDivergence.apply(source, target, rows, floor, row_weight, *parameters)
+
+
+class _ReverseDivergence(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        source: Source,
+        target: Logits,
+        rows: Tensor,
+        floor: float,
+        row_weight: Tensor,
+        *parameters: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        needs = list(ctx.needs_input_grad[5:])
+        student = source(parameters, needs)
+        found = torch.empty(rows.shape[0], dtype=student.wide, device=rows.device)
+        for part, (scratch, log_q, log_p) in student.chunks():
+            torch.log_softmax(student.logits(part, scratch), -1, out=log_q)
+            never = student.impossible(log_q)
+            _fill(log_q, never, 0.0)
+            _target_log_probs(target, rows[part], scratch, log_p).clamp_(min=math.log(floor))
+            q = torch.exp(log_q, out=scratch)
+            _fill(q, never, 0.0)
+            log_q -= log_p
+            found[part] = _dot(q, log_q)
+            if any(needs):
+                slope = log_q.sub_(found[part, None]).mul_(q)
+                student.add(part, slope.mul_(row_weight[part, None].to(student.wide)))
+        ctx.gradients = student.gradients() if any(needs) else None
+        ctx.mark_non_differentiable(found)
+        return (found * row_weight.to(found.dtype)).sum(), found
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        gradients, ctx.gradients = ctx.gradients, None
+        if gradients is None:
+            return (None,) * len(ctx.needs_input_grad)
+        by_total = (None if g is None else g.mul_(grads[0].to(g.dtype)) for g in gradients)
+        return (None,) * 5 + tuple(by_total)
 
 
 def _target_log_probs(target: Logits, rows: Tensor, scratch: Tensor, out: Tensor) -> Tensor:

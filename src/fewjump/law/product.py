@@ -9,7 +9,12 @@ import torch
 from torch import Tensor
 
 from fewjump.law.base import Draw, Law, at_least_float32, nucleus, row_chunks
-from fewjump.law.cross_entropy import SoftCrossEntropy, soft_cross_entropy, token_cross_entropy
+from fewjump.law.cross_entropy import (
+    SoftCrossEntropy,
+    reverse_divergence,
+    soft_cross_entropy,
+    token_cross_entropy,
+)
 from fewjump.law.logits import Clock, DenseLogits, Logits
 from fewjump.law.scores import Scores
 from fewjump.random import Generator, invert_cdf, uniform, uniform_where
@@ -196,6 +201,19 @@ class ProductLaw(Law):
             row_weight: (N,) constants.
         """
         return soft_cross_entropy(self.source, target.source, rows, row_weight)
+
+    def reverse_divergence(
+        self, target: ProductLaw, rows: Tensor, floor: float, row_weight: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """() Σ row_weight·KL(this ‖ target), with gradients, and (N,) each KL, without, in nats.
+
+        Args:
+            target: without gradients.
+            rows: (N,) int64 positions, counted row-major over (B, L).
+            floor: probabilities of the target below it count as it.
+            row_weight: (N,) constants.
+        """
+        return reverse_divergence(self.source, target.source, rows, floor, row_weight)
 
     def token_cross_entropy(self, x0: Tensor, rows: Tensor) -> Tensor:
         """−log p of tokens (B, L) at chosen positions (N,), counted row-major: (N,), in chunks."""

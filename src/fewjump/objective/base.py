@@ -70,6 +70,10 @@ class Objective(ABC):
                 longer run was begun with stays.
         """
 
+    def in_rounds(self) -> list[Objective]:
+        """The objective of each training of a distillation in rounds: one, unless it says so."""
+        return [self]
+
     def begin_step(self, step: int) -> None:  # noqa: B027
         """The training loop's word that step ``step``, counted from 0, begins.
 

@@ -27,6 +27,7 @@ Near = Literal["zero", "uniform", "adaptive"] | float
 LatentEstimator = Literal["auto", "sum", "sample"]
 StatesName = Literal["forward", "student"]
 Estimator = Literal["auto", "score", "expected"]
+DivergenceName = Literal["reverse", "forward"]
 
 
 def _by_name(default: WeightingName) -> Any:
@@ -112,6 +113,8 @@ class MatchingOptions(DataOptions):
     weighting: Annotated[Weighting, _by_name("uniform")] = "uniform"
     rollout_steps: int | None = None
 
+    whose = "--method matching"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_weighting(self.weighting)
@@ -183,6 +186,38 @@ class JointOptions(Part):
             0 <= self.consistency <= 1, f"consistency must lie in [0, 1], got {self.consistency}"
         )
         _check_data_weight(self.data_weight)
+
+
+@dataclass(kw_only=True)
+class HalvingOptions(Part):
+    """Rounds of self-distillation, each of which halves the number of jumps.
+
+    Attributes:
+        jumps_before: jumps from noise to data of the sampler that the first round halves.
+        rounds: rounds; each takes its share of the optimiser steps, and the student of one is the
+            teacher of the next. After them the student has jumps_before / 2^rounds jumps.
+        divergence: reverse, KL(student ‖ teacher), which prefers tokens that the teacher likes at
+            every state; or forward, KL(teacher ‖ student), which averages.
+        floor: with reverse: probabilities of the teacher below it count as it.
+    """
+
+    jumps_before: int = 64
+    rounds: int = 3
+    divergence: DivergenceName = "reverse"
+    floor: Annotated[float, tyro.conf.arg(name="target-floor")] = 1e-10
+
+    whose = "--method self-distillation"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of("divergence", self.divergence, get_args(DivergenceName))
+        require(self.rounds >= 1, f"rounds must be at least 1, got {self.rounds}")
+        require(
+            self.jumps_before % 2**self.rounds == 0 and self.jumps_before > 0,
+            f"{self.rounds} rounds of halving need jumps_before that is a multiple of "
+            f"{2**self.rounds}, got {self.jumps_before}",
+        )
+        require(0 < self.floor < 1, f"floor must lie in (0, 1), got {self.floor}")
 
 
 @dataclass(kw_only=True)
