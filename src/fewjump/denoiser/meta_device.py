@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn.modules import module as registry
+from torch.overrides import TorchFunctionMode
 
 from fewjump.files import check_readable
 
@@ -55,6 +56,22 @@ def check_labels(config: Mapping[str, Any]) -> None:
     labels = config.get("num_labels", 0)
     if isinstance(labels, int) and labels > _LABELS:
         raise ValueError(f"num_labels is {labels}; a language model has none, at most {_LABELS}")
+
+
+class _Unfilled(TorchFunctionMode):
+    """Initial values are not drawn: without memory they are nothing, and the way there is slow.
+
+    The first draw on the meta device imports torch's compiler, which takes longer than to load a
+    model.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
 
 
 @contextmanager
@@ -100,7 +117,7 @@ def without_memory(size: int, tensors: int) -> Iterator[None]:
         registry.register_module_module_registration_hook(submodule),
     ]
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _Unfilled():
             yield
     finally:
         for hook in hooks:
