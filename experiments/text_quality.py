@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,49 +14,9 @@ from fewjump.data import Dataset
 from fewjump.denoiser.base import Denoiser
 from fewjump.denoiser.network import NetworkDenoiser
 from fewjump.evaluate.bootstrap import REPLICATES, Interval
-from fewjump.evaluate.text import FrontierPoint, TextMeter, quality_at_entropy
+from fewjump.evaluate.text import Scores, TextMeter, enclosing, matched
 from fewjump.sampler import run as draw
 from fewjump.sampler.time_grid import GridSpec
-
-#: Temperatures that the search walks along, from 1 on.
-LADDER = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.35, 1.5, 2.0)
-
-Scores = Mapping[str, Interval]
-
-
-def enclosing(
-    measure: Callable[[float], Scores], target: float, ladder: Sequence[float] | None = None
-) -> dict[float, Scores]:
-    """Scores at temperature 1 and on along the ladder until the entropies enclose ``target``.
-
-    A walk costs as many runs as the target is far, where a sweep costs all of them.
-
-    Args:
-        measure: temperature → scores with an ``entropy``, which rises with the temperature.
-        target: in nats.
-        ladder: increasing temperatures, 1 among them; by default :data:`LADDER`.
-
-    Returns:
-        By temperature. If the ladder ends first, its entropies do not enclose the target.
-    """
-    ladder = LADDER if ladder is None else ladder
-    found = {1.0: measure(1.0)}
-    down = found[1.0]["entropy"].value > target
-    rest = [t for t in ladder if t < 1][::-1] if down else [t for t in ladder if t > 1]
-    for temperature in rest:
-        found[temperature] = measure(temperature)
-        if (found[temperature]["entropy"].value > target) != down:
-            break
-    return found
-
-
-def matched(found: Mapping[float, Scores], target: float, metric: str) -> Interval | None:
-    """The metric where the entropy is ``target``, by interpolation; None if it is not enclosed."""
-    points = [FrontierPoint(t, s["entropy"], s[metric]) for t, s in found.items()]
-    entropies = [p.entropy.value for p in points]
-    if len(points) < 2 or not min(entropies) <= target <= max(entropies):
-        return None
-    return quality_at_entropy(points, target)
 
 
 def with_ends(name: str, interval: Interval | None) -> dict[str, float | None]:

@@ -32,6 +32,7 @@ VERBS: dict[str, str] = {
     "inspect": "say what a checkpoint is, of this library or of SEDD, MDLM, UDLM or Duo",
     "sample": "draw samples from a saved model",
     "evaluate": "measure a saved model's samples at several numbers of evaluations",
+    "compare": "train several students of one teacher under one budget, and judge all alike",
     "report": "turn the results of one or more runs into one HTML page",
     "verify": "check the mathematics by enumeration, or measure where the method breaks",
 }

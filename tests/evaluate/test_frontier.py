@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fewjump.evaluate import FrontierPoint, Interval, as_result, quality_at_entropy
+from fewjump.evaluate.text import LADDER, enclosing, matched
 from fewjump.report import Row, read_results, write_results
 
 
@@ -79,3 +80,40 @@ def test_nearly_equal_entropies_do_not_blow_up_the_interval():
     assert found.value == pytest.approx(2.01)
     # Slope 2; the mean of two independent entropies has deviation 0.1/√2.
     assert (found.high - found.low) / 2 == pytest.approx(1.96 * 2 * 0.1 / 2**0.5, rel=0.15)
+
+
+def narrow(value: float) -> Interval:
+    replicates = torch.tensor([value - 0.01, value, value + 0.01], dtype=torch.float64)
+    return Interval.from_replicates(value, replicates)
+
+
+class Made:
+    """A sampler whose entropy is 4·temperature and whose NLL is 10·temperature."""
+
+    def __init__(self) -> None:
+        self.asked: list[float] = []
+
+    def __call__(self, temperature: float) -> dict[str, Interval]:
+        self.asked.append(temperature)
+        return {"entropy": narrow(4 * temperature), "nll": narrow(10 * temperature)}
+
+
+@pytest.mark.parametrize(
+    ("target", "asked"),
+    [(3.4, [1.0, 0.9, 0.8]), (4.2, [1.0, 1.1]), (3.6, [1.0, 0.9]), (4.0, [1.0, 1.1])],
+)
+def test_walks_from_one_until_the_target_is_enclosed(target: float, asked: list[float]) -> None:
+    made = Made()
+    found = enclosing(made, target)
+    assert made.asked == asked
+    value = matched(found, target, "nll")
+    assert value is not None
+    assert value.value == pytest.approx(2.5 * target)
+
+
+def test_a_target_that_no_temperature_reaches_has_no_value() -> None:
+    for target, end in ((0.1, LADDER[0]), (20.0, LADDER[-1])):
+        made = Made()
+        found = enclosing(made, target)
+        assert made.asked[-1] == end
+        assert matched(found, target, "nll") is None

@@ -64,7 +64,7 @@ def test_rows_are_whole_and_remembered(tmp_path, monkeypatch):
     monkeypatch.setattr("experiments.filling.FILLED_IN", {TEACHER: (1, 2)})
     monkeypatch.setattr("experiments.filling.FEW", (1,))
     monkeypatch.setattr("experiments.filling._ALONE", 1)
-    monkeypatch.setattr("experiments.text_quality.LADDER", (0.5, 1.0, 2.0))
+    monkeypatch.setattr("fewjump.evaluate.text.LADDER", (0.5, 1.0, 2.0))
     few = replace(SIZES, steps=(1, 2), teacher_extra=())
     config = Config(names=names_file(tmp_path), runs=tmp_path / "runs", steps=2)
     found = measure(config, few)

@@ -297,6 +297,20 @@ def flags_from_yaml(options: type, path: Path) -> list[str]:
         return []
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold options as 'name: value' lines")
+    return flags_of(options, content, str(path))
+
+
+def flags_of(options: type, content: Mapping[str, Any], where: str) -> list[str]:
+    """The flags that say what a mapping says.
+
+    Args:
+        options: of a verb.
+        content: values by option names, with ``-`` or ``_``.
+        where: it stands, for messages.
+
+    Raises:
+        ValueError: naming an option that there is not, or a value that it does not take.
+    """
     known = arguments(options)
     words: list[str] = []
     for key, value in content.items():
@@ -304,16 +318,16 @@ def flags_from_yaml(options: type, path: Path) -> list[str]:
         if name not in known:
             near = get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-            raise ValueError(f"{path}: there is no option {key!r}; {hint}")
+            raise ValueError(f"{where}: there is no option {key!r}; {hint}")
         if known[name].positional:
-            raise ValueError(f"{path}: {key!r} belongs on the command line, not in the file")
+            raise ValueError(f"{where}: {key!r} belongs on the command line, not in the file")
         hint = known[name].hint
         listed = bool({list, tuple} & set(_kinds(hint)))
         if isinstance(value, bool) != (hint is bool) or (
             isinstance(value, dict | list) and not (listed and isinstance(value, list))
         ):
             asked = "true or false" if hint is bool else type_in_words(hint)
-            raise ValueError(f"{path}: {key!r} takes {asked}; got {value!r}")
+            raise ValueError(f"{where}: {key!r} takes {asked}; got {value!r}")
         words += _words(known[name].flag, value)
     return words
 

@@ -27,6 +27,7 @@ from fewjump.reading import ReadingOptions, reading_values
 if TYPE_CHECKING:
     from fewjump.data import Dataset
     from fewjump.evaluate import Meter
+    from fewjump.evaluate.meter import DataMeter
     from fewjump.publish.models import Model
     from fewjump.report import Row
     from fewjump.sampler import Sampler
@@ -207,13 +208,10 @@ def results_folder(path: Path, model: Model) -> Path:
 def _measure(
     options: Options, samplers: list[Sampler], names: dict[str, Model], data: Dataset
 ) -> tuple[list[Row], list[dict[str, Any]]]:
-    from fewjump.data import ImageLevels
-    from fewjump.evaluate import ImageMeter, TextMeter, quality
+    from fewjump.evaluate import quality
     from fewjump.progress import tell
 
-    # Without classes there is no classifier to train; pictures are then judged as tokens.
-    pictures = isinstance(data.vocabulary, ImageLevels) and data.labels
-    meter = ImageMeter(data) if pictures else TextMeter(data)
+    meter = meter_for(data)
     rows: list[Row] = []
     shown: list[dict[str, Any]] = []
     for name, model in names.items():
@@ -233,6 +231,16 @@ def _measure(
         shown += _first_samples(options, samplers[0], name, model, meter)
     entry = _as_panel(data.vocabulary, data.all("test", SHOWN_IMAGES))
     return [*rows, *meter.reference()], [*shown, {"model": "test data", "nfe": None, **entry}]
+
+
+def meter_for(data: Dataset) -> DataMeter:
+    """What samples are measured by: a classifier of pictures, or a judge of texts and tokens."""
+    from fewjump.data import ImageLevels
+    from fewjump.evaluate import ImageMeter, TextMeter
+
+    # Without classes there is no classifier to train; pictures are then judged as tokens.
+    pictures = isinstance(data.vocabulary, ImageLevels) and data.labels
+    return ImageMeter(data) if pictures else TextMeter(data)
 
 
 def _first_samples(

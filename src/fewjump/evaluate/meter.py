@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -32,8 +32,11 @@ class Meter(ABC):
     Attributes:
         vocab_size, length: of the sequences.
         num_samples: how many to measure by default.
+        matched: a metric that repetition improves, and that of variety at which it is to be
+            compared; None where there is no such pair.
     """
 
+    matched: ClassVar[tuple[str, str] | None] = None
     vocab_size: int
     length: int
     num_samples: int

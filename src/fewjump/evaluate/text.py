@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +23,10 @@ from fewjump.evaluate.ngrams import distinct_ngrams, ngram_entropy, ngram_tv
 from fewjump.random import Generator, generator_for
 
 MIN_WORD = 3
+#: Temperatures that the search walks along, from 1 on.
+LADDER = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.35, 1.5, 2.0)
 _REFERENCE_ROWS = 20_000
+Scores = Mapping[str, Interval]
 _LETTERS = re.compile(r"[^\W\d_]+")
 
 
@@ -41,6 +44,7 @@ class TextMeter(DataMeter):
     """
 
     words: frozenset[str] | None = None
+    matched = ("nll", "entropy")
 
     def __init__(self, dataset: Dataset, judges: Mapping[str, Judge] | None = None) -> None:
         super().__init__(dataset)
@@ -190,3 +194,38 @@ def quality_at_entropy(points: Sequence[FrontierPoint], entropy: float) -> Inter
     _, entropies = between(left.entropy, right.entropy)
     replicates = qualities - slope * (entropies - entropy)
     return Interval.from_replicates(value, replicates, left.quality.confidence)
+
+
+def enclosing(
+    measure: Callable[[float], Scores], target: float, ladder: Sequence[float] | None = None
+) -> dict[float, Scores]:
+    """Scores at temperature 1 and on along the ladder until the entropies enclose ``target``.
+
+    A walk costs as many runs as the target is far, where a sweep costs all of them.
+
+    Args:
+        measure: temperature → scores with an ``entropy``, which rises with the temperature.
+        target: in nats.
+        ladder: increasing temperatures, 1 among them; by default :data:`LADDER`.
+
+    Returns:
+        By temperature. If the ladder ends first, its entropies do not enclose the target.
+    """
+    ladder = LADDER if ladder is None else ladder
+    found = {1.0: measure(1.0)}
+    down = found[1.0]["entropy"].value > target
+    rest = [t for t in ladder if t < 1][::-1] if down else [t for t in ladder if t > 1]
+    for temperature in rest:
+        found[temperature] = measure(temperature)
+        if (found[temperature]["entropy"].value > target) != down:
+            break
+    return found
+
+
+def matched(found: Mapping[float, Scores], target: float, metric: str) -> Interval | None:
+    """The metric where the entropy is ``target``, by interpolation; None if it is not enclosed."""
+    points = [FrontierPoint(t, s["entropy"], s[metric]) for t, s in found.items()]
+    entropies = [p.entropy.value for p in points]
+    if len(points) < 2 or not min(entropies) <= target <= max(entropies):
+        return None
+    return quality_at_entropy(points, target)

@@ -1,0 +1,397 @@
+"""``fewjump compare``: several students of one teacher, trained and judged under one protocol."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from fewjump.commands import distill
+from fewjump.commands.arguments import flags_of, parse
+from fewjump.commands.evaluate import meter_for
+from fewjump.commands.shared import DataKindName, check_draws, make_sampler
+from fewjump.config import changed, read_yaml
+from fewjump.files import check_file_writable, write_text
+from fewjump.lock import sole_writer
+
+if TYPE_CHECKING:
+    from fewjump.denoiser import Denoiser
+    from fewjump.evaluate.bootstrap import Interval
+    from fewjump.evaluate.meter import DataMeter
+    from fewjump.report import Row, Table
+    from fewjump.sampler import Sampler
+
+#: The plan says these for every student.
+_SHARED = ("teacher", "data", "kind", "length", "out", "seed", "device")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+-]*")
+TEACHER = "teacher"
+
+
+@dataclass(kw_only=True)
+class Plan:
+    """What is compared: the content of the plan file.
+
+    Attributes:
+        teacher: what `fewjump sample` takes.
+        data: what the teacher learned from; its test part is the reference.
+        kind, length: how to read it.
+        steps: numbers of steps that students are judged at.
+        teacher_steps: those of the teacher; ``steps`` by default.
+        seeds: trainings of every student; of the teacher, which is trained already, sets of
+            samples.
+        samples: of each measurement; as many as the test part has by default.
+        matched_entropy: of texts and tokens: also sample at the temperatures that enclose the
+            entropy of the test part, and say what the judge's nll is there.
+    """
+
+    teacher: str = ""
+    data: str = ""
+    kind: DataKindName = "auto"
+    length: int | None = None
+    steps: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16])
+    teacher_steps: list[int] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=lambda: [0])
+    samples: int | None = None
+    matched_entropy: bool = True
+
+    def check(self) -> None:
+        """Raise ValueError for what is missing or cannot be."""
+        for name in ("teacher", "data"):
+            if not getattr(self, name):
+                raise ValueError(f"the plan needs {name}: …")
+        check_draws([*self.steps, *self.teacher_steps], self.samples, "samples")
+        for name in ("steps", "teacher_steps", "seeds"):
+            values = getattr(self, name)
+            if len(set(values)) < len(values) or (not values and name != "teacher_steps"):
+                raise ValueError(f"{name} must name at least one number, each once; got {values}")
+
+
+@dataclass
+class Options:
+    """Train several students of one teacher under one budget, and judge all under one protocol.
+
+    The plan is a YAML file: teacher, data, steps, teacher_steps, seeds, samples; shared, options of
+    `fewjump distill` for all students; students, a name and further options of each; samplers, a
+    name and the sampler, sampler-options and grid of other ways to sample the teacher. Each student
+    is trained in the folder OUT/students/NAME/SEED, and what is finished is not made again: the
+    same command goes on where it was stopped. rows.json has every number by seed, results.json
+    their means with intervals, report.html charts of quality against evaluations, times, costs, and
+    a verdict wherever intervals separate.
+
+    Attributes:
+        plan: the plan file.
+        out: folder of the comparison.
+        device: where to compute.
+        progress: say what is being done.
+    """
+
+    plan: Annotated[Path, tyro.conf.Positional]
+    out: Path = Path("runs/comparison")
+    device: str = "cpu"
+    progress: bool = True
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One thing that is judged.
+
+    Attributes:
+        name: of it.
+        sampler: that steps it.
+        steps: numbers of steps.
+        grid: spacing of the steps.
+        make: its denoiser by seed, and what that took.
+    """
+
+    name: str
+    sampler: Sampler
+    grid: Any
+    steps: list[int]
+    make: Callable[[int], tuple[Denoiser, dict[str, Any]]]
+
+
+def run(options: Options) -> int:
+    from fewjump.publish.models import open_data_like, open_model
+    from fewjump.report import from_results, machine_facts, write, write_results
+
+    content = read_yaml(options.plan)
+    plan, students, samplers = read_plan(content, str(options.plan))
+    made = {
+        (name, seed): _student_options(options, plan, name, words, seed)
+        for name, words in students.items()
+        for seed in plan.seeds
+    }
+    for chosen in made.values():
+        distill.objective_of(chosen)
+    ways = {
+        name: (make_sampler(one.get("sampler", "ancestral"), one["sampler_options"]), one["grid"])
+        for name, one in samplers.items()
+    }
+    teacher = open_model(Path(plan.teacher), options.device)
+    data = open_data_like(teacher, plan.data, plan.kind, plan.length)
+    meter = meter_for(data)
+
+    def student(name: str) -> Callable[[int], tuple[Denoiser, dict[str, Any]]]:
+        def make(seed: int) -> tuple[Denoiser, dict[str, Any]]:
+            distill.run(made[name, seed])
+            folder = made[name, seed].out
+            return open_model(folder / "model", options.device).denoiser, cost_of(folder)
+
+        return make
+
+    ancestral = make_sampler("ancestral", [])
+    long = plan.teacher_steps or plan.steps
+    entries = [Entry(TEACHER, ancestral, None, long, lambda _: (teacher.denoiser, {}))]
+    entries += [
+        Entry(name, way, grid, long, lambda _: (teacher.denoiser, {}))
+        for name, (way, grid) in ways.items()
+    ]
+    entries += [Entry(name, ancestral, None, plan.steps, student(name)) for name in students]
+    with sole_writer(options.out):
+        for name in ("rows.json", "results.json", "report.html"):
+            check_file_writable(options.out / name)
+        tidy, costs = [], []
+        for entry in entries:
+            for seed in plan.seeds:
+                denoiser, cost = entry.make(seed)
+                tidy += _measured(options, plan, entry, denoiser, meter, seed)
+                if cost:
+                    costs.append({"model": entry.name, "seed": seed, **cost})
+        write_text(options.out / "rows.json", json.dumps(tidy, indent=1) + "\n")
+        rows = [*over_seeds_of(tidy), *meter.reference()]
+        facts = {
+            "data": data.description,
+            "teacher": plan.teacher,
+            "samples": plan.samples or len(data.test),
+            "seeds": ", ".join(map(str, plan.seeds)),
+            "costs": costs,
+            "machine": machine_facts(),
+        }
+        path = write_results(options.out, rows, facts)
+        page = from_results(
+            rows,
+            title="Students of one teacher, compared",
+            tables=[*verdicts(rows), *cost_table(costs)],
+            facts={k: v for k, v in facts.items() if k != "costs"},
+        )
+        print(f"results: {path}\nreport: {write(page, options.out)}")
+    return 0
+
+
+def read_plan(
+    content: Any, where: str
+) -> tuple[Plan, dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """A plan, and the options of its students and of its samplers by name.
+
+    Raises:
+        ValueError: for what is no plan, with the place.
+    """
+    if not isinstance(content, dict):
+        raise ValueError(f"{where} must hold a plan: teacher, data, students, … as name: value")
+    parts: dict[str, dict[str, Any]] = {}
+    rest = {str(key).replace("-", "_"): value for key, value in content.items()}
+    for part in ("shared", "students", "samplers"):
+        found = rest.pop(part, None) or {}
+        if not isinstance(found, dict):
+            raise ValueError(f"{where}: {part} must hold name: value lines")
+        parts[part] = found
+    try:
+        (plan,) = changed(rest, Plan())
+        plan.check()
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    students = {
+        name: {**_normal(parts["shared"], where, "shared"), **_normal(own, where, name)}
+        for name, own in parts["students"].items()
+    }
+    for name in (*students, *parts["samplers"]):
+        if not _NAME.fullmatch(str(name)) or name == TEACHER:
+            raise ValueError(
+                f"{where}: {name!r} cannot be a name here; take letters, digits and ' ._+-', and "
+                f"not {TEACHER}"
+            )
+    if twice := set(students) & set(parts["samplers"]):
+        raise ValueError(f"{where}: {', '.join(sorted(twice))} is a student and a sampler")
+    if not students and not parts["samplers"]:
+        raise ValueError(f"{where} names no students: and no samplers: to compare")
+    samplers = {}
+    for name, own in parts["samplers"].items():
+        one = {"sampler_options": [], "grid": None, **_normal(own, where, name)}
+        if unknown := set(one) - {"sampler", "sampler_options", "grid"}:
+            raise ValueError(
+                f"{where}: {name} has {', '.join(sorted(unknown))}; a sampler has sampler, "
+                "sampler-options and grid"
+            )
+        samplers[name] = one
+    for name, own in students.items():
+        if shared := [key for key in own if key in _SHARED]:
+            raise ValueError(f"{where}: {', '.join(shared)} of {name} is for the plan to say")
+    return plan, students, samplers
+
+
+def _normal(options: Any, where: str, name: str) -> dict[str, Any]:
+    if not isinstance(options, Mapping):
+        raise ValueError(f"{where}: {name} must hold options as name: value lines")
+    return {str(key).replace("-", "_"): value for key, value in options.items()}
+
+
+def _student_options(
+    options: Options, plan: Plan, name: str, own: dict[str, Any], seed: int
+) -> distill.Options:
+    """What `fewjump distill` is told for one student and seed."""
+    words = flags_of(distill.Options, own, f"{options.plan}: {name}")
+    words += ["--teacher", plan.teacher, "--data", plan.data, "--kind", plan.kind]
+    words += [] if plan.length is None else ["--length", str(plan.length)]
+    words += ["--out", str(options.out / "students" / name / str(seed)), "--seed", str(seed)]
+    words += ["--device", options.device, *([] if options.progress else ["--no-progress"])]
+    return parse(distill.Options, words, f"fewjump compare: {name}")
+
+
+def _measured(
+    options: Options, plan: Plan, entry: Entry, denoiser: Denoiser, meter: DataMeter, seed: int
+) -> list[dict[str, Any]]:
+    """The rows of one model and seed, measured once for the weights that it has."""
+    from fewjump.evaluate import quality
+    from fewjump.progress import tell
+    from fewjump.train.setup import weights_checksum
+
+    about = [entry.sampler.label, entry.grid, entry.steps, plan.samples, plan.matched_entropy]
+    text = json.dumps([*about, weights_checksum(denoiser), plan.data], default=str)
+    key = hashlib.sha256(text.encode()).hexdigest()[:12]
+    place = options.out / "measured" / entry.name / f"{seed}-{key}.json"
+    if not place.is_file():
+        rows = quality(
+            denoiser,
+            meter,
+            entry.steps,
+            entry.sampler,
+            plan.samples,
+            (seed,),
+            model=entry.name,
+            grid=entry.grid,
+            progress=tell if options.progress else None,
+        )
+        if plan.matched_entropy and meter.matched is not None:
+            rows += _matched(plan, entry, denoiser, meter, seed, rows)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_text(place, json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    found = json.loads(place.read_text(encoding="utf-8"))
+    return [{"seed": seed, **row} for row in found]
+
+
+def _matched(
+    plan: Plan, entry: Entry, denoiser: Denoiser, meter: DataMeter, seed: int, rows: list[Row]
+) -> list[Row]:
+    """A row for each number of steps: quality where variety is that of as many test sequences."""
+    from fewjump.evaluate.meter import as_result
+    from fewjump.evaluate.text import enclosing, matched
+    from fewjump.sampler import run as draw
+
+    assert meter.matched is not None
+    metric, variety = meter.matched
+    count = plan.samples or meter.num_samples
+    target = meter.measure(meter.dataset.all("test", count))[variety].value
+    out = []
+    for steps in entry.steps:
+
+        def measure(temperature: float, steps: int = steps) -> Mapping[str, Interval]:
+            result = draw(
+                denoiser,
+                count,
+                steps,
+                entry.sampler,
+                entry.grid,
+                seed,
+                temperature=temperature,
+                **meter.given(denoiser, count),
+            )
+            return meter.measure(result.samples.cpu(), seed)
+
+        found = matched(enclosing(measure, target), target, metric)
+        same = next(row for row in rows if row.steps == steps)
+        if found is not None:
+            name = f"{metric}_at_matched_{variety}"
+            about = (entry.name, same.sampler, steps, same.nfe, same.seconds)
+            out.append(as_result(found, name, *about))
+    return out
+
+
+def over_seeds_of(tidy: list[dict[str, Any]]) -> list[Row]:
+    """Means over seeds with their intervals: one row for each model, number of steps and metric."""
+    from fewjump.evaluate.bootstrap import over_seeds
+    from fewjump.report import Row
+
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in tidy:
+        key = (row["model"], row["sampler"], row["steps"], row["metric"])
+        groups.setdefault(key, []).append(row)
+    out = []
+    for (model, sampler, steps, metric), rows in groups.items():
+        ends = [{"value": r["value"], "value_low": r["low"], "value_high": r["high"]} for r in rows]
+        value, low, high = over_seeds(ends, "value")
+        nfe, seconds = (sum(r[k] for r in rows) / len(rows) for k in ("nfe", "seconds"))
+        out.append(Row(model, sampler, steps, nfe, metric, value, low, high, seconds))
+    return out
+
+
+def verdicts(rows: list[Row]) -> list[Table]:
+    """Every student against the teacher at its most evaluations, where a metric has a direction."""
+    from fewjump.report import Table
+    from fewjump.report.build import metric_called
+
+    lines = []
+    sampled = [row for row in rows if not row.is_reference]
+    for metric in dict.fromkeys(row.metric for row in sampled):
+        direction = metric_called(metric).better
+        if direction is None:
+            continue
+        mine = [row for row in sampled if row.metric == metric]
+        slow = max((r for r in mine if r.model == TEACHER), key=lambda r: r.nfe or 0)
+        for row in mine:
+            if row.model == TEACHER or None in (row.low, row.high, slow.low, slow.high):
+                continue
+            assert row.low is not None
+            assert row.high is not None
+            assert slow.low is not None
+            assert slow.high is not None
+            below, above = row.high < slow.low, row.low > slow.high
+            better, worse = (below, above) if direction == "lower" else (above, below)
+            answer = "better" if better else "worse" if worse else "intervals overlap"
+            lines.append((row.model, row.nfe, metric, row.value, slow.value, slow.nfe, answer))
+    columns = ("model", "NFE", "metric", "value", "teacher", "its NFE", "verdict")
+    caption = (
+        "Against the teacher at its most evaluations. Samples at one temperature: look at entropy "
+        "or recall beside quality before you call one better."
+    )
+    return [Table("Verdicts", columns, lines, caption)] if lines else []
+
+
+def cost_of(folder: Path) -> dict[str, Any]:
+    """Optimiser steps, batch size and seconds of a student, all rounds together."""
+    from fewjump.checkpoint import read_config
+    from fewjump.runs import ROUNDS
+
+    own = read_config(folder / "model")
+    parts = [read_config(one / "model") for one in sorted((folder / ROUNDS).glob("*"))]
+    trainings = [part["training"] for part in (*parts, own)]
+    return {
+        "steps": sum(one["steps"] for one in trainings),
+        "batch_size": trainings[-1]["batch_size"],
+        "seconds": round(sum(one["seconds"] or 0.0 for one in trainings), 1),
+    }
+
+
+def cost_table(costs: list[dict[str, Any]]) -> list[Table]:
+    """What the students took to train."""
+    from fewjump.report import Table
+
+    columns = ("model", "seed", "steps", "batch_size", "seconds")
+    lines = [tuple(cost[name] for name in columns) for cost in costs]
+    heads = ("student", "seed", "optimiser steps", "batch size", "training seconds")
+    return [Table("Cost of training", heads, lines)] if lines else []

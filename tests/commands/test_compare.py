@@ -1,0 +1,183 @@
+"""``fewjump compare``: one plan, every student trained and judged alike, and nothing made twice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fewjump import cli
+from fewjump.commands import distill
+from fewjump.commands.compare import over_seeds_of, verdicts
+from fewjump.report import Row
+
+STUDENTS = {
+    "shared chain": {"student": "shared-chain", "head": ["states=4"]},
+    "halved": {"method": "self-distillation", "rounds": 2, "jumps-before": 4},
+}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("compare")
+    (folder / "t.txt").write_text("abc cab bac acb " * 60)
+    words = ["train", "--data", str(folder / "t.txt"), "--length", "6", "--steps", "4"]
+    words += [
+        "--hidden",
+        "8",
+        "--blocks",
+        "1",
+        "--heads",
+        "2",
+        "--batch-size",
+        "4",
+        "--warmup",
+        "1",
+    ]
+    assert cli.main([*words, "--out", str(folder / "teacher"), "--no-progress"]) == cli.OK
+    return folder
+
+
+def plan(folder: Path, **changes: object) -> Path:
+    content = {
+        "teacher": str(folder / "teacher"),
+        "data": str(folder / "t.txt"),
+        "steps": [1, 2],
+        "teacher-steps": [3],
+        "seeds": [0, 1],
+        "samples": 30,
+        "shared": {"steps": 2, "batch-size": 4, "warmup": 1},
+        "students": STUDENTS,
+        "samplers": {
+            "bounded": {"sampler": "entropy-bounded", "sampler-options": ["gamma=0.2"]},
+        },
+        **changes,
+    }
+    path = folder / "plan.yaml"
+    path.write_text(yaml.safe_dump({k: v for k, v in content.items() if v is not None}))
+    return path
+
+
+def compare(path: Path, out: Path) -> int:
+    return cli.main(["compare", str(path), "--out", str(out), "--no-progress"])
+
+
+def test_every_student_and_sampler_is_judged_and_nothing_is_made_twice(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fewjump.evaluate.text.LADDER", (0.5, 1.0, 2.0))
+    path = plan(made)
+    assert compare(path, tmp_path) == cli.OK
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    seen = {(r["model"], r["seed"], r["steps"]) for r in rows if r["metric"] == "nll"}
+    students = {(name, seed, k) for name in STUDENTS for seed in (0, 1) for k in (1, 2)}
+    assert seen == students | {(n, seed, 3) for n in ("teacher", "bounded") for seed in (0, 1)}
+    (sampler,) = {r["sampler"] for r in rows if r["model"] == "bounded"}
+    assert sampler == "entropy-bounded(gamma=0.2)"
+    results = json.loads((tmp_path / "results.json").read_text())
+    asked = ("halved", 2, "nll")
+    (mean,) = (r for r in results["rows"] if (r["model"], r["steps"], r["metric"]) == asked)
+    both = [r["value"] for r in rows if (r["model"], r["steps"], r["metric"]) == asked]
+    assert len(set(both)) == 2
+    assert mean["value"] == pytest.approx(sum(both) / 2)
+    costs = {(c["model"], c["seed"]): c["steps"] for c in results["costs"]}
+    assert costs == {(name, seed): 2 for name in STUDENTS for seed in (0, 1)}
+    page = (tmp_path / "report.html").read_text()
+    assert "Cost of training" in page
+    assert "shared chain" in page
+    assert "test data" in page
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("measured again")
+
+    before = (tmp_path / "students" / "halved" / "1" / "model" / "model.safetensors").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr("fewjump.evaluate.quality", never)
+        assert compare(path, tmp_path) == cli.OK
+    after = (tmp_path / "students" / "halved" / "1" / "model" / "model.safetensors").read_bytes()
+    assert before == after
+    assert json.loads((tmp_path / "rows.json").read_text()) == rows
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"teacher": None}, "the plan needs teacher"),
+        ({"steps": [1, 1]}, "each once"),
+        ({"steps": [0]}, "at least 1"),
+        ({"stepz": [1]}, "stepz"),
+        ({"students": {}, "samplers": {}}, "no students: and no samplers:"),
+        ({"students": {"a/b": {}}}, "cannot be a name"),
+        ({"students": {"teacher": {}}}, "cannot be a name"),
+        ({"students": {"a": {"heads": ["x=1"]}}}, "there is no option 'heads'; did you mean"),
+        ({"students": {"a": {"seed": 3}}}, "seed of a is for the plan to say"),
+        ({"students": {"a": {"near": 0.5}}}, "near is for joint students"),
+        ({"students": {"a": {"rounds": 2}}}, "rounds is for --method self-distillation"),
+        ({"students": {"a": {}}, "samplers": {"a": {}}}, "a student and a sampler"),
+        ({"samplers": {"b": {"sampler": "none"}}}, "none"),
+        ({"samplers": {"b": {"top-p": 0.5}}}, "a sampler has sampler"),
+        ({"data": "no-such-file.txt"}, "no-such-file.txt"),
+    ],
+)
+def test_a_wrong_plan_is_refused_before_anything_is_trained(
+    changes: dict[str, object],
+    message: str,
+    made: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def never(_: distill.Options) -> int:
+        raise AssertionError("trained")
+
+    monkeypatch.setattr(distill, "run", never)
+    assert compare(plan(made, **changes), tmp_path / "out") == cli.USAGE
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def row(model: str, nfe: float, value: float, half: float, metric: str = "bigram_tv") -> Row:
+    return Row(model, "ancestral", int(nfe), nfe, metric, value, value - half, value + half, 1.0)
+
+
+def test_a_verdict_is_given_only_where_intervals_separate() -> None:
+    rows = [
+        row("teacher", 1, 0.9, 0.01),
+        row("teacher", 64, 0.3, 0.05),
+        row("good", 1, 0.1, 0.05),
+        row("close", 1, 0.28, 0.05),
+        row("bad", 1, 0.5, 0.05),
+        row("good", 1, 0.9, 0.01, "entropy"),
+    ]
+    rows.append(row("teacher", 64, 0.5, 0.01, "recall"))
+    rows.append(row("varied", 1, 0.8, 0.01, "recall"))
+    (table,) = verdicts(rows)
+    assert [(line[0], line[2], line[-1]) for line in table.rows] == [
+        ("good", "bigram_tv", "better"),
+        ("close", "bigram_tv", "intervals overlap"),
+        ("bad", "bigram_tv", "worse"),
+        ("varied", "recall", "better"),
+    ]
+
+
+def test_the_mean_over_seeds_has_the_wider_interval() -> None:
+    def one(seed: int, value: float) -> dict[str, object]:
+        about: dict[str, object] = {
+            "model": "a",
+            "sampler": "x",
+            "steps": 1,
+            "metric": "nll",
+            "nfe": 1,
+            "seconds": 2.0,
+        }
+        return {**about, "seed": seed, "value": value, "low": value - 0.1, "high": value + 0.1}
+
+    (near,) = over_seeds_of([one(0, 1.0), one(1, 1.0)])
+    assert near.low == pytest.approx(1 - 0.1 / 2**0.5)
+    (far,) = over_seeds_of([one(0, 1.0), one(1, 2.0)])
+    assert far.value == pytest.approx(1.5)
+    # Student's t with one degree of freedom: 12.706 standard errors of 0.5.
+    assert far.high is not None
+    assert far.high - far.value == pytest.approx(12.706 * 0.5, rel=1e-3)
