@@ -76,10 +76,10 @@ class Plan:
 class Options:
     """Train several students of one teacher under one budget, and judge all under one protocol.
 
-    The plan is a YAML file: teacher, data, steps, teacher_steps, seeds, samples; shared, options of
-    `fewjump distill` for all students; students, a name and further options of each; samplers, a
-    name and the sampler, sampler-options and grid of other ways to sample the teacher. Each student
-    is trained in the folder OUT/students/NAME/SEED, and what is finished is not made again: the
+    The plan is a YAML file: teacher, data, steps, teacher_steps, seeds, samples; shared, what
+    `fewjump distill` is told for all students; students, a name for each and what else it is told;
+    samplers, a name and the sampler, sampler-options and grid of other ways to sample the teacher.
+    Each student is trained in the folder OUT/students/NAME/SEED, and what is finished is not made again: the
     same command goes on where it was stopped. rows.json has every number by seed, results.json
     their means with intervals, report.html charts of quality against evaluations, times, costs, and
     a verdict wherever intervals separate.
