@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from experiments.harness import Content, Options, Rows, digest, kept, main, place
-from experiments.text_sizes import SIZES, load_corpus
+from experiments.text_sizes import SIZES, Sizes, load_corpus
 from experiments.text_students import Workshop, training_seconds
 from experiments.wall_clock import TEACHER
 from fewjump.api import distill
@@ -39,6 +39,7 @@ from fewjump.objective import JointConditionalMatching
 from fewjump.random import generator_for
 from fewjump.rollouts import rollouts
 from fewjump.runs import for_sampling
+from fewjump.sampler import run
 
 Corpus = Literal["names", "text", "digits"]
 
@@ -108,9 +109,12 @@ BUDGETS: dict[Corpus, Budget] = {
         judged=450,
     ),
 }
-#: Teachers of the corpora whose own experiment has a larger one.
-TEXT = replace(SIZES["text"], hidden=64, blocks=2, teacher_steps=1000, batch_size=32)
-DIGITS = digits.Sizes(hidden=64, blocks=2, teacher_steps=1000, batch_size=32)
+#: Of the teachers: that of names is the one of the students' experiment, the others are smaller.
+TEACHERS: dict[Corpus, Sizes | digits.Sizes] = {
+    "names": SIZES["names"],
+    "text": replace(SIZES["text"], hidden=64, blocks=2, teacher_steps=1000, batch_size=32),
+    "digits": digits.Sizes(hidden=64, blocks=2, teacher_steps=1000, batch_size=32),
+}
 
 
 @dataclass(kw_only=True)
@@ -123,7 +127,6 @@ class Config(Options):
         text: text file, reduced to a–z and space; without it the documentation that Python ships.
         seeds: trainings of every student, each on sequences of its own; of one teacher.
         shares: of the training sequences.
-        budget: of the students; the corpus's own by default.
     """
 
     corpus: Corpus = "names"
@@ -131,17 +134,17 @@ class Config(Options):
     text: Path | None = None
     seeds: int = 3
     shares: tuple[float, ...] = SHARES
-    budget: Budget | None = field(default=None, init=False)
 
 
-def corpus_and_teacher(config: Config, clock: Clock) -> tuple[Dataset, Denoiser, Path]:
+def corpus_and_teacher(
+    config: Config, sizes: Sizes | digits.Sizes, clock: Clock
+) -> tuple[Dataset, Denoiser, Path]:
     """The data, the teacher that has seen all of them, and the folder of its training."""
-    if config.corpus == "digits":
+    if isinstance(sizes, digits.Sizes):
         data = load_data("digits")
-        folder = place(config.runs, f"digits-{TEACHER}-{config.seed}", asdict(DIGITS))
+        folder = place(config.runs, f"digits-{TEACHER}-{config.seed}", asdict(sizes))
         with clock.part("digits: training the teacher"):
-            return data, teacher_for(data, DIGITS, config.seed, folder), folder
-    sizes = TEXT if config.corpus == "text" else SIZES["names"]
+            return data, teacher_for(data, sizes, config.seed, folder), folder
     data = load_corpus(config.corpus, sizes, config.names, config.text)
     shop = Workshop(config.corpus, data, sizes, config.seed, config.runs, clock)
     return data, shop.teacher(), shop.folder(TEACHER)
@@ -245,20 +248,22 @@ def samples_of(
 ) -> tuple[Tensor, dict[str, Any]]:
     """The teacher's samples, drawn once, and what they cost."""
     file = folder / f"rollouts-{count}.npy"
-
-    def draw() -> dict[str, Any]:
-        begin = time.perf_counter()
+    if not file.is_file():
         rollouts(teacher, file, count, ROLLOUT_STEPS, seed=seed, length=data.length)
-        seconds = time.perf_counter() - begin
+
+    def cost() -> dict[str, Any]:
+        # Of one batch: the file may have been drawn with interruptions.
+        some = min(count, 128)
+        begin = time.process_time()
+        run(teacher, some, ROLLOUT_STEPS, generator=seed, length=data.length)
         return {
             "sequences": count,
             "steps": ROLLOUT_STEPS,
-            "evaluations_each": ROLLOUT_STEPS,
-            "seconds": round(seconds, 1),
+            "evaluations": count * ROLLOUT_STEPS,
+            "cpu_seconds": round((time.process_time() - begin) * count / some, 1),
         }
 
-    cost = kept(file.with_suffix(".cost.json"), draw)
-    return as_tokens(np.load(file)), cost
+    return as_tokens(np.load(file)), kept(file.with_suffix(".cost.json"), cost)
 
 
 def last_and_best(rows: Sequence[dict[str, Any]]) -> Rows:
@@ -268,11 +273,14 @@ def last_and_best(rows: Sequence[dict[str, Any]]) -> Rows:
     return [last, best]
 
 
-def measure(config: Config) -> Content:
+def measure(
+    config: Config, sizes: Sizes | digits.Sizes | None = None, budget: Budget | None = None
+) -> Content:
     """The teacher's own row, and two of every student: at its last step, and where it is best."""
     clock = Clock()
-    budget = config.budget or BUDGETS[config.corpus]
-    data, teacher, folder = corpus_and_teacher(config, clock)
+    sizes = TEACHERS[config.corpus] if sizes is None else sizes
+    budget = BUDGETS[config.corpus] if budget is None else budget
+    data, teacher, folder = corpus_and_teacher(config, sizes, clock)
     print(f"{config.corpus}: {data.description}")
     with clock.part(f"{config.corpus}: the teacher's samples"):
         count = round(budget.rollouts * len(data))
@@ -293,7 +301,7 @@ def measure(config: Config) -> Content:
     return {
         "data": data.description,
         "training_sequences": len(data),
-        "teacher_steps": SIZES["names"].teacher_steps,
+        "teacher_steps": sizes.teacher_steps,
         "budget": asdict(budget),
         "rollouts": cost,
         "teacher": own,
