@@ -104,7 +104,7 @@ BUDGETS: dict[Corpus, Budget] = {
         "shared-mixture",
         {"components": 256, "rank": 24, "length": 64},
         near=0.3,
-        steps=(50, 150),
+        steps=(50, 100),
         rollouts=1.0,
         judged=450,
     ),
@@ -287,9 +287,15 @@ def measure(
         drawn, cost = samples_of(teacher, folder, data, count, config.seed)
 
     def alone() -> dict[str, Any]:
-        return {"source": "the teacher itself", **judged(teacher, data, budget)}
+        unseen = data.all("test", budget.judged)[::4]
+        many = path_bound(teacher, unseen, ROLLOUT_STEPS) / data.length
+        return {
+            "source": "the teacher itself",
+            "many_steps": float(many.mean()),
+            **judged(teacher, data, budget),
+        }
 
-    own = kept(folder / f"judged-{digest(asdict(budget))}.json", alone)
+    own = kept(folder / f"judged-{digest(asdict(budget), ROLLOUT_STEPS)}.json", alone)
     bench = Bench(config, budget, data, drawn, teacher, folder, clock)
     rows: Rows = []
     for seed in range(config.seed, config.seed + config.seeds):

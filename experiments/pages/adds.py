@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from experiments.pages.markdown import MISSING, mean, table, where
+from experiments.pages.markdown import MISSING, Row, mean, table, where
 from experiments.pages.road import load
 from fewjump.evaluate.bootstrap import half_width
 
@@ -37,7 +36,7 @@ def sources(corpus: str, stopped: str) -> str:
     return table(["learned from", *heads], lines)
 
 
-def _cell(rows: Sequence[dict[str, Any]], key: str) -> str:
+def _cell(rows: Sequence[Row], key: str) -> str:
     if not rows:
         return MISSING
     half = half_width([r[key] for r in rows])
