@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from experiments.pages.markdown import MISSING, Row, mean, table, where
 from experiments.pages.road import load
-from fewjump.evaluate.bootstrap import half_width
 
 #: Columns of a number of sequences: heads, and fields of a row.
 _MEASURED = {"1 step": "nll", "4 steps": "bound"}
@@ -39,8 +38,10 @@ def sources(corpus: str, stopped: str) -> str:
 def _cell(rows: Sequence[Row], key: str) -> str:
     if not rows:
         return MISSING
-    half = half_width([r[key] for r in rows])
-    return f"{mean(rows, key):.3f}" + (f" ± {half:.3f}" if len(rows) > 1 else "")
+    values = [r[key] for r in rows]
+    # Of two or three seeds the range says more than an interval.
+    spread = f" ({min(values):.3f}–{max(values):.3f})" if len(rows) > 1 else ""
+    return f"{mean(rows, key):.3f}{spread}"
 
 
 def spread(corpus: str) -> str:
