@@ -59,7 +59,8 @@ def test_a_joint_student_is_matched_jointly_with_every_option() -> None:
     assert isinstance(full, JointConditionalMatching)
     assert full.intermediate == "student"
     assert (full.near, full.draws, full.consistency) == ("adaptive", 3, 0.25)
-    assert full.summed and not plain.summed
+    assert full.summed
+    assert not plain.summed
     assert (full.data_weight, full.grid, full.tolerance) == (0.5, (1.0, 0.4, 0.0), 0.1)
     share = objective("--student", "chain", "--near", "0.3", "--matching", "teacher-rollout")
     assert isinstance(share, JointConditionalMatching)
