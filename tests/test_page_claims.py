@@ -201,6 +201,8 @@ def test_what_the_teacher_adds() -> None:
         alone, asked = (value("names", s, 0.01, stopped=stopped) for s in (samples, both))
         assert alone > asked
     assert round(value("text", samples, 0.1) - value("text", data, 0.1), 2) == 0.13
+    assert round(value("text", data, 0.01) - value("text", both, 0.01), 2) == 0.07
+    assert value("text", both, 0.01) < value("text", samples, 0.1)
     assert round(value("digits", samples, 1.0) - value("digits", data, 1.0), 1) == 0.2
 
 
