@@ -168,3 +168,51 @@ def test_more_steps_of_students_that_condition() -> None:
     drifts = [rows[k, 16]["matched_nll"] - rows[k, 1]["matched_nll"] for k in kinds]
     assert drifts == sorted(drifts, reverse=True)
     assert drifts[-1] > 0.03
+
+
+def test_what_the_teacher_adds() -> None:
+    def value(
+        corpus: str, source: str, share: float, key: str = "nll", stopped: str = "last"
+    ) -> float:
+        asked = (source, share, stopped)
+        rows = load(f"teacher_adds_{corpus}")["rows"]
+        here = [r[key] for r in rows if (r["source"], r["share"], r["stopped"]) == asked]
+        return sum(here) / len(here)
+
+    both, data, samples = "teacher and data", "data alone", "teacher alone"
+    warm = "data, from the teacher's weights"
+    for corpus, near in (("names", 0.005), ("text", 0.02)):
+        for share in (1.0, 0.1):
+            assert abs(value(corpus, both, share) - value(corpus, data, share)) < near
+            for source in (both, warm):
+                gain = value(corpus, data, share, "bound") - value(corpus, source, share, "bound")
+                assert 0.008 < gain < 0.04
+    few = ("names", data, 0.01)
+    assert round(value(*few, "seen_nll"), 2) == 0.76
+    assert round(value(*few), 2) == 1.21
+    assert value(*few) - value("names", both, 0.01) > 0.05
+    early = {s: value("names", s, 0.01, stopped="validation") for s in (data, both)}
+    assert abs(early[both] - early[data]) < 0.01
+    bounds = [value("names", s, 0.01, "bound", "validation") for s in (data, both)]
+    assert bounds[0] - bounds[1] > 0.02
+    assert 0.005 < value("names", samples, 0.1) - value("names", data, 0.1) < 0.015
+    assert min(early.values()) - value("names", samples, 0.1) > 0.07
+    for stopped in ("last", "validation"):
+        alone, asked = (value("names", s, 0.01, stopped=stopped) for s in (samples, both))
+        assert alone > asked
+    assert round(value("text", samples, 0.1) - value("text", data, 0.1), 2) == 0.13
+    assert round(value("text", data, 0.01) - value("text", both, 0.01), 2) == 0.07
+    assert value("text", both, 0.01) < value("text", samples, 0.1)
+    assert round(value("digits", samples, 1.0) - value("digits", data, 1.0), 1) == 0.2
+
+
+def test_sums_pay_where_the_teacher_is_asked_far_from_the_data() -> None:
+    rows = load("summed_targets")["rows"]
+    for drawn, summed in zip(rows[::2], rows[1::2], strict=True):
+        assert summed["draw_variance"] < 0.5 * drawn["draw_variance"]
+        saved = 1 - summed["variance"] / drawn["variance"]
+        dearer = summed["cpu_seconds"] / drawn["cpu_seconds"] - 1
+        if drawn["student"] == "shared-chain":
+            assert (saved > dearer) == (drawn["near"] > 0.1)
+        else:
+            assert saved > dearer

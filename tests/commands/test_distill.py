@@ -58,11 +58,14 @@ def test_a_joint_student_is_matched_jointly_with_every_option() -> None:
         plain.settle(student, 10, {})
         assert plain.near == share
     words = ["--student", "chain", "--near", "adaptive", "--draws", "3", "--consistency", "0.25"]
+    words += ["--summed"]
     words += ["--data-weight", "0.5", "--jump-times", "1", "0.4", "0", "--tolerance", "0.1"]
     full = objective(*words, "--matching", "student-exact")
     assert isinstance(full, JointConditionalMatching)
     assert full.intermediate == "student"
     assert (full.near, full.draws, full.consistency) == ("adaptive", 3, 0.25)
+    assert full.summed
+    assert not plain.summed
     assert (full.data_weight, full.grid, full.tolerance) == (0.5, (1.0, 0.4, 0.0), 0.1)
     share = objective("--student", "chain", "--near", "0.3", "--matching", "teacher-rollout")
     assert isinstance(share, JointConditionalMatching)
@@ -97,6 +100,7 @@ def test_self_distillation_takes_its_own_options() -> None:
         (["--student", "chain", "--matching", "student-euler"], "known: forward, teacher-rollout"),
         (["--student", "chain", "--matching", "student-trapezoidal"], "for a joint student"),
         (["--student", "chain", "--max-gap", "0.2"], "--max-gap is for --student product"),
+        (["--student", "latent", "--summed"], "--summed is not for latent"),
         (["--student", "latent", "--consistency", "0.5"], "--consistency is not for latent"),
         (["--student", "latent", "--times", "importance"], "--times is not for latent students"),
         (["--student", "chain", "--jumps", "0"], "--jumps must be at least 1"),

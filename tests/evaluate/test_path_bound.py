@@ -8,13 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from fewjump.api import build_student
 from fewjump.denoiser.base import Denoiser
 from fewjump.evaluate.likelihood import one_evaluation_nll, path_bound
-from fewjump.law import ProductLaw
+from fewjump.law import MixtureLaw, ProductLaw
 from fewjump.law.base import enumerate_states
 from fewjump.problem import EnumeratedJoint
 from fewjump.process import Absorbing, Process, Uniform
 from fewjump.sampler import exact_output_law
+from fewjump.sampler.moves import JointReverseMove
 from fewjump.schedule import LogLinear
 from fewjump.verify.table_student import make_world
 
@@ -92,6 +94,45 @@ def test_it_lies_above_the_exact_output_law(family: str) -> None:
         assert enumerated(denoiser, torch.tensor(x0)) > -float(output[tuple(x0)].log())
 
 
+def joint_student(seed: int) -> Denoiser:
+    """Says of every masked state a mixture of its own, which no truth stands behind."""
+
+    class Student(Denoiser):
+        def law(self, x_t: Tensor, t: Tensor) -> MixtureLaw:
+            index = (x_t * torch.tensor([16, 4, 1])).sum(-1)
+            logits = tables[index].masked_fill((x_t != 3)[:, None, :, None], -torch.inf)
+            seen = torch.nn.functional.one_hot(x_t, 4)[..., :3].bool()[:, None]
+            return MixtureLaw(logits.masked_fill(seen, 0.0), weights[index])
+
+    generator = torch.Generator().manual_seed(seed)
+    tables = 2 * torch.randn(64, 2, 3, 3, dtype=torch.float64, generator=generator)
+    weights = torch.randn(64, 2, dtype=torch.float64, generator=generator)
+    return Student(Absorbing(4, LogLinear()), 3, 3)
+
+
+def test_of_a_joint_law_it_is_the_sum_over_all_paths() -> None:
+    """Each step's law is the one that the sampler's move enumerates."""
+    denoiser, x0 = joint_student(0), torch.tensor([2, 0, 1])
+    process, states = denoiser.process, enumerate_states(4, 3)
+    reach, exact = product(process.prior().expand(3, -1)), 0.0
+    for t, s in pairwise(GRID):
+        now, then = (torch.full((64,), v, dtype=torch.float64) for v in (t, s))
+        table = JointReverseMove(denoiser(states, now), process, states, now, then).table()
+        bridges = torch.nan_to_num(
+            process.bridge_marginals(states, x0.expand(64, -1), then, now).double()
+        )
+        q = torch.stack([product(rows) for rows in bridges])
+        cost = (torch.xlogy(q, q) - torch.xlogy(q, table)).sum(1)
+        exact += float((reach * cost)[reach > 0].sum())
+        reach = reach @ q
+    drawn = path_bound(denoiser, x0.expand(20_000, -1), None, GRID, 5, batch_size=20_000)
+    error = float(drawn.std()) / len(drawn) ** 0.5
+    assert error < 0.01 * exact
+    assert abs(float(drawn.mean()) - exact) < 4 * error
+    output = exact_output_law(denoiser, None, grid=GRID)
+    assert exact > -float(output[tuple(x0.tolist())].log())
+
+
 def test_one_masked_step_is_the_likelihood_itself() -> None:
     truth = EnumeratedJoint.random(3, 2, 1.0, torch.Generator().manual_seed(0))
     denoiser = truth.denoiser(Absorbing(4, LogLinear()))
@@ -116,7 +157,12 @@ def test_what_has_no_such_bound_is_refused() -> None:
     x0 = truth.sample(4, torch.Generator().manual_seed(1))
     process = Absorbing(4, LogLinear())
     with pytest.raises(ValueError, match="joint"):
-        path_bound(truth.denoiser(process, joint=True), x0, 2)
+        path_bound(truth.denoiser(Uniform(3, LogLinear()), joint=True), x0, 2)
+    head = build_student(
+        truth.denoiser(process), "any-order", None, {"width": 8}, False, 2, 0, None
+    )
+    with pytest.raises(ValueError, match="condition exactly"):
+        path_bound(head, x0, 2)
     with pytest.raises(ValueError, match="end at 0"):
         path_bound(truth.denoiser(process), x0, None, [1.0, 0.5, 0.1])
     with pytest.raises(ValueError, match="keeps"):

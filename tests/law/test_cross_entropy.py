@@ -8,7 +8,11 @@ from torch.autograd import gradcheck
 
 from fewjump.law import cross_entropy as ce
 from fewjump.law import logit_pass
-from fewjump.law.logits import DenseLogits
+from fewjump.law.base import enumerate_states
+from fewjump.law.chain import ChainLaw
+from fewjump.law.logits import DenseLogits, pin_logits
+from fewjump.law.mixture import MixtureLaw
+from fewjump.law.product import ProductLaw
 
 
 @pytest.fixture(autouse=True)
@@ -100,3 +104,58 @@ def test_only_the_gradient_has_the_size_of_the_logits():
         loss.backward()
     assert logits.grad is not None
     assert len(large) == 1, large
+
+
+class Drawn(ProductLaw):
+    """A product law whose draw is given: the summed form's expectation can then be added up."""
+
+    x0: torch.Tensor
+
+    def sample(self, generator=None):
+        return self.x0
+
+
+def summed_laws():
+    """Joint laws of two rows, three positions and three tokens, with what they are made of."""
+    generator = torch.Generator().manual_seed(4)
+
+    def free(*shape):
+        return torch.randn(*shape, dtype=torch.float64, generator=generator).requires_grad_()
+
+    tables, weights = free(2, 3, 4, 3), free(2, 4)
+    first, steps, shared = free(2, 4), free(2, 2, 4, 4), free(4, 4)
+    potentials = free(2, 3, 4)
+    return {
+        "mixture": (MixtureLaw(tables.transpose(1, 2), weights), [tables, weights]),
+        "chain": (ChainLaw(first, steps, tables), [first, steps, tables]),
+        "shared chain": (ChainLaw(potentials, shared, tables), [potentials, shared, tables]),
+    }
+
+
+@pytest.mark.parametrize("kind", ["mixture", "chain", "shared chain"])
+@pytest.mark.parametrize("visible", [False, True])
+def test_summed_tokens_have_the_loss_and_the_gradient_of_all_sequences(kind, visible):
+    """By enumeration; where a token is visible, both laws are certain of it."""
+    law, parts = summed_laws()[kind]
+    target = torch.randn(2, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
+    if visible:
+        known = torch.tensor([[False, True, False], [True, False, False]])
+        x0 = torch.ones(2, 3, dtype=torch.int64)
+        law = law.given(x0, known)
+        target = pin_logits(target, x0, known)
+    states = enumerate_states(3, 3).repeat(2, 1)
+    rows = torch.arange(2).repeat_interleave(27)
+    possible = ProductLaw(DenseLogits(target)).select(rows).log_prob(states) > -torch.inf
+    rows, states = rows[possible], states[possible]
+    against = Drawn(DenseLogits(target).select(rows))
+    against.x0 = states
+    weight, alike = against.log_prob(states).exp(), law.select(rows)
+    exact = weight.new_zeros(2).index_add(0, rows, -weight * alike.log_prob(states))
+    found = weight.new_zeros(2).index_add(0, rows, weight * alike.summed_cross_entropy(against))
+    torch.testing.assert_close(found, exact, atol=1e-12, rtol=0)
+    for mine, theirs in zip(
+        torch.autograd.grad(found.sum(), parts, retain_graph=True),
+        torch.autograd.grad(exact.sum(), parts),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, theirs, atol=1e-12, rtol=0)

@@ -363,6 +363,7 @@ def network(process: Process, kind: str, problem: EnumeratedJoint) -> NetworkDen
         {"near": "adaptive"},
         {"near": "uniform", "draws": 2, "data_weight": 0.5},
         {"near": 0.3, "consistency": 0.5},
+        {"near": 0.3, "draws": 2, "summed": True},
         {"near": "adaptive", "consistency": 0.7, "steps": 3},
         {"intermediate": "teacher-rollout", "near": "adaptive", "consistency": 0.3},
         {"intermediate": "student", "near": "uniform", "consistency": 0.3, "data_weight": 1.0},
@@ -517,6 +518,13 @@ def test_one_step_matching_agrees_with_conditional_matching_for_products():
 def test_mistakes_are_named(options, words):
     with pytest.raises(ValueError, match=words):
         JointConditionalMatching(**options)
+
+
+def test_sums_over_large_vocabularies_are_refused():
+    process = Absorbing(8193, LogLinear())
+    student, teacher = (LogitDenoiser(lambda x, t: x, process, 2) for _ in range(2))
+    with pytest.raises(ValueError, match="8,192"):
+        JointConditionalMatching(summed=True).check(student, freeze(teacher))
 
 
 def test_a_teacher_must_be_frozen():

@@ -33,7 +33,12 @@ def one_evaluation_nlls(
     total = []
     for rows in x0.split(256):
         noise = denoiser.process.prior_sample(rows.shape, generator, denoiser.device)
-        law = denoiser(noise, torch.ones(len(rows), dtype=torch.float64, device=denoiser.device))
+        if denoiser.process.absorbing:
+            # All rows are masks: the law is one.
+            noise = noise[:1]
+        law = denoiser(noise, torch.ones(len(noise), dtype=torch.float64, device=denoiser.device))
+        if len(noise) < len(rows):
+            law = law.expand(len(rows))
         total.append(-law.log_prob(rows).double() / x0.shape[1])
     return torch.cat(total)
 
@@ -84,8 +89,8 @@ def path_bound(
         batch_size: sequences at once.
 
     Raises:
-        ValueError: for joint laws, laws recovered from ratios, a process that keeps tokens, or a
-            grid that does not end at 0.
+        ValueError: for joint laws that do not condition exactly or are not under masks, laws
+            recovered from ratios, a process that keeps tokens, or a grid that does not end at 0.
     """
     process, device = denoiser.process, denoiser.device
     times = times_for(grid, steps, denoiser, x0.shape[1]).to(device)
@@ -104,18 +109,25 @@ def path_bound(
             for k in range(len(times) - 1):
                 t, s = times[k].expand(len(rows)), times[k + 1].expand(len(rows))
                 law = denoiser(x, t)
-                if not law.independent or law.scores is not None:
+                tractable = law.independent or (process.absorbing and law.conditions_exactly)
+                if not tractable or law.scores is not None:
                     raise ValueError(
                         "the bound is of samplers that move positions independently by a network's "
-                        "posterior; this denoiser's law is joint, or recovered from ratios"
+                        "posterior, and under masks of joint laws that condition exactly; this "
+                        f"denoiser's is a {type(law).__name__}, or recovered from ratios"
                     )
                 if k == len(times) - 2:
                     total -= law.log_prob(clean).double()
                     break
-                bridge = process.bridge_marginals(x, clean, s, t)
-                step = process.reverse_marginals(posterior(law, process), x, s, t)
-                total += (torch.xlogy(bridge, bridge) - torch.xlogy(bridge, step)).sum((1, 2))
-                x = process.bridge(x, clean, s, t, streams)
+                if law.independent:
+                    bridge = process.bridge_marginals(x, clean, s, t)
+                    step = process.reverse_marginals(posterior(law, process), x, s, t)
+                    total += (torch.xlogy(bridge, bridge) - torch.xlogy(bridge, step)).sum((1, 2))
+                    x = process.bridge(x, clean, s, t, streams)
+                    continue
+                before, x = x, process.bridge(x, clean, s, t, streams)
+                rest = law.given(clean, x != before).log_prob(clean)
+                total -= (law.log_prob(clean) - rest).double()
             out.append(total.cpu())
     denoiser.evaluations = counted
     return torch.cat(out)

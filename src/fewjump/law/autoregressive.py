@@ -130,6 +130,7 @@ class AutoregressiveLaw(Law):
     known: Tensor | None = None
     decoding: Decoding | None = field(default=None, metadata=SHARED)
     draft: Law | None = None
+    conditions_exactly = False
 
     def __post_init__(self) -> None:
         conditionals = self.conditionals
@@ -228,6 +229,9 @@ class AutoregressiveLaw(Law):
         if not target.independent:
             return super().cross_entropy(target, generator)
         return self.along(target.sample(generator)).cross_entropy(target)
+
+    def summed_cross_entropy(self, target: Law, generator: Generator = None) -> Tensor:
+        return self.cross_entropy(target, generator)
 
     def marginals(self) -> Tensor:
         if self.vocab_size**self.length <= _EXACT_MARGINAL_STATES:

@@ -104,6 +104,8 @@ class Law(Batched, ABC):
         independent: whether the positions are; it is then a
             :class:`~fewjump.law.ProductLaw`.
         chosen_product: whether every :meth:`draw` is one of a product law.
+        conditions_exactly: whether :meth:`given` is this law's own conditional for every set of
+            known positions.
         scores: concrete scores from which the law was recovered, None for most.
         untempered: the law before a sampler's temperature, where that has one.
     """
@@ -112,6 +114,7 @@ class Law(Batched, ABC):
     vocab_size: int
     independent: ClassVar[bool] = False
     chosen_product: ClassVar[bool] = False
+    conditions_exactly: ClassVar[bool] = True
     scores: Scores | None = None
     untempered: Law | None = None
 
@@ -169,8 +172,8 @@ class Law(Batched, ABC):
             ValueError: for a law that has no such conditionals in closed form.
         """
         raise ValueError(
-            f"a {type(self).__name__} has no conditionals from left to right in closed form; draft "
-            "with a product, mixture, chain or autoregressive model"
+            f"a {type(self).__name__} has no conditionals from left to right in closed form; use "
+            "a product, mixture, chain or autoregressive model"
         )
 
     def decoded(self, decoding: Decoding, draft: Law | None = None) -> Law:
@@ -191,6 +194,22 @@ class Law(Batched, ABC):
     def cross_entropy(self, target: Law, generator: Generator = None) -> Tensor:
         """−E_{x₀~target}[log p(x₀)] in nats: (B,). One draw unless a subclass has a closed form."""
         return -self.log_prob(target.sample(generator))
+
+    def summed_cross_entropy(self, target: Law, generator: Generator = None) -> Tensor:
+        """:meth:`cross_entropy` with each position's own token summed out, in nats: (B,).
+
+        One draw of a product target is walked from left to right, and −log p(x₀ⁱ|x₀^{<i}) is
+        averaged over the target's law of x₀ⁱ: the same expectation, and never more variance
+        (Rao–Blackwell). Writes (B, L, V). Joint targets are drawn.
+
+        Raises:
+            ValueError: as :meth:`conditional_logits`.
+        """
+        if not target.independent:
+            return self.cross_entropy(target, generator)
+        log_probs = self.conditional_logits(target.sample(generator)).log_softmax(-1)
+        weights = target.marginals().to(log_probs.dtype)
+        return -(weights * log_probs.masked_fill(weights == 0, 0.0)).sum((1, 2))
 
     def enumerate(self) -> Tensor:
         """Log-probability of every sequence, (B, V^L), the last position varying fastest.
@@ -277,6 +296,12 @@ def safe_logsumexp(values: Tensor, dim: int = -1) -> Tensor:
     empty = total == 0
     finite = torch.where(empty, 1.0, total).log() + peak.squeeze(dim)
     return finite.masked_fill(empty, -torch.inf)
+
+
+def safe_log(values: Tensor) -> Tensor:
+    """log, with −inf and no gradient at 0."""
+    zero = values <= 0
+    return values.masked_fill(zero, 1.0).log().masked_fill(zero, -torch.inf)
 
 
 def at_least_float32(value: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from fewjump.law.base import SHARED, Batched, Law, at_least_float32, nucleus
+from fewjump.law.base import SHARED, Batched, Law, at_least_float32, nucleus, safe_log
 from fewjump.law.emission import DenseEmission, Emission
 from fewjump.law.forward_algorithm import (
     backward_messages,
@@ -146,7 +146,7 @@ class ChainLaw(Law):
         seen = self.emission.log_likelihood(x0).to(potential.dtype)
         states = forward_messages(potential + seen, transition) + potential
         states = states + backward_messages(potential, transition)
-        return self.emission.marginals(states.softmax(-1)).log()
+        return safe_log(self.emission.marginals(states.softmax(-1)))
 
     def sample_states(self, generator: Generator = None) -> Tensor:
         """Draw the hidden path: (B, L) int64. Both methods give the same path."""

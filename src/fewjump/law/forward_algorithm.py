@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fewjump.law.base import exponentiated, row_chunks, safe_logsumexp
+from fewjump.law.base import exponentiated, row_chunks, safe_log, safe_logsumexp
 from fewjump.random import invert_cdf
 
 
@@ -295,9 +295,9 @@ def scan_log_total(potential: Tensor, transition: Tensor, conditional: bool = Fa
             matrix, scale = _append_identity(matrix, scale)
         matrix, scale = _combine(matrix[:, ::2], scale[:, ::2], matrix[:, 1::2], scale[:, 1::2])
     value = peak.sum((1, 2))
-    path = _safe_log(local[:, 0])
+    path = safe_log(local[:, 0])
     if matrix.shape[1]:
-        path = path + _safe_log(matrix[:, 0].sum(-1)) + scale[:, 0]
+        path = path + safe_log(matrix[:, 0].sum(-1)) + scale[:, 0]
     return value + safe_logsumexp(path)
 
 
@@ -331,12 +331,6 @@ def scan_states(first: Tensor, following: Tensor) -> Tensor:
         shift *= 2
     index = first[:, None, None].expand(-1, following.shape[1], 1)
     return torch.cat([first[:, None], following.gather(-1, index)[..., 0]], 1)
-
-
-def _safe_log(values: Tensor) -> Tensor:
-    """log, with −inf and no gradient at 0."""
-    zero = values <= 0
-    return values.masked_fill(zero, 1.0).log().masked_fill(zero, -torch.inf)
 
 
 def _rescale(matrix: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:

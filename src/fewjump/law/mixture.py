@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fewjump.law.base import Draw, Law, at_least_float32, nucleus, safe_logsumexp
+from fewjump.law.base import Draw, Law, at_least_float32, nucleus, safe_log, safe_logsumexp
 from fewjump.law.emission import DenseEmission, Emission
 from fewjump.law.product import ProductLaw
 from fewjump.random import Generator, categorical_from_logits, forked, of_rows
@@ -93,7 +93,7 @@ class MixtureLaw(Law):
 
     def conditional_logits(self, x0: Tensor) -> Tensor:
         weights = self.weight_logits[:, None] + _before(self.emission.log_likelihood(x0))
-        return self.emission.marginals(weights.softmax(-1)).log()
+        return safe_log(self.emission.marginals(weights.softmax(-1)))
 
     def tempered(self, temperature: float = 1.0, top_p: float = 1.0) -> MixtureLaw:
         weights = nucleus(self.weight_logits, temperature, top_p)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fewjump.config import one_of
 from fewjump.denoiser.base import Denoiser
+from fewjump.denoiser.constrain import DEFER_FROM
 from fewjump.law.base import Law
 from fewjump.objective.base import Given, MatchingObjective, Metrics, require_frozen
 from fewjump.objective.intermediate import bridge_path, forward_path, roll_down, rollout_path
@@ -41,7 +42,7 @@ class JointConditionalMatching(MatchingObjective, JointOptions):
 
     x₀ is drawn from the teacher's law and scored by ``law.cross_entropy``, so that laws with a form
     of lower variance use it (an autoregressive law sums each position's own token out, a product
-    law has no variance at all).
+    law has no variance at all). ``summed`` does so for chains and mixtures too.
 
     Options by keyword: those of :class:`~fewjump.options.objectives.MatchingOptions` and
     :class:`~fewjump.options.objectives.JointOptions`, and ``times``. What ``near`` says of s:
@@ -106,6 +107,14 @@ class JointConditionalMatching(MatchingObjective, JointOptions):
     def settle(self, student: Denoiser, steps: int, earlier: Mapping[str, Any]) -> None:
         super().settle(student, steps, earlier)
         self.near = self._share(student)
+
+    def check(self, student: Denoiser, teacher: Denoiser | None) -> None:
+        super().check(student, teacher)
+        if self.summed and student.process.vocab_size >= DEFER_FROM:
+            raise ValueError(
+                "summed writes a (batch, length, vocabulary) tensor, which training avoids from "
+                f"{DEFER_FROM:,} tokens on; leave it out"
+            )
 
     def _share(self, student: Denoiser) -> Near:
         return joint_near(student.process) if self.near is None else self.near
@@ -208,11 +217,13 @@ class JointConditionalMatching(MatchingObjective, JointOptions):
 
     def _cross_entropy(self, law: Law, target: Law, generator: Generator) -> Tensor:
         """Average over the draws, in nats per sequence: (B,)."""
-        draws = 1 if law.independent else self.draws
-        total = law.cross_entropy(target, generator)
-        for _ in range(draws - 1):
-            total = total + law.cross_entropy(target, generator)
-        return total / draws
+        if law.independent:
+            return law.cross_entropy(target)
+        score = law.summed_cross_entropy if self.summed else law.cross_entropy
+        total = score(target, generator)
+        for _ in range(self.draws - 1):
+            total = total + score(target, generator)
+        return total / self.draws
 
     @torch.no_grad()
     def _metrics(

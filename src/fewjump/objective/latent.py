@@ -75,6 +75,8 @@ class LatentMatching(JointConditionalMatching, LatentOptions):
                 "consistency is not for latent students, whose encoder is shown the teacher's "
                 "state; leave it out"
             )
+        if self.summed:
+            raise ValueError("summed is not for latent students; leave it out")
         if self.times is not None:
             raise ValueError("times is not for latent students; leave it out")
         # Not an option: where training is. Without the loop's word the warm-up counts as over.

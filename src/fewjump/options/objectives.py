@@ -157,6 +157,9 @@ class JointOptions(Part):
         tolerance: with near adaptive: the largest bias that is allowed, in nats per position.
         draws: sequences drawn from the teacher for each that is noised; draws of its latent for a
             latent student.
+        summed: of what is drawn from the teacher, sum every token out given those to its left: less
+            noise, most where near is large. For chains and mixtures, in more time; an
+            autoregressive student's loss is so always.
         consistency: share in [0, 1] of the loss whose target is the student's own answer at a
             cleaner state; not for latent students.
         data_weight: weight of the data's own likelihood in the loss.
@@ -165,6 +168,7 @@ class JointOptions(Part):
     near: Near | None = None
     tolerance: float = 0.02
     draws: int = 1
+    summed: bool = False
     consistency: float = 0.0
     data_weight: float = 0.0
 
