@@ -48,6 +48,6 @@ fresh = problem.sample(1000, torch.Generator().manual_seed(1))
 for clues_shown in (0, 4, 8):
     fixed = random_clues(fresh, clues_shown, torch.Generator().manual_seed(2))
     for name, model in (("teacher, per position", teacher), ("student", student)):
-        boards = fewjump.sample(model, 1000, steps=1, generator=1, prompt=fresh, fixed=fixed)
+        boards = fewjump.sample(model, len(fresh), steps=1, generator=1, prompt=fresh, fixed=fixed)
         right = is_board(boards).double().mean()
         print(f"{clues_shown} clues, one evaluation, {name:22s} {right:.1%} valid")
