@@ -187,16 +187,16 @@ def boards_rows(
     return rows
 
 
-def effective_number(problem: FiniteSupport, drawn: Tensor) -> float:
-    """1/Σp² of valid boards, from the share of pairs that are equal, which has no bias.
+def effective_number(problem: FiniteSupport, drawn: Tensor) -> float | None:
+    """1/Σp² of valid boards, Σp² being the share of pairs that are equal, which has no bias.
 
-    Equal to the number of boards, 288, if all come alike.
+    Equal to the number of boards, 288, if all come alike; None if no two were equal.
     """
     at, _ = problem.support.find(drawn)
     counts = torch.bincount(at).double()
     total = float(counts.sum())
     pairs = float((counts * (counts - 1)).sum())
-    return total * (total - 1) / pairs if pairs else math.inf
+    return total * (total - 1) / pairs if pairs else None
 
 
 def _with_ends(name: str, values: Tensor) -> dict[str, float]:

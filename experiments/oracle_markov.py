@@ -51,9 +51,9 @@ class Sizes:
 
     trained_length: int = 128
     lengths: tuple[int, ...] = (128, 1024)
-    tokens: int = 1 << 18
-    steps: int = 400
-    batch_size: int = 32
+    tokens: int = 1 << 17
+    steps: int = 200
+    batch_size: int = 16
     lr: float = 5e-3
     near: float = 0.02
     heads: dict[str, dict[str, Any]] = field(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from experiments.oracle_markov import EXACT, SAMPLES
+from experiments.oracle_markov import SAMPLES
 from experiments.pages.markdown import MISSING, Row, mean, pivot, seeds_cell, table, where
 from experiments.pages.road import load
 from fewjump.evaluate.bootstrap import half_width
@@ -102,14 +102,6 @@ def letters_in_one(length: str) -> str:
         lines.append((student, whole, *cells, f"{mean(mine, 'duplicates'):.3f}", time))
     header = ("KL a token, exact", "KL rate", "TV rate", "unigram L1", "duplicates", "seconds")
     return table(("model", *header), lines)
-
-
-def steps_of_exact(key: str, length: str, least: str) -> str:
-    """The fewest steps at which the exact teacher's number is at most ``least``'s in one step."""
-    rows = where(load("oracle_markov")["rows"], length=int(length))
-    limit = mean(where([r for r in rows if "steps" in r], student=least, steps=1), key)
-    enough = [r["steps"] for r in where(rows, student=EXACT) if r[key] <= limit]
-    return str(min(enough)) if enough else "none"
 
 
 def _over(rows: Sequence[Row], key: str, scale: float = 1.0, digits: int = 3) -> str:
