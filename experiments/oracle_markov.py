@@ -182,10 +182,12 @@ class Config(Options):
     Attributes:
         text: text file, reduced to a–z and space; without it the documentation that Python ships.
         seeds: trainings of every student.
+        kinds: of students.
     """
 
     text: Path | None = None
     seeds: int = 1
+    kinds: tuple[str, ...] = ("product", "shared-chain", "any-order", "autoregressive")
 
 
 def measure(config: Config, sizes: Sizes | None = None) -> Content:
@@ -212,7 +214,7 @@ def measure(config: Config, sizes: Sizes | None = None) -> Content:
             file = place(parent, f"teacher-{config.seed}", key) / f"row-{length}-{steps}.json"
             rows.append({"student": EXACT, "seed": config.seed, **kept(file, judge)})
     for seed in range(config.seed, config.seed + config.seeds):
-        for kind in sizes.heads:
+        for kind in config.kinds:
             rows += student_rows(kind, chains, sizes, seed, place(parent, f"{kind}-{seed}", key))
     first = chains[sizes.lengths[0]]
     return {

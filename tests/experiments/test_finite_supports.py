@@ -78,6 +78,7 @@ def test_a_student_of_boards_learns_and_is_remembered(kind, tmp_path) -> None:
         (clues, steps) for clues in supports.CLUES for steps in (1, 2)
     ]
     assert all(r["solved_low"] <= r["solved"] <= r["solved_high"] for r in rows)
-    assert supports.student_rows("4×4", kind, problem, TINY, trunk, None, 0, tmp_path) == rows
+    again = supports.student_rows("4×4", kind, problem, TINY, trunk, judge, 0, tmp_path)
+    assert again == rows
     if kind != "product":
         assert rows[0]["kl"] < 16 * math.log(4) - math.log(288)
