@@ -89,12 +89,10 @@ def test_sudoku(run, whole: bool) -> None:
     out = run("sudoku", {} if whole else small)
     found = re.findall(r"(\d) clues, one evaluation, (teacher|student)[^\d]*([\d.]+)% valid", out)
     valid = {(name, int(clues)): float(share) for clues, name, share in found}
-    assert len(valid) == 6
-    for clues in (0, 4, 8):
-        assert valid["student", clues] > valid["teacher", clues]
+    assert len(valid) == 4
+    for clues in (0, 4):
+        assert valid["student", clues] > valid["teacher", clues] + (40 if whole else 5)
     assert valid["teacher", 0] < 1
-    if whole:
-        assert min(valid["student", clues] for clues in (0, 4, 8)) > 50
 
 
 def test_no_example_is_untested() -> None:
