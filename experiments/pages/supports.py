@@ -42,12 +42,22 @@ def boards() -> str:
     return table(("student", *header, "effective boards, 4 steps"), lines)
 
 
-def puzzles(steps: str) -> str:
-    """Share of puzzles that are solved, by the number of clues."""
-    rows = where(load("finite_supports")["boards"], steps=int(steps))
+def puzzles() -> str:
+    """Share of puzzles that are solved in one evaluation, by the number of clues."""
+    return _by_clues(where(load("finite_supports")["boards"], steps=1))
+
+
+def puzzles_at_most() -> str:
+    """The same with the most steps that puzzles were solved in."""
+    rows = [r for r in load("finite_supports")["boards"] if r["clues"]]
+    most = {r["student"]: max(w["steps"] for w in where(rows, student=r["student"])) for r in rows}
+    return _by_clues([r for r in rows if r["steps"] == most[r["student"]]])
+
+
+def _by_clues(rows: Sequence[Row]) -> str:
     return pivot(
         rows,
-        {"student": "student"},
+        {"student": "student", "steps": "steps"},
         "clues",
         lambda r: seeds_cell(r, "solved"),
         lambda clues: f"{clues} clues" if clues else "none",
