@@ -28,8 +28,8 @@ student = fewjump.distill(
         # What a cell is told of its place: row, column, box.
         "position_groups": [cell // 4, cell % 4, cell // 8 * 2 + cell % 4 // 2],
     },
-    # At a time t in (0, 1) a share t of the cells is hidden: each is a puzzle.
-    objective=JointConditionalMatching(near=0.1),
+    # At the times 1, 3/4, 1/2, 1/4 that share of the cells is hidden: each board is a puzzle.
+    objective=JointConditionalMatching(near=0.1, steps=4),
     steps=300,
     batch_size=64,
     lr=3e-3,
