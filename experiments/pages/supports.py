@@ -32,7 +32,7 @@ def boards() -> str:
     for student in dict.fromkeys(r["student"] for r in rows):
         mine = where(rows, student=student)
         one = where(mine, steps=1)
-        cells = [seeds_cell(one, key) for key in ("solved", "kl", "tv")]
+        cells = [_cell(one, key) for key in ("solved", "kl", "tv")]
         for steps in (2, 4, 16):
             some = where(mine, steps=steps)
             cells.append(seeds_cell(some, "solved") if some else MISSING)
@@ -59,7 +59,7 @@ def _by_clues(rows: Sequence[Row]) -> str:
         rows,
         {"student": "student", "steps": "steps"},
         "clues",
-        lambda r: seeds_cell(r, "solved"),
+        lambda r: _cell(r, "solved"),
         lambda clues: f"{clues} clues" if clues else "none",
     )
 
@@ -108,10 +108,15 @@ def letters_in_one(length: str) -> str:
         mine = [r for r in where(rows, student=student) if r.get("steps", 1) == 1]
         cells = [seeds_cell(mine, key) for key in ("kl_rate", "tv_rate", "unigram_l1")]
         whole = MISSING if student == SAMPLES else seeds_cell(mine, "kl")
-        time = MISSING if student == SAMPLES else f"{mean(mine, 'seconds'):.1f}"
-        lines.append((student, whole, *cells, f"{mean(mine, 'duplicates'):.3f}", time))
-    header = ("KL a token, exact", "KL rate", "TV rate", "unigram L1", "duplicates", "seconds")
+        lines.append((student, whole, *cells, f"{mean(mine, 'duplicates'):.3f}"))
+    header = ("KL a token, exact", "KL rate", "TV rate", "unigram L1", "duplicates")
     return table(("model", *header), lines)
+
+
+def _cell(rows: Sequence[Row], key: str) -> str:
+    """Mean over seeds with its interval; of one exact number, the number."""
+    exact = len(rows) == 1 and rows[0][f"{key}_low"] == rows[0][f"{key}_high"]
+    return f"{rows[0][key]:.3f}" if exact else seeds_cell(rows, key)
 
 
 def _over(rows: Sequence[Row], key: str, scale: float = 1.0, digits: int = 3) -> str:
