@@ -83,8 +83,28 @@ def test_guidance(run, whole: bool) -> None:
         assert right["1"] < right["3"]
 
 
+@whole_too
+def test_sudoku(run, whole: bool) -> None:
+    small = {"steps=300": "steps=120", "batch_size=64": "batch_size=32", "1000": "200"}
+    out = run("sudoku", {} if whole else small)
+    found = re.findall(r"(\d) clues, one evaluation, (teacher|student)[^\d]*([\d.]+)% valid", out)
+    valid = {(name, int(clues)): float(share) for clues, name, share in found}
+    assert len(valid) == 4
+    for clues in (0, 4):
+        assert valid["student", clues] > valid["teacher", clues] + (40 if whole else 5)
+    assert valid["teacher", 0] < 1
+
+
 def test_no_example_is_untested() -> None:
-    tested = {"floor", "own_network", "joint_student", "infilling", "large_vocabulary", "guidance"}
+    tested = {
+        "floor",
+        "sudoku",
+        "own_network",
+        "joint_student",
+        "infilling",
+        "large_vocabulary",
+        "guidance",
+    }
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested
 
 

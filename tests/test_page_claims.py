@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from experiments.harness import ROOT
+from experiments.pages import supports
 from experiments.pages.checkpoints import FAMILIES
 from experiments.pages.road import load
 
@@ -216,3 +217,51 @@ def test_sums_pay_where_the_teacher_is_asked_far_from_the_data() -> None:
             assert (saved > dearer) == (drawn["near"] > 0.1)
         else:
             assert saved > dearer
+
+
+def test_the_verdict_on_boards() -> None:
+    rows = load("finite_supports")["boards"]
+    assert {r["seed"] for r in rows} == {0}
+    found = {(r["student"], r["steps"], r["clues"]): r["solved"] for r in rows}
+    teacher = "exact product teacher"
+    for kind in ("shared-mixture", "any-order", "autoregressive"):
+        assert found[kind, 1, 0] > found[teacher, 16, 0]
+    assert found["shared-chain", 4, 0] < found[teacher, 16, 0]
+    assert found["shared-mixture", 1, 0] < found["shared-mixture", 4, 0]
+    for kind in ("any-order", "autoregressive"):
+        assert found[kind, 1, 0] > found[kind, 2, 0] > found[kind, 4, 0]
+    for clues in (0, 2, 4, 6, 8):
+        assert found["shared-mixture", 1, clues] > found[teacher, 1, clues]
+    assert found["shared-mixture", 4, 2] > found[teacher, 16, 2] + 0.05
+    kinds = {r["student"] for r in rows} - {teacher}
+    best = {clues: max(found[k, 4, clues] for k in kinds) for clues in (4, 6, 8)}
+    assert found[teacher, 16, 4] > best[4] - 0.01
+    assert all(found[teacher, 16, clues] > best[clues] for clues in (6, 8))
+
+
+def test_the_verdict_on_points() -> None:
+    rows = load("finite_supports")["points"]
+    for name, methods in supports.PUBLISHED.items():
+        here = [r for r in rows if r["problem"] == name]
+        valid = {(r["student"], r["steps"]): r["valid"] for r in here if "steps" in r}
+        published = max(values[2] for values in methods.values()) / 100
+        for kind in ("shared-mixture", "shared-chain"):
+            assert valid[kind, 1] > published
+        for kind in ("any-order", "autoregressive"):
+            assert valid[kind, 4] < valid[kind, 1]
+
+
+def test_the_verdict_on_letters() -> None:
+    rows = load("oracle_markov")["rows"]
+    found = {(r["student"], r["length"], r["steps"]): r for r in rows if "steps" in r}
+    teacher = "exact product teacher"
+    for length in (128, 1024):
+        chain = found["shared-chain", length, 1]
+        assert chain["kl_rate_high"] < found[teacher, length, 8]["kl_rate"]
+        for kind in ("product", "shared-chain", "any-order", "autoregressive"):
+            mine = found[kind, length, 1]
+            assert mine["unigram_l1"] > found[teacher, length, 1]["unigram_l1"]
+    for kind in ("any-order", "autoregressive"):
+        drift = [found[kind, 128, k]["kl_rate"] for k in (1, 2, 4, 8)]
+        assert drift == sorted(drift)
+        assert drift[0] < found[teacher, 128, 4]["kl_rate"]

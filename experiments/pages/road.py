@@ -22,6 +22,7 @@ MODULES = (
     "guidance",
     "results",
     "students",
+    "supports",
 )
 MARK = re.compile(r"<!-- (table|figure|made|value): (.+?) -->(.*?)<!-- end -->", re.DOTALL)
 

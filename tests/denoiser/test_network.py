@@ -217,6 +217,9 @@ def test_sizes_that_disagree_are_refused() -> None:
     image = TransformerConfig(V, 16, 1, 2, positions="2d", grid=(2, 3), conv_kernel=3)
     with pytest.raises(ValueError, match="whole rows"):
         NetworkDenoiser(Transformer(image), ProductHead(16, V), process, length=8)
+    board = TransformerConfig(V, 16, 1, 2, position_groups=((0, 0, 1, 1),))
+    with pytest.raises(ValueError, match="number 4 positions, the length is 8"):
+        NetworkDenoiser(Transformer(board), ProductHead(16, V), process, length=8)
 
 
 def test_head_registry() -> None:

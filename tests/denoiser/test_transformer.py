@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -126,6 +127,21 @@ def test_order_matters() -> None:
         assert (flipped - network.features(x, torch.ones(1))).abs().max() > 1e-2
 
 
+def test_groups_tell_apart_what_distances_cannot() -> None:
+    board = TransformerConfig(
+        7, 16, 1, 2, conv_kernel=0, condition_dim=8, position_groups=((0, 0, 1, 1), (0, 1, 0, 1))
+    )
+    x = torch.full((1, 4), 5)
+    features = shaken(board).features(x, torch.ones(1))[0]
+    assert torch.pdist(features).min() > 1e-2
+    # All masked, relative positions say nothing.
+    alike = TransformerConfig(7, 16, 1, 2, conv_kernel=0, condition_dim=8)
+    features = shaken(alike).features(x, torch.ones(1))[0]
+    assert torch.pdist(features).max() < 1e-5
+    with pytest.raises(ValueError, match="number 4 positions, got 5"):
+        shaken(board).features(torch.full((1, 5), 5), torch.ones(1))
+
+
 # -- initialisation and layers --------------------------------------------------------------
 
 
@@ -137,7 +153,9 @@ def test_a_fresh_network_is_the_identity_and_a_norm(config: TransformerConfig) -
     torch.testing.assert_close(network.features(x, torch.tensor([0.3, 2.0])), expected)
 
 
-@pytest.mark.parametrize("config", [SMALL, IMAGE])
+@pytest.mark.parametrize(
+    "config", [SMALL, IMAGE, replace(SMALL, position_groups=(range(12), (0, 1) * 6))]
+)
 def test_every_parameter_receives_a_gradient(config: TransformerConfig) -> None:
     network = shaken(config).train()
     x = torch.arange(12).reshape(1, 12) % 7

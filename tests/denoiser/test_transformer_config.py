@@ -10,9 +10,12 @@ LINE = TransformerConfig(vocab_size=7, hidden=16, blocks=2, heads=2, condition_d
 IMAGE = TransformerConfig(
     vocab_size=7, hidden=16, heads=2, positions="2d", grid=(4, 3), conv_kernel=3
 )
+BOARD = TransformerConfig(
+    vocab_size=7, hidden=16, heads=2, position_groups=((0, 0, 1, 1), (0, 1, 0, 1))
+)
 
 
-@pytest.mark.parametrize("config", [LINE, IMAGE])
+@pytest.mark.parametrize("config", [LINE, IMAGE, BOARD])
 def test_config_round_trip(config: TransformerConfig) -> None:
     assert TransformerConfig.from_config(config.config()) == config
 
@@ -29,6 +32,9 @@ def test_config_round_trip(config: TransformerConfig) -> None:
         ({"conv_kernel": 4}, "odd"),
         ({"dropout": 1.0}, "dropout"),
         ({"blocks": 0}, "blocks"),
+        ({"position_groups": [[0, 1], [0, 1, 2]]}, "same positions"),
+        ({"position_groups": [[]]}, "at least one"),
+        ({"position_groups": [[0, 2, 2]]}, "without a gap"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(options: dict, message: str) -> None:

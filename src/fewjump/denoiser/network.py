@@ -255,6 +255,11 @@ def check_sizes(
         raise ValueError(
             f"length {length} does not fill whole rows of a grid of {trunk.grid[1]} columns"
         )
+    for parts in getattr(trunk, "position_groups", ()):
+        if len(parts) != length:
+            raise ValueError(
+                f"position_groups number {len(parts)} positions, the length is {length}"
+            )
 
 
 def check_autocast(autocast: str | None) -> Autocast:

@@ -57,6 +57,9 @@ class Transformer(nn.Module):
         self.config = config
         self.checkpoint_blocks = False
         self.embedding = nn.Embedding(config.vocab_size, config.hidden)
+        self.groups = nn.ModuleList(
+            nn.Embedding(max(parts) + 1, config.hidden) for parts in config.position_groups
+        )
         self.noise = NoiseEmbedding(config.condition_dim)
         self.labels: nn.Embedding | None = None
         if config.classes is not None:
@@ -95,7 +98,8 @@ class Transformer(nn.Module):
             (B, L, D).
 
         Raises:
-            ValueError: if ``x_t`` is not (B, L), or L does not fill whole rows of the grid.
+            ValueError: if ``x_t`` is not (B, L), or L does not fill whole rows of the grid or
+                differs from that of the groups of positions.
         """
         config = self.config
         if x_t.dim() != 2:
@@ -106,6 +110,12 @@ class Transformer(nn.Module):
                 f"a length of {x_t.shape[1]} does not fill whole rows of {columns} columns"
             )
         x = self.embedding(x_t)
+        for table, parts in zip(self.groups, config.position_groups, strict=True):
+            if len(parts) != x_t.shape[1]:
+                raise ValueError(
+                    f"position_groups number {len(parts)} positions, got {x_t.shape[1]}"
+                )
+            x = x + table(torch.tensor(parts, device=x_t.device))
         if shift is not None:
             x = x + shift
         dtype = torch.promote_types(x.dtype, torch.float32)
@@ -284,6 +294,10 @@ class TransformerConfig:
             see; None where there are none.
         separator: token that ends a document, for rows that hold several: a position then sees its
             own document only. None where a row is one sequence.
+        position_groups: partitions of the positions, such as the rows, columns and boxes of a
+            board, each as the number from 0 of every position's part. A learned vector of a part
+            is added to its tokens. One partition into single positions is learned absolute
+            positions. The length is fixed then.
 
     Raises:
         ValueError: if the sizes do not fit together.
@@ -304,6 +318,7 @@ class TransformerConfig:
     guidance: tuple[float, float] | None = None
     padding: int | None = None
     separator: int | None = None
+    position_groups: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "hidden", "blocks", "heads", "mlp_ratio", "condition_dim"):
@@ -350,6 +365,16 @@ class TransformerConfig:
                 0 <= low <= high < math.inf,
                 f"guidance must be two scales, 0 ≤ low ≤ high, got {low:g} and {high:g}",
             )
+        groups = tuple(tuple(int(part) for part in parts) for parts in self.position_groups)
+        object.__setattr__(self, "position_groups", groups)
+        _require(
+            len({len(parts) for parts in groups}) <= 1 and all(groups),
+            "position_groups must all number the same positions, at least one",
+        )
+        _require(
+            all(set(parts) == set(range(max(parts) + 1)) for parts in groups),
+            "position_groups must number their parts from 0 without a gap",
+        )
         _require(0 <= self.dropout < 1, f"dropout must lie in [0, 1), got {self.dropout}")
         _require(
             self.conv_kernel == 0 or (self.conv_kernel > 0 and self.conv_kernel % 2 == 1),
@@ -365,8 +390,9 @@ class TransformerConfig:
         plain = asdict(self)
         plain["grid"] = None if self.grid is None else list(self.grid)
         plain["guidance"] = None if self.guidance is None else list(self.guidance)
-        for name in ("separator", "classes", "guidance"):
-            if plain[name] is None:
+        plain["position_groups"] = [list(parts) for parts in self.position_groups]
+        for name in ("separator", "classes", "guidance", "position_groups"):
+            if plain[name] in (None, []):
                 # What was written before there was this option reads the same.
                 del plain[name]
         return plain

@@ -126,13 +126,13 @@ class FiniteSupportLaw(PosteriorLaw):
         total = self._log_tables[which]
         zeros = torch.zeros(total.shape, dtype=torch.int32, device=self.device)
         factors = self.factors[rows]
+        zero = factors == 0
+        logs = torch.where(zero, 1.0, factors).log()
+        some = zero.any(0).any(-1).tolist()
         for i, tokens in enumerate(self.support.sequences.T):
-            at = factors[:, i].index_select(1, tokens)
-            zero = at == 0
-            if bool(zero.any()):
-                zeros += zero
-                at = torch.where(zero, 1.0, at)
-            total += at.log()
+            total += logs[:, i].index_select(1, tokens)
+            if some[i]:
+                zeros += zero[:, i].index_select(1, tokens)
         return total, zeros
 
     def _probabilities(self, rows: slice) -> Tensor:

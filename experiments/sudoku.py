@@ -1,0 +1,262 @@
+"""9×9 Sudoku: whole boards and puzzles in a few evaluations, judged by the rules.
+
+A masked teacher is trained on boards of our own making, and students are distilled from it by joint
+conditional matching. Run as ``python -m experiments.sudoku``; it goes on where it was stopped, and
+``--teacher-steps`` may be raised later: the teacher is then trained further, and new students are
+distilled from it.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from experiments.finite_supports import board_trunk
+from experiments.harness import Content, Options, Rows, kept, main, place
+from experiments.training import fitted
+from fewjump.denoiser.base import Denoiser
+from fewjump.denoiser.network import NetworkDenoiser
+from fewjump.evaluate.bootstrap import bootstrap, mean
+from fewjump.objective import CrossEntropyELBO, JointConditionalMatching
+from fewjump.problem.sudoku import is_board, random_boards, random_clues
+from fewjump.process import Absorbing
+from fewjump.random import Generator, fold_seed, generator_for, uniform
+from fewjump.sampler import run as draw
+from fewjump.schedule import LogLinear
+
+TEACHER = "teacher"
+#: Boards are made and kept in parts of this many.
+_PART = 2_500
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Budget of the experiment.
+
+    Attributes:
+        boards: that are made to train on, each in ``copies`` forms of its own; ``tests`` more are
+            made for puzzles.
+        every: teacher steps after which it is judged, for its curve.
+        samples: boards drawn at each number of steps, and puzzles of each number of clues.
+        clues: of the puzzles.
+        heads: options of each student's head.
+    """
+
+    boards: int = 50_000
+    tests: int = 2_500
+    copies: int = 4
+    hidden: int = 128
+    blocks: int = 5
+    batch_size: int = 64
+    teacher_lr: float = 2e-3
+    every: int = 500
+    student_steps: int = 1_000
+    student_lr: float = 1e-3
+    near: float = 0.1
+    samples: int = 500
+    clues: tuple[int, ...] = (20, 30, 40)
+    steps: tuple[int, ...] = (1, 2, 4, 8)
+    teacher_steps: tuple[int, ...] = (1, 2, 4, 8, 16, 81)
+    heads: dict[str, dict[str, Any]] = field(
+        default_factory=lambda: {
+            "any-order": {"width": 128, "columns": 9, "neighbours": (1, 9)},
+            "shared-chain": {"states": 256, "length": 81},
+            "autoregressive": {"width": 128, "causal": "attention", "neighbours": (1, 9)},
+        }
+    )
+
+
+def boards(count: int, seed: int, runs: Path) -> Tensor:
+    """``count`` random boards (count, 81), made once."""
+    folder = runs / "sudoku" / f"boards-{seed}"
+    parts = []
+    for number in range(-(-count // _PART)):
+        file = folder / f"{number}.pt"
+        if not file.is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            made = random_boards(_PART, fold_seed(seed, number))
+            torch.save(made.to(torch.uint8), file.with_suffix(".tmp"))
+            file.with_suffix(".tmp").replace(file)
+        parts.append(torch.load(file))
+    return torch.cat(parts)[:count].long()
+
+
+def other_forms(x: Tensor, generator: Generator) -> Tensor:
+    """Each board (N, 81) in another of the 3,359,232 × 9! forms that the rules do not tell apart.
+
+    Symbols are renamed; bands of rows change places, and rows within bands; so do columns; and half
+    of the boards are transposed.
+    """
+    n = len(x)
+    names = uniform((n, 9), generator).argsort(-1)
+    x = names.gather(1, x).reshape(n, 9, 9)
+    for _ in range(2):
+        bands = uniform((n, 3, 1), generator).argsort(1)
+        order = (3 * bands + uniform((n, 3, 3), generator).argsort(-1)).reshape(n, 9, 1)
+        x = x.gather(1, order.expand(-1, -1, 9)).mT
+    turned = uniform((n, 1, 1), generator) < 0.5
+    return torch.where(turned, x.mT, x).reshape(n, 81)
+
+
+def board_network(sizes: Sizes, seed: int, head: dict[str, Any] | None = None) -> NetworkDenoiser:
+    """A masked network that is told rows, columns and boxes."""
+    trunk = {
+        "hidden": sizes.hidden,
+        "blocks": sizes.blocks,
+        "condition_dim": 32,
+        "time_conditioned": False,
+        **board_trunk(3),
+    }
+    torch.manual_seed(seed)
+    described = {"process": Absorbing(10, LogLinear()).config(), "trunk": trunk, "length": 81}
+    return NetworkDenoiser.from_config(described if head is None else {**described, "head": head})
+
+
+def train_teacher(x: Tensor, sizes: Sizes, steps: int, seed: int, folder: Path) -> Denoiser:
+    """Trained up to ``steps``, from where it was stopped. A constant rate lets steps be raised."""
+    return fitted(
+        board_network(sizes, seed),
+        CrossEntropyELBO("elbo"),
+        x,
+        out=folder,
+        steps=steps,
+        batch_size=sizes.batch_size,
+        lr=sizes.teacher_lr,
+        decay="constant",
+        weight_decay=0.01,
+        ema=0.995,
+        seed=seed,
+        log_every=50,
+        save_every=50,
+    )
+
+
+def train_student(
+    kind: str, teacher: NetworkDenoiser, x: Tensor, sizes: Sizes, seed: int, folder: Path
+) -> Denoiser:
+    """Starts at the teacher, and matches its joint conditional at any time."""
+    student = board_network(sizes, fold_seed(seed, 1), {"kind": kind, **sizes.heads[kind]})
+    student.warm_start(teacher)
+    return fitted(
+        student,
+        JointConditionalMatching("forward", near=sizes.near),
+        x,
+        teacher,
+        folder,
+        steps=sizes.student_steps,
+        batch_size=sizes.batch_size,
+        lr=sizes.student_lr,
+        seed=seed,
+        log_every=50,
+        save_every=50,
+    )
+
+
+def drawn(model: Denoiser, steps: int, sizes: Sizes, seed: int, test: Tensor) -> Rows:
+    """Whole boards and puzzles in so many steps: shares of valid ones, with 95% intervals.
+
+    ``different`` is the share of draws that are valid boards and no two alike.
+    """
+    rows = []
+    for clues in (0, *sizes.clues):
+        x0 = test[: sizes.samples]
+        shown = random_clues(x0, clues, generator_for(seed, clues))
+        made = draw(
+            model, len(x0), steps, generator=seed, prompt=x0, fixed=shown, batch_size=sizes.samples
+        )
+        right = is_board(made.samples) & ((made.samples == x0) | ~shown).all(-1)
+        found = bootstrap(right.double(), mean, generator_for(0))
+        row: dict[str, Any] = {"clues": clues, "steps": steps, "samples": len(x0)}
+        row |= {"valid": found.value, "valid_low": found.low, "valid_high": found.high}
+        row["seconds"] = round(made.seconds, 3)
+        if not clues:
+            row["different"] = len(made.samples[right].unique(dim=0)) / len(x0)
+        rows.append(row)
+    return rows
+
+
+@dataclass
+class Config(Options):
+    """9×9 Sudoku.
+
+    Attributes:
+        teacher_steps: optimiser steps of the teacher.
+        students: kinds that are distilled from it.
+    """
+
+    teacher_steps: int = 8_000
+    students: tuple[str, ...] = ("any-order", "shared-chain", "autoregressive")
+
+
+def measure(config: Config, sizes: Sizes | None = None) -> Content:
+    """The teacher's curve, then teacher and students at every number of steps."""
+    sizes = Sizes() if sizes is None else sizes
+    known = boards(sizes.boards + sizes.tests, config.seed, config.runs)
+    test = known[sizes.boards :]
+    x = other_forms(known[: sizes.boards].repeat(sizes.copies, 1), generator_for(config.seed, 1))
+    parent, seed = config.runs / "sudoku", config.seed
+    asked = ("boards", "copies", "hidden", "blocks", "batch_size", "teacher_lr")
+    parts = [getattr(sizes, name) for name in asked]
+    folder = place(parent, f"teacher-{seed}", *parts)
+    curve, teacher = [], None
+    for steps in range(sizes.every, config.teacher_steps + 1, sizes.every):
+        file = folder / f"judged-{steps}.json"
+        if steps + sizes.every > config.teacher_steps or not file.is_file():
+            teacher = train_teacher(x, sizes, steps, seed, folder)
+            model = teacher
+
+            def judge(model: Denoiser = model) -> Rows:
+                return drawn(model, 81, sizes, seed, test)
+
+            kept(file, judge)
+        curve += [{"teacher_steps": steps, **row} for row in kept(file, list)]
+    if not isinstance(teacher, NetworkDenoiser):
+        raise ValueError(f"teacher_steps must be at least {sizes.every}")
+    begin = time.perf_counter()
+    rows = _rows(TEACHER, teacher, sizes.teacher_steps, sizes, config, test, folder)
+    for kind in config.students:
+        settings = [*parts, config.teacher_steps, sizes.student_steps, sizes.student_lr]
+        place_of = place(parent, f"{kind}-{seed}", *settings, sizes.near, sizes.heads[kind])
+        student = train_student(kind, teacher, x, sizes, seed, place_of)
+        rows += _rows(kind, student, sizes.steps, sizes, config, test, place_of)
+    return {
+        "teacher_steps": config.teacher_steps,
+        "sizes": asdict(sizes),
+        "seconds_of_students": round(time.perf_counter() - begin, 1),
+        "curve": curve,
+        "rows": rows,
+    }
+
+
+def _rows(
+    name: str,
+    model: Denoiser,
+    steps: tuple[int, ...],
+    sizes: Sizes,
+    config: Config,
+    test: Tensor,
+    folder: Path,
+) -> Rows:
+    about = {
+        "student": name,
+        "seed": config.seed,
+        "parameters": sum(p.numel() for p in model.parameters()),
+    }
+    out = []
+    for number in steps:
+
+        def judge(number: int = number) -> Rows:
+            return drawn(model, number, sizes, config.seed, test)
+
+        file = folder / f"rows-{config.teacher_steps}-{number}.json"
+        out += [{**about, **row} for row in kept(file, judge)]
+    return out
+
+
+if __name__ == "__main__":
+    main("sudoku", Config, measure)
