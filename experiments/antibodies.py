@@ -19,6 +19,7 @@ Seconds are those of a core (process time), since the machine is never idle whil
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -193,6 +194,11 @@ class Laboratory:
         training = {"core_seconds": round(seconds, 1), "head": parameter_counts(found)["head"]}
         save(found, out / "model", training=training)
         return found
+
+    def training(self, kind: str) -> dict[str, Any]:
+        """Core seconds that a student was trained for, and parameters of its head."""
+        card = json.loads((self.folder(kind) / "model" / "config.json").read_text())
+        return card["training"]
 
     def sampled(self, name: str, model: NetworkDenoiser, steps: int, count: int) -> Tensor:
         """Samples (N, L), drawn once and gone on with."""
@@ -406,6 +412,7 @@ def measure(config: Config) -> Content:
             **frequency_row(words[:half], words[half:]),
         },
         "training": config.training,
+        "trained": {kind: laboratory.training(kind) for kind in config.students},
         "near": config.near,
         "held_out_nll": {
             name: held_out_nll(model, laboratory.held_out) for name, model in models.items()

@@ -14,6 +14,7 @@ PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 #: Modules of this package whose public functions a marker may name.
 MODULES = (
     "adaptive",
+    "antibodies",
     "checkpoints",
     "checks",
     "conditioning",
