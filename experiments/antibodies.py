@@ -57,7 +57,7 @@ from fewjump.train import TrainConfig, train
 #: Heads of the students.
 HEADS: dict[str, dict[str, Any]] = {
     "product": {},
-    "shared-chain": {"states": 128},
+    "shared-chain": {"states": 64},
     "autoregressive": {"width": 128, "lookahead": True},
     "any-order": {"width": 128},
 }

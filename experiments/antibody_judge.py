@@ -103,7 +103,7 @@ def spread_row(
 def leave_one_out(sequences: Sequence[str]) -> float:
     """Mean edit distance of a sequence to the nearest of the others."""
     between = edit_distances(sequences, sequences)
-    between.fill_diagonal_(between.max() + 1)
+    between.fill_diagonal_(int(between.max()) + 1)
     return float(between.amin(1).double().mean())
 
 
