@@ -139,9 +139,7 @@ class Laboratory:
 
     def words(self, tokens: Tensor) -> list[str]:
         """Amino-acid letters of token rows."""
-        described = self.teacher.vocabulary_config
-        assert described is not None
-        texts = Vocabulary.from_config(described).decode(tokens)
+        texts = vocabulary_of(self.teacher).decode(tokens)
         return ["".join(text.split()) for text in texts]
 
     def folder(self, name: str) -> Path:
@@ -214,6 +212,7 @@ class Laboratory:
             batch_size=64,
             prompt=given[0],
             fixed=given[1],
+            vocabulary=vocabulary_of(model),
         )
         return torch.from_numpy(np.load(path).astype(np.int64))
 
@@ -233,11 +232,15 @@ class Laboratory:
         return {"student": name, "steps": steps, **found}
 
 
+def vocabulary_of(model: NetworkDenoiser) -> Vocabulary:
+    """What a model's tokens stand for."""
+    assert model.vocabulary_config is not None
+    return Vocabulary.from_config(model.vocabulary_config)
+
+
 def frame(model: NetworkDenoiser, length: int) -> tuple[Tensor | None, Tensor | None]:
     """The tokens around every sequence as a prompt (1, L), and which positions they are."""
-    assert model.vocabulary_config is not None
-    vocabulary = Vocabulary.from_config(model.vocabulary_config)
-    given = read_conditions(vocabulary, 1, None, length=length)
+    given = read_conditions(vocabulary_of(model), 1, None, length=length)
     return given.prompt, given.fixed
 
 
@@ -332,12 +335,12 @@ def _filled(
     count: int,
 ) -> list[list[str]]:
     """``count`` fillings of each framework's holes."""
-    assert model.vocabulary_config is not None
-    vocabulary = Vocabulary.from_config(model.vocabulary_config)
     out = []
     for sequence, hole in zip(FRAMEWORKS.values(), holes):
         words = " ".join("[MASK]" if h else letter for letter, h in zip(sequence, hole))
-        given = read_conditions(vocabulary, count, None, infill=words, mask=model.process.mask)
+        given = read_conditions(
+            vocabulary_of(model), count, None, infill=words, mask=model.process.mask
+        )
         samples = run(
             model,
             count,
@@ -382,6 +385,7 @@ def measure(config: Config) -> Content:
             batch_size=16,
             prompt=given[0],
             fixed=given[1],
+            vocabulary=vocabulary_of(teacher),
             progress=True,
         )
     x0 = torch.from_numpy(np.load(path).astype(np.int64))
