@@ -124,13 +124,6 @@ def loops_drawing(framework: str, *students: str) -> str:
     return logos(panels, _title(framework))
 
 
-def ratio(student: str, steps: str) -> str:
-    """How many times as fast as the teacher's 64 a model draws one sample."""
-    rows = load("antibodies")["alone"]
-    (mine,) = where(rows, student=student, steps=int(steps))
-    return f"{where(rows, student=TEACHER)[0]['seconds'] / mine['seconds']:.0f}"
-
-
 def cell(student: str, steps: str, key: str) -> str:
     """One number of the first table with half of its interval."""
     (row,) = where(load("antibodies")["rows"], student=student, steps=int(steps))
