@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import tiny_antibodies
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 # For few steps of a chain student.
 HURRY = {"batch_size=128": "batch_size=64", "lr=1e-2": "lr=3e-2", "ema=0.98": "ema=0.9"}
@@ -21,13 +23,13 @@ whole_too = pytest.mark.parametrize(
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     """What an example prints; ``changes`` are sizes in its source, and what replaces them."""
 
-    def run(name: str, changes: dict[str, str] | None = None) -> str:
+    def run(name: str, changes: dict[str, str] | None = None, *words: str) -> str:
         path = EXAMPLES / f"{name}.py"
         source = path.read_text(encoding="utf-8")
         for size, other in (changes or {}).items():
             assert source.count(size) == 1, size
             source = source.replace(size, other)
-        monkeypatch.setattr(sys, "argv", [str(path)])
+        monkeypatch.setattr(sys, "argv", [str(path), *words])
         exec(compile(source, str(path), "exec"), {"__name__": "__main__"})
         return capsys.readouterr().out
 
@@ -97,6 +99,7 @@ def test_sudoku(run, whole: bool) -> None:
 
 def test_no_example_is_untested() -> None:
     tested = {
+        "antibody_loops",
         "floor",
         "sudoku",
         "own_network",
@@ -115,3 +118,20 @@ def test_examples_say_how_to_run_them(path: Path) -> None:
 
 def test_large_vocabulary(run) -> None:
     assert "have LinearLogits: 50,000 logits each, unwritten" in run("large_vocabulary")
+
+
+def test_antibody_loops(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("transformers", reason="needs the hub extra")
+    pytest.importorskip("peft", reason="needs the lora extra")
+    teacher = str(tiny_antibodies.teacher(tmp_path / "teacher"))
+    monkeypatch.chdir(tmp_path)
+    small = {"LENGTH = 122": "LENGTH = 24", "num_samples=500": "num_samples=20"}
+    small |= {"steps=64": "steps=4", "steps=300": "steps=3"}
+    out = run("antibody_loops", small, teacher, "EVQLV___GGLVQPGGSLRL")
+    designs = re.findall(r"^EVQLV([A-Z]{3})GGLVQPGGSLRL \1$", out, re.MULTILINE)
+    assert len(designs) == 16
+    assert len(set(designs)) > 8
+    assert "1 evaluation of the network" in out
+    # The student is kept; another length is no matter.
+    again = run("antibody_loops", small, teacher, "EVQLVESGG_LVQPGG_SLRLS")
+    assert len(re.findall(r"EVQLVESGG([A-Z])LVQPGG([A-Z])SLRLS \1-{6}\2$", again, re.M)) == 16

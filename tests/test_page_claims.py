@@ -265,3 +265,32 @@ def test_the_verdict_on_letters() -> None:
         drift = [found[kind, 128, k]["kl_rate"] for k in (1, 2, 4, 8)]
         assert drift == sorted(drift)
         assert drift[0] < found[teacher, 128, 4]["kl_rate"]
+
+
+def test_antibodies_of_one_evaluation() -> None:
+    """Ahead of the teacher's own single evaluation, and behind its 64."""
+    rows = {(r["student"], r["steps"]): r for r in load("antibodies")["rows"]}
+    first, last = rows["teacher", 1], rows["teacher", 64]
+    for student in ("shared-chain", "any-order"):
+        mine = rows[student, 1]
+        for key in ("valid", "identity"):
+            assert first[f"{key}_high"] < mine[f"{key}_low"]
+            assert mine[key] < last[key]
+        assert mine["copies"] == 0
+
+
+def test_fillings_of_antibody_loops() -> None:
+    """All valid, and no student's loops are nearer than those of the teacher's one evaluation."""
+    rows = {(r["loops"], r["student"]): r for r in load("antibodies")["designs"]}
+    assert all(row["valid"] == 1 for row in rows.values())
+    for loops, student in rows:
+        if student in ("product", "any-order", "shared-chain"):
+            plain, mine = rows[loops, "teacher"], rows[loops, student]
+            assert mine["letters_tv"] > plain["letters_tv"]
+            assert mine["pairs_tv"] > plain["pairs_tv"]
+
+
+def test_the_any_order_head_knows_its_antibodies_by_heart() -> None:
+    content = load("antibodies")
+    seen, unseen = (content[key]["any-order"] for key in ("learned_nll", "held_out_nll"))
+    assert seen < unseen / 2

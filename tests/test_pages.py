@@ -73,7 +73,8 @@ def test_every_function_of_the_pages_is_named_on_one() -> None:
             and value.__module__ == f"experiments.pages.{module}"
             and not name.startswith("_")
         }
-        assert own - {"checks.drawings", "checks.write_drawings"} <= named
+        drawn = {"checks.drawings", "checks.write_drawings", "antibodies.loops_drawing"}
+        assert own - drawn <= named
 
 
 def test_every_table_and_chart_of_a_committed_check_is_shown_or_left_out_on_purpose() -> None:

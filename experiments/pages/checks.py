@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.harness import ROOT
+from experiments.pages.antibodies import loops_drawing
 from experiments.pages.markdown import MISSING
 from experiments.pages.markdown import table as markdown
 from experiments.pages.road import MARK, PAGES, load
@@ -31,8 +32,8 @@ def figure(name: str, number: str) -> str:
 def drawings() -> dict[str, str]:
     """File name → SVG text of every figure that a page names."""
     text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
-    wanted = [said.split()[1:] for kind, said, _ in MARK.findall(text) if kind == "figure"]
-    return {f"{name}-{number}.svg": _draw(name, int(number)) for name, number in wanted}
+    wanted = [said.split() for kind, said, _ in MARK.findall(text) if kind == "figure"]
+    return {"-".join(said) + ".svg": _DRAWN[name](*said) for name, *said in wanted}
 
 
 def write_drawings(folder: Path = FOLDER) -> list[str]:
@@ -50,11 +51,15 @@ def write_drawings(folder: Path = FOLDER) -> list[str]:
     return changed
 
 
-def _draw(name: str, number: int) -> str:
-    found = load(f"checks/{name}")["charts"][number]
+def _draw(name: str, number: str) -> str:
+    found = load(f"checks/{name}")["charts"][int(number)]
     series = [Series(**one) for one in found["series"]]
     references = [Reference(**one) for one in found["references"]]
     return standalone(Chart(**{**found, "series": series, "references": references}))
+
+
+#: What a figure's marker names → what draws it.
+_DRAWN = {"checks.figure": _draw, "antibodies.loops": loops_drawing}
 
 
 def _cell(value: Any) -> str:

@@ -15,6 +15,7 @@ PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 MODULES = (
     "adaptive",
     "adds",
+    "antibodies",
     "checkpoints",
     "checks",
     "conditioning",

@@ -1,0 +1,435 @@
+"""Antibodies: a published masked language model, distilled without data, judged by AntPack.
+
+The teacher is AntiBERTy (Ruffolo et al. 2021, 26M parameters), from the wheel of its package; later
+versions hold no weights. The judge is AntPack, in an environment of its own:
+
+    pip download --no-deps antiberty==0.1.3
+    unzip antiberty-0.1.3-py3-none-any.whl 'antiberty/trained_models/*'
+    cp antiberty/trained_models/vocab.txt antiberty/trained_models/AntiBERTy_md_smooth/
+    python3 -m venv antpack && antpack/bin/pip install antpack==0.3.8.6.3
+
+Students learn from the teacher's samples of 64 steps (kept, and gone on with). The trunk stays the
+teacher's, so that the states which they learn from are evaluated once for all. Run as
+
+    python -m experiments.antibodies --teacher antiberty/trained_models/AntiBERTy_md_smooth \\
+        --judge antpack/bin/python
+
+Seconds are those of a core (process time), since the machine is never idle while this runs.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from experiments.antibody_judge import (
+    LOOPS,
+    frequency_row,
+    leave_one_out,
+    letter_counts,
+    numbered,
+    spread_row,
+    verdict_row,
+)
+from experiments.frozen_trunk import KeptStates, kept_pairs
+from experiments.harness import Content, Options, Rows, digest, kept, main, place
+from experiments.wall_clock import TEACHER
+from fewjump import load, save
+from fewjump.assembly import build_student
+from fewjump.data import Vocabulary
+from fewjump.demo.parts import Clock
+from fewjump.denoiser.network import NetworkDenoiser, parameter_counts
+from fewjump.objective import freeze
+from fewjump.publish.conditions import read_conditions
+from fewjump.rollouts import rollouts
+from fewjump.sampler import run
+from fewjump.train import TrainConfig, train
+
+#: Heads of the students.
+HEADS: dict[str, dict[str, Any]] = {
+    "product": {},
+    "shared-chain": {"states": 64},
+    "autoregressive": {"width": 128, "lookahead": True},
+    "any-order": {"width": 128},
+}
+ROLLOUT_STEPS = 64
+#: Heavy chains that people know, whose loops are designed anew.
+FRAMEWORKS = {
+    "trastuzumab": "EVQLVESGGGLVQPGGSLRLSCAASGFNIKDTYIHWVRQAPGKGLEWVARIYPTNGYTRYADSVKGRFTISADTSKN"
+    "TAYLQMNSLRAEDTAVYYCSRWGGDGFYAMDYWGQGTLVTVSS",
+    "adalimumab": "EVQLVESGGGLVQPGRSLRLSCAASGFTFDDYAMHWVRQAPGKGLEWVSAITWNSGHIDYADSVEGRFTISRDNAKN"
+    "SLYLQMNSLRAEDTAVYYCAKVSYLSTASSLDYWGQGTLVTVSS",
+}
+DESIGNS = {"CDR3": ("CDR3",), "three loops": tuple(LOOPS)}
+
+
+@dataclass(kw_only=True)
+class Config(Options):
+    """Antibodies: students of a published masked language model, without data.
+
+    Attributes:
+        teacher: folder of the model, with vocab.txt.
+        judge: python of an environment with antpack.
+        length: tokens of a sample, the two of the frame included.
+        rollouts: the teacher's samples to learn from, the held-out tenth included.
+        samples: of a student's cell.
+        steps: evaluations of the students.
+        teacher_steps: evaluations of the teacher below 64.
+        teacher_samples: of a teacher's cell.
+        students: kinds that are made.
+        training: optimiser steps of a student.
+        batch_size: pairs of states per optimiser step.
+        near: least and largest share of positions that is hidden where the teacher is asked.
+        designs: fillings of a framework by a student.
+        teacher_designs: fillings of a framework by the teacher.
+        alone: samples that are drawn one at a time, to time it.
+    """
+
+    teacher: Path
+    judge: Path
+    length: int = 122
+    rollouts: int = 1000
+    samples: int = 500
+    steps: tuple[int, ...] = (1, 2, 4, 8, 16)
+    teacher_steps: tuple[int, ...] = (1, 4, 16)
+    teacher_samples: int = 128
+    students: tuple[str, ...] = tuple(HEADS)
+    training: int = 1500
+    batch_size: int = 32
+    near: tuple[float, float] = (0.05, 0.4)
+    designs: int = 200
+    teacher_designs: int = 48
+    alone: int = 4
+
+
+@dataclass(frozen=True)
+class Laboratory:
+    """Teacher, rollouts, and where everything is kept.
+
+    Attributes:
+        config: what is asked for.
+        teacher: frozen.
+        x0: (N, L) its samples of 64 steps, the last tenth of which no student sees.
+        clock: says on the terminal what is going on.
+    """
+
+    config: Config
+    teacher: NetworkDenoiser
+    x0: Tensor
+    clock: Clock
+
+    @property
+    def learned(self) -> Tensor:
+        """The sequences that students learn from."""
+        return self.x0[: len(self.x0) - len(self.x0) // 10]
+
+    @property
+    def held_out(self) -> Tensor:
+        """Those that they never see."""
+        return self.x0[len(self.learned) :]
+
+    def words(self, tokens: Tensor) -> list[str]:
+        """Amino-acid letters of token rows."""
+        texts = vocabulary_of(self.teacher).decode(tokens)
+        return ["".join(text.split()) for text in texts]
+
+    def folder(self, name: str) -> Path:
+        """Of a model and its rows; another number of rollouts is another model."""
+        config = self.config
+        about: list[Any] = [len(self.x0), config.length, config.seed]
+        if name != TEACHER:
+            about += [HEADS[name], config.training, config.batch_size, config.near]
+        return place(config.runs / "antibodies", name, *about)
+
+    def student(self, kind: str) -> NetworkDenoiser:
+        """A student whose head alone is trained, or the finished one."""
+        config, out = self.config, self.folder(kind)
+        if (out / "model" / "config.json").is_file():
+            found = load(out / "model")
+            assert isinstance(found, NetworkDenoiser)
+            return found
+        student = build_student(
+            self.teacher, kind, None, HEADS[kind], True, config.length, config.seed
+        )
+        assert isinstance(student, NetworkDenoiser)
+        student.trunk = self.teacher.trunk
+        with self.clock.part("the trunk on the states that students learn from"):
+            pairs = kept_pairs(
+                self.teacher,
+                self.learned,
+                config.near,
+                config.seed,
+                config.runs / "antibodies" / f"features-{digest(config.near, config.seed)}",
+            )
+        options = TrainConfig(
+            steps=config.training,
+            batch_size=config.batch_size,
+            lr=3e-3,
+            weight_decay=0.01,
+            ema=0.99,
+            seed=config.seed,
+            save_every=500,
+            monitor=False,
+        )
+        with self.clock.part(f"distilling {kind}"):
+            begin = time.process_time()
+            result = train(
+                student, KeptStates(self.teacher, pairs), None, options, out=out, label=kind
+            )
+            seconds = time.process_time() - begin
+        found = result.averaged()
+        assert isinstance(found, NetworkDenoiser)
+        found.vocabulary_config = self.teacher.vocabulary_config
+        training = {"core_seconds": round(seconds, 1), "head": parameter_counts(found)["head"]}
+        save(found, out / "model", training=training)
+        return found
+
+    def training(self, kind: str) -> dict[str, Any]:
+        """Core seconds that a student was trained for, and parameters of its head."""
+        card = json.loads((self.folder(kind) / "model" / "config.json").read_text())
+        return card["training"]
+
+    def sampled(self, name: str, model: NetworkDenoiser, steps: int, count: int) -> Tensor:
+        """Samples (N, L), drawn once and gone on with."""
+        path = self.folder(name) / f"samples-{steps}.npy"
+        given = frame(model, self.config.length)
+        rollouts(
+            model,
+            path,
+            count,
+            steps,
+            seed=self.config.seed + 1,
+            length=self.config.length,
+            batch_size=64,
+            prompt=given[0],
+            fixed=given[1],
+            vocabulary=vocabulary_of(model),
+        )
+        return torch.from_numpy(np.load(path).astype(np.int64))
+
+    def row(self, name: str, steps: int, samples: Callable[[], Tensor]) -> dict[str, Any]:
+        """What the judge says of a model's samples at a number of evaluations."""
+        config, reference = self.config, self.words(self.x0)
+
+        def compute() -> dict[str, Any]:
+            words = self.words(samples())
+            verdicts = numbered(config.judge, words)
+            found = verdict_row(words, verdicts) | frequency_row(words, reference)
+            return found | spread_row(words, self.words(self.learned))
+
+        with self.clock.part(f"{name} at {steps}"):
+            key = digest(config.samples, config.teacher_samples, config.seed)
+            found = kept(self.folder(name) / f"row-{steps}-{key}.json", compute)
+        return {"student": name, "steps": steps, **found}
+
+
+def vocabulary_of(model: NetworkDenoiser) -> Vocabulary:
+    """What a model's tokens stand for."""
+    assert model.vocabulary_config is not None
+    return Vocabulary.from_config(model.vocabulary_config)
+
+
+def frame(model: NetworkDenoiser, length: int) -> tuple[Tensor | None, Tensor | None]:
+    """The tokens around every sequence as a prompt (1, L), and which positions they are."""
+    given = read_conditions(vocabulary_of(model), 1, None, length=length)
+    return given.prompt, given.fixed
+
+
+@torch.no_grad()
+def held_out_nll(model: NetworkDenoiser, x0: Tensor) -> float:
+    """−log p of whole sequences in one evaluation, in nats per residue."""
+    process = model.process
+    assert process.mask is not None
+    x_t = torch.where(process.is_kept(x0), x0, process.mask)[:1]
+    law = model(x_t, torch.ones(1, dtype=torch.float64)).expand(len(x0))
+    residues = int((x_t == process.mask).sum())
+    return float(-law.log_prob(x0).double().mean() / residues)
+
+
+def alone(
+    models: dict[str, NetworkDenoiser], steps: Sequence[int], length: int, count: int
+) -> Rows:
+    """Core seconds of one sample drawn alone, the teacher's 64 steps in turn with the students'."""
+    cells = [(TEACHER, ROLLOUT_STEPS)]
+    cells += [(name, k) for name in models if name != TEACHER for k in steps]
+    spent: dict[tuple[str, int], list[float]] = {cell: [] for cell in cells}
+    for seed in range(count + 1):
+        for name, k in cells:
+            if seed == 0 and k > 1:
+                continue
+            prompt, fixed = frame(models[name], length)
+            begin = time.process_time()
+            run(models[name], 1, k, generator=seed, length=length, prompt=prompt, fixed=fixed)
+            # The first one warms up.
+            if seed:
+                spent[name, k].append(time.process_time() - begin)
+    return [
+        {"student": name, "steps": k, "seconds": float(np.median(times)), "n": len(times)}
+        for (name, k), times in spent.items()
+    ]
+
+
+def designs(
+    laboratory: Laboratory, models: dict[str, NetworkDenoiser]
+) -> tuple[Rows, dict[str, Any]]:
+    """Loops of known heavy chains filled anew, and what stands where in them (for logos).
+
+    The teacher fills by first hitting: one residue an evaluation, the limit of ever more steps.
+    """
+    config, rows = laboratory.config, []
+    loops: dict[str, Any] = {}
+    found = numbered(config.judge, list(FRAMEWORKS.values()))
+    for label, names in DESIGNS.items():
+        inside = {number for name in names for number in LOOPS[name]}
+        holes = [[number in inside for number in verdict["numbers"]] for verdict in found]
+        drawn: dict[str, list[list[str]]] = {}
+        for name, model in models.items():
+            sampler = "first-hitting" if name == TEACHER else "ancestral"
+            count = config.teacher_designs if name == TEACHER else config.designs
+            cells = [(name, 1, "ancestral", config.designs)]
+            if name == TEACHER:
+                cells.append((f"{name}, one by one", max(map(sum, holes)), sampler, count))
+            for said, steps, how, number in cells:
+                fill = partial(_filled, laboratory, model, holes, steps, how, number)
+                file = laboratory.folder(name) / (
+                    f"designs-{digest(label, said, steps, number, FRAMEWORKS, config.seed)}.json"
+                )
+                with laboratory.clock.part(f"{label} by {said}"):
+                    drawn[said] = kept(file, fill)
+        best = f"{TEACHER}, one by one"
+        for said, each in drawn.items():
+            whole = [sequence for part in each for sequence in part]
+            of_loops = [_loop(s, hole) for part, hole in zip(each, holes) for s in part]
+            reference = [_loop(s, hole) for part, hole in zip(drawn[best], holes) for s in part]
+            rows.append(
+                {
+                    "loops": label,
+                    "student": said,
+                    **verdict_row(whole, numbered(config.judge, whole)),
+                    **frequency_row(of_loops, reference),
+                }
+            )
+            if label == "CDR3":
+                loops[said] = [
+                    {"framework": framework, "letters": _columns(part, hole)}
+                    for framework, part, hole in zip(FRAMEWORKS, each, holes)
+                ]
+    return rows, loops
+
+
+def _filled(
+    laboratory: Laboratory,
+    model: NetworkDenoiser,
+    holes: list[list[bool]],
+    steps: int,
+    sampler: str,
+    count: int,
+) -> list[list[str]]:
+    """``count`` fillings of each framework's holes."""
+    out = []
+    for sequence, hole in zip(FRAMEWORKS.values(), holes):
+        words = " ".join("[MASK]" if h else letter for letter, h in zip(sequence, hole))
+        given = read_conditions(
+            vocabulary_of(model), count, None, infill=words, mask=model.process.mask
+        )
+        samples = run(
+            model,
+            count,
+            steps,
+            sampler,
+            generator=laboratory.config.seed,
+            length=given.length,
+            batch_size=64,
+            prompt=given.prompt,
+            fixed=given.fixed,
+        ).samples
+        out.append(laboratory.words(samples))
+    return out
+
+
+def _loop(sequence: str, hole: list[bool]) -> str:
+    return "".join(letter for letter, h in zip(sequence, hole) if h)
+
+
+def _columns(sequences: list[str], hole: list[bool]) -> list[list[float]]:
+    """Share of each amino acid at each place of a loop."""
+    loops = [_loop(sequence, hole) for sequence in sequences]
+    columns = [letter_counts(column).mean(0) for column in map(list, zip(*loops))]
+    return [[round(float(share), 4) for share in column] for column in columns]
+
+
+def measure(config: Config) -> Content:
+    """Rows of every model and number of evaluations, times of one sample, designs."""
+    clock = Clock()
+    teacher = load(config.teacher)
+    assert isinstance(teacher, NetworkDenoiser)
+    freeze(teacher)
+    given = frame(teacher, config.length)
+    with clock.part("the teacher's samples"):
+        path = rollouts(
+            teacher,
+            config.runs / "antibodies" / "rollouts.npy",
+            config.rollouts,
+            ROLLOUT_STEPS,
+            seed=config.seed,
+            length=config.length,
+            batch_size=16,
+            prompt=given[0],
+            fixed=given[1],
+            vocabulary=vocabulary_of(teacher),
+            progress=True,
+        )
+    x0 = torch.from_numpy(np.load(path).astype(np.int64))
+    laboratory = Laboratory(config, teacher, x0, clock)
+    models = {TEACHER: teacher, **{kind: laboratory.student(kind) for kind in config.students}}
+    rows = [laboratory.row(TEACHER, ROLLOUT_STEPS, lambda: x0)]
+    # What costs least comes first.
+    for steps in sorted({*config.steps, *config.teacher_steps}):
+        for name, model in models.items():
+            if steps not in (config.teacher_steps if name == TEACHER else config.steps):
+                continue
+            count = config.samples
+            if name == TEACHER and steps > 1:
+                count = config.teacher_samples
+            draw = partial(laboratory.sampled, name, model, steps, count)
+            rows.append(laboratory.row(name, steps, draw))
+    with clock.part("designs"):
+        designed, loops = designs(laboratory, models)
+    with clock.part("one sample at a time"):
+        times = alone(models, (1, 4), config.length, config.alone)
+    half = len(x0) // 2
+    words = laboratory.words(x0)
+    return {
+        "rollouts": len(x0),
+        "learned": len(laboratory.learned),
+        "reference": {
+            "nearest": leave_one_out(words),
+            **frequency_row(words[:half], words[half:]),
+        },
+        "training": config.training,
+        "trained": {kind: laboratory.training(kind) for kind in config.students},
+        "near": config.near,
+        "held_out_nll": {
+            name: held_out_nll(model, laboratory.held_out) for name, model in models.items()
+        },
+        "learned_nll": {
+            name: held_out_nll(model, laboratory.learned) for name, model in models.items()
+        },
+        "rows": rows,
+        "alone": times,
+        "designs": designed,
+        "loops": loops,
+    }
+
+
+if __name__ == "__main__":
+    main("antibodies", Config, measure)

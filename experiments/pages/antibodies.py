@@ -1,0 +1,139 @@
+"""Tables and logos of the antibodies."""
+
+from __future__ import annotations
+
+from experiments.pages.logos import logos
+from experiments.pages.markdown import MISSING, Row, plus_minus, table, where
+from experiments.pages.road import load
+from experiments.wall_clock import TEACHER
+
+
+def cells() -> str:
+    """What the judge says of every model at every number of evaluations."""
+    found = load("antibodies")
+    lines = []
+    for row in sorted(found["rows"], key=lambda r: (r["student"] != TEACHER, r["steps"])):
+        # What the others are compared with.
+        itself = (row["student"], row["steps"]) == (TEACHER, 64)
+        lines.append(
+            (
+                f"{row['student']}, {row['steps']}",
+                row["n"],
+                plus_minus(row, "valid", 2),
+                plus_minus(row, "identity"),
+                _chains(row),
+                MISSING if itself else plus_minus(row, "letters_tv"),
+                MISSING if itself else plus_minus(row, "pairs_tv"),
+                plus_minus(row, "between", 1),
+                f"{row['unique']:.3f}",
+                MISSING if itself else plus_minus(row, "nearest", 1),
+            )
+        )
+    header = (
+        "evaluations",
+        "samples",
+        "valid",
+        "germline identity",
+        "H / K / L",
+        "amino acids, TV",
+        "pairs, TV",
+        "between two samples",
+        "unique",
+        "to the nearest rollout",
+    )
+    return table(header, lines)
+
+
+def learning() -> str:
+    """−log p of the teacher's samples in one evaluation: seen and unseen; the head's training."""
+    found = load("antibodies")
+    lines = []
+    for name, unseen in found["held_out_nll"].items():
+        trained = found["trained"].get(name)
+        lines.append(
+            (
+                name,
+                MISSING if trained is None else f"{trained['head']:,}",
+                MISSING if trained is None else f"{trained['core_seconds'] / 60:.1f}",
+                f"{found['learned_nll'][name]:.3f}",
+                f"{unseen:.3f}",
+            )
+        )
+    header = (
+        "one evaluation",
+        "parameters of the head",
+        "training, minutes of a core",
+        "nats per residue, learned from",
+        "held out",
+    )
+    return table(header, lines)
+
+
+def speed() -> str:
+    """Seconds of a core for one sample drawn alone."""
+    rows = load("antibodies")["alone"]
+    slow = where(rows, student=TEACHER)[0]["seconds"]
+    lines = [
+        (f"{r['student']}, {r['steps']}", f"{r['seconds']:.3f}", f"{slow / r['seconds']:.0f}×")
+        for r in rows
+    ]
+    return table(("evaluations", "seconds", "the teacher's 64 over it"), lines)
+
+
+def designs() -> str:
+    """Loops of known chains filled anew."""
+    lines = [
+        (
+            row["loops"],
+            row["student"],
+            row["n"],
+            plus_minus(row, "valid", 2),
+            plus_minus(row, "identity"),
+            f"{row['unique']:.2f}",
+            plus_minus(row, "letters_tv"),
+            plus_minus(row, "pairs_tv"),
+        )
+        for row in load("antibodies")["designs"]
+    ]
+    header = (
+        "loops",
+        "filled by",
+        "fillings",
+        "valid",
+        "germline identity",
+        "unique",
+        "amino acids, TV",
+        "pairs, TV",
+    )
+    return table(header, lines)
+
+
+def loops(framework: str, *students: str) -> str:
+    """Logos of the third loop of one chain."""
+    return f"![{_title(framework)}](experiments/{'-'.join([framework, *students])}.svg)"
+
+
+def loops_drawing(framework: str, *students: str) -> str:
+    """The SVG behind :func:`loops`; the teacher's, one residue an evaluation, comes first."""
+    found = load("antibodies")["loops"]
+    panels = {}
+    for name in (f"{TEACHER}, one by one", *students):
+        (mine,) = where(found[name], framework=framework)
+        said = name if name not in students else f"{name}, one evaluation"
+        panels[said] = mine["letters"]
+    return logos(panels, _title(framework))
+
+
+def cell(student: str, steps: str, key: str) -> str:
+    """One number of the first table with half of its interval."""
+    (row,) = where(load("antibodies")["rows"], student=student, steps=int(steps))
+    return plus_minus(row, key, 2 if key == "valid" else 3)
+
+
+def _chains(row: Row) -> str:
+    count = row["chains"]
+    return " / ".join(f"{100 * count.get(kind, 0) / row['n']:.0f}%" for kind in "HKL")
+
+
+def _title(framework: str) -> str:
+    return f"The third loop of {framework}'s heavy chain"
