@@ -79,7 +79,7 @@ class Options:
     The plan is a YAML file: teacher, data, steps, teacher_steps, seeds, samples; shared, what
     `fewjump distill` is told for all students; students, a name for each and what else it is told;
     samplers, a name and the sampler, sampler-options and grid of other ways to sample the teacher.
-    Each student is trained in the folder OUT/students/NAME/SEED, and what is finished is not made again: the
+    Each student is trained in OUT/students/NAME/SEED, and what is finished is not made again: the
     same command goes on where it was stopped. rows.json has every number by seed, results.json
     their means with intervals, report.html charts of quality against evaluations, times, costs, and
     a verdict wherever intervals separate.
