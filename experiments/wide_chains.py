@@ -42,12 +42,14 @@ class Config(Options):
         students: kinds that are made.
         seeds: trainings of everything.
         steps: optimiser steps of each student.
+        drawn: numbers of sampling steps.
     """
 
     names: Path
     students: tuple[str, ...] = KINDS
     seeds: int = 1
     steps: int = 2000
+    drawn: tuple[int, ...] = (1, 4)
 
 
 def sizes_of(config: Config, sizes: Sizes) -> Sizes:
@@ -59,7 +61,8 @@ def sizes_of(config: Config, sizes: Sizes) -> Sizes:
         **{name: {**chain, "states": r, "blocks": blocks} for name, (r, blocks) in WIDE.items()},
         "tensor-train": {"length": sizes.length},
     }
-    return replace(sizes, heads=heads, joint_steps=config.steps, longer={}, seeds=config.seeds)
+    sizes = replace(sizes, heads=heads, joint_steps=config.steps, longer={}, seeds=config.seeds)
+    return replace(sizes, steps=config.drawn, teacher_extra=())
 
 
 def likelihood_row(workshop: Workshop, name: str, model: Denoiser) -> dict[str, object]:

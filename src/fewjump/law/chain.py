@@ -84,7 +84,10 @@ class ChainLaw(Law):
     def _check(self) -> None:
         batch, length, states = self.batch_size, self.length, self.states
         points = self.transition.turns * (length - 1) + 1
-        if self.start.shape not in ((batch, states), *((batch, n, states) for n in (length, points))):
+        if self.start.shape not in (
+            (batch, states),
+            *((batch, n, states) for n in (length, points)),
+        ):
             raise ValueError(
                 f"start must be initial logits (B, r) = {(batch, states)} or potentials "
                 f"(B, L, r) = {(batch, length, states)} to match the emission, "
@@ -237,9 +240,7 @@ class ChainLaw(Law):
         # of every conditional.
         potential, transition = self._potentials()
         ahead = potential + backward_messages(potential, transition)
-        ahead, *tables = (
-            nucleus(v, temperature, top_p) for v in (ahead, *transition.tables)
-        )
+        ahead, *tables = (nucleus(v, temperature, top_p) for v in (ahead, *transition.tables))
         reach = torch.zeros_like(ahead)
         for k, table in enumerate(tables):
             later = ahead[:, k + 1 :: len(tables)]

@@ -254,9 +254,7 @@ def draw_paths(potential: Tensor, transition: Tensor | Transition, u: Tensor) ->
     return path
 
 
-def _path_weights(
-    potential: Tensor, transition: Transition
-) -> tuple[Tensor, list[Tensor], Tensor]:
+def _path_weights(potential: Tensor, transition: Transition) -> tuple[Tensor, list[Tensor], Tensor]:
     """What a path is drawn by.
 
     Returns:

@@ -44,7 +44,9 @@ class Transition(Batched):
                 f"same, got {shapes}"
             )
         if len({table.shape[:-3] for table in self.tables}) != 1:
-            raise ValueError("tables of a transition must be all (G, S, T) or all (B, L-1, G, S, T)")
+            raise ValueError(
+                "tables of a transition must be all (G, S, T) or all (B, L-1, G, S, T)"
+            )
         self.shared = self.tables[0].dim() == 3
         self.states = shapes[0][0] * shapes[0][1]
         if not self.shared:
