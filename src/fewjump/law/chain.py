@@ -126,6 +126,10 @@ class ChainLaw(Law):
         padded = nn.functional.pad(values[:, :, None], (0, 0, 0, turns - 1)).flatten(1, 2)
         return padded[:, : turns * (self.length - 1) + 1]
 
+    def _whole(self, potential: Tensor) -> Tensor:
+        """Potentials of all H positions, from those or from (B, L, r)."""
+        return self._between(potential) if potential.shape[1] == self.length else potential
+
     def _positions(self, values: Tensor) -> Tensor:
         """What :meth:`_between` was made of: (B, H, ...) → (B, L, ...)."""
         return values[:, :: self.transition.turns]
@@ -133,8 +137,7 @@ class ChainLaw(Law):
     def _potentials(self) -> tuple[Tensor, Transition]:
         """Potentials (B, H, r) and transitions of the same chain."""
         if not self.conditional:
-            whole = self.start.shape[1] != self.length
-            return self.start if whole else self._between(self.start), self.transition
+            return self._whole(self.start), self.transition
         none = self.start.new_zeros(()).expand(self.batch_size, self.length, self.states)
         return self._after_start(self._between(none)), self.transition.log_softmax()
 
@@ -188,10 +191,10 @@ class ChainLaw(Law):
         points = self.transition.turns * (self.length - 1) + 1
         u = uniform((self.batch_size, points), generator, self.device)
         if not self.conditional:
-            potential = self._potentials()[0].detach()
+            potential = self.start.detach()
             # Rows that are views of one are summed up once.
             alike = self.batch_size > 1 and potential.stride(0) == 0
-            potential = potential[:1] if alike else potential
+            potential = self._whole(potential[:1] if alike else potential)
             return self._positions(draw_paths(potential, self.transition.detach(), u))
         state, transition = invert_cdf(self.start.softmax(-1), u[:, 0]), self._each_step()
         if self.method == "scan":

@@ -26,6 +26,7 @@ from fewjump.law.transition import (
     Transition,
     advance,
     landing,
+    landing_blocks,
     log_advance,
     log_retreat,
     retreat,
@@ -137,20 +138,22 @@ class _LogTotal(torch.autograd.Function):
                 before.append(moved.reshape(earlier.shape))
             for j in reversed(steps):
                 weight = table_at(weights[j % turns], j // turns)
-                after = retreat(reach, weight).reshape(earlier.shape)
+                later = landing_blocks(reach, weight)
+                reach = retreat(later, weight).reshape(earlier.shape)
                 pair = table_at(pairs[j % turns], j // turns)
-                _add_pairs(pair, before.pop(), reach, after if ctx.conditional else None)
-                reach = after
+                _add_pairs(pair, before.pop(), later, reach if ctx.conditional else None)
+            after = reach
         pairs = [pair.mul_(weight) for pair, weight in zip(pairs, weights)]
         return grad_potential.transpose(0, 1), None, None, *pairs
 
 
-def _add_pairs(pair: Tensor, before: Tensor, reach: Tensor, after: Tensor | None) -> None:
-    """Add the gradient of a table's logarithms, less the factor w, from (B, r) on its both sides.
+def _add_pairs(pair: Tensor, before: Tensor, later: Tensor, after: Tensor | None) -> None:
+    """Add the gradient of a table's logarithms, less the factor w: from (B, r) before it, and
+    (B, G, T) after it.
 
-    Of a softmax, d/dlogit[s, t] = before(s)·w[s, t]·(reach(t) − after(s)).
+    Of a softmax, d/dlogit[s, t] = before(s)·w[s, t]·(later(t) − after(s)).
     """
-    parts, later = before.unflatten(-1, pair.shape[-3:-1]), landing(reach, pair)
+    parts = before.unflatten(-1, pair.shape[-3:-1])
     if pair.dim() == 4:
         pair.add_(later[..., None, :])
         if after is not None:
@@ -277,7 +280,8 @@ def _path_weights(potential: Tensor, transition: Transition) -> tuple[Tensor, li
     tiny = torch.finfo(ahead.dtype).tiny
     least = torch.ones_like(ahead[0, :, :1])
     for i in range(ahead.shape[0] - 1, 0, -1):
-        message = retreat(ahead[i], weights[(i - 1) % turns]).flatten(1)
+        weight = weights[(i - 1) % turns]
+        message = retreat(landing_blocks(ahead[i], weight), weight).flatten(1)
         top = message.amax(-1, keepdim=True)
         ahead[i - 1].mul_(message / top.clamp(min=tiny))
         least = torch.minimum(least, top)

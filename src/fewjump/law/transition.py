@@ -111,9 +111,8 @@ def advance(message: Tensor, weight: Tensor) -> Tensor:
     return (parts[..., None, :] @ weight)[..., 0, :].transpose(1, 2)
 
 
-def retreat(vector: Tensor, weight: Tensor) -> Tensor:
-    """Σ_t weight[g, s, t]·vector(t, g): (B, T·G) → (B, G, S), a view in the order of states."""
-    parts = landing(vector, weight)
+def retreat(parts: Tensor, weight: Tensor) -> Tensor:
+    """Σ_t weight[g, s, t]·parts(g, t): (B, G, T) → (B, G, S), a view in the order of states."""
     if weight.dim() == 3:
         return torch.bmm(parts.transpose(0, 1), weight.mT).transpose(0, 1)
     return (weight @ parts[..., None])[..., 0]
@@ -122,6 +121,11 @@ def retreat(vector: Tensor, weight: Tensor) -> Tensor:
 def landing(vector: Tensor, table: Tensor) -> Tensor:
     """Numbers of the states that a table leads to, by block: (..., T·G) → (..., G, T)."""
     return vector.unflatten(-1, (table.shape[-1], table.shape[-3])).transpose(-1, -2)
+
+
+def landing_blocks(vector: Tensor, table: Tensor) -> Tensor:
+    """:func:`landing` of (B, T·G), block after block in memory, as matrix products want it."""
+    return landing(vector, table).transpose(0, 1).contiguous().transpose(0, 1)
 
 
 def log_advance(table: Tensor, weights: tuple[Tensor, Tensor], message: Tensor) -> Tensor:

@@ -280,13 +280,12 @@ class SharedChainHead(Head):
     def forward(self, features: Tensor, x_t: Tensor, process: Process) -> ChainLaw:
         logits = self.base(features, x_t, process).logits
         emission = SharedFactorEmission(logits, self.membership.log_softmax(-1).T)
-        potential = self.potential(features) + emission.log_normaliser
-        after = (0, 0, features.shape[1] - 1, 0)
-        before = (0, 0, 0, features.shape[1] - 1)
-        potential = potential + nn.functional.pad(self.ends[:1], before)
-        potential = potential + nn.functional.pad(self.ends[1:], after)
+        others = features.shape[1] - 1
+        own = nn.functional.pad(self.ends[:1], (0, 0, 0, others))
+        own = own + nn.functional.pad(self.ends[1:], (0, 0, others, 0))
         if self.template is not None:
-            potential = potential + checked_template(self.template, features.shape[1])
+            own = own + checked_template(self.template, features.shape[1])
+        potential = self.potential(features) + emission.log_normaliser + own
         if self.second is None:
             return ChainLaw(potential, self.transition, emission)
         return ChainLaw(potential, Transition((self.transition, self.second)), emission)
