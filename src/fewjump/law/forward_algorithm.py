@@ -25,8 +25,8 @@ from fewjump.law.base import exponentiated, row_chunks, safe_logsumexp
 from fewjump.law.transition import (
     Transition,
     advance,
+    arrived,
     landing,
-    landing_blocks,
     log_advance,
     log_retreat,
     retreat,
@@ -89,36 +89,37 @@ class _LogTotal(torch.autograd.Function):
         weights, heights = zip(*(_weights(table, conditional) for table in tables))
         peak = potential.amax(-1, keepdim=True)
         peak = torch.where(peak.isfinite(), peak, 0.0)
-        # Position first: every step then reads and writes contiguous memory.
-        messages = potential.new_empty(count, batch, states)
-        totals = potential.new_empty(count, batch, 1)
+        # Position first, row last: every step then reads and writes contiguous memory.
+        local = potential.new_empty(count, states, batch)
+        messages, totals = torch.empty_like(local), potential.new_empty(count, 1, batch)
         tiny = torch.finfo(potential.dtype).tiny
         for i, message in enumerate(messages):
-            torch.sub(potential[:, i], peak[:, i], out=message).exp_()
+            torch.sub(potential[:, i].T, peak[:, i].T, out=local[i]).exp_()
             if i:
                 moved = messages[i - 1]
                 for j in range(every * (i - 1), every * i):
-                    moved = moved.reshape(batch, states)
                     moved = advance(moved, table_at(weights[j % turns], j // turns))
-                message.view(moved.shape).mul_(moved)
-            total = torch.sum(message, -1, keepdim=True, out=totals[i])
+                torch.mul(moved, local[i].view(moved.shape), out=message.view(moved.shape))
+            else:
+                message.copy_(local[0])
+            total = torch.sum(message, 0, keepdim=True, out=totals[i])
             message.div_(total.clamp_(min=tiny))
-        lost = (totals[..., 0] <= tiny).any(0)
-        value = totals.log().sum((0, 2)) + peak.sum((1, 2))
+        lost = (totals[:, 0] <= tiny).any(0)
+        value = totals.log().sum((0, 1)) + peak.sum((1, 2))
         steps = every * (count - 1) // turns
         for height in heights:
             value += height * steps if height.dim() == 0 else height.sum(1)
         # Lost rows get no gradient here; 1 keeps their unused numbers finite.
         totals = totals.masked_fill(totals <= tiny, 1.0)
-        ctx.save_for_backward(potential, peak, messages, totals, lost, *weights)
+        ctx.save_for_backward(local, messages, totals, lost, *weights)
         ctx.conditional, ctx.every = conditional, every
         return value.masked_fill(lost, -torch.inf)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        potential, peak, messages, totals, lost, *weights = ctx.saved_tensors
+        local, messages, totals, lost, *weights = ctx.saved_tensors
         every, turns = ctx.every, len(weights)
-        gradient = grads[0].masked_fill(lost, 0.0)[:, None].to(potential.dtype)
+        gradient = grads[0].masked_fill(lost, 0.0).to(local.dtype)
         pairs = [torch.zeros_like(weight) for weight in weights]
         grad_potential = torch.empty_like(messages)
         # after = weight of what follows i given zᵢ; reach = local·after/total. The pair (zᵢ, zᵢ₊₁)
@@ -129,40 +130,38 @@ class _LogTotal(torch.autograd.Function):
             torch.mul(after, earlier, out=grad_potential[i])
             if i == 0:
                 break
-            reach = (potential[:, i] - peak[:, i]).exp_().mul_(after.div_(totals[i]))
+            reach = after.div_(totals[i]).mul_(local[i])
             earlier = messages[i - 1] * gradient
             steps = range(every * (i - 1), every * i)
             before = [earlier]
             for j in steps[:-1]:
-                moved = advance(before[-1], table_at(weights[j % turns], j // turns))
-                before.append(moved.reshape(earlier.shape))
+                before.append(advance(before[-1], table_at(weights[j % turns], j // turns)))
             for j in reversed(steps):
                 weight = table_at(weights[j % turns], j // turns)
-                later = landing_blocks(reach, weight)
-                reach = retreat(later, weight).reshape(earlier.shape)
+                after = retreat(reach, weight)
                 pair = table_at(pairs[j % turns], j // turns)
-                _add_pairs(pair, before.pop(), later, reach if ctx.conditional else None)
-            after = reach
+                _add_pairs(pair, before.pop(), reach, after if ctx.conditional else None)
+                reach = after
+            after = after.reshape(earlier.shape)
         pairs = [pair.mul_(weight) for pair, weight in zip(pairs, weights)]
-        return grad_potential.transpose(0, 1), None, None, *pairs
+        return grad_potential.permute(2, 0, 1), None, None, *pairs
 
 
-def _add_pairs(pair: Tensor, before: Tensor, later: Tensor, after: Tensor | None) -> None:
-    """Add the gradient of a table's logarithms, less the factor w: from (B, r) before it, and
-    (B, G, T) after it.
+def _add_pairs(pair: Tensor, before: Tensor, reach: Tensor, after: Tensor | None) -> None:
+    """Add the gradient of a table's logarithms, less the factor w, from (r, B) on its both sides.
 
-    Of a softmax, d/dlogit[s, t] = before(s)·w[s, t]·(later(t) − after(s)).
+    Of a softmax, d/dlogit[s, t] = before(s)·w[s, t]·(reach(t) − after(s)).
     """
-    parts = before.unflatten(-1, pair.shape[-3:-1])
+    parts, later = before.reshape(*pair.shape[-3:-1], -1), arrived(reach, pair)
     if pair.dim() == 4:
-        pair.add_(later[..., None, :])
+        pair.add_(later.permute(2, 0, 1)[..., None, :])
         if after is not None:
-            pair.sub_(after.view(parts.shape)[..., None])
-        pair.mul_(parts[..., None])
+            pair.sub_(after.permute(2, 0, 1)[..., None])
+        pair.mul_(parts.permute(2, 0, 1)[..., None])
         return
-    pair.baddbmm_(parts.permute(1, 2, 0), later.transpose(0, 1))
+    pair.baddbmm_(parts, later.mT)
     if after is not None:
-        pair.sub_((before * after).sum(0).view(parts.shape[1:])[..., None])
+        pair.sub_((parts * after).sum(-1)[..., None])
 
 
 def _weights(table: Tensor, conditional: bool) -> tuple[Tensor, Tensor]:
@@ -217,13 +216,13 @@ def state_marginals(start: Tensor, transition: Tensor | Transition) -> Tensor:
         before, after = (f(start, transition) for f in (forward_messages, backward_messages))
         return (before + start + after).softmax(-1)
     kernels = [table.softmax(-1) for table in Transition.of(transition).tables]
-    state = start.softmax(-1)
+    state = start.softmax(-1).T
     out = [state]
     for i in range(kernels[0].shape[1]):
         for kernel in kernels:
-            state = advance(state, kernel[:, i]).flatten(1)
+            state = advance(state, kernel[:, i]).flatten(0, 1)
             out.append(state)
-    return torch.stack(out, 1)
+    return torch.stack(out).permute(2, 0, 1)
 
 
 # -- paths of shared tables -----------------------------------------------------------------
@@ -253,7 +252,7 @@ def draw_paths(potential: Tensor, transition: Tensor | Transition, u: Tensor) ->
     potential = potential.expand(batch, -1, -1)
     for row in lost.nonzero()[:, 0].tolist():
         path[row] = _log_space_path(potential[row], transition, u[row])
-    path[~lost] = _walk(ahead.expand(-1, batch, -1)[:, ~lost], weights, u[~lost])
+    path[~lost] = _walk(ahead.expand(-1, -1, batch)[:, :, ~lost], weights, u[~lost])
     return path
 
 
@@ -261,46 +260,46 @@ def _path_weights(potential: Tensor, transition: Transition) -> tuple[Tensor, li
     """What a path is drawn by.
 
     Returns:
-        (H, B, r) weight of a state and of all that follows it, up to a factor for each row and
+        (H, r, B) weight of a state and of all that follows it, up to a factor for each row and
         position; weights of a step, up to a factor for each earlier state; (B,) rows in which
         weights may have been lost.
     """
     turns, weights = transition.turns, []
-    # Position first: every step then reads and writes contiguous memory.
-    ahead = torch.empty_like(potential.transpose(0, 1), memory_format=torch.contiguous_format)
-    ahead.copy_(potential.transpose(0, 1))
+    # Position first, row last: every step then reads and writes contiguous memory.
+    ahead = potential.permute(1, 2, 0).clone(memory_format=torch.contiguous_format)
     for k, table in enumerate(transition.tables):
         height = table.amax(-1, keepdim=True)
         height = torch.where(height.isfinite(), height, 0.0)
         # The largest step out of every state counts 1; what it lacks, the state itself is given.
         weights.append((table - height).exp())
-        ahead[k:-1:turns] += height.flatten()
-    peak = ahead.amax(-1, keepdim=True)
+        ahead[k:-1:turns] += height.flatten()[:, None]
+    peak = ahead.amax(1, keepdim=True)
     ahead = ahead.sub_(torch.where(peak.isfinite(), peak, 0.0)).exp_()
     tiny = torch.finfo(ahead.dtype).tiny
-    least = torch.ones_like(ahead[0, :, :1])
+    least = torch.ones_like(ahead[0, 0])
     for i in range(ahead.shape[0] - 1, 0, -1):
-        weight = weights[(i - 1) % turns]
-        message = retreat(landing_blocks(ahead[i], weight), weight).flatten(1)
-        top = message.amax(-1, keepdim=True)
-        ahead[i - 1].mul_(message / top.clamp(min=tiny))
+        message = retreat(ahead[i], weights[(i - 1) % turns]).flatten(0, 1)
+        top = message.amax(0)
+        ahead[i - 1].mul_(message.div_(top.clamp(min=tiny)))
         least = torch.minimum(least, top)
     # What underflows beside the largest weight of its position is taken for nothing. A position at
     # which hardly anything is left has lost more than that.
-    least = torch.minimum(least, ahead.amax(-1, keepdim=True).amin(0))
-    return ahead, weights, least[:, 0] < tiny**0.5
+    least = torch.minimum(least, ahead.amax(1).amin(0))
+    return ahead, weights, least < tiny**0.5
 
 
 def _walk(ahead: Tensor, weights: list[Tensor], u: Tensor) -> Tensor:
     """Paths by the weights of :func:`_path_weights`, whose rows may be one for all: (B, H)."""
     path = torch.empty((u.shape[1], u.shape[0]), dtype=torch.int64, device=u.device)
-    row = torch.arange(u.shape[0], device=u.device) % ahead.shape[1]
-    path[0] = invert_cdf(ahead[0].expand(u.shape[0], -1), u[:, 0])
+    row = torch.arange(u.shape[0], device=u.device) % ahead.shape[2]
+    path[0] = invert_cdf(ahead[0].T.expand(u.shape[0], -1), u[:, 0])
     for i in range(1, u.shape[1]):
         weight = weights[(i - 1) % len(weights)]
         groups, size, _ = weight.shape
         group = path[i - 1] // size
-        steps = weight[group, path[i - 1] % size].mul_(landing(ahead[i], weight)[row, group])
+        # Of each row the block that it is in: (T, B).
+        later = arrived(ahead[i], weight).transpose(0, 1)[:, group, row]
+        steps = weight[group, path[i - 1] % size].mul_(later.T)
         path[i] = invert_cdf(steps, u[:, i]) * groups + group
     return path.T.contiguous()
 

@@ -103,29 +103,34 @@ def table_at(table: Tensor, step: int) -> Tensor:
     return table if table.dim() == 3 else table[:, step]
 
 
+# Messages of the two functions below hold states first and rows last, (r, B) or the same in blocks:
+# exchanging block and member then moves whole rows, and no product has to copy what it reads.
+
+
 def advance(message: Tensor, weight: Tensor) -> Tensor:
-    """Σ_s message(g, s)·weight[g, s, t]: (B, G·S) → (B, T, G), a view in the order of states."""
-    parts = message.unflatten(-1, weight.shape[-3:-1])
+    """Σ_s message(g, s)·weight[g, s, t]: (G·S, B) → (T, G, B), a view in the order of states."""
+    parts = message.reshape(*weight.shape[-3:-1], message.shape[-1])
     if weight.dim() == 3:
-        return torch.bmm(parts.transpose(0, 1), weight).permute(1, 2, 0)
-    return (parts[..., None, :] @ weight)[..., 0, :].transpose(1, 2)
+        return torch.bmm(weight.mT, parts).transpose(0, 1)
+    return (parts.permute(2, 0, 1)[..., None, :] @ weight)[..., 0, :].permute(2, 1, 0)
 
 
-def retreat(parts: Tensor, weight: Tensor) -> Tensor:
-    """Σ_t weight[g, s, t]·parts(g, t): (B, G, T) → (B, G, S), a view in the order of states."""
+def retreat(vector: Tensor, weight: Tensor) -> Tensor:
+    """Σ_t weight[g, s, t]·vector(t, g): (T·G, B) → (G, S, B)."""
+    parts = arrived(vector, weight)
     if weight.dim() == 3:
-        return torch.bmm(parts.transpose(0, 1), weight.mT).transpose(0, 1)
-    return (weight @ parts[..., None])[..., 0]
+        return torch.bmm(weight, parts)
+    return (weight @ parts.permute(2, 0, 1)[..., None])[..., 0].permute(1, 2, 0)
+
+
+def arrived(vector: Tensor, table: Tensor) -> Tensor:
+    """:func:`landing` of states first and rows last: (T·G, B) → (G, T, B)."""
+    return vector.reshape(table.shape[-1], table.shape[-3], vector.shape[-1]).transpose(0, 1)
 
 
 def landing(vector: Tensor, table: Tensor) -> Tensor:
     """Numbers of the states that a table leads to, by block: (..., T·G) → (..., G, T)."""
     return vector.unflatten(-1, (table.shape[-1], table.shape[-3])).transpose(-1, -2)
-
-
-def landing_blocks(vector: Tensor, table: Tensor) -> Tensor:
-    """:func:`landing` of (B, T·G), block after block in memory, as matrix products want it."""
-    return landing(vector, table).transpose(0, 1).contiguous().transpose(0, 1)
 
 
 def log_advance(table: Tensor, weights: tuple[Tensor, Tensor], message: Tensor) -> Tensor:
