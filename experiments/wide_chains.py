@@ -8,7 +8,7 @@ samples by number of steps. Run as
 
     python -m experiments.wide_chains --names names.txt
 
-The students that :mod:`experiments.conditioning` has trained are found there with the same ``--runs``.
+The students that :mod:`experiments.conditioning` has trained are found with the same ``--runs``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from experiments.conditioning import filling, holes
-from experiments.harness import Content, Options, Rows, digest, kept, main
+from experiments.harness import Content, Options, digest, kept, main
 from experiments.text_quality import reference_row, with_ends
 from experiments.text_sizes import SIZES, Sizes, load_corpus
 from experiments.text_students import Workshop

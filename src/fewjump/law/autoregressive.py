@@ -113,9 +113,10 @@ class AutoregressiveLaw(Law):
     Log-probabilities are exact, in one parallel pass; sampling is sequential in the positions that
     are not known.
     :meth:`marginals` has no closed form, unless the conditionals know one (and nothing is
-    tempered): exact by enumeration up to 4096 sequences, otherwise an unbiased average of conditionals over ``marginal_samples`` own draws (from a fixed seed).
-    :meth:`tempered` sharpens each conditional as it is drawn. Positions that x_t shows are certain
-    in the conditionals themselves and may stand anywhere; see :meth:`given` for others.
+    tempered): exact by enumeration up to 4096 sequences, otherwise an unbiased average of
+    conditionals over ``marginal_samples`` own draws (from a fixed seed). :meth:`tempered` sharpens
+    each conditional as it is drawn. Positions that x_t shows are certain in the conditionals
+    themselves and may stand anywhere; see :meth:`given` for others.
 
     Args:
         conditionals: the factors.

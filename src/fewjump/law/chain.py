@@ -45,8 +45,8 @@ class ChainLaw(Law):
     mass in every state, and the transitions through that position remain.
 
     :meth:`tempered` sharpens what :meth:`sample` draws: the first state, each p(zⁱ⁺¹|zⁱ) (of a
-    block transition: the new a, then the new b), and each emission. Against a product target the cross-entropy has no closed form; the base class's
-    one-draw estimate is unbiased.
+    block transition: the new a, then the new b), and each emission. Against a product target the
+    cross-entropy has no closed form; the base class's one-draw estimate is unbiased.
 
     Args:
         start: (B, r) logits of the first state, and transitions are logits of conditionals; or

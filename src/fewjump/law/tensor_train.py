@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -11,7 +11,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from fewjump.law.autoregressive import Conditionals, Walk
-from fewjump.law.base import SHARED, at_least_float32, row_chunks
+from fewjump.law.base import SHARED, at_least_float32
 from fewjump.law.emission_normaliser import CHUNK
 from fewjump.law.logits import DenseLogits, pin_logits
 
@@ -78,18 +78,25 @@ class TensorTrain(Conditionals):
             with torch.autocast(self.device.type, enabled=False):
                 self.after = self._environments()
 
-    def _chunks(self, rows: int) -> Iterator[slice]:
-        return row_chunks(self.vocab_size, rows, CHUNK)
+    def _split(self, rows: int) -> Callable[[Tensor, int], Sequence[Tensor]]:
+        """Parts of an axis over the vocabulary, for work on ``rows`` numbers for every token.
+
+        The gradient of a split is put together once, that of slices is as large for each of them.
+        """
+        size = max(1, CHUNK // rows)
+        return lambda values, axis: values.split(size, axis)
 
     def _environments(self) -> Tensor:
-        weight, scale = self.logits.softmax(-1), self.log_scale.exp()
-        after = torch.eye(self.bond, dtype=weight.dtype, device=weight.device)
+        split = self._split(self.batch_size * self.bond**2)
+        weight, cores = self.logits.softmax(-1).unbind(1), split(self.cores, 0)
+        scale = self.log_scale.exp()
+        after = torch.eye(self.bond, dtype=scale.dtype, device=scale.device)
         after = after.expand(self.batch_size, -1, -1)
         out = [after]
         for i in range(self.length - 1, 0, -1):
             total = torch.zeros_like(after)
-            for part in self._chunks(after.numel()):
-                total = total + _again(_pull, after, weight[:, i, part], self.cores[part])
+            for share, part in zip(split(weight[i], 1), cores):
+                total = total + _again(_pull, after, share, part)
             after = _unit_trace(scale[:, i, :, None] * total * scale[:, i, None, :])
             out.append(after)
         return torch.stack(out[::-1], 1)
@@ -111,9 +118,8 @@ class TensorTrain(Conditionals):
         assert self.after is not None
         before = (vector * self.log_scale[:, i].exp()).reshape(-1, self.bond)
         after = self.after[:, i].reshape(-1, self.bond, self.bond)
-        parts = [
-            _again(_weigh, before, after, self.cores[part]) for part in self._chunks(before.numel())
-        ]
+        cores = self._split(before.numel())(self.cores, 0)
+        parts = [_again(_weigh, before, after, part) for part in cores]
         weight = torch.cat(parts, -1).view(self.logits[:, i].shape)
         return self.logits[:, i] + weight.clamp(min=torch.finfo(weight.dtype).tiny).log()
 
@@ -137,6 +143,7 @@ class TensorTrain(Conditionals):
     def marginals(self) -> Tensor:
         """Exact, by an environment from the left beside that from the right: (B, L, V)."""
         assert self.after is not None
+        split = self._split(self.batch_size * self.bond**2)
         weight, scale = self.logits.softmax(-1), self.log_scale.exp()
         before = self.start()[:, :, None] * self.start()[:, None, :]
         out = []
@@ -144,11 +151,10 @@ class TensorTrain(Conditionals):
             for i in range(self.length):
                 before = scale[:, i, :, None] * before * scale[:, i, None, :]
                 total, shares = torch.zeros_like(before), []
-                for part in self._chunks(before.numel()):
-                    cores = self.cores[part]
+                for share, cores in zip(split(weight[:, i], 1), split(self.cores, 0)):
                     moved = cores @ before[:, None]
                     shares.append(((self.after[:, i, None] @ cores) * moved).sum((-2, -1)))
-                    moved = moved * weight[:, i, part, None, None]
+                    moved = moved * share[..., None, None]
                     total = total + torch.einsum("bxkj,xlj->bkl", moved, cores)
                 each = weight[:, i] * torch.cat(shares, -1).clamp(min=0)
                 out.append(each / each.sum(-1, keepdim=True))

@@ -18,7 +18,8 @@ from fewjump.process import Process
 class TensorTrainHead(Head):
     """p(x₀|x_t) ∝ Πᵢ softmax(uᵢ)(x₀ⁱ)·‖G(x₀ᴸ) S_L ⋯ G(x₀¹) S₁ ℓ‖².
 
-    u are the product logits of the trunk, S diagonal, from 1/e to e, by its features; a matrix G for every token and ℓ are shared by all positions and inputs
+    u are the product logits of the trunk, S diagonal, from 1/e to e, by its features; a matrix G
+    for every token and ℓ are shared by all positions and inputs
     (:class:`~fewjump.law.tensor_train.TensorTrain`). It starts with orthogonal G and S = 1: the law
     *is* the product law, while the bond already carries the tokens to the left. A visible token
     tells all others through the train, exactly, on either side.
