@@ -1,11 +1,12 @@
 """What joint laws cost as the vocabulary grows: it should be linear, and no tensor r·L·V or B·L·V.
 
 One training step (teacher, student, joint conditional matching, backward pass, AdamW) and one
-sampling step of small networks at V = 256, 4,096 and 50,257: a chain head of r = 32 states, and the
-heads that draw along an order, at more positions than their weights are wide. Two records are kept:
-what every operation returns (its largest tensor, and the sum of all that is created), and the
-allocator's own account (the peak above what was there before). The chain's dense form, which does
-hold r·L·V numbers, is run at the two smaller sizes to show that the records can see it.
+sampling step of small networks at V = 256, 4,096 and 50,257: a chain head of r = 32 states, a
+shared chain in blocks, a tensor train, and the heads that draw along an order, at more positions
+than their weights are wide. Two records are kept: what every operation returns (its largest tensor,
+and the sum of all that is created), and the allocator's own account (the peak above what was there
+before). The chain's dense form, which does hold r·L·V numbers, is run at the two smaller sizes to
+show that the records can see it.
 Run: python -m benchmarks.cost_in_vocabulary; about a minute.
 """
 
@@ -78,6 +79,18 @@ def chain(
     return Form(head, batch, length, rows, states * length, dense=emission == "dense")
 
 
+def in_blocks(batch: int = 1, length: int = 16, states: int = 64, blocks: int = 8) -> Form:
+    """May hold the tables that say which states stand for a token; not r·L·V."""
+    head = {"kind": "shared-chain", "states": states, "blocks": blocks}
+    return Form(head, batch, length, max(3 * batch * length, states), states * length)
+
+
+def tensor_train(batch: int = 1, length: int = 48, bond: int = 6) -> Form:
+    """May hold a matrix for every token, or the logits; not a vector for both at once."""
+    rows = max(batch * length, bond**2)
+    return Form({"kind": "tensor-train", "bond": bond}, batch, length, rows, bond * batch * length)
+
+
 def along_an_order(kind: str, batch: int = 2, length: int = 128, width: int = 16) -> Form:
     """May hold the product's weight beside its own factor; not the logits of the batch."""
     head = {"kind": kind, "width": width, "heads": 2}
@@ -88,6 +101,8 @@ FORMS = {
     "chain, shared emission": chain("shared"),
     "chain, low-rank emission": chain("low-rank"),
     "chain, dense emission": chain("dense"),
+    "shared chain in blocks": in_blocks(),
+    "tensor train": tensor_train(),
     "autoregressive": along_an_order("autoregressive"),
     "any-order": along_an_order("any-order"),
 }

@@ -153,6 +153,31 @@ def ablation_seeds() -> str:
     return str(len({r["seed"] for r in load("text_ablation")["rows"]}))
 
 
+def wide() -> str:
+    """Wide chains and a tensor train beside the two they stand between: one evaluation, unseen."""
+    content = load("wide_chains")
+    lines = []
+    for row in content["unseen"]:
+        mine = where(content["rows"], student=row["student"])
+        half = (row["nll_high"] - row["nll_low"]) / 2
+        drawn = [seeds_cell(where(mine, steps=steps), "matched_nll") for steps in (1, 4)]
+        parameters = f"{mine[0]['parameters']:,}"
+        lines.append((row["student"], parameters, f"{row['nll']:.3f} ± {half:.3f}", *drawn))
+    header = ("student", "parameters", "−log p, 1 step", "judge NLL, 1 step", "4 steps")
+    return table(header, lines)
+
+
+def wide_cost() -> str:
+    """CPU seconds of a step over those of a dense chain of 256 states."""
+    rows = load("wide_states")["rows"]
+    return pivot(
+        rows,
+        {"data": lambda r: f"{r['corpus']} (L = {r['length']})", "head": "head"},
+        "step",
+        lambda found: f"{found[0]['ratio']:.1f}×",
+    )
+
+
 def readme() -> str:
     """Data without a known answer, against the teacher with its most evaluations."""
     lines = [

@@ -150,9 +150,9 @@ def distill(
 
     A product student (one table per position) matches per position, and can at best be the
     teacher. A joint student (``mixture``, ``shared-mixture``, ``chain``, ``mixture-of-chains``,
-    ``shared-chain``, ``autoregressive``, ``any-order``, ``latent``) matches the joint conditional,
-    and can draw dependent positions in one step. The encoder of a latent student comes with the
-    model that is returned, but is not in ``model/``.
+    ``shared-chain``, ``autoregressive``, ``any-order``, ``tensor-train``, ``latent``) matches the
+    joint conditional, and can draw dependent positions in one step. The encoder of a latent student
+    comes with the model that is returned, but is not in ``model/``.
 
     Args:
         teacher: any denoiser, an exact one of a problem included. It is frozen while this runs

@@ -98,6 +98,7 @@ HEADS: Registry[type[Head]] = Registry(
         "shared-chain": "fewjump.denoiser.joint_heads.chain:SharedChainHead",
         "shared-mixture": "fewjump.denoiser.joint_heads.mixture:SharedMixtureHead",
         "autoregressive": "fewjump.denoiser.joint_heads.autoregressive:AutoregressiveHead",
+        "tensor-train": "fewjump.denoiser.joint_heads.tensor_train:TensorTrainHead",
         "any-order": "fewjump.denoiser.joint_heads.any_order:AnyOrderHead",
         "latent": "fewjump.denoiser.latent:LatentHead",
     },

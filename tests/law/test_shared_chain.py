@@ -15,7 +15,13 @@ from registry_laws import p_value
 from fewjump.law.base import enumerate_states, ravel
 from fewjump.law.chain import ChainLaw
 from fewjump.law.emission import DenseEmission, SharedFactorEmission
-from fewjump.law.forward_algorithm import draw_paths, log_total, state_marginals
+from fewjump.law.forward_algorithm import (
+    draw_paths,
+    log_space_total,
+    log_total,
+    state_marginals,
+)
+from fewjump.law.transition import Transition
 
 
 def normal(seed: int, *shape: int, scale: float = 1.5) -> Tensor:
@@ -154,3 +160,76 @@ def test_a_row_without_a_path_is_refused() -> None:
     potential[1, 1] = -torch.inf
     with pytest.raises(ValueError, match="cannot draw"):
         draw_paths(potential, torch.zeros(2, 2), torch.full((2, 3), 0.5).double())
+
+
+def in_blocks(seed: int, blocks: int, size: int) -> tuple[Transition, Tensor]:
+    """A block transition, and the matrix that it is."""
+    first, second = normal(seed, blocks, size, size), normal(seed + 1, size, blocks, blocks)
+    states = range(blocks * size)
+    pairs = [[(z // size, z % size, y // size, y % size) for y in states] for z in states]
+    rows = [[first[b, a, a2] + second[a2, b, b2] for b, a, b2, a2 in row] for row in pairs]
+    return Transition((first, second)), torch.stack([torch.stack(row) for row in rows])
+
+
+def test_blocks_are_the_matrix_that_they_stand_for() -> None:
+    """Sums, gradients, marginals, temperature and evidence, against the dense chain."""
+    transition, matrix = in_blocks(14, 3, 2)
+    potential = normal(16, 2, 4, 6)
+    potential[0, 2, 1] = -torch.inf
+    emission = SharedFactorEmission(normal(17, 2, 4, 3), normal(18, 6, 3))
+    law, dense = ChainLaw(potential, transition, emission), ChainLaw(potential, matrix, emission)
+    torch.testing.assert_close(law.enumerate(), dense.enumerate(), atol=1e-11, rtol=0)
+    torch.testing.assert_close(law.state_marginals(), dense.state_marginals(), atol=1e-12, rtol=0)
+    x0, known = torch.ones(2, 4, dtype=torch.int64), torch.tensor([[True, False, False, True]] * 2)
+    given = law.given(x0, known), dense.given(x0, known)
+    torch.testing.assert_close(given[0].enumerate(), given[1].enumerate(), atol=1e-11, rtol=0)
+    written = law.by_conditionals()
+    torch.testing.assert_close(written.enumerate(), dense.enumerate(), atol=1e-11, rtol=0)
+    # A block transition draws two parts of a state, each sharpened: not the dense chain's law.
+    for temperature in (0.5, 1.7):
+        cold, expected = law.tempered(temperature), written.tempered(temperature)
+        torch.testing.assert_close(cold.enumerate(), expected.enumerate(), atol=1e-10, rtol=0)
+
+
+def test_gradient_of_blocks_is_that_of_the_sum() -> None:
+    transition, matrix = in_blocks(19, 3, 2)
+    tables = [table.requires_grad_() for table in transition.tables]
+    potential = normal(21, 3, 4, 6).requires_grad_()
+
+    def total(potential: Tensor, *tables: Tensor) -> Tensor:
+        return log_total(potential, Transition(tables), every=2)
+
+    torch.testing.assert_close(total(potential, *tables), log_total(potential, matrix))
+    slow = log_space_total(potential, transition, every=2)
+    torch.testing.assert_close(slow, log_space_total(potential, matrix))
+    assert torch.autograd.gradcheck(total, (potential, *tables))
+
+
+def test_blocks_whose_messages_underflow_are_summed_and_drawn_in_log_space() -> None:
+    """In float32: a path through the first row's only states has a weight of e^-400."""
+    first = torch.tensor([[[0.0, -200.0], [-200.0, 0.0]]] * 2, requires_grad=True)
+    transition = Transition((first, torch.zeros(2, 2, 2)))
+    potential = torch.zeros(2, 3, 4)
+    for i, state in enumerate((0, 1, 2)):
+        potential[0, i] = -torch.inf
+        potential[0, i, state] = 0.0
+    value = log_total(potential, transition, every=2)
+    torch.testing.assert_close(value[0], torch.tensor(-400.0))
+    value[0].backward()
+    assert first.grad is not None
+    torch.testing.assert_close(
+        first.grad, torch.tensor([[[0.0, 1.0], [1.0, 0.0]], [[0.0, 0.0]] * 2])
+    )
+    law = ChainLaw(
+        potential,
+        transition.detach(),
+        SharedFactorEmission(torch.zeros(2, 3, 2), torch.zeros(4, 2)),
+    )
+    assert torch.equal(law.sample_states()[0], torch.tensor([0, 1, 2]))
+
+
+def test_tables_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match="as many states"):
+        Transition((torch.zeros(2, 3, 3), torch.zeros(2, 3, 3), torch.zeros(4, 2, 2)))
+    with pytest.raises(ValueError, match="must be all"):
+        Transition((torch.zeros(2, 3, 3), torch.zeros(1, 1, 3, 2, 2)))

@@ -32,6 +32,8 @@ from fewjump.law.markov import MarkovLaw
 from fewjump.law.mixture import JoinedLaw, MixtureLaw, MixtureOf
 from fewjump.law.product import ProductLaw
 from fewjump.law.scores import Ratios, Scores
+from fewjump.law.tensor_train import TensorTrain
+from fewjump.law.transition import Transition
 from fewjump.process import Absorbing
 from fewjump.registry import HEADS
 from fewjump.schedule import LogLinear
@@ -239,6 +241,29 @@ def chain_one_matrix(seed: int = 0) -> ChainLaw:
     return ChainLaw(normal(seed, B, STATES), normal(seed + 1, STATES, STATES), emission)
 
 
+def blocks(seed: int, *leading: int) -> Transition:
+    """Of two blocks of states that hold two each; one state of the first step is impossible."""
+    first, second = (normal(seed + k, *leading, 2, 2, 2) for k in (0, 1))
+    first[..., 1, 0, 1] = -torch.inf
+    return Transition((first, second))
+
+
+def chain_blocks(seed: int = 0) -> ChainLaw:
+    base = forbid(normal(seed + 2, B, L, V))
+    emission = SharedFactorEmission(base, normal(seed + 3, STATES, V))
+    return ChainLaw(normal(seed, B, L, STATES), blocks(seed + 4), emission)
+
+
+def chain_blocks_per_row(seed: int = 0) -> ChainLaw:
+    emission = DenseEmission(forbid(normal(seed + 2, B, L, STATES, V)))
+    return ChainLaw(normal(seed, B, STATES), blocks(seed + 4, B, L - 1), emission)
+
+
+def chain_blocks_conditionals(seed: int = 0) -> ChainLaw:
+    emission = DenseEmission(forbid(normal(seed + 2, B, L, STATES, V)))
+    return ChainLaw(normal(seed, B, STATES), blocks(seed + 4), emission)
+
+
 def mixture_shared(seed: int = 0) -> MixtureLaw:
     tables = normal(seed + 1, L, STATES, V)
     emission = SharedFactorEmission(forbid(normal(seed, B, L, V)), tables)
@@ -254,6 +279,12 @@ def any_order(seed: int = 0) -> AutoregressiveLaw:
     joint = normal(seed, B, V**L).exp()
     joint[0, 2 * V**2 :] = 0
     return AutoregressiveLaw(JointConditionals(joint, order))
+
+
+def tensor_train(seed: int = 0) -> AutoregressiveLaw:
+    cores, left = normal(seed + 1, V, 4, 4, scale=0.7), normal(seed + 2, 4)
+    scale = normal(seed + 3, B, L, 4, scale=0.5)
+    return AutoregressiveLaw(TensorTrain(forbid(normal(seed, B, L, V)), cores, left, scale))
 
 
 def mixture_of_chains(seed: int = 0) -> MixtureOf:
@@ -333,9 +364,13 @@ LAWS.add(ChainLaw, chain_potentials, "ChainLaw-potentials")
 LAWS.add(ChainLaw, chain_potentials_pinned, "ChainLaw-potentials-pinned")
 LAWS.add(ChainLaw, chain_potentials_per_row, "ChainLaw-potentials-per-row")
 LAWS.add(ChainLaw, chain_one_matrix, "ChainLaw-conditionals-one-matrix")
+LAWS.add(ChainLaw, chain_blocks, "ChainLaw-blocks")
+LAWS.add(ChainLaw, chain_blocks_per_row, "ChainLaw-blocks-per-row")
+LAWS.add(ChainLaw, chain_blocks_conditionals, "ChainLaw-blocks-conditionals")
 LAWS.add(MixtureLaw, mixture_shared, "MixtureLaw-shared")
 LAWS.add(AutoregressiveLaw, autoregressive)
 LAWS.add(AutoregressiveLaw, any_order, "AutoregressiveLaw-any-order")
+LAWS.add(AutoregressiveLaw, tensor_train, "AutoregressiveLaw-tensor-train")
 LAWS.add(MixtureOf, mixture_of_chains, "MixtureOf-chains")
 LAWS.add(MixtureOf, mixture_of_kinds, "MixtureOf-kinds")
 LAWS.add(JoinedLaw, joined)

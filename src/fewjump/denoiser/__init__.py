@@ -10,6 +10,7 @@ from fewjump.denoiser.joint_heads import (
     MixtureOfChainsHead,
     SharedChainHead,
     SharedMixtureHead,
+    TensorTrainHead,
     moved,
 )
 from fewjump.denoiser.latent import LatentHead
@@ -39,6 +40,7 @@ __all__ = [
     "ScoreNetwork",
     "SharedChainHead",
     "SharedMixtureHead",
+    "TensorTrainHead",
     "Transformer",
     "TransformerConfig",
     "from_logits",

@@ -19,6 +19,8 @@ from fewjump.law.markov import MarkovLaw
 from fewjump.law.mixture import JoinedLaw, MixtureLaw, MixtureOf
 from fewjump.law.product import ProductLaw
 from fewjump.law.scores import Ratios, Scores
+from fewjump.law.tensor_train import TensorTrain
+from fewjump.law.transition import Transition
 
 __all__ = [
     "AutoregressiveLaw",
@@ -49,5 +51,7 @@ __all__ = [
     "Ratios",
     "Scores",
     "SharedFactorEmission",
+    "TensorTrain",
+    "Transition",
     "Walk",
 ]

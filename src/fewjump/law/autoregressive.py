@@ -51,6 +51,10 @@ class Conditionals(Batched, ABC):
         del x0, known
         return None
 
+    def marginals(self) -> Tensor | None:
+        """The law's :meth:`~fewjump.law.Law.marginals`; None where they have no closed form."""
+        return None
+
     def product_logits(self) -> Logits:
         """What is said of each position before any token is read: (B, L, V).
 
@@ -108,10 +112,11 @@ class AutoregressiveLaw(Law):
 
     Log-probabilities are exact, in one parallel pass; sampling is sequential in the positions that
     are not known.
-    :meth:`marginals` has no closed form: exact by enumeration up to 4096 sequences, otherwise an
-    unbiased average of conditionals over ``marginal_samples`` own draws (from a fixed seed).
-    :meth:`tempered` sharpens each conditional as it is drawn. Positions that x_t shows are certain
-    in the conditionals themselves and may stand anywhere; see :meth:`given` for others.
+    :meth:`marginals` has no closed form, unless the conditionals know one (and nothing is
+    tempered): exact by enumeration up to 4096 sequences, otherwise an unbiased average of
+    conditionals over ``marginal_samples`` own draws (from a fixed seed). :meth:`tempered` sharpens
+    each conditional as it is drawn. Positions that x_t shows are certain in the conditionals
+    themselves and may stand anywhere; see :meth:`given` for others.
 
     Args:
         conditionals: the factors.
@@ -234,6 +239,9 @@ class AutoregressiveLaw(Law):
         return self.cross_entropy(target, generator)
 
     def marginals(self) -> Tensor:
+        exact = self.conditionals.marginals() if (self.temperature, self.top_p) == (1, 1) else None
+        if exact is not None:
+            return exact
         if self.vocab_size**self.length <= _EXACT_MARGINAL_STATES:
             return self._enumerated_marginals()
         total = 0.0

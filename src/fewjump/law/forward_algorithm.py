@@ -1,9 +1,12 @@
 """The forward algorithm of hidden chains, one position after another and as a parallel scan.
 
 The weight of a path z is Πᵢ exp(potentialᵢ(zⁱ)) Πᵢ wᵢ(zⁱ, zⁱ⁺¹). The w are exp(transition); or, for
-a chain of conditionals, the softmax of its rows. Transitions are (B, L−1, r, r), or one matrix
-(r, r) for all rows and positions: a step is then a single matrix product over the whole batch and
-nothing of size r² is kept for each position.
+a chain of conditionals, the softmax of its rows. A transition is a
+:class:`~fewjump.law.transition.Transition`, or a tensor (B, L−1, r, r) or (r, r) for a dense one.
+With tables that all rows and positions share a step is one matrix product (a block transition's:
+one for each block) over the whole batch and nothing of the tables' size is kept for each position.
+
+Positions are counted with those between the tables of a transition: H = K·(L−1) + 1 of them.
 
 Messages are weights, renormalised at every position (Rabiner 1989): a step is a vector–matrix
 product instead of a logsumexp over r×r. Rows whose messages underflow are computed again in log
@@ -19,256 +22,301 @@ from torch import Tensor
 from torch.nn import functional
 
 from fewjump.law.base import exponentiated, row_chunks, safe_log, safe_logsumexp
+from fewjump.law.transition import (
+    Transition,
+    advance,
+    arrived,
+    landing,
+    log_advance,
+    log_retreat,
+    retreat,
+    table_at,
+)
 from fewjump.random import invert_cdf
 
 
-def log_total(potential: Tensor, transition: Tensor, conditional: bool = False) -> Tensor:
+def log_total(
+    potential: Tensor, transition: Tensor | Transition, conditional: bool = False, every: int = 1
+) -> Tensor:
     """log of the summed weight of all paths: (B,); −inf where no path has weight.
 
     Args:
-        potential: (B, L, r); −inf marks states that cannot be.
-        transition: (B, L−1, r, r) or (r, r); the last axis is the later state.
+        potential: (B, N, r); −inf marks states that cannot be.
+        transition: log-weights of the steps.
         conditional: whether the rows of ``transition`` are logits, to be normalised.
+        every: potentials are of every so many of the H positions; 0 at the others.
     """
-    value: Tensor = _LogTotal.apply(potential, transition, conditional)  # type: ignore[assignment]
+    transition = Transition.of(transition)
+    value: Tensor = _LogTotal.apply(potential, conditional, every, *transition.tables)  # type: ignore[assignment]
     lost = (value == -torch.inf).nonzero()[:, 0]
     if lost.numel():
-        rows = transition if transition.dim() == 2 else transition[lost]
-        value = value.index_put((lost,), log_space_total(potential[lost], rows, conditional))
+        rows = transition if transition.shared else transition.select(lost)
+        again = log_space_total(potential[lost], rows, conditional, every)
+        value = value.index_put((lost,), again)
     return value
 
 
-def log_space_total(potential: Tensor, transition: Tensor, conditional: bool = False) -> Tensor:
-    """The same number by logsumexp over (B, r, r): slow, and immune to underflow."""
+def log_space_total(
+    potential: Tensor, transition: Tensor | Transition, conditional: bool = False, every: int = 1
+) -> Tensor:
+    """The same number by logsumexp over whole tables: slow, and immune to underflow."""
+    transition = Transition.of(transition)
     if conditional:
-        transition = transition.log_softmax(-1)
-    out = []
-    for rows in row_chunks(potential.shape[0], potential.shape[2] ** 2):
+        transition = transition.log_softmax()
+    tables, turns, out = transition.tables, transition.turns, []
+    for rows in row_chunks(potential.shape[0], tables[0].shape[-3:].numel()):
         message = potential[rows, 0]
-        for i in range(1, potential.shape[1]):
-            step = transition if transition.dim() == 2 else transition[rows, i - 1]
-            message = safe_logsumexp(message[:, :, None] + step, 1) + potential[rows, i]
+        for i in range(every * (potential.shape[1] - 1)):
+            table = tables[i % turns]
+            table = table if table.dim() == 3 else table[rows, i // turns]
+            parts = message.unflatten(-1, table.shape[-3:-1])
+            message = safe_logsumexp(parts[..., None] + table, 2).transpose(1, 2).flatten(1)
+            if (i + 1) % every == 0:
+                message = message + potential[rows, (i + 1) // every]
         out.append(safe_logsumexp(message))
     return torch.cat(out)
 
 
 class _LogTotal(torch.autograd.Function):
     """The gradient is the backward pass of the same algorithm, fused with the transitions' softmax:
-    nothing but the transitions' weights and (B, L, r) messages is kept."""
+    nothing but the transitions' weights and (B, N, r) messages is kept."""
 
     @staticmethod
-    def forward(ctx: Any, potential: Tensor, transition: Tensor, conditional: bool) -> Tensor:
-        matrix, height = _weights(transition, conditional)
+    def forward(
+        ctx: Any, potential: Tensor, conditional: bool, every: int, *tables: Tensor
+    ) -> Tensor:
+        turns, (batch, count, states) = len(tables), potential.shape
+        weights, heights = zip(*(_weights(table, conditional) for table in tables))
         peak = potential.amax(-1, keepdim=True)
         peak = torch.where(peak.isfinite(), peak, 0.0)
-        # Position first: every step then reads and writes contiguous memory.
-        local = (potential - peak).exp_().transpose(0, 1).contiguous()
-        messages, totals = torch.empty_like(local), torch.empty_like(local[..., :1])
-        tiny = torch.finfo(local.dtype).tiny
-        messages[0] = local[0]
-        for i in range(local.shape[0]):
+        # Position first, row last: every step then reads and writes contiguous memory.
+        local = potential.new_empty(count, states, batch)
+        messages, totals = torch.empty_like(local), potential.new_empty(count, 1, batch)
+        tiny = torch.finfo(potential.dtype).tiny
+        for i, message in enumerate(messages):
+            torch.sub(potential[:, i].T, peak[:, i].T, out=local[i]).exp_()
             if i:
-                _advance(messages[i - 1], matrix, i - 1, out=messages[i])
-                messages[i].mul_(local[i])
-            total = torch.sum(messages[i], -1, keepdim=True, out=totals[i])
-            messages[i].div_(total.clamp_(min=tiny))
-        lost = (totals[..., 0] <= tiny).any(0)
-        height = height * (len(local) - 1) if height.dim() == 0 else height.sum(1)
-        value = totals.log().sum((0, 2)) + peak.sum((1, 2)) + height
+                moved = messages[i - 1]
+                for j in range(every * (i - 1), every * i):
+                    moved = advance(moved, table_at(weights[j % turns], j // turns))
+                torch.mul(moved, local[i].view(moved.shape), out=message.view(moved.shape))
+            else:
+                message.copy_(local[0])
+            total = torch.sum(message, 0, keepdim=True, out=totals[i])
+            message.div_(total.clamp_(min=tiny))
+        lost = (totals[:, 0] <= tiny).any(0)
+        value = totals.log().sum((0, 1)) + peak.sum((1, 2))
+        steps = every * (count - 1) // turns
+        for height in heights:
+            value += height * steps if height.dim() == 0 else height.sum(1)
         # Lost rows get no gradient here; 1 keeps their unused numbers finite.
         totals = totals.masked_fill(totals <= tiny, 1.0)
-        ctx.save_for_backward(matrix, local, messages, totals, lost)
-        ctx.conditional = conditional
+        ctx.save_for_backward(local, messages, totals, lost, *weights)
+        ctx.conditional, ctx.every = conditional, every
         return value.masked_fill(lost, -torch.inf)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
-        matrix, local, messages, totals, lost = ctx.saved_tensors
-        gradient = grads[0].masked_fill(lost, 0.0)[:, None].to(local.dtype)
-        # after[i] = weight of what follows i given zᵢ, reach[i] = local·after/total: the pair
-        # (zᵢ, zᵢ₊₁) has posterior messages[i](z)·matrix(z, z')·reach[i+1](z').
-        after, reach = torch.empty_like(local), local / totals
-        after[-1] = 1
-        for i in range(local.shape[0] - 1, 0, -1):
-            reach[i].mul_(after[i])
-            _advance(reach[i], matrix.mT, i - 1, out=after[i - 1])
-        grad_potential = (after * messages).mul_(gradient).transpose(0, 1)
-        earlier = messages[:-1] * gradient
-        # Of a softmax: d/dlogit[a, b] = earlier(a)·w[a, b]·(reach(b) − Σ_b w[a, b]·reach(b)).
-        if matrix.dim() == 2:
-            pairs = earlier.flatten(0, 1).T @ reach[1:].flatten(0, 1)
-            if ctx.conditional:
-                pairs -= (earlier * after[:-1]).sum((0, 1))[:, None]
-            return grad_potential, pairs.mul_(matrix), None
-        later = reach[1:].transpose(0, 1)[..., None, :]
-        if ctx.conditional:
-            pairs = (later - after[:-1].transpose(0, 1)[..., None]).mul_(matrix)
-        else:
-            pairs = later * matrix
-        return grad_potential, pairs.mul_(earlier.transpose(0, 1)[..., None]), None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        local, messages, totals, lost, *weights = ctx.saved_tensors
+        every, turns = ctx.every, len(weights)
+        gradient = grads[0].masked_fill(lost, 0.0).to(local.dtype)
+        pairs = [torch.zeros_like(weight) for weight in weights]
+        grad_potential = torch.empty_like(messages)
+        # after = weight of what follows i given zᵢ; reach = local·after/total. The pair (zᵢ, zᵢ₊₁)
+        # has posterior message(z)·weight(z, z')·reach(z').
+        after = torch.ones_like(messages[0])
+        earlier = messages[-1] * gradient
+        for i in range(len(messages) - 1, -1, -1):
+            torch.mul(after, earlier, out=grad_potential[i])
+            if i == 0:
+                break
+            reach = after.div_(totals[i]).mul_(local[i])
+            earlier = messages[i - 1] * gradient
+            steps = range(every * (i - 1), every * i)
+            before = [earlier]
+            for j in steps[:-1]:
+                before.append(advance(before[-1], table_at(weights[j % turns], j // turns)))
+            for j in reversed(steps):
+                weight = table_at(weights[j % turns], j // turns)
+                after = retreat(reach, weight)
+                pair = table_at(pairs[j % turns], j // turns)
+                _add_pairs(pair, before.pop(), reach, after if ctx.conditional else None)
+                reach = after
+            after = after.reshape(earlier.shape)
+        pairs = [pair.mul_(weight) for pair, weight in zip(pairs, weights)]
+        return grad_potential.permute(2, 0, 1), None, None, *pairs
 
 
-def _weights(transition: Tensor, conditional: bool) -> tuple[Tensor, Tensor]:
+def _add_pairs(pair: Tensor, before: Tensor, reach: Tensor, after: Tensor | None) -> None:
+    """Add the gradient of a table's logarithms, less the factor w, from (r, B) on its both sides.
+
+    Of a softmax, d/dlogit[s, t] = before(s)·w[s, t]·(reach(t) − after(s)).
+    """
+    parts, later = before.reshape(*pair.shape[-3:-1], -1), arrived(reach, pair)
+    if pair.dim() == 4:
+        pair.add_(later.permute(2, 0, 1)[..., None, :])
+        if after is not None:
+            pair.sub_(after.permute(2, 0, 1)[..., None])
+        pair.mul_(parts.permute(2, 0, 1)[..., None])
+        return
+    pair.baddbmm_(parts, later.mT)
+    if after is not None:
+        pair.sub_((parts * after).sum(-1)[..., None])
+
+
+def _weights(table: Tensor, conditional: bool) -> tuple[Tensor, Tensor]:
     """Weights of the steps, and the log of what they were divided by: () or (B, L−1)."""
     if conditional:
-        return transition.softmax(-1), transition.new_zeros(())
-    height = transition.amax((-2, -1))
+        return table.softmax(-1), table.new_zeros(())
+    height = table.amax((-3, -2, -1))
     height = torch.where(height.isfinite(), height, 0.0)
-    return (transition - height[..., None, None]).exp(), height
+    return (table - height[..., None, None, None]).exp(), height
 
 
-def _advance(message: Tensor, matrix: Tensor, step: int, out: Tensor) -> None:
-    """Σ_z message(z)·w(z, ·) of one step, (B, r), in ``out``."""
-    if matrix.dim() == 2:
-        torch.mm(message, matrix, out=out)
-    else:
-        torch.bmm(message[:, None], matrix[:, step], out=out[:, None])
-
-
-def log_vector_product(transition: Tensor, vector: Tensor) -> Tensor:
-    """log Σ_b exp(transition[a, b] + vector[b]): (r, r), (..., r) → (..., r), or a matrix a row."""
-    value, top = _log_product(transition, exponentiated(transition), vector)
-    return value + top
-
-
-def _log_product(
-    transition: Tensor, weights: tuple[Tensor, Tensor], vector: Tensor
-) -> tuple[Tensor, Tensor]:
-    """:func:`log_vector_product` less the vector's largest entry, and that: (..., r), (..., 1).
-
-    ``weights`` are the exponentials of ``transition``.
-    """
-    matrix, height = weights
-    share, top = exponentiated(vector)
-    total = share @ matrix.mT if matrix.dim() == 2 else (matrix @ share[..., None])[..., 0]
-    lost = total < torch.finfo(total.dtype).tiny
-    if not bool(lost.any()):
-        return total.log() + height[..., 0], top
-    value = total.masked_fill(lost, 1.0).log() + height[..., 0]
-    where = lost.nonzero(as_tuple=True)
-    steps = transition[where[-1]] if matrix.dim() == 2 else transition[where]
-    again = safe_logsumexp(steps + (vector - top)[where[:-1]])
-    return value.index_put(where, again), top
-
-
-def forward_messages(potential: Tensor, transition: Tensor) -> Tensor:
-    """log of the summed weight of what stands before position i, given zⁱ: (B, L, r).
+def forward_messages(potential: Tensor, transition: Tensor | Transition) -> Tensor:
+    """log of the summed weight of what stands before position i, given zⁱ: (B, H, r).
 
     Up to a constant for each row and position.
     """
-    transition = transition.mT
+    transition = Transition.of(transition)
+    tables, turns = [table.mT for table in transition.tables], transition.turns
+    shared = [exponentiated(table) for table in tables] if transition.shared else None
     message = torch.zeros_like(potential[:, 0])
-    out, shared = [message], exponentiated(transition) if transition.dim() == 2 else None
+    out = [message]
     for i in range(potential.shape[1] - 1):
-        step = transition if shared else transition[:, i]
-        message, _ = _log_product(step, shared or exponentiated(step), message + potential[:, i])
+        table = table_at(tables[i % turns], i // turns)
+        weights = shared[i % turns] if shared else exponentiated(table)
+        message = log_advance(table, weights, message + potential[:, i])
         out.append(message)
     return torch.stack(out, 1)
 
 
-def backward_messages(potential: Tensor, transition: Tensor) -> Tensor:
-    """log of the summed weight of everything after position i, given zⁱ: (B, L, r).
+def backward_messages(potential: Tensor, transition: Tensor | Transition) -> Tensor:
+    """log of the summed weight of everything after position i, given zⁱ: (B, H, r).
 
     Up to a constant for each row and position.
     """
-    steps = transition.mT if transition.dim() == 2 else transition.flip(1).mT
-    return forward_messages(potential.flip(1), steps).flip(1)
+    transition = Transition.of(transition)
+    tables, turns = transition.tables, transition.turns
+    shared = [exponentiated(table) for table in tables] if transition.shared else None
+    message = torch.zeros_like(potential[:, 0])
+    out = [message]
+    for i in range(potential.shape[1] - 2, -1, -1):
+        table = table_at(tables[i % turns], i // turns)
+        weights = shared[i % turns] if shared else exponentiated(table)
+        message = log_retreat(table, weights, message + potential[:, i + 1])
+        out.append(message)
+    return torch.stack(out[::-1], 1)
 
 
-def state_marginals(start: Tensor, transition: Tensor) -> Tensor:
-    """Pr(zⁱ = ·): (B, L, r). Of conditionals, from initial logits (B, r); or of potentials."""
+def state_marginals(start: Tensor, transition: Tensor | Transition) -> Tensor:
+    """Pr(zⁱ = ·): (B, H, r). Of conditionals (B, L−1, ...), from initial logits (B, r); or of
+    potentials (B, H, r)."""
     if start.dim() == 3:
         before, after = (f(start, transition) for f in (forward_messages, backward_messages))
         return (before + start + after).softmax(-1)
-    kernel = transition.softmax(-1)
-    state = start.softmax(-1)[:, None]
+    kernels = [table.softmax(-1) for table in Transition.of(transition).tables]
+    state = start.softmax(-1).T
     out = [state]
-    for i in range(kernel.shape[1]):
-        state = torch.bmm(state, kernel[:, i])
-        out.append(state)
-    return torch.cat(out, 1)
+    for i in range(kernels[0].shape[1]):
+        for kernel in kernels:
+            state = advance(state, kernel[:, i]).flatten(0, 1)
+            out.append(state)
+    return torch.stack(out).permute(2, 0, 1)
 
 
-# -- paths of one matrix --------------------------------------------------------------------
+# -- paths of shared tables -----------------------------------------------------------------
 
 
-def draw_paths(potential: Tensor, transition: Tensor, u: Tensor) -> Tensor:
-    """Draw a path for each row, from left to right: (B, L) int64.
+def draw_paths(potential: Tensor, transition: Tensor | Transition, u: Tensor) -> Tensor:
+    """Draw a path for each row, from left to right: (B, H) int64.
 
     What follows each position is summed up first, in weights and not in their logarithms: a step of
     that is a matrix product and three passes over the rows. Rows whose weights underflow as a whole
     are drawn in log space.
 
     Args:
-        potential: (B, L, r), or (1, L, r) for rows that are alike: they are then summed up once.
-        transition: (r, r); the last axis is the later state.
-        u: (B, L) float64 in (0, 1).
+        potential: (B, H, r), or (1, H, r) for rows that are alike: they are then summed up once.
+        transition: log-weights that all rows and positions share.
+        u: (B, H) float64 in (0, 1).
 
     Raises:
         ValueError: if a row has no path of any weight, or holds NaN.
     """
-    batch = u.shape[0]
-    ahead, matrix, lost = _path_weights(potential, transition)
+    transition, batch = Transition.of(transition), u.shape[0]
+    ahead, weights, lost = _path_weights(potential, transition)
     lost = lost.expand(batch)
     if not bool(lost.any()):
-        return _walk(ahead, matrix, u)
+        return _walk(ahead, weights, u)
     path = torch.empty(u.shape, dtype=torch.int64, device=u.device)
     potential = potential.expand(batch, -1, -1)
     for row in lost.nonzero()[:, 0].tolist():
         path[row] = _log_space_path(potential[row], transition, u[row])
-    path[~lost] = _walk(ahead.expand(-1, batch, -1)[:, ~lost], matrix, u[~lost])
+    path[~lost] = _walk(ahead.expand(-1, -1, batch)[:, :, ~lost], weights, u[~lost])
     return path
 
 
-def _path_weights(potential: Tensor, transition: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _path_weights(potential: Tensor, transition: Transition) -> tuple[Tensor, list[Tensor], Tensor]:
     """What a path is drawn by.
 
     Returns:
-        (L, B, r) weight of a state and of all that follows it, up to a factor for each row and
-        position; (r, r) weight of a step, up to a factor for each earlier state; (B,) rows in which
+        (H, r, B) weight of a state and of all that follows it, up to a factor for each row and
+        position; weights of a step, up to a factor for each earlier state; (B,) rows in which
         weights may have been lost.
     """
-    height = transition.amax(-1)
-    height = torch.where(height.isfinite(), height, 0.0)
-    # The largest step out of every state counts 1; what it lacks, the state itself is given.
-    matrix = (transition - height[:, None]).exp()
-    # Position first: every step then reads and writes contiguous memory.
-    ahead = torch.empty_like(potential.transpose(0, 1), memory_format=torch.contiguous_format)
-    ahead.copy_(potential.transpose(0, 1))[:-1] += height
-    peak = ahead.amax(-1, keepdim=True)
+    turns, weights = transition.turns, []
+    # Position first, row last: every step then reads and writes contiguous memory.
+    ahead = potential.permute(1, 2, 0).clone(memory_format=torch.contiguous_format)
+    for k, table in enumerate(transition.tables):
+        height = table.amax(-1, keepdim=True)
+        height = torch.where(height.isfinite(), height, 0.0)
+        # The largest step out of every state counts 1; what it lacks, the state itself is given.
+        weights.append((table - height).exp())
+        ahead[k:-1:turns] += height.flatten()[:, None]
+    peak = ahead.amax(1, keepdim=True)
     ahead = ahead.sub_(torch.where(peak.isfinite(), peak, 0.0)).exp_()
     tiny = torch.finfo(ahead.dtype).tiny
-    least = torch.ones_like(ahead[0, :, :1])
+    least = torch.ones_like(ahead[0, 0])
     for i in range(ahead.shape[0] - 1, 0, -1):
-        message = ahead[i] @ matrix.T
-        top = message.amax(-1, keepdim=True)
+        message = retreat(ahead[i], weights[(i - 1) % turns]).flatten(0, 1)
+        top = message.amax(0)
         ahead[i - 1].mul_(message.div_(top.clamp(min=tiny)))
         least = torch.minimum(least, top)
     # What underflows beside the largest weight of its position is taken for nothing. A position at
     # which hardly anything is left has lost more than that.
-    least = torch.minimum(least, ahead.amax(-1, keepdim=True).amin(0))
-    return ahead, matrix, least[:, 0] < tiny**0.5
+    least = torch.minimum(least, ahead.amax(1).amin(0))
+    return ahead, weights, least < tiny**0.5
 
 
-def _walk(ahead: Tensor, matrix: Tensor, u: Tensor) -> Tensor:
-    """Paths by the weights of :func:`_path_weights`, whose rows may be one for all: (B, L)."""
+def _walk(ahead: Tensor, weights: list[Tensor], u: Tensor) -> Tensor:
+    """Paths by the weights of :func:`_path_weights`, whose rows may be one for all: (B, H)."""
     path = torch.empty((u.shape[1], u.shape[0]), dtype=torch.int64, device=u.device)
-    path[0] = invert_cdf(ahead[0].expand(u.shape[0], -1), u[:, 0])
+    row = torch.arange(u.shape[0], device=u.device) % ahead.shape[2]
+    path[0] = invert_cdf(ahead[0].T.expand(u.shape[0], -1), u[:, 0])
     for i in range(1, u.shape[1]):
-        path[i] = invert_cdf(matrix[path[i - 1]].mul_(ahead[i]), u[:, i])
+        weight = weights[(i - 1) % len(weights)]
+        groups, size, _ = weight.shape
+        group = path[i - 1] // size
+        # Of each row the block that it is in: (T, B).
+        later = arrived(ahead[i], weight).transpose(0, 1)[:, group, row]
+        steps = weight[group, path[i - 1] % size].mul_(later.T)
+        path[i] = invert_cdf(steps, u[:, i]) * groups + group
     return path.T.contiguous()
 
 
-def _log_space_path(potential: Tensor, transition: Tensor, u: Tensor) -> Tensor:
-    """The same for one row, (L, r) and (L,) → (L,): slow, and immune to underflow."""
+def _log_space_path(potential: Tensor, transition: Transition, u: Tensor) -> Tensor:
+    """The same for one row, (H, r) and (H,) → (H,): slow, and immune to underflow."""
+    tables = [transition.tables[i % transition.turns] for i in range(len(potential) - 1)]
     ahead = [potential[-1]]
-    for local in potential[:-1].flip(0):
-        ahead.append(safe_logsumexp(transition + ahead[-1]) + local)
-    weights, path = ahead.pop(), []
-    for each in u[:, None]:
-        path.append(invert_cdf(weights.softmax(-1)[None], each))
-        if ahead:
-            weights = transition[path[-1][0]] + ahead.pop()
+    for local, table in zip(potential[:-1].flip(0), tables[::-1]):
+        follows = landing(ahead[-1], table)[:, None]
+        ahead.append(safe_logsumexp(table + follows).flatten() + local)
+    path = [invert_cdf(ahead.pop().softmax(-1)[None], u[:1])]
+    for each, table in zip(u[1:, None], tables):
+        groups, size, _ = table.shape
+        group, member = path[-1] // size, path[-1] % size
+        weights = table[group, member] + landing(ahead.pop(), table)[group]
+        path.append(invert_cdf(weights.softmax(-1), each) * groups + group)
     return torch.cat(path)
 
 
@@ -285,7 +333,8 @@ def scan_log_total(potential: Tensor, transition: Tensor, conditional: bool = Fa
     peak = potential.detach().amax(-1, keepdim=True)
     peak = torch.where(peak.isfinite(), peak, 0.0)
     local = (potential - peak).exp()
-    weights, height = _weights(transition, conditional)
+    weights, height = _weights(transition.unsqueeze(-3), conditional)
+    weights = weights.squeeze(-3)
     matrix = weights * local[:, 1:, None, :]
     # Each row of a product carries its own scale: states of tiny weight keep their precision.
     scale = torch.zeros_like(matrix[..., 0]) + height[..., None]

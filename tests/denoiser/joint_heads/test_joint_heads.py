@@ -22,6 +22,7 @@ from fewjump.denoiser.joint_heads import (
     MixtureHead,
     MixtureOfChainsHead,
     SharedChainHead,
+    TensorTrainHead,
     moved,
 )
 from fewjump.denoiser.joint_heads.states import StateFeatures, TokenFactor
@@ -34,6 +35,14 @@ from fewjump.random import generator_for
 from fewjump.schedule import LogLinear
 
 HIDDEN, V, L = 16, 4, 4
+
+
+def away_from_orthogonal(**options: Any) -> TensorTrainHead:
+    """A tensor train as after training: with orthogonal matrices its last token tells nothing."""
+    head = TensorTrainHead(HIDDEN, V, bond=6, **options)
+    torch.nn.init.normal_(head.cores, std=0.5)
+    return head
+
 
 CASES: list[Any] = [
     pytest.param(lambda **k: MixtureHead(HIDDEN, V, components=16, rank=16, **k), id="mixture"),
@@ -58,6 +67,11 @@ CASES: list[Any] = [
     pytest.param(
         lambda **k: SharedChainHead(HIDDEN, V, states=16, length=L, **k), id="shared-chain-length"
     ),
+    pytest.param(
+        lambda **k: SharedChainHead(HIDDEN, V, states=24, blocks=6, **k), id="shared-chain-blocks"
+    ),
+    pytest.param(away_from_orthogonal, id="tensor-train"),
+    pytest.param(lambda **k: away_from_orthogonal(length=L, **k), id="tensor-train-length"),
     pytest.param(lambda **k: AutoregressiveHead(HIDDEN, V, width=16, **k), id="gru"),
     pytest.param(
         lambda **k: AutoregressiveHead(HIDDEN, V, width=16, neighbours=(1, 2), **k), id="gru-2d"
@@ -261,8 +275,8 @@ def test_low_rank_chain_is_the_dense_chain() -> None:
     )
 
 
-WALKS = ("gru", "gru-2d", "attention", "lookahead", "any-order", "any-order-2d")
-ANY_SET = [c for c in CASES if c.id in ("lookahead", "any-order", "any-order-2d")]
+WALKS = ("gru", "gru-2d", "attention", "lookahead", "any-order", "any-order-2d", "tensor-train")
+ANY_SET = [c for c in CASES if c.id in ("lookahead", "tensor-train", "any-order", "any-order-2d")]
 
 
 @pytest.mark.parametrize("make", [c for c in CASES if c.id in WALKS])

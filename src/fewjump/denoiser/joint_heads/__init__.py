@@ -5,6 +5,7 @@ from fewjump.denoiser.joint_heads.autoregressive import AutoregressiveHead
 from fewjump.denoiser.joint_heads.chain import ChainHead, MixtureOfChainsHead, SharedChainHead
 from fewjump.denoiser.joint_heads.mixture import MixtureHead, SharedMixtureHead
 from fewjump.denoiser.joint_heads.states import moved
+from fewjump.denoiser.joint_heads.tensor_train import TensorTrainHead
 
 __all__ = [
     "AnyOrderHead",
@@ -14,5 +15,6 @@ __all__ = [
     "MixtureOfChainsHead",
     "SharedChainHead",
     "SharedMixtureHead",
+    "TensorTrainHead",
     "moved",
 ]

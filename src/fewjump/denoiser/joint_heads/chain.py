@@ -27,6 +27,7 @@ from fewjump.law.emission import (
     SharedFactorEmission,
 )
 from fewjump.law.mixture import MixtureOf
+from fewjump.law.transition import Transition
 from fewjump.process import Process
 
 EmissionKind = Literal["dense", "shared", "low-rank"]
@@ -223,12 +224,15 @@ class SharedChainHead(Head):
     mean something from the first step, and what is learned first is A, the chain's bigrams. A
     visible token tells all others through the chain, exactly, without the network's help.
 
-    Use many states: on text with 27 symbols, 256 of them cost less than the trunk.
+    Use many states: on text with 27 symbols, 256 of them cost less than the trunk. From a thousand
+    on give them ``blocks``: exp(A) is then a block matrix
+    (:class:`~fewjump.law.transition.Transition`), 1 everywhere at the start as well.
 
     Args:
         hidden: width D of the features.
         vocab_size: number of states V of the process.
-        states: r; time grows with L·r².
+        states: r; time grows with L·r², with ``blocks`` of B states with L·r·(B + r/B).
+        blocks: B, a divisor of r near its root; None for a dense A.
         length: if given, adds a free cᵢ for each of ``length`` positions, for data whose positions
             have a meaning of their own. The first and the last position always have one.
         table_rate: multiple of the learning rate for the tables: an entry of A is a log-weight of
@@ -247,39 +251,51 @@ class SharedChainHead(Head):
         states: int = 128,
         length: int | None = None,
         table_rate: float = 30.0,
+        blocks: int | None = None,
     ) -> None:
         super().__init__(hidden, vocab_size)
-        require_positive(states=states)
+        require_positive(states=states, blocks=1 if blocks is None else blocks)
+        if blocks is not None and states % blocks:
+            raise ValueError(f"blocks must divide states={states}, got {blocks}")
         if not 0 < table_rate < math.inf:
             raise ValueError(f"table_rate must be above 0, got {table_rate}")
         self.states, self.length, self.table_rate = states, length, table_rate
+        self.blocks = blocks
         self.base = ProductHead(hidden, vocab_size)
         self.potential = zero_linear(hidden, states)
         self.membership = nn.Parameter(_spread_homes(vocab_size, states))
-        self.transition = nn.Parameter(torch.zeros(states, states))
+        size = states // (blocks or 1)
+        first = (states, states) if blocks is None else (blocks, size, size)
+        self.transition = nn.Parameter(torch.zeros(first))
+        self.second: nn.Parameter | None = None
+        if blocks is not None:
+            self.second = nn.Parameter(torch.zeros(size, blocks, blocks))
         self.ends = nn.Parameter(torch.zeros(2, states))
         self.template = None if length is None else nn.Parameter(torch.zeros(length, states))
-        for table in (self.membership, self.transition, self.ends, self.template):
+        tables = (self.membership, self.transition, self.second, self.ends, self.template)
+        for table in tables:
             if table is not None:
                 table.lr_scale = table_rate  # type: ignore[attr-defined]
 
     def forward(self, features: Tensor, x_t: Tensor, process: Process) -> ChainLaw:
         logits = self.base(features, x_t, process).logits
         emission = SharedFactorEmission(logits, self.membership.log_softmax(-1).T)
-        potential = self.potential(features) + emission.log_normaliser
-        after = (0, 0, features.shape[1] - 1, 0)
-        before = (0, 0, 0, features.shape[1] - 1)
-        potential = potential + nn.functional.pad(self.ends[:1], before)
-        potential = potential + nn.functional.pad(self.ends[1:], after)
+        others = features.shape[1] - 1
+        own = nn.functional.pad(self.ends[:1], (0, 0, 0, others))
+        own = own + nn.functional.pad(self.ends[1:], (0, 0, others, 0))
         if self.template is not None:
-            potential = potential + checked_template(self.template, features.shape[1])
-        return ChainLaw(potential, self.transition, emission)
+            own = own + checked_template(self.template, features.shape[1])
+        potential = self.potential(features) + emission.log_normaliser + own
+        if self.second is None:
+            return ChainLaw(potential, self.transition, emission)
+        return ChainLaw(potential, Transition((self.transition, self.second)), emission)
 
     def warm_start(self, product: ProductHead) -> None:
         self.base.load_state_dict(product.state_dict())
-        zeros = [self.potential.weight, self.potential.bias, self.transition, self.ends]
-        for parameter in [*zeros, *([] if self.template is None else [self.template])]:
-            parameter.data.zero_()
+        tables = (self.transition, self.second, self.ends, self.template)
+        for parameter in (self.potential.weight, self.potential.bias, *tables):
+            if parameter is not None:
+                parameter.data.zero_()
 
 
 def _spread_homes(vocab_size: int, states: int) -> Tensor:
