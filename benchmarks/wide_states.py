@@ -45,7 +45,8 @@ def calls(head: dict[str, Any], sizes: Sizes) -> dict[str, Callable[[], object]]
     torch.manual_seed(0)
     process = Absorbing(VOCAB + 1, LogLinear())
     config = {"process": process.config(), "trunk": sizes.network(), "length": sizes.length}
-    teacher = freeze(NetworkDenoiser.from_config(config))
+    teacher = NetworkDenoiser.from_config(config)
+    freeze(teacher)
     student = NetworkDenoiser.from_config({**config, "head": head})
     student.warm_start(teacher)
     for parameter in student.head.parameters():

@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from experiments.conditioning import filling, holes
+from experiments.filling import filling, holes
 from experiments.harness import Content, Options, digest, kept, main
 from experiments.text_quality import reference_row, with_ends
 from experiments.text_sizes import SIZES, Sizes, load_corpus
@@ -70,7 +70,7 @@ def likelihood_row(workshop: Workshop, name: str, model: Denoiser) -> dict[str, 
     x0 = workshop.data.all("test", workshop.sizes.samples)
     replicates = workshop.sizes.replicates
 
-    def compute() -> dict[str, float]:
+    def compute() -> dict[str, float | None]:
         each = filling(model, x0, holes("everything", (len(x0), x0.shape[1]), 1))
         return with_ends("nll", bootstrap(each, mean, generator_for(1), replicates))
 
