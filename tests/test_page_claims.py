@@ -294,3 +294,20 @@ def test_the_any_order_head_knows_its_antibodies_by_heart() -> None:
     content = load("antibodies")
     seen, unseen = (content[key]["any-order"] for key in ("learned_nll", "held_out_nll"))
     assert seen < unseen / 2
+
+
+def test_any_order_on_enumerated_problems() -> None:
+    rows = load("joint_exact")["rows"]
+
+    def kl(problem: str, student: str, steps: int) -> float:
+        asked = (problem, student, steps)
+        here = [r for r in rows if (r["problem"], r["student"], r["steps"]) == asked]
+        assert len(here) == {"any-order": 2, "autoregressive": 3}.get(student, 1)
+        return sum(r["kl"] for r in here) / len(here)
+
+    assert all(kl("xor L=4", "any-order", k) < 0.004 for k in (1, 2, 4))
+    random = "random V=4 L=6"
+    assert kl(random, "any-order", 1) > 5 * kl(random, "autoregressive", 1)
+    teacher = kl(random, "exact product teacher", 4)
+    assert kl(random, "any-order", 4) > 2 * teacher
+    assert 0.8 * teacher < kl(random, "autoregressive", 4) < teacher

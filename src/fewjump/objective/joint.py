@@ -81,6 +81,9 @@ class JointConditionalMatching(MatchingObjective, JointOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         one_of("intermediate", self.intermediate, get_args(JointIntermediate))
+        if not self.summed:
+            # What is not used does not identify a run.
+            del self.summed
         if self.data_weight and self.intermediate == "teacher-rollout":
             raise ValueError(
                 "teacher-rollout reads no data, so it has no data term: set data_weight=0, or "
