@@ -23,7 +23,7 @@ _WORKS: dict[str, tuple[str, str, str, int, str]] = {
         2021,
         "2107.03006",
     ),
-    "self-distillation": (
+    "sdtt": (
         "deschenaux2024beyond",
         "Beyond Autoregression: Fast LLMs via Self-Distillation Through Time",
         "Deschenaux, Justin and Gulcehre, Caglar",
@@ -196,6 +196,7 @@ _WORKS: dict[str, tuple[str, str, str, int, str]] = {
 _ALSO = {
     "paper": _PAPER,
     "ConditionalMatching": _PAPER,
+    "SelfDistillation": "sdtt",
     "JointConditionalMatching": _PAPER,
     "LatentMatching": _PAPER,
     "OnPolicyRefinement": "dmd",

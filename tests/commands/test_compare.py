@@ -15,7 +15,7 @@ from fewjump.report import Row
 
 STUDENTS = {
     "shared chain": {"student": "shared-chain", "head": ["states=4"]},
-    "halved": {"method": "self-distillation", "rounds": 2, "jumps-before": 4},
+    "halved": {"method": "sdtt", "rounds": 2, "jumps-before": 4},
 }
 
 
@@ -114,7 +114,7 @@ def test_every_student_and_sampler_is_judged_and_nothing_is_made_twice(
         ({"students": {"a": {"heads": ["x=1"]}}}, "there is no option 'heads'; did you mean"),
         ({"students": {"a": {"seed": 3}}}, "seed of a is for the plan to say"),
         ({"students": {"a": {"near": 0.5}}}, "near is for joint students"),
-        ({"students": {"a": {"rounds": 2}}}, "rounds is for --method self-distillation"),
+        ({"students": {"a": {"rounds": 2}}}, "rounds is for --method sdtt"),
         ({"students": {"a": {}}, "samplers": {"a": {}}}, "a student and a sampler"),
         ({"samplers": {"b": {"sampler": "none"}}}, "none"),
         ({"samplers": {"b": {"top-p": 0.5}}}, "a sampler has sampler"),

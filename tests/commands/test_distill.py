@@ -73,7 +73,7 @@ def test_a_joint_student_is_matched_jointly_with_every_option() -> None:
 
 
 def test_self_distillation_takes_its_own_options() -> None:
-    words = ["--method", "self-distillation", "--jumps-before", "16", "--rounds", "2"]
+    words = ["--method", "sdtt", "--jumps-before", "16", "--rounds", "2"]
     found = objective(*words, "--divergence", "forward", "--known", "prefix", "--min-time", "0.01")
     assert isinstance(found, SelfDistillation)
     assert (found.jumps_before, found.rounds, found.divergence) == (16, 2, "forward")
@@ -85,11 +85,11 @@ def test_self_distillation_takes_its_own_options() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--rounds", "2"], "--rounds is for --method self-distillation"),
-        (["--method", "self-distillation", "--jumps", "2"], "--jumps is for --method matching"),
-        (["--method", "self-distillation", "--max-gap", "0.5"], "--max-gap is for --student"),
-        (["--method", "self-distillation", "--times", "importance"], "--times is for --method"),
-        (["--method", "self-distillation", "--matching", "forward"], "--matching is for --method"),
+        (["--rounds", "2"], "--rounds is for --method sdtt"),
+        (["--method", "sdtt", "--jumps", "2"], "--jumps is for --method matching"),
+        (["--method", "sdtt", "--max-gap", "0.5"], "--max-gap is for --student"),
+        (["--method", "sdtt", "--times", "importance"], "--times is for --method"),
+        (["--method", "sdtt", "--matching", "forward"], "--matching is for --method"),
         (["--near", "zero"], "--near is for joint students; choose one, such as --student chain"),
         (["--draws", "2"], "--draws is for joint students"),
         (["--data-weight", "1"], "--data-weight is for joint students"),

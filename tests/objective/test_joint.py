@@ -20,6 +20,7 @@ from fewjump.process import Absorbing, Process, ResetToPrior, Uniform, gidd
 from fewjump.random import SampleStreams, categorical, generator_for
 from fewjump.sampler.exact import exact_output_law
 from fewjump.schedule import Linear, LogLinear
+from fewjump.train.setup import describe
 
 V, L = 3, 2
 PROCESSES: list[Process] = [
@@ -535,3 +536,10 @@ def test_a_teacher_must_be_frozen():
         JointConditionalMatching()(
             student, problem.denoiser(process), problem.sample(4), generator_for(0)
         )
+
+
+def test_what_is_not_summed_does_not_identify_a_run():
+    """Runs that were begun before there was the option go on."""
+    assert "summed" not in describe(JointConditionalMatching())
+    assert describe(JointConditionalMatching(summed=True))["summed"] is True
+    assert not JointConditionalMatching().summed

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     StudentName: TypeAlias = str
 else:
     StudentName = Literal[*HEADS]
-MethodName = Literal["matching", "self-distillation"]
+MethodName = Literal["matching", "sdtt"]
 TimesName = Literal[
     "uniform",
     "importance",
@@ -62,7 +62,7 @@ class Subject:
         length: tokens per sequence, for a teacher that takes any. Default: the teacher's, or 64.
         student: what the student can say: product is the paper's, one table per position. The
             others are joint laws, from which a single step can draw dependent positions.
-        method: matching is the paper's, and ours for joint students; self-distillation (SDTT), for
+        method: matching is the paper's, and ours for joint students; sdtt, self-distillation, for
             masked product students, halves the number of jumps in rounds.
         intermediate: how the cleaner state is drawn. student-euler is the paper's Algorithm 1;
             forward noises data and is exact; teacher-rollout needs no data. Default: forward, or
@@ -85,7 +85,7 @@ class Subject:
         gap: product students: where the teacher is asked.
         joint: joint students: where the teacher is asked, and what is learned from it.
         latent: latent students: what keeps the latent in use.
-        halving: self-distillation: its rounds.
+        halving: the rounds of sdtt.
         training: how to optimise.
     """
 

@@ -210,7 +210,7 @@ class HalvingOptions(Part):
     divergence: DivergenceName = "reverse"
     floor: Annotated[float, tyro.conf.arg(name="target-floor")] = 1e-10
 
-    whose = "--method self-distillation"
+    whose = "--method sdtt"
 
     def __post_init__(self) -> None:
         super().__post_init__()
