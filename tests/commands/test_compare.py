@@ -112,6 +112,7 @@ def test_every_student_and_sampler_is_judged_and_nothing_is_made_twice(
         ({"students": {"a/b": {}}}, "cannot be a name"),
         ({"students": {"teacher": {}}}, "cannot be a name"),
         ({"students": {"a": {"heads": ["x=1"]}}}, "there is no option 'heads'; did you mean"),
+        ({"students": {"a": {"student": "chian"}}}, "plan.yaml: a: --student takes one of"),
         ({"students": {"a": {"seed": 3}}}, "seed of a is for the plan to say"),
         ({"students": {"a": {"near": 0.5}}}, "near is for joint students"),
         ({"students": {"a": {"rounds": 2}}}, "rounds is for --method sdtt"),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import re
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stderr
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -250,7 +252,13 @@ def _student_options(
     words += [] if plan.length is None else ["--length", str(plan.length)]
     words += ["--out", str(options.out / "students" / name / str(seed)), "--seed", str(seed)]
     words += ["--device", options.device, *([] if options.progress else ["--no-progress"])]
-    return parse(distill.Options, words, f"fewjump compare: {name}")
+    told = io.StringIO()
+    try:
+        with redirect_stderr(told):
+            return parse(distill.Options, words, "fewjump distill")
+    except SystemExit:
+        line = told.getvalue().strip().removeprefix("fewjump: ")
+        raise ValueError(f"{options.plan}: {name}: {line}") from None
 
 
 def _measured(
@@ -289,7 +297,7 @@ def _matched(
     plan: Plan, entry: Entry, denoiser: Denoiser, meter: DataMeter, seed: int, rows: list[Row]
 ) -> list[Row]:
     """A row for each number of steps: quality where variety is that of as many test sequences."""
-    from fewjump.evaluate.meter import as_result
+    from fewjump.evaluate.meter import as_result, classes_in_turn
     from fewjump.evaluate.text import enclosing, matched
     from fewjump.sampler import run as draw
 
@@ -310,6 +318,7 @@ def _matched(
                 seed,
                 temperature=temperature,
                 **meter.given(denoiser, count),
+                **classes_in_turn(denoiser, count, None),
             )
             return meter.measure(result.samples.cpu(), seed)
 
