@@ -67,7 +67,8 @@ def test_joint_student(run, whole: bool) -> None:
 
 @whole_too
 def test_infilling(run, whole: bool) -> None:
-    out = run("infilling", {} if whole else {"steps=200": "steps=100", **HURRY})
+    # At a higher rate this training ends anywhere: rounding decides.
+    out = run("infilling", {} if whole else {**HURRY, "lr=1e-2": "lr=2e-2"})
     errors = dict(re.findall(r"(teacher|chain|fresh)[^\n]*?bigram error ([\d.]+)", out))
     # Given a hole of six, one step of the teacher's table misses what its tokens owe each other.
     assert float(errors["chain"]) < (0.07 if whole else 0.11) < 0.14 < float(errors["teacher"])

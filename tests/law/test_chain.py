@@ -196,3 +196,18 @@ def test_wrong_shapes_are_refused() -> None:
         )
     with pytest.raises(ValueError, match=r"\(B, L, r, V\)"):
         ChainLaw(torch.zeros(2, 3), torch.zeros(2, 3, 3, 3), torch.zeros(2, 4, 5))
+
+
+def test_what_follows_an_unlikely_state_may_be_beyond_float32():
+    """Two states that never change. The first token is all but that of state 0, the others prefer
+    state 1, whose weight relative to the messages grows beyond the numbers of float32."""
+    potential = torch.tensor([[[0.0, -100.0], *[[-30.0, 0.0]] * 5]])
+    transition = torch.tensor([[0.0, -160.0], [-160.0, 0.0]])
+
+    def value_and_gradients(dtype):
+        parts = [part.to(dtype).requires_grad_() for part in (potential, transition)]
+        value = log_total(*parts)
+        return value, *torch.autograd.grad(value.sum(), parts)
+
+    for found, exact in zip(value_and_gradients(torch.float32), value_and_gradients(torch.float64)):
+        torch.testing.assert_close(found.double(), exact, atol=1e-5, rtol=0)

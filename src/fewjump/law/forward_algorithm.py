@@ -92,7 +92,9 @@ class _LogTotal(torch.autograd.Function):
         # Position first, row last: every step then reads and writes contiguous memory.
         local = potential.new_empty(count, states, batch)
         messages, totals = torch.empty_like(local), potential.new_empty(count, 1, batch)
-        tiny = torch.finfo(potential.dtype).tiny
+        # Where a step is less likely than this, what follows it may be beyond all numbers in the
+        # backward pass: such rows are lost here, and computed in log space.
+        tiny = torch.finfo(potential.dtype).tiny ** 0.25
         for i, message in enumerate(messages):
             torch.sub(potential[:, i].T, peak[:, i].T, out=local[i]).exp_()
             if i:
