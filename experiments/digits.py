@@ -7,8 +7,7 @@ one idle core, estimated from single steps; ``--threads 2`` makes it shorter.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from experiments.harness import Content, Options, Rows, kept, main, place
@@ -16,10 +15,9 @@ from fewjump.data import load_data
 from fewjump.demo.digits import Sizes
 from fewjump.demo.parts import JOINT, PRODUCT, TEACHER, Clock, train_models
 from fewjump.denoiser.base import Denoiser
-from fewjump.evaluate.bootstrap import over_seeds
 from fewjump.evaluate.image import ImageMeter
 from fewjump.evaluate.likelihood import one_evaluation_nll
-from fewjump.evaluate.meter import quality
+from fewjump.evaluate.meter import mean_over_seeds, quality
 from fewjump.report import Row
 
 STEPS = (1, 2, 4, 8, 16, 64)
@@ -68,7 +66,7 @@ def measure(config: Config) -> Content:
             likelihood.append({"model": name, "seed": seed, **nll})
     for runs_of_model in per_model.values():
         for same in zip(*runs_of_model, strict=True):
-            rows.append(vars(mean_row(same)))
+            rows.append(vars(mean_over_seeds(same)))
     return {
         "rows": rows,
         "one_evaluation_nll": likelihood,
@@ -101,23 +99,6 @@ def judged(
         return [vars(row) for row in found]
 
     return [Row(**row) for row in kept(folder / "rows.json", compute)]
-
-
-def mean_row(rows: Sequence[Row]) -> Row:
-    """Mean over seeds with its interval; see :func:`fewjump.evaluate.bootstrap.over_seeds`."""
-    found = [
-        {"value": r.value, "value_low": r.low or r.value, "value_high": r.high or r.value}
-        for r in rows
-    ]
-    mean, low, high = over_seeds(found, "value")
-    seconds = [row.seconds for row in rows if row.seconds is not None]
-    return replace(
-        rows[0],
-        value=mean,
-        low=low,
-        high=high,
-        seconds=sum(seconds) / len(seconds) if seconds else None,
-    )
 
 
 if __name__ == "__main__":

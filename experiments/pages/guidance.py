@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from experiments.pages.markdown import Row, mean, pivot, where
 from experiments.pages.road import load
-from fewjump.evaluate.bootstrap import over_seeds
+from fewjump.evaluate.meter import mean_over_seeds
+from fewjump.report.content import as_row
 
 
 def scales(metric: str, digits: str = "2") -> str:
@@ -16,11 +17,9 @@ def scales(metric: str, digits: str = "2") -> str:
     rows = where([row for row in load("guidance")["rows"] if row["nfe"]], metric=metric)
 
     def cell(rows: list[Row]) -> str:
-        found = [
-            {"value": r["value"], "value_low": r["low"], "value_high": r["high"]} for r in rows
-        ]
-        value, low, high = over_seeds(found, "value")
-        return f"{value:.{digits}f} ± {(high - low) / 2:.{digits}f}"
+        found = mean_over_seeds([as_row(row) for row in rows])
+        low, high = found.ends
+        return f"{found.value:.{digits}f} ± {(high - low) / 2:.{digits}f}"
 
     index = {
         "model": "model",

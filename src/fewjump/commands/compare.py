@@ -155,6 +155,10 @@ def run(options: Options) -> int:
         for name, (way, grid) in ways.items()
     ]
     entries += [Entry(name, ancestral, None, plan.steps, student(name)) for name in students]
+    target = None
+    if plan.matched_entropy and meter.matched is not None:
+        reference = data.all("test", plan.samples or meter.num_samples)
+        target = meter.measure(reference)[meter.matched[1]].value
     with sole_writer(options.out):
         for name in ("rows.json", "results.json", "report.html"):
             check_file_writable(options.out / name)
@@ -162,7 +166,7 @@ def run(options: Options) -> int:
         for entry in entries:
             for seed in plan.seeds:
                 denoiser, cost = entry.make(seed)
-                tidy += _measured(options, plan, entry, denoiser, meter, seed)
+                tidy += _measured(options, plan, entry, denoiser, meter, seed, target)
                 if cost:
                     costs.append({"model": entry.name, "seed": seed, **cost})
         write_text(options.out / "rows.json", json.dumps(tidy, indent=1) + "\n")
@@ -262,9 +266,18 @@ def _student_options(
 
 
 def _measured(
-    options: Options, plan: Plan, entry: Entry, denoiser: Denoiser, meter: DataMeter, seed: int
+    options: Options,
+    plan: Plan,
+    entry: Entry,
+    denoiser: Denoiser,
+    meter: DataMeter,
+    seed: int,
+    target: float | None,
 ) -> list[dict[str, Any]]:
-    """The rows of one model and seed, measured once for the weights that it has."""
+    """The rows of one model and seed, measured once for the weights that it has.
+
+    ``target`` is the variety at which quality is matched; None leaves that out.
+    """
     from fewjump.evaluate import quality
     from fewjump.progress import tell
     from fewjump.train.setup import weights_checksum
@@ -285,8 +298,8 @@ def _measured(
             grid=entry.grid,
             progress=tell if options.progress else None,
         )
-        if plan.matched_entropy and meter.matched is not None:
-            rows += _matched(plan, entry, denoiser, meter, seed, rows)
+        if target is not None:
+            rows += _matched(entry, denoiser, meter, plan.samples, seed, target, rows)
         place.parent.mkdir(parents=True, exist_ok=True)
         write_text(place, json.dumps([asdict(row) for row in rows], indent=1) + "\n")
     found = json.loads(place.read_text(encoding="utf-8"))
@@ -294,17 +307,22 @@ def _measured(
 
 
 def _matched(
-    plan: Plan, entry: Entry, denoiser: Denoiser, meter: DataMeter, seed: int, rows: list[Row]
+    entry: Entry,
+    denoiser: Denoiser,
+    meter: DataMeter,
+    samples: int | None,
+    seed: int,
+    target: float,
+    rows: list[Row],
 ) -> list[Row]:
-    """A row for each number of steps: quality where variety is that of as many test sequences."""
+    """A row for each number of steps: quality where variety is ``target``."""
     from fewjump.evaluate.meter import as_result, classes_in_turn
     from fewjump.evaluate.text import enclosing, matched
     from fewjump.sampler import run as draw
 
     assert meter.matched is not None
     metric, variety = meter.matched
-    count = plan.samples or meter.num_samples
-    target = meter.measure(meter.dataset.all("test", count))[variety].value
+    count = samples or meter.num_samples
     out = []
     for steps in entry.steps:
 
@@ -333,20 +351,13 @@ def _matched(
 
 def over_seeds_of(tidy: list[dict[str, Any]]) -> list[Row]:
     """Means over seeds with their intervals: one row for each model, number of steps and metric."""
-    from fewjump.evaluate.bootstrap import over_seeds
-    from fewjump.report import Row
+    from fewjump.evaluate.meter import mean_over_seeds
+    from fewjump.report.content import as_row
 
-    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for row in tidy:
-        key = (row["model"], row["sampler"], row["steps"], row["metric"])
-        groups.setdefault(key, []).append(row)
-    out = []
-    for (model, sampler, steps, metric), rows in groups.items():
-        ends = [{"value": r["value"], "value_low": r["low"], "value_high": r["high"]} for r in rows]
-        value, low, high = over_seeds(ends, "value")
-        nfe, seconds = (sum(r[k] for r in rows) / len(rows) for k in ("nfe", "seconds"))
-        out.append(Row(model, sampler, steps, nfe, metric, value, low, high, seconds))
-    return out
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in map(as_row, tidy):
+        groups.setdefault((row.model, row.sampler, row.steps, row.metric), []).append(row)
+    return [mean_over_seeds(rows) for rows in groups.values()]
 
 
 def verdicts(rows: list[Row]) -> list[Table]:
@@ -363,13 +374,10 @@ def verdicts(rows: list[Row]) -> list[Table]:
         mine = [row for row in sampled if row.metric == metric]
         slow = max((r for r in mine if r.model == TEACHER), key=lambda r: r.nfe or 0)
         for row in mine:
-            if row.model == TEACHER or None in (row.low, row.high, slow.low, slow.high):
+            if row.model == TEACHER:
                 continue
-            assert row.low is not None
-            assert row.high is not None
-            assert slow.low is not None
-            assert slow.high is not None
-            below, above = row.high < slow.low, row.low > slow.high
+            (low, high), (slow_low, slow_high) = row.ends, slow.ends
+            below, above = high < slow_low, low > slow_high
             better, worse = (below, above) if direction == "lower" else (above, below)
             answer = "better" if better else "worse" if worse else "intervals overlap"
             lines.append((row.model, row.nfe, metric, row.value, slow.value, slow.nfe, answer))

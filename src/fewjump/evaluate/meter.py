@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -12,7 +13,14 @@ from torch import Tensor
 from fewjump.data import Dataset
 from fewjump.denoiser.base import Denoiser
 from fewjump.denoiser.condition import make_condition
-from fewjump.evaluate.bootstrap import REPLICATES, Interval, bootstrap, combine, mean
+from fewjump.evaluate.bootstrap import (
+    REPLICATES,
+    Interval,
+    bootstrap,
+    combine,
+    mean,
+    over_seeds,
+)
 from fewjump.evaluate.ngrams import ngram_keys, tv_to_law
 from fewjump.problem import MarkovChain
 from fewjump.random import generator_for
@@ -240,3 +248,20 @@ def as_result(
     """An interval as a row of ``results.json``; without ``nfe`` it is a reference."""
     ends = interval.value, interval.low, interval.high
     return Row(model, sampler, steps, nfe, metric, *ends, seconds)
+
+
+def mean_over_seeds(rows: Sequence[Row]) -> Row:
+    """One row for rows that differ by seed: the mean, with the interval of :func:`over_seeds`.
+
+    Evaluations and seconds are averaged too. A row without an interval counts as exact.
+    """
+    names = ("value_low", "value_high")
+    found = [{"value": row.value, **dict(zip(names, row.ends))} for row in rows]
+    value, low, high = over_seeds(found, "value")
+    nfe, seconds = (_mean_of([getattr(row, name) for row in rows]) for name in ("nfe", "seconds"))
+    return replace(rows[0], value=value, low=low, high=high, nfe=nfe, seconds=seconds)
+
+
+def _mean_of(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None

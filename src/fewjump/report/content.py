@@ -49,6 +49,12 @@ class Row:
     seconds: float | None = None
 
     @property
+    def ends(self) -> tuple[float, float]:
+        """Ends of its interval; the value itself where there is none."""
+        low = self.value if self.low is None else self.low
+        return low, self.value if self.high is None else self.high
+
+    @property
     def is_reference(self) -> bool:
         """Whether the row is a level to compare with rather than a sampled model."""
         return not self.nfe
