@@ -109,7 +109,12 @@ def nested_states(
 def _features(teacher: NetworkDenoiser, states: Tensor, file: Path) -> Tensor:
     """(S, L, D), from a file if it is there."""
     if not file.is_file():
-        found = [teacher.trunk.features(x, torch.zeros(len(x))) for x in states.split(_TRUNK_BATCH)]
+        low = teacher.autocast is not None
+        with torch.autocast(states.device.type, torch.bfloat16, enabled=low):
+            found = [
+                teacher.trunk.features(x, torch.zeros(len(x))).float()
+                for x in states.split(_TRUNK_BATCH)
+            ]
         with whole_file(file) as temporary:
             save_file({"states": states, "features": torch.cat(found)}, temporary)
     kept = load_file(file)

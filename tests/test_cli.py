@@ -17,6 +17,7 @@ from tyro import _fmtlib
 
 from fewjump import __version__, cli
 from fewjump.commands.arguments import arguments, as_mapping, parse, save_options
+from fewjump.registry import OBJECTIVES
 from fewjump.report import Row, write_results
 from fewjump.verify.checks import CHECKS
 
@@ -262,7 +263,7 @@ def test_report_joins_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert page.count(">sampling noise</text>") == 2
 
 
-def saved_model(folder: Path, vocabulary, length: int) -> str:
+def saved_model(folder: Path, vocabulary, length: int, training: object = None) -> str:
     """A fresh network over the vocabulary, saved; returns its folder."""
     import torch
 
@@ -275,7 +276,7 @@ def saved_model(folder: Path, vocabulary, length: int) -> str:
     process = Absorbing(vocabulary.size + 1, LogLinear())
     sizes = TransformerConfig(process.vocab_size, hidden=8, blocks=1, heads=2, condition_dim=8)
     model = NetworkDenoiser(Transformer(sizes), ProductHead(8, process.vocab_size), process, length)
-    return str(save(model, folder / "model", vocabulary=vocabulary))
+    return str(save(model, folder / "model", vocabulary=vocabulary, training=training))
 
 
 def test_sample_writes_every_format_and_repeats(
@@ -477,6 +478,17 @@ def test_results_never_go_into_a_saved_model(tmp_path: Path) -> None:
     assert inside == tmp_path / "run" / "model-results"
     with pytest.raises(ValueError, match="different names"):
         names_of([bare, run])
+
+
+@pytest.mark.parametrize("name", list(OBJECTIVES))
+def test_what_learned_from_a_teacher_is_called_student(name: str, tmp_path: Path) -> None:
+    from fewjump.commands.evaluate import names_of
+    from fewjump.data import Characters
+    from fewjump.publish.models import open_model
+
+    saved_model(tmp_path, Characters("ab"), 4, {"objective": {"name": OBJECTIVES[name].__name__}})
+    from_data = name in ("cross-entropy", "score-entropy")
+    assert names_of([open_model(tmp_path)]) == ["teacher" if from_data else "student"]
 
 
 @pytest.mark.parametrize("verb", ["train", "distill"])

@@ -169,13 +169,15 @@ def names_of(models: list[Model]) -> list[str]:
     from fewjump.checkpoint import read_config
     from fewjump.checkpoint.opening import is_original
     from fewjump.denoiser.pretrained import is_masked_lm
+    from fewjump.registry import OBJECTIVES
 
+    taught = {cls.__name__ for cls in OBJECTIVES.values() if cls.needs_teacher}
     names = []
     for model in models:
         foreign = is_original(model.folder) or is_masked_lm(model.folder)
         training = (None if foreign else read_config(model.folder)["training"]) or {}
-        distilled = "ConditionalMatching" in json.dumps(training.get("objective"))
-        names.append("student" if distilled else "teacher")
+        objective = (training.get("objective") or {}).get("name")
+        names.append("student" if objective in taught else "teacher")
     several = Counter(names)
     full = [
         f"{name} {run_name(model.folder)}" if several[name] > 1 else name
