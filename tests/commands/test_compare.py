@@ -6,11 +6,17 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from fewjump import cli
 from fewjump.commands import distill
-from fewjump.commands.compare import over_seeds_of, verdicts
+from fewjump.commands.compare import over_seeds_of, suspects, verdicts
+from fewjump.data import Characters, Dataset
+from fewjump.evaluate.meter import as_result
+from fewjump.evaluate.text import TextMeter
+from fewjump.problem import MarkovChain
+from fewjump.random import generator_for
 from fewjump.report import Row
 
 STUDENTS = {
@@ -137,6 +143,55 @@ def test_a_wrong_plan_is_refused_before_anything_is_trained(
     assert compare(plan(made, **changes), tmp_path / "out") == cli.USAGE
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+V, L, N = 27, 16, 400
+
+
+def sharpened(chain: MarkovChain, power: float) -> MarkovChain:
+    weights = chain.transition**power
+    return MarkovChain(chain.initial, weights / weights.sum(-1, keepdim=True), chain.length)
+
+
+def generators(chain: MarkovChain, train: torch.Tensor) -> dict[str, torch.Tensor]:
+    """An honest generator, and those that a judge likes better than real data."""
+    likely = sharpened(chain, 3.0).sample(N, generator_for(3))
+    mode = likely[chain.log_prob(likely).argmax()]
+    pairs = (train[:, :1], train[:, 1:2])
+    return {
+        "honest": chain.sample(N, generator_for(2)),
+        "periodic": torch.cat([torch.cat(pairs, 1)] * (L // 2), 1)[:N],
+        "copies": train[:N],
+        "copies of halves": torch.cat([train[:N, 5:], chain.sample(N, generator_for(4))[:, :5]], 1),
+        "one mode": mode.expand(N, L),
+        "likely": likely,
+    }
+
+
+@pytest.mark.parametrize(
+    "name", ["honest", "periodic", "copies", "copies of halves", "one mode", "likely"]
+)
+def test_degenerate_generators_are_caught(name: str) -> None:
+    chain = MarkovChain.random(V, L, generator=generator_for(1))
+    tokens = chain.sample(2500, generator_for(0))
+    vocabulary = Characters("abcdefghijklmnopqrstuvwxyz ")
+    meter = TextMeter(Dataset(tokens[:2000], tokens[2000:2100], tokens[2100:], vocabulary, "toy"))
+    samples = generators(chain, tokens[:2000])[name]
+    found = meter.measure(samples)
+    rows = [as_result(value, metric, name, "", 1, 1.0) for metric, value in found.items()]
+    table = suspects([*rows, *meter.reference()])
+    caught = {line[2] for part in table for line in part.rows}
+    expected = {
+        "honest": set(),
+        "periodic": {"repeated_4"},
+        "copies": {"copied"},
+        "copies of halves": {"copied"},
+        "one mode": {"entropy", "distinct_4", "nll"},
+        "likely": {"entropy", "distinct_4", "nll"},
+    }[name]
+    assert caught >= expected
+    assert caught or name == "honest"
+    assert not (caught and name == "honest")
 
 
 def row(model: str, nfe: float, value: float, half: float, metric: str = "bigram_tv") -> Row:

@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
-from fewjump.evaluate import distinct_ngrams, ngram_entropy, ngram_tv
-from fewjump.evaluate.ngrams import ngram_keys
+from fewjump.evaluate import distinct_ngrams, ngram_entropy, ngram_tv, ngrams
+from fewjump.evaluate.ngrams import copied_runs, ngram_keys, repeated_ngrams
 from fewjump.evaluate.text import dictionary, dictionary_words, words_in
 from fewjump.problem import MarkovChain
-from fewjump.random import generator_for
+from fewjump.random import generator_for, integers
 
 
 def test_keys_are_numbers_in_the_base_of_the_vocabulary():
@@ -40,6 +40,39 @@ def test_by_hand(generator):
     other = torch.tensor([[0, 0, 1]])
     assert ngram_tv(tokens, other, 2, 2, generator).value == pytest.approx(1 / 6)
     assert ngram_tv(tokens, tokens, 2, 2, generator).value == pytest.approx(0, abs=1e-15)
+
+
+def test_runs_of_a_large_vocabulary_are_told_apart():
+    # 50,258 tokens: a 4-gram has no number of 62 bits.
+    tokens = integers(50_258, (40, 12), generator_for(7))
+    tokens[1, 3:9] = tokens[0, 2:8]
+    for n in (4, 5, 7):
+        runs = {tuple(row[i : i + n].tolist()) for row in tokens for i in range(13 - n)}
+        share = distinct_ngrams(tokens, n, 50_258, generator_for(8)).value
+        assert share == pytest.approx(len(runs) / (40 * (13 - n)))
+
+
+def test_repeated_runs_by_hand(generator):
+    tokens = torch.tensor([[0, 1, 0, 1, 0, 1], [0, 1, 2, 3, 3, 3]])
+    # 01 10 01 10 01: three of five again; 01 12 23 33 33: one of five.
+    assert repeated_ngrams(tokens, 2, 4, generator).value == pytest.approx((3 / 5 + 1 / 5) / 2)
+    # Without padding 3: 01 12 are left of the second.
+    padded = repeated_ngrams(tokens, 2, 4, generator, padding=3).value
+    assert padded == pytest.approx(3 / 5 / 2)
+
+
+def test_copied_runs_are_those_that_the_source_has(monkeypatch):
+    monkeypatch.setattr(ngrams, "_SOURCE_TOKENS", 25)
+    source = integers(3, (30, 10), generator_for(9))
+    tokens = integers(3, (50, 8), generator_for(10))
+    for n in (3, 5, 8):
+        known = {tuple(row[i : i + n].tolist()) for row in source for i in range(11 - n)}
+        expected = [
+            any(tuple(row[i : i + n].tolist()) in known for i in range(9 - n)) for row in tokens
+        ]
+        found = copied_runs(tokens, source, n, generator_for(11)).value
+        assert found == pytest.approx(sum(expected) / 50)
+    assert 0 < copied_runs(tokens, source, 5, generator_for(11)).value < 1
 
 
 def test_entropies_of_a_chain_approach_the_truth():

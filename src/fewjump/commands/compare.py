@@ -183,7 +183,7 @@ def run(options: Options) -> int:
         page = from_results(
             rows,
             title="Students of one teacher, compared",
-            tables=[*verdicts(rows), *cost_table(costs)],
+            tables=[*verdicts(rows), *suspects(rows), *cost_table(costs)],
             facts={k: v for k, v in facts.items() if k != "costs"},
         )
         print(f"results: {path}\nreport: {write(page, options.out)}")
@@ -387,6 +387,34 @@ def verdicts(rows: list[Row]) -> list[Table]:
         "or recall beside quality before you call one better."
     )
     return [Table("Verdicts", columns, lines, caption)] if lines else []
+
+
+def suspects(rows: list[Row]) -> list[Table]:
+    """Samples that repeat, copy or lack variety, by intervals that lie apart from real data's.
+
+    A judge likes what is likelier than the data: periodic text, one sequence over and over, shaped
+    logits, training data. Each of them is on the wrong side of the data in some metric.
+    """
+    from fewjump.report import Table
+    from fewjump.report.build import metric_called
+
+    real = {row.metric: row for row in rows if row.is_reference}
+    lines = []
+    for row in rows:
+        data = real.get(row.metric) or real.get(row.metric.partition("_at_")[0])
+        side = metric_called(row.metric).suspect
+        if row.is_reference or data is None or side is None:
+            continue
+        (low, high), (data_low, data_high) = row.ends, data.ends
+        if high < data_low if side == "below" else low > data_high:
+            lines.append((row.model, row.nfe, row.metric, row.value, data.value, side))
+    columns = ("model", "NFE", "metric", "value", "data", "side")
+    caption = (
+        "Where samples lie on that side of real data on which a generator is degenerate: it "
+        "repeats itself, copies, lacks variety, or pleases the judge more than real data do. What "
+        "stands here is not better for it, whatever its verdict."
+    )
+    return [Table("Degenerate?", columns, lines, caption)] if lines else []
 
 
 def cost_of(folder: Path) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from fewjump.data import Dataset, ImageLevels, as_tokens
 from fewjump.evaluate.bootstrap import REPLICATES, Interval, bootstrap, mean
 from fewjump.evaluate.frechet import checked_features, frechet_distance
 from fewjump.evaluate.meter import DataMeter
+from fewjump.evaluate.ngrams import copied_runs
 from fewjump.files import whole_file
 from fewjump.random import Generator, fold_seed, generator_for, integers, uniform
 
@@ -211,7 +212,8 @@ def _identity(dataset: Dataset, steps: int, seed: int) -> tuple[int, ...]:
 class ImageMeter(DataMeter):
     """``frechet``, ``precision``, ``recall``, ``density`` and ``coverage`` against training images.
 
-    Of images drawn by class also ``class_accuracy``, the share that the classifier gives theirs.
+    And ``copied``, the share of samples that are one of them, pixel for pixel. Of images drawn by
+    class also ``class_accuracy``, the share that the classifier gives theirs.
 
     Args:
         dataset: real images.
@@ -221,13 +223,17 @@ class ImageMeter(DataMeter):
     def __init__(self, dataset: Dataset, classifier: ImageClassifier | None = None) -> None:
         super().__init__(dataset)
         self.space = classifier_for(dataset) if classifier is None else classifier
-        self._real = self.space.features(dataset.all("train"))
+        self._pictures = dataset.all("train")
+        self._real = self.space.features(self._pictures)
 
     def measure(self, samples: Tensor, seed: int = 0) -> dict[str, Interval]:
         features = self.space.features(samples)
         frechet = frechet_distance(self._real, features, generator_for(seed, 0xB007, 0))
         overlap = manifold_scores(self._real, features, generator=generator_for(seed, 0xB007, 1))
-        return {"frechet": frechet, **vars(overlap)}
+        copied = copied_runs(
+            samples.cpu(), self._pictures, self.length, generator_for(seed, 0xB007, 3)
+        )
+        return {"frechet": frechet, **vars(overlap), "copied": copied}
 
     def of_classes(self, samples: Tensor, labels: Tensor, seed: int = 0) -> dict[str, Interval]:
         right = (self.space.classes_of(samples) == labels).double()

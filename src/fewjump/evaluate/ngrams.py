@@ -1,4 +1,4 @@
-"""Statistics of short runs of tokens: frequencies, entropies, distances, variety.
+"""Statistics of runs of tokens: frequencies, entropies, distances, variety, copies.
 
 All are functionals of weighted sequences, ``(tokens, weights) → value``, so that their
 confidence intervals resample whole sequences.
@@ -11,8 +11,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fewjump.evaluate.bootstrap import REPLICATES, Interval, bootstrap
+from fewjump.evaluate.bootstrap import REPLICATES, Interval, bootstrap, mean
 from fewjump.random import Generator
+
+_MULTIPLIER = 0x2545F4914F6CDD1D
+_SOURCE_TOKENS = 1 << 20
 
 
 def ngram_keys(tokens: Tensor, n: int, vocab_size: int) -> Tensor:
@@ -67,7 +70,7 @@ def ngram_entropy(
     The plug-in estimate, biased downwards by about (cells − 1)/(2·N·L): compare sets of equal
     size.
     """
-    cells, count = _dense(ngram_keys(tokens, n, vocab_size))
+    cells, count = _cells(tokens, n, vocab_size)
     statistic = _of_frequencies(count, lambda p: -torch.xlogy(p, p).sum())
     return bootstrap(cells, statistic, generator, replicates)
 
@@ -111,9 +114,85 @@ def distinct_ngrams(
 
     It falls as the set grows, so only sets of equal size compare.
     """
-    cells, count = _dense(ngram_keys(tokens, n, vocab_size))
+    cells, count = _cells(tokens, n, vocab_size)
     statistic = _of_frequencies(count, lambda p: (p > 0).sum().double() / cells.numel())
     return bootstrap(cells, statistic, generator, replicates)
+
+
+def repeated_ngrams(
+    tokens: Tensor,
+    n: int,
+    vocab_size: int,
+    generator: Generator = None,
+    replicates: int = REPLICATES,
+    padding: int | None = None,
+) -> Interval:
+    """Share of a sequence's n-grams that it has had before (rep-n, Welleck et al. 2020), its mean.
+
+    Args:
+        tokens: (N, L).
+        n: length of a run; runs that hold ``padding`` are left out.
+        vocab_size: V.
+        generator, replicates: of the bootstrap over sequences.
+        padding: a token that fills sequences up.
+    """
+    cells, _ = _cells(tokens, n, vocab_size)
+    if padding is not None:
+        empty = (tokens == padding).unfold(1, n, 1).any(-1)
+        # Each of another number, so that none is like another.
+        cells = torch.where(empty, -1 - torch.arange(cells.shape[1]), cells)
+    ordered = cells.sort(1).values
+    again = ordered[:, 1:] == ordered[:, :-1]
+    runs = (ordered >= 0).sum(1).clamp(min=1)
+    return bootstrap(again.sum(1).double() / runs, mean, generator, replicates)
+
+
+def copied_runs(
+    tokens: Tensor,
+    source: Tensor,
+    n: int,
+    generator: Generator = None,
+    replicates: int = REPLICATES,
+) -> Interval:
+    """Share of the sequences with a run of ``n`` tokens that occurs in a row of ``source``.
+
+    Runs are told apart by 64-bit sums of odd powers, which differ for unlike runs all but surely.
+
+    Args:
+        tokens: (N, L) with L ≥ n.
+        source: (M, L′) rows that may have been learned by heart; read in parts.
+        n: length of a run.
+        generator, replicates: of the bootstrap over sequences.
+    """
+    mine, which = _run_sums(tokens, n).unique(return_inverse=True)
+    found = torch.zeros_like(mine, dtype=torch.bool)
+    for rows in source.split(max(1, _SOURCE_TOKENS // source.shape[1])):
+        theirs = _run_sums(rows, n).flatten()
+        place = torch.searchsorted(mine, theirs).clamp_(max=mine.numel() - 1)
+        found[place[mine[place] == theirs]] = True
+    copies = found[which].any(1)
+    return bootstrap(copies.double(), mean, generator, replicates)
+
+
+def _run_sums(tokens: Tensor, n: int) -> Tensor:
+    """(N, L) → (N, L − n + 1) int64: Σ_j x_{i+j}·mʲ modulo 2⁶⁴, for an odd m."""
+    sums = torch.zeros_like(tokens[:, : tokens.shape[1] - n + 1])
+    for i in range(n):
+        sums = sums * _MULTIPLIER + tokens[:, i : tokens.shape[1] - n + 1 + i] + 1
+    return sums
+
+
+def _cells(tokens: Tensor, n: int, vocab_size: int) -> tuple[Tensor, int]:
+    """Numbers 0..count−1 of the n-grams of (N, L) tokens, and count; for any V and n.
+
+    An n-gram whose number V^n does not fit is two shorter ones that overlap or touch.
+    """
+    if vocab_size**n <= 1 << 62:
+        return _dense(ngram_keys(tokens, n, vocab_size))
+    half = (n + 1) // 2
+    shorter, count = _cells(tokens, half, vocab_size)
+    last = shorter.shape[1] - (n - half)
+    return _dense(shorter[:, :last] * count + shorter[:, n - half :])
 
 
 def _dense(keys: Tensor) -> tuple[Tensor, int]:

@@ -19,7 +19,13 @@ from fewjump.data import Bytes, Characters, Dataset
 from fewjump.evaluate.bootstrap import REPLICATES, Interval, bootstrap, ratio
 from fewjump.evaluate.judges import Judge, NGramJudge
 from fewjump.evaluate.meter import DataMeter
-from fewjump.evaluate.ngrams import distinct_ngrams, ngram_entropy, ngram_tv
+from fewjump.evaluate.ngrams import (
+    copied_runs,
+    distinct_ngrams,
+    ngram_entropy,
+    ngram_tv,
+    repeated_ngrams,
+)
 from fewjump.random import Generator, generator_for
 
 MIN_WORD = 3
@@ -69,6 +75,9 @@ class TextMeter(DataMeter):
           two and three neighbouring tokens of the samples;
         * ``bigram_tv``, ``trigram_tv``: distance of their frequencies from the data's;
         * ``distinct_4``: distinct 4-grams over all 4-grams of the set;
+        * ``repeated_4``: share of a sequence's 4-grams that it has had before;
+        * ``copied``: share of sequences that are in the training part, or for windows of a stream
+          have a run of half their length from it;
         * ``dictionary_words``: share of the words of 3 letters or more that the data know.
 
         Runs longer than the sequences are left out.
@@ -92,6 +101,10 @@ class TextMeter(DataMeter):
                 out[name] = ngram_tv(samples, self._reference, n, size, *options(2))
         if length >= 4:
             out["distinct_4"] = distinct_ngrams(samples, 4, size, *options(3))
+            padding = self.dataset.vocabulary.padding_token
+            out["repeated_4"] = repeated_ngrams(samples, 4, size, *options(5), padding)
+        run = length if self.whole else (length + 1) // 2
+        out["copied"] = copied_runs(samples, self.dataset.all("train"), run, *options(6))
         if self.words is not None:
             texts = self.dataset.vocabulary.decode(samples)
             out["dictionary_words"] = dictionary_words(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -50,6 +50,7 @@ class Metric:
     better: Better | None = None
     log: bool = False
     caption: str = ""
+    suspect: Literal["below", "above"] | None = None
 
 
 def metric_called(name: str) -> Metric:
