@@ -45,7 +45,7 @@ def test_floor(run) -> None:
 
 @whole_too
 def test_own_network(run, whole: bool) -> None:
-    small = {"length=16": "length=8", "steps=300": "steps=200", "steps=100": "steps=60"}
+    small = {"length=16": "length=8", "steps=300": "steps=120", "steps=100": "steps=40"}
     out = run("own_network", {} if whole else small)
     errors = re.findall(r"(exact|teacher|student) +(\d+) steps: bigram error ([\d.]+)", out)
     found = {(name, int(steps)): float(error) for name, steps, error in errors}
@@ -76,7 +76,12 @@ def test_infilling(run, whole: bool) -> None:
 
 @whole_too
 def test_guidance(run, whole: bool) -> None:
-    small = {"steps=300": "steps=60", "200, 16,": "100, 4,", "range(200)": "range(100)"}
+    small = {
+        "steps=300": "steps=80",
+        "classifier_for(data)": "classifier_for(data, steps=150)",
+        "200, 16,": "100, 4,",
+        "range(200)": "range(100)",
+    }
     out = run("guidance", {} if whole else small)
     right = {s: int(p) for s, p in re.findall(r"guidance (\d): (\d+)% of the digits", out)}
     # Without the class one digit in ten is as asked.

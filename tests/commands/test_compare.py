@@ -90,6 +90,10 @@ def test_every_student_and_sampler_is_judged_and_nothing_is_made_twice(
     assert mean["value"] == pytest.approx(sum(both) / 2)
     costs = {(c["model"], c["seed"]): c["steps"] for c in results["costs"]}
     assert costs == {(name, seed): 2 for name in STUDENTS for seed in (0, 1)}
+    asked = {c["model"]: c["teacher_evaluations"] for c in results["costs"]}
+    # Two steps of four sequences. A joint student asks once for each, and for one more to be
+    # compared with; sdtt asks twice.
+    assert asked == {"shared chain": 10, "halved": 16}
     page = (tmp_path / "report.html").read_text()
     assert "Cost of training" in page
     assert "shared chain" in page
@@ -107,9 +111,19 @@ def test_every_student_and_sampler_is_judged_and_nothing_is_made_twice(
     assert json.loads((tmp_path / "rows.json").read_text()) == rows
 
 
+def test_students_may_be_trained_for_equal_teacher_evaluations(made: Path, tmp_path: Path) -> None:
+    more = {"matched-entropy": False, "teacher-evaluations": 35}
+    path = plan(made, seeds=[0], samplers=None, **more)
+    assert compare(path, tmp_path) == cli.OK
+    costs = json.loads((tmp_path / "results.json").read_text())["costs"]
+    found = {c["model"]: (c["steps"], c["teacher_evaluations"]) for c in costs}
+    assert found == {"shared chain": (7, 35), "halved": (4, 32)}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"teacher_evaluations": 0}, "teacher_evaluations must be at least 1"),
         ({"teacher": None}, "the plan needs teacher"),
         ({"steps": [1, 1]}, "each once"),
         ({"steps": [0]}, "at least 1"),

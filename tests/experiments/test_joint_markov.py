@@ -26,10 +26,10 @@ def test_exact_samples_score_the_floor_and_a_product_does_not() -> None:
 
 @pytest.mark.parametrize("process", ["masked", "uniform"])
 def test_a_student_is_trained_drawn_at_two_lengths_and_remembered(process, tmp_path, monkeypatch):
-    student = dataclasses.replace(joint_markov.STUDENTS["chain"], steps=200, batch_size=32)
+    student = dataclasses.replace(joint_markov.STUDENTS["chain"], steps=100, batch_size=32)
     monkeypatch.setitem(joint_markov.STUDENTS, "chain", student)
     monkeypatch.setitem(joint_markov.CHAINS, "tiny", joint_markov.reference_markov_chain)
-    monkeypatch.setitem(joint_markov.LENGTHS, "tiny", {8: 512, 20: 128})
+    monkeypatch.setitem(joint_markov.LENGTHS, "tiny", {8: 256, 20: 64})
     monkeypatch.setattr(joint_markov, "TRAINED_LENGTH", 8)
     rows = joint_markov.rows_of("tiny", process, "chain", 0, tmp_path)
     assert [row["length"] for row in rows] == [8, 20]

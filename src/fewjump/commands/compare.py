@@ -7,9 +7,10 @@ import io
 import json
 import re
 from collections.abc import Callable, Mapping
-from contextlib import redirect_stderr
-from dataclasses import asdict, dataclass, field
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
@@ -50,6 +51,9 @@ class Plan:
         samples: of each measurement; as many as the test part has by default.
         matched_entropy: of texts and tokens: also sample at the temperatures that enclose the
             entropy of the test part, and say what the judge's nll is there.
+        teacher_evaluations: what every student may ask of the teacher, in evaluations of one
+            sequence: it is trained for as many steps as that allows. A student that asks nothing
+            takes its own ``steps``.
     """
 
     teacher: str = ""
@@ -61,6 +65,7 @@ class Plan:
     seeds: list[int] = field(default_factory=lambda: [0])
     samples: int | None = None
     matched_entropy: bool = True
+    teacher_evaluations: int | None = None
 
     def check(self) -> None:
         """Raise ValueError for what is missing or cannot be."""
@@ -68,6 +73,10 @@ class Plan:
             if not getattr(self, name):
                 raise ValueError(f"the plan needs {name}: …")
         check_draws([*self.steps, *self.teacher_steps], self.samples, "samples")
+        if self.teacher_evaluations is not None and self.teacher_evaluations < 1:
+            raise ValueError(
+                f"teacher_evaluations must be at least 1, got {self.teacher_evaluations}"
+            )
         for name in ("steps", "teacher_steps", "seeds"):
             values = getattr(self, name)
             if len(set(values)) < len(values) or (not values and name != "teacher_steps"):
@@ -141,6 +150,8 @@ def run(options: Options) -> int:
 
     def student(name: str) -> Callable[[int], tuple[Denoiser, dict[str, Any]]]:
         def make(seed: int) -> tuple[Denoiser, dict[str, Any]]:
+            if plan.teacher_evaluations is not None:
+                made[name, seed] = within(plan.teacher_evaluations, made[name, seed])
             distill.run(made[name, seed])
             folder = made[name, seed].out
             return open_model(folder / "model", options.device).denoiser, cost_of(folder)
@@ -263,6 +274,34 @@ def _student_options(
     except SystemExit:
         line = told.getvalue().strip().removeprefix("fewjump: ")
         raise ValueError(f"{options.plan}: {name}: {line}") from None
+
+
+def within(budget: int, student: distill.Options) -> distill.Options:
+    """A student's options with as many optimiser steps as its teacher evaluations allow.
+
+    What one step asks is found by a trial of a few; it does not depend on how far training is.
+
+    Raises:
+        ValueError: for a budget that is less than one step of each round.
+    """
+    from fewjump.train import read_metrics
+
+    training = student.training
+    rounds = len(distill.objective_of(student).in_rounds())
+    with TemporaryDirectory() as folder:
+        short = replace(training, steps=rounds, warmup=0, progress=False, monitor=False)
+        with redirect_stdout(io.StringIO()):
+            distill.run(replace(student, out=Path(folder), training=short))
+        asked = [line for line in read_metrics(folder) if "loss" in line][-1]["teacher_evaluations"]
+    if not asked:
+        return student
+    steps = int(budget / (asked * training.batch_size))
+    if steps < rounds:
+        raise ValueError(
+            f"{student.out}: teacher_evaluations: {budget} is less than the "
+            f"{asked * training.batch_size * rounds:.0f} of its first steps"
+        )
+    return replace(student, training=replace(training, steps=steps))
 
 
 def _measured(
@@ -418,25 +457,42 @@ def suspects(rows: list[Row]) -> list[Table]:
 
 
 def cost_of(folder: Path) -> dict[str, Any]:
-    """Optimiser steps, batch size and seconds of a student, all rounds together."""
+    """What a student took, all rounds together: optimiser steps, teacher evaluations, seconds.
+
+    An evaluation is that of one sequence.
+    """
     from fewjump.checkpoint import read_config
     from fewjump.runs import ROUNDS
 
-    own = read_config(folder / "model")
-    parts = [read_config(one / "model") for one in sorted((folder / ROUNDS).glob("*"))]
-    trainings = [part["training"] for part in (*parts, own)]
+    parts = [*sorted((folder / ROUNDS).glob("*")), folder]
+    trainings = [read_config(part / "model")["training"] for part in parts]
+    batch = trainings[-1]["batch_size"]
     return {
         "steps": sum(one["steps"] for one in trainings),
-        "batch_size": trainings[-1]["batch_size"],
+        "batch_size": batch,
+        "teacher_evaluations": round(batch * sum(map(_asked, parts))),
         "seconds": round(sum(one["seconds"] or 0.0 for one in trainings), 1),
     }
+
+
+def _asked(folder: Path) -> float:
+    """How often a training asked its teacher for each sequence of a batch, over all steps."""
+    from fewjump.train import read_metrics
+
+    total, before = 0.0, 0
+    for line in read_metrics(folder):
+        if "loss" in line:
+            # A line holds the mean over the steps since the last one.
+            total += line.get("teacher_evaluations", 0.0) * (line["step"] - before)
+            before = line["step"]
+    return total
 
 
 def cost_table(costs: list[dict[str, Any]]) -> list[Table]:
     """What the students took to train."""
     from fewjump.report import Table
 
-    columns = ("model", "seed", "steps", "batch_size", "seconds")
+    columns = ("model", "seed", "steps", "batch_size", "teacher_evaluations", "seconds")
     lines = [tuple(cost[name] for name in columns) for cost in costs]
-    heads = ("student", "seed", "optimiser steps", "batch size", "training seconds")
+    heads = ("student", "seed", "optimiser steps", "batch size", "teacher evaluations", "seconds")
     return [Table("Cost of training", heads, lines)] if lines else []

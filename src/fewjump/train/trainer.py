@@ -42,7 +42,11 @@ from fewjump.train.state_store import StateStore
 
 
 class Loss(nn.Module):
-    """Student and objective as one module, which is what DDP wraps."""
+    """Student and objective as one module, which is what DDP wraps.
+
+    Beside the objective's metrics it says how often the teacher was asked: ``teacher_evaluations``,
+    for each sequence of the batch.
+    """
 
     def __init__(self, student: Denoiser, teacher: Denoiser | None, objective: Objective) -> None:
         super().__init__()
@@ -54,11 +58,25 @@ class Loss(nn.Module):
         self, batch: Tensor, generator: SampleStreams, condition: Condition | None = None
     ) -> tuple[Tensor, Metrics]:
         teacher, objective = self.fixed
-        student = self.student
+        student, asked = self.student, teacher
         if condition is not None:
             student = ConditionedDenoiser(student, condition)
-            teacher = None if teacher is None else ConditionedDenoiser(teacher, condition)
-        return objective(student, teacher, batch, generator)
+            asked = None if teacher is None else ConditionedDenoiser(teacher, condition)
+        if teacher is None:
+            return objective(student, None, batch, generator)
+        rows = 0
+
+        def count(_: nn.Module, given: tuple[Tensor, ...]) -> None:
+            nonlocal rows
+            rows += given[0].shape[0]
+
+        hook = teacher.register_forward_pre_hook(count)
+        try:
+            loss, metrics = objective(student, asked, batch, generator)
+        finally:
+            hook.remove()
+        share = torch.tensor(rows / batch.shape[0], dtype=torch.float64, device=batch.device)
+        return loss, {**metrics, "teacher_evaluations": share}
 
 
 class Trainer:
