@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -16,7 +17,7 @@ from fewjump.data import Characters, Dataset
 from fewjump.evaluate.meter import as_result
 from fewjump.evaluate.text import TextMeter
 from fewjump.problem import MarkovChain
-from fewjump.random import generator_for
+from fewjump.random import generator_for, integers
 from fewjump.report import Row
 
 STUDENTS = {
@@ -120,6 +121,32 @@ def test_students_may_be_trained_for_equal_teacher_evaluations(made: Path, tmp_p
     assert found == {"shared chain": (7, 35), "halved": (4, 32)}
 
 
+def test_published_weights_are_judged_beside_students(tmp_path: Path) -> None:
+    """A teacher and a model in the format that the originals publish; data are token numbers."""
+    published = Path(__file__).parents[1] / "golden" / "originals" / "mdlm_subs" / "hf"
+    tokens = integers(50, (60, 32), generator_for(0))
+    np.save(tmp_path / "tokens.npy", tokens.numpy())
+    content = {
+        "teacher": str(published),
+        "data": str(tmp_path / "tokens.npy"),
+        "weights": "ema",
+        "steps": [1],
+        "teacher-steps": [2],
+        "samples": 6,
+        "matched-entropy": False,
+        "shared": {"steps": 1, "batch-size": 2, "warmup": 1},
+        "students": {"chain": {"student": "shared-chain", "head": ["states=4"]}},
+        "models": {"published": str(published)},
+    }
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(content))
+    assert compare(tmp_path / "plan.yaml", tmp_path / "out") == cli.OK
+    rows = json.loads((tmp_path / "out" / "rows.json").read_text())
+    seen = {(r["model"], r["steps"]) for r in rows if r["metric"] == "copied"}
+    assert seen == {("teacher", 2), ("published", 1), ("chain", 1)}
+    costs = json.loads((tmp_path / "out" / "results.json").read_text())["costs"]
+    assert [c["model"] for c in costs] == ["chain"]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -128,7 +155,7 @@ def test_students_may_be_trained_for_equal_teacher_evaluations(made: Path, tmp_p
         ({"steps": [1, 1]}, "each once"),
         ({"steps": [0]}, "at least 1"),
         ({"stepz": [1]}, "stepz"),
-        ({"students": {}, "samplers": {}}, "no students: and no samplers:"),
+        ({"students": {}, "samplers": {}}, "no students:, models: or samplers:"),
         ({"students": {"a/b": {}}}, "cannot be a name"),
         ({"students": {"teacher": {}}}, "cannot be a name"),
         ({"students": {"a": {"heads": ["x=1"]}}}, "there is no option 'heads'; did you mean"),
@@ -136,7 +163,10 @@ def test_students_may_be_trained_for_equal_teacher_evaluations(made: Path, tmp_p
         ({"students": {"a": {"seed": 3}}}, "seed of a is for the plan to say"),
         ({"students": {"a": {"near": 0.5}}}, "near is for joint students"),
         ({"students": {"a": {"rounds": 2}}}, "rounds is for --method sdtt"),
-        ({"students": {"a": {}}, "samplers": {"a": {}}}, "a student and a sampler"),
+        ({"students": {"a": {}}, "samplers": {"a": {}}}, "a stands for two things"),
+        ({"models": {"a": {"model": "x"}}}, "models must be lines of name:"),
+        ({"models": {"a": "no-such-folder"}}, "no-such-folder"),
+        ({"students": {"a": {"tokenizer": "x"}}}, "tokenizer of a is for the plan to say"),
         ({"samplers": {"b": {"sampler": "none"}}}, "none"),
         ({"samplers": {"b": {"top-p": 0.5}}}, "a sampler has sampler"),
         ({"data": "no-such-file.txt"}, "no-such-file.txt"),

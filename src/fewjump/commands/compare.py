@@ -18,10 +18,17 @@ import tyro
 from fewjump.commands import distill
 from fewjump.commands.arguments import flags_of, parse
 from fewjump.commands.evaluate import meter_for
-from fewjump.commands.shared import DataKindName, check_draws, make_sampler
-from fewjump.config import changed, read_yaml
+from fewjump.commands.shared import (
+    DataKindName,
+    DocumentOptions,
+    check_draws,
+    document_values,
+    make_sampler,
+)
+from fewjump.config import changed, options_of, read_yaml
 from fewjump.files import check_file_writable, write_text
 from fewjump.lock import sole_writer
+from fewjump.reading import ReadingOptions, reading_values
 
 if TYPE_CHECKING:
     from fewjump.denoiser import Denoiser
@@ -30,15 +37,15 @@ if TYPE_CHECKING:
     from fewjump.report import Row, Table
     from fewjump.sampler import Sampler
 
-#: The plan says these for every student.
-_SHARED = ("teacher", "data", "kind", "length", "out", "seed", "device")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+-]*")
 TEACHER = "teacher"
 
 
 @dataclass(kw_only=True)
-class Plan:
+class Plan(ReadingOptions, DocumentOptions):
     """What is compared: the content of the plan file.
+
+    How a teacher and documents are read is said as for `fewjump distill`.
 
     Attributes:
         teacher: what `fewjump sample` takes.
@@ -83,17 +90,23 @@ class Plan:
                 raise ValueError(f"{name} must name at least one number, each once; got {values}")
 
 
+_READING = [one.name for part in (ReadingOptions, DocumentOptions) for one in options_of(part)]
+#: The plan says these for every student.
+_SHARED = ("teacher", "data", "kind", "length", "out", "seed", "device", *_READING)
+
+
 @dataclass
 class Options:
     """Train several students of one teacher under one budget, and judge all under one protocol.
 
     The plan is a YAML file: teacher, data, steps, teacher_steps, seeds, samples; shared, what
     `fewjump distill` is told for all students; students, a name for each and what else it is told;
-    samplers, a name and the sampler, sampler-options and grid of other ways to sample the teacher.
-    Each student is trained in OUT/students/NAME/SEED, and what is finished is not made again: the
-    same command goes on where it was stopped. rows.json has every number by seed, results.json
-    their means with intervals, report.html charts of quality against evaluations, times, costs, and
-    a verdict wherever intervals separate.
+    models, names and places of models that others trained; samplers, a name and the sampler,
+    sampler-options and grid of other ways to sample the teacher. Each student is trained in
+    OUT/students/NAME/SEED, and what is finished is not made again: the same command goes on where
+    it was stopped. rows.json has every number by seed, results.json their means with intervals,
+    report.html charts of quality against evaluations, times, costs, and a verdict wherever
+    intervals separate.
 
     Attributes:
         plan: the plan file.
@@ -128,11 +141,11 @@ class Entry:
 
 
 def run(options: Options) -> int:
-    from fewjump.publish.models import open_data_like, open_model
+    from fewjump.publish.models import check_alike, open_data_like, open_model, open_models
     from fewjump.report import from_results, machine_facts, write, write_results
 
     content = read_yaml(options.plan)
-    plan, students, samplers = read_plan(content, str(options.plan))
+    plan, students, models, samplers = read_plan(content, str(options.plan))
     made = {
         (name, seed): _student_options(options, plan, name, words, seed)
         for name, words in students.items()
@@ -144,8 +157,11 @@ def run(options: Options) -> int:
         name: (make_sampler(one.get("sampler", "ancestral"), one["sampler_options"]), one["grid"])
         for name, one in samplers.items()
     }
-    teacher = open_model(Path(plan.teacher), options.device)
-    data = open_data_like(teacher, plan.data, plan.kind, plan.length)
+    places = [Path(place) for place in (plan.teacher, *models.values())]
+    teacher, *others = opened = open_models(places, options.device, reading_values(plan))
+    documents = document_values(plan)
+    data = open_data_like(teacher, plan.data, plan.kind, plan.length, **documents)
+    check_alike(opened, data)
     meter = meter_for(data)
 
     def student(name: str) -> Callable[[int], tuple[Denoiser, dict[str, Any]]]:
@@ -164,6 +180,10 @@ def run(options: Options) -> int:
     entries += [
         Entry(name, way, grid, long, lambda _: (teacher.denoiser, {}))
         for name, (way, grid) in ways.items()
+    ]
+    entries += [
+        Entry(name, ancestral, None, plan.steps, lambda _, model=model: (model.denoiser, {}))
+        for name, model in zip(models, others)
     ]
     entries += [Entry(name, ancestral, None, plan.steps, student(name)) for name in students]
     target = None
@@ -203,8 +223,8 @@ def run(options: Options) -> int:
 
 def read_plan(
     content: Any, where: str
-) -> tuple[Plan, dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
-    """A plan, and the options of its students and of its samplers by name.
+) -> tuple[Plan, dict[str, dict[str, Any]], dict[str, str], dict[str, dict[str, Any]]]:
+    """A plan, and by name the options of students, the places of models, and the samplers.
 
     Raises:
         ValueError: for what is no plan, with the place.
@@ -213,7 +233,7 @@ def read_plan(
         raise ValueError(f"{where} must hold a plan: teacher, data, students, … as name: value")
     parts: dict[str, dict[str, Any]] = {}
     rest = {str(key).replace("-", "_"): value for key, value in content.items()}
-    for part in ("shared", "students", "samplers"):
+    for part in ("shared", "students", "models", "samplers"):
         found = rest.pop(part, None) or {}
         if not isinstance(found, dict):
             raise ValueError(f"{where}: {part} must hold name: value lines")
@@ -227,16 +247,20 @@ def read_plan(
         name: {**_normal(parts["shared"], where, "shared"), **_normal(own, where, name)}
         for name, own in parts["students"].items()
     }
-    for name in (*students, *parts["samplers"]):
+    models = parts["models"]
+    if not all(isinstance(place, str) for place in models.values()):
+        raise ValueError(f"{where}: models must be lines of name: what `fewjump sample` takes")
+    names = [*students, *models, *parts["samplers"]]
+    for name in names:
         if not _NAME.fullmatch(str(name)) or name == TEACHER:
             raise ValueError(
                 f"{where}: {name!r} cannot be a name here; take letters, digits and ' ._+-', and "
                 f"not {TEACHER}"
             )
-    if twice := set(students) & set(parts["samplers"]):
-        raise ValueError(f"{where}: {', '.join(sorted(twice))} is a student and a sampler")
-    if not students and not parts["samplers"]:
-        raise ValueError(f"{where} names no students: and no samplers: to compare")
+    if twice := sorted({str(name) for name in names if names.count(name) > 1}):
+        raise ValueError(f"{where}: {', '.join(twice)} stands for two things")
+    if not names:
+        raise ValueError(f"{where} names no students:, models: or samplers: to compare")
     samplers = {}
     for name, own in parts["samplers"].items():
         one = {"sampler_options": [], "grid": None, **_normal(own, where, name)}
@@ -249,7 +273,7 @@ def read_plan(
     for name, own in students.items():
         if shared := [key for key in own if key in _SHARED]:
             raise ValueError(f"{where}: {', '.join(shared)} of {name} is for the plan to say")
-    return plan, students, samplers
+    return plan, students, models, samplers
 
 
 def _normal(options: Any, where: str, name: str) -> dict[str, Any]:
@@ -262,7 +286,9 @@ def _student_options(
     options: Options, plan: Plan, name: str, own: dict[str, Any], seed: int
 ) -> distill.Options:
     """What `fewjump distill` is told for one student and seed."""
-    words = flags_of(distill.Options, own, f"{options.plan}: {name}")
+    values = {one.name: getattr(plan, one.field) for one in options_of(Plan)}
+    reading = {key: values[key] for key in _READING if values[key] is not None}
+    words = flags_of(distill.Options, {**own, **reading}, f"{options.plan}: {name}")
     words += ["--teacher", plan.teacher, "--data", plan.data, "--kind", plan.kind]
     words += [] if plan.length is None else ["--length", str(plan.length)]
     words += ["--out", str(options.out / "students" / name / str(seed)), "--seed", str(seed)]

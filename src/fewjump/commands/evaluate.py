@@ -89,7 +89,7 @@ class Options(DocumentOptions, ReadingOptions, GridOptions, Subject):
 def run(options: Options) -> int:
     from fewjump.checkpoint.folder import WEIGHTS_FILE
     from fewjump.evaluate.meter import classes_in_turn
-    from fewjump.publish.models import open_data_like, open_models
+    from fewjump.publish.models import check_alike, open_data_like, open_models
     from fewjump.report import machine_facts, write_results
     from fewjump.sampler.run import check_options
 
@@ -119,12 +119,7 @@ def run(options: Options) -> int:
             options.length,
             **document_values(options),
         )
-        for model in models[1:]:
-            model.denoiser.check_length(data.length)
-            if model.vocabulary != data.vocabulary:
-                raise ValueError(
-                    f"{model.folder} and {models[0].folder} speak different vocabularies"
-                )
+        check_alike(models, data)
         rows, shown = _measure(options, samplers, names, data)
         facts: dict[str, Any] = {
             "data": data.description,

@@ -104,6 +104,14 @@ def open_data(
     return load_data(source, length, kind=kind, vocabulary=vocabulary, **documents)
 
 
+def check_alike(models: Sequence[Model], data: Dataset) -> None:
+    """Raise ValueError unless all models make sequences of the data's length and vocabulary."""
+    for model in models[1:]:
+        model.denoiser.check_length(data.length)
+        if model.vocabulary != data.vocabulary:
+            raise ValueError(f"{model.folder} and {models[0].folder} speak different vocabularies")
+
+
 def open_data_like(
     model: Model,
     source: str,
