@@ -121,30 +121,43 @@ def test_students_may_be_trained_for_equal_teacher_evaluations(made: Path, tmp_p
     assert found == {"shared chain": (7, 35), "halved": (4, 32)}
 
 
-def test_published_weights_are_judged_beside_students(tmp_path: Path) -> None:
-    """A teacher and a model in the format that the originals publish; data are token numbers."""
-    published = Path(__file__).parents[1] / "golden" / "originals" / "mdlm_subs" / "hf"
-    tokens = integers(50, (60, 32), generator_for(0))
-    np.save(tmp_path / "tokens.npy", tokens.numpy())
-    content = {
+@pytest.mark.parametrize("name", ["mdlm", "duo"])
+def test_plans_for_published_weights_run(name: str, tmp_path: Path) -> None:
+    """The plans of the examples, with tiny checkpoints of the same format and token numbers."""
+    path = Path(__file__).parents[2] / "examples" / "plans" / f"{name}-openwebtext.yaml"
+    family = {"mdlm": "mdlm_subs", "duo": "duo"}[name]
+    published = Path(__file__).parents[1] / "golden" / "originals" / family / "hf"
+    np.save(tmp_path / "tokens.npy", integers(50, (60, 32), generator_for(0)).numpy())
+    content = yaml.safe_load(path.read_text())
+    places = [content["teacher"], content["tokenizer"], *content["models"].values()]
+    assert all(place.startswith("hf:") for place in places)
+    del content["tokenizer"]
+    content |= {
         "teacher": str(published),
         "data": str(tmp_path / "tokens.npy"),
-        "weights": "ema",
+        "length": 32,
         "steps": [1],
         "teacher-steps": [2],
         "samples": 6,
         "matched-entropy": False,
-        "shared": {"steps": 1, "batch-size": 2, "warmup": 1},
-        "students": {"chain": {"student": "shared-chain", "head": ["states=4"]}},
-        "models": {"published": str(published)},
+        "models": dict.fromkeys(content["models"], str(published)),
     }
+    content["shared"] |= {"steps": 7, "batch-size": 2, "accumulate": 1, "warmup": 1}
+    for student in content["students"].values():
+        if "head" in student:
+            student["head"] = [
+                {"states": "states=4", "blocks": "blocks=2", "width": "width=8"}[o.split("=")[0]]
+                for o in student["head"]
+            ]
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(content))
     assert compare(tmp_path / "plan.yaml", tmp_path / "out") == cli.OK
     rows = json.loads((tmp_path / "out" / "rows.json").read_text())
     seen = {(r["model"], r["steps"]) for r in rows if r["metric"] == "copied"}
-    assert seen == {("teacher", 2), ("published", 1), ("chain", 1)}
+    samplers = dict.fromkeys(["teacher", *content["samplers"]], 2)
+    few = dict.fromkeys([*content["students"], *content["models"]], 1)
+    assert seen == {*samplers.items(), *few.items()}
     costs = json.loads((tmp_path / "out" / "results.json").read_text())["costs"]
-    assert [c["model"] for c in costs] == ["chain"]
+    assert {c["model"] for c in costs} == set(content["students"])
 
 
 @pytest.mark.parametrize(
