@@ -1,0 +1,226 @@
+"""The plan of a comparison: what is compared, the options of each student, its budget and cost."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from fewjump.commands import distill
+from fewjump.commands.arguments import flags_of, parse
+from fewjump.commands.shared import DataKindName, DocumentOptions, check_draws
+from fewjump.config import changed, options_of
+from fewjump.reading import ReadingOptions
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+-]*")
+TEACHER = "teacher"
+
+
+@dataclass(kw_only=True)
+class Plan(ReadingOptions, DocumentOptions):
+    """What is compared: the content of the plan file.
+
+    How a teacher and documents are read is said as for `fewjump distill`.
+
+    Attributes:
+        teacher: what `fewjump sample` takes.
+        data: what the teacher learned from; its test part is the reference.
+        kind, length: how to read it.
+        steps: numbers of steps that students are judged at.
+        teacher_steps: those of the teacher; ``steps`` by default.
+        seeds: trainings of every student; of the teacher, which is trained already, sets of
+            samples.
+        samples: of each measurement; as many as the test part has by default.
+        matched_entropy: of texts and tokens: also sample at the temperatures that enclose the
+            entropy of the test part, and say what the judge's nll is there.
+        teacher_evaluations: what every student may ask of the teacher, in evaluations of one
+            sequence: it is trained for as many steps as that allows. A student that asks nothing
+            takes its own ``steps``.
+    """
+
+    teacher: str = ""
+    data: str = ""
+    kind: DataKindName = "auto"
+    length: int | None = None
+    steps: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16])
+    teacher_steps: list[int] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=lambda: [0])
+    samples: int | None = None
+    matched_entropy: bool = True
+    teacher_evaluations: int | None = None
+
+    def check(self) -> None:
+        """Raise ValueError for what is missing or cannot be."""
+        for name in ("teacher", "data"):
+            if not getattr(self, name):
+                raise ValueError(f"the plan needs {name}: …")
+        check_draws([*self.steps, *self.teacher_steps], self.samples, "samples")
+        if self.teacher_evaluations is not None and self.teacher_evaluations < 1:
+            raise ValueError(
+                f"teacher_evaluations must be at least 1, got {self.teacher_evaluations}"
+            )
+        for name in ("steps", "teacher_steps", "seeds"):
+            values = getattr(self, name)
+            if len(set(values)) < len(values) or (not values and name != "teacher_steps"):
+                raise ValueError(f"{name} must name at least one number, each once; got {values}")
+
+
+_READING = [one.name for part in (ReadingOptions, DocumentOptions) for one in options_of(part)]
+#: The plan says these for every student.
+_SHARED = ("teacher", "data", "kind", "length", "out", "seed", "device", *_READING)
+
+
+def read_plan(
+    content: Any, where: str
+) -> tuple[Plan, dict[str, dict[str, Any]], dict[str, str], dict[str, dict[str, Any]]]:
+    """A plan, and by name the options of students, the places of models, and the samplers.
+
+    Raises:
+        ValueError: for what is no plan, with the place.
+    """
+    if not isinstance(content, dict):
+        raise ValueError(f"{where} must hold a plan: teacher, data, students, … as name: value")
+    parts: dict[str, dict[str, Any]] = {}
+    rest = {str(key).replace("-", "_"): value for key, value in content.items()}
+    for part in ("shared", "students", "models", "samplers"):
+        found = rest.pop(part, None) or {}
+        if not isinstance(found, dict):
+            raise ValueError(f"{where}: {part} must hold name: value lines")
+        parts[part] = found
+    try:
+        (plan,) = changed(rest, Plan())
+        plan.check()
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    students = {
+        name: {**_normal(parts["shared"], where, "shared"), **_normal(own, where, name)}
+        for name, own in parts["students"].items()
+    }
+    models = parts["models"]
+    if not all(isinstance(place, str) for place in models.values()):
+        raise ValueError(f"{where}: models must be lines of name: what `fewjump sample` takes")
+    names = [*students, *models, *parts["samplers"]]
+    for name in names:
+        if not _NAME.fullmatch(str(name)) or name == TEACHER:
+            raise ValueError(
+                f"{where}: {name!r} cannot be a name here; take letters, digits and ' ._+-', and "
+                f"not {TEACHER}"
+            )
+    if twice := sorted({str(name) for name in names if names.count(name) > 1}):
+        raise ValueError(f"{where}: {', '.join(twice)} stands for two things")
+    if not names:
+        raise ValueError(f"{where} names no students:, models: or samplers: to compare")
+    samplers = {}
+    for name, own in parts["samplers"].items():
+        one = {"sampler_options": [], "grid": None, **_normal(own, where, name)}
+        if unknown := set(one) - {"sampler", "sampler_options", "grid"}:
+            raise ValueError(
+                f"{where}: {name} has {', '.join(sorted(unknown))}; a sampler has sampler, "
+                "sampler-options and grid"
+            )
+        samplers[name] = one
+    for name, own in students.items():
+        if shared := [key for key in own if key in _SHARED]:
+            raise ValueError(f"{where}: {', '.join(shared)} of {name} is for the plan to say")
+    return plan, students, models, samplers
+
+
+def _normal(options: Any, where: str, name: str) -> dict[str, Any]:
+    if not isinstance(options, Mapping):
+        raise ValueError(f"{where}: {name} must hold options as name: value lines")
+    return {str(key).replace("-", "_"): value for key, value in options.items()}
+
+
+def student_options(
+    plan: Plan, own: dict[str, Any], seed: int, more: list[str], where: str
+) -> distill.Options:
+    """What `fewjump distill` is told for one student and seed.
+
+    Args:
+        plan: which says teacher and data.
+        own: the student's options by name.
+        seed: of the training.
+        more: flags that are no matter of the plan.
+        where: the student stands, for messages.
+
+    Raises:
+        ValueError: for what `fewjump distill` would refuse.
+    """
+    values = {one.name: getattr(plan, one.field) for one in options_of(Plan)}
+    reading = {key: values[key] for key in _READING if values[key] is not None}
+    words = flags_of(distill.Options, {**own, **reading}, where)
+    words += ["--teacher", plan.teacher, "--data", plan.data, "--kind", plan.kind]
+    words += [] if plan.length is None else ["--length", str(plan.length)]
+    words += ["--seed", str(seed), *more]
+    told = io.StringIO()
+    try:
+        with redirect_stderr(told):
+            return parse(distill.Options, words, "fewjump distill")
+    except SystemExit:
+        line = told.getvalue().strip().removeprefix("fewjump: ")
+        raise ValueError(f"{where}: {line}") from None
+
+
+def within(budget: int, student: distill.Options) -> distill.Options:
+    """A student's options with as many optimiser steps as its teacher evaluations allow.
+
+    What one step asks is found by a trial of a few; it does not depend on how far training is.
+
+    Raises:
+        ValueError: for a budget that is less than one step of each round.
+    """
+    from fewjump.train import read_metrics
+
+    training = student.training
+    rounds = len(distill.objective_of(student).in_rounds())
+    with TemporaryDirectory() as folder:
+        short = replace(training, steps=rounds, warmup=0, progress=False, monitor=False)
+        with redirect_stdout(io.StringIO()):
+            distill.run(replace(student, out=Path(folder), training=short))
+        asked = [line for line in read_metrics(folder) if "loss" in line][-1]["teacher_evaluations"]
+    if not asked:
+        return student
+    steps = int(budget / (asked * training.batch_size))
+    if steps < rounds:
+        raise ValueError(
+            f"{student.out}: teacher_evaluations: {budget} is less than the "
+            f"{asked * training.batch_size * rounds:.0f} of its first steps"
+        )
+    return replace(student, training=replace(training, steps=steps))
+
+
+def cost_of(folder: Path) -> dict[str, Any]:
+    """What a student took, all rounds together: optimiser steps, teacher evaluations, seconds.
+
+    An evaluation is that of one sequence.
+    """
+    from fewjump.checkpoint import read_config
+    from fewjump.runs import ROUNDS
+
+    parts = [*sorted((folder / ROUNDS).glob("*")), folder]
+    trainings = [read_config(part / "model")["training"] for part in parts]
+    batch = trainings[-1]["batch_size"]
+    return {
+        "steps": sum(one["steps"] for one in trainings),
+        "batch_size": batch,
+        "teacher_evaluations": round(batch * sum(map(_asked, parts))),
+        "seconds": round(sum(one["seconds"] or 0.0 for one in trainings), 1),
+    }
+
+
+def _asked(folder: Path) -> float:
+    """How often a training asked its teacher for each sequence of a batch, over all steps."""
+    from fewjump.train import read_metrics
+
+    total, before = 0.0, 0
+    for line in read_metrics(folder):
+        if "loss" in line:
+            # A line holds the mean over the steps since the last one.
+            total += line.get("teacher_evaluations", 0.0) * (line["step"] - before)
+            before = line["step"]
+    return total
