@@ -160,6 +160,29 @@ def test_fillings_in_one_evaluation() -> None:
     assert (round(min(speeds)), round(max(speeds))) == (25, 114)
 
 
+def test_lower_halves_of_digits_in_one_evaluation() -> None:
+    rows = load("digits_infilling")["fillings"]
+    drawn = {(r["student"], r["steps"]): r for r in rows if "steps" in r}
+    here = [r for r in rows if r["hidden"] == "lower half" and "steps" not in r]
+    truth = {r["student"]: r for r in here}
+    slow, mixture = drawn["teacher", 64], drawn["joint student", 1]
+    assert mixture["frechet_high"] < slow["frechet_low"]
+    assert mixture["precision_low"] > slow["precision_high"]
+    assert abs(mixture["recall"] - slow["recall"]) < 0.005
+    assert round(slow["seconds_alone"] / mixture["seconds_alone"]) == 13
+    order = sorted(truth, key=lambda name: truth[name]["nll"])
+    assert order == ["any-order", "shared-chain", "joint student", "teacher"]
+    assert truth["teacher"]["one_by_one_high"] < truth["any-order"]["nll_low"]
+    assert truth["any-order"]["nll_high"] < truth["teacher"]["nll_low"]
+    some, chain = drawn["any-order", 1], drawn["shared-chain", 1]
+    for key in ("frechet", "precision"):
+        assert some[f"{key}_low"] < slow[f"{key}_high"]
+        assert slow[f"{key}_low"] < some[f"{key}_high"]
+    assert some["recall_high"] < slow["recall_low"]
+    assert chain["frechet_low"] > slow["frechet_high"]
+    assert chain["precision_high"] < slow["precision_low"]
+
+
 def test_more_steps_of_students_that_condition() -> None:
     rows = {(r["student"], r["steps"]): r for r in load("conditioning_names")["rows"]}
     chain = [rows["shared-chain", k] for k in (1, 16)]

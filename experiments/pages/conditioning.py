@@ -54,6 +54,42 @@ def fillings(corpus: str) -> str:
     return table(header, lines)
 
 
+def lower_halves() -> str:
+    """Digits: the lower half given the upper, by its truth, among real pictures, and in time."""
+    rows = load("digits_infilling")["fillings"]
+    slow = where([r for r in rows if "steps" in r], student=TEACHER, steps=64)
+    lines = []
+    for student in dict.fromkeys(r["student"] for r in rows):
+        mine = where(rows, student=student)
+        truth = [r for r in mine if r["hidden"] == "lower half" and "steps" not in r]
+        drawn = [r for r in mine if "steps" in r]
+        for steps in sorted({r["steps"] for r in drawn}):
+            now = where(drawn, steps=steps)
+            exact = {1: "nll", 64: "one_by_one"}.get(steps, "")
+            speed = mean(slow, "seconds_alone") / mean(now, "seconds_alone")
+            lines.append(
+                (
+                    f"{student}, {steps_head(steps)}",
+                    seeds_cell(truth, exact) if exact in truth[0] else MISSING,
+                    *(seeds_cell(now, key) for key in ("frechet", "precision", "recall")),
+                    f"{mean(now, 'class_accuracy'):.2f}",
+                    f"{1e3 * mean(now, 'seconds_alone'):.0f}",
+                    f"{speed:.1f}×",
+                )
+            )
+    header = (
+        "filled by",
+        "−log p of the truth, nats a pixel",
+        "Fréchet",
+        "precision",
+        "recall",
+        "class kept",
+        "ms, one alone",
+        "teacher's 64 over it",
+    )
+    return table(header, lines)
+
+
 def drift(corpus: str, student: str) -> str:
     """NLL at matched entropy at the most steps, less that at one; hyphens stand for spaces too."""
     rows = load(f"conditioning_{corpus}")["rows"]
