@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
+
+from fewjump.train import diagnostics
 
 torch.set_num_threads(1)
 
@@ -43,6 +47,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return next((i for i, name in enumerate(LONG) if path.endswith(f"tests/{name}")), len(LONG))
 
     items.sort(key=place)
+
+
+#: Tests of what watches a training, as it is.
+WATCHED = ("train", "test_watched.py", "test_inspect.py")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _short_watch(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Elsewhere the teacher's samples that a training is watched by take 2 steps in place of 32.
+
+    Trainings of a few steps spent three quarters of their time on them.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        if not {request.path.name, request.path.parent.name} & set(WATCHED):
+            patch.setattr(diagnostics, "TEACHER_STEPS", 2)
+        yield
 
 
 @pytest.fixture
