@@ -14,6 +14,7 @@ from fewjump.objective import (
     ConditionalMatching,
     JointConditionalMatching,
     LatentMatching,
+    Rectification,
     SelfDistillation,
 )
 from fewjump.objective.time_sampling import TimeSampling
@@ -40,6 +41,7 @@ TAKERS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
         ("near", "data_weight", "free_bits", "min_time", "tolerance", "known_share"),
     ),
     "self-distillation": (SelfDistillation, ("floor", "min_time", "known_share")),
+    "rectification": (Rectification, ("min_time",)),
     "times": (TimeSampling, ("floor", "decay")),
     "log-linear": (LogLinear, ("eps",)),
     "cosine": (Cosine, ("eps",)),

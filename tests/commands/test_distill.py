@@ -18,6 +18,7 @@ from fewjump.objective import (
     ConditionalMatching,
     JointConditionalMatching,
     Objective,
+    Rectification,
     SelfDistillation,
 )
 from fewjump.process import Absorbing, Uniform
@@ -82,9 +83,20 @@ def test_self_distillation_takes_its_own_options() -> None:
         objective_of(options(*words))
 
 
+def test_rectification_takes_its_own_options_and_no_data() -> None:
+    words = ["--method", "redi", "--pairs", "9", "--pair-steps", "4", "--rounds", "2"]
+    found = objective_of(options(*words, "--min-time", "0.01"))
+    assert isinstance(found, Rectification)
+    assert (found.pairs, found.pair_steps, found.rounds, found.min_time) == (9, 4, 2, 0.01)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--pairs", "2"], "--pairs is for --method redi"),
+        (["--method", "redi", "--jumps-before", "8"], "--jumps-before is for --method sdtt"),
+        (["--method", "redi", "--known", "prefix"], "leave out --known"),
+        (["--method", "redi", "--pairs", "0"], "pairs must be at least 1"),
         (["--rounds", "2"], "--rounds is for --method sdtt"),
         (["--method", "sdtt", "--jumps", "2"], "--jumps is for --method matching"),
         (["--method", "sdtt", "--max-gap", "0.5"], "--max-gap is for --student"),

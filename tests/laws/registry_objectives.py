@@ -25,6 +25,7 @@ from fewjump.objective import (
     LatentMatching,
     Objective,
     OnPolicyRefinement,
+    Rectification,
     ScoreEntropy,
     SelfDistillation,
 )
@@ -135,12 +136,14 @@ class Case(NamedTuple):
         student: the exact student of a world.
         length: positions of the world: 1 where drawing them independently is all that is wrong.
         masked: whether it is for noise with a mask only.
+        unmasked: whether it is for noise without a mask only.
     """
 
     make: Callable[[], Objective]
     student: Callable[[World], Denoiser]
     length: int = 2
     masked: bool = False
+    unmasked: bool = False
 
 
 OBJECTIVE_CASES: Registry[Objective] = Registry(Objective, "fewjump.objective")
@@ -189,3 +192,5 @@ add(
     length=1,
     masked=True,
 )
+add("redi", lambda: Rectification(rounds=1, min_time=0.05), Marginals, unmasked=True)
+add("redi-joint", lambda: Rectification(rounds=1, min_time=0.05), Joint, unmasked=True)

@@ -6,6 +6,7 @@ from fewjump.objective.elbo import CrossEntropyELBO, ScoreEntropy, nelbo
 from fewjump.objective.joint import JointConditionalMatching
 from fewjump.objective.latent import LatentMatching
 from fewjump.objective.on_policy import OnPolicyRefinement
+from fewjump.objective.rectification import Rectification
 from fewjump.objective.self_distillation import SelfDistillation
 from fewjump.objective.time_sampling import TimeSampling
 from fewjump.registry import OBJECTIVES
@@ -19,6 +20,7 @@ __all__ = [
     "Metrics",
     "Objective",
     "OnPolicyRefinement",
+    "Rectification",
     "ScoreEntropy",
     "SelfDistillation",
     "TimeSampling",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 from fewjump.denoiser.base import Denoiser
 from fewjump.law.base import Law
 from fewjump.objective.time_sampling import TimeSampling
-from fewjump.options.objectives import KnownName, MatchingOptions
+from fewjump.options.objectives import KnownName, MatchingOptions, RoundsOptions
 from fewjump.process import Process
 from fewjump.random import Generator, uniform
 
@@ -33,10 +33,13 @@ class Objective(ABC):
     Attributes:
         needs_teacher: whether ``teacher`` must be given.
         needs_data: whether the *contents* of ``batch`` are read; its shape always is.
+        coupled: whether a batch holds pairs of the teacher's samples and the noise that they began
+            from, side by side: (B, 2L).
     """
 
     needs_teacher: ClassVar[bool] = True
     needs_data: bool = True
+    coupled: ClassVar[bool] = False
 
     # With what it remembers, it is equal to itself only, whatever its options.
     __eq__, __hash__ = object.__eq__, object.__hash__
@@ -108,6 +111,25 @@ class Objective(ABC):
                 f"teacher and student have different processes ({teacher.process!r} and "
                 f"{student.process!r}); build the student with process=teacher.process"
             )
+
+
+@dataclass(kw_only=True, eq=False)
+class InRounds(Objective, RoundsOptions):
+    """An objective of several trainings: the averaged student of one is the teacher of the next.
+
+    Attributes:
+        round: which this is, counted from 1.
+    """
+
+    round: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= self.round <= self.rounds:
+            raise ValueError(f"round must lie in 1..{self.rounds}, got {self.round}")
+
+    def in_rounds(self) -> list[Objective]:
+        return [replace(self, round=number) for number in range(1, self.rounds + 1)]
 
 
 def freeze(denoiser: Denoiser) -> Denoiser:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from fewjump.denoiser.base import Denoiser
 from fewjump.law.product import ProductLaw, as_product
-from fewjump.objective.base import Given, Metrics, Objective, require_frozen
+from fewjump.objective.base import Given, InRounds, Metrics, require_frozen
 from fewjump.objective.time_sampling import spread_uniform
 from fewjump.options.objectives import DataOptions, HalvingOptions
 from fewjump.random import Generator
 
 
 @dataclass(eq=False)
-class SelfDistillation(Objective, DataOptions, HalvingOptions):
+class SelfDistillation(InRounds, DataOptions, HalvingOptions):
     """The student's one step learns what two steps of the teacher say (SDTT, arXiv 2410.21035).
 
     In round k the teacher's step is d = 2^{k−1} / ``jumps_before``. At a uniform time t and x_t,
@@ -38,9 +38,6 @@ class SelfDistillation(Objective, DataOptions, HalvingOptions):
     Options by keyword: those of :class:`~fewjump.options.objectives.DataOptions` and
     :class:`~fewjump.options.objectives.HalvingOptions`.
 
-    Attributes:
-        round: which round this is, counted from 1.
-
     Metrics: ``kl_to_teacher`` (nats, mean over the positions that carry loss), ``loss_positions``
     (their share) and ``asked_again`` (share of them whose target is the teacher's second answer).
 
@@ -49,18 +46,11 @@ class SelfDistillation(Objective, DataOptions, HalvingOptions):
             students, which this method has no form for.
     """
 
-    round: int = 1
-
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 1 <= self.round <= self.rounds:
-            raise ValueError(f"round must lie in 1..{self.rounds}, got {self.round}")
         if self.known is None:
             # What is not used does not identify a run.
             del self.known_share
-
-    def in_rounds(self) -> list[Objective]:
-        return [replace(self, round=number) for number in range(1, self.rounds + 1)]
 
     def check(self, student: Denoiser, teacher: Denoiser | None) -> None:
         super().check(student, teacher)
