@@ -12,6 +12,7 @@ import torch
 from fewjump.evaluate.bootstrap import bootstrap, mean
 from fewjump.objective import (
     ConditionalMatching,
+    DiscreteConsistency,
     JointConditionalMatching,
     LatentMatching,
     Rectification,
@@ -42,6 +43,7 @@ TAKERS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
     ),
     "self-distillation": (SelfDistillation, ("floor", "min_time", "known_share")),
     "rectification": (Rectification, ("min_time",)),
+    "consistency": (DiscreteConsistency, ("floor", "min_time", "known_share")),
     "times": (TimeSampling, ("floor", "decay")),
     "log-linear": (LogLinear, ("eps",)),
     "cosine": (Cosine, ("eps",)),

@@ -213,6 +213,8 @@ _ALSO = {
     "ConditionalMatching": _PAPER,
     "SelfDistillation": "sdtt",
     "Rectification": "redi",
+    "dcd": "duo",
+    "DiscreteConsistency": "duo",
     "JointConditionalMatching": _PAPER,
     "LatentMatching": _PAPER,
     "OnPolicyRefinement": "dmd",

@@ -131,6 +131,7 @@ DECODINGS: Registry[type[Decoding]] = Registry(
 
 _METHODS = {
     "sdtt": "fewjump.objective.self_distillation:SelfDistillation",
+    "dcd": "fewjump.objective.consistency:DiscreteConsistency",
     "redi": "fewjump.objective.rectification:Rectification",
 }
 

@@ -16,6 +16,7 @@ from fewjump.data import Characters
 from fewjump.denoiser import LogitDenoiser, NetworkDenoiser
 from fewjump.objective import (
     ConditionalMatching,
+    DiscreteConsistency,
     JointConditionalMatching,
     Objective,
     Rectification,
@@ -90,9 +91,16 @@ def test_rectification_takes_its_own_options_and_no_data() -> None:
     assert (found.pairs, found.pair_steps, found.rounds, found.min_time) == (9, 4, 2, 0.01)
 
 
+def test_consistency_takes_the_options_of_halving() -> None:
+    found = objective("--method", "dcd", "--jumps-before", "32", "--rounds", "2")
+    assert isinstance(found, DiscreteConsistency)
+    assert (found.jumps_before, found.rounds, found.divergence) == (32, 2, "reverse")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--method", "dcd", "--pairs", "2"], "--pairs is for --method redi"),
         (["--pairs", "2"], "--pairs is for --method redi"),
         (["--method", "redi", "--jumps-before", "8"], "--jumps-before is for --method sdtt"),
         (["--method", "redi", "--known", "prefix"], "leave out --known"),

@@ -21,6 +21,7 @@ from fewjump.law.base import enumerate_states, ravel
 from fewjump.objective import (
     ConditionalMatching,
     CrossEntropyELBO,
+    DiscreteConsistency,
     JointConditionalMatching,
     LatentMatching,
     Objective,
@@ -194,3 +195,13 @@ add(
 )
 add("redi", lambda: Rectification(rounds=1, min_time=0.05), Marginals, unmasked=True)
 add("redi-joint", lambda: Rectification(rounds=1, min_time=0.05), Joint, unmasked=True)
+# As the step falls to 0: the fixed point that the paper states, and the only one.
+for how in ("reverse", "forward"):
+    add(
+        f"dcd-{how}",
+        lambda how=how: DiscreteConsistency(
+            jumps_before=2**46, rounds=1, divergence=how, min_time=0.05
+        ),
+        Marginals,
+        unmasked=True,
+    )

@@ -65,8 +65,10 @@ class Subject:
         student: what the student can say: product is the paper's, one table per position. The
             others are joint laws, from which a single step can draw dependent positions.
         method: matching is the paper's, and ours for joint students; sdtt, self-distillation, for
-            masked product students, halves the number of jumps in rounds; redi, for uniform noise,
-            learns the teacher's samples together with the noise that they began from, in rounds.
+            masked product students, halves the number of jumps in rounds; dcd, for uniform
+            noise, answers as its teacher does where the same noise is weaker, in rounds; redi, for
+            uniform noise, learns the teacher's samples together with the noise that they began
+            from, in rounds.
         intermediate: how the cleaner state is drawn. student-euler is the paper's Algorithm 1;
             forward noises data and is exact; teacher-rollout needs no data. Default: forward, or
             teacher-rollout if there are no data.
@@ -88,7 +90,7 @@ class Subject:
         gap: product students: where the teacher is asked.
         joint: joint students: where the teacher is asked, and what is learned from it.
         latent: latent students: what keeps the latent in use.
-        halving: the rounds of sdtt and redi.
+        halving: the rounds of sdtt, dcd and redi.
         coupling: the pairs of redi.
         training: how to optimise.
     """

@@ -2,6 +2,7 @@
 
 from fewjump.objective.base import Metrics, Objective, freeze
 from fewjump.objective.conditional import ConditionalMatching
+from fewjump.objective.consistency import DiscreteConsistency
 from fewjump.objective.elbo import CrossEntropyELBO, ScoreEntropy, nelbo
 from fewjump.objective.joint import JointConditionalMatching
 from fewjump.objective.latent import LatentMatching
@@ -15,6 +16,7 @@ __all__ = [
     "OBJECTIVES",
     "ConditionalMatching",
     "CrossEntropyELBO",
+    "DiscreteConsistency",
     "JointConditionalMatching",
     "LatentMatching",
     "Metrics",

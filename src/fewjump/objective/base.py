@@ -16,8 +16,15 @@ from torch import Tensor
 
 from fewjump.denoiser.base import Denoiser
 from fewjump.law.base import Law
+from fewjump.law.product import ProductLaw
 from fewjump.objective.time_sampling import TimeSampling
-from fewjump.options.objectives import KnownName, MatchingOptions, RoundsOptions
+from fewjump.options.objectives import (
+    DataOptions,
+    HalvingOptions,
+    KnownName,
+    MatchingOptions,
+    RoundsOptions,
+)
 from fewjump.process import Process
 from fewjump.random import Generator, uniform
 
@@ -130,6 +137,30 @@ class InRounds(Objective, RoundsOptions):
 
     def in_rounds(self) -> list[Objective]:
         return [replace(self, round=number) for number in range(1, self.rounds + 1)]
+
+
+@dataclass(kw_only=True, eq=False)
+class HalvingObjective(InRounds, DataOptions, HalvingOptions):
+    """Rounds that each double the step over which a student's answer is its teacher's."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.known is None:
+            # What is not used does not identify a run.
+            del self.known_share
+
+    @property
+    def step(self) -> float:
+        """This round's step, in time."""
+        return 2 ** (self.round - 1) / self.jumps_before
+
+    def diverged(self, law: ProductLaw, target: ProductLaw, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Sum over the rows with gradients, up to a constant, and each row's KL without."""
+        ones = torch.ones(rows.shape[0], device=rows.device)
+        if self.divergence == "reverse":
+            return law.reverse_divergence(target, rows, self.floor, ones)
+        found = law.soft_cross_entropy(target, rows, ones)
+        return found.total, found.cross_entropy.detach() - found.target_entropy
 
 
 def freeze(denoiser: Denoiser) -> Denoiser:

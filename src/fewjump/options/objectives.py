@@ -203,7 +203,7 @@ class RoundsOptions(Part):
 
     rounds: int = 3
 
-    whose = "--method sdtt or redi"
+    whose = "--method sdtt, dcd or redi"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -236,8 +236,9 @@ class HalvingOptions(RoundsOptions):
     """Rounds of self-distillation, each of which halves the number of jumps.
 
     Attributes:
-        jumps_before: jumps from noise to data of the sampler that the first round halves; after all
-            rounds the student has jumps_before / 2^rounds.
+        jumps_before: the first round's step is 1 / jumps_before, and each round doubles it: of
+            sdtt, jumps from noise to data of the sampler that the first round halves, so that after
+            all rounds the student has jumps_before / 2^rounds.
         divergence: reverse, KL(student ‖ teacher), which prefers tokens that the teacher likes at
             every state; or forward, KL(teacher ‖ student), which averages.
         floor: with reverse: probabilities of the teacher below it count as it.
@@ -247,7 +248,7 @@ class HalvingOptions(RoundsOptions):
     divergence: DivergenceName = "reverse"
     floor: Annotated[float, tyro.conf.arg(name="target-floor")] = 1e-10
 
-    whose = "--method sdtt"
+    whose = "--method sdtt or dcd"
 
     def __post_init__(self) -> None:
         super().__post_init__()
