@@ -12,8 +12,10 @@ import torch
 from fewjump.evaluate.bootstrap import bootstrap, mean
 from fewjump.objective import (
     ConditionalMatching,
+    DiscreteConsistency,
     JointConditionalMatching,
     LatentMatching,
+    Rectification,
     SelfDistillation,
 )
 from fewjump.objective.time_sampling import TimeSampling
@@ -40,6 +42,8 @@ TAKERS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
         ("near", "data_weight", "free_bits", "min_time", "tolerance", "known_share"),
     ),
     "self-distillation": (SelfDistillation, ("floor", "min_time", "known_share")),
+    "rectification": (Rectification, ("min_time",)),
+    "consistency": (DiscreteConsistency, ("floor", "min_time", "known_share")),
     "times": (TimeSampling, ("floor", "decay")),
     "log-linear": (LogLinear, ("eps",)),
     "cosine": (Cosine, ("eps",)),

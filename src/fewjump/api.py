@@ -8,12 +8,14 @@ it was. The folder then holds
     teacher/   the teacher (distill only)
     config.yaml, versions.json, metrics.jsonl, training_state.pt
     rounds/1/, rounds/2/, …   the earlier trainings of a distillation in rounds, each such a folder
+    pairs.npy, pairs.json     samples that a round learns with their noise, where it does
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,7 @@ from fewjump.options.training import DISTILLATION, TEACHER_TRAINING, TrainConfig
 from fewjump.process import Process
 from fewjump.runs import (
     Round,
+    coupled_with_noise,
     describe_model,
     finish,
     keeping,
@@ -255,14 +258,22 @@ def distill(
         def learn(
             each: Round, model: Denoiser, teacher: Denoiser, told: Callable[[Path], object] | None
         ) -> Denoiser:
+            here, on = tokens, conditions
+            if each.objective.coupled:
+                pairs = coupled_with_noise(teacher, each, model, length, guidance)
+                here, on = (
+                    pairs.train,
+                    conditions
+                    and replace(conditions, labels=labels_of(pairs), scales=scales_of(pairs)),
+                )
             result = train(
                 model,
                 each.objective,
-                tokens,
+                here,
                 each.config,
                 teacher=teacher,
                 length=length,
-                conditions=conditions,
+                conditions=on,
                 out=each.folder,
                 run_config=run,
                 accepted=told,

@@ -62,6 +62,21 @@ _WORKS: dict[str, tuple[str, str, str, int, str]] = {
         2024,
         "2409.02908",
     ),
+    "flow-matching": (
+        "gat2024discrete",
+        "Discrete Flow Matching",
+        "Gat, Itai and Remez, Tal and Shaul, Neta and Kreuk, Felix and Chen, Ricky T. Q. and "
+        "Synnaeve, Gabriel and Adi, Yossi and Lipman, Yaron",
+        2024,
+        "2407.15595",
+    ),
+    "redi": (
+        "yoo2025redi",
+        "{ReDi}: Rectified Discrete Flow",
+        "Yoo, Jaehoon and Kim, Wonjung and Hong, Seunghoon",
+        2025,
+        "2507.15897",
+    ),
     "udlm": (
         "schiff2024simple",
         "Simple Guidance Mechanisms for Discrete Diffusion Models",
@@ -197,6 +212,9 @@ _ALSO = {
     "paper": _PAPER,
     "ConditionalMatching": _PAPER,
     "SelfDistillation": "sdtt",
+    "Rectification": "redi",
+    "dcd": "duo",
+    "DiscreteConsistency": "duo",
     "JointConditionalMatching": _PAPER,
     "LatentMatching": _PAPER,
     "OnPolicyRefinement": "dmd",

@@ -110,6 +110,7 @@ SAMPLERS: Registry[type[Sampler]] = Registry(
         "euler": "fewjump.sampler.single_stage:Euler",
         "tau-leaping": "fewjump.sampler.single_stage:TauLeaping",
         "ancestral": "fewjump.sampler.single_stage:Ancestral",
+        "flow-matching": "fewjump.sampler.flow_matching:FlowMatching",
         "first-hitting": "fewjump.sampler.first_hitting:FirstHitting",
         "theta-trapezoidal": "fewjump.sampler.two_stage:ThetaTrapezoidal",
         "theta-rk2": "fewjump.sampler.two_stage:ThetaRK2",
@@ -128,14 +129,23 @@ DECODINGS: Registry[type[Decoding]] = Registry(
     },
 )
 
+_METHODS = {
+    "sdtt": "fewjump.objective.self_distillation:SelfDistillation",
+    "dcd": "fewjump.objective.consistency:DiscreteConsistency",
+    "redi": "fewjump.objective.rectification:Rectification",
+}
+
+#: Objectives that ``fewjump distill --method`` takes, beside matching.
+METHODS: Registry[type[Objective]] = Registry("method", _METHODS)
+
 OBJECTIVES: Registry[type[Objective]] = Registry(
     "objective",
     {
+        **_METHODS,
         "conditional-matching": "fewjump.objective.conditional:ConditionalMatching",
         "joint-conditional-matching": "fewjump.objective.joint:JointConditionalMatching",
         "latent-matching": "fewjump.objective.latent:LatentMatching",
         "on-policy-refinement": "fewjump.objective.on_policy:OnPolicyRefinement",
-        "sdtt": "fewjump.objective.self_distillation:SelfDistillation",
         "cross-entropy": "fewjump.objective.elbo:CrossEntropyELBO",
         "score-entropy": "fewjump.objective.elbo:ScoreEntropy",
     },

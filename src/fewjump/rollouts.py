@@ -10,8 +10,10 @@ from __future__ import annotations
 import io
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ import torch
 from torch import Tensor
 
 from fewjump.checkpoint.folder import plain
-from fewjump.data import Vocabulary
+from fewjump.data import Dataset, Vocabulary, token_file
 from fewjump.data.cache import narrowed, token_dtype
 from fewjump.denoiser import Denoiser
 from fewjump.denoiser.condition import make_condition
@@ -141,6 +143,8 @@ def rollouts(
         done = _whole_rows(path if path.is_file() else part, dtype, length)
     if done > num_samples:
         raise ValueError(f"{path} holds {done} samples already, more than {num_samples}")
+    if path.is_file() and done == num_samples:
+        return path
     if isinstance(grid, str) and grid == FITTED:
         # One for all samples, wherever batches end.
         labels = None if label is None else label[:1]
@@ -190,6 +194,54 @@ def rollouts(
                 np.savez(file, allow_pickle=False, tokens=np.load(part), **arrays)
             part.unlink()
     return path
+
+
+def coupled(
+    teacher: Denoiser,
+    path: str | Path | None,
+    num_samples: int,
+    steps: int,
+    *,
+    seed: int,
+    length: int | None = None,
+    guidance: float | tuple[float, float] | None = None,
+    progress: bool = False,
+) -> Dataset:
+    """Samples beside the noise that they began from: rows (x₀, x₁) of 2L tokens, all to train on.
+
+    They are drawn by the sampler ``flow-matching``, whose steps redraw nothing. The file holds the
+    samples alone, and is made and gone on with as by :func:`rollouts`: what sample i began from
+    depends on the seed and on i only.
+
+    Args:
+        teacher, num_samples, steps, seed, length, guidance, progress: see :func:`rollouts`.
+        path: the file, without its ending; None keeps none.
+
+    Returns:
+        The pairs, with the classes and guidance scales of a teacher that has them.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        suffix = ".npy" if teacher.classes is None else ".npz"
+        file = rollouts(
+            teacher,
+            (Path(folder) / "pairs" if path is None else Path(path)).with_suffix(suffix),
+            num_samples,
+            steps,
+            sampler="flow-matching",
+            seed=seed,
+            length=length,
+            guidance=guidance,
+            progress=progress,
+        )
+        size = teacher.process.vocab_size
+        samples = token_file(
+            file, vocab_size=size, valid_fraction=0, test_fraction=0, memory_limit=0
+        )
+        x0 = np.asarray(samples.train)
+        # The sampler's first draw from each sample's stream.
+        x1 = teacher.process.prior_sample(x0.shape, SampleStreams(seed, torch.arange(len(x0))))
+        pairs = np.concatenate([x0, narrowed(x1.numpy(), token_dtype(size))], -1)
+    return replace(samples, train=pairs)
 
 
 def _labels(label: Tensor, first: int, count: int) -> Tensor:

@@ -21,15 +21,20 @@ from fewjump.files import check_replaceable
 from fewjump.lock import is_main, sole_writer
 from fewjump.objective import Objective, freeze
 from fewjump.objective.on_policy import StudentWithAuxiliary
+from fewjump.options.objectives import CouplingOptions
 from fewjump.options.training import TrainConfig
+from fewjump.rollouts import coupled
 from fewjump.train import TrainResult
 from fewjump.train.data import Tokens
+from fewjump.train.distributed import join_world
 from fewjump.train.setup import describe
 from fewjump.train.state import CONFIG_FILE as RUN_CONFIG
-from fewjump.train.state import check_fresh, read_config
+from fewjump.train.state import begun_as, check_fresh, check_identity, read_config
 
 #: Folder, in that of a run, of the trainings before its last.
 ROUNDS = "rounds"
+#: Name, without its ending, of the file of a round's pairs of samples and noise.
+PAIRS = "pairs"
 
 
 @contextmanager
@@ -151,6 +156,52 @@ def plan_rounds(objective: Objective, config: TrainConfig, out: str | Path | Non
         )
         for number, one in enumerate(objectives, 1)
     ]
+
+
+def coupled_with_noise(
+    teacher: Denoiser,
+    each: Round,
+    student: Denoiser,
+    length: int | None,
+    guidance: tuple[float, float] | None,
+) -> Dataset:
+    """A round's pairs of the teacher's samples and their noise, kept in its folder.
+
+    Of several processes the first draws them, and the others wait.
+
+    Raises:
+        ValueError: before anything is drawn, where the student cannot be trained so, or the folder
+            holds another run.
+    """
+    objective, folder = each.objective, each.folder
+    assert isinstance(objective, CouplingOptions)
+    objective.check(student, teacher)
+    found = begun_as(folder).get("objective")
+    if folder is not None and found is not None:
+        mine = {"objective": describe(objective), "train": {}}
+        check_identity(folder, {"objective": found}, mine)
+
+    def draw() -> Dataset:
+        return coupled(
+            teacher,
+            None if folder is None else folder / PAIRS,
+            objective.pairs,
+            objective.pair_steps,
+            seed=each.config.seed,
+            length=length,
+            guidance=guidance,
+            progress=each.config.progress and is_main(),
+        )
+
+    with join_world(each.config.device) as world:
+        teacher.to(world.device)
+        if world.is_main or folder is None:
+            pairs = draw()
+            world.barrier()
+        else:
+            world.barrier()
+            pairs = draw()
+    return pairs
 
 
 def finish(

@@ -16,8 +16,10 @@ from fewjump.data import Characters
 from fewjump.denoiser import LogitDenoiser, NetworkDenoiser
 from fewjump.objective import (
     ConditionalMatching,
+    DiscreteConsistency,
     JointConditionalMatching,
     Objective,
+    Rectification,
     SelfDistillation,
 )
 from fewjump.process import Absorbing, Uniform
@@ -82,9 +84,27 @@ def test_self_distillation_takes_its_own_options() -> None:
         objective_of(options(*words))
 
 
+def test_rectification_takes_its_own_options_and_no_data() -> None:
+    words = ["--method", "redi", "--pairs", "9", "--pair-steps", "4", "--rounds", "2"]
+    found = objective_of(options(*words, "--min-time", "0.01"))
+    assert isinstance(found, Rectification)
+    assert (found.pairs, found.pair_steps, found.rounds, found.min_time) == (9, 4, 2, 0.01)
+
+
+def test_consistency_takes_the_options_of_halving() -> None:
+    found = objective("--method", "dcd", "--jumps-before", "32", "--rounds", "2")
+    assert isinstance(found, DiscreteConsistency)
+    assert (found.jumps_before, found.rounds, found.divergence) == (32, 2, "reverse")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--method", "dcd", "--pairs", "2"], "--pairs is for --method redi"),
+        (["--pairs", "2"], "--pairs is for --method redi"),
+        (["--method", "redi", "--jumps-before", "8"], "--jumps-before is for --method sdtt"),
+        (["--method", "redi", "--known", "prefix"], "leave out --known"),
+        (["--method", "redi", "--pairs", "0"], "pairs must be at least 1"),
         (["--rounds", "2"], "--rounds is for --method sdtt"),
         (["--method", "sdtt", "--jumps", "2"], "--jumps is for --method matching"),
         (["--method", "sdtt", "--max-gap", "0.5"], "--max-gap is for --student"),

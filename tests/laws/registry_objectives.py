@@ -21,10 +21,12 @@ from fewjump.law.base import enumerate_states, ravel
 from fewjump.objective import (
     ConditionalMatching,
     CrossEntropyELBO,
+    DiscreteConsistency,
     JointConditionalMatching,
     LatentMatching,
     Objective,
     OnPolicyRefinement,
+    Rectification,
     ScoreEntropy,
     SelfDistillation,
 )
@@ -135,12 +137,14 @@ class Case(NamedTuple):
         student: the exact student of a world.
         length: positions of the world: 1 where drawing them independently is all that is wrong.
         masked: whether it is for noise with a mask only.
+        unmasked: whether it is for noise without a mask only.
     """
 
     make: Callable[[], Objective]
     student: Callable[[World], Denoiser]
     length: int = 2
     masked: bool = False
+    unmasked: bool = False
 
 
 OBJECTIVE_CASES: Registry[Objective] = Registry(Objective, "fewjump.objective")
@@ -189,3 +193,15 @@ add(
     length=1,
     masked=True,
 )
+add("redi", lambda: Rectification(rounds=1, min_time=0.05), Marginals, unmasked=True)
+add("redi-joint", lambda: Rectification(rounds=1, min_time=0.05), Joint, unmasked=True)
+# As the step falls to 0: the fixed point that the paper states, and the only one.
+for how in ("reverse", "forward"):
+    add(
+        f"dcd-{how}",
+        lambda how=how: DiscreteConsistency(
+            jumps_before=2**46, rounds=1, divergence=how, min_time=0.05
+        ),
+        Marginals,
+        unmasked=True,
+    )

@@ -8,6 +8,7 @@ from fewjump.sampler import (
     EntropyBounded,
     Euler,
     FirstHitting,
+    FlowMatching,
     Psi,
     ReMDM,
     Sampler,
@@ -22,6 +23,7 @@ SAMPLER_CASES.add(Euler, Euler)
 SAMPLER_CASES.add(TauLeaping, TauLeaping)
 SAMPLER_CASES.add(Ancestral, Ancestral)
 SAMPLER_CASES.add(FirstHitting, FirstHitting)
+SAMPLER_CASES.add(FlowMatching, FlowMatching)
 SAMPLER_CASES.add(ThetaTrapezoidal, ThetaTrapezoidal)
 SAMPLER_CASES.add(ThetaTrapezoidal, lambda: ThetaTrapezoidal(0.3), "ThetaTrapezoidal-0.3")
 SAMPLER_CASES.add(ThetaRK2, ThetaRK2)

@@ -292,6 +292,24 @@ def test_bridge_follows_its_marginals(make, s, t, generator):
         assert torch.equal(draws, x0[:, None].expand(-1, n))
 
 
+@EVERY
+@pytest.mark.parametrize(("s", "t"), [(S, T), (0.0, T), (T, T)])
+def test_the_flow_keeps_the_law_given_the_data_and_moves_least(make, s, t, generator):
+    process, n = make(LogLinear()), 8000
+    at_t, at_s = truth(process, 0.0, t), truth(process, 0.0, s)
+    x0, x_t = (at_t > 1e-12).nonzero().unbind(1)
+    law = process.flow_marginals(x_t, x0, s, t)
+    after = torch.zeros(V, V, dtype=torch.float64)
+    close(after.index_add(0, x0, at_t[x0, x_t, None] * law), at_s, 1e-12)
+    # No step between two laws lets more tokens stay than the smaller of their probabilities.
+    stayed = law.gather(-1, x_t[:, None])[:, 0]
+    close(stayed * at_t[x0, x_t], torch.minimum(at_t, at_s)[x0, x_t], 1e-12)
+    draws = process.flow_step(
+        x_t[:, None].expand(-1, n), x0[:, None].expand(-1, n), s, t, generator
+    )
+    assert chi_square_p(count(draws), law) > 1e-4
+
+
 # -- the backward chain against brute force -----------------------------------------------------
 
 

@@ -21,6 +21,7 @@ from fewjump.commands.train import LABEL_DROPOUT
 from fewjump.config import Source
 from fewjump.lock import is_main
 from fewjump.options.objectives import (
+    CouplingOptions,
     GapOptions,
     HalvingOptions,
     Intermediate,
@@ -30,16 +31,17 @@ from fewjump.options.objectives import (
 )
 from fewjump.options.training import DISTILLATION, TrainConfig
 from fewjump.reading import ReadingOptions, reading_values
-from fewjump.registry import HEADS
+from fewjump.registry import HEADS, METHODS
 
 if TYPE_CHECKING:
     from fewjump.objective import Objective, TimeSampling
 
 if TYPE_CHECKING:
     StudentName: TypeAlias = str
+    MethodName: TypeAlias = str
 else:
     StudentName = Literal[*HEADS]
-MethodName = Literal["matching", "sdtt"]
+    MethodName = Literal["matching", *METHODS]
 TimesName = Literal[
     "uniform",
     "importance",
@@ -63,7 +65,10 @@ class Subject:
         student: what the student can say: product is the paper's, one table per position. The
             others are joint laws, from which a single step can draw dependent positions.
         method: matching is the paper's, and ours for joint students; sdtt, self-distillation, for
-            masked product students, halves the number of jumps in rounds.
+            masked product students, halves the number of jumps in rounds; dcd, for uniform
+            noise, answers as its teacher does where the same noise is weaker, in rounds; redi, for
+            uniform noise, learns the teacher's samples together with the noise that they began
+            from, in rounds.
         intermediate: how the cleaner state is drawn. student-euler is the paper's Algorithm 1;
             forward noises data and is exact; teacher-rollout needs no data. Default: forward, or
             teacher-rollout if there are no data.
@@ -85,7 +90,8 @@ class Subject:
         gap: product students: where the teacher is asked.
         joint: joint students: where the teacher is asked, and what is learned from it.
         latent: latent students: what keeps the latent in use.
-        halving: the rounds of sdtt.
+        halving: the rounds of sdtt, dcd and redi.
+        coupling: the pairs of redi.
         training: how to optimise.
     """
 
@@ -108,6 +114,7 @@ class Subject:
     joint: JointOptions = field(default_factory=JointOptions)
     latent: LatentOptions = field(default_factory=LatentOptions)
     halving: HalvingOptions = field(default_factory=HalvingOptions)
+    coupling: CouplingOptions = field(default_factory=CouplingOptions)
     training: TrainConfig = DISTILLATION
 
 
@@ -193,11 +200,18 @@ def objective_of(options: Options, guided: bool = False) -> Objective:
             none.
     """
     from fewjump.assembly import default_source, matching, values_for
-    from fewjump.registry import OBJECTIVES
 
-    parts = (options.objective, options.gap, options.joint, options.latent, options.halving)
+    parts = (
+        options.objective,
+        options.gap,
+        options.joint,
+        options.latent,
+        options.halving,
+        options.coupling,
+    )
     if options.method != "matching":
-        if options.data is None:
+        method = METHODS.named(options.method)
+        if options.data is None and method.needs_data:
             raise ValueError(
                 f"--method {options.method} starts from data: give --data, if need be a file of "
                 "the teacher's samples (fewjump rollouts)"
@@ -208,8 +222,7 @@ def objective_of(options: Options, guided: bool = False) -> Objective:
         ):
             if value != default:
                 raise ValueError(f"--{flag} is for --method matching")
-        objective = OBJECTIVES.named(options.method)
-        return objective(**values_for(objective, parts))
+        return method(**values_for(method, parts))
     source = options.intermediate or default_source(options.data is not None and not guided)
     if options.data is None and source != "teacher-rollout":
         raise ValueError(f"--matching {source} starts from data: give --data")

@@ -3,6 +3,7 @@
 from fewjump.evaluate.bootstrap import Interval, bootstrap, combine
 from fewjump.evaluate.exact import (
     ErrorDecomposition,
+    conditional_total_correlation,
     data_law,
     decompose_error,
     entropy,
@@ -47,6 +48,7 @@ __all__ = [
     "bootstrap",
     "classifier_for",
     "combine",
+    "conditional_total_correlation",
     "data_law",
     "decompose_error",
     "dictionary",

@@ -2,10 +2,12 @@
 
 from fewjump.objective.base import Metrics, Objective, freeze
 from fewjump.objective.conditional import ConditionalMatching
+from fewjump.objective.consistency import DiscreteConsistency
 from fewjump.objective.elbo import CrossEntropyELBO, ScoreEntropy, nelbo
 from fewjump.objective.joint import JointConditionalMatching
 from fewjump.objective.latent import LatentMatching
 from fewjump.objective.on_policy import OnPolicyRefinement
+from fewjump.objective.rectification import Rectification
 from fewjump.objective.self_distillation import SelfDistillation
 from fewjump.objective.time_sampling import TimeSampling
 from fewjump.registry import OBJECTIVES
@@ -14,11 +16,13 @@ __all__ = [
     "OBJECTIVES",
     "ConditionalMatching",
     "CrossEntropyELBO",
+    "DiscreteConsistency",
     "JointConditionalMatching",
     "LatentMatching",
     "Metrics",
     "Objective",
     "OnPolicyRefinement",
+    "Rectification",
     "ScoreEntropy",
     "SelfDistillation",
     "TimeSampling",

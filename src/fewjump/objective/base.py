@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -16,8 +16,15 @@ from torch import Tensor
 
 from fewjump.denoiser.base import Denoiser
 from fewjump.law.base import Law
+from fewjump.law.product import ProductLaw
 from fewjump.objective.time_sampling import TimeSampling
-from fewjump.options.objectives import KnownName, MatchingOptions
+from fewjump.options.objectives import (
+    DataOptions,
+    HalvingOptions,
+    KnownName,
+    MatchingOptions,
+    RoundsOptions,
+)
 from fewjump.process import Process
 from fewjump.random import Generator, uniform
 
@@ -33,10 +40,13 @@ class Objective(ABC):
     Attributes:
         needs_teacher: whether ``teacher`` must be given.
         needs_data: whether the *contents* of ``batch`` are read; its shape always is.
+        coupled: whether a batch holds pairs of the teacher's samples and the noise that they began
+            from, side by side: (B, 2L).
     """
 
     needs_teacher: ClassVar[bool] = True
     needs_data: bool = True
+    coupled: ClassVar[bool] = False
 
     # With what it remembers, it is equal to itself only, whatever its options.
     __eq__, __hash__ = object.__eq__, object.__hash__
@@ -108,6 +118,49 @@ class Objective(ABC):
                 f"teacher and student have different processes ({teacher.process!r} and "
                 f"{student.process!r}); build the student with process=teacher.process"
             )
+
+
+@dataclass(kw_only=True, eq=False)
+class InRounds(Objective, RoundsOptions):
+    """An objective of several trainings: the averaged student of one is the teacher of the next.
+
+    Attributes:
+        round: which this is, counted from 1.
+    """
+
+    round: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= self.round <= self.rounds:
+            raise ValueError(f"round must lie in 1..{self.rounds}, got {self.round}")
+
+    def in_rounds(self) -> list[Objective]:
+        return [replace(self, round=number) for number in range(1, self.rounds + 1)]
+
+
+@dataclass(kw_only=True, eq=False)
+class HalvingObjective(InRounds, DataOptions, HalvingOptions):
+    """Rounds that each double the step over which a student's answer is its teacher's."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.known is None:
+            # What is not used does not identify a run.
+            del self.known_share
+
+    @property
+    def step(self) -> float:
+        """This round's step, in time."""
+        return 2 ** (self.round - 1) / self.jumps_before
+
+    def diverged(self, law: ProductLaw, target: ProductLaw, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Sum over the rows with gradients, up to a constant, and each row's KL without."""
+        ones = torch.ones(rows.shape[0], device=rows.device)
+        if self.divergence == "reverse":
+            return law.reverse_divergence(target, rows, self.floor, ones)
+        found = law.soft_cross_entropy(target, rows, ones)
+        return found.total, found.cross_entropy.detach() - found.target_entropy
 
 
 def freeze(denoiser: Denoiser) -> Denoiser:

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fewjump.config import one_of
 from fewjump.denoiser.base import Denoiser
-from fewjump.law.base import row_chunks
+from fewjump.law.base import Law, row_chunks
 from fewjump.law.product import as_product
 from fewjump.objective.base import Given, Metrics, Objective
 from fewjump.objective.time_sampling import spread_uniform
@@ -86,18 +86,8 @@ class CrossEntropyELBO(DataObjective):
             density = given.open(rate_divergence(process, posterior, x_t, batch, t))
             loss = (1 - self.min_time) * density.sum() / batch.numel()
             return loss, {"nelbo": loss.detach()}
-        if not law.independent:
-            ce = -given.condition(law).log_prob(batch)
-            return self._weighted(ce, process, t, batch), {"cross_entropy": _per_token(ce, batch)}
-        asked = process.masked(x_t)
-        if asked is None:
-            asked = given.open(torch.ones_like(x_t, dtype=torch.bool))
-        rows = asked.reshape(-1).nonzero()[:, 0]
-        ce = as_product(law).token_cross_entropy(batch, rows)
-        per_row = torch.zeros(batch.shape[0], dtype=ce.dtype, device=ce.device)
-        per_row = per_row.index_add(0, rows // batch.shape[1], ce)
-        mean = ce.detach().sum() / max(1, rows.shape[0])
-        return self._weighted(per_row, process, t, batch), {"cross_entropy": mean}
+        ce, mean = cross_entropy(law, process, x_t, batch, given)
+        return self._weighted(ce, process, t, batch), {"cross_entropy": mean}
 
     def _weighted(self, ce: Tensor, process: Process, t: Tensor, batch: Tensor) -> Tensor:
         if self.weighting == "elbo":
@@ -141,8 +131,32 @@ class ScoreEntropy(DataObjective):
         return loss, {"score_entropy": loss.detach(), "largest_density": largest}
 
 
-def _per_token(value: Tensor, batch: Tensor) -> Tensor:
-    return value.detach().sum() / batch.numel()
+def cross_entropy(
+    law: Law, process: Process, x_t: Tensor, x0: Tensor, given: Given
+) -> tuple[Tensor, Tensor]:
+    """−log p(x₀|x_t) in nats, over the positions that are neither visible nor given.
+
+    Args:
+        law: p(x₀|x_t), with gradients.
+        process: for an absorbing one, what is visible in ``x_t`` carries no loss.
+        x_t, x0: (B, L) int64.
+        given: positions that are left out.
+
+    Returns:
+        The sum of each sequence, (B,), and the mean over positions: those that carry loss for a
+        product law, all for a joint one.
+    """
+    if not law.independent:
+        ce = -given.condition(law).log_prob(x0)
+        return ce, ce.detach().sum() / x0.numel()
+    asked = process.masked(x_t)
+    if asked is None:
+        asked = given.open(torch.ones_like(x_t, dtype=torch.bool))
+    rows = asked.reshape(-1).nonzero()[:, 0]
+    each = as_product(law).token_cross_entropy(x0, rows)
+    total = torch.zeros(x0.shape[0], dtype=each.dtype, device=each.device)
+    total = total.index_add(0, rows // x0.shape[1], each)
+    return total, each.detach().sum() / max(1, rows.shape[0])
 
 
 def rate_divergence(

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from fewjump.denoiser.base import Denoiser
-from fewjump.law.product import ProductLaw, as_product
-from fewjump.objective.base import Given, Metrics, Objective, require_frozen
+from fewjump.law.product import as_product
+from fewjump.objective.base import Given, HalvingObjective, Metrics, require_frozen
 from fewjump.objective.time_sampling import spread_uniform
-from fewjump.options.objectives import DataOptions, HalvingOptions
 from fewjump.random import Generator
 
 
 @dataclass(eq=False)
-class SelfDistillation(Objective, DataOptions, HalvingOptions):
+class SelfDistillation(HalvingObjective):
     """The student's one step learns what two steps of the teacher say (SDTT, arXiv 2410.21035).
 
     In round k the teacher's step is d = 2^{k−1} / ``jumps_before``. At a uniform time t and x_t,
@@ -38,9 +37,6 @@ class SelfDistillation(Objective, DataOptions, HalvingOptions):
     Options by keyword: those of :class:`~fewjump.options.objectives.DataOptions` and
     :class:`~fewjump.options.objectives.HalvingOptions`.
 
-    Attributes:
-        round: which round this is, counted from 1.
-
     Metrics: ``kl_to_teacher`` (nats, mean over the positions that carry loss), ``loss_positions``
     (their share) and ``asked_again`` (share of them whose target is the teacher's second answer).
 
@@ -48,19 +44,6 @@ class SelfDistillation(Objective, DataOptions, HalvingOptions):
         ValueError: for options outside their range; at check, for noise without a mask and joint
             students, which this method has no form for.
     """
-
-    round: int = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 1 <= self.round <= self.rounds:
-            raise ValueError(f"round must lie in 1..{self.rounds}, got {self.round}")
-        if self.known is None:
-            # What is not used does not identify a run.
-            del self.known_share
-
-    def in_rounds(self) -> list[Objective]:
-        return [replace(self, round=number) for number in range(1, self.rounds + 1)]
 
     def check(self, student: Denoiser, teacher: Denoiser | None) -> None:
         super().check(student, teacher)
@@ -80,10 +63,9 @@ class SelfDistillation(Objective, DataOptions, HalvingOptions):
     ) -> tuple[Tensor, Metrics]:
         teacher, process = require_frozen(teacher, student), student.process
         given = Given.draw(self.known, self.known_share, batch, process, generator)
-        step = 2 ** (self.round - 1) / self.jumps_before
         t = spread_uniform(batch.shape[0], generator, batch.device)
         t = self.min_time + (1 - self.min_time) * t
-        later = t - torch.minimum(torch.full_like(t, step), t / 2)
+        later = t - torch.minimum(torch.full_like(t, self.step), t / 2)
         with torch.no_grad():
             x_t = given.pin(process.corrupt(batch, 0.0, t, generator))
             first = as_product(teacher(x_t, t))
@@ -98,7 +80,7 @@ class SelfDistillation(Objective, DataOptions, HalvingOptions):
         divergence = loss.clone()
         for target, where in ((first, masked & ~still), (second, still)):
             rows = where.reshape(-1).nonzero()[:, 0]
-            total, each = self._divergence(law, target, rows)
+            total, each = self.diverged(law, target, rows)
             loss, divergence = loss + total, divergence + each.sum()
             count += rows.shape[0]
         share = torch.tensor(count / batch.numel(), device=batch.device)
@@ -107,13 +89,3 @@ class SelfDistillation(Objective, DataOptions, HalvingOptions):
             "loss_positions": share,
             "asked_again": still.double().mean() / share.clamp(min=1e-9),
         }
-
-    def _divergence(
-        self, law: ProductLaw, target: ProductLaw, rows: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Sum over the rows with gradients, up to a constant, and each row's KL without."""
-        ones = torch.ones(rows.shape[0], device=rows.device)
-        if self.divergence == "reverse":
-            return law.reverse_divergence(target, rows, self.floor, ones)
-        found = law.soft_cross_entropy(target, rows, ones)
-        return found.total, found.cross_entropy.detach() - found.target_entropy

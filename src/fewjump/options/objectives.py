@@ -193,29 +193,66 @@ class JointOptions(Part):
 
 
 @dataclass(kw_only=True)
-class HalvingOptions(Part):
+class RoundsOptions(Part):
+    """Several trainings in a row.
+
+    Attributes:
+        rounds: rounds; each takes its share of the optimiser steps, and the student of one is the
+            teacher of the next.
+    """
+
+    rounds: int = 3
+
+    whose = "--method sdtt, dcd or redi"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.rounds >= 1, f"rounds must be at least 1, got {self.rounds}")
+
+
+@dataclass(kw_only=True)
+class CouplingOptions(Part):
+    """Pairs of noise and the teacher's samples that began from it, drawn anew in each round.
+
+    Attributes:
+        pairs: pairs that a round draws and keeps.
+        pair_steps: the teacher's evaluations for each: many, for their errors are learned.
+    """
+
+    pairs: int = 50_000
+    pair_steps: int = 64
+
+    whose = "--method redi"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("pairs", "pair_steps"):
+            value = getattr(self, name)
+            require(value >= 1, f"{name} must be at least 1, got {value}")
+
+
+@dataclass(kw_only=True)
+class HalvingOptions(RoundsOptions):
     """Rounds of self-distillation, each of which halves the number of jumps.
 
     Attributes:
-        jumps_before: jumps from noise to data of the sampler that the first round halves.
-        rounds: rounds; each takes its share of the optimiser steps, and the student of one is the
-            teacher of the next. After them the student has jumps_before / 2^rounds jumps.
+        jumps_before: the first round's step is 1 / jumps_before, and each round doubles it: of
+            sdtt, jumps from noise to data of the sampler that the first round halves, so that after
+            all rounds the student has jumps_before / 2^rounds.
         divergence: reverse, KL(student ‖ teacher), which prefers tokens that the teacher likes at
             every state; or forward, KL(teacher ‖ student), which averages.
         floor: with reverse: probabilities of the teacher below it count as it.
     """
 
     jumps_before: int = 64
-    rounds: int = 3
     divergence: DivergenceName = "reverse"
     floor: Annotated[float, tyro.conf.arg(name="target-floor")] = 1e-10
 
-    whose = "--method sdtt"
+    whose = "--method sdtt or dcd"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         one_of("divergence", self.divergence, get_args(DivergenceName))
-        require(self.rounds >= 1, f"rounds must be at least 1, got {self.rounds}")
         require(
             self.jumps_before % 2**self.rounds == 0 and self.jumps_before > 0,
             f"{self.rounds} rounds of halving need jumps_before that is a multiple of "

@@ -28,7 +28,7 @@ from fewjump.process.recovery import (
     posterior_by_inversion,
     recover,
 )
-from fewjump.random import Generator, invert_shared_cdf, uniform
+from fewjump.random import Generator, categorical, invert_shared_cdf, uniform
 from fewjump.registry import PROCESSES
 from fewjump.schedule import Schedule, Time, as_time, schedule_from_config
 
@@ -54,6 +54,8 @@ class Process(ABC):
             generator are 0, and so is their probability of being drawn. They are seen clean at
             every time, carry no loss, and are never generated where another token stands.
         rows_apart: whether recovering positions costs the same a few at a time as all at once.
+        straight: whether noise draws the token that a position ends with once, from a law that
+            stands still: x_t is then x₀ with probability α(t) and x₁ otherwise, x₁ from the prior.
     """
 
     vocab_size: int
@@ -63,6 +65,7 @@ class Process(ABC):
     uniform: bool = False
     kept: tuple[int, ...] = ()
     rows_apart: bool = False
+    straight: bool = False
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Process:
         """The process itself: nothing changes one, and sparse rates cannot be copied by torch."""
@@ -174,6 +177,31 @@ class Process(ABC):
     ) -> Tensor:
         """Draw x_s ~ q(x_s | x_t, x₀), the time-reversed step with known clean tokens: (B, L)."""
         return self.bridge_to(x_t, s, t).sample(x0, generator)
+
+    def flow_marginals(self, x_t: Tensor, x0: Tensor, s: Time, t: Time) -> Tensor:
+        """The law of x_s given x_t and x₀ that moves as little as q(x_s | x₀) allows: (B, L, V).
+
+        A token stays with probability min(1, q_s/q_t), both at x_t and given x₀; what leaves goes
+        to tokens in proportion to (q_s − q_t)₊. Averaged over x_t ~ q(x_t | x₀) this is
+        q(x_s | x₀), as for the bridge, but nothing is noised again on the way. As s → t its rates
+        are those of Campbell et al. 2024 (arXiv 2402.04997, R*), which jump least often. Float64;
+        where x₀ cannot lead to x_t the token stays.
+        """
+        index = x_t[..., None]
+        before, after = self.kernel(0.0, t).rows(x0), self.kernel(0.0, s).rows(x0)
+        here, later = before.gather(-1, index), after.gather(-1, index)
+        possible = here > 0
+        stay = torch.where(possible, later / torch.where(possible, here, 1.0), 1.0).clamp(max=1.0)
+        gained = (after - before).clamp(min=0)
+        total = gained.sum(-1, keepdim=True)
+        moved = gained * ((1 - stay) / torch.where(total > 0, total, 1.0))
+        return moved.scatter_add(-1, index, torch.where(total > 0, stay, 1.0))
+
+    def flow_step(
+        self, x_t: Tensor, x0: Tensor, s: Time, t: Time, generator: Generator = None
+    ) -> Tensor:
+        """Draw x_s of :meth:`flow_marginals`: (B, L)."""
+        return categorical(self.flow_marginals(x_t, x0, s, t), generator)
 
     def reverse_marginals(self, posterior: Tensor, x_t: Tensor, s: Time, t: Time) -> Tensor:
         """p(x_s | x_t) per position from p(x₀ | x_t): Σ_a posterior(a)·q(x_s | x_t, a).

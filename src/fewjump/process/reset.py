@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from fewjump.process.base import check_laws, check_mask, kept_in_range
-from fewjump.process.kernel import check_dense
+from fewjump.process.kernel import check_dense, expand_time
 from fewjump.process.rank_one import RankOne, RedrawLaw
-from fewjump.random import Generator, uniform
+from fewjump.random import Generator, bernoulli, uniform
 from fewjump.schedule import Schedule, Time
 
 
@@ -31,6 +31,8 @@ class ResetToPrior(RankOne):
     Raises:
         ValueError: if ``prior`` is not a probability vector, or is positive at a kept token.
     """
+
+    straight = True
 
     def __init__(self, prior: Tensor, schedule: Schedule, kept: Iterable[int] = ()) -> None:
         law = check_laws(torch.as_tensor(prior, dtype=torch.float64)[None], "prior")[0]
@@ -63,6 +65,15 @@ class ResetToPrior(RankOne):
 
     def redraws_from(self, t: Time) -> RedrawLaw:
         return self._law
+
+    def flow_step(
+        self, x_t: Tensor, x0: Tensor, s: Time, t: Time, generator: Generator = None
+    ) -> Tensor:
+        # Only x₀ gains: what may be noise becomes x₀ with probability (α_s − α_t)/(1 − α_t).
+        before, after = (self.schedule.one_minus_alpha(v).double() for v in (t, s))
+        share = 1 - after / torch.where(before > 0, before, 1.0)
+        noise = (self._law.at(x_t) > 0) & ~self.is_kept(x0)
+        return torch.where(bernoulli(noise * expand_time(share, x_t), generator), x0, x_t)
 
     def base_rate(self) -> Tensor:
         check_dense(self.vocab_size)

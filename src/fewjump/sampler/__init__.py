@@ -4,9 +4,10 @@ from fewjump.registry import SAMPLERS
 from fewjump.sampler.adaptive import Confidence, EntropyBounded
 from fewjump.sampler.base import Move, Moves, Sampler, get_sampler
 from fewjump.sampler.carried_grids import carried_grid, carry_grid
-from fewjump.sampler.exact import exact_output_law
+from fewjump.sampler.exact import exact_coupling, exact_output_law
 from fewjump.sampler.first_hitting import FirstHitting
 from fewjump.sampler.fitted_grid import FittedGrid, IntervalCosts, fitted_grid, interval_costs
+from fewjump.sampler.flow_matching import FlowMatching
 from fewjump.sampler.remasking import Psi, ReMDM
 from fewjump.sampler.run import RunProgress, SamplerRun, run, sample
 from fewjump.sampler.single_stage import Ancestral, Euler, TauLeaping
@@ -21,6 +22,7 @@ __all__ = [
     "FITTED",
     "FirstHitting",
     "FittedGrid",
+    "FlowMatching",
     "GRIDS",
     "IntervalCosts",
     "Move",
@@ -34,6 +36,7 @@ __all__ = [
     "TauLeaping",
     "ThetaRK2",
     "ThetaTrapezoidal",
+    "exact_coupling",
     "exact_output_law",
     "fitted_grid",
     "get_sampler",

@@ -46,6 +46,38 @@ def exact_output_law(
             and the denoiser depends on them, or the cost, steps·(V^L)^(1 + evaluations), exceeds
             1e11.
     """
+    law = _output_law(denoiser, steps, sampler, grid, denoise)
+    if not denoise:
+        return law
+    return law[(slice(0, denoiser.clean_vocab_size),) * law.dim()].contiguous()
+
+
+@torch.no_grad()
+def exact_coupling(
+    denoiser: Denoiser,
+    steps: int | None,
+    sampler: str | Sampler = "flow-matching",
+    grid: GridSpec | None = None,
+) -> Tensor:
+    """The joint law of what ``sample`` starts from and of what it returns: (V^L, V^L) float64.
+
+    Rows are starts x₁, from the process's prior, and columns outputs x₀, the last position fastest.
+    Arguments and errors are those of :func:`exact_output_law`, which is its sum over the rows.
+    """
+    starts = range(denoiser.process.vocab_size ** (denoiser.length or 0))
+    rows = [_output_law(denoiser, steps, sampler, grid, True, start) for start in starts]
+    return torch.stack([row.flatten() for row in rows])
+
+
+def _output_law(
+    denoiser: Denoiser,
+    steps: int | None,
+    sampler: str | Sampler,
+    grid: GridSpec | None,
+    denoise: bool,
+    only: int | None = None,
+) -> Tensor:
+    """Over all states, L axes of size V; the part of it that began from the state ``only``."""
     method = get_sampler(sampler)
     times = times_for(grid, steps, denoiser)
     check_options(method, denoiser, grid, denoise)
@@ -59,14 +91,13 @@ def exact_output_law(
     device, counted = denoiser.device, denoiser.evaluations
     prior = denoiser.process.prior().to(device)
     law = product_table(prior.expand(1, length, vocab))[0]
+    if only is not None:
+        law = torch.zeros_like(law).index_copy(0, torch.tensor([only]).to(device), law[[only]])
     start = denoiser.process.prior_sample((1, length), None, device)
     for step in trajectory(method, denoiser, start, times.to(device), denoise):
         law = _push(step, law, vocab, length)
     denoiser.evaluations = counted
-    law = law.reshape((vocab,) * length)
-    if not denoise:
-        return law
-    return law[(slice(0, denoiser.clean_vocab_size),) * length].contiguous()
+    return law.reshape((vocab,) * length)
 
 
 def _length(denoiser: Denoiser, method: Sampler, times: Tensor) -> int:

@@ -6,6 +6,7 @@ draw over a flat vocabulary in float32 would lose small jump probabilities (arXi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -176,6 +177,28 @@ class JointReverseMove(Move):
         return through_positions(law_table(self.law, self.process.vocab_size), bridges)
 
 
+class FlowMove(Move):
+    """x₀ from the law, then each position moves toward it as little as the noise level asks for.
+
+    Args:
+        law: p(x₀|x_t).
+        process: the forward process.
+        x: (B, L) int64 state x_t.
+        t, s: () or (B,) float64.
+    """
+
+    def __init__(self, law: Law, process: Process, x: Tensor, t: Tensor, s: Tensor) -> None:
+        self.law, self.process, self.x, self.t, self.s = law, process, x, t, s
+
+    def sample(self, generator: Generator = None) -> Tensor:
+        x0 = LawMove(self.law, self.x, self.process).sample(generator)
+        return self.process.flow_step(self.x, x0, self.s, self.t, generator)
+
+    def table(self) -> Tensor:
+        given = per_clean_token(self.process.flow_marginals, self.process, self.x, self.s, self.t)
+        return through_positions(LawMove(self.law, self.x, self.process).table(), given)
+
+
 class RenoiseMove(Move):
     """x₀ from the law, then each position from keep·bridge + (1 − keep)·forward noise.
 
@@ -251,9 +274,18 @@ class UnmaskMove(Move):
 
 def bridge_table(process: Process, x: Tensor, s: Tensor, t: Tensor) -> Tensor:
     """q(x_s | x_t, x₀ = a) at each position, for every a: (B, L, V, V) float64."""
-    rows = [
-        process.bridge_marginals(x, torch.full_like(x, a), s, t) for a in range(process.vocab_size)
-    ]
+    return per_clean_token(process.bridge_marginals, process, x, s, t)
+
+
+def per_clean_token(
+    marginals: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
+    process: Process,
+    x: Tensor,
+    s: Tensor,
+    t: Tensor,
+) -> Tensor:
+    """A law of x_s given x_t and x₀ = a at each position, for every a: (B, L, V, V) float64."""
+    rows = [marginals(x, torch.full_like(x, a), s, t) for a in range(process.vocab_size)]
     # 0/0 where x₀ cannot lead to x_t; the law gives such an x₀ no mass.
     return torch.nan_to_num(torch.stack(rows, -2).double())
 

@@ -52,13 +52,18 @@ def open_data(
         student.check_length(width)
         return None, None, width
     order = fold_seed(config.seed, ORDER_STREAM)
-    source = TokenData(data, student.clean_vocab_size, order, student.process.mask)
-    student.check_length(source.length)
-    if student.length is not None and student.length != source.length:
+    if objective.coupled:
+        source = TokenData(data, student.process.vocab_size, order)
+        width = source.length // 2
+    else:
+        source = TokenData(data, student.clean_vocab_size, order, student.process.mask)
+        width = source.length
+    student.check_length(width)
+    if student.length is not None and student.length != width:
         raise ValueError(
-            f"data rows have {source.length} tokens, but the student was made for {student.length}"
+            f"data rows have {width} tokens, but the student was made for {student.length}"
         )
-    return source, source.fingerprint(), source.length
+    return source, source.fingerprint(), width
 
 
 def run_identity(

@@ -1,0 +1,86 @@
+"""Discrete consistency: a student answers at more noise as its teacher does at less, in rounds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fewjump.denoiser.base import Denoiser
+from fewjump.law.product import as_product
+from fewjump.objective.base import Given, HalvingObjective, Metrics, require_frozen
+from fewjump.objective.time_sampling import spread_uniform
+from fewjump.random import Generator
+
+
+@dataclass(eq=False)
+class DiscreteConsistency(HalvingObjective):
+    """Discrete consistency distillation (DCD, "The Diffusion Duality", arXiv 2506.10892).
+
+    In round k the step is d = 2^{k−1} / ``jumps_before``. With u uniform, t = min(1, u + d) and
+    s = t − d; x_t and x_s are the data noised to both times *by one Gaussian noise*. The loss is
+    the mean over positions of KL(student(x_t) ‖ teacher(x_s)), the published code's, or with
+    ``forward`` of KL(teacher(x_s) ‖ student(x_t)).
+
+    **The pair.** With x₀ one-hot and ε standard normal on the tokens, x_t = argmax(r_t·x₀ + ε) is
+    uniform noise of some α_t; r_t is its signal-to-noise ratio, and the paper tabulates the map
+    (its diffusion transformation operator). x_t is x₀ where ε at x₀, plus r_t, exceeds the largest
+    of the others, and where it does not it is that one's token J. As r_t grows a position leaves
+    one and the same J, once, for x₀; by symmetry J is uniform and independent of when. So
+    Pr(x_s = x₀ | x_t = J, x₀) = (α_s − α_t)/(1 − α_t): given x₀ the pair is x_t and the step of the
+    process's flow to s (:meth:`~fewjump.process.Process.flow_step`). No operator is needed, and
+    no V normal numbers for a position (the tests compare the two laws).
+
+    **Fixed point.** As d → 0 the two states are one, and the loss is 0 for the teacher only. For
+    d > 0 the minimiser with ``forward`` is E[p^θ(x₀ⁱ|x_s) | x_t]. That is not p^θ(x₀ⁱ|x_t): x_s and
+    x_t together know more of x₀ than x_s does, so that an exact teacher is not its own student,
+    as it is in conditional matching. With ``reverse`` it is the normalised geometric mean,
+    which is narrower than the laws that it is a mean of: look at entropy beside quality.
+
+    Steps are equal in the process's own time, as those of its samplers are; the paper's are equal
+    in the logarithm of the Gaussian's signal-to-noise ratio.
+
+    Options by keyword: those of :class:`~fewjump.options.objectives.DataOptions` and
+    :class:`~fewjump.options.objectives.HalvingOptions`. :func:`fewjump.distill` runs the rounds.
+
+    Metrics: ``kl_to_teacher`` (nats, mean over the positions that carry loss) and ``cleaned``, the
+    share of all positions that are noise in x_t and clean in x_s.
+
+    Raises:
+        ValueError: for options outside their range; at check, for noise that is not uniform and
+            joint students, which this method has no form for.
+    """
+
+    def check(self, student: Denoiser, teacher: Denoiser | None) -> None:
+        super().check(student, teacher)
+        if not student.process.uniform:
+            raise ValueError(
+                "dcd noises data to two times by one Gaussian, whose largest entries are uniform "
+                "noise; distil a teacher of it (fewjump train --process uniform), or use "
+                "--method sdtt for a mask and --method matching for other noise"
+            )
+        if student.joint:
+            raise ValueError(
+                "dcd matches position by position: use student='product', or --method matching "
+                "for joint students"
+            )
+
+    def __call__(
+        self, student: Denoiser, teacher: Denoiser | None, batch: Tensor, generator: Generator
+    ) -> tuple[Tensor, Metrics]:
+        teacher, process = require_frozen(teacher, student), student.process
+        given = Given.draw(self.known, self.known_share, batch, process, generator)
+        s = spread_uniform(batch.shape[0], generator, batch.device)
+        s = (self.min_time + (1 - self.min_time) * s).clamp(max=1 - self.step)
+        t = (s + self.step).clamp(max=1.0)
+        x_t = given.pin(process.corrupt(batch, 0.0, t, generator))
+        x_s = process.flow_step(x_t, batch, s, t, generator)
+        with torch.no_grad():
+            target = as_product(teacher(x_s, s))
+        rows = given.open(torch.ones_like(x_t, dtype=torch.bool)).reshape(-1).nonzero()[:, 0]
+        total, each = self.diverged(as_product(student(x_t, t)), target, rows)
+        return total / batch.numel(), {
+            "kl_to_teacher": each.sum() / max(1, rows.shape[0]),
+            "cleaned": (x_t != x_s).double().mean(),
+        }
