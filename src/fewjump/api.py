@@ -256,7 +256,7 @@ def distill(
             each: Round, model: Denoiser, teacher: Denoiser, told: Callable[[Path], object] | None
         ) -> Denoiser:
             result = train(
-                model,
+                each.objective.trained(model, teacher, each.config.seed),
                 each.objective,
                 tokens,
                 each.config,

@@ -30,6 +30,28 @@ _WORKS: dict[str, tuple[str, str, str, int, str]] = {
         2024,
         "2410.21035",
     ),
+    "idlm": (
+        "li2026idlm",
+        "{IDLM}: Inverse-distilled Diffusion Language Models",
+        "Li, David and Gushchin, Nikita and Abulkhanov, Dmitry and Moulines, Eric and "
+        "Oseledets, Ivan and Panov, Maxim and Korotin, Alexander",
+        2026,
+        "2602.19066",
+    ),
+    "dimo": (
+        "zhu2025dimo",
+        "{Di[M]O}: Distilling Masked Diffusion Models into One-step Generator",
+        "Zhu, Yuanzhi and Wang, Xi and Lathuili{\\`e}re, St{\\'e}phane and Kalogeiton, Vicky",
+        2025,
+        "2503.15457",
+    ),
+    "d-mmd": (
+        "hoogeboom2026beyond",
+        "Beyond Single Tokens: Distilling Discrete Diffusion Models via Discrete {MMD}",
+        "Hoogeboom, Emiel and Ruhe, David and Heek, Jonathan and Mensink, Thomas and Salimans, Tim",
+        2026,
+        "2603.20155",
+    ),
     "tau-leaping": (
         "campbell2022continuous",
         "A Continuous Time Framework for Discrete Denoising Models",
@@ -197,6 +219,7 @@ _ALSO = {
     "paper": _PAPER,
     "ConditionalMatching": _PAPER,
     "SelfDistillation": "sdtt",
+    "InverseDistillation": "idlm",
     "JointConditionalMatching": _PAPER,
     "LatentMatching": _PAPER,
     "OnPolicyRefinement": "dmd",

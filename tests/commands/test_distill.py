@@ -16,6 +16,7 @@ from fewjump.data import Characters
 from fewjump.denoiser import LogitDenoiser, NetworkDenoiser
 from fewjump.objective import (
     ConditionalMatching,
+    InverseDistillation,
     JointConditionalMatching,
     Objective,
     SelfDistillation,
@@ -82,9 +83,23 @@ def test_self_distillation_takes_its_own_options() -> None:
         objective_of(options(*words))
 
 
+def test_inverse_distillation_takes_its_own_options_and_no_data() -> None:
+    words = ["--method", "idlm", "--student", "chain", "--jumps", "2", "--min-time", "0.01"]
+    words += ["--auxiliary-steps", "7", "--auxiliary-lr", "2", "--anchor", "0.5"]
+    found = objective_of(options(*words, "--anchor-steps", "9"))
+    assert isinstance(found, InverseDistillation)
+    assert (found.grid, found.min_time, found.source) == ((1.0, 0.5, 0.0), 0.01, "student")
+    assert (found.warmup, found.auxiliary_lr) == (7, 2.0)
+    assert (found.anchor, found.anchor_steps) == (0.5, 9)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--method", "sdtt", "--anchor", "1"], "--anchor is for --method idlm"),
+        (["--auxiliary-steps", "1"], "--auxiliary-steps is for --method idlm"),
+        (["--method", "idlm", "--known", "prefix"], "--known is for methods that show"),
+        (["--method", "idlm", "--weighting", "sigma"], "--weighting is for --method matching"),
         (["--rounds", "2"], "--rounds is for --method sdtt"),
         (["--method", "sdtt", "--jumps", "2"], "--jumps is for --method matching"),
         (["--method", "sdtt", "--max-gap", "0.5"], "--max-gap is for --student"),

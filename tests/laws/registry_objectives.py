@@ -21,6 +21,7 @@ from fewjump.law.base import enumerate_states, ravel
 from fewjump.objective import (
     ConditionalMatching,
     CrossEntropyELBO,
+    InverseDistillation,
     JointConditionalMatching,
     LatentMatching,
     Objective,
@@ -171,6 +172,9 @@ add(
     lambda: OnPolicyRefinement("forward", steps=2, min_time=0.05, estimator="score"),
     refined,
 )
+add("inverse", lambda: InverseDistillation(steps=2, min_time=0.1, anchor=0.0), refined)
+# A product law is what the anchor pulls to.
+add("inverse-anchored", lambda: InverseDistillation(min_time=0.1), refined, length=1)
 add("cross-entropy", lambda: CrossEntropyELBO(min_time=0.05), Marginals)
 add("cross-entropy-joint", lambda: CrossEntropyELBO(min_time=0.05), Joint)
 add("elbo", lambda: CrossEntropyELBO("elbo", min_time=0.1), Marginals)

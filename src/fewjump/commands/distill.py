@@ -21,6 +21,7 @@ from fewjump.commands.train import LABEL_DROPOUT
 from fewjump.config import Source
 from fewjump.lock import is_main
 from fewjump.options.objectives import (
+    AnchorOptions,
     GapOptions,
     HalvingOptions,
     Intermediate,
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     StudentName: TypeAlias = str
 else:
     StudentName = Literal[*HEADS]
-MethodName = Literal["matching", "sdtt"]
+MethodName = Literal["matching", "idlm", "sdtt"]
 TimesName = Literal[
     "uniform",
     "importance",
@@ -63,7 +64,8 @@ class Subject:
         student: what the student can say: product is the paper's, one table per position. The
             others are joint laws, from which a single step can draw dependent positions.
         method: matching is the paper's, and ours for joint students; sdtt, self-distillation, for
-            masked product students, halves the number of jumps in rounds.
+            masked product students, halves the number of jumps in rounds; idlm, inverse
+            distillation, moves any student's own samples towards the teacher's law, without data.
         intermediate: how the cleaner state is drawn. student-euler is the paper's Algorithm 1;
             forward noises data and is exact; teacher-rollout needs no data. Default: forward, or
             teacher-rollout if there are no data.
@@ -86,6 +88,7 @@ class Subject:
         joint: joint students: where the teacher is asked, and what is learned from it.
         latent: latent students: what keeps the latent in use.
         halving: the rounds of sdtt.
+        anchor: the second network of idlm, and what holds the student to its start.
         training: how to optimise.
     """
 
@@ -108,6 +111,7 @@ class Subject:
     joint: JointOptions = field(default_factory=JointOptions)
     latent: LatentOptions = field(default_factory=LatentOptions)
     halving: HalvingOptions = field(default_factory=HalvingOptions)
+    anchor: AnchorOptions = field(default_factory=AnchorOptions)
     training: TrainConfig = DISTILLATION
 
 
@@ -196,12 +200,8 @@ def objective_of(options: Options, guided: bool = False) -> Objective:
     from fewjump.registry import OBJECTIVES
 
     parts = (options.objective, options.gap, options.joint, options.latent, options.halving)
+    parts = (*parts, options.anchor)
     if options.method != "matching":
-        if options.data is None:
-            raise ValueError(
-                f"--method {options.method} starts from data: give --data, if need be a file of "
-                "the teacher's samples (fewjump rollouts)"
-            )
         for flag, value, default in (
             ("matching", options.intermediate, None),
             ("times", options.times, "uniform"),
@@ -209,7 +209,13 @@ def objective_of(options: Options, guided: bool = False) -> Objective:
             if value != default:
                 raise ValueError(f"--{flag} is for --method matching")
         objective = OBJECTIVES.named(options.method)
-        return objective(**values_for(objective, parts))
+        made = objective(**values_for(objective, parts))
+        if options.data is None and made.needs_data:
+            raise ValueError(
+                f"--method {options.method} starts from data: give --data, if need be a file of "
+                "the teacher's samples (fewjump rollouts)"
+            )
+        return made
     source = options.intermediate or default_source(options.data is not None and not guided)
     if options.data is None and source != "teacher-rollout":
         raise ValueError(f"--matching {source} starts from data: give --data")

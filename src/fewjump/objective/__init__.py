@@ -3,6 +3,7 @@
 from fewjump.objective.base import Metrics, Objective, freeze
 from fewjump.objective.conditional import ConditionalMatching
 from fewjump.objective.elbo import CrossEntropyELBO, ScoreEntropy, nelbo
+from fewjump.objective.inverse_distillation import InverseDistillation
 from fewjump.objective.joint import JointConditionalMatching
 from fewjump.objective.latent import LatentMatching
 from fewjump.objective.on_policy import OnPolicyRefinement
@@ -14,6 +15,7 @@ __all__ = [
     "OBJECTIVES",
     "ConditionalMatching",
     "CrossEntropyELBO",
+    "InverseDistillation",
     "JointConditionalMatching",
     "LatentMatching",
     "Metrics",

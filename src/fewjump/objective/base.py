@@ -70,6 +70,16 @@ class Objective(ABC):
                 longer run was begun with stays.
         """
 
+    def trained(self, student: Denoiser, teacher: Denoiser, seed: int) -> Denoiser:
+        """What a distillation trains: the student, or a denoiser that carries it.
+
+        Args:
+            student: the denoiser that the user gets.
+            teacher: frozen.
+            seed: of initial weights, where more networks are needed.
+        """
+        return student
+
     def in_rounds(self) -> list[Objective]:
         """The objective of each training of a distillation in rounds: one, unless it says so."""
         return [self]
