@@ -38,6 +38,14 @@ _WORKS: dict[str, tuple[str, str, str, int, str]] = {
         2026,
         "2602.19066",
     ),
+    "di4c": (
+        "hayakawa2024distillation",
+        "Distillation of Discrete Diffusion through Dimensional Correlations",
+        "Hayakawa, Satoshi and Takida, Yuhta and Imaizumi, Masaaki and Wakaki, Hiromi and "
+        "Mitsufuji, Yuki",
+        2024,
+        "2410.08709",
+    ),
     "dimo": (
         "zhu2025dimo",
         "{Di[M]O}: Distilling Masked Diffusion Models into One-step Generator",
@@ -220,6 +228,7 @@ _ALSO = {
     "ConditionalMatching": _PAPER,
     "SelfDistillation": "sdtt",
     "InverseDistillation": "idlm",
+    "CorrelationDistillation": "di4c",
     "JointConditionalMatching": _PAPER,
     "LatentMatching": _PAPER,
     "OnPolicyRefinement": "dmd",

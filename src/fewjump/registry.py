@@ -135,6 +135,7 @@ OBJECTIVES: Registry[type[Objective]] = Registry(
         "joint-conditional-matching": "fewjump.objective.joint:JointConditionalMatching",
         "latent-matching": "fewjump.objective.latent:LatentMatching",
         "on-policy-refinement": "fewjump.objective.on_policy:OnPolicyRefinement",
+        "di4c": "fewjump.objective.correlation:CorrelationDistillation",
         "idlm": "fewjump.objective.inverse_distillation:InverseDistillation",
         "sdtt": "fewjump.objective.self_distillation:SelfDistillation",
         "cross-entropy": "fewjump.objective.elbo:CrossEntropyELBO",

@@ -16,6 +16,7 @@ from fewjump.data import Characters
 from fewjump.denoiser import LogitDenoiser, NetworkDenoiser
 from fewjump.objective import (
     ConditionalMatching,
+    CorrelationDistillation,
     InverseDistillation,
     JointConditionalMatching,
     Objective,
@@ -93,9 +94,22 @@ def test_inverse_distillation_takes_its_own_options_and_no_data() -> None:
     assert (found.anchor, found.anchor_steps) == (0.5, 9)
 
 
+def test_correlation_distillation_takes_its_own_options() -> None:
+    words = ["--method", "di4c", "--student", "mixture", "--teacher-step", "0.05"]
+    words += ["--distil-until", "0.1", "--term-weights", "1", "2", "0", "--no-control-variate"]
+    found = objective(*words, "--min-time", "0.01")
+    assert isinstance(found, CorrelationDistillation)
+    assert (found.teacher_step, found.distil_until, found.min_time) == (0.05, 0.1, 0.01)
+    assert (found.term_weights, found.control_variate) == ((1.0, 2.0, 0.0), False)
+    with pytest.raises(ValueError, match="starts from data: give --data"):
+        objective_of(options(*words))
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--teacher-step", "0.1"], "--teacher-step is for --method di4c"),
+        (["--method", "di4c", "--jumps", "2"], "--jumps is for --method matching and idlm"),
         (["--method", "sdtt", "--anchor", "1"], "--anchor is for --method idlm"),
         (["--auxiliary-steps", "1"], "--auxiliary-steps is for --method idlm"),
         (["--method", "idlm", "--known", "prefix"], "--known is for methods that show"),

@@ -20,6 +20,7 @@ from fewjump.law import DiscreteLatent, LatentLaw, Law, MixtureLaw, ProductLaw
 from fewjump.law.base import enumerate_states, ravel
 from fewjump.objective import (
     ConditionalMatching,
+    CorrelationDistillation,
     CrossEntropyELBO,
     InverseDistillation,
     JointConditionalMatching,
@@ -175,6 +176,7 @@ add(
 add("inverse", lambda: InverseDistillation(steps=2, min_time=0.1, anchor=0.0), refined)
 # A product law is what the anchor pulls to.
 add("inverse-anchored", lambda: InverseDistillation(min_time=0.1), refined, length=1)
+add("di4c", lambda: CorrelationDistillation(min_time=0.02, distil_until=0.1), Joint, length=1)
 add("cross-entropy", lambda: CrossEntropyELBO(min_time=0.05), Marginals)
 add("cross-entropy-joint", lambda: CrossEntropyELBO(min_time=0.05), Joint)
 add("elbo", lambda: CrossEntropyELBO("elbo", min_time=0.1), Marginals)

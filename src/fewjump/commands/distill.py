@@ -22,6 +22,7 @@ from fewjump.config import Source
 from fewjump.lock import is_main
 from fewjump.options.objectives import (
     AnchorOptions,
+    CorrelationOptions,
     GapOptions,
     HalvingOptions,
     Intermediate,
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     StudentName: TypeAlias = str
 else:
     StudentName = Literal[*HEADS]
-MethodName = Literal["matching", "idlm", "sdtt"]
+MethodName = Literal["matching", "di4c", "idlm", "sdtt"]
 TimesName = Literal[
     "uniform",
     "importance",
@@ -65,7 +66,8 @@ class Subject:
             others are joint laws, from which a single step can draw dependent positions.
         method: matching is the paper's, and ours for joint students; sdtt, self-distillation, for
             masked product students, halves the number of jumps in rounds; idlm, inverse
-            distillation, moves any student's own samples towards the teacher's law, without data.
+            distillation, moves any student's own samples towards the teacher's law, without data;
+            di4c gives joint students the correlations that many steps of the teacher make.
         intermediate: how the cleaner state is drawn. student-euler is the paper's Algorithm 1;
             forward noises data and is exact; teacher-rollout needs no data. Default: forward, or
             teacher-rollout if there are no data.
@@ -89,6 +91,7 @@ class Subject:
         latent: latent students: what keeps the latent in use.
         halving: the rounds of sdtt.
         anchor: the second network of idlm, and what holds the student to its start.
+        correlation: the three terms of di4c.
         training: how to optimise.
     """
 
@@ -112,6 +115,7 @@ class Subject:
     latent: LatentOptions = field(default_factory=LatentOptions)
     halving: HalvingOptions = field(default_factory=HalvingOptions)
     anchor: AnchorOptions = field(default_factory=AnchorOptions)
+    correlation: CorrelationOptions = field(default_factory=CorrelationOptions)
     training: TrainConfig = DISTILLATION
 
 
@@ -200,7 +204,7 @@ def objective_of(options: Options, guided: bool = False) -> Objective:
     from fewjump.registry import OBJECTIVES
 
     parts = (options.objective, options.gap, options.joint, options.latent, options.halving)
-    parts = (*parts, options.anchor)
+    parts = (*parts, options.anchor, options.correlation)
     if options.method != "matching":
         for flag, value, default in (
             ("matching", options.intermediate, None),

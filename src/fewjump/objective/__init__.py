@@ -2,6 +2,7 @@
 
 from fewjump.objective.base import Metrics, Objective, freeze
 from fewjump.objective.conditional import ConditionalMatching
+from fewjump.objective.correlation import CorrelationDistillation
 from fewjump.objective.elbo import CrossEntropyELBO, ScoreEntropy, nelbo
 from fewjump.objective.inverse_distillation import InverseDistillation
 from fewjump.objective.joint import JointConditionalMatching
@@ -14,6 +15,7 @@ from fewjump.registry import OBJECTIVES
 __all__ = [
     "OBJECTIVES",
     "ConditionalMatching",
+    "CorrelationDistillation",
     "CrossEntropyELBO",
     "InverseDistillation",
     "JointConditionalMatching",

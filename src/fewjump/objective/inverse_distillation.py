@@ -12,6 +12,7 @@ from torch import Tensor
 from fewjump.denoiser.base import Denoiser
 from fewjump.law.base import Law
 from fewjump.law.product import ProductLaw
+from fewjump.objective.base import require_likelihood
 from fewjump.objective.elbo import rate_divergence
 from fewjump.objective.on_policy import OnPolicyRefinement
 from fewjump.options.objectives import AnchorOptions
@@ -95,12 +96,7 @@ class InverseDistillation(OnPolicyRefinement, AnchorOptions):
             raise ValueError(
                 "inverse distillation is for teachers without classes; use --method matching"
             )
-        one_category = getattr(getattr(own, "head", None), "is_one_category", None)
-        if one_category is not None and not one_category():
-            raise ValueError(
-                "inverse distillation needs the likelihood of a sample, and this latent student "
-                "has a bound of it; use one category per sequence (head latent=…), or another kind"
-            )
+        require_likelihood(own, "idlm")
 
     @property
     def _anchor_weight(self) -> float:

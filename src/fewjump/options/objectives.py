@@ -244,6 +244,41 @@ class HalvingOptions(Part):
 
 
 @dataclass(kw_only=True)
+class CorrelationOptions(Part):
+    """What a joint student learns of the teacher's many steps (Di4C).
+
+    Attributes:
+        teacher_step: time by which the teacher brings a noisy state closer to the data, where the
+            student is asked for its own answer; half the way to the data where that is nearer.
+        distil_until: largest time at which the student learns the teacher's own answer.
+        term_weights: weights in the loss of the teacher's answer close to the data, of the
+            student's own, and of the data.
+        control_variate: take the marginals of what is learned from its law, and only the
+            correlations from draws: less noise. Of mixtures; others are trained without.
+    """
+
+    teacher_step: float = 0.01
+    distil_until: float = 0.02
+    term_weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    control_variate: bool = True
+
+    whose = "--method di4c"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            0 < self.teacher_step <= 1, f"teacher_step must lie in (0, 1], got {self.teacher_step}"
+        )
+        require(
+            0 < self.distil_until <= 1, f"distil_until must lie in (0, 1], got {self.distil_until}"
+        )
+        require(
+            all(0 <= w < math.inf for w in self.term_weights) and any(self.term_weights),
+            f"term_weights must be ≥ 0 and not all 0, got {self.term_weights}",
+        )
+
+
+@dataclass(kw_only=True)
 class LatentOptions(Part):
     """What keeps a latent student's latent in use.
 
