@@ -267,7 +267,7 @@ def distill(
                     and replace(conditions, labels=labels_of(pairs), scales=scales_of(pairs)),
                 )
             result = train(
-                model,
+                each.objective.trained(model, teacher, each.config.seed),
                 each.objective,
                 here,
                 each.config,

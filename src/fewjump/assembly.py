@@ -100,7 +100,9 @@ def values_for(objective: type[Objective], options: Sequence[Part]) -> dict[str,
         default = type(part)()
         for option in options_of(type(part)):
             declared = next(
-                cls for cls in type(part).__mro__ if option.field in vars(cls)["__annotations__"]
+                cls
+                for cls in type(part).__mro__
+                if option.field in vars(cls).get("__annotations__", {})
             )
             value = getattr(part, option.field)
             if issubclass(objective, declared):

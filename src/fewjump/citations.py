@@ -30,6 +30,36 @@ _WORKS: dict[str, tuple[str, str, str, int, str]] = {
         2024,
         "2410.21035",
     ),
+    "idlm": (
+        "li2026idlm",
+        "{IDLM}: Inverse-distilled Diffusion Language Models",
+        "Li, David and Gushchin, Nikita and Abulkhanov, Dmitry and Moulines, Eric and "
+        "Oseledets, Ivan and Panov, Maxim and Korotin, Alexander",
+        2026,
+        "2602.19066",
+    ),
+    "di4c": (
+        "hayakawa2024distillation",
+        "Distillation of Discrete Diffusion through Dimensional Correlations",
+        "Hayakawa, Satoshi and Takida, Yuhta and Imaizumi, Masaaki and Wakaki, Hiromi and "
+        "Mitsufuji, Yuki",
+        2024,
+        "2410.08709",
+    ),
+    "dimo": (
+        "zhu2025dimo",
+        "{Di[M]O}: Distilling Masked Diffusion Models into One-step Generator",
+        "Zhu, Yuanzhi and Wang, Xi and Lathuili{\\`e}re, St{\\'e}phane and Kalogeiton, Vicky",
+        2025,
+        "2503.15457",
+    ),
+    "d-mmd": (
+        "hoogeboom2026beyond",
+        "Beyond Single Tokens: Distilling Discrete Diffusion Models via Discrete {MMD}",
+        "Hoogeboom, Emiel and Ruhe, David and Heek, Jonathan and Mensink, Thomas and Salimans, Tim",
+        2026,
+        "2603.20155",
+    ),
     "tau-leaping": (
         "campbell2022continuous",
         "A Continuous Time Framework for Discrete Denoising Models",
@@ -215,6 +245,8 @@ _ALSO = {
     "Rectification": "redi",
     "dcd": "duo",
     "DiscreteConsistency": "duo",
+    "InverseDistillation": "idlm",
+    "CorrelationDistillation": "di4c",
     "JointConditionalMatching": _PAPER,
     "LatentMatching": _PAPER,
     "OnPolicyRefinement": "dmd",

@@ -11,14 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fewjump.config import changed
 from fewjump.data import Dataset
-from fewjump.denoiser import Denoiser, NetworkDenoiser, ScoreDenoiser
-from fewjump.denoiser.wrappers import unwrapped, weights_checksum
+from fewjump.denoiser import Denoiser
+from fewjump.denoiser.wrappers import weights_checksum
 from fewjump.objective import OnPolicyRefinement
-from fewjump.objective.on_policy import StudentWithAuxiliary
+from fewjump.objective.on_policy import StudentWithAuxiliary, auxiliary_for
 from fewjump.options.objectives import GuardOptions, OnPolicyOptions, StatesName
 from fewjump.options.training import REFINEMENT, TrainConfig
 from fewjump.random import fold_seed
@@ -29,7 +27,7 @@ from fewjump.train.ema import ExponentialMovingAverage
 from fewjump.train.monitor import DiversityError, DiversityGuard
 from fewjump.train.state_store import load_weights
 
-_GUARD_SEED, _AUXILIARY_WEIGHTS = 5, 6
+_GUARD_SEED = 5
 
 
 def refine(
@@ -65,7 +63,7 @@ def refine(
         out: run folder; None keeps nothing on disk.
         accepted: called with ``out`` once nothing stands against the run, to write more into it.
         on_policy: what is minimised, and for which sampler.
-        bounds: how fast the auxiliary network learns, and the guard.
+        bounds: the guard.
         config: how to optimise.
         **options: fields of these to change, such as ``lr=1e-4, jumps=2, auxiliary_steps=100,
             band=(0.5, 2)`` (:class:`~fewjump.options.objectives.OnPolicyOptions`,
@@ -86,11 +84,6 @@ def refine(
         )
     given = (on_policy or OnPolicyOptions(), bounds or GuardOptions(), config)
     minimised, limits, config = changed(options, *given)
-    if minimised.warmup >= config.steps:
-        raise ValueError(
-            f"auxiliary_steps ({minimised.warmup}) leaves the student none of the {config.steps} "
-            "steps; lower it, or raise steps"
-        )
     tokens = data.train if isinstance(data, Dataset) else data
     chosen = source or ("student" if tokens is None else "forward")
     objective = OnPolicyRefinement(chosen, **vars(minimised))
@@ -100,14 +93,16 @@ def refine(
     for model in (student, teacher):
         model.check_length(length)
     own = copy.deepcopy(student).requires_grad_(True)
-    helper = _auxiliary(auxiliary, teacher, own, config.seed)
-    pair = StudentWithAuxiliary(own, helper, limits.auxiliary_lr)
+    if auxiliary is None:
+        helper = auxiliary_for(teacher, own, config.seed)
+    else:
+        helper = copy.deepcopy(auxiliary).requires_grad_(True)
+    pair = StudentWithAuxiliary(own, helper, minimised.auxiliary_lr)
     run = {
         "verb": "refine",
         "denoiser": describe_model(own),
         "start": weights_checksum(own),
         "auxiliary": describe_model(helper),
-        "auxiliary_lr": limits.auxiliary_lr,
     }
 
     def watch() -> None:
@@ -162,22 +157,3 @@ def _last_good(pair: StudentWithAuxiliary, out: Path, config: TrainConfig) -> Tr
     """What the run had when its state was last saved."""
     average = None if config.ema is None else ExponentialMovingAverage(pair, config.ema)
     return TrainResult(pair, average, load_weights(out, pair, average))
-
-
-def _auxiliary(given: Denoiser | None, teacher: Denoiser, student: Denoiser, seed: int) -> Denoiser:
-    if given is not None:
-        return copy.deepcopy(given).requires_grad_(True)
-    product = isinstance(teacher, NetworkDenoiser) and teacher.kind == "product"
-    if product or isinstance(teacher, ScoreDenoiser):
-        return teacher.as_student()
-    if not isinstance(student, NetworkDenoiser):
-        raise ValueError(
-            f"neither a {type(teacher).__name__} nor a {type(student).__name__} says what the "
-            "auxiliary network should be; give auxiliary=…, a denoiser with a product law"
-        )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(fold_seed(seed, _AUXILIARY_WEIGHTS))
-        helper = NetworkDenoiser.from_config({**student.config(), "head": {"kind": "product"}})
-    helper.trunk.load_state_dict(unwrapped(student.trunk).state_dict())
-    helper.process = student.process
-    return helper

@@ -133,6 +133,8 @@ _METHODS = {
     "sdtt": "fewjump.objective.self_distillation:SelfDistillation",
     "dcd": "fewjump.objective.consistency:DiscreteConsistency",
     "redi": "fewjump.objective.rectification:Rectification",
+    "idlm": "fewjump.objective.inverse_distillation:InverseDistillation",
+    "di4c": "fewjump.objective.correlation:CorrelationDistillation",
 }
 
 #: Objectives that ``fewjump distill --method`` takes, beside matching.

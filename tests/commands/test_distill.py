@@ -16,7 +16,9 @@ from fewjump.data import Characters
 from fewjump.denoiser import LogitDenoiser, NetworkDenoiser
 from fewjump.objective import (
     ConditionalMatching,
+    CorrelationDistillation,
     DiscreteConsistency,
+    InverseDistillation,
     JointConditionalMatching,
     Objective,
     Rectification,
@@ -97,6 +99,27 @@ def test_consistency_takes_the_options_of_halving() -> None:
     assert (found.jumps_before, found.rounds, found.divergence) == (32, 2, "reverse")
 
 
+def test_inverse_distillation_takes_its_own_options_and_no_data() -> None:
+    words = ["--method", "idlm", "--student", "chain", "--jumps", "2", "--min-time", "0.01"]
+    words += ["--auxiliary-steps", "7", "--auxiliary-lr", "2", "--anchor", "0.5"]
+    found = objective_of(options(*words, "--anchor-steps", "9"))
+    assert isinstance(found, InverseDistillation)
+    assert (found.grid, found.min_time, found.source) == ((1.0, 0.5, 0.0), 0.01, "student")
+    assert (found.warmup, found.auxiliary_lr) == (7, 2.0)
+    assert (found.anchor, found.anchor_steps) == (0.5, 9)
+
+
+def test_correlation_distillation_takes_its_own_options() -> None:
+    words = ["--method", "di4c", "--student", "mixture", "--teacher-step", "0.05"]
+    words += ["--distil-until", "0.1", "--term-weights", "1", "2", "0", "--no-control-variate"]
+    found = objective(*words, "--min-time", "0.01")
+    assert isinstance(found, CorrelationDistillation)
+    assert (found.teacher_step, found.distil_until, found.min_time) == (0.05, 0.1, 0.01)
+    assert (found.term_weights, found.control_variate) == ((1.0, 2.0, 0.0), False)
+    with pytest.raises(ValueError, match="starts from data: give --data"):
+        objective_of(options(*words))
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -105,6 +128,12 @@ def test_consistency_takes_the_options_of_halving() -> None:
         (["--method", "redi", "--jumps-before", "8"], "--jumps-before is for --method sdtt"),
         (["--method", "redi", "--known", "prefix"], "leave out --known"),
         (["--method", "redi", "--pairs", "0"], "pairs must be at least 1"),
+        (["--teacher-step", "0.1"], "--teacher-step is for --method di4c"),
+        (["--method", "di4c", "--jumps", "2"], "--jumps is for --method matching and idlm"),
+        (["--method", "sdtt", "--anchor", "1"], "--anchor is for --method idlm"),
+        (["--auxiliary-steps", "1"], "--auxiliary-steps is for --method idlm"),
+        (["--method", "idlm", "--known", "prefix"], "--known is for methods that show"),
+        (["--method", "idlm", "--weighting", "sigma"], "--weighting is for --method matching"),
         (["--rounds", "2"], "--rounds is for --method sdtt"),
         (["--method", "sdtt", "--jumps", "2"], "--jumps is for --method matching"),
         (["--method", "sdtt", "--max-gap", "0.5"], "--max-gap is for --student"),

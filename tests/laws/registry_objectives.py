@@ -20,8 +20,10 @@ from fewjump.law import DiscreteLatent, LatentLaw, Law, MixtureLaw, ProductLaw
 from fewjump.law.base import enumerate_states, ravel
 from fewjump.objective import (
     ConditionalMatching,
+    CorrelationDistillation,
     CrossEntropyELBO,
     DiscreteConsistency,
+    InverseDistillation,
     JointConditionalMatching,
     LatentMatching,
     Objective,
@@ -175,6 +177,10 @@ add(
     lambda: OnPolicyRefinement("forward", steps=2, min_time=0.05, estimator="score"),
     refined,
 )
+add("inverse", lambda: InverseDistillation(steps=2, min_time=0.1, anchor=0.0), refined)
+# A product law is what the anchor pulls to.
+add("inverse-anchored", lambda: InverseDistillation(min_time=0.1), refined, length=1)
+add("di4c", lambda: CorrelationDistillation(min_time=0.02, distil_until=0.1), Joint, length=1)
 add("cross-entropy", lambda: CrossEntropyELBO(min_time=0.05), Marginals)
 add("cross-entropy-joint", lambda: CrossEntropyELBO(min_time=0.05), Joint)
 add("elbo", lambda: CrossEntropyELBO("elbo", min_time=0.1), Marginals)

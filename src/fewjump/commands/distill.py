@@ -21,6 +21,8 @@ from fewjump.commands.train import LABEL_DROPOUT
 from fewjump.config import Source
 from fewjump.lock import is_main
 from fewjump.options.objectives import (
+    AnchorOptions,
+    CorrelationOptions,
     CouplingOptions,
     GapOptions,
     HalvingOptions,
@@ -68,7 +70,9 @@ class Subject:
             masked product students, halves the number of jumps in rounds; dcd, for uniform
             noise, answers as its teacher does where the same noise is weaker, in rounds; redi, for
             uniform noise, learns the teacher's samples together with the noise that they began
-            from, in rounds.
+            from, in rounds; idlm, inverse distillation, moves any student's own samples towards the
+            teacher's law, without data; di4c gives joint students the correlations that many steps
+            of the teacher make.
         intermediate: how the cleaner state is drawn. student-euler is the paper's Algorithm 1;
             forward noises data and is exact; teacher-rollout needs no data. Default: forward, or
             teacher-rollout if there are no data.
@@ -92,6 +96,8 @@ class Subject:
         latent: latent students: what keeps the latent in use.
         halving: the rounds of sdtt, dcd and redi.
         coupling: the pairs of redi.
+        anchor: the second network of idlm, and what holds the student to its start.
+        correlation: the three terms of di4c.
         training: how to optimise.
     """
 
@@ -115,6 +121,8 @@ class Subject:
     latent: LatentOptions = field(default_factory=LatentOptions)
     halving: HalvingOptions = field(default_factory=HalvingOptions)
     coupling: CouplingOptions = field(default_factory=CouplingOptions)
+    anchor: AnchorOptions = field(default_factory=AnchorOptions)
+    correlation: CorrelationOptions = field(default_factory=CorrelationOptions)
     training: TrainConfig = DISTILLATION
 
 
@@ -208,21 +216,24 @@ def objective_of(options: Options, guided: bool = False) -> Objective:
         options.latent,
         options.halving,
         options.coupling,
+        options.anchor,
+        options.correlation,
     )
     if options.method != "matching":
-        method = METHODS.named(options.method)
-        if options.data is None and method.needs_data:
-            raise ValueError(
-                f"--method {options.method} starts from data: give --data, if need be a file of "
-                "the teacher's samples (fewjump rollouts)"
-            )
         for flag, value, default in (
             ("matching", options.intermediate, None),
             ("times", options.times, "uniform"),
         ):
             if value != default:
                 raise ValueError(f"--{flag} is for --method matching")
-        return method(**values_for(method, parts))
+        method = METHODS.named(options.method)
+        made = method(**values_for(method, parts))
+        if options.data is None and made.needs_data:
+            raise ValueError(
+                f"--method {options.method} starts from data: give --data, if need be a file of "
+                "the teacher's samples (fewjump rollouts)"
+            )
+        return made
     source = options.intermediate or default_source(options.data is not None and not guided)
     if options.data is None and source != "teacher-rollout":
         raise ValueError(f"--matching {source} starts from data: give --data")

@@ -33,7 +33,7 @@ class Subject:
         source: where the noisy states come from: data, or the student's own sampling. Default:
             forward, or student if there are no data.
         on_policy: what is minimised, and for which sampler.
-        bounds: how fast the network that learns the student's samples may learn, and the guard.
+        bounds: the guard.
         training: how to optimise the student.
     """
 

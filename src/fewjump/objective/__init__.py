@@ -3,7 +3,9 @@
 from fewjump.objective.base import Metrics, Objective, freeze
 from fewjump.objective.conditional import ConditionalMatching
 from fewjump.objective.consistency import DiscreteConsistency
+from fewjump.objective.correlation import CorrelationDistillation
 from fewjump.objective.elbo import CrossEntropyELBO, ScoreEntropy, nelbo
+from fewjump.objective.inverse_distillation import InverseDistillation
 from fewjump.objective.joint import JointConditionalMatching
 from fewjump.objective.latent import LatentMatching
 from fewjump.objective.on_policy import OnPolicyRefinement
@@ -15,8 +17,10 @@ from fewjump.registry import OBJECTIVES
 __all__ = [
     "OBJECTIVES",
     "ConditionalMatching",
+    "CorrelationDistillation",
     "CrossEntropyELBO",
     "DiscreteConsistency",
+    "InverseDistillation",
     "JointConditionalMatching",
     "LatentMatching",
     "Metrics",

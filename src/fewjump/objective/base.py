@@ -80,6 +80,16 @@ class Objective(ABC):
                 longer run was begun with stays.
         """
 
+    def trained(self, student: Denoiser, teacher: Denoiser, seed: int) -> Denoiser:
+        """What a distillation trains: the student, or a denoiser that carries it.
+
+        Args:
+            student: the denoiser that the user gets.
+            teacher: frozen.
+            seed: of initial weights, where more networks are needed.
+        """
+        return student
+
     def in_rounds(self) -> list[Objective]:
         """The objective of each training of a distillation in rounds: one, unless it says so."""
         return [self]
@@ -184,6 +194,17 @@ def require_frozen(teacher: Denoiser | None, student: Denoiser) -> Denoiser:
             "call fewjump.objective.freeze(teacher) first"
         )
     return teacher
+
+
+def require_likelihood(student: Denoiser, method: str) -> None:
+    """Raise ValueError for a student whose laws only bound the likelihood of a sample."""
+    one_category = getattr(getattr(student, "head", None), "is_one_category", None)
+    if one_category is not None and not one_category():
+        raise ValueError(
+            f"{method} needs the likelihood of a sample, and this latent student has a bound of "
+            "it; give its latent one category per sequence and nothing else, use another kind of "
+            "student, or --method matching"
+        )
 
 
 @dataclass(kw_only=True, eq=False)

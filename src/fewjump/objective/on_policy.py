@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
 from fewjump.config import one_of
 from fewjump.denoiser.base import Denoiser
+from fewjump.denoiser.network import NetworkDenoiser
+from fewjump.denoiser.score import ScoreDenoiser
+from fewjump.denoiser.wrappers import unwrapped
 from fewjump.law.base import Law
 from fewjump.law.product import ProductLaw, as_product
 from fewjump.objective.base import Metrics, Objective, require_frozen
@@ -28,7 +31,10 @@ from fewjump.objective.time_sampling import (
     time_weight,
 )
 from fewjump.options.objectives import OnPolicyOptions, StatesName
-from fewjump.random import Generator, integers
+from fewjump.process import Process
+from fewjump.random import Generator, fold_seed, integers
+
+_AUXILIARY_WEIGHTS = 6
 
 Inspect = Callable[[int, Denoiser], Mapping[str, float]]
 
@@ -116,6 +122,17 @@ class OnPolicyRefinement(Objective, OnPolicyOptions):
             return {}
         return self._inspect(step, _pair(student).student)
 
+    def settle(self, student: Denoiser, steps: int, earlier: Mapping[str, Any]) -> None:
+        if self.warmup >= steps:
+            raise ValueError(
+                f"auxiliary_steps ({self.warmup}) leaves the student none of the {steps} steps; "
+                "lower it, or raise steps"
+            )
+
+    def trained(self, student: Denoiser, teacher: Denoiser, seed: int) -> Denoiser:
+        helper = auxiliary_for(teacher, student, seed)
+        return StudentWithAuxiliary(student, helper, self.auxiliary_lr)
+
     def check(self, student: Denoiser, teacher: Denoiser | None) -> None:
         super().check(student, teacher)
         _pair(student)
@@ -141,23 +158,30 @@ class OnPolicyRefinement(Objective, OnPolicyOptions):
         with torch.no_grad():
             real = as_product(teacher(x_u, late))
         surprise = -fake.token_log_prob(x0)
-        reward = token_reward(fake, real, x0, self.floor).reshape(self.draws, -1, length)
-        scale = time_weight(self.weighting, process, u) * width * (len(self.few_step_times()) - 1)
+        reward = self._reward(process, fake, real, x0, x_u, late).reshape(self.draws, -1, length)
+        jumps = len(self.few_step_times()) - 1
+        scale = self._time_weight(process, u) * width * jumps
         total = reward.double().sum(-1) * scale
-        if self._uses_expected(law):
+        metrics = self._metrics(law, drawn, fake, real, length)
+        surrogate, scored = torch.zeros_like(total[0]), total
+        if self._uses_expected(law, process):
             at = DrawnAt(x_t, t, x_u.reshape(self.draws, -1, length), u, scale)
             surrogate = expected_gradient(drawn, fake, real, at, process, self.floor)
-        else:
-            advantage = leave_one_out(total)
-            each = [score_surrogate(law.log_prob(o.x0), a) for o, a in zip(drawn, advantage)]
-            surrogate = torch.stack(each).mean(0)
+            scored = torch.zeros_like(total)
+        weight = self._anchor_weight
+        if weight or scored is total:
+            log_probs = torch.stack([law.log_prob(one.x0) for one in drawn])
+            if weight:
+                away = self._away(teacher, x_t, t, drawn, log_probs)
+                scored = scored + weight * jumps * away
+                metrics["kl_to_teacher"] = away.mean() / length
+            surrogate = surrogate + score_surrogate(log_probs, leave_one_out(scored)).mean(0)
         surrogate = surrogate.mean() / length
         if self._step < self.warmup:
             surrogate = surrogate * 0.0
         divergence = total.mean() / length
         # The value of a surrogate means nothing: what is reported is the divergence.
         loss = surrogate - surrogate.detach() + divergence + surprise.double().mean()
-        metrics = self._metrics(law, drawn, fake, real, length)
         metrics["divergence"] = divergence
         metrics["auxiliary_cross_entropy"] = surprise.detach().mean()
         if self.data_weight:
@@ -165,6 +189,36 @@ class OnPolicyRefinement(Objective, OnPolicyOptions):
             loss = loss + (self._step >= self.warmup) * self.data_weight * nll
             metrics["data_nll"] = nll.detach()
         return loss, metrics
+
+    def _time_weight(self, process: Process, u: Tensor) -> Tensor:
+        """w(u), (B,)."""
+        return time_weight(self.weighting, process, u)
+
+    def _reward(
+        self,
+        process: Process,
+        fake: ProductLaw,
+        real: ProductLaw,
+        x0: Tensor,
+        x_u: Tensor,
+        u: Tensor,
+    ) -> Tensor:
+        """R_ψ / w(u) by position, constant: (N, L)."""
+        return token_reward(fake, real, x0, self.floor)
+
+    @property
+    def _anchor_weight(self) -> float:
+        """Of KL(p^φ(·|x_t) ‖ Πᵢ p^θ(x₀ⁱ|x_t)), summed over the steps of the grid."""
+        return 0.0
+
+    @torch.no_grad()
+    def _away(
+        self, teacher: Denoiser, x_t: Tensor, t: Tensor, drawn: list[Draw], log_probs: Tensor
+    ) -> Tensor:
+        """log p^φ(x₀|x_t) − Σᵢ log p^θ(x₀ⁱ|x_t) of each draw, the latter floored: (S, B)."""
+        law = as_product(teacher(x_t, t))
+        each = torch.stack([law.token_log_prob(one.x0) for one in drawn])
+        return log_probs.double() - each.clamp(min=math.log(self.floor)).double().sum(-1)
 
     def _times(
         self, batch_size: int, generator: Generator, device: torch.device
@@ -192,7 +246,7 @@ class OnPolicyRefinement(Objective, OnPolicyOptions):
             x = torch.where((k > step)[:, None], moved, x)
         return x
 
-    def _uses_expected(self, law: Law) -> bool:
+    def _uses_expected(self, law: Law, process: Process) -> bool:
         if self.estimator == "expected" and not law.chosen_product:
             raise ValueError(
                 f"there is no expected form for a {type(law).__name__}; use estimator='score'"
@@ -263,3 +317,27 @@ class StudentWithAuxiliary(Denoiser):
             if isinstance(part, nn.Module):
                 return part
         raise AttributeError("the student has no network of its own")
+
+
+def auxiliary_for(teacher: Denoiser, student: Denoiser, seed: int) -> Denoiser:
+    """What learns the student's samples: a copy of a product teacher, if there is a network in it.
+
+    Otherwise a product network on a copy of the student's trunk.
+
+    Raises:
+        ValueError: where neither is a network.
+    """
+    product = isinstance(teacher, NetworkDenoiser) and teacher.kind == "product"
+    if product or isinstance(teacher, ScoreDenoiser):
+        return teacher.as_student()
+    if not isinstance(student, NetworkDenoiser):
+        raise ValueError(
+            f"neither a {type(teacher).__name__} nor a {type(student).__name__} says what the "
+            "auxiliary network should be; give auxiliary=…, a denoiser with a product law"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(fold_seed(seed, _AUXILIARY_WEIGHTS))
+        helper = NetworkDenoiser.from_config({**student.config(), "head": {"kind": "product"}})
+    helper.trunk.load_state_dict(unwrapped(student.trunk).state_dict())
+    helper.process = student.process
+    return helper

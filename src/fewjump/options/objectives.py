@@ -68,6 +68,8 @@ class KnownOptions(Part):
     known: KnownName | None = None
     known_share: float = 0.5
 
+    whose = "methods that show the student data, such as --method matching"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.known is not None:
@@ -81,8 +83,8 @@ class KnownOptions(Part):
 
 
 @dataclass(kw_only=True)
-class DataOptions(KnownOptions):
-    """Training from data.
+class TimeOptions(Part):
+    """Times of training.
 
     Attributes:
         min_time: smallest time that is trained, in (0, 1).
@@ -92,24 +94,41 @@ class DataOptions(KnownOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_min_time(self.min_time)
+        require(0 < self.min_time < 1, f"min_time must lie in (0, 1), got {self.min_time}")
 
 
 @dataclass(kw_only=True)
-class MatchingOptions(DataOptions):
+class DataOptions(KnownOptions, TimeOptions):
+    """Training from data."""
+
+
+@dataclass(kw_only=True)
+class JumpOptions(TimeOptions):
+    """The few-step sampler that is trained for.
+
+    Attributes:
+        steps: train for exactly this many equal jumps from noise to data. Default: for any, or, on
+            the student's own samples, for 1.
+        grid: train for the jumps between these decreasing times, in place of a number of them.
+    """
+
+    steps: Annotated[int | None, tyro.conf.arg(name="jumps")] = None
+    grid: Annotated[tuple[float, ...] | None, tyro.conf.arg(name="jump-times")] = None
+
+    whose = "--method matching and idlm"
+
+
+@dataclass(kw_only=True)
+class MatchingOptions(DataOptions, JumpOptions):
     """Matching a teacher, by whatever student.
 
     Attributes:
-        steps: train for exactly this many equal jumps from noise to data. Default: for any.
-        grid: train for the jumps between these decreasing times, in place of a number of them.
         weighting: weight of a time t in the loss: uniform; elbo, that of the likelihood bound; or
             sigma, the noise rate.
         rollout_steps: with teacher-rollout: the teacher's steps from noise to t, and again from
             there to the cleaner state. Default: 8, or 16 for joint students.
     """
 
-    steps: Annotated[int | None, tyro.conf.arg(name="jumps")] = None
-    grid: Annotated[tuple[float, ...] | None, tyro.conf.arg(name="jump-times")] = None
     weighting: Annotated[Weighting, _by_name("uniform")] = "uniform"
     rollout_steps: int | None = None
 
@@ -262,6 +281,41 @@ class HalvingOptions(RoundsOptions):
 
 
 @dataclass(kw_only=True)
+class CorrelationOptions(Part):
+    """What a joint student learns of the teacher's many steps (Di4C).
+
+    Attributes:
+        teacher_step: time by which the teacher brings a noisy state closer to the data, where the
+            student is asked for its own answer; half the way to the data where that is nearer.
+        distil_until: largest time at which the student learns the teacher's own answer.
+        term_weights: weights in the loss of the teacher's answer close to the data, of the
+            student's own, and of the data.
+        control_variate: take the marginals of what is learned from its law, and only the
+            correlations from draws: less noise. Of mixtures; others are trained without.
+    """
+
+    teacher_step: float = 0.01
+    distil_until: float = 0.02
+    term_weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    control_variate: bool = True
+
+    whose = "--method di4c"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            0 < self.teacher_step <= 1, f"teacher_step must lie in (0, 1], got {self.teacher_step}"
+        )
+        require(
+            0 < self.distil_until <= 1, f"distil_until must lie in (0, 1], got {self.distil_until}"
+        )
+        require(
+            all(0 <= w < math.inf for w in self.term_weights) and any(self.term_weights),
+            f"term_weights must be ≥ 0 and not all 0, got {self.term_weights}",
+        )
+
+
+@dataclass(kw_only=True)
 class LatentOptions(Part):
     """What keeps a latent student's latent in use.
 
@@ -290,35 +344,49 @@ class LatentOptions(Part):
 
 
 @dataclass(kw_only=True)
-class OnPolicyOptions(Part):
-    """Refinement of a student on its own samples.
+class AuxiliaryOptions(Part):
+    """A second network, which learns what the student's samples look like.
 
     Attributes:
-        steps: equal jumps from noise to data of the sampler that is refined: those it will be used
-            with. Default: 1.
-        grid: the times of that sampler, from 1 to 0, in place of a number of jumps.
+        warmup: steps, of all steps, in which the auxiliary network, which learns the student's
+            samples, learns alone.
+        auxiliary_lr: learning rate of the auxiliary network, as a multiple of the student's.
+    """
+
+    warmup: Annotated[int, tyro.conf.arg(name="auxiliary-steps")] = 200
+    auxiliary_lr: float = 3.0
+
+    whose = "--method idlm"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.warmup >= 0, f"warmup must be ≥ 0, got {self.warmup}")
+        require(
+            0 < self.auxiliary_lr < math.inf,
+            f"auxiliary_lr must be positive, got {self.auxiliary_lr}",
+        )
+
+
+@dataclass(kw_only=True)
+class OnPolicyOptions(JumpOptions, AuxiliaryOptions):
+    """Training of a student on its own samples.
+
+    Attributes:
         draws: the student's samples for each noisy state, at least 2.
         estimator: how the gradient is estimated: expected sums tokens out (product and mixture
             students), score draws them (every student), auto takes expected where there is one.
         weighting: weight of a time in the loss: uniform; elbo, that of the likelihood bound; or
             sigma, the noise rate.
-        min_time: smallest time at which the two networks are compared, in (0, 1).
         floor: probabilities below it, of both networks, count as it: a bounded reward where an
             exact teacher says 0.
-        warmup: steps, of all steps, in which the auxiliary network, which learns the student's
-            samples, learns alone.
         data_weight: weight of the data's own likelihood in the loss: it keeps the student from
             dropping part of the data. Needs data.
     """
 
-    steps: Annotated[int | None, tyro.conf.arg(name="jumps")] = None
-    grid: Annotated[tuple[float, ...] | None, tyro.conf.arg(name="jump-times")] = None
     draws: int = 4
     estimator: Estimator = "auto"
     weighting: Annotated[Weighting, _by_name("elbo")] = "elbo"
-    min_time: float = 1e-3
     floor: float = 1e-6
-    warmup: Annotated[int, tyro.conf.arg(name="auxiliary-steps")] = 200
     data_weight: float = 0.0
 
     def __post_init__(self) -> None:
@@ -329,9 +397,7 @@ class OnPolicyOptions(Part):
             self.draws >= 2,
             f"draws must be at least 2 (each is the others' baseline), got {self.draws}",
         )
-        _check_min_time(self.min_time)
         require(0 < self.floor < 1, f"floor must lie in (0, 1), got {self.floor}")
-        require(self.warmup >= 0, f"warmup must be ≥ 0, got {self.warmup}")
         _check_data_weight(self.data_weight)
         times = self.few_step_times()
         require(
@@ -340,7 +406,7 @@ class OnPolicyOptions(Part):
         )
 
     def few_step_times(self) -> tuple[float, ...]:
-        """The decreasing times of the sampler that is refined, from 1 to 0."""
+        """The decreasing times of the sampler that is trained, from 1 to 0."""
         steps = 1 if self.grid is None and self.steps is None else self.steps
         times = _few_steps(self.grid, steps, self.min_time)
         assert times is not None
@@ -348,28 +414,45 @@ class OnPolicyOptions(Part):
 
 
 @dataclass(kw_only=True)
+class AnchorOptions(AuxiliaryOptions):
+    """What holds a student on its own samples to the teacher, at which it starts.
+
+    Attributes:
+        anchor: weight, at first, of the divergence of the student's law from the teacher's at the
+            same noisy state, where the student starts.
+        anchor_steps: optimiser steps over which that weight falls to 0. Default: half of the steps
+            that the run was begun with.
+    """
+
+    anchor: float = 0.1
+    anchor_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 <= self.anchor < math.inf, f"anchor must be ≥ 0, got {self.anchor}")
+        require(
+            self.anchor_steps is None or self.anchor_steps >= 1,
+            f"anchor_steps must be at least 1, got {self.anchor_steps}",
+        )
+
+
+@dataclass(kw_only=True)
 class GuardOptions(Part):
     """What keeps a refinement in bounds.
 
     Attributes:
-        auxiliary_lr: learning rate of the auxiliary network, as a multiple of the student's.
         guard: watch the entropies of the student's samples.
         band: the run stops when one of them falls below the first number times, or rises above the
             second number times, what it was at the start (or is for the teacher).
         guard_samples: sequences to measure them on.
     """
 
-    auxiliary_lr: float = 3.0
     guard: bool = True
     band: tuple[float, float] = (0.7, 1.3)
     guard_samples: int = 256
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(
-            0 < self.auxiliary_lr < math.inf,
-            f"auxiliary_lr must be positive, got {self.auxiliary_lr}",
-        )
         low, high = self.band
         require(
             0 <= low < 1 < high < math.inf,
@@ -412,10 +495,6 @@ def _few_steps(
     last = min(values[:-1])
     require(last > min_time, f"the last positive grid time {last} must exceed min_time={min_time}")
     return values
-
-
-def _check_min_time(min_time: float) -> None:
-    require(0 < min_time < 1, f"min_time must lie in (0, 1), got {min_time}")
 
 
 def _check_data_weight(weight: float) -> None:
