@@ -177,7 +177,17 @@ def within(budget: int, student: distill.Options) -> distill.Options:
     from fewjump.train import read_metrics
 
     training = student.training
-    rounds = len(distill.objective_of(student).in_rounds())
+    objective = distill.objective_of(student)
+    rounds = len(objective.in_rounds())
+    if objective.coupled:
+        # It asks before it trains, and then no more.
+        asked = rounds * student.coupling.pairs * student.coupling.pair_steps
+        if asked > budget:
+            raise ValueError(
+                f"{student.out}: pairs: {student.coupling.pairs} take {asked} evaluations of the "
+                f"teacher, more than teacher_evaluations: {budget}"
+            )
+        return student
     with TemporaryDirectory() as folder:
         short = replace(training, steps=rounds, warmup=0, progress=False, monitor=False)
         with redirect_stdout(io.StringIO()):
@@ -208,9 +218,15 @@ def cost_of(folder: Path) -> dict[str, Any]:
     return {
         "steps": sum(one["steps"] for one in trainings),
         "batch_size": batch,
-        "teacher_evaluations": round(batch * sum(map(_asked, parts))),
+        "teacher_evaluations": round(batch * sum(map(_asked, parts)) + sum(map(_drawn, trainings))),
         "seconds": round(sum(one["seconds"] or 0.0 for one in trainings), 1),
     }
+
+
+def _drawn(training: Mapping[str, Any]) -> int:
+    """How often a round asked its teacher before it trained: for the pairs that it learned."""
+    objective = training["objective"]
+    return objective.get("pairs", 0) * objective.get("pair_steps", 0)
 
 
 def _asked(folder: Path) -> float:
