@@ -48,9 +48,11 @@ class InverseDistillation(OnPolicyRefinement, AnchorOptions):
     summed out (``estimator``).
 
     **The anchor** is β·Σ_k E KL(p^φ(·|x_t) ‖ Πᵢ p^θ(x₀ⁱ|x_t)): the distance from where a student
-    with a warm start begins, while ψ is still behind. β falls linearly from ``anchor`` to 0 over
-    ``anchor_steps`` steps, after those in which ψ learns alone; as it pulls towards a product law,
-    what a joint student ends at would otherwise be biased.
+    with a warm start begins. β falls linearly from ``anchor`` to 0 over ``anchor_steps`` steps,
+    after those in which ψ learns alone. In one step from pure noise the optimum at β is in
+    proportion to (p^θ(x₀)·Πᵢ p^θ(x₀ⁱ)^β)^{1/(1+β)}: the student cools from the teacher's product
+    law to its joint law. Without that, reverse KL drives it to the first mode that it finds before
+    it has learned to tell modes apart.
 
     **What differs from the papers.** IDLM has the same loss; its student is a product, its gradient
     passes through samples that are relaxed to the simplex (biased, of lower variance), and it

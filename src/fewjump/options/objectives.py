@@ -424,7 +424,7 @@ class AnchorOptions(AuxiliaryOptions):
             that the run was begun with.
     """
 
-    anchor: float = 0.1
+    anchor: float = 1.0
     anchor_steps: int | None = None
 
     def __post_init__(self) -> None:
