@@ -31,9 +31,13 @@ def small(own: dict) -> dict:
     return {**own, **changes, "warmup": 1}
 
 
+#: One of each kind of training: rounds, pairs that are drawn first, a second network, neither.
+SOME = {"masked": ("SDTT", "IDLM shared-chain"), "uniform": ("ReDi", "Di4C mixture")}
+
+
 @pytest.mark.parametrize("noise", list(methods.METHODS))
-def test_every_method_is_trained_within_the_budget_and_judged(noise, tmp_path, monkeypatch) -> None:
-    students = {name: small(own) for name, own in methods.METHODS[noise].items()}
+def test_methods_are_trained_within_the_budget_and_judged(noise, tmp_path, monkeypatch) -> None:
+    students = {name: small(methods.METHODS[noise][name]) for name in SOME[noise]}
     monkeypatch.setitem(methods.METHODS, noise, students)
     config = methods.Config(runs=tmp_path, seeds=1, noises=(noise,))
     found = methods.measure(config, TINY)

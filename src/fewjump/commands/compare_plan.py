@@ -190,8 +190,12 @@ def within(budget: int, student: distill.Options) -> distill.Options:
         return student
     with TemporaryDirectory() as folder:
         short = replace(training, steps=rounds, warmup=0, progress=False, monitor=False)
+        trial = replace(student, out=Path(folder), training=short)
+        if getattr(objective, "warmup", 0):
+            # Its second network learns alone at first; what a step asks is the same then.
+            trial = replace(trial, anchor=replace(student.anchor, warmup=0))
         with redirect_stdout(io.StringIO()):
-            distill.run(replace(student, out=Path(folder), training=short))
+            distill.run(trial)
         asked = [line for line in read_metrics(folder) if "loss" in line][-1]["teacher_evaluations"]
     if not asked:
         return student
