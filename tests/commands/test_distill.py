@@ -184,6 +184,20 @@ def test_options_that_do_not_fit_are_named_as_flags(
     assert not Path("run").exists()
 
 
+def test_pairs_are_not_drawn_from_a_teacher_of_framed_texts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = {"hidden": 8, "blocks": 1, "heads": 2}
+    config = {"process": Uniform(4, LogLinear()).config(), "trunk": network, "length": 4}
+    vocabulary = Characters("abc ")
+    fewjump.save(NetworkDenoiser.from_config(config), tmp_path / "teacher", vocabulary=vocabulary)
+    monkeypatch.setattr(Characters, "frame", ((0,), (0,)))
+    words = ["distill", "--teacher", str(tmp_path / "teacher"), "--out", str(tmp_path / "run")]
+    assert cli.main([*words, "--method", "redi"]) == cli.USAGE
+    assert "between special tokens, and --method redi" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_head_options_are_read_as_yaml() -> None:
     words = ("states=64", "emission=low-rank", "neighbours=[1, 8]", "length=null")
     expected = {"states": 64, "emission": "low-rank", "neighbours": [1, 8], "length": None}

@@ -10,6 +10,7 @@ from tabular import BruteForceDenoiser, TabularStudent, random_joint
 from torch import Tensor
 
 import fewjump
+from fewjump.denoiser import NetworkDenoiser
 from fewjump.law.base import enumerate_states
 from fewjump.objective import DiscreteConsistency, freeze
 from fewjump.process import Absorbing, Process, ResetToPrior, Uniform
@@ -146,26 +147,37 @@ def test_an_exact_teacher_is_the_minimiser_as_the_step_falls_to_0_only() -> None
     assert gap(0.0) < 1e-14
 
 
-TINY = {"hidden": 16, "blocks": 1, "heads": 2}
-OPTIONS = {"batch_size": 16, "lr": 3e-3, "ema": 0.9, "progress": False, "log_every": 5}
+OPTIONS = {"batch_size": 16, "ema": 0.9, "progress": False, "monitor": False}
 
 
-def test_rounds_double_the_step_and_what_the_method_is_not_for_is_refused() -> None:
+def network(process: Process, **head: str) -> NetworkDenoiser:
+    trunk = {"hidden": 16, "blocks": 1, "heads": 2}
+    config = {"process": process.config(), "trunk": trunk, "length": 4}
+    return NetworkDenoiser.from_config(config | ({"head": head} if head else {}))
+
+
+def test_rounds_double_the_step() -> None:
     tokens = torch.randint(2, (40, 4), generator=torch.Generator().manual_seed(0))
-
-    def teacher_of(process: Process):
-        return fewjump.train_teacher(tokens, process, network=TINY, steps=1, **OPTIONS)
-
-    teacher = teacher_of(Uniform(2, LogLinear()))
+    teacher = network(Uniform(2, SCHEDULE))
+    # A fresh network says the same of every state.
+    for parameter in teacher.parameters():
+        parameter.data.normal_(std=0.3, generator=torch.Generator().manual_seed(1))
     objective = DiscreteConsistency(jumps_before=12, rounds=2, known="prefix")
     rounds = objective.in_rounds()
     assert [one.step for one in rounds if isinstance(one, DiscreteConsistency)] == [1 / 12, 1 / 6]
     student = fewjump.distill(teacher, tokens, objective=objective, steps=4, **OPTIONS)
     pairs = zip(student.parameters(), teacher.parameters(), strict=True)
     assert any(not torch.equal(own, other) for own, other in pairs)
-    plain = DiscreteConsistency()
-    with pytest.raises(ValueError, match="product"):
-        fewjump.distill(teacher, tokens, student="chain", objective=plain, steps=3, **OPTIONS)
-    for other in (Absorbing(3, LogLinear()), ResetToPrior(torch.tensor([0.2, 0.8]), LogLinear())):
-        with pytest.raises(ValueError, match="--process uniform"):
-            fewjump.distill(teacher_of(other), tokens, objective=plain, steps=3, **OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("process", "head", "message"),
+    [
+        (Uniform(2, SCHEDULE), {"kind": "chain"}, "student='product'"),
+        (Absorbing(3, SCHEDULE), {}, "--process uniform"),
+        (ResetToPrior(torch.tensor([0.2, 0.8]), SCHEDULE), {}, "--process uniform"),
+    ],
+)
+def test_what_the_method_is_not_for_is_refused(process, head, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        DiscreteConsistency().check(network(process, **head), freeze(network(process)))

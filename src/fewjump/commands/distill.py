@@ -146,12 +146,18 @@ def run(options: Options) -> int:
     if options.data is None:
         refuse_without_data(options)
     teacher = open_model(options.teacher, reading=reading_values(options))
+    framed = any(teacher.vocabulary.frame)
+    if framed and options.method != "matching" and METHODS[options.method].coupled:
+        raise ValueError(
+            f"this teacher knows texts between special tokens, and --method {options.method} draws "
+            "its pairs without them; use --method matching"
+        )
     data = None
     if options.data is not None:
         data = open_data_like(
             teacher, options.data, options.kind, options.length, **document_values(options)
         )
-    elif any(teacher.vocabulary.frame):
+    elif framed:
         raise ValueError(
             "this teacher knows texts between special tokens, and rollouts within a training begin "
             "without them: run `fewjump rollouts` first, and give its file as --data"
