@@ -108,9 +108,11 @@ def judged(
     name: str, seed: int, model: Denoiser, meter: ChainMeter, steps: tuple[int, ...], file: Path
 ) -> Rows:
     """Rows of one model: bigrams and likelihood under the chain, by number of steps."""
+    # Ancestral steps of uniform noise forget the noise that a rectified student goes by.
+    sampler = "flow-matching" if name == "ReDi" else "ancestral"
 
     def compute() -> Rows:
-        rows = quality(model, meter, steps, seeds=(seed,), model=name)
+        rows = quality(model, meter, steps, sampler, seeds=(seed,), model=name)
         return [{"student": name, "seed": seed, **asdict(row)} for row in rows]
 
     return kept(file, compute)

@@ -126,7 +126,7 @@ def test_correlation_distillation_takes_its_own_options() -> None:
         (["--method", "dcd", "--pairs", "2"], "--pairs is for --method redi"),
         (["--pairs", "2"], "--pairs is for --method redi"),
         (["--method", "redi", "--jumps-before", "8"], "--jumps-before is for --method sdtt"),
-        (["--method", "redi", "--known", "prefix"], "leave out --known"),
+        (["--method", "redi", "--known", "prefix"], "--known is for methods that show"),
         (["--method", "redi", "--pairs", "0"], "pairs must be at least 1"),
         (["--teacher-step", "0.1"], "--teacher-step is for --method di4c"),
         (["--method", "di4c", "--jumps", "2"], "--jumps is for --method matching and idlm"),

@@ -12,14 +12,14 @@ from fewjump.denoiser.base import Denoiser
 from fewjump.objective.base import Given, InRounds, Metrics
 from fewjump.objective.elbo import cross_entropy
 from fewjump.objective.time_sampling import spread_uniform
-from fewjump.options.objectives import CouplingOptions, DataOptions
+from fewjump.options.objectives import CouplingOptions, TimeOptions
 from fewjump.process import Process
 from fewjump.process.kernel import expand_time
 from fewjump.random import Generator, bernoulli
 
 
 @dataclass(eq=False)
-class Rectification(InRounds, DataOptions, CouplingOptions):
+class Rectification(InRounds, TimeOptions, CouplingOptions):
     """The coupling of noise and data made straighter, in rounds (ReDi, arXiv 2507.15897).
 
     A *coupling* π(x₀, x₁) says which data come of which noise. Training on data has the two
@@ -43,9 +43,9 @@ class Rectification(InRounds, DataOptions, CouplingOptions):
     where noise redraws a token from a law that stands still (``process.straight``). Under a mask x₁
     is the same for all x₀, and no coupling can be straighter.
 
-    Options by keyword: those of :class:`~fewjump.options.objectives.DataOptions` (but ``known``:
-    the noise of a pair says something of its known positions, which that of a prompt does not) and
-    of :class:`~fewjump.options.objectives.CouplingOptions`.
+    Options by keyword: those of :class:`~fewjump.options.objectives.TimeOptions` and
+    :class:`~fewjump.options.objectives.CouplingOptions`. There are none for prompts: the noise of a
+    pair says something of all its tokens, which that of a prompt does not.
 
     Batches hold pairs, (B, 2L): x₀ and x₁ side by side.
 
@@ -59,15 +59,6 @@ class Rectification(InRounds, DataOptions, CouplingOptions):
 
     needs_data = False
     coupled: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.known is not None:
-            raise ValueError(
-                "redi couples whole sequences with their noise, which a prompt has none of; leave "
-                "out known (--known), or use --method matching"
-            )
-        del self.known_share
 
     def check(self, student: Denoiser, teacher: Denoiser | None) -> None:
         super().check(student, teacher)
