@@ -130,7 +130,7 @@ def test_correlation_distillation_takes_its_own_options() -> None:
         (["--method", "redi", "--pairs", "0"], "pairs must be at least 1"),
         (["--teacher-step", "0.1"], "--teacher-step is for --method di4c"),
         (["--method", "di4c", "--jumps", "2"], "--jumps is for --method matching and idlm"),
-        (["--method", "sdtt", "--anchor", "1"], "--anchor is for --method idlm"),
+        (["--method", "sdtt", "--anchor", "2"], "--anchor is for --method idlm"),
         (["--auxiliary-steps", "1"], "--auxiliary-steps is for --method idlm"),
         (["--method", "idlm", "--known", "prefix"], "--known is for methods that show"),
         (["--method", "idlm", "--weighting", "sigma"], "--weighting is for --method matching"),
