@@ -22,7 +22,7 @@ from fewjump.report import Row
 
 STUDENTS = {
     "shared chain": {"student": "shared-chain", "head": ["states=4"]},
-    "halved": {"method": "sdtt", "rounds": 2, "jumps-before": 4},
+    "halved": {"method": "sdtt", "rounds": 2, "jumps-before": 4, "sampler": "first-hitting"},
 }
 
 
@@ -83,6 +83,8 @@ def test_every_student_and_sampler_is_judged_and_nothing_is_made_twice(
     assert seen == students | {(n, seed, 3) for n in ("teacher", "bounded") for seed in (0, 1)}
     (sampler,) = {r["sampler"] for r in rows if r["model"] == "bounded"}
     assert sampler == "entropy-bounded(gamma=0.2)"
+    samplers = {r["model"]: r["sampler"] for r in rows}
+    assert [samplers[name] for name in STUDENTS] == ["ancestral", "first-hitting"]
     results = json.loads((tmp_path / "results.json").read_text())
     asked = ("halved", 2, "nll")
     (mean,) = (r for r in results["rows"] if (r["model"], r["steps"], r["metric"]) == asked)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,8 +17,8 @@ from fewjump.commands.compare_plan import (
     Plan,
     cost_of,
     read_plan,
+    steps_within,
     student_options,
-    within,
 )
 from fewjump.commands.evaluate import meter_for
 from fewjump.commands.shared import document_values, make_sampler
@@ -95,7 +95,7 @@ def run(options: Options) -> int:
     for chosen in made.values():
         distill.objective_of(chosen)
     ways = {
-        name: (make_sampler(one.get("sampler", "ancestral"), one["sampler_options"]), one["grid"])
+        name: (make_sampler(one["sampler"], one["sampler_options"]), one["grid"])
         for name, one in samplers.items()
     }
     places = [Path(place) for place in (plan.teacher, *models.values())]
@@ -105,12 +105,17 @@ def run(options: Options) -> int:
     check_alike(opened, data)
     meter = meter_for(data)
 
+    allowed: dict[str, int] = {}
+
     def student(name: str) -> Callable[[int], tuple[Denoiser, dict[str, Any]]]:
         def make(seed: int) -> tuple[Denoiser, dict[str, Any]]:
+            chosen = made[name, seed]
             if plan.teacher_evaluations is not None:
-                made[name, seed] = within(plan.teacher_evaluations, made[name, seed])
-            distill.run(made[name, seed])
-            folder = made[name, seed].out
+                if name not in allowed:
+                    allowed[name] = steps_within(plan.teacher_evaluations, chosen)
+                chosen = replace(chosen, training=replace(chosen.training, steps=allowed[name]))
+            distill.run(chosen)
+            folder = chosen.out
             return open_model(folder / "model", options.device).denoiser, cost_of(folder)
 
         return make
@@ -121,12 +126,13 @@ def run(options: Options) -> int:
     entries += [
         Entry(name, way, grid, long, lambda _: (teacher.denoiser, {}))
         for name, (way, grid) in ways.items()
+        if name not in students
     ]
     entries += [
         Entry(name, ancestral, None, plan.steps, lambda _, model=model: (model.denoiser, {}))
         for name, model in zip(models, others)
     ]
-    entries += [Entry(name, ancestral, None, plan.steps, student(name)) for name in students]
+    entries += [Entry(name, *ways[name], plan.steps, student(name)) for name in students]
     target = None
     if plan.matched_entropy and meter.matched is not None:
         reference = data.all("test", plan.samples or meter.num_samples)

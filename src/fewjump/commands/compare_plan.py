@@ -71,6 +71,8 @@ class Plan(ReadingOptions, DocumentOptions):
 
 
 _READING = [one.name for part in (ReadingOptions, DocumentOptions) for one in options_of(part)]
+#: A sampler, where nothing is said.
+_ANCESTRAL = {"sampler": "ancestral", "sampler_options": [], "grid": None}
 #: The plan says these for every student.
 _SHARED = ("teacher", "data", "kind", "length", "out", "seed", "device", *_READING)
 
@@ -79,6 +81,8 @@ def read_plan(
     content: Any, where: str
 ) -> tuple[Plan, dict[str, dict[str, Any]], dict[str, str], dict[str, dict[str, Any]]]:
     """A plan, and by name the options of students, the places of models, and the samplers.
+
+    Samplers are those of the teacher, and those of students that name one.
 
     Raises:
         ValueError: for what is no plan, with the place.
@@ -117,8 +121,8 @@ def read_plan(
         raise ValueError(f"{where} names no students:, models: or samplers: to compare")
     samplers = {}
     for name, own in parts["samplers"].items():
-        one = {"sampler_options": [], "grid": None, **_normal(own, where, name)}
-        if unknown := set(one) - {"sampler", "sampler_options", "grid"}:
+        one = {**_ANCESTRAL, **_normal(own, where, name)}
+        if unknown := set(one) - set(_ANCESTRAL):
             raise ValueError(
                 f"{where}: {name} has {', '.join(sorted(unknown))}; a sampler has sampler, "
                 "sampler-options and grid"
@@ -127,6 +131,7 @@ def read_plan(
     for name, own in students.items():
         if shared := [key for key in own if key in _SHARED]:
             raise ValueError(f"{where}: {', '.join(shared)} of {name} is for the plan to say")
+        samplers[name] = {key: own.pop(key, default) for key, default in _ANCESTRAL.items()}
     return plan, students, models, samplers
 
 
@@ -166,8 +171,8 @@ def student_options(
         raise ValueError(f"{where}: {line}") from None
 
 
-def within(budget: int, student: distill.Options) -> distill.Options:
-    """A student's options with as many optimiser steps as its teacher evaluations allow.
+def steps_within(budget: int, student: distill.Options) -> int:
+    """As many optimiser steps of a student as its teacher evaluations allow.
 
     What one step asks is found by a trial of a few; it does not depend on how far training is.
 
@@ -187,7 +192,7 @@ def within(budget: int, student: distill.Options) -> distill.Options:
                 f"{student.out}: pairs: {student.coupling.pairs} take {asked} evaluations of the "
                 f"teacher, more than teacher_evaluations: {budget}"
             )
-        return student
+        return training.steps
     with TemporaryDirectory() as folder:
         short = replace(training, steps=rounds, warmup=0, progress=False, monitor=False)
         trial = replace(student, out=Path(folder), training=short)
@@ -198,14 +203,14 @@ def within(budget: int, student: distill.Options) -> distill.Options:
             distill.run(trial)
         asked = [line for line in read_metrics(folder) if "loss" in line][-1]["teacher_evaluations"]
     if not asked:
-        return student
+        return training.steps
     steps = int(budget / (asked * training.batch_size))
     if steps < rounds:
         raise ValueError(
             f"{student.out}: teacher_evaluations: {budget} is less than the "
             f"{asked * training.batch_size * rounds:.0f} of its first steps"
         )
-    return replace(student, training=replace(training, steps=steps))
+    return steps
 
 
 def cost_of(folder: Path) -> dict[str, Any]:
