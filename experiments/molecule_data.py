@@ -13,10 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from experiments.harness import ROOT, digest
 from fewjump.data import SMILES, Dataset, Pieces
 
+#: Parts of molecules whose other symbols, marked _, are drawn.
+DESIGNS = {
+    "decoration": "______c1ccc(C(=O)N______)cc1",
+    "linker": "Cc1ccccc1__________c1ccncc1",
+}
 #: Rows of the training set that are kept for validation.
 _VALID = 1_000
 _SCRIPT = ROOT / "experiments" / "molecule_judge.py"
@@ -104,6 +111,23 @@ def molecules(file: Path, longest: int | None, runs: Path) -> Dataset:
         f"MOSES: {len(train):,} molecules of at most {train.shape[1]} tokens "
         f"({vocabulary.size} kinds)",
     )
+
+
+def given_parts(data: Dataset, parts: str) -> tuple[Tensor, Tensor]:
+    """Tokens (L,), and which are given: all but those at _. The molecule ends behind them.
+
+    Raises:
+        ValueError: for parts longer than a sequence.
+    """
+    vocabulary = data.vocabulary
+    assert isinstance(vocabulary, Pieces)
+    assert vocabulary.padding is not None
+    pieces = re.split("(_)", parts)
+    gap = [piece == "_" for piece in pieces for _ in vocabulary.encode(piece.replace("_", "C"))]
+    prompt = vocabulary.rows([parts.replace("_", "C")], data.length)
+    fixed = torch.ones(data.length, dtype=torch.bool)
+    fixed[: len(gap)] = ~torch.tensor(gap)
+    return prompt[0], fixed
 
 
 def _short(file: Path, longest: int | None) -> list[str]:

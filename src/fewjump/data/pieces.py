@@ -12,9 +12,9 @@ from torch import Tensor
 
 from fewjump.data.vocabulary import PADDING, VOCABULARIES, Array, Vocabulary, refuse_padding
 
-#: One symbol of a SMILES (Daylight's notation of molecules): a bracket atom as a whole, ``Br`` and
-#: ``Cl``, a ring number of two digits, or a character.
-SMILES = r"\[[^\]]*\]|Br|Cl|%\d\d|."
+#: One symbol of a SMILES (Daylight's notation of molecules): an atom, in brackets or not, a bond, a
+#: branch, a dot, or the number of a ring.
+SMILES = r"\[[^\[\]]+\]|Br|Cl|[BCNOPSFI]|[bcnops]|\*|[-=#$:/\\.()]|%\d\d|\d"
 
 
 class Pieces(Vocabulary):
@@ -43,11 +43,23 @@ class Pieces(Vocabulary):
 
     @classmethod
     def found_in(cls, texts: Iterable[str], pattern: str = SMILES) -> Pieces:
-        """The matches of ``pattern`` in ``texts``, sorted; :data:`PADDING` comes last."""
-        cut, found = re.compile(pattern, re.DOTALL), set[str]()
+        """The matches of ``pattern`` in ``texts``, sorted; :data:`PADDING` comes last.
+
+        Raises:
+            ValueError: for a text that holds anything else.
+        """
+        cut = re.compile(pattern)
+        found: set[str] = set()
         for text in texts:
             refuse_padding(text, "a text")
-            found.update(cut.findall(text))
+            pieces = cut.findall(text)
+            if sum(map(len, pieces)) < len(text):
+                other = next(c for c in cut.sub(" ", text) if c != " " or " " in text)
+                raise ValueError(
+                    f"{text!r} holds {other!r}, which is none of the symbols {pattern}; leave the "
+                    "text out, or correct it"
+                )
+            found.update(pieces)
         return cls([*sorted(found), PADDING], PADDING)
 
     def config(self) -> dict[str, Any]:
@@ -67,23 +79,30 @@ class Pieces(Vocabulary):
                 f"of the {self.size} symbols; add what stands there to them, or leave the text out"
             ) from None
 
-    def rows(self, texts: Sequence[str], length: int) -> Tensor:
-        """Texts as rows of ``length``, filled up with padding: (N, L) int64.
+    def rows(self, texts: Sequence[str], length: int | None = None) -> Tensor:
+        """Texts as rows filled up with padding: (N, L) int64.
+
+        Args:
+            texts: of at most ``length`` symbols each.
+            length: L; that of the longest text by default.
 
         Raises:
-            ValueError: for a text of more tokens, or a vocabulary without padding.
+            ValueError: for a text of more symbols, or a vocabulary without padding.
         """
         if self.padding_token is None:
             raise ValueError("rows of one length need a vocabulary with padding")
+        encoded = [self._encoded(text) for text in texts]
+        longest = max(map(len, encoded))
+        length = longest if length is None else length
+        if longest > length:
+            number = sum(len(tokens) > length for tokens in encoded)
+            raise ValueError(
+                f"{number} text(s) are longer than {length}; the longest has {longest} symbols: "
+                "use that as length, or leave them out"
+            )
         out = np.full((len(texts), length), self.padding_token)
-        for row, text in enumerate(texts):
-            tokens = self._encoded(text)
-            if len(tokens) > length:
-                raise ValueError(
-                    f"{text!r} has {len(tokens)} tokens, more than {length}; give a larger length, "
-                    "or leave it out"
-                )
-            out[row, : len(tokens)] = tokens
+        for row, tokens in zip(out, encoded):
+            row[: len(tokens)] = tokens
         return torch.from_numpy(out)
 
     def decode(self, tokens: Array) -> list[str]:
