@@ -61,6 +61,10 @@ class Judge:
             request |= {"statistics": str(file), "longest": self.longest, "pattern": SMILES}
         return self._ask(request)
 
+    def picture(self, smiles: Sequence[str]) -> str:
+        """Valid molecules side by side, as SVG."""
+        return self._ask({"smiles": list(smiles), "drawing": True})
+
     def _ask(self, request: dict[str, Any]) -> Any:
         return json.loads(_run(self.python, [str(_SCRIPT)], json.dumps(request)))
 

@@ -3,9 +3,10 @@
     python experiments/molecule_judge.py < REQUEST.json > VERDICT.json
 
 A request holds ``smiles``, and the verdict is the canonical SMILES of each, null where it is no
-molecule. With ``statistics``, a file, it is the benchmark's own metrics against its two test sets.
-With ``longest`` those are reduced to molecules of so many tokens, which the regular expression
-``pattern`` cuts; their statistics take minutes, and are kept in the file.
+molecule. With ``drawing`` it is a picture of them, as SVG. With ``statistics``, a file, it is the
+benchmark's own metrics against its two test sets. With ``longest`` those are reduced to molecules
+of so many tokens, which the regular expression ``pattern`` cuts; their statistics take minutes, and
+are kept in the file.
 
 It imports nothing of this project: the benchmark's package is a tool of the experiment and not a
 dependency. That package is of 2020 and imports names that are gone since; they are put back, and
@@ -28,6 +29,17 @@ def canonical(smiles: str) -> str | None:
     """How the benchmark writes a molecule; None for what is none."""
     molecule = Chem.MolFromSmiles(smiles) if smiles else None
     return None if molecule is None else Chem.MolToSmiles(molecule)
+
+
+def picture(smiles: list[str], columns: int = 4, side: int = 180) -> str:
+    """Molecules side by side, in rows of ``columns``: an SVG file's text."""
+    from rdkit.Chem.Draw import rdMolDraw2D  # type: ignore[import-not-found]
+
+    rows = -(-len(smiles) // columns)
+    canvas = rdMolDraw2D.MolDraw2DSVG(columns * side, rows * side, side, side)
+    canvas.DrawMolecules([Chem.MolFromSmiles(text) for text in smiles])
+    canvas.FinishDrawing()
+    return canvas.GetDrawingText()
 
 
 def metrics(
@@ -81,6 +93,8 @@ if __name__ == "__main__":
     with contextlib.redirect_stdout(sys.stderr):
         if "statistics" in request:
             verdict = metrics(**request)
+        elif "drawing" in request:
+            verdict = picture(request["smiles"])
         else:
             verdict = [canonical(text) for text in request["smiles"]]
     json.dump(verdict, sys.stdout, default=float)

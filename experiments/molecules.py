@@ -48,6 +48,8 @@ from fewjump.schedule import LogLinear
 #: The network that is trained on data alone, of the same size.
 ALONE = "autoregressive network"
 _BATCH = 256
+#: Molecules that are kept of a cell, to look at.
+_SHOWN = 8
 
 
 @dataclass(frozen=True)
@@ -290,7 +292,8 @@ class Laboratory:
         valid = torch.tensor([float(name is not None) for name in names])
         row: dict[str, Any] = {"n": len(names)}
         row |= with_ends("valid", bootstrap(valid, mean, generator_for(1)))
-        return {**row, "different": len(set(names) - {None}) / len(names)}
+        different = list(dict.fromkeys(name for name in names if name is not None))
+        return {**row, "different": len(different) / len(names), "examples": different[:_SHOWN]}
 
     def curve(self) -> tuple[NetworkDenoiser, Rows]:
         """The teacher, and the validity of its samples at L steps while it was trained."""
@@ -311,8 +314,7 @@ class Laboratory:
         return teacher, rows
 
     def _judged(self, teacher: NetworkDenoiser) -> dict[str, Any]:
-        smiles = self.drawn(teacher, self.sizes.curve, self.data.length)["smiles"]
-        return {**self.validity(smiles), "examples": smiles[:8]}
+        return self.validity(self.drawn(teacher, self.sizes.curve, self.data.length)["smiles"])
 
     def rows(self, name: str, model: NetworkDenoiser) -> Rows:
         """Those of every number of evaluations, the cheapest first."""
@@ -331,8 +333,7 @@ class Laboratory:
                 folder / f"samples-{steps}-{key}.json",
                 lambda: self.drawn(model, config.samples, steps),
             )
-            row = self.validity(found["smiles"])
-            row |= {"core_seconds": found["seconds"], "examples": found["smiles"][:8]}
+            row = {**self.validity(found["smiles"]), "core_seconds": found["seconds"]}
             # Its distances are between molecules, of which there must be some.
             if whole and row["valid"] * row["n"] >= min(100, row["n"]):
                 row["moses"] = self.judge.metrics(found["smiles"])
@@ -376,8 +377,11 @@ class Laboratory:
         vocabulary = self.data.vocabulary
         whole = len(vocabulary.encode(parts.replace("_", "C")))
         smiles = [text if len(vocabulary.encode(text)) == whole else "" for text in found["smiles"]]
-        row = {**self.validity(smiles), "core_seconds": found["seconds"], "examples": smiles[:8]}
-        return {**row, "a_second": row["different"] * count / max(found["seconds"], 1e-3)}
+        row = {**self.validity(smiles), "core_seconds": found["seconds"]}
+        row["a_second"] = row["different"] * count / max(found["seconds"], 1e-3)
+        if row["examples"]:
+            row["picture"] = self.judge.picture(row["examples"])
+        return row
 
 
 def measure(config: Config, sizes: Sizes | None = None) -> Content:

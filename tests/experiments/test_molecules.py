@@ -13,6 +13,7 @@ import torch
 
 from experiments import molecule_data, molecules
 from experiments.molecule_data import Judge, given_parts
+from experiments.pages import molecules as pages
 from fewjump import load
 from fewjump.data import Vocabulary
 
@@ -22,7 +23,9 @@ _JUDGE = """#!{python}
 import json, sys
 asked = json.load(sys.stdin)
 valid = [s if s and s.count("(") == s.count(")") else None for s in asked["smiles"]]
-if "statistics" in asked:
+if "drawing" in asked:
+    valid = " ".join(asked["smiles"])
+elif "statistics" in asked:
     found = [s for s in valid if s]
     valid = {{"valid": len(found) / len(valid), "FCD/Test": 1.0, "longest": asked["longest"]}}
 json.dump(valid, sys.stdout)
@@ -104,6 +107,8 @@ def test_rdkit_says_what_a_molecule_is() -> None:
     pytest.importorskip("rdkit", reason="the judge's environment has it")
     found = Judge(Path(sys.executable), None, Path()).canonical(["OCC", "C1CC", "", "c1ccccc1"])
     assert found == ["CCO", None, None, "c1ccccc1"]
+    picture = Judge(Path(sys.executable), None, Path()).picture(["CCO", "c1ccccc1"])
+    assert "<svg" in picture
 
 
 def test_the_experiment_goes_on_where_it_was(
@@ -135,7 +140,8 @@ def test_the_experiment_goes_on_where_it_was(
     designs = {(row["student"], row["steps"]) for row in first["designs"]}
     assert designs == {(name, 1) for name in {"teacher", *kinds}} | {("teacher", 2)}
     for row in first["designs"]:
-        assert all(text == "" or (text[0], text[-1]) == ("C", "C") for text in row["examples"])
+        assert all((text[0], text[-1]) == ("C", "C") for text in row["examples"])
+        assert row.get("picture", "").split() == row["examples"]
     assert [row["teacher_steps"] for row in first["curve"]] == [2]
     assert set(first["trained"]) == {"teacher", molecules.ALONE, *kinds}
     again = molecules.measure(config, TINY)
@@ -166,3 +172,34 @@ def test_the_network_without_a_teacher_sees_nothing(data: Path, tmp_path: Path) 
     loss, _ = molecules.CrossEntropyELBO(min_time=0.999)(model, None, x0, None)
     expected = -law.log_prob(x0).mean() / x0.shape[1]
     torch.testing.assert_close(loss, expected, rtol=0.02, atol=0.0)
+
+
+def test_pages_read_what_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    ends = {"valid": 0.5, "valid_low": 0.4, "valid_high": 0.6, "n": 10, "different": 0.4}
+    row = {"student": "teacher", "steps": 30, "core_seconds": 2.0, **ends}
+    judged = {**row, "student": "any-order", "steps": 1, "moses": {"valid": 0.5, "FCD/Test": 3.0}}
+    design = {**judged, "design": "linker", "a_second": 2.0, "picture": "<svg/>"}
+    found = {
+        "curve": [{"teacher_steps": 500, **ends}],
+        "trained": {"teacher": {"parameters": 1234, "steps": 500, "seconds": 60.0}},
+        "rows": [judged, row],
+        "designs": [design],
+    }
+    monkeypatch.setattr(pages, "load", {"molecules_30": found}.__getitem__)
+    assert pages.cells("30").splitlines()[2:] == [
+        "| teacher, 30 | 10 | 0.500 ± 0.100 | 0.400 | 200.0 |",
+        "| any-order, 1 | 10 | 0.500 ± 0.100 | 0.400 | 200.0 |",
+    ]
+    first, *published = pages.benchmark("30").splitlines()[2:]
+    assert first.startswith("| any-order, 1 | 10 | 0.500 | – | – | 3.000 | – |")
+    assert published[0].startswith(
+        "| CharRNN, published | 30,000 | 0.975 | 1.000 | 0.999 | 0.073 |"
+    )
+    assert "| 500 | 0.50 ± 0.10 | 0.40 |" in pages.curve("30")
+    assert "| teacher | 1,234 | 500 | 1 |" in pages.training("30")
+    assert "| linker | any-order, 1 | 10 | 0.50 ± 0.10 | 0.40 | 2.0 |" in pages.designs("30")
+    assert pages.cell("30", "any-order", "1", "valid") == "0.500 ± 0.100"
+    assert pages.pictures("30", "linker", "any-order").endswith(
+        "(experiments/30-linker-any-order.svg)"
+    )
+    assert pages.pictures_drawing("30", "linker", "any-order") == "<svg/>"
