@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import sys
 from pathlib import Path
@@ -106,6 +107,7 @@ def test_sudoku(run, whole: bool) -> None:
 def test_no_example_is_untested() -> None:
     tested = {
         "antibody_loops",
+        "scaffold",
         "floor",
         "sudoku",
         "own_network",
@@ -141,3 +143,20 @@ def test_antibody_loops(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     # The student is kept; another length is no matter.
     again = run("antibody_loops", small, teacher, "EVQLVESGG_LVQPGG_SLRLS")
     assert len(re.findall(r"EVQLVESGG([A-Z])LVQPGG([A-Z])SLRLS \1-{6}\2$", again, re.M)) == 16
+
+
+def test_scaffold(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = [f"C{'C' * (i % 4)}(=O)Nc1ccc(Cl)cc1 number {i}" for i in range(60)]
+    Path("some.smi").write_text("\n".join(lines))
+    small = {"steps=10_000": "steps=3", "steps=2000": "steps=3", '"hidden": 192': '"hidden": 16'}
+    small |= {'"blocks": 6': '"blocks": 1', '"width": 192, "blocks": 2': '"width": 16'}
+    small |= {'"batch_size": 64': '"batch_size": 4', "200, 1": "20, 1"}
+    out = run("scaffold", small, "some.smi", "C__(=O)Nc1ccc(_)cc1")
+    assert "1 evaluation of the network" in out
+    assert re.search(r"^\d+ different of 20$", out, re.MULTILINE)
+    assert ("rdkit is not installed" in out) == (importlib.util.find_spec("rdkit") is None)
+    # What was made is kept: no file of molecules is read again.
+    Path("some.smi").unlink()
+    again = run("scaffold", small, "some.smi", "CC_Nc1ccccc1")
+    assert "of 20" in again

@@ -10,6 +10,7 @@ from experiments.harness import ROOT
 from experiments.pages.antibodies import loops_drawing
 from experiments.pages.markdown import MISSING
 from experiments.pages.markdown import table as markdown
+from experiments.pages.molecules import pictures_drawing
 from experiments.pages.road import MARK, PAGES, load
 from fewjump.report import Chart, Reference, Series, short, standalone
 
@@ -59,7 +60,11 @@ def _draw(name: str, number: str) -> str:
 
 
 #: What a figure's marker names → what draws it.
-_DRAWN = {"checks.figure": _draw, "antibodies.loops": loops_drawing}
+_DRAWN = {
+    "checks.figure": _draw,
+    "antibodies.loops": loops_drawing,
+    "molecules.pictures": pictures_drawing,
+}
 
 
 def _cell(value: Any) -> str:

@@ -11,7 +11,7 @@ import tyro
 
 from fewjump.registry import DECODINGS, SAMPLERS
 
-DataKindName = Literal["auto", "characters", "bytes", "lines", "tokens", "documents"]
+DataKindName = Literal["auto", "characters", "bytes", "lines", "smiles", "tokens", "documents"]
 PackingName = Literal["stream", "documents", "fit"]
 TokenBits = Literal[8, 16, 32, 64]
 if TYPE_CHECKING:

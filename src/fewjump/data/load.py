@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypedDict, get_args
 
@@ -11,7 +12,7 @@ from fewjump.config import one_of
 from fewjump.data.corpus import Packing, corpus
 from fewjump.data.dataset import Dataset, check_count
 from fewjump.data.documents import is_documents, unused_by
-from fewjump.data.text import line_file, text_file, text_stream
+from fewjump.data.text import line_file, smiles_file, text_file, text_stream
 from fewjump.data.tokenizer import TokenizerVocabulary
 from fewjump.data.tokens import TokenBits, token_file
 from fewjump.data.vocabulary import ImageLevels, Vocabulary
@@ -19,7 +20,9 @@ from fewjump.random import SampleStreams, permutation_keys
 from fewjump.textfile import check_file, refuse_structured, refuse_unread
 from fewjump.tokenizing import is_hub
 
-DataKind: TypeAlias = Literal["auto", "characters", "bytes", "lines", "tokens", "documents"]
+DataKind: TypeAlias = Literal[
+    "auto", "characters", "bytes", "lines", "smiles", "tokens", "documents"
+]
 
 BUILTIN = ("digits", "text")
 ARRAYS = (".npy", ".npz", ".bin")
@@ -30,6 +33,7 @@ _USED: dict[DataKind, set[str]] = {
     "characters": {"alphabet", "normalise", "cache_folder"},
     "bytes": {"cache_folder"},
     "lines": {"alphabet"},
+    "smiles": {"alphabet"},
     "tokens": {"vocab_size", "image_shape", "vocabulary", "token_bits"},
     "documents": {"vocabulary", "field", "split", "limit", "packing", "cache_folder"},
 }
@@ -56,7 +60,7 @@ def load_data(
     length: int | None = None,
     *,
     kind: DataKind = "auto",
-    alphabet: str | None = None,
+    alphabet: str | Sequence[str] | None = None,
     normalise: bool | None = None,
     vocab_size: int | None = None,
     image_shape: tuple[int, int] | None = None,
@@ -84,7 +88,7 @@ def load_data(
         vocabulary: what to read documents, or tokens, in: a vocabulary, a tokenizer, or where to
             find one. By default their characters, or plain numbers.
         field, split, limit, packing: see :func:`fewjump.data.corpus.corpus`; for documents only.
-        alphabet: see :func:`fewjump.data.text_file`.
+        alphabet: see :func:`fewjump.data.text_file`; of molecules, a list of symbols.
         normalise: reduce text to a–z and space; by default only for the built-in text.
         vocab_size, image_shape, token_bits: see :func:`fewjump.data.token_file`.
         valid_fraction, test_fraction: sizes of the other two parts (the digits' are fixed).
@@ -154,6 +158,10 @@ def load_data(
             token_bits=token_bits,
             **fractions,
         )
+    if kind == "smiles":
+        return smiles_file(path, length, symbols=alphabet, **fractions)
+    if alphabet is not None:
+        alphabet = "".join(alphabet)
     if kind == "lines":
         return line_file(path, length, alphabet=alphabet, **fractions)
     assert kind in ("characters", "bytes")

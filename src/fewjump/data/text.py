@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fewjump.data.cache import cached_tokens, file_identity
 from fewjump.data.dataset import (
@@ -21,6 +22,7 @@ from fewjump.data.dataset import (
     split_blocks,
     windows,
 )
+from fewjump.data.pieces import Pieces
 from fewjump.data.vocabulary import (
     PADDING,
     Array,
@@ -151,13 +153,7 @@ def line_file(
     Raises:
         FileNotFoundError, ValueError: as :func:`text_file`, and for a line longer than ``length``.
     """
-    path = _checked(path, 1 if length is None else length)
-    refuse_unread(path)
-    text = "".join(_characters(path, normalise=False))
-    lines = [line for line in text.split("\n") if line]
-    if not any(line.strip() for line in lines):
-        raise ValueError(f"{path} holds empty lines only")
-    refuse_padding(text, str(path))
+    path, lines = _lines(path, length)
     longest = max(map(len, lines))
     length = longest if length is None else length
     if longest > length:
@@ -171,12 +167,61 @@ def line_file(
     else:
         vocabulary = Characters(alphabet + PADDING, PADDING)
     filled = "".join(line.ljust(length, PADDING) for line in lines)
-    rows = vocabulary.encode(filled).reshape(-1, length)
-    streams = SampleStreams(seed, torch.arange(len(lines)))
-    rows = rows[permutation_keys((len(lines),), streams, rows.device).argsort()]
+    rows = _shuffled(vocabulary.encode(filled).reshape(-1, length), seed)
     parts = split_blocks(rows, valid_fraction, test_fraction, str(path))
     described = f"{path.name}: {len(lines)} lines of up to {length} characters"
     return Dataset(*parts, vocabulary, described)
+
+
+def smiles_file(
+    path: str | Path,
+    length: int | None = None,
+    *,
+    symbols: Sequence[str] | None = None,
+    valid_fraction: float = 0.05,
+    test_fraction: float = 0.1,
+    seed: int = 0,
+) -> Dataset:
+    """One molecule a line, cut into atoms, bonds and rings (:data:`fewjump.data.SMILES`).
+
+    What follows white space is the molecule's name, and left out. Otherwise as :func:`line_file`.
+
+    Args:
+        path: a UTF-8 file.
+        length: L in symbols; that of the longest molecule by default.
+        symbols: in token order, without the padding, which comes last; those found in the file by
+            default.
+        valid_fraction, test_fraction: of the lines.
+        seed: of the shuffle.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`line_file`, and for a line that is no SMILES.
+    """
+    path, lines = _lines(path, length)
+    texts = [line.split(maxsplit=1)[0] for line in lines if line.strip()]
+    given = None if symbols is None else Pieces([*symbols, PADDING], PADDING)
+    vocabulary = Pieces.found_in(texts) if given is None else given
+    rows = _shuffled(vocabulary.rows(texts, length), seed)
+    parts = split_blocks(rows, valid_fraction, test_fraction, str(path))
+    described = f"{path.name}: {len(texts)} molecules of up to {rows.shape[1]} symbols"
+    return Dataset(*parts, vocabulary, described)
+
+
+def _lines(path: str | Path, length: int | None) -> tuple[Path, list[str]]:
+    """The lines of a file that are not empty."""
+    path = _checked(path, 1 if length is None else length)
+    refuse_unread(path)
+    text = "".join(_characters(path, normalise=False))
+    lines = [line for line in text.split("\n") if line]
+    if not any(line.strip() for line in lines):
+        raise ValueError(f"{path} holds empty lines only")
+    refuse_padding(text, str(path))
+    return path, lines
+
+
+def _shuffled(rows: Tensor, seed: int) -> Tensor:
+    streams = SampleStreams(seed, torch.arange(len(rows)))
+    return rows[permutation_keys((len(rows),), streams, rows.device).argsort()]
 
 
 def _checked(path: str | Path, length: int) -> Path:

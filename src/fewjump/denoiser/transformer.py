@@ -27,6 +27,7 @@ from torch.utils.checkpoint import checkpoint
 from fewjump.denoiser.attention import (
     ROTARY_BASE,
     AttentionMask,
+    attend,
     attention_mask,
     mix_near,
     rotary_table,
@@ -218,7 +219,7 @@ class Attention(nn.Module):
         qkv = self.qkv(h).view(batch, length, 3, self.heads, hidden // self.heads)
         qk, v = qkv.split((2, 1), dim=2)
         q, k = rotate(qk, rotation).transpose(1, 3).unbind(2)
-        mixed = F.scaled_dot_product_attention(q, k, v.squeeze(2).transpose(1, 2), mask)
+        mixed = attend(q, k, v.squeeze(2).transpose(1, 2), mask)
         return self.out(mixed.transpose(1, 2).reshape(batch, length, hidden))
 
 

@@ -130,7 +130,7 @@ def open_data_like(
     Raises:
         ValueError: if the data are of another kind, or the length is not the model's.
     """
-    from fewjump.data import Characters, TokenizerVocabulary, load_data
+    from fewjump.data import Characters, Pieces, TokenizerVocabulary, load_data
     from fewjump.data.load import BUILTIN, DEFAULT_LENGTH, kind_of
 
     own = model.denoiser.length
@@ -155,7 +155,10 @@ def open_data_like(
             data = load_data(source, length, kind=found, vocabulary=vocabulary, **documents)
             model.denoiser.check_length(data.length)
             return data
-        if isinstance(vocabulary, Characters):
+        if isinstance(vocabulary, Pieces):
+            kind = "smiles" if kind == "auto" else kind
+            alphabet = [s for s in vocabulary.symbols if s != vocabulary.padding]
+        elif isinstance(vocabulary, Characters):
             alphabet = None if found == "bytes" else vocabulary.symbols
             if vocabulary.padding and kind == "auto":
                 kind = "lines"

@@ -1,0 +1,156 @@
+"""The molecules of the MOSES benchmark as token rows, and its verdict on others."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import re
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from experiments.harness import ROOT, digest
+from fewjump.data import SMILES, Dataset, Pieces
+
+#: Parts of molecules whose other symbols, marked _, are drawn.
+DESIGNS = {
+    "decoration": "______c1ccc(C(=O)N______)cc1",
+    "linker": "Cc1ccccc1__________c1ccncc1",
+}
+#: Rows of the training set that are kept for validation.
+_VALID = 1_000
+_SCRIPT = ROOT / "experiments" / "molecule_judge.py"
+_FIND = "import importlib.util as u; print(u.find_spec('moses').submodule_search_locations[0])"
+
+
+@dataclass(frozen=True)
+class Judge:
+    """RDKit, and the metrics of the benchmark, in an environment of their own.
+
+    Attributes:
+        python: its interpreter.
+        longest: tokens of the molecules that samples are compared with; None for all.
+        folder: where statistics of the shorter ones are kept.
+    """
+
+    python: Path
+    longest: int | None
+    folder: Path
+
+    def canonical(self, smiles: Sequence[str]) -> list[str | None]:
+        """One spelling for each molecule, None for what is none.
+
+        Raises:
+            RuntimeError: with what the interpreter said, where it failed.
+        """
+        return self._ask({"smiles": list(smiles)})
+
+    def metrics(self, smiles: Sequence[str]) -> dict[str, float]:
+        """The benchmark's own; some are not numbers where nothing is valid."""
+        request: dict[str, Any] = {"smiles": list(smiles), "statistics": ""}
+        if self.longest is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            file = (self.folder / f"statistics-{self.longest}.pickle").resolve()
+            request |= {"statistics": str(file), "longest": self.longest, "pattern": SMILES}
+        return self._ask(request)
+
+    def picture(self, smiles: Sequence[str]) -> str:
+        """Valid molecules side by side, as SVG."""
+        return self._ask({"smiles": list(smiles), "drawing": True})
+
+    def _ask(self, request: dict[str, Any]) -> Any:
+        return json.loads(_run(self.python, [str(_SCRIPT)], json.dumps(request)))
+
+
+def data_folder(python: Path) -> Path:
+    """Where the installed benchmark keeps its molecules.
+
+    Raises:
+        RuntimeError: for an environment without it.
+    """
+    return Path(_run(python, ["-c", _FIND]).strip()) / "dataset" / "data"
+
+
+def molecules(file: Path, longest: int | None, runs: Path) -> Dataset:
+    """Molecules of ``file`` (train.csv.gz, a column SMILES) of at most ``longest`` tokens.
+
+    The test part is that of test.csv.gz beside it. Rows are written once.
+
+    Raises:
+        FileNotFoundError: if one of the files is not there.
+        ValueError: if too few molecules are so short.
+    """
+    files = [file, file.with_name("test.csv.gz")]
+    for each in files:
+        if not each.is_file():
+            raise FileNotFoundError(f"there is no {each}; --judge or --data says where it is")
+    stored = runs / f"tokens-{digest([(str(f), f.stat().st_size) for f in files], longest)}.npz"
+    if not stored.is_file():
+        texts = [_short(each, longest) for each in files]
+        if len(texts[0]) <= 2 * _VALID:
+            raise ValueError(f"{file} holds {len(texts[0])} molecules of {longest} tokens")
+        vocabulary = Pieces.found_in(part for each in texts for part in each)
+        length = max(len(re.findall(SMILES, text)) for each in texts for text in each)
+        rows = [vocabulary.rows(each, length).numpy().astype(np.uint8) for each in texts]
+        runs.mkdir(parents=True, exist_ok=True)
+        temporary = stored.with_suffix(".tmp.npz")
+        np.savez(temporary, train=rows[0], test=rows[1], symbols=np.array(vocabulary.symbols))
+        temporary.replace(stored)
+    found = np.load(stored)
+    symbols = found["symbols"].tolist()
+    vocabulary = Pieces(symbols, symbols[-1])
+    train = found["train"]
+    return Dataset(
+        train[:-_VALID],
+        train[-_VALID:],
+        found["test"],
+        vocabulary,
+        f"MOSES: {len(train):,} molecules of at most {train.shape[1]} tokens "
+        f"({vocabulary.size} kinds)",
+    )
+
+
+def given_parts(data: Dataset, parts: str) -> tuple[Tensor, Tensor]:
+    """Tokens (L,), and which are given: all but those at _. The molecule ends behind them.
+
+    Raises:
+        ValueError: for parts longer than a sequence.
+    """
+    vocabulary = data.vocabulary
+    assert isinstance(vocabulary, Pieces)
+    assert vocabulary.padding is not None
+    pieces = re.split("(_)", parts)
+    gap = [piece == "_" for piece in pieces for _ in vocabulary.encode(piece.replace("_", "C"))]
+    prompt = vocabulary.rows([parts.replace("_", "C")], data.length)
+    fixed = torch.ones(data.length, dtype=torch.bool)
+    fixed[: len(gap)] = ~torch.tensor(gap)
+    return prompt[0], fixed
+
+
+def _short(file: Path, longest: int | None) -> list[str]:
+    with gzip.open(file, "rt", encoding="utf-8", newline="") as lines:
+        texts = [row["SMILES"] for row in csv.DictReader(lines)]
+    if longest is None:
+        return texts
+    return [text for text in texts if len(re.findall(SMILES, text)) <= longest]
+
+
+def _run(python: Path, arguments: Sequence[str], given: str = "") -> str:
+    try:
+        done = subprocess.run([python, *arguments], input=given, capture_output=True, text=True)
+    except OSError as error:
+        raise RuntimeError(f"--judge {python} cannot be run: {error}") from None
+    if done.returncode:
+        said = done.stderr.strip().splitlines()[-1:]
+        raise RuntimeError(
+            f"the judge failed: {said}; it needs rdkit, molsets==0.3.1 and fcd_torch==1.0.7 "
+            "(experiments/molecules.py says how to make its environment)"
+        )
+    return done.stdout

@@ -1,0 +1,421 @@
+"""Molecules of the MOSES benchmark: a masked teacher and its students, judged by the benchmark.
+
+The data sets and the metrics are those of ``molsets`` 0.3.1, unmodified, in an environment of its
+own, of CPython 3.11:
+
+    python3 -m venv moses
+    moses/bin/pip install torch==2.13.0 'numpy<2' 'pandas<2' scipy tqdm matplotlib rdkit
+    moses/bin/pip install --no-deps molsets==0.3.1 fcd_torch==1.0.7
+
+Run as
+
+    python -m experiments.molecules --judge moses/bin/python
+
+It goes on where it was stopped, and ``--teacher-steps`` may be raised later: the teacher is then
+trained further, and new students are distilled from it. Beside them stands a recurrent network of
+the teacher's size that has seen as many molecules, left to right, without a teacher.
+
+Seconds are those of a core (process time), since the machine is never idle while this runs.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from experiments.harness import Content, Options, Rows, digest, kept, main, place
+from experiments.molecule_data import DESIGNS, Judge, data_folder, given_parts, molecules
+from experiments.text_quality import with_ends
+from experiments.wall_clock import TEACHER
+from fewjump.api import distill, train_teacher
+from fewjump.data import Dataset
+from fewjump.demo.parts import Clock, made_once
+from fewjump.denoiser.network import NetworkDenoiser, parameter_counts
+from fewjump.evaluate.bootstrap import bootstrap, mean
+from fewjump.objective import CrossEntropyELBO, JointConditionalMatching
+from fewjump.process import Absorbing
+from fewjump.random import generator_for
+from fewjump.sampler import run as draw
+from fewjump.schedule import LogLinear
+
+#: The network that is trained on data alone, of the same size.
+ALONE = "autoregressive network"
+_BATCH = 256
+#: Molecules that are kept of a cell, to look at.
+_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Budget of the experiment.
+
+    Attributes:
+        hidden, blocks, heads: of the teacher's transformer.
+        every: teacher steps after which ``curve`` of its samples are judged.
+        width: of the recurrent network.
+        student_steps, product_steps: optimiser steps; the product student's objective costs more.
+        near: share of the hidden positions that is hidden where the teacher is asked.
+        grid_steps: students are trained at the times of so many equal intervals.
+        designs: molecules that are drawn of each part.
+        heads_of: options of each student's head.
+    """
+
+    hidden: int = 192
+    blocks: int = 6
+    heads: int = 4
+    batch_size: int = 64
+    teacher_lr: float = 2e-3
+    teacher_ema: float = 0.9995
+    every: int = 500
+    curve: int = 256
+    width: int = 640
+    student_steps: int = 2_000
+    product_steps: int = 500
+    student_lr: float = 2e-3
+    near: float = 0.05
+    grid_steps: int = 4
+    designs: int = 512
+    heads_of: dict[str, dict[str, Any]] = field(
+        default_factory=lambda: {
+            "any-order": {"width": 192, "blocks": 2},
+            "shared-chain": {"states": 256},
+            "autoregressive": {"width": 256, "lookahead": True},
+            "product": {},
+        }
+    )
+
+
+@dataclass(kw_only=True)
+class Config(Options):
+    """Molecules: a masked teacher, its students, and the MOSES benchmark.
+
+    Attributes:
+        judge: python of an environment with the benchmark.
+        data: train.csv.gz of the benchmark, test.csv.gz beside it; by default the judge's.
+        longest: tokens of the molecules that are learned, and that samples are compared with; 57
+            takes all.
+        teacher_steps: optimiser steps of the teacher, and of the network without one.
+        students: kinds that are made.
+        samples: of every cell. FCD means something from 10,000 on.
+        steps: evaluations of teacher and students; the teacher is drawn at L too.
+        judged: those of them that the whole benchmark is asked about; the others' validity is.
+        network: whether the network without a teacher is trained.
+        precision: arithmetic of trainings and draws.
+    """
+
+    judge: Path
+    data: Path | None = None
+    longest: int = 30
+    teacher_steps: int = 10_000
+    students: tuple[str, ...] = ("any-order", "shared-chain", "autoregressive", "product")
+    samples: int = 10_000
+    steps: tuple[int, ...] = (1, 2, 4, 8, 16)
+    judged: tuple[int, ...] = (1, 4, 16)
+    network: bool = True
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+
+
+@dataclass(frozen=True)
+class Laboratory:
+    """Data, judge, and where everything is kept.
+
+    Attributes:
+        config, sizes: what is asked for.
+        data: the molecules.
+        judge: says what samples are worth.
+        clock: says on the terminal what is going on.
+    """
+
+    config: Config
+    sizes: Sizes
+    data: Dataset
+    judge: Judge
+    clock: Clock
+
+    @property
+    def process(self) -> Absorbing:
+        """Atoms become a mask."""
+        return Absorbing(self.data.vocab_size + 1, LogLinear())
+
+    @property
+    def common(self) -> dict[str, Any]:
+        """Options of every training."""
+        return {
+            "batch_size": self.sizes.batch_size,
+            "precision": self.config.precision,
+            "seed": self.config.seed,
+            "weight_decay": 0.01,
+            "save_every": 100,
+        }
+
+    def folder(self, name: str) -> Path:
+        """Of a model and its rows. The teacher's serves every number of its steps."""
+        sizes, config = self.sizes, self.config
+        parts: list[Any] = [len(self.data), self.data.length, config.precision]
+        parts += [sizes.hidden, sizes.blocks, sizes.heads, sizes.batch_size, sizes.teacher_lr]
+        parts.append(sizes.teacher_ema)
+        if name == ALONE:
+            parts += [sizes.width, config.teacher_steps]
+        elif name != TEACHER:
+            parts += [config.teacher_steps, sizes.heads_of[name], sizes.student_lr]
+            steps = sizes.product_steps if name == "product" else sizes.student_steps
+            parts += [steps, sizes.near, sizes.grid_steps]
+        return place(config.runs / "molecules", f"{name}-{config.longest}-{config.seed}", *parts)
+
+    def teacher(self, steps: int) -> NetworkDenoiser:
+        """Trained up to ``steps``, from where it was stopped. A constant rate lets it go on."""
+        sizes = self.sizes
+        found = train_teacher(
+            self.data,
+            self.process,
+            network={
+                "hidden": sizes.hidden,
+                "blocks": sizes.blocks,
+                "heads": sizes.heads,
+                "condition_dim": 32,
+                "time_conditioned": False,
+            },
+            steps=steps,
+            lr=sizes.teacher_lr,
+            decay="constant",
+            ema=sizes.teacher_ema,
+            out=self.folder(TEACHER),
+            **self.common,
+        )
+        assert isinstance(found, NetworkDenoiser)
+        return found
+
+    def alone(self) -> NetworkDenoiser:
+        """A recurrent network of the teacher's size, trained on as many molecules."""
+        torch.manual_seed(self.config.seed)
+        trunk = {"hidden": 32, "blocks": 1, "condition_dim": 32, "time_conditioned": False}
+        described = {
+            "process": self.process.config(),
+            "trunk": trunk,
+            "head": {"kind": "autoregressive", "width": self.sizes.width},
+            "length": self.data.length,
+        }
+
+        def make(folder: Path) -> NetworkDenoiser:
+            found = train_teacher(
+                self.data,
+                self.process,
+                network=NetworkDenoiser.from_config(described),
+                # Everything is hidden: what is left of the objective is the likelihood.
+                objective=CrossEntropyELBO(min_time=0.999),
+                steps=self.config.teacher_steps,
+                lr=1e-3,
+                ema=0.99,
+                out=folder,
+                **self.common,
+            )
+            assert isinstance(found, NetworkDenoiser)
+            return found
+
+        with self.clock.part(f"training the {ALONE}"):
+            found = made_once(self.folder(ALONE), make)
+        assert isinstance(found, NetworkDenoiser)
+        return found
+
+    def student(self, kind: str, teacher: NetworkDenoiser) -> NetworkDenoiser:
+        """A student of the teacher, distilled or loaded.
+
+        The product student is the paper's (Algorithm 1); the others match the joint conditional.
+        """
+        sizes, joint = self.sizes, kind != "product"
+        head = dict(sizes.heads_of[kind])
+        if kind == "shared-chain":
+            head["length"] = self.data.length
+        near = JointConditionalMatching(near=sizes.near, steps=sizes.grid_steps)
+
+        def make(folder: Path) -> NetworkDenoiser:
+            found = distill(
+                teacher,
+                self.data,
+                student=kind,
+                head=head,
+                objective=near if joint else "student-euler",
+                steps=sizes.student_steps if joint else sizes.product_steps,
+                lr=sizes.student_lr if joint else 5e-4,
+                ema=0.99,
+                monitor=False,
+                out=folder,
+                **self.common,
+            )
+            assert isinstance(found, NetworkDenoiser)
+            return found
+
+        with self.clock.part(f"distilling {kind}"):
+            found = made_once(self.folder(kind), make)
+        assert isinstance(found, NetworkDenoiser)
+        return found
+
+    def trained(self, name: str, model: NetworkDenoiser) -> dict[str, Any]:
+        """Parameters, steps and seconds (of a clock on the wall) of a training."""
+        card = json.loads((self.folder(name) / "model" / "config.json").read_text())["training"]
+        return {
+            "parameters": parameter_counts(model)["total"],
+            "steps": card["steps"],
+            "seconds": card["seconds"],
+        }
+
+    def drawn(
+        self,
+        model: NetworkDenoiser,
+        count: int,
+        steps: int,
+        sampler: str = "ancestral",
+        **given: Any,
+    ) -> dict[str, Any]:
+        """SMILES of samples, and the core's seconds of all."""
+        precise = model.autocast
+        model.autocast = None if self.config.precision == "float32" else self.config.precision
+        begin = time.process_time()
+        found = draw(
+            model, count, steps, sampler, generator=self.config.seed, batch_size=_BATCH, **given
+        )
+        seconds = time.process_time() - begin
+        model.autocast = precise
+        smiles = self.data.vocabulary.decode(found.samples)
+        return {"smiles": smiles, "seconds": round(seconds, 3)}
+
+    def validity(self, smiles: Sequence[str]) -> dict[str, Any]:
+        """Share of valid molecules, and of valid ones no two of which are alike."""
+        names = self.judge.canonical(smiles)
+        valid = torch.tensor([float(name is not None) for name in names])
+        row: dict[str, Any] = {"n": len(names)}
+        row |= with_ends("valid", bootstrap(valid, mean, generator_for(1)))
+        different = list(dict.fromkeys(name for name in names if name is not None))
+        return {**row, "different": len(different) / len(names), "examples": different[:_SHOWN]}
+
+    def curve(self) -> tuple[NetworkDenoiser, Rows]:
+        """The teacher, and the validity of its samples at L steps while it was trained."""
+        sizes, last = self.sizes, self.config.teacher_steps
+        rows: Rows = []
+        teacher = None
+        for steps in range(sizes.every, last + 1, sizes.every):
+            file = self.folder(TEACHER) / f"judged-{steps}.json"
+            if steps + sizes.every > last or not file.is_file():
+                with self.clock.part(f"training the teacher to {steps} steps"):
+                    teacher = self.teacher(steps)
+                rows.append({"teacher_steps": steps, **kept(file, partial(self._judged, teacher))})
+                print({key: rows[-1][key] for key in ("teacher_steps", "valid", "different")})
+            else:
+                rows.append({"teacher_steps": steps, **kept(file, dict)})
+        if teacher is None:
+            raise ValueError(f"--teacher-steps must be at least {sizes.every}")
+        return teacher, rows
+
+    def _judged(self, teacher: NetworkDenoiser) -> dict[str, Any]:
+        return self.validity(self.drawn(teacher, self.sizes.curve, self.data.length)["smiles"])
+
+    def rows(self, name: str, model: NetworkDenoiser) -> Rows:
+        """Those of every number of evaluations, the cheapest first."""
+        steps = {*self.config.steps, *([self.data.length] if name == TEACHER else [])}
+        return [self.row(name, model, number) for number in sorted(steps)]
+
+    def row(self, name: str, model: NetworkDenoiser, steps: int) -> dict[str, Any]:
+        """What the judge says of a model's samples at a number of evaluations."""
+        config = self.config
+        whole = steps in (*config.judged, self.data.length)
+        key = digest(config.samples, config.teacher_steps, config.seed)
+        folder = self.folder(name)
+
+        def compute() -> dict[str, Any]:
+            found = kept(
+                folder / f"samples-{steps}-{key}.json",
+                lambda: self.drawn(model, config.samples, steps),
+            )
+            row = {**self.validity(found["smiles"]), "core_seconds": found["seconds"]}
+            # Its distances are between molecules, of which there must be some.
+            if whole and row["valid"] * row["n"] >= min(100, row["n"]):
+                row["moses"] = self.judge.metrics(found["smiles"])
+            return row
+
+        with self.clock.part(f"{name} at {steps}"):
+            return {
+                "student": name,
+                "steps": steps,
+                **kept(folder / f"row-{steps}-{'moses' if whole else 'valid'}-{key}.json", compute),
+            }
+
+    def designs(self, models: dict[str, NetworkDenoiser]) -> Rows:
+        """Parts of molecules completed: valid and different ones, and how many a second.
+
+        The teacher completes by first hitting: one symbol an evaluation, as ever more steps would.
+        """
+        rows: Rows = []
+        for design, parts in DESIGNS.items():
+            cells = [(name, 1, "ancestral") for name in models]
+            cells.insert(1, (TEACHER, parts.count("_"), "first-hitting"))
+            for name, steps, sampler in cells:
+                key = digest(parts, sampler, self.sizes.designs, self.config.teacher_steps)
+                file = self.folder(name) / f"design-{steps}-{key}.json"
+                fill = partial(self.completed, models[name], parts, steps, sampler)
+                with self.clock.part(f"{design} by {name} at {steps}"):
+                    found = kept(file, fill)
+                rows.append({"design": design, "student": name, "steps": steps, **found})
+        return rows
+
+    def completed(
+        self, model: NetworkDenoiser, parts: str, steps: int, sampler: str
+    ) -> dict[str, Any]:
+        """Molecules that hold ``parts``, in which _ marks a symbol to draw.
+
+        One that ends inside a gap has lost what follows it, and is not valid.
+        """
+        prompt, fixed = given_parts(self.data, parts)
+        count = self.sizes.designs
+        found = self.drawn(model, count, steps, sampler, prompt=prompt, fixed=fixed)
+        vocabulary = self.data.vocabulary
+        whole = len(vocabulary.encode(parts.replace("_", "C")))
+        smiles = [text if len(vocabulary.encode(text)) == whole else "" for text in found["smiles"]]
+        row = {**self.validity(smiles), "core_seconds": found["seconds"]}
+        row["a_second"] = row["different"] * count / max(found["seconds"], 1e-3)
+        if row["examples"]:
+            row["picture"] = self.judge.picture(row["examples"])
+        return row
+
+
+def measure(config: Config, sizes: Sizes | None = None) -> Content:
+    """The teacher's curve, rows of every model and number of evaluations, designs."""
+    sizes = Sizes() if sizes is None else sizes
+    file = config.data or data_folder(config.judge) / "train.csv.gz"
+    shared = config.runs / "molecules"
+    data = molecules(file, config.longest, shared)
+    print(data.description, flush=True)
+    longest = config.longest if config.longest < 57 else None
+    laboratory = Laboratory(config, sizes, data, Judge(config.judge, longest, shared), Clock())
+    teacher, curve = laboratory.curve()
+    models = {TEACHER: teacher}
+    # A student that is done is judged before the next one is trained.
+    rows = laboratory.rows(TEACHER, teacher)
+    for kind in config.students:
+        models[kind] = laboratory.student(kind, teacher)
+        rows += laboratory.rows(kind, models[kind])
+    designed = laboratory.designs(models)
+    if config.network:
+        models[ALONE] = laboratory.alone()
+        rows.append(laboratory.row(ALONE, models[ALONE], 1))
+    return {
+        "data": data.description,
+        "length": data.length,
+        "teacher_steps": config.teacher_steps,
+        "samples": config.samples,
+        "sizes": asdict(sizes),
+        "trained": {name: laboratory.trained(name, model) for name, model in models.items()},
+        "curve": curve,
+        "rows": rows,
+        "designs": designed,
+    }
+
+
+if __name__ == "__main__":
+    main("molecules_{longest}", Config, measure)
