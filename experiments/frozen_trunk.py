@@ -27,6 +27,8 @@ from fewjump.random import Generator, generator_for, integers, uniform
 #: Sequences whose states are drawn and kept together: more sequences leave the earlier ones alone.
 _TOGETHER = 16
 _TRUNK_BATCH = 16
+#: States of a sequence that the trunk is run on.
+STATES = 8
 
 
 @dataclass(frozen=True)

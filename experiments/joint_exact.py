@@ -77,6 +77,9 @@ WORLDS = {
     # bias alone leaves 0.026 nats.
     "xor L=4": World(lambda: xor(4), 400, 1000, 128, 32, 16, near=0.02),
     "Ising 4x4": World(lambda: ising(4, 4, 0.44), 400, 600, 128, 64, 32),
+    "random V=3 L=4": World(
+        lambda: EnumeratedJoint.random(3, 4, 2.0, generator_for(3)), 500, 1800, 256, 64, 32
+    ),
     # 4096 free numbers with no pattern to help: each must be learned on its own.
     "random V=4 L=6": World(
         lambda: EnumeratedJoint.random(4, 6, 2.0, generator_for(3)), 500, 1800, 256, 128, 32
@@ -234,16 +237,18 @@ class Config(Options):
 
     Attributes:
         seeds: trainings of every student.
+        worlds: problems.
     """
 
     seeds: int = 3
+    worlds: tuple[str, ...] = tuple(WORLDS)
 
 
 def measure(config: Config) -> Content:
     """The exact teachers, then every student of every problem and seed."""
-    rows = [row for name in WORLDS for row in teacher_rows(name)]
+    rows = [row for name in config.worlds for row in teacher_rows(name)]
     for seed in range(config.seed, config.seed + config.seeds):
-        for name in WORLDS:
+        for name in config.worlds:
             for kind in KINDS:
                 if seed - config.seed < FEWER.get(kind, config.seeds):
                     rows += rows_of(name, kind, seed, config.runs)

@@ -44,8 +44,8 @@ BOTH: dict[str, dict[str, Any]] = {
     "joint any-order": {**ANY, "jumps": 4, "near": 0.1},
     "Di4C mixture": {**MIXTURE, "method": "di4c"},
     "Di4C shared-chain": {**CHAIN, "method": "di4c"},
-    "IDLM product": {"method": "idlm", "lr": 0.0003},
-    "IDLM shared-chain": {**CHAIN, "method": "idlm", "lr": 0.001},
+    "IDLM product": {"method": "idlm", "lr": 0.0003, "auxiliary-steps": 40},
+    "IDLM shared-chain": {**CHAIN, "method": "idlm", "lr": 0.001, "auxiliary-steps": 40},
 }
 METHODS: dict[str, dict[str, dict[str, Any]]] = {
     "masked": {**BOTH, "SDTT": {"method": "sdtt", "jumps-before": 64, "rounds": 5}},

@@ -21,9 +21,12 @@ MODULES = (
     "conditioning",
     "cost",
     "guidance",
+    "methods",
+    "molecules",
     "results",
     "students",
     "supports",
+    "tasks",
 )
 MARK = re.compile(r"<!-- (table|figure|made|value): (.+?) -->(.*?)<!-- end -->", re.DOTALL)
 

@@ -1,0 +1,93 @@
+"""The real tasks in a few lines: what one evaluation of a student does, and what it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from experiments.antibodies import ROLLOUT_STEPS
+from experiments.finite_supports import BOARDS, EXACT
+from experiments.frozen_trunk import STATES
+from experiments.pages.markdown import Row, mean, table, where
+from experiments.pages.road import load
+from experiments.wall_clock import TEACHER
+
+
+def readme() -> str:
+    """Teacher at one and at its most evaluations, the best student at one, and its cost."""
+    header = (
+        "",
+        "teacher, 1",
+        "teacher, most",
+        "student, **1**",
+        "which",
+        "training, minutes of a core",
+        "teacher evaluations",
+    )
+    return table(header, [antibodies(), boards(), letters()])
+
+
+def antibodies() -> Sequence[str]:
+    """Share of sequences that AntPack numbers without complaint."""
+    found = load("antibodies")
+    rows = found["rows"]
+    best = _best(rows, "valid", TEACHER)
+    asked = found["rollouts"] * ROLLOUT_STEPS + found["learned"] * STATES
+    return _line(
+        "antibodies without data, valid",
+        rows,
+        "valid",
+        TEACHER,
+        best,
+        found["trained"][best]["core_seconds"],
+        asked,
+    )
+
+
+def boards() -> Sequence[str]:
+    """Share of 4×4 Sudoku boards that are valid."""
+    rows = where(load("finite_supports")["boards"], clues=0)
+    best = _best(rows, "solved", EXACT)
+    seconds = mean(where(rows, student=best, steps=1), "training_seconds")
+    asked = BOARDS.steps * BOARDS.batch_size
+    return _line("4×4 Sudoku boards, valid", rows, "solved", EXACT, best, seconds, asked)
+
+
+def letters() -> Sequence[str]:
+    """KL rate of letters from the chain that they should follow."""
+    found = load("oracle_markov")
+    rows = where([r for r in found["rows"] if "steps" in r], length=128)
+    best = _best(rows, "kl_rate", EXACT, least=True)
+    seconds = mean(where(rows, student=best, steps=1), "training_seconds")
+    asked = found["sizes"]["steps"] * found["sizes"]["batch_size"]
+    what = "128 letters of a chain, KL rate (nats, lower is better)"
+    return _line(what, rows, "kl_rate", EXACT, best, seconds, asked)
+
+
+def _best(rows: Sequence[Row], key: str, teacher: str, least: bool = False) -> str:
+    """The student that is best in one evaluation."""
+    names = {row["student"] for row in rows} - {teacher}
+    chosen = min if least else max
+    return chosen(sorted(names), key=lambda name: mean(where(rows, student=name, steps=1), key))
+
+
+def _line(
+    what: str,
+    rows: Sequence[Row],
+    key: str,
+    teacher: str,
+    student: str,
+    seconds: float,
+    asked: int,
+) -> Sequence[str]:
+    theirs = where(rows, student=teacher)
+    most = max(row["steps"] for row in theirs)
+    slow = mean(where(theirs, steps=most), key)
+    return (
+        what,
+        f"{mean(where(theirs, steps=1), key):.2f}",
+        f"{slow:.2f} (at {most})",
+        f"**{mean(where(rows, student=student, steps=1), key):.2f}**",
+        f"`{student}`",
+        f"{seconds / 60:.1f}",
+        f"{asked:,}",
+    )
