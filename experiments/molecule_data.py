@@ -1,4 +1,4 @@
-"""The molecules of the MOSES benchmark as token rows, and its verdict on others."""
+"""The molecules of the MOSES benchmark as token rows, its verdict on others, and a budget."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 import re
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,48 @@ DESIGNS = {
 _VALID = 1_000
 _SCRIPT = ROOT / "experiments" / "molecule_judge.py"
 _FIND = "import importlib.util as u; print(u.find_spec('moses').submodule_search_locations[0])"
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Budget of the experiment.
+
+    Attributes:
+        hidden, blocks, heads: of the teacher's transformer.
+        every: teacher steps after which ``curve`` of its samples are judged.
+        width: of the recurrent network.
+        share: its optimiser steps over the teacher's, each of which takes half as long.
+        student_steps, product_steps: optimiser steps; the product student's objective costs more.
+        near: share of the hidden positions that is hidden where the teacher is asked.
+        grid_steps: students are trained at the times of so many equal intervals.
+        designs: molecules that are drawn of each part.
+        heads_of: options of each student's head.
+    """
+
+    hidden: int = 192
+    blocks: int = 6
+    heads: int = 4
+    batch_size: int = 64
+    teacher_lr: float = 2e-3
+    teacher_ema: float = 0.9995
+    every: int = 500
+    curve: int = 256
+    width: int = 640
+    share: float = 0.5
+    student_steps: int = 2_000
+    product_steps: int = 500
+    student_lr: float = 2e-3
+    near: float = 0.05
+    grid_steps: int = 4
+    designs: int = 512
+    heads_of: dict[str, dict[str, Any]] = field(
+        default_factory=lambda: {
+            "any-order": {"width": 192, "blocks": 2},
+            "shared-chain": {"states": 256},
+            "autoregressive": {"width": 256, "lookahead": True},
+            "product": {},
+        }
+    )
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ Run as
 
 It goes on where it was stopped, and ``--teacher-steps`` may be raised later: the teacher is then
 trained further, and new students are distilled from it. Beside them stands a recurrent network of
-the teacher's size that has seen as many molecules, left to right, without a teacher.
+the teacher's size that was trained for as long, left to right, without a teacher.
 
 Seconds are those of a core (process time), since the machine is never idle while this runs.
 """
@@ -23,7 +23,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -31,7 +31,7 @@ from typing import Any, Literal
 import torch
 
 from experiments.harness import Content, Options, Rows, digest, kept, main, place
-from experiments.molecule_data import DESIGNS, Judge, data_folder, given_parts, molecules
+from experiments.molecule_data import DESIGNS, Judge, Sizes, data_folder, given_parts, molecules
 from experiments.text_quality import with_ends
 from experiments.wall_clock import TEACHER
 from fewjump.api import distill, train_teacher
@@ -47,49 +47,11 @@ from fewjump.schedule import LogLinear
 
 #: The network that is trained on data alone, of the same size.
 ALONE = "autoregressive network"
+#: The teacher by first hitting: one symbol an evaluation, as ever more steps would.
+ONE_BY_ONE = f"{TEACHER}, one by one"
 _BATCH = 256
 #: Molecules that are kept of a cell, to look at.
 _SHOWN = 8
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Budget of the experiment.
-
-    Attributes:
-        hidden, blocks, heads: of the teacher's transformer.
-        every: teacher steps after which ``curve`` of its samples are judged.
-        width: of the recurrent network.
-        student_steps, product_steps: optimiser steps; the product student's objective costs more.
-        near: share of the hidden positions that is hidden where the teacher is asked.
-        grid_steps: students are trained at the times of so many equal intervals.
-        designs: molecules that are drawn of each part.
-        heads_of: options of each student's head.
-    """
-
-    hidden: int = 192
-    blocks: int = 6
-    heads: int = 4
-    batch_size: int = 64
-    teacher_lr: float = 2e-3
-    teacher_ema: float = 0.9995
-    every: int = 500
-    curve: int = 256
-    width: int = 640
-    student_steps: int = 2_000
-    product_steps: int = 500
-    student_lr: float = 2e-3
-    near: float = 0.05
-    grid_steps: int = 4
-    designs: int = 512
-    heads_of: dict[str, dict[str, Any]] = field(
-        default_factory=lambda: {
-            "any-order": {"width": 192, "blocks": 2},
-            "shared-chain": {"states": 256},
-            "autoregressive": {"width": 256, "lookahead": True},
-            "product": {},
-        }
-    )
 
 
 @dataclass(kw_only=True)
@@ -101,13 +63,15 @@ class Config(Options):
         data: train.csv.gz of the benchmark, test.csv.gz beside it; by default the judge's.
         longest: tokens of the molecules that are learned, and that samples are compared with; 57
             takes all.
-        teacher_steps: optimiser steps of the teacher, and of the network without one.
+        teacher_steps: optimiser steps of the teacher.
         students: kinds that are made.
         samples: of every cell. FCD means something from 10,000 on.
         steps: evaluations of teacher and students; the teacher is drawn at L too.
         judged: those of them that the whole benchmark is asked about; the others' validity is.
         network: whether the network without a teacher is trained.
         precision: arithmetic of trainings and draws.
+        objective: of the teacher. The bound counts every symbol of a sample alike, whichever is
+            drawn first; plain cross-entropy counts the first ones more, where most is hidden.
     """
 
     judge: Path
@@ -120,6 +84,7 @@ class Config(Options):
     judged: tuple[int, ...] = (1, 4, 16)
     network: bool = True
     precision: Literal["float32", "bfloat16"] = "bfloat16"
+    objective: Literal["elbo", "cross-entropy"] = "elbo"
 
 
 @dataclass(frozen=True)
@@ -155,14 +120,19 @@ class Laboratory:
             "save_every": 100,
         }
 
+    @property
+    def alone_steps(self) -> int:
+        """Optimiser steps of the network without a teacher."""
+        return max(1, round(self.sizes.share * self.config.teacher_steps))
+
     def folder(self, name: str) -> Path:
         """Of a model and its rows. The teacher's serves every number of its steps."""
         sizes, config = self.sizes, self.config
         parts: list[Any] = [len(self.data), self.data.length, config.precision]
         parts += [sizes.hidden, sizes.blocks, sizes.heads, sizes.batch_size, sizes.teacher_lr]
-        parts.append(sizes.teacher_ema)
+        parts += [sizes.teacher_ema, self.config.objective]
         if name == ALONE:
-            parts += [sizes.width, config.teacher_steps]
+            parts += [sizes.width, self.alone_steps]
         elif name != TEACHER:
             parts += [config.teacher_steps, sizes.heads_of[name], sizes.student_lr]
             steps = sizes.product_steps if name == "product" else sizes.student_steps
@@ -182,6 +152,7 @@ class Laboratory:
                 "condition_dim": 32,
                 "time_conditioned": False,
             },
+            objective=self.config.objective,
             steps=steps,
             lr=sizes.teacher_lr,
             decay="constant",
@@ -193,7 +164,7 @@ class Laboratory:
         return found
 
     def alone(self) -> NetworkDenoiser:
-        """A recurrent network of the teacher's size, trained on as many molecules."""
+        """A recurrent network of the teacher's size, trained for as long."""
         torch.manual_seed(self.config.seed)
         trunk = {"hidden": 32, "blocks": 1, "condition_dim": 32, "time_conditioned": False}
         described = {
@@ -210,7 +181,7 @@ class Laboratory:
                 network=NetworkDenoiser.from_config(described),
                 # Everything is hidden: what is left of the objective is the likelihood.
                 objective=CrossEntropyELBO(min_time=0.999),
-                steps=self.config.teacher_steps,
+                steps=self.alone_steps,
                 lr=1e-3,
                 ema=0.99,
                 out=folder,
@@ -296,7 +267,7 @@ class Laboratory:
         return {**row, "different": len(different) / len(names), "examples": different[:_SHOWN]}
 
     def curve(self) -> tuple[NetworkDenoiser, Rows]:
-        """The teacher, and the validity of its samples at L steps while it was trained."""
+        """The teacher, and the validity of its samples, one by one, while it was trained."""
         sizes, last = self.sizes, self.config.teacher_steps
         rows: Rows = []
         teacher = None
@@ -314,24 +285,30 @@ class Laboratory:
         return teacher, rows
 
     def _judged(self, teacher: NetworkDenoiser) -> dict[str, Any]:
-        return self.validity(self.drawn(teacher, self.sizes.curve, self.data.length)["smiles"])
+        count, length = self.sizes.curve, self.data.length
+        return self.validity(self.drawn(teacher, count, length, "first-hitting")["smiles"])
 
     def rows(self, name: str, model: NetworkDenoiser) -> Rows:
         """Those of every number of evaluations, the cheapest first."""
-        steps = {*self.config.steps, *([self.data.length] if name == TEACHER else [])}
-        return [self.row(name, model, number) for number in sorted(steps)]
+        length, steps = self.data.length, {*self.config.steps}
+        if name != TEACHER:
+            return [self.row(name, model, number) for number in sorted(steps)]
+        found = [self.row(name, model, number) for number in sorted({*steps, length})]
+        return [*found, self.row(name, model, length, "first-hitting")]
 
-    def row(self, name: str, model: NetworkDenoiser, steps: int) -> dict[str, Any]:
+    def row(
+        self, name: str, model: NetworkDenoiser, steps: int, sampler: str = "ancestral"
+    ) -> dict[str, Any]:
         """What the judge says of a model's samples at a number of evaluations."""
         config = self.config
         whole = steps in (*config.judged, self.data.length)
-        key = digest(config.samples, config.teacher_steps, config.seed)
+        key = digest(config.samples, config.teacher_steps, config.seed, sampler)
         folder = self.folder(name)
 
         def compute() -> dict[str, Any]:
             found = kept(
                 folder / f"samples-{steps}-{key}.json",
-                lambda: self.drawn(model, config.samples, steps),
+                lambda: self.drawn(model, config.samples, steps, sampler),
             )
             row = {**self.validity(found["smiles"]), "core_seconds": found["seconds"]}
             # Its distances are between molecules, of which there must be some.
@@ -339,29 +316,27 @@ class Laboratory:
                 row["moses"] = self.judge.metrics(found["smiles"])
             return row
 
-        with self.clock.part(f"{name} at {steps}"):
+        said = name if sampler == "ancestral" else ONE_BY_ONE
+        with self.clock.part(f"{said} at {steps}"):
             return {
-                "student": name,
+                "student": said,
                 "steps": steps,
                 **kept(folder / f"row-{steps}-{'moses' if whole else 'valid'}-{key}.json", compute),
             }
 
     def designs(self, models: dict[str, NetworkDenoiser]) -> Rows:
-        """Parts of molecules completed: valid and different ones, and how many a second.
-
-        The teacher completes by first hitting: one symbol an evaluation, as ever more steps would.
-        """
+        """Parts of molecules completed: valid and different ones, and how many a second."""
         rows: Rows = []
         for design, parts in DESIGNS.items():
-            cells = [(name, 1, "ancestral") for name in models]
-            cells.insert(1, (TEACHER, parts.count("_"), "first-hitting"))
-            for name, steps, sampler in cells:
+            cells = [(name, name, 1, "ancestral") for name in models]
+            cells.insert(1, (ONE_BY_ONE, TEACHER, parts.count("_"), "first-hitting"))
+            for said, name, steps, sampler in cells:
                 key = digest(parts, sampler, self.sizes.designs, self.config.teacher_steps)
                 file = self.folder(name) / f"design-{steps}-{key}.json"
                 fill = partial(self.completed, models[name], parts, steps, sampler)
-                with self.clock.part(f"{design} by {name} at {steps}"):
+                with self.clock.part(f"{design} by {said}"):
                     found = kept(file, fill)
-                rows.append({"design": design, "student": name, "steps": steps, **found})
+                rows.append({"design": design, "student": said, "steps": steps, **found})
         return rows
 
     def completed(

@@ -45,7 +45,7 @@ PUBLISHED = {
 
 
 def curve(longest: str) -> str:
-    """Validity of the teacher's samples at L steps while it was trained."""
+    """Validity of the teacher's samples, one by one, while it was trained."""
     lines = [
         (f"{row['teacher_steps']:,}", plus_minus(row, "valid", 2), f"{row['different']:.2f}")
         for row in load(f"molecules_{longest}")["curve"]
@@ -127,7 +127,7 @@ def pictures_drawing(longest: str, design: str, student: str) -> str:
 
 def _rows(longest: str) -> list[Row]:
     rows = load(f"molecules_{longest}")["rows"]
-    return sorted(rows, key=lambda r: (r["student"] != TEACHER, r["steps"]))
+    return sorted(rows, key=lambda r: (not r["student"].startswith(TEACHER), r["steps"]))
 
 
 def _said(row: Row) -> str:

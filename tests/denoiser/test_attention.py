@@ -11,7 +11,7 @@ import torch
 
 import fewjump
 from fewjump.denoiser import NetworkDenoiser, Transformer, TransformerConfig
-from fewjump.denoiser.attention import attention_mask, document_numbers
+from fewjump.denoiser.attention import attend, attention_mask, document_numbers
 from fewjump.objective import ConditionalMatching, CrossEntropyELBO, freeze
 from fewjump.process import Absorbing, Process, Uniform
 from fewjump.sampler import run
@@ -161,3 +161,27 @@ def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         assert model.trunk.config.separator == tiny_hub.SEP  # type: ignore[union-attr]
     assert cli.main([*words, "--out", str(tmp_path / "u")]) == cli.USAGE
     assert "give --tokenizer" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_attention_in_bfloat16_is_that_of_float32_rounded(hidden: bool) -> None:
+    """Under autocast too, which would compute it in bfloat16; and so are its gradients."""
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(4, 2, 3, 6, 8, generator=generator)
+    mask = torch.ones(2, 1, 1, 6, dtype=torch.bool)
+    mask[1, ..., 4:] = not hidden
+    q, k, v, grad = values.bfloat16()
+    leaves = [part.clone().requires_grad_() for part in (q, k, v)]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = attend(*leaves, mask)
+    found.backward(grad)
+    wide = [part.double().requires_grad_() for part in (q, k, v)]
+    scores = (wide[0] @ wide[1].mT / 8**0.5).masked_fill(~mask, -torch.inf)
+    expected = scores.softmax(-1) @ wide[2]
+    expected.backward(grad.double())
+    # To a rounding: bfloat16 has 8 bits.
+    torch.testing.assert_close(found.double(), expected, rtol=2**-8, atol=1e-6)
+    for mine, theirs in zip(leaves, wide):
+        assert mine.grad is not None
+        assert theirs.grad is not None
+        torch.testing.assert_close(mine.grad.double(), theirs.grad, rtol=2**-8, atol=1e-5)

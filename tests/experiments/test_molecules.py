@@ -131,6 +131,7 @@ def test_the_experiment_goes_on_where_it_was(
     cells = {(row["student"], row["steps"]) for row in first["rows"]}
     assert cells == {(name, k) for name in {"teacher", *kinds} for k in (1, 2)} | {
         ("teacher", 8),
+        (molecules.ONE_BY_ONE, 8),
         (molecules.ALONE, 1),
     }
     for row in first["rows"]:
@@ -138,7 +139,7 @@ def test_the_experiment_goes_on_where_it_was(
         asked = row["steps"] in (1, 8) and row["valid"] == 1
         assert row.get("moses", {}).get("valid") == (row["valid"] if asked else None)
     designs = {(row["student"], row["steps"]) for row in first["designs"]}
-    assert designs == {(name, 1) for name in {"teacher", *kinds}} | {("teacher", 2)}
+    assert designs == {(name, 1) for name in {"teacher", *kinds}} | {(molecules.ONE_BY_ONE, 2)}
     for row in first["designs"]:
         assert all((text[0], text[-1]) == ("C", "C") for text in row["examples"])
         assert row.get("picture", "").split() == row["examples"]
@@ -150,7 +151,7 @@ def test_the_experiment_goes_on_where_it_was(
     few = dataclasses.replace(config, teacher_steps=4, students=(), network=False)
     further = molecules.measure(few, TINY)
     assert further["curve"][:1] == first["curve"]
-    assert {row["student"] for row in further["rows"]} == {"teacher"}
+    assert {row["student"] for row in further["rows"]} == {"teacher", molecules.ONE_BY_ONE}
     with pytest.raises(ValueError, match="at least 2"):
         molecules.measure(dataclasses.replace(config, teacher_steps=1), TINY)
 
