@@ -22,7 +22,6 @@ MODULES = (
     "cost",
     "guidance",
     "methods",
-    "molecules",
     "results",
     "students",
     "supports",
