@@ -291,15 +291,31 @@ def test_the_verdict_on_letters() -> None:
 
 
 def test_antibodies_of_one_evaluation() -> None:
-    """Ahead of the teacher's own single evaluation, and behind its 64."""
-    rows = {(r["student"], r["steps"]): r for r in load("antibodies")["rows"]}
+    """Validity that cannot be told from the teacher's 64, more variety, and less identity."""
+    content = load("antibodies")
+    rows = {(r["student"], r["steps"]): r for r in content["rows"]}
     first, last = rows["teacher", 1], rows["teacher", 64]
     for student in ("shared-chain", "any-order"):
         mine = rows[student, 1]
         for key in ("valid", "identity"):
             assert first[f"{key}_high"] < mine[f"{key}_low"]
-            assert mine[key] < last[key]
-        assert mine["copies"] == 0
+        assert mine["valid_low"] < last["valid"] < mine["valid_high"]
+        assert mine["between_low"] > last["between_high"]
+        for key in ("letters_tv", "pairs_tv"):
+            assert mine[key] < content["reference"][key]
+    students = [r for name, r in rows.items() if name[0] != "teacher" and name[1] == 1]
+    assert all(r["copies"] == 0 for r in students)
+    best = max(students, key=lambda r: r["identity"])
+    assert best["student"] == "autoregressive"
+    assert best["identity_high"] < last["identity_low"]
+    for student in ("shared-chain", "any-order", "autoregressive"):
+        for steps in (2, 4):
+            assert rows[student, steps]["valid"] < rows[student, 1]["valid_high"]
+    for student, unseen in content["held_out_nll"].items():
+        if student in ("shared-chain", "any-order", "autoregressive"):
+            assert content["learned_nll"][student] < unseen
+    alone = {(r["student"], r["steps"]): r["seconds"] for r in content["alone"]}
+    assert alone["teacher", 64] / alone["shared-chain", 1] > 45
 
 
 def test_fillings_of_antibody_loops() -> None:
@@ -307,16 +323,10 @@ def test_fillings_of_antibody_loops() -> None:
     rows = {(r["loops"], r["student"]): r for r in load("antibodies")["designs"]}
     assert all(abs(row["valid"] - 1) < 1e-9 for row in rows.values())
     for loops, student in rows:
-        if student in ("product", "any-order", "shared-chain"):
+        if not student.startswith("teacher"):
             plain, mine = rows[loops, "teacher"], rows[loops, student]
             assert mine["letters_tv"] > plain["letters_tv"]
             assert mine["pairs_tv"] > plain["pairs_tv"]
-
-
-def test_the_any_order_head_knows_its_antibodies_by_heart() -> None:
-    content = load("antibodies")
-    seen, unseen = (content[key]["any-order"] for key in ("learned_nll", "held_out_nll"))
-    assert seen < unseen / 2
 
 
 def test_any_order_on_enumerated_problems() -> None:
