@@ -213,6 +213,20 @@ def test_a_wrong_plan_is_refused_before_anything_is_trained(
     assert not (tmp_path / "out").exists()
 
 
+def test_other_data_of_the_same_name_are_measured_anew(made: Path, tmp_path: Path) -> None:
+    def judged() -> float:
+        changes = {"matched-entropy": False, "teacher-steps": [1], "students": {}, "seeds": [0]}
+        assert compare(plan(made, data=str(tmp_path / "t.txt"), **changes), tmp_path) == cli.OK
+        rows = json.loads((tmp_path / "rows.json").read_text())
+        return next(row["value"] for row in rows if row["metric"] == "nll")
+
+    text = (made / "t.txt").read_text()
+    (tmp_path / "t.txt").write_text(text)
+    before = judged()
+    (tmp_path / "t.txt").write_text(text.replace("abc", "aab"))
+    assert judged() != before
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

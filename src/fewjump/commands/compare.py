@@ -185,16 +185,20 @@ def _measured(
     seed: int,
     target: float | None,
 ) -> list[dict[str, Any]]:
-    """The rows of one model and seed, measured once for the weights that it has.
+    """The rows of one model and seed, measured once for its weights and these data.
 
     ``target`` is the variety at which quality is matched; None leaves that out.
     """
     from fewjump.evaluate import quality
     from fewjump.progress import tell
+    from fewjump.train.data import TokenData
     from fewjump.train.setup import weights_checksum
 
+    read = meter.dataset
+    # By what the data hold: a file of the same name may be another one by now.
+    parts = [TokenData(part, read.vocab_size, 0).fingerprint() for part in (read.train, read.test)]
     about = [entry.sampler.label, entry.grid, entry.steps, plan.samples, plan.matched_entropy]
-    text = json.dumps([*about, weights_checksum(denoiser), plan.data], default=str)
+    text = json.dumps([*about, weights_checksum(denoiser), parts], default=str)
     key = hashlib.sha256(text.encode()).hexdigest()[:12]
     place = options.out / "measured" / entry.name / f"{seed}-{key}.json"
     if not place.is_file():
