@@ -255,3 +255,13 @@ def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
         pass
     with pytest.raises(IsADirectoryError):
         files.check_file_writable(tmp_path)
+
+
+def test_what_a_writer_cannot_read_is_not_told_as_a_full_disk(tmp_path: Path) -> None:
+    with (
+        pytest.raises(FileNotFoundError, match=r"^no data set in x$"),
+        whole_file(tmp_path / "a"),
+    ):
+        # A reader's own words, without a number of the system's.
+        raise FileNotFoundError("no data set in x")
+    assert not list(tmp_path.iterdir())

@@ -94,7 +94,7 @@ def changed(options: Mapping[str, Any], *groups: Any) -> tuple[Any, ...]:
     known = {one.name: one for group in groups for one in options_of(type(group))}
     for name in options:
         if name not in known:
-            raise ConfigError(_unknown_key(name, known))
+            raise ConfigError(unknown_key(name, known))
     return tuple(
         dataclasses.replace(
             group,
@@ -198,7 +198,8 @@ def type_in_words(hint: Any) -> str:
 # -- reading ------------------------------------------------------------------------------------
 
 
-def _unknown_key(key: str, fields: Iterable[str]) -> str:
+def unknown_key(key: str, fields: Iterable[str]) -> str:
+    """What to say of a name that is none of the options."""
     names = list(fields)
     near = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""

@@ -222,7 +222,7 @@ def naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
     except Exception as error:
         for cause in _causes(error):
             number, name = _what_system_said(cause)
-            if number is None and isinstance(cause, OSError):
+            if number is None and type(cause) is OSError:
                 # NumPy says how much was written, and not why no more.
                 raise OSError(f"{path}: {cause}{_KEPT}") from error
             about = name is not None and temporary is not None and _is_in(name, temporary)

@@ -170,6 +170,13 @@ def test_plans_for_published_weights_run(name: str, tmp_path: Path) -> None:
         ({"steps": [1, 1]}, "each once"),
         ({"steps": [0]}, "at least 1"),
         ({"stepz": [1]}, "stepz"),
+        ({"studnets": {}}, "did you mean 'students'?"),
+        ({"teacher_steps": [4]}, "gives teacher_steps twice"),
+        ({"seeds": [-1], "students": {}}, "seeds must lie in [0, 2^63)"),
+        ({"students": []}, "students must hold name: value lines"),
+        ({"students": {1: {}}}, "1 cannot be a name here"),
+        ({"students": {"a": {"sampler": ["psi"]}}}, "a: sampler: must be one of"),
+        ({"students": {"a": {"grid": "x"}}}, "a: grid: must be one of"),
         ({"students": {}, "samplers": {}}, "no students:, models: or samplers:"),
         ({"students": {"a/b": {}}}, "cannot be a name"),
         ({"students": {"teacher": {}}}, "cannot be a name"),
@@ -184,6 +191,8 @@ def test_plans_for_published_weights_run(name: str, tmp_path: Path) -> None:
         ({"students": {"a": {"tokenizer": "x"}}}, "tokenizer of a is for the plan to say"),
         ({"samplers": {"b": {"sampler": "none"}}}, "none"),
         ({"samplers": {"b": {"top-p": 0.5}}}, "a sampler has sampler"),
+        ({"samplers": {"b": {"sampler-options": "gamma=1"}}}, "sampler_options: must be a list"),
+        ({"samplers": {"b": {"sampler": "first-hitting", "grid": "cosine"}}}, "b: first-hitting"),
         ({"data": "no-such-file.txt"}, "no-such-file.txt"),
     ],
 )
@@ -200,6 +209,42 @@ def test_a_wrong_plan_is_refused_before_anything_is_trained(
 
     monkeypatch.setattr(distill, "run", never)
     assert compare(plan(made, **changes), tmp_path / "out") == cli.USAGE
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_data_of_the_same_name_are_measured_anew(made: Path, tmp_path: Path) -> None:
+    def judged() -> float:
+        changes = {"matched-entropy": False, "teacher-steps": [1], "students": {}, "seeds": [0]}
+        assert compare(plan(made, data=str(tmp_path / "t.txt"), **changes), tmp_path) == cli.OK
+        rows = json.loads((tmp_path / "rows.json").read_text())
+        return next(row["value"] for row in rows if row["metric"] == "nll")
+
+    text = (made / "t.txt").read_text()
+    (tmp_path / "t.txt").write_text(text)
+    before = judged()
+    (tmp_path / "t.txt").write_text(text.replace("abc", "aab"))
+    assert judged() != before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "redi", "rounds": 1}, "b: redi makes noise and data depend"),
+        ({"student": "chain", "head": ["sates=4"]}, "b: options do not fit the chain head"),
+        ({"method": "sdtt", "rounds": 3}, "b: 3 rounds need at least 3 steps"),
+        ({"guidance": [0, 1]}, "b: guidance is for teachers with classes"),
+    ],
+)
+def test_a_student_that_its_teacher_cannot_have_is_refused_before_any_is_trained(
+    options: dict[str, object],
+    message: str,
+    made: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = plan(made, students={"a": {}, "b": options})
+    assert compare(path, tmp_path / "out") == cli.USAGE
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 

@@ -15,10 +15,12 @@ from fewjump.commands import distill
 from fewjump.commands.compare_plan import (
     TEACHER,
     Plan,
+    check_student,
     cost_of,
     read_plan,
     steps_within,
     student_options,
+    told_of,
 )
 from fewjump.commands.evaluate import meter_for
 from fewjump.commands.shared import document_values, make_sampler
@@ -83,6 +85,7 @@ class Entry:
 def run(options: Options) -> int:
     from fewjump.publish.models import check_alike, open_data_like, open_model, open_models
     from fewjump.report import from_results, machine_facts, write, write_results
+    from fewjump.sampler.run import check_options
 
     content = read_yaml(options.plan)
     plan, students, models, samplers = read_plan(content, str(options.plan))
@@ -92,10 +95,8 @@ def run(options: Options) -> int:
             more = ["--out", str(options.out / "students" / name / str(seed))]
             more += ["--device", options.device, *([] if options.progress else ["--no-progress"])]
             made[name, seed] = student_options(plan, own, seed, more, f"{options.plan}: {name}")
-    for chosen in made.values():
-        distill.objective_of(chosen)
     ways = {
-        name: (make_sampler(one["sampler"], one["sampler_options"]), one["grid"])
+        name: (make_sampler(one.sampler, one.sampler_options), one.grid)
         for name, one in samplers.items()
     }
     places = [Path(place) for place in (plan.teacher, *models.values())]
@@ -104,18 +105,25 @@ def run(options: Options) -> int:
     data = open_data_like(teacher, plan.data, plan.kind, plan.length, **documents)
     check_alike(opened, data)
     meter = meter_for(data)
-
-    allowed: dict[str, int] = {}
+    for name, (way, grid) in ways.items():
+        # Students have their teacher's noise.
+        with told_of(f"{options.plan}: {name}"):
+            check_options(way, teacher.denoiser, grid, True)
+    for name in students:
+        mine = [key for key in made if key[0] == name]
+        with told_of(f"{options.plan}: {name}"):
+            if plan.teacher_evaluations is not None:
+                steps = steps_within(plan.teacher_evaluations, made[mine[0]])
+                for key in mine:
+                    training = replace(made[key].training, steps=steps)
+                    made[key] = replace(made[key], training=training)
+            if not all((made[key].out / "model").exists() for key in mine):
+                check_student(made[mine[0]])
 
     def student(name: str) -> Callable[[int], tuple[Denoiser, dict[str, Any]]]:
         def make(seed: int) -> tuple[Denoiser, dict[str, Any]]:
-            chosen = made[name, seed]
-            if plan.teacher_evaluations is not None:
-                if name not in allowed:
-                    allowed[name] = steps_within(plan.teacher_evaluations, chosen)
-                chosen = replace(chosen, training=replace(chosen.training, steps=allowed[name]))
-            distill.run(chosen)
-            folder = chosen.out
+            distill.run(made[name, seed])
+            folder = made[name, seed].out
             return open_model(folder / "model", options.device).denoiser, cost_of(folder)
 
         return make
@@ -177,16 +185,20 @@ def _measured(
     seed: int,
     target: float | None,
 ) -> list[dict[str, Any]]:
-    """The rows of one model and seed, measured once for the weights that it has.
+    """The rows of one model and seed, measured once for its weights and these data.
 
     ``target`` is the variety at which quality is matched; None leaves that out.
     """
     from fewjump.evaluate import quality
     from fewjump.progress import tell
+    from fewjump.train.data import TokenData
     from fewjump.train.setup import weights_checksum
 
+    read = meter.dataset
+    # By what the data hold: a file of the same name may be another one by now.
+    parts = [TokenData(part, read.vocab_size, 0).fingerprint() for part in (read.train, read.test)]
     about = [entry.sampler.label, entry.grid, entry.steps, plan.samples, plan.matched_entropy]
-    text = json.dumps([*about, weights_checksum(denoiser), plan.data], default=str)
+    text = json.dumps([*about, weights_checksum(denoiser), parts], default=str)
     key = hashlib.sha256(text.encode()).hexdigest()[:12]
     place = options.out / "measured" / entry.name / f"{seed}-{key}.json"
     if not place.is_file():

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,8 +13,8 @@ from typing import Any
 
 from fewjump.commands import distill
 from fewjump.commands.arguments import flags_of, parse
-from fewjump.commands.shared import DataKindName, DocumentOptions, check_draws
-from fewjump.config import changed, options_of
+from fewjump.commands.shared import DataKindName, DocumentOptions, SamplerOptions, check_draws
+from fewjump.config import changed, options_of, unknown_key
 from fewjump.reading import ReadingOptions
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+-]*")
@@ -68,18 +68,22 @@ class Plan(ReadingOptions, DocumentOptions):
             values = getattr(self, name)
             if len(set(values)) < len(values) or (not values and name != "teacher_steps"):
                 raise ValueError(f"{name} must name at least one number, each once; got {values}")
+        if not all(0 <= seed < 2**63 for seed in self.seeds):
+            raise ValueError(f"seeds must lie in [0, 2^63), got {self.seeds}")
 
 
 _READING = [one.name for part in (ReadingOptions, DocumentOptions) for one in options_of(part)]
-#: A sampler, where nothing is said.
-_ANCESTRAL = {"sampler": "ancestral", "sampler_options": [], "grid": None}
+#: What a sampler is said by.
+_SAMPLER = tuple(one.name for one in options_of(SamplerOptions))
+#: What holds names of its own.
+_PARTS = ("shared", "students", "models", "samplers")
 #: The plan says these for every student.
 _SHARED = ("teacher", "data", "kind", "length", "out", "seed", "device", *_READING)
 
 
 def read_plan(
     content: Any, where: str
-) -> tuple[Plan, dict[str, dict[str, Any]], dict[str, str], dict[str, dict[str, Any]]]:
+) -> tuple[Plan, dict[str, dict[str, Any]], dict[str, str], dict[str, SamplerOptions]]:
     """A plan, and by name the options of students, the places of models, and the samplers.
 
     Samplers are those of the teacher, and those of students that name one.
@@ -90,17 +94,20 @@ def read_plan(
     if not isinstance(content, dict):
         raise ValueError(f"{where} must hold a plan: teacher, data, students, … as name: value")
     parts: dict[str, dict[str, Any]] = {}
-    rest = {str(key).replace("-", "_"): value for key, value in content.items()}
-    for part in ("shared", "students", "models", "samplers"):
-        found = rest.pop(part, None) or {}
+    rest = _normal(content, where, "the plan")
+    known = [*_PARTS, *(one.name for one in options_of(Plan))]
+    for key in rest:
+        if key not in known:
+            raise ValueError(f"{where}: {unknown_key(key, known)}")
+    for part in _PARTS:
+        found = rest.pop(part, None)
+        found = {} if found is None else found
         if not isinstance(found, dict):
             raise ValueError(f"{where}: {part} must hold name: value lines")
         parts[part] = found
-    try:
+    with told_of(where):
         (plan,) = changed(rest, Plan())
         plan.check()
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
     students = {
         name: {**_normal(parts["shared"], where, "shared"), **_normal(own, where, name)}
         for name, own in parts["students"].items()
@@ -110,35 +117,56 @@ def read_plan(
         raise ValueError(f"{where}: models must be lines of name: what `fewjump sample` takes")
     names = [*students, *models, *parts["samplers"]]
     for name in names:
-        if not _NAME.fullmatch(str(name)) or name == TEACHER:
+        if not isinstance(name, str) or not _NAME.fullmatch(name) or name == TEACHER:
             raise ValueError(
-                f"{where}: {name!r} cannot be a name here; take letters, digits and ' ._+-', and "
-                f"not {TEACHER}"
+                f"{where}: {name!r} cannot be a name here; take letters, digits and ' ._+-' (in "
+                f"quotes where YAML reads a number), and not {TEACHER}"
             )
-    if twice := sorted({str(name) for name in names if names.count(name) > 1}):
+    if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"{where}: {', '.join(twice)} stands for two things")
     if not names:
         raise ValueError(f"{where} names no students:, models: or samplers: to compare")
     samplers = {}
     for name, own in parts["samplers"].items():
-        one = {**_ANCESTRAL, **_normal(own, where, name)}
-        if unknown := set(one) - set(_ANCESTRAL):
+        one = _normal(own, where, name)
+        if unknown := set(one) - set(_SAMPLER):
             raise ValueError(
                 f"{where}: {name} has {', '.join(sorted(unknown))}; a sampler has sampler, "
                 "sampler-options and grid"
             )
-        samplers[name] = one
+        samplers[name] = _sampler(one, where, name)
     for name, own in students.items():
         if shared := [key for key in own if key in _SHARED]:
             raise ValueError(f"{where}: {', '.join(shared)} of {name} is for the plan to say")
-        samplers[name] = {key: own.pop(key, default) for key, default in _ANCESTRAL.items()}
+        mine = {key: own.pop(key) for key in _SAMPLER if key in own}
+        samplers[name] = _sampler(mine, where, name)
     return plan, students, models, samplers
 
 
 def _normal(options: Any, where: str, name: str) -> dict[str, Any]:
     if not isinstance(options, Mapping):
         raise ValueError(f"{where}: {name} must hold options as name: value lines")
-    return {str(key).replace("-", "_"): value for key, value in options.items()}
+    out: dict[str, Any] = {}
+    for key, value in options.items():
+        known = str(key).replace("-", "_")
+        if known in out:
+            raise ValueError(f"{where}: {name} gives {known} twice, with - and with _")
+        out[known] = value
+    return out
+
+
+@contextmanager
+def told_of(where: str) -> Iterator[None]:
+    """Begin what a ValueError says with the place that it is about."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def _sampler(own: dict[str, Any], where: str, name: str) -> SamplerOptions:
+    with told_of(f"{where}: {name}"):
+        return changed(own, SamplerOptions())[0]
 
 
 def student_options(
@@ -163,12 +191,37 @@ def student_options(
     words += [] if plan.length is None else ["--length", str(plan.length)]
     words += ["--seed", str(seed), *more]
     told = io.StringIO()
-    try:
-        with redirect_stderr(told):
-            return parse(distill.Options, words, "fewjump distill")
-    except SystemExit:
-        line = told.getvalue().strip().removeprefix("fewjump: ")
-        raise ValueError(f"{where}: {line}") from None
+    with told_of(where):
+        try:
+            with redirect_stderr(told):
+                chosen = parse(distill.Options, words, "fewjump distill")
+        except SystemExit:
+            raise ValueError(told.getvalue().strip().removeprefix("fewjump: ")) from None
+        distill.objective_of(chosen)
+    return chosen
+
+
+class _MayBegin(Exception):  # noqa: N818 - it is no error
+    """Nothing stands against a training."""
+
+
+def check_student(student: distill.Options) -> None:
+    """Refuse a student that `fewjump distill` would refuse, without training it.
+
+    Its training is begun in another folder, with few pairs, up to where it would write.
+
+    Raises:
+        ValueError: as `fewjump distill` does: for a head, noise or teacher that does not fit.
+    """
+
+    def stop(_: Path) -> None:
+        raise _MayBegin
+
+    if distill.objective_of(student).coupled:
+        student = replace(student, coupling=replace(student.coupling, pairs=2, pair_steps=1))
+    training = replace(student.training, progress=False)
+    with TemporaryDirectory() as folder, suppress(_MayBegin):
+        distill.run(replace(student, out=Path(folder), training=training), stop)
 
 
 def steps_within(budget: int, student: distill.Options) -> int:

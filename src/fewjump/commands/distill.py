@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -138,7 +139,8 @@ class Options(DocumentOptions, ReadingOptions, Subject):
     """
 
 
-def run(options: Options) -> int:
+def run(options: Options, accepted: Callable[[Path], object] | None = None) -> int:
+    """Distil; ``accepted``, by default what writes the options down, as the library has it."""
     from fewjump.api import distill
     from fewjump.data.load import DEFAULT_LENGTH
     from fewjump.publish.models import open_data_like, open_model
@@ -183,7 +185,7 @@ def run(options: Options) -> int:
         guidance=options.guidance,
         label_dropout=options.label_dropout,
         out=options.out,
-        accepted=partial(save_options, options),
+        accepted=accepted or partial(save_options, options),
         config=options.training,
     )
     if is_main():

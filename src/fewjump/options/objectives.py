@@ -158,7 +158,10 @@ class GapOptions(Part):
 
     max_gap: float = 1.0
 
-    whose = "student='product'; joint ones say where the teacher is asked by near (--near)"
+    whose = (
+        "student='product' of --method matching; joint ones say where the teacher is asked by near "
+        "(--near)"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -191,7 +194,9 @@ class JointOptions(Part):
     consistency: float = 0.0
     data_weight: float = 0.0
 
-    whose = "joint students; choose one, such as student='chain', or leave it out"
+    whose = (
+        "joint students of --method matching; choose one, such as student='chain', or leave it out"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -332,7 +337,7 @@ class LatentOptions(Part):
     kl_warmup: int | None = None
     estimator: LatentEstimator = "auto"
 
-    whose = "latent students; use student='latent'"
+    whose = "latent students of --method matching; use student='latent'"
 
     def __post_init__(self) -> None:
         super().__post_init__()
