@@ -329,6 +329,36 @@ def test_fillings_of_antibody_loops() -> None:
             assert mine["pairs_tv"] > plain["pairs_tv"]
 
 
+def test_methods_under_one_budget() -> None:
+    content = load("methods")
+    entropy = next(r["value"] for r in content["reference"] if r["metric"] == "nll")
+    about = ("noise", "student", "steps", "metric")
+    found = {tuple(r[key] for key in about): r["value"] for r in content["rows"]}
+
+    def tv(noise: str, student: str, steps: int) -> float:
+        return found[noise, student, steps, "bigram_tv"]
+
+    for noise in ("masked", "uniform"):
+        for student in ("joint shared-chain", "joint any-order", "Di4C shared-chain"):
+            assert tv(noise, student, 1) < tv(noise, "teacher", 64)
+        assert tv(noise, "Di4C mixture", 1) > 0.9 * tv(noise, "teacher", 1)
+        narrow = ("IDLM product", {"masked": "SDTT", "uniform": "DCD"}[noise])
+        for student in (*narrow, "IDLM shared-chain"):
+            assert found[noise, student, 16, "nll"] < entropy
+            assert tv(noise, student, 16) > 5 * tv(noise, "teacher", 16)
+    drift = {s: tv("uniform", f"{s} shared-chain", 16) for s in ("joint", "Di4C")}
+    assert drift["joint"] > 2 * drift["Di4C"]
+    assert found["uniform", "joint shared-chain", 16, "nll"] < entropy
+    products = ("conditional matching", "Di4C mixture", "IDLM product", "DCD")
+    best = min(tv("uniform", student, 1) for student in products)
+    assert tv("uniform", "ReDi", 1) < best < tv("uniform", "exact teacher", 1)
+    assert tv("uniform", "ReDi", 16) > tv("uniform", "teacher", 16)
+    assert all(found["uniform", "ReDi", k, "nll"] > entropy for k in (1, 2, 4, 8, 16))
+    asked = {c["student"]: c["teacher_evaluations"] / c["steps"] / 64 for c in content["costs"]}
+    assert 4 < asked["IDLM product"] < 5
+    assert {c["steps"] for c in content["costs"] if c["student"] == "IDLM product"} == {200}
+
+
 def test_any_order_on_enumerated_problems() -> None:
     rows = load("joint_exact")["rows"]
 

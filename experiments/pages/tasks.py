@@ -23,10 +23,10 @@ def readme() -> str:
         "training, minutes of a core",
         "teacher evaluations",
     )
-    return table(header, [antibodies(), boards(), letters()])
+    return table(header, [_antibodies(), _boards(), _letters()])
 
 
-def antibodies() -> Sequence[str]:
+def _antibodies() -> Sequence[str]:
     """Share of sequences that AntPack numbers without complaint."""
     found = load("antibodies")
     rows = found["rows"]
@@ -43,7 +43,7 @@ def antibodies() -> Sequence[str]:
     )
 
 
-def boards() -> Sequence[str]:
+def _boards() -> Sequence[str]:
     """Share of 4×4 Sudoku boards that are valid."""
     rows = where(load("finite_supports")["boards"], clues=0)
     best = _best(rows, "solved", EXACT)
@@ -52,7 +52,7 @@ def boards() -> Sequence[str]:
     return _line("4×4 Sudoku boards, valid", rows, "solved", EXACT, best, seconds, asked)
 
 
-def letters() -> Sequence[str]:
+def _letters() -> Sequence[str]:
     """KL rate of letters from the chain that they should follow."""
     found = load("oracle_markov")
     rows = where([r for r in found["rows"] if "steps" in r], length=128)
