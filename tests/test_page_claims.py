@@ -369,6 +369,7 @@ def test_any_order_on_enumerated_problems() -> None:
         return sum(r["kl"] for r in here) / len(here)
 
     assert all(kl("xor L=4", "any-order", k) < 0.004 for k in (1, 2, 4))
+    assert all(kl("random V=3 L=4", "any-order", k) < 0.02 for k in (1, 2, 4))
     random = "random V=4 L=6"
     assert kl(random, "any-order", 1) > 5 * kl(random, "autoregressive", 1)
     teacher = kl(random, "exact product teacher", 4)

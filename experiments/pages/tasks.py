@@ -20,7 +20,7 @@ def readme() -> str:
         "teacher, most",
         "student, **1**",
         "which",
-        "training, minutes of a core",
+        "training, minutes",
         "teacher evaluations",
     )
     return table(header, [_antibodies(), _boards(), _letters()])
