@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from experiments.pages.markdown import MISSING, mean, pivot, seeds_cell, steps_head, table, where
+from collections.abc import Iterator, Sequence
+
+from experiments.pages.markdown import (
+    MISSING,
+    Row,
+    mean,
+    pivot,
+    seeds_cell,
+    steps_head,
+    table,
+    where,
+)
 from experiments.pages.road import load
 from experiments.wall_clock import TEACHER
 
@@ -20,28 +31,10 @@ def fillings(corpus: str) -> str:
     rows = load(f"conditioning_{corpus}")["fillings"]
     lines = []
     for hidden in dict.fromkeys(r["hidden"] for r in rows if "steps" in r):
-        here = where(rows, hidden=hidden)
-        slow = where([r for r in here if "steps" in r], student=TEACHER, steps=64)
-        for student in dict.fromkeys(r["student"] for r in here):
-            mine = where(here, student=student)
-            truth = [r for r in mine if "steps" not in r]
-            drawn = [r for r in mine if "steps" in r]
-            for steps in sorted({r["steps"] for r in drawn}):
-                now = where(drawn, steps=steps)
-                # The law of a number of steps is known of one, and bounded with one hole a step.
-                exact = {1: "nll", 64: "one_by_one"}.get(steps, "")
-                speed = mean(slow, "seconds_alone") / mean(now, "seconds_alone")
-                lines.append(
-                    (
-                        hidden,
-                        f"{student}, {steps_head(steps)}",
-                        seeds_cell(truth, exact) if exact in truth[0] else MISSING,
-                        seeds_cell(now, "nll"),
-                        seeds_cell(now, "matched_nll"),
-                        f"{1e3 * mean(now, 'seconds_alone'):.1f}",
-                        f"{speed:.1f}×",
-                    )
-                )
+        for said, exact, now, speed in _drawn(where(rows, hidden=hidden)):
+            judged = (seeds_cell(now, "nll"), seeds_cell(now, "matched_nll"))
+            time = f"{1e3 * mean(now, 'seconds_alone'):.1f}"
+            lines.append((hidden, said, exact, *judged, time, speed))
     header = (
         "hidden half",
         "filled by",
@@ -56,27 +49,12 @@ def fillings(corpus: str) -> str:
 
 def lower_halves() -> str:
     """Digits: the lower half given the upper, by its truth, among real pictures, and in time."""
-    rows = load("digits_infilling")["fillings"]
-    slow = where([r for r in rows if "steps" in r], student=TEACHER, steps=64)
+    rows = where(load("digits_infilling")["fillings"], hidden="lower half")
     lines = []
-    for student in dict.fromkeys(r["student"] for r in rows):
-        mine = where(rows, student=student)
-        truth = [r for r in mine if r["hidden"] == "lower half" and "steps" not in r]
-        drawn = [r for r in mine if "steps" in r]
-        for steps in sorted({r["steps"] for r in drawn}):
-            now = where(drawn, steps=steps)
-            exact = {1: "nll", 64: "one_by_one"}.get(steps, "")
-            speed = mean(slow, "seconds_alone") / mean(now, "seconds_alone")
-            lines.append(
-                (
-                    f"{student}, {steps_head(steps)}",
-                    seeds_cell(truth, exact) if exact in truth[0] else MISSING,
-                    *(seeds_cell(now, key) for key in ("frechet", "precision", "recall")),
-                    f"{mean(now, 'class_accuracy'):.2f}",
-                    f"{1e3 * mean(now, 'seconds_alone'):.0f}",
-                    f"{speed:.1f}×",
-                )
-            )
+    for said, exact, now, speed in _drawn(rows):
+        judged = (seeds_cell(now, key) for key in ("frechet", "precision", "recall"))
+        kept, time = mean(now, "class_accuracy"), mean(now, "seconds_alone")
+        lines.append((said, exact, *judged, f"{kept:.2f}", f"{1e3 * time:.0f}", speed))
     header = (
         "filled by",
         "−log p of the truth, nats a pixel",
@@ -88,6 +66,22 @@ def lower_halves() -> str:
         "teacher's 64 over it",
     )
     return table(header, lines)
+
+
+def _drawn(rows: Sequence[Row]) -> Iterator[tuple[str, str, list[Row], str]]:
+    """Of every student and number of steps: who, −log p of the truth, rows, speed over 64 steps."""
+    slow = where([r for r in rows if "steps" in r], student=TEACHER, steps=64)
+    for student in dict.fromkeys(r["student"] for r in rows):
+        mine = where(rows, student=student)
+        truth = [r for r in mine if "steps" not in r]
+        drawn = [r for r in mine if "steps" in r]
+        for steps in sorted({r["steps"] for r in drawn}):
+            now = where(drawn, steps=steps)
+            # The law of a number of steps is known of one, and bounded with one hole a step.
+            key = {1: "nll", 64: "one_by_one"}.get(steps, "")
+            exact = seeds_cell(truth, key) if key in truth[0] else MISSING
+            speed = mean(slow, "seconds_alone") / mean(now, "seconds_alone")
+            yield f"{student}, {steps_head(steps)}", exact, now, f"{speed:.1f}×"
 
 
 def drift(corpus: str, student: str) -> str:

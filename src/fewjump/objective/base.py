@@ -159,6 +159,14 @@ class HalvingObjective(InRounds, DataOptions, HalvingOptions):
             # What is not used does not identify a run.
             del self.known_share
 
+    def check(self, student: Denoiser, teacher: Denoiser | None) -> None:
+        super().check(student, teacher)
+        if student.joint:
+            raise ValueError(
+                "this method matches position by position: use student='product', or --method "
+                "matching for joint students"
+            )
+
     @property
     def step(self) -> float:
         """This round's step, in time."""

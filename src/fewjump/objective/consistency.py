@@ -60,11 +60,6 @@ class DiscreteConsistency(HalvingObjective):
                 "noise; distil a teacher of it (fewjump train --process uniform), or use "
                 "--method sdtt for a mask and --method matching for other noise"
             )
-        if student.joint:
-            raise ValueError(
-                "dcd matches position by position: use student='product', or --method matching "
-                "for joint students"
-            )
 
     def __call__(
         self, student: Denoiser, teacher: Denoiser | None, batch: Tensor, generator: Generator

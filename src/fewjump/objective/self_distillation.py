@@ -52,11 +52,6 @@ class SelfDistillation(HalvingObjective):
                 "self-distillation takes the teacher's word on a position at the step that unmasks "
                 "it, so it needs noise with a mask; use --method matching"
             )
-        if student.joint:
-            raise ValueError(
-                "self-distillation matches position by position: use student='product', or "
-                "--method matching for joint students"
-            )
 
     def __call__(
         self, student: Denoiser, teacher: Denoiser | None, batch: Tensor, generator: Generator

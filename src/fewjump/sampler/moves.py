@@ -177,18 +177,11 @@ class JointReverseMove(Move):
         return through_positions(law_table(self.law, self.process.vocab_size), bridges)
 
 
-class FlowMove(Move):
+class FlowMove(JointReverseMove):
     """x₀ from the law, then each position moves toward it as little as the noise level asks for.
 
-    Args:
-        law: p(x₀|x_t).
-        process: the forward process.
-        x: (B, L) int64 state x_t.
-        t, s: () or (B,) float64.
+    Args as of :class:`JointReverseMove`.
     """
-
-    def __init__(self, law: Law, process: Process, x: Tensor, t: Tensor, s: Tensor) -> None:
-        self.law, self.process, self.x, self.t, self.s = law, process, x, t, s
 
     def sample(self, generator: Generator = None) -> Tensor:
         x0 = LawMove(self.law, self.x, self.process).sample(generator)
