@@ -122,8 +122,10 @@ def read_plan(
                 f"{where}: {name!r} cannot be a name here; take letters, digits and ' ._+-' (in "
                 f"quotes where YAML reads a number), and not {TEACHER}"
             )
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"{where}: {', '.join(twice)} stands for two things")
+    # Names are those of folders, and not every disk tells "A" from "a", or "a " from "a".
+    folders = [name.casefold().strip() for name in names]
+    if twice := sorted({name for name, one in zip(names, folders) if folders.count(one) > 1}):
+        raise ValueError(f"{where}: {', '.join(twice)} would share a name, and a folder")
     if not names:
         raise ValueError(f"{where} names no students:, models: or samplers: to compare")
     samplers = {}
