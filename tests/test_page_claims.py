@@ -242,10 +242,20 @@ def test_sums_pay_where_the_teacher_is_asked_far_from_the_data() -> None:
             assert saved > dearer
 
 
+def over_seeds(
+    rows: list[dict[str, Any]], about: tuple[str, ...], key: str
+) -> dict[tuple[Any, ...], float]:
+    """Means of a number over the rows that are alike in ``about``."""
+    groups: dict[tuple[Any, ...], list[float]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in about), []).append(row[key])
+    return {name: sum(values) / len(values) for name, values in groups.items()}
+
+
 def test_the_verdict_on_boards() -> None:
     rows = load("finite_supports")["boards"]
-    assert {r["seed"] for r in rows} == {0}
-    found = {(r["student"], r["steps"], r["clues"]): r["solved"] for r in rows}
+    assert {r["seed"] for r in rows} == {0, 1, 2}
+    found = over_seeds(rows, ("student", "steps", "clues"), "solved")
     teacher = "exact product teacher"
     for kind in ("shared-mixture", "any-order", "autoregressive"):
         assert found[kind, 1, 0] > found[teacher, 16, 0]
@@ -258,15 +268,16 @@ def test_the_verdict_on_boards() -> None:
     assert found["shared-mixture", 4, 2] > found[teacher, 16, 2] + 0.05
     kinds = {r["student"] for r in rows} - {teacher}
     best = {clues: max(found[k, 4, clues] for k in kinds) for clues in (4, 6, 8)}
-    assert found[teacher, 16, 4] > best[4] - 0.01
+    # As good: the mixture's interval over seeds, 0.02 to each side, holds the teacher's value.
+    assert abs(found[teacher, 16, 4] - best[4]) < 0.02
     assert all(found[teacher, 16, clues] > best[clues] for clues in (6, 8))
 
 
 def test_the_verdict_on_points() -> None:
     rows = load("finite_supports")["points"]
     for name, methods in supports.PUBLISHED.items():
-        here = [r for r in rows if r["problem"] == name]
-        valid = {(r["student"], r["steps"]): r["valid"] for r in here if "steps" in r}
+        here = [r for r in rows if r["problem"] == name and "steps" in r]
+        valid = over_seeds(here, ("student", "steps"), "valid")
         published = max(values[2] for values in methods.values()) / 100
         for kind in ("shared-mixture", "shared-chain"):
             assert valid[kind, 1] > published
@@ -275,19 +286,18 @@ def test_the_verdict_on_points() -> None:
 
 
 def test_the_verdict_on_letters() -> None:
-    rows = load("oracle_markov")["rows"]
-    found = {(r["student"], r["length"], r["steps"]): r for r in rows if "steps" in r}
+    rows = [r for r in load("oracle_markov")["rows"] if "steps" in r]
+    about = ("student", "length", "steps")
+    rate, apart = (over_seeds(rows, about, key) for key in ("kl_rate", "unigram_l1"))
     teacher = "exact product teacher"
     for length in (128, 1024):
-        chain = found["shared-chain", length, 1]
-        assert chain["kl_rate_high"] < found[teacher, length, 8]["kl_rate"]
+        assert rate["shared-chain", length, 1] < 0.5 * rate[teacher, length, 8]
         for kind in ("product", "shared-chain", "any-order", "autoregressive"):
-            mine = found[kind, length, 1]
-            assert mine["unigram_l1"] > found[teacher, length, 1]["unigram_l1"]
+            assert apart[kind, length, 1] > apart[teacher, length, 1]
     for kind in ("any-order", "autoregressive"):
-        drift = [found[kind, 128, k]["kl_rate"] for k in (1, 2, 4, 8)]
+        drift = [rate[kind, 128, k] for k in (1, 2, 4, 8)]
         assert drift == sorted(drift)
-        assert drift[0] < found[teacher, 128, 4]["kl_rate"]
+        assert drift[0] < rate[teacher, 128, 4]
 
 
 def test_antibodies_of_one_evaluation() -> None:
