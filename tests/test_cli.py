@@ -247,6 +247,7 @@ def test_verify_fails_when_a_check_does(
 
 
 def test_report_joins_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib", reason="needs the report extra")
     noise = Row("sampling noise", "", None, None, "kl", 0.01)
     for name, value in (("first", 0.5), ("second", 0.25)):
         rows = [Row("student", "ancestral", k, k, "kl", value / k) for k in (1, 2)]
@@ -311,6 +312,7 @@ def test_sample_writes_every_format_and_repeats(
 
 
 def test_sample_draws_pictures(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="needs the report extra")
     from fewjump.data import ImageLevels
 
     model = saved_model(tmp_path, ImageLevels(4, 3, 3), 9)

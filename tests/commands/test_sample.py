@@ -94,6 +94,7 @@ def test_a_folder_gets_a_file_for_each_sample(
 ) -> None:
     said(capsys, folder, "--num-samples", "3", "--batch-size", "2", "--out", str(tmp_path / "d"))
     assert sorted(p.name for p in (tmp_path / "d").iterdir()) == [f"0000{i}.txt" for i in range(3)]
+    pytest.importorskip("matplotlib", reason="needs the report extra")
     images = model(length=6).save_pretrained(tmp_path / "i", vocabulary=ImageLevels(4, 2, 3))
     said(capsys, str(images), "--num-samples", "2", "--out", str(tmp_path / "p"), "--scale", "2")
     header = (tmp_path / "p" / "00001.png").read_bytes()[:24]
