@@ -77,6 +77,7 @@ def test_infilling(run, whole: bool) -> None:
 
 @whole_too
 def test_guidance(run, whole: bool) -> None:
+    pytest.importorskip("sklearn", reason="the digits come with fewjump[eval]")
     small = {
         "steps=300": "steps=80",
         "classifier_for(data)": "classifier_for(data, steps=150)",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 import torch
 
 from experiments import digits_infilling
@@ -16,6 +17,7 @@ from fewjump.evaluate.image import ImageMeter, train_classifier
 
 
 def test_rows_are_whole_and_the_upper_half_is_given(tmp_path, monkeypatch):
+    pytest.importorskip("sklearn", reason="the digits come with fewjump[eval]")
     monkeypatch.setattr("experiments.filling.FILLED_IN", {TEACHER: (1, 2)})
     monkeypatch.setattr("experiments.filling.FEW", (1,))
     monkeypatch.setattr("experiments.filling._ALONE", 1)
