@@ -175,11 +175,19 @@ def copied_runs(
 
 
 def _run_sums(tokens: Tensor, n: int) -> Tensor:
-    """(N, L) → (N, L − n + 1) int64: Σ_j x_{i+j}·mʲ modulo 2⁶⁴, for an odd m."""
-    sums = torch.zeros_like(tokens[:, : tokens.shape[1] - n + 1])
-    for i in range(n):
-        sums = sums * _MULTIPLIER + tokens[:, i : tokens.shape[1] - n + 1 + i] + 1
-    return sums
+    """(N, L) → (N, L − n + 1) int64: Σ_j (x_{i+j} + 1)·m^{n−1−j} modulo 2⁶⁴, for an odd m.
+
+    By halves: runs are half a window long, and a pass for each of their tokens would be too many.
+    """
+    if n == 1:
+        return tokens + 1
+    if n % 2:
+        return _run_sums(tokens, n - 1)[:, :-1] * _MULTIPLIER + tokens[:, n - 1 :] + 1
+    half = _run_sums(tokens, n // 2)
+    power = pow(_MULTIPLIER, n // 2, 1 << 64)
+    # As int64 has it.
+    power -= (power >> 63) << 64
+    return half[:, : -(n // 2)] * power + half[:, n // 2 :]
 
 
 def _cells(tokens: Tensor, n: int, vocab_size: int) -> tuple[Tensor, int]:
