@@ -46,15 +46,15 @@ class Sizes:
         heads_of: options of each student's head.
     """
 
-    hidden: int = 192
-    blocks: int = 6
+    hidden: int = 256
+    blocks: int = 5
     heads: int = 4
     batch_size: int = 64
     teacher_lr: float = 2e-3
     teacher_ema: float = 0.9995
     every: int = 500
     curve: int = 256
-    width: int = 640
+    width: int = 768
     share: float = 0.5
     student_steps: int = 2_000
     product_steps: int = 500

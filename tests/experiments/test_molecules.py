@@ -125,6 +125,7 @@ def test_the_experiment_goes_on_where_it_was(
         steps=(1, 2),
         judged=(1,),
         precision="float32",
+        compile=False,
     )
     first = molecules.measure(config, TINY)
     kinds = set(TINY.heads_of)
@@ -160,7 +161,7 @@ def test_the_network_without_a_teacher_sees_nothing(data: Path, tmp_path: Path) 
     """Its objective is −log p of whole molecules, whatever it is called."""
     found = molecule_data.molecules(data, 8, tmp_path / "runs")
     config = molecules.Config(judge=tmp_path, longest=8, runs=tmp_path / "runs", teacher_steps=1,
-                              precision="float32")  # fmt: skip
+                              precision="float32", compile=False)  # fmt: skip
     judge = Judge(tmp_path, 8, tmp_path)
     model = molecules.Laboratory(config, TINY, found, judge, molecules.Clock()).alone()
     folder = next((tmp_path / "runs" / "molecules").glob("autoregressive*"))

@@ -68,14 +68,14 @@ def document_numbers(x: Tensor, separator: int) -> Tensor:
     return ends.cumsum(-1) - ends
 
 
-def mix_near(h: Tensor, weight: Tensor, near: Tensor) -> Tensor:
+def mix_near(h: Tensor, weight: Tensor, near: Tensor | None = None) -> Tensor:
     """Depthwise convolution over the positions that are seen: (B, L, D), (D, k) → (B, L, D)."""
     width = weight.shape[-1]
     wide = F.pad(h, (0, 0, width // 2, width // 2))
     total = torch.zeros_like(h)
     for offset in range(width):
         part = wide[:, offset : offset + h.shape[1]] * weight[:, offset]
-        total = total + part * near[..., offset, None]
+        total = total + (part if near is None else part * near[..., offset, None])
     return total
 
 
