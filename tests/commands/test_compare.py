@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+from causal_judges import gpt2_folder
 from fewjump import cli
 from fewjump.commands import distill
 from fewjump.commands.compare import over_seeds_of, suspects, verdicts
@@ -214,6 +215,21 @@ def test_a_wrong_plan_is_refused_before_anything_is_trained(
     assert compare(plan(made, **changes), tmp_path / "out") == cli.USAGE
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_language_model_judges_every_model(made: Path, tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    judge = gpt2_folder(tmp_path / "judge")
+    changes = {"students": {}, "seeds": [0], "steps": [1], "teacher-steps": [2], "samples": 40}
+    changes |= {"judge": str(judge), "judge-tokenizer": str(judge / "tokenizer.json")}
+    assert compare(plan(made, **changes), tmp_path / "out") == cli.OK
+    rows = json.loads((tmp_path / "out" / "rows.json").read_text())
+    for model in ("teacher", "bounded"):
+        metrics = {row["metric"] for row in rows if row["model"] == model}
+        assert metrics >= {"gen_ppl", "gen_ppl_mean", "mauve", "entropy_within"}
+        # What is matched is the language model's number, where the temperature can match it.
+        assert not {name for name in metrics if name.startswith("nll_at")}
+    assert "tokenised anew" in (tmp_path / "out" / "results.json").read_text()
 
 
 def test_other_data_of_the_same_name_are_measured_anew(made: Path, tmp_path: Path) -> None:

@@ -3,7 +3,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fewjump.evaluate import frechet_distance, gaussian_frechet, manifold_scores
+from fewjump.evaluate import (
+    frechet_distance,
+    gaussian_frechet,
+    manifold_scores,
+    nearest_neighbour_accuracy,
+)
 from fewjump.random import generator_for
 
 
@@ -114,3 +119,23 @@ def test_errors(generator):
         frechet_distance(torch.zeros(3, 2), torch.zeros(3, 4), generator)
     with pytest.raises(ValueError, match="the smaller has 3"):
         manifold_scores(torch.zeros(9, 2), torch.zeros(3, 2), 3, generator)
+
+
+def test_a_nearest_neighbour_tells_two_laws_apart() -> None:
+    generator = torch.Generator().manual_seed(0)
+    real, fresh = torch.randn(2, 600, 2, generator=generator)
+    same = nearest_neighbour_accuracy(real, fresh, torch.Generator().manual_seed(1))
+    # Each of 1,200 answers is right half of the time; neighbours' answers go together in pairs.
+    assert abs(same.value - 0.5) < 4 * 0.5 / 600**0.5
+    assert nearest_neighbour_accuracy(real, fresh + 100).value == pytest.approx(1)
+    assert nearest_neighbour_accuracy(real, real + 1e-9).value == 0
+    shifted = nearest_neighbour_accuracy(real, fresh + 1).value
+    assert same.value < shifted < 1
+    with pytest.raises(ValueError, match="equally many"):
+        nearest_neighbour_accuracy(real, fresh[:-1])
+
+
+def test_a_nearest_neighbour_by_hand() -> None:
+    real, generated = torch.tensor([[0.0], [1.0], [5.0]]), torch.tensor([[1.4], [5.1], [9.0]])
+    # 0 → 1 (own), 1 → 1.4, 5 → 5.1, 1.4 → 1, 5.1 → 5, 9 → 5.1 (own).
+    assert nearest_neighbour_accuracy(real, generated).value == pytest.approx(2 / 6)

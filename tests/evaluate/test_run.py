@@ -62,7 +62,7 @@ def test_text_rows(chain):
     metrics = {r.metric for r in reference}
     assert metrics == {
         "nll", "nll_bigram", "entropy_unigram", "entropy_bigram", "entropy", "bigram_tv",
-        "trigram_tv", "distinct_4", "repeated_4", "copied", "dictionary_words",
+        "trigram_tv", "distinct_4", "repeated_4", "copied", "dictionary_words", "entropy_within",
     }  # fmt: skip
     assert {r.metric for r in rows} == metrics
     for metric in ("nll", "entropy", "trigram_tv"):
@@ -105,7 +105,7 @@ def test_image_rows():
     meter = ImageMeter(small, space)
     rows = quality(denoiser, meter, [1], seeds=[0, 1], model="pixels")
     reference = meter.reference()
-    metrics = {"frechet", "precision", "recall", "density", "coverage", "copied"}
+    metrics = {"frechet", "precision", "recall", "density", "coverage", "two_sample", "copied"}
     assert {r.metric for r in rows} == {r.metric for r in reference} == metrics
     assert find(rows, "frechet", 1).value > 3 * find(reference, "frechet").value
     assert find(rows, "precision", 1).value < find(reference, "precision").value

@@ -22,7 +22,7 @@ from fewjump.commands.compare_plan import (
     student_options,
     told_of,
 )
-from fewjump.commands.evaluate import meter_for
+from fewjump.commands.evaluate import judge_facts, meter_for
 from fewjump.commands.shared import document_values, make_sampler
 from fewjump.config import read_yaml
 from fewjump.files import check_file_writable, write_text
@@ -104,7 +104,7 @@ def run(options: Options) -> int:
     documents = document_values(plan)
     data = open_data_like(teacher, plan.data, plan.kind, plan.length, **documents)
     check_alike(opened, data)
-    meter = meter_for(data)
+    meter = meter_for(data, plan, options.device)
     for name, (way, grid) in ways.items():
         # Students have their teacher's noise.
         with told_of(f"{options.plan}: {name}"):
@@ -162,6 +162,7 @@ def run(options: Options) -> int:
             "teacher": plan.teacher,
             "samples": plan.samples or len(data.test),
             "seeds": ", ".join(map(str, plan.seeds)),
+            **judge_facts(plan),
             "costs": costs,
             "machine": machine_facts(),
         }
@@ -198,6 +199,7 @@ def _measured(
     # By what the data hold: a file of the same name may be another one by now.
     parts = [TokenData(part, read.vocab_size, 0).fingerprint() for part in (read.train, read.test)]
     about = [entry.sampler.label, entry.grid, entry.steps, plan.samples, plan.matched_entropy]
+    about += judge_facts(plan).values()
     text = json.dumps([*about, weights_checksum(denoiser), parts], default=str)
     key = hashlib.sha256(text.encode()).hexdigest()[:12]
     place = options.out / "measured" / entry.name / f"{seed}-{key}.json"
@@ -255,7 +257,7 @@ def _matched(
             )
             return meter.measure(result.samples.cpu(), seed)
 
-        found = matched(enclosing(measure, target), target, metric)
+        found = matched(enclosing(measure, target, variety=variety), target, metric, variety)
         same = next(row for row in rows if row.steps == steps)
         if found is not None:
             name = f"{metric}_at_matched_{variety}"

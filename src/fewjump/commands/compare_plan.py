@@ -13,7 +13,13 @@ from typing import Any
 
 from fewjump.commands import distill
 from fewjump.commands.arguments import flags_of, parse
-from fewjump.commands.shared import DataKindName, DocumentOptions, SamplerOptions, check_draws
+from fewjump.commands.shared import (
+    DataKindName,
+    DocumentOptions,
+    JudgeOptions,
+    SamplerOptions,
+    check_draws,
+)
 from fewjump.config import changed, options_of, unknown_key
 from fewjump.reading import ReadingOptions
 
@@ -22,10 +28,11 @@ TEACHER = "teacher"
 
 
 @dataclass(kw_only=True)
-class Plan(ReadingOptions, DocumentOptions):
+class Plan(ReadingOptions, DocumentOptions, JudgeOptions):
     """What is compared: the content of the plan file.
 
-    How a teacher and documents are read is said as for `fewjump distill`.
+    How a teacher and documents are read is said as for `fewjump distill`, a language model that
+    judges texts as for `fewjump evaluate`.
 
     Attributes:
         teacher: what `fewjump sample` takes.

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from fewjump.commands.arguments import flag_of
 from fewjump.commands.shared import (
     DataKindName,
     DocumentOptions,
     GridOptions,
+    JudgeOptions,
     SamplerName,
     check_draws,
     document_values,
@@ -75,14 +77,14 @@ class Subject:
 
 
 @dataclass
-class Options(DocumentOptions, ReadingOptions, GridOptions, Subject):
+class Options(DocumentOptions, ReadingOptions, GridOptions, JudgeOptions, Subject):
     """Measure the samples of one or more models, and write results.json.
 
     Images are judged in the features of a small classifier trained on the data (Fréchet distance,
     precision, recall, and of models with classes the share of images that it gives theirs); texts
     and tokens by a judge of the data, with entropy, distinct n-grams and dictionary words beside
-    it. The data's own test part is the reference. Then `fewjump report` makes a page of it; one of
-    earlier results in the folder is removed.
+    it, and with --judge by a language model. The data's own test part is the reference. Then
+    `fewjump report` makes a page of it; one of earlier results in the folder is removed.
     """
 
 
@@ -120,13 +122,15 @@ def run(options: Options) -> int:
             **document_values(options),
         )
         check_alike(models, data)
-        rows, shown = _measure(options, samplers, names, data)
+        meter = meter_for(data, options, options.device)
+        rows, shown = _measure(options, samplers, names, meter)
         facts: dict[str, Any] = {
             "data": data.description,
             "models": {name: str(model.folder) for name, model in names.items()},
             "samples": options.num_samples or len(data.test),
             "seeds": ", ".join(map(str, options.seeds)),
             **({} if options.guidance is None else {"guidance": options.guidance}),
+            **judge_facts(options),
             "machine": machine_facts(),
         }
         if any(model.folder == out / "model" for model in models):
@@ -203,12 +207,12 @@ def results_folder(path: Path, model: Model) -> Path:
 
 
 def _measure(
-    options: Options, samplers: list[Sampler], names: dict[str, Model], data: Dataset
+    options: Options, samplers: list[Sampler], names: dict[str, Model], meter: DataMeter
 ) -> tuple[list[Row], list[dict[str, Any]]]:
     from fewjump.evaluate import quality
     from fewjump.progress import tell
 
-    meter = meter_for(data)
+    data = meter.dataset
     rows: list[Row] = []
     shown: list[dict[str, Any]] = []
     for name, model in names.items():
@@ -230,14 +234,55 @@ def _measure(
     return [*rows, *meter.reference()], [*shown, {"model": "test data", "nfe": None, **entry}]
 
 
-def meter_for(data: Dataset) -> DataMeter:
-    """What samples are measured by: a classifier of pictures, or a judge of texts and tokens."""
+def meter_for(data: Dataset, judging: JudgeOptions, device: str = "cpu") -> DataMeter:
+    """What samples are measured by: a classifier of pictures, or a judge of texts and tokens.
+
+    Raises:
+        ValueError: for a language model that cannot be read, or that would judge pictures, and for
+            options of one that is not there.
+    """
     from fewjump.data import ImageLevels
-    from fewjump.evaluate import ImageMeter, TextMeter
+    from fewjump.evaluate import CausalJudge, ImageMeter, TextMeter
 
     # Without classes there is no classifier to train; pictures are then judged as tokens.
-    pictures = isinstance(data.vocabulary, ImageLevels) and data.labels
-    return ImageMeter(data) if pictures else TextMeter(data)
+    if isinstance(data.vocabulary, ImageLevels):
+        if judging.judge is not None:
+            raise ValueError("--judge reads texts; these data are pictures")
+        return ImageMeter(data) if data.labels else TextMeter(data)
+    if judging.judge is None:
+        chosen = {one.name: getattr(judging, one.name) for one in fields(JudgeOptions)}
+        for name, value in asdict(JudgeOptions()).items():
+            if chosen[name] != value:
+                raise ValueError(f"{flag_of(name)} is of a --judge; give one")
+        return TextMeter(data)
+    causal = CausalJudge.from_pretrained(
+        judging.judge,
+        device,
+        judging.judge_tokenizer,
+        length=judging.judge_length,
+        ends=judging.judge_ends,
+        precision=judging.judge_precision,
+    )
+    return TextMeter(data, causal=causal)
+
+
+def judge_facts(judging: JudgeOptions) -> dict[str, str]:
+    """How texts were read, for the results; nothing without a language model."""
+    if judging.judge is None:
+        return {}
+    said = {
+        "first": "the first document of a sample",
+        "keep": "all documents of a sample, the judge's end of text between them",
+        "drop": "all documents of a sample, nothing between them",
+    }
+    about = (
+        judging.judge,
+        "samples decoded and tokenised anew",
+        said[judging.judge_ends],
+        f"at most {judging.judge_length or 1024} tokens, the first one given",
+        judging.judge_precision,
+    )
+    return {"judge": ", ".join(about)}
 
 
 def _first_samples(

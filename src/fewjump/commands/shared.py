@@ -73,6 +73,29 @@ def refuse_without_data(options: Any) -> None:
 
 
 @dataclass
+class JudgeOptions:
+    """A language model that reads samples as text.
+
+    Attributes:
+        judge: texts and tokens: a causal language model of transformers, as a folder or
+            hf:owner/name such as hf:openai-community/gpt2-large. Samples are decoded, read anew by
+            its tokenizer, and their generative perplexity and MAUVE reported.
+        judge_tokenizer: its tokenizer, where it is not beside it.
+        judge_length: tokens of the judge that are read of a sample. Default: 1024, or as many as it
+            can.
+        judge_ends: several documents in one sample: first reads the first alone, keep all with the
+            judge's end of text between them, drop all with nothing between them.
+        judge_precision: of the judge's computation.
+    """
+
+    judge: str | None = None
+    judge_tokenizer: str | None = None
+    judge_length: int | None = None
+    judge_ends: Literal["first", "keep", "drop"] = "first"
+    judge_precision: Literal["float32", "bfloat16"] = "float32"
+
+
+@dataclass
 class GridOptions:
     """How the steps from noise to data lie in time.
 

@@ -239,7 +239,7 @@ class LocalMixing(nn.Module):
 
     def forward(self, h: Tensor, near: Tensor | None = None) -> Tensor:
         """(B, L, D) → (B, L, D); ``near`` is an attention mask's."""
-        # The compiler fuses these sums; the backward pass of a depthwise convolution is slow on CPUs.
+        # The compiler fuses these sums; a depthwise convolution's gradient is slow on CPUs.
         if near is not None or (self.columns is None and torch.compiler.is_compiling()):
             return h + mix_near(h, self.weight[:, 0, 0], near)
         batch, length, hidden = h.shape

@@ -1,6 +1,7 @@
 """Judging samples: exact where the truth is known, with intervals everywhere else."""
 
 from fewjump.evaluate.bootstrap import Interval, bootstrap, combine
+from fewjump.evaluate.causal import CausalJudge, mauve, perplexities
 from fewjump.evaluate.exact import (
     ErrorDecomposition,
     conditional_total_correlation,
@@ -17,6 +18,7 @@ from fewjump.evaluate.image import (
     ManifoldScores,
     classifier_for,
     manifold_scores,
+    nearest_neighbour_accuracy,
     train_classifier,
 )
 from fewjump.evaluate.judges import Judge, NGramJudge
@@ -32,6 +34,7 @@ from fewjump.evaluate.text import (
 )
 
 __all__ = [
+    "CausalJudge",
     "ChainMeter",
     "DataMeter",
     "ErrorDecomposition",
@@ -59,11 +62,14 @@ __all__ = [
     "gaussian_frechet",
     "kl",
     "manifold_scores",
+    "mauve",
+    "nearest_neighbour_accuracy",
     "ngram_entropy",
     "ngram_tv",
     "one_evaluation_nll",
     "one_evaluation_nlls",
     "path_bound",
+    "perplexities",
     "quality",
     "quality_at_entropy",
     "train_classifier",

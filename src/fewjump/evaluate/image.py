@@ -212,8 +212,9 @@ def _identity(dataset: Dataset, steps: int, seed: int) -> tuple[int, ...]:
 class ImageMeter(DataMeter):
     """``frechet``, ``precision``, ``recall``, ``density`` and ``coverage`` against training images.
 
-    And ``copied``, the share of samples that are one of them, pixel for pixel. Of images drawn by
-    class also ``class_accuracy``, the share that the classifier gives theirs.
+    And ``two_sample``, the accuracy of a nearest neighbour that tells real from drawn; ``copied``,
+    the share of samples that are one of them, pixel for pixel. Of images drawn by class also
+    ``class_accuracy``, the share that the classifier gives theirs.
 
     Args:
         dataset: real images.
@@ -233,7 +234,11 @@ class ImageMeter(DataMeter):
         copied = copied_runs(
             samples.cpu(), self._pictures, self.length, generator_for(seed, 0xB007, 3)
         )
-        return {"frechet": frechet, **vars(overlap), "copied": copied}
+        same = min(len(features), len(self._real))
+        told = nearest_neighbour_accuracy(
+            self._real[:same], features[:same], generator_for(seed, 0xB007, 4)
+        )
+        return {"frechet": frechet, **vars(overlap), "two_sample": told, "copied": copied}
 
     def of_classes(self, samples: Tensor, labels: Tensor, seed: int = 0) -> dict[str, Interval]:
         right = (self.space.classes_of(samples) == labels).double()
@@ -303,6 +308,41 @@ def manifold_scores(
         density=bootstrap(inside / neighbours, mean, generator, replicates),
         coverage=bootstrap(covered, mean, generator, replicates),
     )
+
+
+def nearest_neighbour_accuracy(
+    real: Tensor,
+    generated: Tensor,
+    generator: Generator = None,
+    replicates: int = REPLICATES,
+) -> Interval:
+    """Classifier two-sample test by the nearest neighbour, left out (arXiv 1610.06545, 1806.07755).
+
+    The share of points of both sets whose nearest other point is of their own set: 0.5 where the
+    laws are equal, 1 where they do not overlap, and towards 0 for copies of the real ones.
+
+    Args:
+        real, generated: (N, D) features, equally many.
+        generator, replicates: of the bootstrap over points.
+
+    Raises:
+        ValueError: for sets of different sizes, or as
+            :func:`~fewjump.evaluate.frechet.frechet_distance`.
+    """
+    real, generated = checked_features(real, generated)
+    if len(real) != len(generated):
+        raise ValueError(
+            f"a two-sample test needs equally many of both, got {len(real)} and {len(generated)}"
+        )
+    points = torch.cat([real, generated])
+    index = torch.arange(len(points))
+    nearest = []
+    for part in index.split(max(1, _CHUNK_ELEMENTS // len(points))):
+        distance = _distances(points[part], points)
+        distance[torch.arange(len(part)), part] = math.inf
+        nearest.append(distance.argmin(-1))
+    own = (torch.cat(nearest) < len(real)) == (index < len(real))
+    return bootstrap(own.double(), mean, generator, replicates)
 
 
 def _distances(a: Tensor, b: Tensor) -> Tensor:

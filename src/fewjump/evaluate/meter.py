@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,7 +44,7 @@ class Meter(ABC):
             compared; None where there is no such pair.
     """
 
-    matched: ClassVar[tuple[str, str] | None] = None
+    matched: tuple[str, str] | None = None
     vocab_size: int
     length: int
     num_samples: int

@@ -147,6 +147,36 @@ def repeated_ngrams(
     return bootstrap(again.sum(1).double() / runs, mean, generator, replicates)
 
 
+def sequence_entropy(
+    tokens: Tensor,
+    vocab_size: int,
+    generator: Generator = None,
+    replicates: int = REPLICATES,
+    padding: int | None = None,
+) -> Interval:
+    """Entropy of the token frequencies within a sequence, in nats, averaged over sequences.
+
+    What papers of diffusion language models call the entropy of samples, beside their generative
+    perplexity. At most log L.
+
+    Args:
+        tokens: (N, L).
+        vocab_size: V.
+        generator, replicates: of the bootstrap over sequences.
+        padding: a token that fills sequences up, and is not counted.
+    """
+    ordered = ngram_keys(tokens, 1, vocab_size).sort(1).values
+    real = torch.ones_like(ordered) if padding is None else (ordered != padding).long()
+    new = torch.ones_like(ordered, dtype=torch.bool)
+    new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    # In sorted order a token's count is the length of its run.
+    group = new.long().cumsum(1) - 1
+    counts = torch.zeros_like(ordered).scatter_add_(1, group, real).double()
+    total = counts.sum(1, keepdim=True).clamp(min=1)
+    share = counts / total
+    return bootstrap(-torch.xlogy(share, share).sum(1), mean, generator, replicates)
+
+
 def copied_runs(
     tokens: Tensor,
     source: Tensor,

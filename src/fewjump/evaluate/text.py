@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fewjump.data import Bytes, Characters, Dataset
 from fewjump.evaluate.bootstrap import REPLICATES, Interval, bootstrap, ratio
+from fewjump.evaluate.causal import CausalJudge, mauve, perplexities
 from fewjump.evaluate.judges import Judge, NGramJudge
 from fewjump.evaluate.meter import DataMeter
 from fewjump.evaluate.ngrams import (
@@ -25,6 +26,7 @@ from fewjump.evaluate.ngrams import (
     ngram_entropy,
     ngram_tv,
     repeated_ngrams,
+    sequence_entropy,
 )
 from fewjump.random import Generator, generator_for
 
@@ -43,6 +45,8 @@ class TextMeter(DataMeter):
         dataset: the training part is what samples are compared with.
         judges: each gives a row of NLL per token; the name ``nll`` is the n-gram judge's, others
             are called ``nll_<name>``. By default the n-gram judge alone.
+        causal: a language model that reads samples as text, for ``gen_ppl`` and ``mauve``; quality
+            is then matched in these, at the entropy within sequences.
 
     Attributes:
         words: the dictionary, for data of characters or bytes; None otherwise.
@@ -52,8 +56,19 @@ class TextMeter(DataMeter):
     words: frozenset[str] | None = None
     matched = ("nll", "entropy")
 
-    def __init__(self, dataset: Dataset, judges: Mapping[str, Judge] | None = None) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        judges: Mapping[str, Judge] | None = None,
+        causal: CausalJudge | None = None,
+    ) -> None:
         super().__init__(dataset)
+        self.causal = causal
+        if causal is not None:
+            self.matched = ("gen_ppl", "entropy_within")
+            # As many as samples: MAUVE grows with the number of texts.
+            texts = causal.documents(dataset.all("train", self.num_samples), dataset.vocabulary)
+            self._read = causal.read(texts)
         vocabulary, train = dataset.vocabulary, dataset.all("train")
         self.whole = isinstance(vocabulary, Characters) and vocabulary.padding is not None
         self.judges = dict(judges or {})
@@ -73,12 +88,16 @@ class TextMeter(DataMeter):
         * ``nll`` (and ``nll_<name>``): nats per token under a judge of the data;
         * ``entropy_unigram``, ``entropy_bigram``, ``entropy``: joint entropy, in nats, of one,
           two and three neighbouring tokens of the samples;
+        * ``entropy_within``: of the token frequencies within a sequence, its mean;
         * ``bigram_tv``, ``trigram_tv``: distance of their frequencies from the data's;
         * ``distinct_4``: distinct 4-grams over all 4-grams of the set;
         * ``repeated_4``: share of a sequence's 4-grams that it has had before;
         * ``copied``: share of sequences that are in the training part, or for windows of a stream
           have a run of half their length from it;
-        * ``dictionary_words``: share of the words of 3 letters or more that the data know.
+        * ``dictionary_words``: share of the words of 3 letters or more that the data know;
+        * ``gen_ppl``, ``gen_ppl_mean``: perplexity of the text under a causal language model
+          (:func:`~fewjump.evaluate.causal.perplexities`);
+        * ``mauve``: against as many training texts, in that model's features.
 
         Runs longer than the sequences are left out.
         """
@@ -96,12 +115,13 @@ class TextMeter(DataMeter):
         for n, name in entropies.items():
             if n <= length:
                 out[name] = ngram_entropy(samples, n, size, *options(1))
+        padding = self.dataset.vocabulary.padding_token
+        out["entropy_within"] = sequence_entropy(samples, size, *options(7), padding)
         for n, name in {2: "bigram_tv", 3: "trigram_tv"}.items():
             if n <= length:
                 out[name] = ngram_tv(samples, self._reference, n, size, *options(2))
         if length >= 4:
             out["distinct_4"] = distinct_ngrams(samples, 4, size, *options(3))
-            padding = self.dataset.vocabulary.padding_token
             out["repeated_4"] = repeated_ngrams(samples, 4, size, *options(5), padding)
         run = length if self.whole else (length + 1) // 2
         out["copied"] = copied_runs(samples, self.dataset.all("train"), run, *options(6))
@@ -110,6 +130,11 @@ class TextMeter(DataMeter):
             out["dictionary_words"] = dictionary_words(
                 texts, self.words, MIN_WORD, self.whole, *options(4)
             )
+        if self.causal is not None:
+            texts = self.causal.documents(samples, self.dataset.vocabulary)
+            readings = self.causal.read(texts)
+            out |= perplexities(readings, *options(8))
+            out["mauve"] = mauve(self._read.features, readings.features, *options(9))
         return out
 
 
@@ -210,34 +235,40 @@ def quality_at_entropy(points: Sequence[FrontierPoint], entropy: float) -> Inter
 
 
 def enclosing(
-    measure: Callable[[float], Scores], target: float, ladder: Sequence[float] | None = None
+    measure: Callable[[float], Scores],
+    target: float,
+    ladder: Sequence[float] | None = None,
+    variety: str = "entropy",
 ) -> dict[float, Scores]:
     """Scores at temperature 1 and on along the ladder until the entropies enclose ``target``.
 
     A walk costs as many runs as the target is far, where a sweep costs all of them.
 
     Args:
-        measure: temperature → scores with an ``entropy``, which rises with the temperature.
+        measure: temperature → scores.
         target: in nats.
         ladder: increasing temperatures, 1 among them; by default :data:`LADDER`.
+        variety: the score that is to be ``target``, an entropy, which rises with the temperature.
 
     Returns:
         By temperature. If the ladder ends first, its entropies do not enclose the target.
     """
     ladder = LADDER if ladder is None else ladder
     found = {1.0: measure(1.0)}
-    down = found[1.0]["entropy"].value > target
+    down = found[1.0][variety].value > target
     rest = [t for t in ladder if t < 1][::-1] if down else [t for t in ladder if t > 1]
     for temperature in rest:
         found[temperature] = measure(temperature)
-        if (found[temperature]["entropy"].value > target) != down:
+        if (found[temperature][variety].value > target) != down:
             break
     return found
 
 
-def matched(found: Mapping[float, Scores], target: float, metric: str) -> Interval | None:
-    """The metric where the entropy is ``target``, by interpolation; None if it is not enclosed."""
-    points = [FrontierPoint(t, s["entropy"], s[metric]) for t, s in found.items()]
+def matched(
+    found: Mapping[float, Scores], target: float, metric: str, variety: str = "entropy"
+) -> Interval | None:
+    """The metric where the variety is ``target``, by interpolation; None if it is not enclosed."""
+    points = [FrontierPoint(t, s[variety], s[metric]) for t, s in found.items()]
     entropies = [p.entropy.value for p in points]
     if len(points) < 2 or not min(entropies) <= target <= max(entropies):
         return None
