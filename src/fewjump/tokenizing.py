@@ -42,12 +42,18 @@ def is_hub(source: Any) -> bool:
     return str(source).startswith(HUB)
 
 
+def hub_name(source: Any) -> tuple[str, str | None]:
+    """Name and revision of ``hf:owner/name@revision``, which pins a branch, tag or commit."""
+    name, _, revision = str(source).removeprefix(HUB).partition("@")
+    return name, revision or None
+
+
 def open_tokenizer(source: Any, trust_remote_code: bool = False) -> Any:
     """A tokenizer from a folder, the hub, a ``tokenizer.json`` or BERT's ``vocab.txt``.
 
     Args:
         source: ``transformers`` or ``tokenizers`` object, which is left as it is, a path, or
-            ``hf:owner/name``.
+            ``hf:owner/name`` (``@revision``).
         trust_remote_code: let a hub tokenizer run code of its own.
 
     Raises:
@@ -79,9 +85,10 @@ def open_tokenizer(source: Any, trust_remote_code: bool = False) -> Any:
                 "where it is: --tokenizer (tokenizer=)"
             )
         transformers = require("transformers", "reading a tokenizer")
+        name, revision = hub_name(source) if is_hub(source) else (str(source), None)
         try:
             source = transformers.AutoTokenizer.from_pretrained(
-                str(source).removeprefix(HUB), trust_remote_code=trust_remote_code
+                name, revision=revision, trust_remote_code=trust_remote_code
             )
         except Exception as error:  # What a damaged file makes of it has no class of its own.
             raise ValueError(f"no tokenizer could be read from {path}: {error}") from error

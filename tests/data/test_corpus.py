@@ -70,7 +70,12 @@ def test_the_hub_is_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     assert list(read_documents("hf:me/data:small", split="test", limit=3)) == TEXTS[:3]
-    assert asked == [("me/data", "small", {"split": "test", "streaming": True})]
+    assert list(read_documents("hf:me/data@v1")) == TEXTS
+    train, test = ({"split": name, "streaming": True} for name in ("train", "test"))
+    assert asked == [
+        ("me/data", "small", {**test, "revision": None}),
+        ("me/data", None, {**train, "revision": "v1"}),
+    ]
 
 
 def test_characters_are_found_and_short_documents_padded(tmp_path: Path) -> None:

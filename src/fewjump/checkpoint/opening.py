@@ -41,7 +41,7 @@ from fewjump.reading import (
     reading_values,
 )
 from fewjump.schedule import Schedule
-from fewjump.tokenizing import HUB, is_hub, require
+from fewjump.tokenizing import HUB, hub_name, is_hub, require
 
 # Besides a config.json: what a SEDD run or a Lightning run holds.
 _ORIGINALS = (RUN_WEIGHTS, Path("last.ckpt"), Path("checkpoints/last.ckpt"))
@@ -72,7 +72,8 @@ def load(
     Args:
         source: a folder of :func:`fewjump.save`, of a run, or of a masked language model of
             ``transformers``; a SEDD hub folder or run folder, a Lightning checkpoint, a published
-            folder; or ``hf:owner/name``, a repository of the hub.
+            folder; or ``hf:owner/name``, a repository of the hub, at a
+            branch, tag or commit where ``@revision`` follows.
         device: where to put the parameters.
         weights: of an original: ``ema`` for averaged weights, ``raw`` for those that were trained.
             Published folders hold the averaged ones only.
@@ -117,7 +118,8 @@ def place_of(source: str | Path, **hub: Any) -> Path:
     """
     path = Path(source)
     if is_hub(source) and not path.exists():
-        return _downloaded(path.as_posix().removeprefix(HUB), hub)
+        name, revision = hub_name(path.as_posix())
+        return _downloaded(name, hub if revision is None else {"revision": revision, **hub})
     with suppress(FileNotFoundError):
         path = path if path.is_file() else resolve(path)
     if not path.exists():

@@ -13,7 +13,7 @@ from typing import Any
 
 from fewjump.data.dataset import check_count
 from fewjump.textfile import check_file, decoded, read_lines, read_text, refuse_unread
-from fewjump.tokenizing import HUB, is_hub, require
+from fewjump.tokenizing import HUB, hub_name, is_hub, require
 
 _ROWS = 1024
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -57,7 +57,7 @@ def unused_by(source: str | Path) -> set[str]:
 
 def _of_source(source: str | Path, field: str, split: str) -> Iterator[str]:
     if is_hub(source):
-        return _of_hub(str(source).removeprefix(HUB), field, split)
+        return _of_hub(source, field, split)
     path = Path(source)
     if path.is_dir():
         return _of_folder(path, field, split)
@@ -174,10 +174,13 @@ def _of_folder(path: Path, field: str, split: str) -> Iterator[str]:
     return _of_rows(data.select_columns([field]), field, str(path))
 
 
-def _of_hub(name: str, field: str, split: str) -> Iterator[str]:
+def _of_hub(source: str | Path, field: str, split: str) -> Iterator[str]:
     datasets = require("datasets", "reading a data set of the hub", "train")
-    name, _, configuration = name.partition(":")
-    data = datasets.load_dataset(name, configuration or None, split=split, streaming=True)
+    place, _, configuration = str(source).removeprefix(HUB).partition(":")
+    name, revision = hub_name(place)
+    data = datasets.load_dataset(
+        name, configuration or None, split=split, revision=revision, streaming=True
+    )
     return _of_rows(data, field, name)
 
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from fewjump.denoiser.meta_device import check_labels, without_memory
 from fewjump.denoiser.wrappers import matched_names
-from fewjump.tokenizing import HUB, require
+from fewjump.tokenizing import HUB, hub_name, require
 
 _LOG = logging.getLogger("fewjump")
 
@@ -105,7 +105,7 @@ def masked_lm_name(model_type: str) -> str | None:
 
 
 def read_pretrained(place: str | Path, trust_remote_code: bool = False) -> Pretrained:
-    """A masked language model from a folder, or from a hub repository ``owner/name``.
+    """A masked language model from a folder, or from a hub repository ``owner/name[@revision]``.
 
     Args:
         place: the path or the name.
@@ -118,11 +118,12 @@ def read_pretrained(place: str | Path, trust_remote_code: bool = False) -> Pretr
     """
     source = str(place).removeprefix(HUB)
     transformers = require("transformers", f"reading {source}")
+    name, revision = (source, None) if Path(source).exists() else hub_name(source)
     stated = folder_config(Path(source))
     check_labels(stated)
     try:
         config = transformers.AutoConfig.from_pretrained(
-            source, trust_remote_code=trust_remote_code
+            name, revision=revision, trust_remote_code=trust_remote_code
         )
         kinds = (getattr(config, "auto_map", None) or {}) if trust_remote_code else {}
         names = ("AutoModelForMaskedLM", "AutoModelForCausalLM", "AutoModel")
@@ -130,10 +131,10 @@ def read_pretrained(place: str | Path, trust_remote_code: bool = False) -> Pretr
         with _quiet(transformers):
             if foreign is not None:
                 model, report = getattr(transformers, foreign).from_pretrained(
-                    source, trust_remote_code=True, output_loading_info=True
+                    name, revision=revision, trust_remote_code=True, output_loading_info=True
                 )
             else:
-                model, report = _filled(transformers, source, config)
+                model, report = _filled(transformers, name, config, revision)
     except ModuleNotFoundError:
         raise
     except Exception as error:  # What a damaged configuration makes of it has no class of its own.
@@ -153,10 +154,12 @@ def read_pretrained(place: str | Path, trust_remote_code: bool = False) -> Pretr
     )
 
 
-def _filled(transformers: Any, source: str, config: Any) -> tuple[Any, dict[str, Any]]:
+def _filled(
+    transformers: Any, source: str, config: Any, revision: str | None
+) -> tuple[Any, dict[str, Any]]:
     """The model with the weights of its files, and what transformers says of the filling."""
     tensors: dict[str, Tensor] = {}
-    for file in weights_files(source):
+    for file in weights_files(source, revision):
         tensors |= read_tensors(file)
     blocks = [tensor.untyped_storage() for tensor in tensors.values()]
     size = sum({block.data_ptr(): block.nbytes() for block in blocks}.values())
@@ -194,7 +197,7 @@ def _filled(transformers: Any, source: str, config: Any) -> tuple[Any, dict[str,
         raise ValueError(str(error).partition("\n")[0]) from None
 
 
-def weights_files(source: str) -> list[Path]:
+def weights_files(source: str, revision: str | None = None) -> list[Path]:
     """The files of a model's weights: one, or the parts that an index lists.
 
     Raises:
@@ -202,16 +205,16 @@ def weights_files(source: str) -> list[Path]:
     """
     folder = Path(source)
     for whole in WEIGHTS_FILES:
-        found = _file_of(source, whole)
+        found = _file_of(source, whole, revision)
         if found is not None:
             return [found]
-        index = _file_of(source, f"{whole}{INDEX_SUFFIX}")
+        index = _file_of(source, f"{whole}{INDEX_SUFFIX}", revision)
         if index is not None:
             try:
                 parts = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
             except (TypeError, KeyError, AttributeError, ValueError) as error:
                 raise ValueError(f"{index} is damaged: {error}; download it again") from None
-            files = {part: _file_of(source, str(part)) for part in sorted(parts, key=str)}
+            files = {part: _file_of(source, str(part), revision) for part in sorted(parts, key=str)}
             missing = [str(part) for part, file in files.items() if file is None]
             if missing:
                 raise ValueError(
@@ -224,7 +227,7 @@ def weights_files(source: str) -> list[Path]:
     )
 
 
-def _file_of(source: str, name: str) -> Path | None:
+def _file_of(source: str, name: str, revision: str | None = None) -> Path | None:
     """A file of a folder, or of a hub repository, downloaded; None where there is none."""
     folder = Path(source)
     if folder.is_dir():
@@ -234,7 +237,9 @@ def _file_of(source: str, name: str) -> Path | None:
         return inside if here else None
     from transformers.utils.hub import cached_file
 
-    found = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
+    found = cached_file(
+        source, name, revision=revision, _raise_exceptions_for_missing_entries=False
+    )
     return None if found is None else Path(found)
 
 

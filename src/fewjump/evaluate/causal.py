@@ -17,7 +17,7 @@ from fewjump.data import Vocabulary
 from fewjump.evaluate.bootstrap import REPLICATES, Interval, bootstrap, ratio
 from fewjump.evaluate.frechet import checked_features
 from fewjump.random import Generator, integers
-from fewjump.tokenizing import HUB, is_hub, open_tokenizer
+from fewjump.tokenizing import HUB, hub_name, is_hub, open_tokenizer
 from fewjump.tokenizing import require as optional
 
 #: What the end of a document within a sample is to the judge.
@@ -100,7 +100,7 @@ class CausalJudge:
     def from_pretrained(
         cls, place: str, device: str = "cpu", tokenizer: Any = None, **options: Any
     ) -> CausalJudge:
-        """A judge from a folder of ``transformers`` or from the hub (``hf:owner/name``).
+        """A judge from a folder of ``transformers``, or from the hub: ``hf:owner/name[@revision]``.
 
         Weights are read from safetensors, and no code that comes with them is run.
 
@@ -118,9 +118,11 @@ class CausalJudge:
         if not is_hub(place) and not Path(place).is_dir():
             raise FileNotFoundError(f"no judge at {place}; for one of the hub say {HUB}{place}")
         transformers = optional("transformers", f"reading the judge {place}")
+        name, revision = hub_name(place) if is_hub(place) else (place, None)
         try:
             model, report = transformers.AutoModelForCausalLM.from_pretrained(
-                place.removeprefix(HUB),
+                name,
+                revision=revision,
                 use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,
