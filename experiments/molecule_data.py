@@ -37,8 +37,8 @@ class Sizes:
     Attributes:
         hidden, blocks, heads: of the teacher's transformer.
         every: teacher steps after which ``curve`` of its samples are judged.
-        width: of the recurrent network.
-        share: its optimiser steps over the teacher's, each of which takes half as long.
+        share: optimiser steps of the recurrent network over the teacher's, each of which takes half
+            as long.
         student_steps, product_steps: optimiser steps; the product student's objective costs more.
         near: share of the hidden positions that is hidden where the teacher is asked.
         grid_steps: students are trained at the times of so many equal intervals.
@@ -54,7 +54,6 @@ class Sizes:
     teacher_ema: float = 0.9995
     every: int = 500
     curve: int = 256
-    width: int = 768
     share: float = 0.5
     student_steps: int = 2_000
     product_steps: int = 500

@@ -37,6 +37,7 @@ from experiments.wall_clock import TEACHER
 from fewjump.api import distill, train_teacher
 from fewjump.data import Dataset
 from fewjump.demo.parts import Clock, made_once
+from fewjump.denoiser.left_to_right import left_to_right
 from fewjump.denoiser.network import NetworkDenoiser, parameter_counts
 from fewjump.evaluate.bootstrap import bootstrap, mean
 from fewjump.objective import CrossEntropyELBO, JointConditionalMatching
@@ -137,7 +138,7 @@ class Laboratory:
         parts += [sizes.hidden, sizes.blocks, sizes.heads, sizes.batch_size, sizes.teacher_lr]
         parts += [sizes.teacher_ema, self.config.objective]
         if name == ALONE:
-            parts += [sizes.width, self.alone_steps]
+            parts += [self.alone_steps]
         elif name != TEACHER:
             parts += [config.teacher_steps, sizes.heads_of[name], sizes.student_lr]
             steps = sizes.product_steps if name == "product" else sizes.student_steps
@@ -168,22 +169,16 @@ class Laboratory:
         assert isinstance(found, NetworkDenoiser)
         return found
 
-    def alone(self) -> NetworkDenoiser:
+    def alone(self, teacher: NetworkDenoiser) -> NetworkDenoiser:
         """A recurrent network of the teacher's size, trained for as long."""
-        torch.manual_seed(self.config.seed)
-        trunk = {"hidden": 32, "blocks": 1, "condition_dim": 32, "time_conditioned": False}
-        described = {
-            "process": self.process.config(),
-            "trunk": trunk,
-            "head": {"kind": "autoregressive", "width": self.sizes.width},
-            "length": self.data.length,
-        }
+        size = parameter_counts(teacher)["total"]
+        data, seed = self.data, self.config.seed
 
         def make(folder: Path) -> NetworkDenoiser:
             found = train_teacher(
                 self.data,
                 self.process,
-                network=NetworkDenoiser.from_config(described),
+                network=left_to_right(data.vocab_size, data.length, size, "recurrent", seed),
                 # Everything is hidden: what is left of the objective is the likelihood.
                 objective=CrossEntropyELBO(min_time=0.999),
                 steps=self.alone_steps,
@@ -384,7 +379,7 @@ def measure(config: Config, sizes: Sizes | None = None) -> Content:
         rows += laboratory.rows(kind, models[kind])
     designed = laboratory.designs(models)
     if config.network:
-        models[ALONE] = laboratory.alone()
+        models[ALONE] = laboratory.alone(teacher)
         rows.append(laboratory.row(ALONE, models[ALONE], 1))
     return {
         "data": data.description,

@@ -11,10 +11,11 @@ import torch
 import yaml
 
 from causal_judges import gpt2_folder
-from fewjump import cli
+from fewjump import cli, load, save
 from fewjump.commands import distill
 from fewjump.commands.compare import over_seeds_of, suspects, verdicts
-from fewjump.data import Characters, Dataset
+from fewjump.data import Characters, Dataset, Vocabulary
+from fewjump.denoiser import NetworkDenoiser
 from fewjump.evaluate.meter import as_result
 from fewjump.evaluate.text import TextMeter
 from fewjump.problem import MarkovChain
@@ -46,6 +47,17 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     assert cli.main([*words, "--out", str(folder / "teacher"), "--no-progress"]) == cli.OK
     return folder
+
+
+def larger(folder: Path) -> Path:
+    """A teacher that is not smaller than every autoregressive network."""
+    place = folder / "larger"
+    if not place.exists():
+        teacher = load(folder / "teacher")
+        config = {**teacher.config(), "trunk": {"hidden": 24, "blocks": 1, "heads": 2}}
+        wide = NetworkDenoiser.from_config(config | {"head": {"kind": "product"}})
+        save(wide, place, vocabulary=Vocabulary.from_config(teacher.vocabulary_config or {}))
+    return place
 
 
 def plan(folder: Path, **changes: object) -> Path:
@@ -180,7 +192,11 @@ def test_plans_for_published_weights_run(name: str, tmp_path: Path) -> None:
         ({"students": {1: {}}}, "1 cannot be a name here"),
         ({"students": {"a": {"sampler": ["psi"]}}}, "a: sampler: must be one of"),
         ({"students": {"a": {"grid": "x"}}}, "a: grid: must be one of"),
-        ({"students": {}, "samplers": {}}, "no students:, models: or samplers:"),
+        ({"students": {}, "samplers": {}}, "no students:, models:, samplers: or autoregressive:"),
+        ({"autoregressive": {"stps": 3}}, "autoregressive: unknown key 'stps'"),
+        ({"autoregressive": {"layers": "lstm"}}, "transformer, recurrent"),
+        ({"autoregressive": {"seed": 3}}, "seed is for the plan to say"),
+        ({"students": {"autoregressive network": {}}}, "cannot be a name"),
         ({"students": {"a/b": {}}}, "cannot be a name"),
         ({"students": {"teacher": {}}}, "cannot be a name"),
         ({"students": {"a": {"heads": ["x=1"]}}}, "there is no option 'heads'; did you mean"),
@@ -215,6 +231,44 @@ def test_a_wrong_plan_is_refused_before_anything_is_trained(
     assert compare(plan(made, **changes), tmp_path / "out") == cli.USAGE
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_an_autoregressive_network_of_the_teachers_size_is_a_row(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {"students": {}, "seeds": [0], "matched-entropy": False, "samplers": None}
+    own = {"steps": 3, "batch-size": 4, "layers": "recurrent"}
+    place = plan(made, **changes, teacher=str(larger(made)), autoregressive=own)
+    assert compare(place, tmp_path) == cli.OK
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    mine = [row for row in rows if row["model"] == "autoregressive network"]
+    assert {row["steps"] for row in mine} == {1}
+    assert {row["metric"] for row in mine} >= {"nll", "entropy", "bigram_tv"}
+    (cost,) = json.loads((tmp_path / "results.json").read_text())["costs"]
+    assert (cost["steps"], cost["batch_size"], cost["teacher_evaluations"]) == (3, 4, 0)
+    network, teacher = (
+        load(folder) for folder in (tmp_path / "autoregressive" / "0", larger(made))
+    )
+    sizes = [sum(p.numel() for p in model.parameters()) for model in (network, teacher)]
+    assert 0.8 * sizes[1] < sizes[0] <= sizes[1]
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr("fewjump.train.trainer.Trainer._step", never)
+    assert compare(place, tmp_path) == cli.OK
+
+
+def test_a_teacher_smaller_than_any_such_network_is_told_first(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(_: distill.Options) -> int:
+        raise AssertionError("trained")
+
+    monkeypatch.setattr(distill, "run", never)
+    monkeypatch.setattr("fewjump.commands.compare.parameters_of", lambda _: 100)
+    assert compare(plan(made, autoregressive={}), tmp_path / "out") == cli.USAGE
+    assert "autoregressive: an autoregressive network of" in capsys.readouterr().err
 
 
 def test_a_language_model_judges_every_model(made: Path, tmp_path: Path) -> None:

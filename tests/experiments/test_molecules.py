@@ -16,6 +16,7 @@ from experiments.molecule_data import Judge, given_parts
 from experiments.pages import molecules as pages
 from fewjump import load
 from fewjump.data import Vocabulary
+from fewjump.denoiser import NetworkDenoiser, parameter_counts
 
 TEXTS = ["CCO", "ClCC", "C1CC1", "CC(C)O", "c1ccccc1", "CCCCCCCCCCCC", "C=CC", "CC#N"]
 #: Stands for an interpreter with the benchmark: a molecule is what closes all that it opens.
@@ -37,7 +38,6 @@ TINY = molecules.Sizes(
     batch_size=4,
     every=2,
     curve=4,
-    width=8,
     student_steps=2,
     product_steps=1,
     designs=4,
@@ -163,7 +163,13 @@ def test_the_network_without_a_teacher_sees_nothing(data: Path, tmp_path: Path) 
     config = molecules.Config(judge=tmp_path, longest=8, runs=tmp_path / "runs", teacher_steps=1,
                               precision="float32", compile=False)  # fmt: skip
     judge = Judge(tmp_path, 8, tmp_path)
-    model = molecules.Laboratory(config, TINY, found, judge, molecules.Clock()).alone()
+    laboratory = molecules.Laboratory(config, TINY, found, judge, molecules.Clock())
+    teacher = NetworkDenoiser.from_config(
+        {"process": laboratory.process.config(), "trunk": {"hidden": 16, "heads": 2, "blocks": 1}}
+    )
+    model = laboratory.alone(teacher)
+    size = parameter_counts(teacher)["total"]
+    assert 0.8 * size < parameter_counts(model)["total"] <= size
     folder = next((tmp_path / "runs" / "molecules").glob("autoregressive*"))
     kept = load(folder / "model")
     assert kept.vocabulary_config is not None

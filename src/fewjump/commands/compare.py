@@ -13,10 +13,13 @@ import tyro
 
 from fewjump.commands import distill
 from fewjump.commands.compare_plan import (
+    NETWORK,
     TEACHER,
     Plan,
     check_student,
     cost_of,
+    network_alone,
+    parameters_of,
     read_plan,
     steps_within,
     student_options,
@@ -44,7 +47,8 @@ class Options:
     The plan is a YAML file: teacher, data, steps, teacher_steps, seeds, samples; shared, what
     `fewjump distill` is told for all students; students, a name for each and what else it is told;
     models, names and places of models that others trained; samplers, a name and the sampler,
-    sampler-options and grid of other ways to sample the teacher. Each student is trained in
+    sampler-options and grid of other ways to sample the teacher; autoregressive, how a network of
+    the teacher's size is trained on the data alone. Each student is trained in
     OUT/students/NAME/SEED, and what is finished is not made again: the same command goes on where
     it was stopped. rows.json has every number by seed, results.json their means with intervals,
     report.html charts of quality against evaluations, times, costs, and a verdict wherever
@@ -83,12 +87,13 @@ class Entry:
 
 
 def run(options: Options) -> int:
+    from fewjump.denoiser.left_to_right import sized
     from fewjump.publish.models import check_alike, open_data_like, open_model, open_models
     from fewjump.report import from_results, machine_facts, write, write_results
     from fewjump.sampler.run import check_options
 
     content = read_yaml(options.plan)
-    plan, students, models, samplers = read_plan(content, str(options.plan))
+    plan, students, models, samplers, network = read_plan(content, str(options.plan))
     made = {}
     for name, own in students.items():
         for seed in plan.seeds:
@@ -109,6 +114,11 @@ def run(options: Options) -> int:
         # Students have their teacher's noise.
         with told_of(f"{options.plan}: {name}"):
             check_options(way, teacher.denoiser, grid, True)
+    if network is not None:
+        with told_of(f"{options.plan}: autoregressive"):
+            sized(data.vocab_size, parameters_of(teacher.denoiser), network.layers)
+        quiet = replace(network.training, progress=options.progress)
+        network = network._replace(training=quiet)
     for name in students:
         mine = [key for key in made if key[0] == name]
         with told_of(f"{options.plan}: {name}"):
@@ -141,6 +151,20 @@ def run(options: Options) -> int:
         for name, model in zip(models, others)
     ]
     entries += [Entry(name, *ways[name], plan.steps, student(name)) for name in students]
+    if network is not None:
+        # What is drawn position by position needs no second step.
+        place = options.out / "autoregressive"
+        entries.append(
+            Entry(
+                NETWORK,
+                ancestral,
+                None,
+                [1],
+                lambda seed: network_alone(
+                    teacher.denoiser, data, network, seed, place / str(seed)
+                ),
+            )
+        )
     target = None
     if plan.matched_entropy and meter.matched is not None:
         reference = data.all("test", plan.samples or meter.num_samples)

@@ -9,7 +9,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppres
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from fewjump.commands import distill
 from fewjump.commands.arguments import flags_of, parse
@@ -20,11 +20,17 @@ from fewjump.commands.shared import (
     SamplerOptions,
     check_draws,
 )
-from fewjump.config import changed, options_of, unknown_key
+from fewjump.config import changed, one_of, options_of, unknown_key
+from fewjump.options.training import TEACHER_TRAINING, TrainConfig
 from fewjump.reading import ReadingOptions
 
+if TYPE_CHECKING:
+    from fewjump.data import Dataset
+    from fewjump.denoiser import Denoiser
+    from fewjump.denoiser.left_to_right import Layers
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+-]*")
-TEACHER = "teacher"
+TEACHER, NETWORK = "teacher", "autoregressive network"
 
 
 @dataclass(kw_only=True)
@@ -83,17 +89,43 @@ _READING = [one.name for part in (ReadingOptions, DocumentOptions) for one in op
 #: What a sampler is said by.
 _SAMPLER = tuple(one.name for one in options_of(SamplerOptions))
 #: What holds names of its own.
-_PARTS = ("shared", "students", "models", "samplers")
+_PARTS = ("shared", "students", "models", "samplers", "autoregressive")
 #: The plan says these for every student.
 _SHARED = ("teacher", "data", "kind", "length", "out", "seed", "device", *_READING)
 
 
-def read_plan(
-    content: Any, where: str
-) -> tuple[Plan, dict[str, dict[str, Any]], dict[str, str], dict[str, SamplerOptions]]:
-    """A plan, and by name the options of students, the places of models, and the samplers.
+class Network(NamedTuple):
+    """An autoregressive network with as many parameters as the teacher, trained on data alone.
 
-    Samplers are those of the teacher, and those of students that name one.
+    Attributes:
+        layers: transformer or recurrent.
+        training: how it is trained.
+    """
+
+    layers: Layers
+    training: TrainConfig
+
+
+class Contents(NamedTuple):
+    """What a plan file holds.
+
+    Attributes:
+        plan: what is compared.
+        students: options by name.
+        models: places by name.
+        samplers: of the teacher, and of students that name one, by name.
+        network: the autoregressive one, if it is wanted.
+    """
+
+    plan: Plan
+    students: dict[str, dict[str, Any]]
+    models: dict[str, str]
+    samplers: dict[str, SamplerOptions]
+    network: Network | None
+
+
+def read_plan(content: Any, where: str) -> Contents:
+    """The content of a plan file.
 
     Raises:
         ValueError: for what is no plan, with the place.
@@ -106,6 +138,7 @@ def read_plan(
     for key in rest:
         if key not in known:
             raise ValueError(f"{where}: {unknown_key(key, known)}")
+    wanted = rest.get("autoregressive") is not None
     for part in _PARTS:
         found = rest.pop(part, None)
         found = {} if found is None else found
@@ -115,6 +148,17 @@ def read_plan(
     with told_of(where):
         (plan,) = changed(rest, Plan())
         plan.check()
+    network = None
+    if wanted:
+        from fewjump.denoiser.left_to_right import Layers
+
+        with told_of(f"{where}: autoregressive"):
+            own = _normal(parts["autoregressive"], where, "autoregressive")
+            layers = own.pop("layers", "transformer")
+            one_of("layers", layers, get_args(Layers))
+            if given := sorted({"seed"} & set(own)):
+                raise ValueError(f"{given[0]} is for the plan to say")
+            network = Network(layers, changed(own, TEACHER_TRAINING)[0])
     students = {
         name: {**_normal(parts["shared"], where, "shared"), **_normal(own, where, name)}
         for name, own in parts["students"].items()
@@ -122,19 +166,21 @@ def read_plan(
     models = parts["models"]
     if not all(isinstance(place, str) for place in models.values()):
         raise ValueError(f"{where}: models must be lines of name: what `fewjump sample` takes")
-    names = [*students, *models, *parts["samplers"]]
+    names, own_names = [*students, *models, *parts["samplers"]], (TEACHER, NETWORK)
     for name in names:
-        if not isinstance(name, str) or not _NAME.fullmatch(name) or name == TEACHER:
+        if not isinstance(name, str) or not _NAME.fullmatch(name) or name in own_names:
             raise ValueError(
                 f"{where}: {name!r} cannot be a name here; take letters, digits and ' ._+-' (in "
-                f"quotes where YAML reads a number), and not {TEACHER}"
+                f"quotes where YAML reads a number), and not {' or '.join(own_names)}"
             )
     # Names are those of folders, and not every disk tells "A" from "a", or "a " from "a".
     folders = [name.casefold().strip() for name in names]
     if twice := sorted({name for name, one in zip(names, folders) if folders.count(one) > 1}):
         raise ValueError(f"{where}: {', '.join(twice)} would share a name, and a folder")
-    if not names:
-        raise ValueError(f"{where} names no students:, models: or samplers: to compare")
+    if not names and not wanted:
+        raise ValueError(
+            f"{where} names no students:, models:, samplers: or autoregressive: to compare"
+        )
     samplers = {}
     for name, own in parts["samplers"].items():
         one = _normal(own, where, name)
@@ -149,7 +195,7 @@ def read_plan(
             raise ValueError(f"{where}: {', '.join(shared)} of {name} is for the plan to say")
         mine = {key: own.pop(key) for key in _SAMPLER if key in own}
         samplers[name] = _sampler(mine, where, name)
-    return plan, students, models, samplers
+    return Contents(plan, students, models, samplers, network)
 
 
 def _normal(options: Any, where: str, name: str) -> dict[str, Any]:
@@ -292,6 +338,33 @@ def cost_of(folder: Path) -> dict[str, Any]:
         "teacher_evaluations": round(batch * sum(map(_asked, parts)) + sum(map(_drawn, trainings))),
         "seconds": round(sum(one["seconds"] or 0.0 for one in trainings), 1),
     }
+
+
+def network_alone(
+    teacher: Denoiser, data: Dataset, network: Network, seed: int, folder: Path
+) -> tuple[Denoiser, dict[str, Any]]:
+    """The autoregressive network of the teacher's size, trained in a folder, and what that took."""
+    from fewjump.api import train_teacher
+    from fewjump.denoiser.left_to_right import left_to_right
+    from fewjump.objective import CrossEntropyELBO
+
+    size = parameters_of(teacher)
+    made = left_to_right(data.vocab_size, data.length, size, network.layers, seed)
+    found = train_teacher(
+        data,
+        made.process,
+        network=made.to(teacher.device),
+        # Everything is hidden: what is left of the objective is the likelihood.
+        objective=CrossEntropyELBO(min_time=0.999),
+        config=replace(network.training, seed=seed),
+        out=folder,
+    )
+    return found, cost_of(folder)
+
+
+def parameters_of(denoiser: Denoiser) -> int:
+    """How many there are, each counted once."""
+    return sum(parameter.numel() for parameter in denoiser.parameters())
 
 
 def _drawn(training: Mapping[str, Any]) -> int:

@@ -14,6 +14,7 @@ from fewjump.denoiser.joint_heads import (
     moved,
 )
 from fewjump.denoiser.latent import LatentHead
+from fewjump.denoiser.left_to_right import left_to_right
 from fewjump.denoiser.logits import LogitDenoiser, from_logits, from_masked_lm
 from fewjump.denoiser.network import NetworkDenoiser, parameter_counts
 from fewjump.denoiser.recovered import RecoveryReport
@@ -46,6 +47,7 @@ __all__ = [
     "from_logits",
     "from_masked_lm",
     "head_from_config",
+    "left_to_right",
     "moved",
     "parameter_counts",
 ]
