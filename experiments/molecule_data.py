@@ -54,8 +54,8 @@ class Sizes:
     teacher_ema: float = 0.9995
     every: int = 500
     curve: int = 256
-    share: float = 0.5
-    student_steps: int = 2_000
+    share: float = 0.3
+    student_steps: int = 1_200
     product_steps: int = 500
     student_lr: float = 2e-3
     near: float = 0.05
