@@ -135,6 +135,9 @@ _METHODS = {
     "redi": "fewjump.objective.rectification:Rectification",
     "idlm": "fewjump.objective.inverse_distillation:InverseDistillation",
     "di4c": "fewjump.objective.correlation:CorrelationDistillation",
+    "data-only": "fewjump.objective.data_only:DataLikelihood",
+    "e-moe": "fewjump.objective.data_only:RoutedLikelihood",
+    "vadd": "fewjump.objective.data_only:VariationalLikelihood",
 }
 
 #: Objectives that ``fewjump distill --method`` takes, beside matching.

@@ -135,6 +135,13 @@ class Law(Batched, ABC):
     def marginals(self) -> Tensor:
         """Per-position probabilities p(x₀ⁱ = · | x_t): (B, L, V), rows sum to 1."""
 
+    def component_logits(self) -> Tensor | None:
+        """Unnormalised log-weights (B, K) of the components of a mixture, with gradients.
+
+        None for a law that is none, or whose components cannot be counted.
+        """
+        return None
+
     def precise_marginals(self) -> Tensor:
         """:meth:`marginals` in float64, normalised in it where that can be done.
 

@@ -287,6 +287,10 @@ class LatentLaw(Law):
         rows = self.rows.repeat_interleave(count)
         return MixtureOf(self.decode(z, rows), prior.logits)
 
+    def component_logits(self) -> Tensor | None:
+        category = self.prior.category()
+        return None if category is None else category.logits
+
     def sample(self, generator: Generator = None) -> Tensor:
         return self.decode(self.prior.sample(generator), self.rows).sample(generator)
 
