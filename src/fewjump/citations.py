@@ -265,6 +265,7 @@ _ALSO = {
     "InverseDistillation": "idlm",
     "CorrelationDistillation": "di4c",
     "VariationalLikelihood": "vadd",
+    "held-latent": "vadd",
     "RoutedLikelihood": "e-moe",
     "JointConditionalMatching": _PAPER,
     "LatentMatching": _PAPER,

@@ -111,6 +111,7 @@ SAMPLERS: Registry[type[Sampler]] = Registry(
         "tau-leaping": "fewjump.sampler.single_stage:TauLeaping",
         "ancestral": "fewjump.sampler.single_stage:Ancestral",
         "flow-matching": "fewjump.sampler.flow_matching:FlowMatching",
+        "held-latent": "fewjump.sampler.held_latent:HeldLatent",
         "first-hitting": "fewjump.sampler.first_hitting:FirstHitting",
         "theta-trapezoidal": "fewjump.sampler.two_stage:ThetaTrapezoidal",
         "theta-rk2": "fewjump.sampler.two_stage:ThetaRK2",

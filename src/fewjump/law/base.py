@@ -198,6 +198,23 @@ class Law(Batched, ABC):
             f"{type(self).__name__}, which draws all positions at once; leave decoding='sequential'"
         )
 
+    def held(self, kept: list[Tensor]) -> Law:
+        """The law with the latent of earlier draws; a product law, which has none, as it is.
+
+        Args:
+            kept: shared by the laws of one trajectory: empty until the first of them is drawn,
+                which puts the latent of each row there.
+
+        Raises:
+            ValueError: for a joint law without a latent.
+        """
+        if self.independent:
+            return self
+        raise ValueError(
+            f"held-latent is for latent students, and a {type(self).__name__} has no latent to "
+            "hold; use sampler='ancestral'"
+        )
+
     def cross_entropy(self, target: Law, generator: Generator = None) -> Tensor:
         """−E_{x₀~target}[log p(x₀)] in nats: (B,). One draw unless a subclass has a closed form."""
         return -self.log_prob(target.sample(generator))
