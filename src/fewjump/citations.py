@@ -264,6 +264,8 @@ _ALSO = {
     "DiscreteConsistency": "duo",
     "InverseDistillation": "idlm",
     "CorrelationDistillation": "di4c",
+    "DataLikelihood": "vadd",
+    "data-only": "vadd",
     "VariationalLikelihood": "vadd",
     "held-latent": "vadd",
     "RoutedLikelihood": "e-moe",
