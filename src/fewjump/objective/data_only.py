@@ -158,15 +158,15 @@ class VariationalLikelihood(LatentBound, FromData):
 
     VADD (Xie et al. 2025, arXiv 2505.17384): a latent z makes the positions that one step draws
     agree, p^φ(x₀|x_t) = ∫ p(z) Πᵢ p^φ(x₀ⁱ|x_t,z) dz, and a recognition network q(z|x₀,x_t), which
-    sees the data, bounds its likelihood. It bounds the loss of :class:`DataLikelihood` from above,
-    with equality where q is the posterior of z; so does it what that loss bounds (the second bound
-    of the paper's double one). As in the paper the KL's weight rises over the first ``kl_warmup``
-    steps, against z that carries nothing.
+    sees the data, bounds its likelihood. The loss is never below that of :class:`DataLikelihood`,
+    and equal to it where q is the posterior of z: two bounds, one within the other. The KL's weight
+    rises over the first ``kl_warmup`` steps, as it does there, against a z that carries nothing.
 
-    **What differs.** z may be any of a latent student's kinds (the paper's is normal: ``--head
-    size=64 categories=0``), and one category per sequence is summed out with the best q, as
+    The paper was read in its abstract and in E-MoE's published code of it, not in full. **What
+    differs:** z may be any of a latent student's kinds (there it is normal: ``--head size=64
+    categories=0``), and one category per sequence is summed out with the best q, as
     :class:`~fewjump.objective.LatentMatching` does, of which this is the form without a teacher.
-    The paper weighs t as ``weighting="elbo"`` does.
+    That code weighs t as ``weighting="elbo"`` does.
 
     Options by keyword: those of :class:`~fewjump.options.objectives.FewStepOptions` and
     :class:`~fewjump.options.objectives.LatentOptions`. Known positions need a mask.

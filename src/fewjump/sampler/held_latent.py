@@ -23,8 +23,6 @@ class HeldLatent(Ancestral):
     """
 
     name: ClassVar[str] = "held-latent"
-    order: ClassVar[float] = 1
-    evaluations: ClassVar[int] = 1
     reference: ClassVar[str] = "VADD arXiv 2505.17384"
 
     def opened(self, denoiser: Denoiser) -> Denoiser:
