@@ -36,6 +36,9 @@ EXACT = "exact teacher"
 CHAIN = {"student": "shared-chain", "head": ["states=32"], "lr": 0.003}
 MIXTURE = {"student": "mixture", "head": ["components=16"], "lr": 0.003}
 ANY = {"student": "any-order", "head": ["width=32"], "lr": 0.003}
+LATENT = {"student": "latent", "head": ["size=64", "categories=0"], "lr": 0.003}
+#: Of what asks its teacher nothing: as many steps as at one evaluation each.
+ALONE = {"jumps": 4, "steps": 1000}
 #: What `fewjump distill` is told for each method, by noise. The two of distribution matching are a
 #: published method and the same over a head of ours.
 BOTH: dict[str, dict[str, Any]] = {
@@ -44,6 +47,9 @@ BOTH: dict[str, dict[str, Any]] = {
     "joint any-order": {**ANY, "jumps": 4, "near": 0.1},
     "Di4C mixture": {**MIXTURE, "method": "di4c"},
     "Di4C shared-chain": {**CHAIN, "method": "di4c"},
+    "data-only shared-chain": {**CHAIN, **ALONE, "method": "data-only"},
+    "VADD": {**LATENT, **ALONE, "method": "vadd"},
+    "E-MoE": {**MIXTURE, **ALONE, "method": "e-moe"},
     "IDLM product": {"method": "idlm", "lr": 0.0003, "auxiliary-steps": 40},
     "IDLM shared-chain": {**CHAIN, "method": "idlm", "lr": 0.001, "auxiliary-steps": 40},
 }

@@ -16,6 +16,7 @@ from fewjump.objective import (
     JointConditionalMatching,
     LatentMatching,
     Rectification,
+    RoutedLikelihood,
     SelfDistillation,
 )
 from fewjump.objective.time_sampling import TimeSampling
@@ -44,6 +45,7 @@ TAKERS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
     "self-distillation": (SelfDistillation, ("floor", "min_time", "known_share")),
     "rectification": (Rectification, ("min_time",)),
     "consistency": (DiscreteConsistency, ("floor", "min_time", "known_share")),
+    "routed": (RoutedLikelihood, ("min_time", "known_share", "balance")),
     "times": (TimeSampling, ("floor", "decay")),
     "log-linear": (LogLinear, ("eps",)),
     "cosine": (Cosine, ("eps",)),

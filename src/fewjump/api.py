@@ -247,6 +247,12 @@ def distill(
                 "the teacher has classes, and these data have no labels: give labels=…, an .npz "
                 "file of tokens and labels, or objective='teacher-rollout' (--matching)"
             )
+        if guidance is not None and scales is None and not chosen.needs_teacher:
+            raise ValueError(
+                f"{type(chosen).__name__} learns the data as they are, and a guidance scale is of "
+                "guided samples: give some that say theirs (fewjump rollouts --guidance), leave "
+                "guidance out, or use --method matching"
+            )
         run = {"verb": "distill", "denoiser": describe_model(model), "warm_start": warm_start}
         if lora is not None:
             run["lora"] = lora

@@ -46,6 +46,23 @@ _WORKS: dict[str, tuple[str, str, str, int, str]] = {
         2024,
         "2410.08709",
     ),
+    "vadd": (
+        "xie2025variational",
+        "Variational Autoencoding Discrete Diffusion with Enhanced Dimensional Correlations "
+        "Modeling",
+        "Xie, Tianyu and Xue, Shuchen and Feng, Zijin and Hu, Tianyang and Sun, Jiacheng and "
+        "Li, Zhenguo and Zhang, Cheng",
+        2025,
+        "2505.17384",
+    ),
+    "e-moe": (
+        "ivanov2026emoe",
+        "{E-MoE}: Enhanced Mixture-of-Experts for Non-Factorized Diffusion Language Models",
+        "Ivanov, Arseny and Kolesov, Alexander and Korotin, Alexander and Oseledets, Ivan and "
+        "Goncharov, Mikhail",
+        2026,
+        "2609.37533",
+    ),
     "dimo": (
         "zhu2025dimo",
         "{Di[M]O}: Distilling Masked Diffusion Models into One-step Generator",
@@ -247,6 +264,11 @@ _ALSO = {
     "DiscreteConsistency": "duo",
     "InverseDistillation": "idlm",
     "CorrelationDistillation": "di4c",
+    "DataLikelihood": "vadd",
+    "data-only": "vadd",
+    "VariationalLikelihood": "vadd",
+    "held-latent": "vadd",
+    "RoutedLikelihood": "e-moe",
     "JointConditionalMatching": _PAPER,
     "LatentMatching": _PAPER,
     "OnPolicyRefinement": "dmd",

@@ -111,6 +111,7 @@ SAMPLERS: Registry[type[Sampler]] = Registry(
         "tau-leaping": "fewjump.sampler.single_stage:TauLeaping",
         "ancestral": "fewjump.sampler.single_stage:Ancestral",
         "flow-matching": "fewjump.sampler.flow_matching:FlowMatching",
+        "held-latent": "fewjump.sampler.held_latent:HeldLatent",
         "first-hitting": "fewjump.sampler.first_hitting:FirstHitting",
         "theta-trapezoidal": "fewjump.sampler.two_stage:ThetaTrapezoidal",
         "theta-rk2": "fewjump.sampler.two_stage:ThetaRK2",
@@ -135,6 +136,9 @@ _METHODS = {
     "redi": "fewjump.objective.rectification:Rectification",
     "idlm": "fewjump.objective.inverse_distillation:InverseDistillation",
     "di4c": "fewjump.objective.correlation:CorrelationDistillation",
+    "data-only": "fewjump.objective.data_only:DataLikelihood",
+    "e-moe": "fewjump.objective.data_only:RoutedLikelihood",
+    "vadd": "fewjump.objective.data_only:VariationalLikelihood",
 }
 
 #: Objectives that ``fewjump distill --method`` takes, beside matching.

@@ -127,13 +127,26 @@ def test_every_student_and_sampler_is_judged_and_nothing_is_made_twice(
     assert json.loads((tmp_path / "rows.json").read_text()) == rows
 
 
-def test_students_may_be_trained_for_equal_teacher_evaluations(made: Path, tmp_path: Path) -> None:
+def test_students_may_be_trained_for_equal_teacher_evaluations(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     more = {"matched-entropy": False, "teacher-evaluations": 35}
-    path = plan(made, seeds=[0], samplers=None, **more)
+    students = {
+        **STUDENTS,
+        "experts": {"method": "e-moe", "student": "mixture", "head": ["components=2"], "steps": 3},
+        "latent": {"method": "vadd", "student": "latent", "head": ["size=2", "categories=0"]},
+    }
+    path = plan(made, seeds=[0], samplers=None, students=students, **more)
     assert compare(path, tmp_path) == cli.OK
     costs = json.loads((tmp_path / "results.json").read_text())["costs"]
     found = {c["model"]: (c["steps"], c["teacher_evaluations"]) for c in costs}
-    assert found == {"shared chain": (7, 35), "halved": (4, 32)}
+    asked = {"shared chain": (7, 35), "halved": (4, 32)}
+    assert found == {**asked, "experts": (3, 0), "latent": (2, 0)}
+    told = capsys.readouterr().err
+    assert told.count("asks nothing of the teacher") == 2
+    assert (
+        "--method e-moe asks nothing of the teacher, so teacher_evaluations sets no bound" in told
+    )
 
 
 @pytest.mark.parametrize("name", ["mdlm", "duo"])

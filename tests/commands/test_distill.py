@@ -17,12 +17,15 @@ from fewjump.denoiser import LogitDenoiser, NetworkDenoiser
 from fewjump.objective import (
     ConditionalMatching,
     CorrelationDistillation,
+    DataLikelihood,
     DiscreteConsistency,
     InverseDistillation,
     JointConditionalMatching,
     Objective,
     Rectification,
+    RoutedLikelihood,
     SelfDistillation,
+    VariationalLikelihood,
 )
 from fewjump.process import Absorbing, Uniform
 from fewjump.schedule import LogLinear
@@ -120,16 +123,41 @@ def test_correlation_distillation_takes_its_own_options() -> None:
         objective_of(options(*words))
 
 
+def test_methods_of_data_alone_take_times_and_no_options_of_a_teacher() -> None:
+    times = ["--jumps", "2", "--weighting", "elbo", "--known", "prefix"]
+    found = objective("--method", "data-only", "--student", "shared-chain", *times)
+    assert type(found) is DataLikelihood
+    assert (found.grid, found.weighting, found.known) == ((1.0, 0.5, 0.0), "elbo", "prefix")
+    found = objective("--method", "e-moe", "--student", "mixture", *times, "--balance", "0.5")
+    assert isinstance(found, RoutedLikelihood)
+    assert found.balance == 0.5
+    found = objective("--method", "vadd", "--student", "latent", *times, "--free-bits", "1")
+    assert isinstance(found, VariationalLikelihood)
+    assert (found.free_bits, found.grid) == (1.0, (1.0, 0.5, 0.0))
+    with pytest.raises(ValueError, match="starts from data: give --data"):
+        objective_of(options("--method", "vadd", "--student", "latent"))
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--method", "vadd", "--near", "zero"], "--near is for joint students of --method match"),
+        (
+            ["--method", "data-only", "--rollout-steps", "2"],
+            "--rollout-steps is for --method match",
+        ),
+        (["--method", "data-only", "--balance", "1"], "--balance is for --method e-moe"),
+        (["--method", "e-moe", "--free-bits", "1"], "--free-bits is for latent students of"),
+        (["--method", "vadd", "--balance", "1"], "--balance is for --method e-moe"),
+        (["--method", "e-moe"], "e-moe trains mixtures: use --student mixture"),
+        (["--method", "vadd"], "latent students, got a product one; use --student latent"),
         (["--method", "dcd", "--pairs", "2"], "--pairs is for --method redi"),
         (["--pairs", "2"], "--pairs is for --method redi"),
         (["--method", "redi", "--jumps-before", "8"], "--jumps-before is for --method sdtt"),
         (["--method", "redi", "--known", "prefix"], "--known is for methods that show"),
         (["--method", "redi", "--pairs", "0"], "pairs must be at least 1"),
         (["--teacher-step", "0.1"], "--teacher-step is for --method di4c"),
-        (["--method", "di4c", "--jumps", "2"], "--jumps is for --method matching and idlm"),
+        (["--method", "di4c", "--jumps", "2"], "--jumps is for --method matching, idlm"),
         (["--method", "sdtt", "--anchor", "2"], "--anchor is for --method idlm"),
         (["--auxiliary-steps", "1"], "--auxiliary-steps is for --method idlm"),
         (["--method", "idlm", "--known", "prefix"], "--known is for methods that show"),

@@ -22,6 +22,7 @@ from fewjump.objective import (
     ConditionalMatching,
     CorrelationDistillation,
     CrossEntropyELBO,
+    DataLikelihood,
     DiscreteConsistency,
     InverseDistillation,
     JointConditionalMatching,
@@ -29,8 +30,10 @@ from fewjump.objective import (
     Objective,
     OnPolicyRefinement,
     Rectification,
+    RoutedLikelihood,
     ScoreEntropy,
     SelfDistillation,
+    VariationalLikelihood,
 )
 from fewjump.objective.on_policy import StudentWithAuxiliary
 from fewjump.problem import EnumeratedJoint
@@ -92,6 +95,8 @@ class Marginals(Exact):
 class Joint(Exact):
     """The exact joint posterior, as a mixture."""
 
+    mixture = True
+
     def __init__(self, world: World) -> None:
         tokens = (K, world.length, world.process.vocab_size)
         super().__init__(world, tokens=tokens, weights=(K,))
@@ -112,9 +117,13 @@ class Latent(Joint):
     def law(self, x_t: Tensor, t: Tensor) -> Law:
         logits, weights = self.parts(x_t, t)
         self.head.encode = lambda *_: DiscreteLatent(weights.detach())
+
+        def decode(z: Tensor, rows: Tensor) -> ProductLaw:
+            return ProductLaw(logits[rows, z.argmax(-1) if z.is_floating_point() else z])
+
         return LatentLaw(
             DiscreteLatent(weights),
-            lambda z, rows: ProductLaw(logits[rows, z]),
+            decode,
             self.world.length,
             self.process.vocab_size,
         )
@@ -181,6 +190,10 @@ add("inverse", lambda: InverseDistillation(steps=2, min_time=0.1, anchor=0.0), r
 # A product law is what the anchor pulls to.
 add("inverse-anchored", lambda: InverseDistillation(min_time=0.1), refined, length=1)
 add("di4c", lambda: CorrelationDistillation(min_time=0.02, distil_until=0.1), Joint, length=1)
+add("data-only", lambda: DataLikelihood(min_time=0.05), Joint)
+add("data-only-elbo", lambda: DataLikelihood(weighting="elbo", min_time=0.1), Joint)
+add("e-moe", lambda: RoutedLikelihood(steps=2), Joint)
+add("vadd", lambda: VariationalLikelihood(min_time=0.05), Latent)
 add("cross-entropy", lambda: CrossEntropyELBO(min_time=0.05), Marginals)
 add("cross-entropy-joint", lambda: CrossEntropyELBO(min_time=0.05), Joint)
 add("elbo", lambda: CrossEntropyELBO("elbo", min_time=0.1), Marginals)

@@ -9,6 +9,7 @@ from fewjump.sampler import (
     Euler,
     FirstHitting,
     FlowMatching,
+    HeldLatent,
     Psi,
     ReMDM,
     Sampler,
@@ -24,6 +25,7 @@ SAMPLER_CASES.add(TauLeaping, TauLeaping)
 SAMPLER_CASES.add(Ancestral, Ancestral)
 SAMPLER_CASES.add(FirstHitting, FirstHitting)
 SAMPLER_CASES.add(FlowMatching, FlowMatching)
+SAMPLER_CASES.add(HeldLatent, HeldLatent)
 SAMPLER_CASES.add(ThetaTrapezoidal, ThetaTrapezoidal)
 SAMPLER_CASES.add(ThetaTrapezoidal, lambda: ThetaTrapezoidal(0.3), "ThetaTrapezoidal-0.3")
 SAMPLER_CASES.add(ThetaRK2, ThetaRK2)

@@ -287,10 +287,17 @@ def steps_within(budget: int, student: distill.Options) -> int:
     Raises:
         ValueError: for a budget that is less than one step of each round.
     """
+    from fewjump.progress import tell
     from fewjump.train import read_metrics
 
     training = student.training
     objective = distill.objective_of(student)
+    if not objective.needs_teacher:
+        tell(
+            f"{student.out}: --method {student.method} asks nothing of the teacher, so "
+            f"teacher_evaluations sets no bound: it is trained for its own {training.steps:,} steps"
+        )
+        return training.steps
     rounds = len(objective.in_rounds())
     if objective.coupled:
         # It asks before it trains, and then no more.

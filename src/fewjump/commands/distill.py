@@ -25,6 +25,7 @@ from fewjump.options.objectives import (
     AnchorOptions,
     CorrelationOptions,
     CouplingOptions,
+    ExpertOptions,
     GapOptions,
     HalvingOptions,
     Intermediate,
@@ -73,7 +74,9 @@ class Subject:
             uniform noise, learns the teacher's samples together with the noise that they began
             from, in rounds; idlm, inverse distillation, moves any student's own samples towards the
             teacher's law, without data; di4c gives joint students the correlations that many steps
-            of the teacher make.
+            of the teacher make. Three learn the data and never ask the teacher, at whose weights
+            they start: data-only, by any student's likelihood; vadd, by the bound of a latent
+            one's; e-moe, by that of a mixture of experts.
         intermediate: how the cleaner state is drawn. student-euler is the paper's Algorithm 1;
             forward noises data and is exact; teacher-rollout needs no data. Default: forward, or
             teacher-rollout if there are no data.
@@ -99,6 +102,7 @@ class Subject:
         coupling: the pairs of redi.
         anchor: the second network of idlm, and what holds the student to its start.
         correlation: the three terms of di4c.
+        experts: the mixture of e-moe.
         training: how to optimise.
     """
 
@@ -124,6 +128,7 @@ class Subject:
     coupling: CouplingOptions = field(default_factory=CouplingOptions)
     anchor: AnchorOptions = field(default_factory=AnchorOptions)
     correlation: CorrelationOptions = field(default_factory=CorrelationOptions)
+    experts: ExpertOptions = field(default_factory=ExpertOptions)
     training: TrainConfig = DISTILLATION
 
 
@@ -226,6 +231,7 @@ def objective_of(options: Options, guided: bool = False) -> Objective:
         options.coupling,
         options.anchor,
         options.correlation,
+        options.experts,
     )
     if options.method != "matching":
         for flag, value, default in (

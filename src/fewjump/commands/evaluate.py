@@ -168,9 +168,11 @@ def names_of(models: list[Model]) -> list[str]:
     from fewjump.checkpoint import read_config
     from fewjump.checkpoint.opening import is_original
     from fewjump.denoiser.pretrained import is_masked_lm
-    from fewjump.registry import OBJECTIVES
+    from fewjump.registry import METHODS, OBJECTIVES
 
-    taught = {cls.__name__ for cls in OBJECTIVES.values() if cls.needs_teacher}
+    taught = {
+        cls.__name__ for name, cls in OBJECTIVES.items() if name in METHODS or cls.needs_teacher
+    }
     names = []
     for model in models:
         foreign = is_original(model.folder) or is_masked_lm(model.folder)

@@ -135,6 +135,13 @@ class Law(Batched, ABC):
     def marginals(self) -> Tensor:
         """Per-position probabilities p(x₀ⁱ = · | x_t): (B, L, V), rows sum to 1."""
 
+    def component_logits(self) -> Tensor | None:
+        """Unnormalised log-weights (B, K) of the components of a mixture, with gradients.
+
+        None for a law that is none, or whose components cannot be counted.
+        """
+        return None
+
     def precise_marginals(self) -> Tensor:
         """:meth:`marginals` in float64, normalised in it where that can be done.
 
@@ -189,6 +196,23 @@ class Law(Batched, ABC):
         raise ValueError(
             f"{decoding.kind} decoding is for autoregressive laws, and this is a "
             f"{type(self).__name__}, which draws all positions at once; leave decoding='sequential'"
+        )
+
+    def held(self, kept: list[Tensor]) -> Law:
+        """The law with the latent of earlier draws; a product law, which has none, as it is.
+
+        Args:
+            kept: shared by the laws of one trajectory: empty until the first of them is drawn,
+                which puts the latent of each row there.
+
+        Raises:
+            ValueError: for a joint law without a latent.
+        """
+        if self.independent:
+            return self
+        raise ValueError(
+            f"held-latent is for latent students, and a {type(self).__name__} has no latent to "
+            "hold; use sampler='ancestral'"
         )
 
     def cross_entropy(self, target: Law, generator: Generator = None) -> Tensor:

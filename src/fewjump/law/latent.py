@@ -256,6 +256,7 @@ class LatentLaw(Law):
         length, vocab_size: L and V.
         particles: draws of a continuous z in :meth:`log_prob` and :meth:`marginals`.
         rows: (B,) which rows of ``decode`` these are; all of them by default.
+        kept: see :meth:`held`.
     """
 
     prior: Latent
@@ -264,6 +265,7 @@ class LatentLaw(Law):
     vocab_size: int = field(metadata=SHARED)
     particles: int = field(default=64, metadata=SHARED)
     rows: Tensor = None  # type: ignore[assignment]
+    kept: list[Tensor] | None = field(default=None, metadata=SHARED)
 
     def __post_init__(self) -> None:
         self.batch_size = self.prior.batch_size
@@ -287,10 +289,25 @@ class LatentLaw(Law):
         rows = self.rows.repeat_interleave(count)
         return MixtureOf(self.decode(z, rows), prior.logits)
 
+    def component_logits(self) -> Tensor | None:
+        category = self.prior.category()
+        return None if category is None else category.logits
+
     def sample(self, generator: Generator = None) -> Tensor:
-        return self.decode(self.prior.sample(generator), self.rows).sample(generator)
+        z = self.kept[0] if self.kept else self.prior.sample(generator)
+        if self.kept is not None and not self.kept:
+            self.kept.append(z)
+        return self.decode(z, self.rows).sample(generator)
+
+    def held(self, kept: list[Tensor]) -> LatentLaw:
+        return replace(self, kept=kept)
 
     def log_prob(self, x0: Tensor) -> Tensor:
+        if self.kept is not None:
+            raise ValueError(
+                "a latent that is held over several draws gives none of them a likelihood of its "
+                "own; use sampler='ancestral', or estimate the law from samples"
+            )
         if self.prior.category() is not None:
             return self.exact().log_prob(x0)
         return self.bound(x0, self.prior, self.particles, self._fixed_streams())

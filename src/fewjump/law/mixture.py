@@ -61,6 +61,9 @@ class MixtureLaw(Law):
         self.batch_size, self.components = shape
         self.length, self.vocab_size = emission.length, emission.vocab_size
 
+    def component_logits(self) -> Tensor:
+        return self.weight_logits
+
     def component_log_prob(self, x0: Tensor) -> Tensor:
         """log Πᵢ p(x₀ⁱ|k) for each component: (B, L) → (B, K)."""
         return self.emission.log_likelihood(x0).sum(1)
@@ -163,6 +166,9 @@ class MixtureOf(Law):
 
     def _repeat(self, value: Tensor) -> Tensor:
         return value.repeat_interleave(self.components_count, 0)
+
+    def component_logits(self) -> Tensor:
+        return self.weight_logits
 
     def component_log_prob(self, x0: Tensor) -> Tensor:
         """log p_k(x₀) of each component: (B, L) → (B, K)."""

@@ -4,6 +4,11 @@ from fewjump.objective.base import Metrics, Objective, freeze
 from fewjump.objective.conditional import ConditionalMatching
 from fewjump.objective.consistency import DiscreteConsistency
 from fewjump.objective.correlation import CorrelationDistillation
+from fewjump.objective.data_only import (
+    DataLikelihood,
+    RoutedLikelihood,
+    VariationalLikelihood,
+)
 from fewjump.objective.elbo import CrossEntropyELBO, ScoreEntropy, nelbo
 from fewjump.objective.inverse_distillation import InverseDistillation
 from fewjump.objective.joint import JointConditionalMatching
@@ -19,6 +24,7 @@ __all__ = [
     "ConditionalMatching",
     "CorrelationDistillation",
     "CrossEntropyELBO",
+    "DataLikelihood",
     "DiscreteConsistency",
     "InverseDistillation",
     "JointConditionalMatching",
@@ -27,9 +33,11 @@ __all__ = [
     "Objective",
     "OnPolicyRefinement",
     "Rectification",
+    "RoutedLikelihood",
     "ScoreEntropy",
     "SelfDistillation",
     "TimeSampling",
+    "VariationalLikelihood",
     "freeze",
     "nelbo",
 ]

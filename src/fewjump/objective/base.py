@@ -211,7 +211,7 @@ def require_likelihood(student: Denoiser, method: str) -> None:
         raise ValueError(
             f"{method} needs the likelihood of a sample, and this latent student has a bound of "
             "it; give its latent one category per sequence and nothing else, use another kind of "
-            "student, or --method matching"
+            "student, or --method matching or vadd"
         )
 
 

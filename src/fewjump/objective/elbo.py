@@ -14,7 +14,7 @@ from fewjump.denoiser.base import Denoiser
 from fewjump.law.base import Law, row_chunks
 from fewjump.law.product import as_product
 from fewjump.objective.base import Given, Metrics, Objective
-from fewjump.objective.time_sampling import spread_uniform
+from fewjump.objective.time_sampling import spread_uniform, time_weight
 from fewjump.options.objectives import DataOptions
 from fewjump.process import Process
 from fewjump.random import Generator, bernoulli
@@ -35,12 +35,15 @@ class DataObjective(Objective, DataOptions):
             # What is not used does not identify a run.
             del self.known_share
 
+    def draw_times(self, first: Tensor) -> Tensor:
+        """Times of uniforms (B,)."""
+        return self.min_time + (1 - self.min_time) * first
+
     def noised(
         self, process: Process, batch: Tensor, generator: Generator
     ) -> tuple[Tensor, Given, Tensor]:
         """Times t (B,), what stays clean, and x_t (B, L)."""
-        t = spread_uniform(batch.shape[0], generator, batch.device)
-        t = self.min_time + (1 - self.min_time) * t
+        t = self.draw_times(spread_uniform(batch.shape[0], generator, batch.device))
         given = Given.draw(self.known, self.known_share, batch, process, generator)
         return t, given, given.pin(process.corrupt(batch, 0.0, t, generator))
 
@@ -91,8 +94,7 @@ class CrossEntropyELBO(DataObjective):
 
     def _weighted(self, ce: Tensor, process: Process, t: Tensor, batch: Tensor) -> Tensor:
         if self.weighting == "elbo":
-            schedule = process.schedule
-            weight = schedule.sigma(t) * schedule.alpha(t) / schedule.one_minus_alpha(t)
+            weight = time_weight("elbo", process, t)
             ce = ce * weight.to(ce.dtype) * (1 - self.min_time)
         return ce.sum() / batch.numel()
 

@@ -21,10 +21,7 @@ from fewjump.objective.teacher_time import (
     choose_target,
     joint_near,
 )
-from fewjump.objective.time_sampling import (
-    spread_uniform,
-    time_weight,
-)
+from fewjump.objective.time_sampling import grid_times, spread_uniform, time_weight
 from fewjump.options.objectives import JointIntermediate, JointOptions, Near
 from fewjump.random import Generator, uniform
 
@@ -178,10 +175,8 @@ class JointConditionalMatching(MatchingObjective, JointOptions):
                 share = uniform((batch_size,), generator, device)
                 u = self.min_time + (t - self.min_time) * share
             return t, u, torch.ones_like(t, dtype=torch.bool)
-        times = torch.tensor(self.grid, dtype=torch.float64, device=device)
-        index = (first * (len(self.grid) - 1)).long().clamp_(max=len(self.grid) - 2)
-        has_u = index < len(self.grid) - 2
-        return times[index], times[index + 1].clamp(min=self.min_time), has_u
+        t, following = grid_times(first, self.grid)
+        return t, following.clamp(min=self.min_time), following > self.grid[-1]
 
     def _draw(
         self,

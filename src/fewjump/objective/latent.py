@@ -5,7 +5,7 @@ importance-weighted one that says what it is worth.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,21 +17,132 @@ from fewjump.denoiser.latent import LatentHead
 from fewjump.denoiser.network import NetworkDenoiser
 from fewjump.law.base import Law
 from fewjump.law.latent import DiscreteLatent, Latent, LatentLaw, unit_kl
-from fewjump.objective.base import Given, Metrics, require_frozen
+from fewjump.objective.base import Given, Metrics, Objective, require_frozen
 from fewjump.objective.joint import JointConditionalMatching
 from fewjump.objective.teacher_time import candidate_times, choose_target
 from fewjump.objective.time_sampling import time_weight
-from fewjump.options.objectives import LatentOptions
+from fewjump.options.objectives import KnownOptions, LatentOptions
 from fewjump.random import Generator
 
 #: ``auto`` sums a category of up to this many values out of the bound.
 SUM_LIMIT = 32
 #: A unit of z counts as active from this KL on, in nats (arXiv 1509.00519 uses the same cut).
 ACTIVE_NATS = 0.01
+#: (law of N sequences given z, (N,) their rows in the batch or None for all) → (N, C) nats, one for
+#: each of C targets.
+Costs = Callable[[Law, Tensor | None], Tensor]
+
+
+@dataclass(kw_only=True, eq=False)
+class LatentBound(Objective, LatentOptions, KnownOptions):
+    """An objective that bounds −log p^φ(x₀|x_t) of a latent student by its encoder's q.
+
+    E_{z~q(z|x_s,x_t)}[−log p^φ(x₀|x_t,z)] + KL(q ‖ p(z|x_t)), with what keeps z in use: the KL is
+    scaled up over the first ``kl_warmup`` steps, and each sequence has ``free_bits`` of it for
+    nothing.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # Not an option: where training is. Without the loop's word the warm-up counts as over.
+        self._kl_weight = 1.0
+
+    def settle(self, student: Denoiser, steps: int, earlier: Mapping[str, Any]) -> None:
+        super().settle(student, steps, earlier)
+        if self.kl_warmup is None:
+            begun = earlier.get("kl_warmup")
+            self.kl_warmup = begun if isinstance(begun, int) else steps // 2
+
+    def begin_step(self, step: int) -> None:
+        super().begin_step(step)
+        self._kl_weight = min(1.0, step / self.kl_warmup) if self.kl_warmup else 1.0
+
+    def check(self, student: Denoiser, teacher: Denoiser | None) -> None:
+        super().check(student, teacher)
+        head = latent_head(student)
+        if self.known is not None and not student.process.absorbing:
+            raise ValueError(
+                "a latent student conditions on known positions under masks only: use a masked "
+                "teacher, another kind of student (such as mixture or chain), or leave out known"
+            )
+        if head.encoder is None:
+            raise ValueError(
+                "the latent student has no encoder, which training needs; build it with "
+                "head={'encoder': True} and warm-start it from this one"
+            )
+        if self.estimator == "sum" and not head.is_one_category():
+            raise ValueError(
+                "estimator='sum' needs a latent of one category per sequence and nothing else; "
+                "use estimator='sample'"
+            )
+
+    def bounded(
+        self,
+        law: LatentLaw,
+        posterior: Latent,
+        costs: Costs,
+        weights: Sequence[float],
+        draws: int,
+        generator: Generator,
+    ) -> tuple[Tensor, Tensor, Metrics]:
+        """The bound of each target, and what is minimised.
+
+        Args:
+            law: p^φ(x₀|x_t), B rows.
+            posterior: the encoder's q.
+            costs: −log p^φ(x₀|x_t,z) of C targets. Where z is summed out the first chooses q.
+            weights: of the targets.
+            draws: of z, where it is not summed out.
+            generator: see :mod:`fewjump.random`.
+
+        Returns:
+            What is minimised, (B,) nats; the bounds (B, C), with the whole KL and without
+            gradients; and metrics.
+        """
+        category, gap = posterior.category(), None
+        if category is not None and self._sums(category):
+            posterior, each = summed(law, costs)
+            gap = posterior.kl(category)
+        else:
+            drawn = (law.decode(posterior.relaxed(generator), law.rows) for _ in range(draws))
+            each = sum(costs(decoded, None) for decoded in drawn) / draws
+        assert isinstance(each, Tensor)
+        units = unit_kl(posterior, law.prior)
+        kl = units.sum(-1)
+        total = sum(weight * one for weight, one in zip(weights, each.unbind(-1)))
+        total = total + sum(weights) * self._kl_weight * kl.clamp(min=self.free_bits)
+        metrics = self._latent_metrics(each[:, 0], units, posterior, law.length)
+        if gap is not None:
+            total = total + gap
+            metrics["encoder_gap"] = gap.detach().mean()
+        return total, (each + kl[:, None]).detach(), metrics
+
+    def _sums(self, posterior: DiscreteLatent) -> bool:
+        return self.estimator == "sum" or (
+            self.estimator == "auto" and posterior.values <= SUM_LIMIT
+        )
+
+    @torch.no_grad()
+    def _latent_metrics(
+        self, fit: Tensor, units: Tensor, posterior: Latent, length: int
+    ) -> Metrics:
+        kl = units.sum(-1).mean()
+        metrics = {
+            "reconstruction": fit.mean() / length,
+            "kl": kl,
+            "kl_bits": kl / math.log(2),
+            "active_units": (units.mean(0) > ACTIVE_NATS).sum().to(kl.dtype),
+            "kl_weight": torch.full_like(kl, self._kl_weight),
+        }
+        category = posterior.category()
+        if category is not None:
+            mean = category.logits.softmax(-1).mean(0)
+            metrics["codes_used"] = torch.special.entr(mean).sum().exp()
+        return metrics
 
 
 @dataclass(eq=False)
-class LatentMatching(JointConditionalMatching, LatentOptions):
+class LatentMatching(LatentBound, JointConditionalMatching):
     """E_{x_t, x_s}[ E_{z~q(z|x_s,x_t)} CE(p^θ_{0|s}(·|x_s), p^φ(·|x_t,z)) + KL(q ‖ p(z|x_t)) ].
 
     This bounds the joint cross-entropy E_{x₀~p^θ(·|x_s)}[−log p^φ(x₀|x_t)] of
@@ -79,42 +190,12 @@ class LatentMatching(JointConditionalMatching, LatentOptions):
             raise ValueError("summed is not for latent students; leave it out")
         if self.times is not None:
             raise ValueError("times is not for latent students; leave it out")
-        # Not an option: where training is. Without the loop's word the warm-up counts as over.
-        self._kl_weight = 1.0
-
-    def settle(self, student: Denoiser, steps: int, earlier: Mapping[str, Any]) -> None:
-        super().settle(student, steps, earlier)
-        if self.kl_warmup is None:
-            begun = earlier.get("kl_warmup")
-            self.kl_warmup = begun if isinstance(begun, int) else steps // 2
-
-    def begin_step(self, step: int) -> None:
-        self._kl_weight = min(1.0, step / self.kl_warmup) if self.kl_warmup else 1.0
-
-    def check(self, student: Denoiser, teacher: Denoiser | None) -> None:
-        super().check(student, teacher)
-        head = latent_head(student)
-        if self.known is not None and not student.process.absorbing:
-            raise ValueError(
-                "a latent student conditions on known positions under masks only: use a masked "
-                "teacher, another kind of student (such as mixture or chain), or leave out known"
-            )
-        if head.encoder is None:
-            raise ValueError(
-                "the latent student has no encoder, which training needs; build it with "
-                "head={'encoder': True} and warm-start it from this one"
-            )
-        if self.estimator == "sum" and not head.is_one_category():
-            raise ValueError(
-                "estimator='sum' needs a latent of one category per sequence and nothing else; "
-                "use estimator='sample'"
-            )
 
     def __call__(
         self, student: Denoiser, teacher: Denoiser | None, batch: Tensor, generator: Generator
     ) -> tuple[Tensor, Metrics]:
         teacher = require_frozen(teacher, student)
-        head, length = latent_head(student), batch.shape[1]
+        length = batch.shape[1]
         given = Given.draw(self.known, self.known_share, batch, student.process, generator)
         t, _, _ = self._draw_times(batch.shape[0], generator, batch.device)
         times = candidate_times(self._share(student), t, self.min_time, generator)
@@ -123,72 +204,22 @@ class LatentMatching(JointConditionalMatching, LatentOptions):
         with torch.no_grad():
             target = choose_target(teacher, states, times, self.tolerance * length)
         x_s = _chosen(states, times, target.s)
-        level = student.process.schedule.sigma_bar(t)
-        posterior = head.encode(x_s, x_t, level)
-        data = batch if self.data_weight else None
-        category = posterior.category()
-        if category is not None and self._sums(category):
-            q, fit, nll = _summed(law, target.law, data, generator)
-            gap = q.kl(category)
-            posterior = q
-        else:
-            fit, nll = self._sampled(law, posterior, target.law, data, generator)
-            gap = None
-        units = unit_kl(posterior, law.prior)
-        kl = units.sum(-1)
-        pressed = self._kl_weight * kl.clamp(min=self.free_bits)
-        total = fit + self.data_weight * nll + (1 + self.data_weight) * pressed
-        if gap is not None:
-            total = total + gap
-        bound = (fit + kl).detach()
-        metrics = self._metrics(law, bound, target, teacher, x_t, t, given)
-        metrics |= self._latent_metrics(fit, units, posterior, length)
-        if gap is not None:
-            metrics["encoder_gap"] = gap.detach().mean()
-        if data is not None:
-            metrics["data_nll"] = (nll + kl).detach().mean() / length
+
+        def costs(decoded: Law, rows: Tensor | None) -> Tensor:
+            told = target.law if rows is None else target.law.select(rows)
+            each = [decoded.cross_entropy(told, generator)]
+            if self.data_weight:
+                each.append(-decoded.log_prob(batch if rows is None else batch[rows]))
+            return torch.stack(each, -1)
+
+        posterior = encoded(student, x_s, x_t, t)
+        weights = (1.0, self.data_weight) if self.data_weight else (1.0,)
+        total, bounds, own = self.bounded(law, posterior, costs, weights, self.draws, generator)
+        metrics = self._metrics(law, bounds[:, 0], target, teacher, x_t, t, given) | own
+        if self.data_weight:
+            metrics["data_nll"] = bounds[:, 1].mean() / length
         weight = time_weight(self.weighting, student.process, t)
         return (weight.to(total.dtype) * total).mean() / length, metrics
-
-    def _sums(self, posterior: DiscreteLatent) -> bool:
-        return self.estimator == "sum" or (
-            self.estimator == "auto" and posterior.values <= SUM_LIMIT
-        )
-
-    def _sampled(
-        self,
-        law: LatentLaw,
-        posterior: Latent,
-        target: Law,
-        data: Tensor | None,
-        generator: Generator,
-    ) -> tuple[Tensor, Tensor]:
-        """E_{z~q} of the cross-entropy with target and data (0 without them): (B,) each."""
-        fit = nll = torch.zeros((), device=law.device)
-        for _ in range(self.draws):
-            decoded = law.decode(posterior.relaxed(generator), law.rows)
-            fit = fit + decoded.cross_entropy(target, generator)
-            if data is not None:
-                nll = nll - decoded.log_prob(data)
-        return fit / self.draws, nll / self.draws
-
-    @torch.no_grad()
-    def _latent_metrics(
-        self, fit: Tensor, units: Tensor, posterior: Latent, length: int
-    ) -> Metrics:
-        kl = units.sum(-1).mean()
-        metrics = {
-            "reconstruction": fit.mean() / length,
-            "kl": kl,
-            "kl_bits": kl / math.log(2),
-            "active_units": (units.mean(0) > ACTIVE_NATS).sum().to(kl.dtype),
-            "kl_weight": torch.full_like(kl, self._kl_weight),
-        }
-        category = posterior.category()
-        if category is not None:
-            mean = category.logits.softmax(-1).mean(0)
-            metrics["codes_used"] = torch.special.entr(mean).sum().exp()
-        return metrics
 
 
 def _chosen(states: Tensor, times: Tensor, s: Tensor) -> Tensor:
@@ -199,10 +230,8 @@ def _chosen(states: Tensor, times: Tensor, s: Tensor) -> Tensor:
     return states[level, torch.arange(states.shape[1], device=states.device)]
 
 
-def _summed(
-    law: LatentLaw, target: Law, data: Tensor | None, generator: Generator
-) -> tuple[DiscreteLatent, Tensor, Tensor]:
-    """The best q, and its expected cross-entropies with target and data (0 without them).
+def summed(law: LatentLaw, costs: Costs) -> tuple[DiscreteLatent, Tensor]:
+    """The best q for the first target, q*(z) ∝ p(z|x_t)·exp(−cost), and the mean costs (B, C).
 
     q carries no gradient: at the minimum over q there is none to carry.
     """
@@ -211,15 +240,14 @@ def _summed(
     count, batch = prior.values, law.batch_size
     each = torch.arange(batch, device=law.device).repeat_interleave(count)
     z = torch.arange(count, device=law.device).repeat(batch)
-    decoded = law.decode(z, law.rows[each])
-    value = decoded.cross_entropy(target.select(each), generator).reshape(batch, count)
-    best = DiscreteLatent((prior.logits.log_softmax(-1) - value).detach())
-    weight = best.logits.softmax(-1)
-    fit = (weight * value).sum(-1)
-    if data is None:
-        return best, fit, torch.zeros_like(fit)
-    nll = -decoded.log_prob(data[each]).reshape(batch, count)
-    return best, fit, (weight * nll).sum(-1)
+    value = costs(law.decode(z, law.rows[each]), each).unflatten(0, (batch, count))
+    best = DiscreteLatent((prior.logits.log_softmax(-1) - value[..., 0]).detach())
+    return best, (best.logits.softmax(-1)[..., None] * value).sum(1)
+
+
+def encoded(student: Denoiser, x_s: Tensor, x_t: Tensor, t: Tensor) -> Latent:
+    """The student's q(z|x_s, x_t), for (B, L) tokens and t (B,)."""
+    return latent_head(student).encode(x_s, x_t, student.process.schedule.sigma_bar(t))
 
 
 def latent_head(student: Denoiser) -> LatentHead:
@@ -233,6 +261,6 @@ def latent_head(student: Denoiser) -> LatentHead:
         return student.head
     kind = student.kind if isinstance(student, NetworkDenoiser) else type(student).__name__
     raise ValueError(
-        f"LatentMatching trains latent students, got a {kind} one; use student='latent', or "
-        "JointConditionalMatching"
+        f"this objective trains latent students, got a {kind} one; use student='latent', or "
+        "another method"
     )

@@ -63,12 +63,17 @@ def draw_time_pair(
         t = min_time + (1 - min_time) * first
         lowest = torch.full_like(t, min_time)
     else:
-        times = torch.tensor(grid, dtype=torch.float64, device=device)
-        interval = (first * (len(grid) - 1)).long().clamp_(max=len(grid) - 2)
-        t = times[interval]
-        lowest = torch.minimum(times[interval + 1].clamp(min=min_time), t)
+        t, following = grid_times(first, grid)
+        lowest = torch.minimum(following.clamp(min=min_time), t)
     lowest = torch.maximum(lowest, t - max_gap)
     return t - (t - lowest) * second, t
+
+
+def grid_times(first: Tensor, grid: tuple[float, ...]) -> tuple[Tensor, Tensor]:
+    """A grid time other than the last, chosen by uniforms (B,), and the one after it: (B,) each."""
+    times = torch.tensor(grid, dtype=torch.float64, device=first.device)
+    interval = (first * (len(grid) - 1)).long().clamp_(max=len(grid) - 2)
+    return times[interval], times[interval + 1]
 
 
 def time_weight(weighting: Weighting, process: Process, t: Tensor) -> Tensor:

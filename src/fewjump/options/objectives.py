@@ -115,37 +115,51 @@ class JumpOptions(TimeOptions):
     steps: Annotated[int | None, tyro.conf.arg(name="jumps")] = None
     grid: Annotated[tuple[float, ...] | None, tyro.conf.arg(name="jump-times")] = None
 
-    whose = "--method matching and idlm"
+    whose = "--method matching, idlm, data-only, vadd and e-moe"
 
 
 @dataclass(kw_only=True)
-class MatchingOptions(DataOptions, JumpOptions):
-    """Matching a teacher, by whatever student.
+class FewStepOptions(DataOptions, JumpOptions):
+    """Learning what is behind a noisy state, at the times of a few-step sampler or at any.
 
     Attributes:
         weighting: weight of a time t in the loss: uniform; elbo, that of the likelihood bound; or
             sigma, the noise rate.
+    """
+
+    weighting: Annotated[Weighting, _by_name("uniform")] = "uniform"
+
+    whose = "--method matching, data-only, vadd and e-moe"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_weighting(self.weighting)
+        self.few_step_times()
+
+    def few_step_times(self) -> tuple[float, ...] | None:
+        """The decreasing times of the few-step form, if it is one."""
+        return _few_steps(self.grid, self.steps, self.min_time)
+
+
+@dataclass(kw_only=True)
+class MatchingOptions(FewStepOptions):
+    """Matching a teacher, by whatever student.
+
+    Attributes:
         rollout_steps: with teacher-rollout: the teacher's steps from noise to t, and again from
             there to the cleaner state. Default: 8, or 16 for joint students.
     """
 
-    weighting: Annotated[Weighting, _by_name("uniform")] = "uniform"
     rollout_steps: int | None = None
 
     whose = "--method matching"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_weighting(self.weighting)
         require(
             self.rollout_steps is None or self.rollout_steps >= 1,
             f"rollout_steps must be at least 1, got {self.rollout_steps}",
         )
-        self.few_step_times()
-
-    def few_step_times(self) -> tuple[float, ...] | None:
-        """The decreasing times of the few-step form, if it is one."""
-        return _few_steps(self.grid, self.steps, self.min_time)
 
 
 @dataclass(kw_only=True)
@@ -337,7 +351,7 @@ class LatentOptions(Part):
     kl_warmup: int | None = None
     estimator: LatentEstimator = "auto"
 
-    whose = "latent students of --method matching; use student='latent'"
+    whose = "latent students of --method matching and vadd; use student='latent'"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -346,6 +360,24 @@ class LatentOptions(Part):
             f"free_bits and kl_warmup must be ≥ 0, got {self.free_bits} and {self.kl_warmup}",
         )
         one_of("estimator", self.estimator, get_args(LatentEstimator))
+
+
+@dataclass(kw_only=True)
+class ExpertOptions(Part):
+    """A mixture whose components are all to be used.
+
+    Attributes:
+        balance: weight of a term that is 0 where a batch uses all experts alike, and at most the
+            logarithm of their number, in nats per sequence.
+    """
+
+    balance: float = 0.0
+
+    whose = "--method e-moe"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 <= self.balance < math.inf, f"balance must be ≥ 0, got {self.balance}")
 
 
 @dataclass(kw_only=True)

@@ -8,6 +8,7 @@ from fewjump.sampler.exact import exact_coupling, exact_output_law
 from fewjump.sampler.first_hitting import FirstHitting
 from fewjump.sampler.fitted_grid import FittedGrid, IntervalCosts, fitted_grid, interval_costs
 from fewjump.sampler.flow_matching import FlowMatching
+from fewjump.sampler.held_latent import HeldLatent
 from fewjump.sampler.remasking import Psi, ReMDM
 from fewjump.sampler.run import RunProgress, SamplerRun, run, sample
 from fewjump.sampler.single_stage import Ancestral, Euler, TauLeaping
@@ -24,6 +25,7 @@ __all__ = [
     "FittedGrid",
     "FlowMatching",
     "GRIDS",
+    "HeldLatent",
     "IntervalCosts",
     "Move",
     "Moves",

@@ -91,6 +91,10 @@ class Sampler(ABC):
                 training (B,).
         """
 
+    def opened(self, denoiser: Denoiser) -> Denoiser:
+        """What one trajectory asks in place of the denoiser, for what is kept from step to step."""
+        return denoiser
+
     def steps(self, denoiser: Denoiser, x: Tensor, times: Tensor) -> list[Step]:
         """The steps of one trajectory, each a function x_t → moves; one per interval of the grid.
 

@@ -377,6 +377,7 @@ def trajectory(
     sampler: Sampler, denoiser: Denoiser, x: Tensor, times: Tensor, denoise: bool = True
 ) -> list[Step]:
     """All steps from ``x`` at ``times[0]`` to the output; see the module docstring."""
+    denoiser = sampler.opened(denoiser)
     if not sampler.uses_grid:
         return sampler.steps(denoiser, x, times)
     if not denoise:

@@ -166,6 +166,7 @@ class MixtureOfChainsHead(Head):
 
     kind = "mixture-of-chains"
     joint = True
+    mixture = True
 
     def __init__(
         self,

@@ -47,6 +47,7 @@ class MixtureHead(Head):
 
     kind = "mixture"
     joint = True
+    mixture = True
 
     def __init__(
         self,
@@ -180,6 +181,7 @@ class SharedMixtureHead(Head):
 
     kind = "shared-mixture"
     joint = True
+    mixture = True
     fixed_length = True
 
     def __init__(
