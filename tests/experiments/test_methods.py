@@ -39,7 +39,7 @@ def small(own: dict) -> dict:
     return {**own, **changes, "warmup": 1}
 
 
-#: A second network, pairs that are drawn first, and no teacher: what is not a number of its answers.
+#: A second network, pairs drawn first, and no teacher: what is not a number of its answers.
 SOME = {"masked": ("IDLM shared-chain", "VADD"), "uniform": ("ReDi", "E-MoE")}
 #: What these two may ask: its pairs, or nothing.
 MOST = {"ReDi": 2 * 8 * 2, "VADD": 0, "E-MoE": 0}
