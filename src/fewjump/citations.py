@@ -246,6 +246,8 @@ _ALSO = {
     "dcd": "duo",
     "DiscreteConsistency": "duo",
     "InverseDistillation": "idlm",
+    "MomentMatching": "d-mmd",
+    "TokenMatching": "dimo",
     "CorrelationDistillation": "di4c",
     "JointConditionalMatching": _PAPER,
     "LatentMatching": _PAPER,

@@ -134,6 +134,8 @@ _METHODS = {
     "dcd": "fewjump.objective.consistency:DiscreteConsistency",
     "redi": "fewjump.objective.rectification:Rectification",
     "idlm": "fewjump.objective.inverse_distillation:InverseDistillation",
+    "dmmd": "fewjump.objective.moment_matching:MomentMatching",
+    "dimo": "fewjump.objective.token_matching:TokenMatching",
     "di4c": "fewjump.objective.correlation:CorrelationDistillation",
 }
 

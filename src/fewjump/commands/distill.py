@@ -28,6 +28,7 @@ from fewjump.options.objectives import (
     GapOptions,
     HalvingOptions,
     Intermediate,
+    JeffreyOptions,
     JointOptions,
     LatentOptions,
     MatchingOptions,
@@ -72,8 +73,9 @@ class Subject:
             noise, answers as its teacher does where the same noise is weaker, in rounds; redi, for
             uniform noise, learns the teacher's samples together with the noise that they began
             from, in rounds; idlm, inverse distillation, moves any student's own samples towards the
-            teacher's law, without data; di4c gives joint students the correlations that many steps
-            of the teacher make.
+            teacher's law, without data; dmmd, moment matching, and dimo, token matching, which
+            needs no data, do so by what is said of a token of the noised samples; di4c gives joint
+            students the correlations that many steps of the teacher make.
         intermediate: how the cleaner state is drawn. student-euler is the paper's Algorithm 1;
             forward noises data and is exact; teacher-rollout needs no data. Default: forward, or
             teacher-rollout if there are no data.
@@ -97,7 +99,8 @@ class Subject:
         latent: latent students: what keeps the latent in use.
         halving: the rounds of sdtt, dcd and redi.
         coupling: the pairs of redi.
-        anchor: the second network of idlm, and what holds the student to its start.
+        anchor: the second network of idlm, dmmd and dimo, and what holds the student to its start.
+        jeffrey: the divergence of dimo.
         correlation: the three terms of di4c.
         training: how to optimise.
     """
@@ -123,6 +126,7 @@ class Subject:
     halving: HalvingOptions = field(default_factory=HalvingOptions)
     coupling: CouplingOptions = field(default_factory=CouplingOptions)
     anchor: AnchorOptions = field(default_factory=AnchorOptions)
+    jeffrey: JeffreyOptions = field(default_factory=JeffreyOptions)
     correlation: CorrelationOptions = field(default_factory=CorrelationOptions)
     training: TrainConfig = DISTILLATION
 
@@ -225,6 +229,7 @@ def objective_of(options: Options, guided: bool = False) -> Objective:
         options.halving,
         options.coupling,
         options.anchor,
+        options.jeffrey,
         options.correlation,
     )
     if options.method != "matching":
