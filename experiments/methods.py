@@ -35,12 +35,14 @@ from fewjump.schedule import LogLinear
 EXACT = "exact teacher"
 CHAIN = {"student": "shared-chain", "head": ["states=32"], "lr": 0.003}
 MIXTURE = {"student": "mixture", "head": ["components=16"], "lr": 0.003}
+NOISE = {"student": "latent", "head": ["categories=0", "position_size=8"]}
 ANY = {"student": "any-order", "head": ["width=32"], "lr": 0.003}
 LATENT = {"student": "latent", "head": ["size=64", "categories=0"], "lr": 0.003}
 #: Of what asks its teacher nothing: as many steps as at one evaluation each.
 ALONE = {"jumps": 4, "steps": 1000}
-#: What `fewjump distill` is told for each method, by noise. The two of distribution matching are a
-#: published method and the same over a head of ours.
+#: What `fewjump distill` is told for each method, by noise. Those of distribution matching are a
+#: published method (with noise as an input too, where its paper has that), and the same over a head
+#: of ours.
 BOTH: dict[str, dict[str, Any]] = {
     "conditional matching": {"jumps": 4},
     "joint shared-chain": {**CHAIN, "jumps": 4, "near": 0.1},
@@ -50,6 +52,12 @@ BOTH: dict[str, dict[str, Any]] = {
     "data-only shared-chain": {**CHAIN, **ALONE, "method": "data-only"},
     "VADD": {**LATENT, **ALONE, "method": "vadd"},
     "E-MoE": {**MIXTURE, **ALONE, "method": "e-moe"},
+    "D-MMD product": {"method": "dmmd", "jumps": 4, "lr": 0.0003, "auxiliary-steps": 40},
+    "D-MMD latent": {**NOISE, "method": "dmmd", "jumps": 4, "lr": 0.0003, "auxiliary-steps": 40},
+    "D-MMD shared-chain": {**CHAIN, "method": "dmmd", "lr": 0.001, "auxiliary-steps": 40},
+    "DiMO product": {"method": "dimo", "lr": 0.0003, "auxiliary-steps": 40},
+    "DiMO latent": {**NOISE, "method": "dimo", "lr": 0.0003, "auxiliary-steps": 40},
+    "DiMO shared-chain": {**CHAIN, "method": "dimo", "lr": 0.001, "auxiliary-steps": 40},
     "IDLM product": {"method": "idlm", "lr": 0.0003, "auxiliary-steps": 40},
     "IDLM shared-chain": {**CHAIN, "method": "idlm", "lr": 0.001, "auxiliary-steps": 40},
 }

@@ -171,7 +171,7 @@ def test_a_collapse_is_stopped_and_the_last_good_student_kept(world, tmp_path, m
         reward[..., 0] = -3.0
         return reward
 
-    monkeypatch.setattr("fewjump.objective.score_function.table_reward", greedy)
+    monkeypatch.setattr("fewjump.objective.on_policy.table_reward", greedy)
     options = {**QUICK, "steps": 200, "save_every": 10, "lr": 2e-2, "ema": None}
     options["guard_samples"] = 256
     with pytest.raises(DiversityError, match=r"collapsing.*last good student, of step \d+") as info:

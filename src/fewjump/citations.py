@@ -263,6 +263,8 @@ _ALSO = {
     "dcd": "duo",
     "DiscreteConsistency": "duo",
     "InverseDistillation": "idlm",
+    "MomentMatching": "d-mmd",
+    "TokenMatching": "dimo",
     "CorrelationDistillation": "di4c",
     "DataLikelihood": "vadd",
     "data-only": "vadd",

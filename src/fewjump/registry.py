@@ -135,6 +135,8 @@ _METHODS = {
     "dcd": "fewjump.objective.consistency:DiscreteConsistency",
     "redi": "fewjump.objective.rectification:Rectification",
     "idlm": "fewjump.objective.inverse_distillation:InverseDistillation",
+    "dmmd": "fewjump.objective.moment_matching:MomentMatching",
+    "dimo": "fewjump.objective.token_matching:TokenMatching",
     "di4c": "fewjump.objective.correlation:CorrelationDistillation",
     "data-only": "fewjump.objective.data_only:DataLikelihood",
     "e-moe": "fewjump.objective.data_only:RoutedLikelihood",

@@ -21,10 +21,12 @@ from fewjump.objective import (
     DiscreteConsistency,
     InverseDistillation,
     JointConditionalMatching,
+    MomentMatching,
     Objective,
     Rectification,
     RoutedLikelihood,
     SelfDistillation,
+    TokenMatching,
     VariationalLikelihood,
 )
 from fewjump.process import Absorbing, Uniform
@@ -112,6 +114,23 @@ def test_inverse_distillation_takes_its_own_options_and_no_data() -> None:
     assert (found.anchor, found.anchor_steps) == (0.5, 9)
 
 
+def test_moment_matching_takes_what_inverse_distillation_does_and_data() -> None:
+    words = ["--method", "dmmd", "--student", "latent", "--jumps", "4", "--auxiliary-steps", "7"]
+    found = objective(*words)
+    assert isinstance(found, MomentMatching)
+    assert (len(found.few_step_times()), found.warmup, found.source) == (5, 7, "forward")
+    assert (found.anchor, objective_of(options("--method", "idlm")).anchor) == (0.0, 1.0)
+    with pytest.raises(ValueError, match="starts from data: give --data"):
+        objective_of(options(*words))
+
+
+def test_token_matching_takes_its_own_options_and_no_data() -> None:
+    words = ["--method", "dimo", "--reverse-share", "0.25", "--anchor", "0.5"]
+    found = objective_of(options(*words))
+    assert isinstance(found, TokenMatching)
+    assert (found.reverse_share, found.anchor, found.needs_data) == (0.25, 0.5, False)
+
+
 def test_correlation_distillation_takes_its_own_options() -> None:
     words = ["--method", "di4c", "--student", "mixture", "--teacher-step", "0.05"]
     words += ["--distil-until", "0.1", "--term-weights", "1", "2", "0", "--no-control-variate"]
@@ -159,7 +178,9 @@ def test_methods_of_data_alone_take_times_and_no_options_of_a_teacher() -> None:
         (["--teacher-step", "0.1"], "--teacher-step is for --method di4c"),
         (["--method", "di4c", "--jumps", "2"], "--jumps is for --method matching, idlm"),
         (["--method", "sdtt", "--anchor", "2"], "--anchor is for --method idlm"),
-        (["--auxiliary-steps", "1"], "--auxiliary-steps is for --method idlm"),
+        (["--auxiliary-steps", "1"], "--auxiliary-steps is for --method idlm, dmmd or dimo"),
+        (["--method", "dmmd", "--reverse-share", "1"], "--reverse-share is for --method dimo"),
+        (["--method", "dimo", "--reverse-share", "2"], "--reverse-share must lie in [0, 1]"),
         (["--method", "idlm", "--known", "prefix"], "--known is for methods that show"),
         (["--method", "idlm", "--weighting", "sigma"], "--weighting is for --method matching"),
         (["--rounds", "2"], "--rounds is for --method sdtt"),

@@ -100,6 +100,28 @@ def test_the_student_starts_as_the_teacher(kind: str, process: Process) -> None:
     assert bool(model.head.entry.out.weight.grad.any())  # type: ignore[union-attr]
 
 
+def test_without_an_encoder_the_values_of_z_may_start_apart() -> None:
+    """By a share of a fresh head's; the trunk and what reads it are the teacher's."""
+    torch.manual_seed(0)
+    process = Absorbing(V, LogLinear())
+    teacher = scramble(network(process, {"kind": "product"}))
+    x_t = states(process)
+
+    def away(share: float) -> float:
+        torch.manual_seed(0)
+        head = {"kind": "latent", "categories": 0, "size": 4, "encoder": False}
+        model = network(process, {**head, "warm_spread": share})
+        model.warm_start(teacher)
+        with torch.no_grad():
+            law = model(x_t, 0.6)
+            assert isinstance(law, LatentLaw)
+            told = law.decode(law.prior.sample(generator_for(3)), law.rows).marginals()
+            return float((told - teacher(x_t, 0.6).marginals()).abs().max())
+
+    assert away(0.0) < 1e-6
+    assert 0.01 < away(0.3) < 0.7 * away(1.0)
+
+
 def test_a_low_precision_trunk_runs_in_its_precision_when_the_law_is_asked() -> None:
     process = Absorbing(V, LogLinear())
     for autocast, dtype in ((None, torch.float32), ("bfloat16", torch.bfloat16)):
@@ -332,6 +354,7 @@ def test_other_sizes_are_not_taken_over() -> None:
     ("options", "words"),
     [
         ({"categories": 0}, "needs a latent"),
+        ({"warm_spread": -1.0}, "warm_spread"),
         ({"categories": 1}, "at least 2"),
         ({"size": -1}, "size"),
         ({"width": 0}, "width"),

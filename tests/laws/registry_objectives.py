@@ -27,12 +27,14 @@ from fewjump.objective import (
     InverseDistillation,
     JointConditionalMatching,
     LatentMatching,
+    MomentMatching,
     Objective,
     OnPolicyRefinement,
     Rectification,
     RoutedLikelihood,
     ScoreEntropy,
     SelfDistillation,
+    TokenMatching,
     VariationalLikelihood,
 )
 from fewjump.objective.on_policy import StudentWithAuxiliary
@@ -136,8 +138,12 @@ class ScoresOf(Marginals):
         return self.world.problem.ratios(x_t, t, self.process) * self.offset("tokens", x_t).exp()
 
 
-def refined(world: World) -> Denoiser:
-    return StudentWithAuxiliary(Joint(world), Marginals(world))
+def beside(student: Callable[[World], Denoiser]) -> Callable[[World], Denoiser]:
+    """Students with the exact auxiliary network."""
+    return lambda world: StudentWithAuxiliary(student(world), Marginals(world))
+
+
+refined = beside(Joint)
 
 
 class Case(NamedTuple):
@@ -189,6 +195,11 @@ add(
 add("inverse", lambda: InverseDistillation(steps=2, min_time=0.1, anchor=0.0), refined)
 # A product law is what the anchor pulls to.
 add("inverse-anchored", lambda: InverseDistillation(min_time=0.1), refined, length=1)
+add("dmmd", lambda: MomentMatching("student", steps=2, min_time=0.1), refined)
+add("dmmd-published", lambda: MomentMatching(min_time=0.1), beside(Marginals), length=1)
+add("dimo", lambda: TokenMatching(min_time=0.1, reverse_share=0.4, estimator="score"), refined)
+add("dimo-published", lambda: TokenMatching(min_time=0.1), beside(Marginals), length=1)
+add("dimo-latent", lambda: TokenMatching(min_time=0.1), beside(Latent))
 add("di4c", lambda: CorrelationDistillation(min_time=0.02, distil_until=0.1), Joint, length=1)
 add("data-only", lambda: DataLikelihood(min_time=0.05), Joint)
 add("data-only-elbo", lambda: DataLikelihood(weighting="elbo", min_time=0.1), Joint)

@@ -10,7 +10,7 @@ from torch import Tensor
 import fewjump
 from fewjump.assembly import build_student
 from fewjump.law.base import enumerate_states
-from fewjump.objective import InverseDistillation, freeze
+from fewjump.objective import InverseDistillation, MomentMatching, TokenMatching, freeze
 from fewjump.objective.on_policy import StudentWithAuxiliary
 from fewjump.objective.score_function import leave_one_out, score_surrogate
 from fewjump.process import Absorbing, FixedRate, Process, ResetToPrior, Uniform
@@ -171,23 +171,39 @@ QUICK = {"batch_size": 16, "ema": 0.9, "progress": False, "device": "cpu", "warm
 
 
 @pytest.mark.parametrize(
-    ("process", "kind"),
-    [(Uniform(2, LogLinear()), "chain"), (Absorbing(3, LogLinear()), "product")],
-    ids=["uniform-chain", "absorbing-product"],
+    ("method", "process", "kind", "head"),
+    [
+        (InverseDistillation, Uniform(2, LogLinear()), "chain", {}),
+        (InverseDistillation, Absorbing(3, LogLinear()), "product", {}),
+        (MomentMatching, Absorbing(3, LogLinear()), "latent", {"categories": 0, "size": 4}),
+        (TokenMatching, Uniform(2, LogLinear()), "mixture", {}),
+    ],
+    ids=["uniform-chain", "absorbing-product", "moments-latent", "tokens-mixture"],
 )
-def test_a_run_resumes_exactly_with_its_auxiliary(process, kind, tmp_path, monkeypatch):
+def test_a_run_resumes_exactly_with_its_auxiliary(
+    method, process, kind, head, tmp_path, monkeypatch
+):
     tokens = torch.randint(2, (300, 1), generator=generator_for(0)).repeat(1, 4)
     teacher = fewjump.train_teacher(tokens, process, network=NETWORK, steps=3, **QUICK)
     before = [p.detach().clone() for p in teacher.parameters()]
 
     def run(out):
-        objective = InverseDistillation(steps=2, warmup=2)
+        objective = method(steps=2, warmup=2)
+        data = tokens if objective.needs_data else None
         return fewjump.distill(
-            teacher, student=kind, objective=objective, steps=8, save_every=3, out=out, **QUICK
+            teacher,
+            data,
+            student=kind,
+            head=head,
+            objective=objective,
+            steps=8,
+            save_every=3,
+            out=out,
+            **QUICK,
         )
 
     whole = run(tmp_path / "whole")
-    plain, calls = InverseDistillation.__call__, []
+    plain, calls = method.__call__, []
 
     def cut(self, *inputs):
         calls.append(1)
@@ -196,7 +212,7 @@ def test_a_run_resumes_exactly_with_its_auxiliary(process, kind, tmp_path, monke
         return plain(self, *inputs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(InverseDistillation, "__call__", cut)
+        patch.setattr(method, "__call__", cut)
         with pytest.raises(TrainingInterrupted):
             run(tmp_path / "cut")
     again = run(tmp_path / "cut")
@@ -205,7 +221,7 @@ def test_a_run_resumes_exactly_with_its_auxiliary(process, kind, tmp_path, monke
     for own, other in zip(whole.parameters(), again.parameters(), strict=True):
         assert torch.equal(own, other)
     assert all(torch.equal(p, q) for p, q in zip(before, teacher.parameters(), strict=True))
-    started = build_student(teacher, kind, None, None, True, 4, 0)
+    started = build_student(teacher, kind, None, head, True, 4, 0)
     moved = zip(whole.parameters(), started.parameters(), strict=True)
     assert any(not torch.equal(own, other) for own, other in moved)
 

@@ -29,6 +29,7 @@ from fewjump.options.objectives import (
     GapOptions,
     HalvingOptions,
     Intermediate,
+    JeffreyOptions,
     JointOptions,
     LatentOptions,
     MatchingOptions,
@@ -73,10 +74,12 @@ class Subject:
             noise, answers as its teacher does where the same noise is weaker, in rounds; redi, for
             uniform noise, learns the teacher's samples together with the noise that they began
             from, in rounds; idlm, inverse distillation, moves any student's own samples towards the
-            teacher's law, without data; di4c gives joint students the correlations that many steps
-            of the teacher make. Three learn the data and never ask the teacher, at whose weights
-            they start: data-only, by any student's likelihood; vadd, by the bound of a latent
-            one's; e-moe, by that of a mixture of experts.
+            teacher's law, without data; dmmd, moment matching, and dimo, token matching, which
+            needs no data, do so by what is said of a token of the noised samples; di4c gives joint
+            students the correlations that many steps of the teacher make. Three learn the data and
+            never ask the teacher, at whose weights they start: data-only, by any student's
+            likelihood; vadd, by the bound of a latent one's; e-moe, by that of a mixture of
+            experts.
         intermediate: how the cleaner state is drawn. student-euler is the paper's Algorithm 1;
             forward noises data and is exact; teacher-rollout needs no data. Default: forward, or
             teacher-rollout if there are no data.
@@ -100,7 +103,8 @@ class Subject:
         latent: latent students: what keeps the latent in use.
         halving: the rounds of sdtt, dcd and redi.
         coupling: the pairs of redi.
-        anchor: the second network of idlm, and what holds the student to its start.
+        anchor: the second network of idlm, dmmd and dimo, and what holds the student to its start.
+        jeffrey: the divergence of dimo.
         correlation: the three terms of di4c.
         experts: the mixture of e-moe.
         training: how to optimise.
@@ -127,6 +131,7 @@ class Subject:
     halving: HalvingOptions = field(default_factory=HalvingOptions)
     coupling: CouplingOptions = field(default_factory=CouplingOptions)
     anchor: AnchorOptions = field(default_factory=AnchorOptions)
+    jeffrey: JeffreyOptions = field(default_factory=JeffreyOptions)
     correlation: CorrelationOptions = field(default_factory=CorrelationOptions)
     experts: ExpertOptions = field(default_factory=ExpertOptions)
     training: TrainConfig = DISTILLATION
@@ -230,6 +235,7 @@ def objective_of(options: Options, guided: bool = False) -> Objective:
         options.halving,
         options.coupling,
         options.anchor,
+        options.jeffrey,
         options.correlation,
         options.experts,
     )

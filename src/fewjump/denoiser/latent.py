@@ -7,6 +7,7 @@ z, and all positions are drawn at once. Relatives: VADD (arXiv 2505.17384) for a
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -25,9 +26,10 @@ class LatentEntry(nn.Module):
     """z → what is added to the embedded tokens: W·gelu(Σ A·z + template).
 
     A warm start sets W = 0: every z gives the same law, which is the teacher's. A and the templates
-    are random, so the first gradient of W already tells the values of z apart. A fresh head has
-    nothing to read z with (its product head is zero); there W is random, or neither of the two
-    would have a gradient.
+    are random, so the first gradient of W already tells the values of z apart, where an encoder
+    says which z a sample is of. Without one all z then learn the same, and a share of the fresh W
+    is kept instead (``warm_spread``). A fresh head has nothing to read z with (its product head is
+    zero); there W is random, or neither of the two would have a gradient.
 
     Args:
         hidden: width D of the trunk.
@@ -85,6 +87,8 @@ class LatentHead(Head):
         encoder: whether the encoder is there.
         encoder_width, encoder_blocks: of the encoder, a small transformer.
         particles: draws with which a z that cannot be summed out is scored.
+        warm_spread: what a warm start leaves of W, as a share ≥ 0 of a fresh head's: 0 begins at
+            the teacher's law. For on-policy training, see :class:`LatentEntry`.
     """
 
     kind = "latent"
@@ -104,8 +108,11 @@ class LatentHead(Head):
         encoder_width: int = 64,
         encoder_blocks: int = 1,
         particles: int = 64,
+        warm_spread: float = 0.0,
     ) -> None:
         super().__init__(hidden, vocab_size)
+        if not 0 <= warm_spread < math.inf:
+            raise ValueError(f"warm_spread must be ≥ 0, got {warm_spread}")
         require_positive(
             width=width,
             encoder_width=encoder_width,
@@ -118,6 +125,7 @@ class LatentHead(Head):
         self.position_categories, self.position_size = position_categories, position_size
         self.width, self.length, self.particles = width, length, particles
         self.encoder_width, self.encoder_blocks = encoder_width, encoder_blocks
+        self.warm_spread = warm_spread
         self.base = ProductHead(hidden, vocab_size)
         self.entry = LatentEntry(hidden, self.sizes, width, length)
         self.prior = LatentPrior(vocab_size, self.sizes, width, length)
@@ -163,7 +171,7 @@ class LatentHead(Head):
             return False
         mine, theirs = self.config(), other.config()
         encoders = {"encoder", "encoder_width", "encoder_blocks"}
-        if any(mine[key] != theirs[key] for key in mine.keys() - encoders):
+        if any(mine[key] != theirs[key] for key in mine.keys() - encoders - {"warm_spread"}):
             return False
         both = all(mine[key] == theirs[key] for key in encoders)
         for name, part in self.named_children():
@@ -173,7 +181,8 @@ class LatentHead(Head):
 
     def warm_start(self, product: ProductHead) -> None:
         self.base.load_state_dict(product.state_dict())
-        nn.init.zeros_(self.entry.out.weight)
+        with torch.no_grad():
+            self.entry.out.weight.mul_(self.warm_spread)
 
     def for_sampling(self) -> LatentHead:
         """The same head without its encoder; it shares the parameters."""

@@ -103,7 +103,8 @@ class Law(Batched, ABC):
     Attributes:
         independent: whether the positions are; it is then a
             :class:`~fewjump.law.ProductLaw`.
-        chosen_product: whether every :meth:`draw` is one of a product law.
+        chosen_product: whether every :meth:`draw` is one of a product law, out of some that are
+            all at hand.
         conditions_exactly: whether :meth:`given` is this law's own conditional for every set of
             known positions.
         scores: concrete scores from which the law was recovered, None for most.

@@ -12,7 +12,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from fewjump.law.base import SHARED, Batched, Law, nucleus
+from fewjump.law.base import SHARED, Batched, Draw, Law, nucleus
 from fewjump.law.mixture import MixtureOf
 from fewjump.random import Generator, SampleStreams, categorical_from_logits, uniform
 
@@ -301,6 +301,17 @@ class LatentLaw(Law):
 
     def held(self, kept: list[Tensor]) -> LatentLaw:
         return replace(self, kept=kept)
+
+    def draw(self, generator: Generator = None) -> Draw:
+        """A draw of the law that one z decodes to; z is what chose it, where the prior learns."""
+        with torch.no_grad():
+            z = self.prior.sample(generator)
+        one, choice = self.decode(z, self.rows).draw(generator), self.prior.log_prob(z)
+        if not choice.requires_grad:
+            return one
+        return one._replace(
+            log_choice=choice if one.log_choice is None else choice + one.log_choice
+        )
 
     def log_prob(self, x0: Tensor) -> Tensor:
         if self.kept is not None:

@@ -13,10 +13,12 @@ from fewjump.objective.elbo import CrossEntropyELBO, ScoreEntropy, nelbo
 from fewjump.objective.inverse_distillation import InverseDistillation
 from fewjump.objective.joint import JointConditionalMatching
 from fewjump.objective.latent import LatentMatching
+from fewjump.objective.moment_matching import MomentMatching
 from fewjump.objective.on_policy import OnPolicyRefinement
 from fewjump.objective.rectification import Rectification
 from fewjump.objective.self_distillation import SelfDistillation
 from fewjump.objective.time_sampling import TimeSampling
+from fewjump.objective.token_matching import TokenMatching
 from fewjump.registry import OBJECTIVES
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "JointConditionalMatching",
     "LatentMatching",
     "Metrics",
+    "MomentMatching",
     "Objective",
     "OnPolicyRefinement",
     "Rectification",
@@ -37,6 +40,7 @@ __all__ = [
     "ScoreEntropy",
     "SelfDistillation",
     "TimeSampling",
+    "TokenMatching",
     "VariationalLikelihood",
     "freeze",
     "nelbo",

@@ -15,15 +15,16 @@ from fewjump.denoiser.base import Denoiser
 from fewjump.denoiser.network import NetworkDenoiser
 from fewjump.denoiser.score import ScoreDenoiser
 from fewjump.denoiser.wrappers import unwrapped
-from fewjump.law.base import Law
+from fewjump.law.base import Draw, Law
 from fewjump.law.product import ProductLaw, as_product
 from fewjump.objective.base import Metrics, Objective, require_frozen
 from fewjump.objective.score_function import (
-    Draw,
     DrawnAt,
-    expected_gradient,
     leave_one_out,
+    own_posterior,
     score_surrogate,
+    summed_gradient,
+    table_reward,
     token_reward,
 )
 from fewjump.objective.time_sampling import (
@@ -66,7 +67,8 @@ class OnPolicyRefinement(Objective, OnPolicyOptions):
     none of R (the bridge does not depend on φ). ``score`` estimates it with a leave-one-out
     baseline over ``draws`` of (x₀, x_u) at one (x_t, u), for every law; ``expected`` sums x₀ out
     given x_u, for product laws, and for mixtures given the component (see
-    :mod:`fewjump.objective.score_function`); its variance is lower, its memory (B, L, V).
+    :mod:`fewjump.objective.score_function`), and for latent students given z, whose own likelihood
+    is then never asked for; its variance is lower, its memory (B, L, V).
 
     The states x_t are held fixed: with ``source="student"`` the effect of a step on the states of
     later steps is left out of the gradient (it vanishes at D = 0, and for K = 1).
@@ -85,7 +87,8 @@ class OnPolicyRefinement(Objective, OnPolicyOptions):
         grid: decreasing times from 1 to 0: those the student is sampled with.
 
     Metrics, in nats per position: ``divergence`` (D as ψ sees it, probabilities floored),
-    ``auxiliary_cross_entropy``, ``joint_entropy`` (−log p^φ(x₀|x_t) of the draws),
+    ``auxiliary_cross_entropy``, ``joint_entropy`` (−log p^φ(x₀|x_t) of the draws, of a latent
+    student given z),
     ``student_entropy`` and ``teacher_entropy`` (of a position given the same x_u, by ψ and by the
     teacher), with data ``data_nll``.
 
@@ -157,19 +160,19 @@ class OnPolicyRefinement(Objective, OnPolicyOptions):
         fake = as_product(fake)
         with torch.no_grad():
             real = as_product(teacher(x_u, late))
-        surprise = -fake.token_log_prob(x0)
-        reward = self._reward(process, fake, real, x0, x_u, late).reshape(self.draws, -1, length)
+        surprise = self._surprise(fake, real, x0)
         jumps = len(self.few_step_times()) - 1
         scale = self._time_weight(process, u) * width * jumps
-        total = reward.double().sum(-1) * scale
-        metrics = self._metrics(law, drawn, fake, real, length)
-        surrogate, scored = torch.zeros_like(total[0]), total
-        if self._uses_expected(law, process):
-            at = DrawnAt(x_t, t, x_u.reshape(self.draws, -1, length), u, scale)
-            surrogate = expected_gradient(drawn, fake, real, at, process, self.floor)
-            scored = torch.zeros_like(total)
-        weight = self._anchor_weight
-        if weight or scored is total:
+        metrics = self._metrics(law, drawn[0], fake, real, length)
+        summed, surrogate = self._sums_out(law, drawn[0], process), torch.zeros_like(scale)
+        if summed:
+            at = DrawnAt(x_t, t, x_u.reshape(self.draws, -1, length), u, scale, process)
+            reward, surrogate = self._summed(drawn, fake, real, at)
+        else:
+            reward = self._reward(process, fake, real, x0, x_u, late)
+        total = reward.reshape(self.draws, -1, length).double().sum(-1) * scale
+        scored, weight = torch.zeros_like(total) if summed else total, self._anchor_weight
+        if weight or not summed:
             log_probs = torch.stack([law.log_prob(one.x0) for one in drawn])
             if weight:
                 away = self._away(teacher, x_t, t, drawn, log_probs)
@@ -205,6 +208,42 @@ class OnPolicyRefinement(Objective, OnPolicyOptions):
     ) -> Tensor:
         """R_ψ / w(u) by position, constant: (N, L)."""
         return token_reward(fake, real, x0, self.floor)
+
+    @torch.no_grad()
+    def _table(self, fake: ProductLaw, real: ProductLaw) -> Tensor:
+        """The same of every token: (B, L, V)."""
+        return table_reward(fake, real, self.floor)
+
+    @torch.no_grad()
+    def _posterior(self, number: int, one: Draw, fake: ProductLaw, at: DrawnAt) -> Tensor:
+        """The law of each token given x_u by which it is summed out: (B, L, V)."""
+        assert one.law is not None
+        return own_posterior(one.law, at.x_u[number], at.u, at.x_t, at.t, at.process)
+
+    def _holds(self, one: Draw) -> bool:
+        """Whether x_u is held fixed where tokens are summed out."""
+        return False
+
+    def _summed(
+        self, drawn: list[Draw], fake: ProductLaw, real: ProductLaw, at: DrawnAt
+    ) -> tuple[Tensor, Tensor]:
+        """R_ψ / w(u) of the draws, (S·B, L), and the surrogate with their tokens summed out, (B,).
+
+        ``fake`` and ``real`` have S·B rows, draw by draw.
+        """
+        rewards, posteriors, told = [], [], []
+        rows = torch.arange(fake.batch_size, device=at.x_t.device).reshape(len(drawn), -1)
+        for number, (one, here) in enumerate(zip(drawn, rows)):
+            theirs = fake.select(here)
+            rewards.append(self._table(theirs, real.select(here)))
+            posteriors.append(self._posterior(number, one, theirs, at))
+            told.append(rewards[-1].gather(-1, one.x0[..., None])[..., 0])
+        held = self._holds(drawn[0])
+        return torch.cat(told), summed_gradient(drawn, rewards, posteriors, at.scale, held)
+
+    def _surprise(self, fake: ProductLaw, real: ProductLaw, x0: Tensor) -> Tensor:
+        """What ψ minimises by position, with gradients: (N, L), for x₀ (N, L)."""
+        return -fake.token_log_prob(x0)
 
     @property
     def _anchor_weight(self) -> float:
@@ -246,19 +285,26 @@ class OnPolicyRefinement(Objective, OnPolicyOptions):
             x = torch.where((k > step)[:, None], moved, x)
         return x
 
-    def _uses_expected(self, law: Law, process: Process) -> bool:
-        if self.estimator == "expected" and not law.chosen_product:
+    def _sums_out(self, law: Law, one: Draw, process: Process) -> bool:
+        """Whether tokens are summed out, given one draw."""
+        if self.estimator == "expected" and one.law is None:
             raise ValueError(
                 f"there is no expected form for a {type(law).__name__}; use estimator='score'"
             )
-        return law.chosen_product and self.estimator != "score"
+        return one.law is not None and self._may_sum(process)
+
+    def _may_sum(self, process: Process) -> bool:
+        """Whether tokens are summed out of laws of which they can be."""
+        return self.estimator != "score"
 
     @torch.no_grad()
     def _metrics(
-        self, law: Law, drawn: list[Draw], fake: ProductLaw, real: ProductLaw, length: int
+        self, law: Law, one: Draw, fake: ProductLaw, real: ProductLaw, length: int
     ) -> Metrics:
+        # A likelihood that is not at hand is that given what chose the draw.
+        law = law if one.law is None or law.chosen_product else one.law
         return {
-            "joint_entropy": -law.log_prob(drawn[0].x0).mean() / length,
+            "joint_entropy": -law.log_prob(one.x0).mean() / length,
             "student_entropy": fake.entropy().mean(),
             "teacher_entropy": real.entropy().mean(),
         }

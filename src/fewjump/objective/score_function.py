@@ -2,7 +2,7 @@
 
 A surrogate is a tensor whose *gradient* is the estimate; its value means nothing. Rewards are
 constants: nothing flows through them. The last part of the file is the reward of on-policy
-refinement, and its gradient with x₀ summed out.
+refinement, and the gradient of any with x₀ summed out.
 """
 
 from __future__ import annotations
@@ -78,13 +78,14 @@ def expected_surrogate(
 
 
 class DrawnAt(NamedTuple):
-    """Where the draws were made: x_t (B, L), t (B,), x_u (S, B, L), u (B,), scale of R (B,)."""
+    """Where draws were made: x_t (B, L), t (B,), x_u (S, B, L), u (B,), scale of R (B,), noise."""
 
     x_t: Tensor
     t: Tensor
     x_u: Tensor
     u: Tensor
     scale: Tensor
+    process: Process
 
 
 @torch.no_grad()
@@ -101,42 +102,34 @@ def table_reward(fake: ProductLaw, real: ProductLaw, floor: float) -> Tensor:
     return fake.log_probs().clamp(min=low) - real.log_probs().clamp(min=low)
 
 
-def expected_gradient(
+def summed_gradient(
     drawn: list[Draw],
-    fake: ProductLaw,
-    real: ProductLaw,
-    at: DrawnAt,
-    process: Process,
-    floor: float,
+    rewards: list[Tensor],
+    posteriors: list[Tensor],
+    scale: Tensor,
+    held: bool = False,
 ) -> Tensor:
     """Mean over S draws of the surrogates that sum x₀ out given x_u: (B,).
 
     Args:
         drawn: S draws, each with its law (of the component, for a mixture).
-        fake, real: laws of x₀ given x_u, of ψ and of the teacher, draw by draw: (S·B) rows.
-        at: where the draws were made.
-        process: the student's.
-        floor: probabilities below it count as it.
+        rewards: r of every token at each draw's x_u, (B, L, V).
+        posteriors: p̃ by which tokens are summed out at each draw's x_u, (B, L, V).
+        scale: (B,) factor of the rewards.
+        held: hold x_u fixed, so that a token earns its own position's reward only. The baseline
+            is then what is expected at that x_u, which costs a bias.
     """
-    size = at.x_t.shape[0]
-    tables, posteriors, means = [], [], []
     with torch.no_grad():
-        for number, one in enumerate(drawn):
-            assert one.law is not None
-            rows = torch.arange(number * size, (number + 1) * size, device=at.x_t.device)
-            reward = table_reward(fake.select(rows), real.select(rows), floor)
-            posterior = own_posterior(one.law, at.x_u[number], at.u, at.x_t, at.t, process)
-            tables.append(reward)
-            posteriors.append(posterior)
-            means.append(expected_reward(posterior, reward).sum(-1))
-        mean = torch.stack(means)
+        mean = torch.stack(
+            [expected_reward(p, r).sum(-1) for p, r in zip(posteriors, rewards, strict=True)]
+        )
         advantage = leave_one_out(mean)
-        baselines = mean - advantage
+        baselines = mean if held else mean - advantage
     surrogates = []
-    for one, table, posterior, base, gain in zip(drawn, tables, posteriors, baselines, advantage):
+    for one, reward, posterior, base, gain in zip(drawn, rewards, posteriors, baselines, advantage):
         assert one.law is not None
-        value = expected_surrogate(one.law, posterior, table, base, at.scale)
+        value = expected_surrogate(one.law, posterior, reward, base, scale)
         if one.log_choice is not None:
-            value = value + score_surrogate(one.log_choice, gain * at.scale)
+            value = value + score_surrogate(one.log_choice, gain * scale)
         surrogates.append(value)
     return torch.stack(surrogates).mean(0)

@@ -115,7 +115,7 @@ class JumpOptions(TimeOptions):
     steps: Annotated[int | None, tyro.conf.arg(name="jumps")] = None
     grid: Annotated[tuple[float, ...] | None, tyro.conf.arg(name="jump-times")] = None
 
-    whose = "--method matching, idlm, data-only, vadd and e-moe"
+    whose = "--method matching, idlm, dmmd, dimo, data-only, vadd and e-moe"
 
 
 @dataclass(kw_only=True)
@@ -393,7 +393,7 @@ class AuxiliaryOptions(Part):
     warmup: Annotated[int, tyro.conf.arg(name="auxiliary-steps")] = 200
     auxiliary_lr: float = 3.0
 
-    whose = "--method idlm"
+    whose = "--method idlm, dmmd or dimo"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -456,20 +456,44 @@ class AnchorOptions(AuxiliaryOptions):
 
     Attributes:
         anchor: weight, at first, of the divergence of the student's law from the teacher's at the
-            same noisy state, where the student starts.
+            same noisy state, where the student starts. Default: 1 of idlm, 0 of dmmd and dimo.
         anchor_steps: optimiser steps over which that weight falls to 0. Default: half of the steps
             that the run was begun with.
     """
 
-    anchor: float = 1.0
+    anchor: float | None = None
     anchor_steps: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(0 <= self.anchor < math.inf, f"anchor must be ≥ 0, got {self.anchor}")
+        require(
+            self.anchor is None or 0 <= self.anchor < math.inf,
+            f"anchor must be ≥ 0, got {self.anchor}",
+        )
         require(
             self.anchor_steps is None or self.anchor_steps >= 1,
             f"anchor_steps must be at least 1, got {self.anchor_steps}",
+        )
+
+
+@dataclass(kw_only=True)
+class JeffreyOptions(Part):
+    """Which way two posteriors are compared.
+
+    Attributes:
+        reverse_share: share in [0, 1] of KL(student ‖ teacher) in the divergence of two posteriors,
+            which leaves tokens out; the rest is KL(teacher ‖ student), which covers them.
+    """
+
+    reverse_share: float = 0.0
+
+    whose = "--method dimo"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            0 <= self.reverse_share <= 1,
+            f"reverse_share must lie in [0, 1], got {self.reverse_share}",
         )
 
 
