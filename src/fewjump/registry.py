@@ -110,6 +110,7 @@ SAMPLERS: Registry[type[Sampler]] = Registry(
         "euler": "fewjump.sampler.single_stage:Euler",
         "tau-leaping": "fewjump.sampler.single_stage:TauLeaping",
         "ancestral": "fewjump.sampler.single_stage:Ancestral",
+        "scaled": "fewjump.sampler.scaled:Scaled",
         "flow-matching": "fewjump.sampler.flow_matching:FlowMatching",
         "first-hitting": "fewjump.sampler.first_hitting:FirstHitting",
         "theta-trapezoidal": "fewjump.sampler.two_stage:ThetaTrapezoidal",
