@@ -46,6 +46,13 @@ _WORKS: dict[str, tuple[str, str, str, int, str]] = {
         2024,
         "2410.08709",
     ),
+    "lsd": (
+        "fu2025learnable",
+        "Learnable Sampler Distillation for Discrete Diffusion Models",
+        "Fu, Feiyang and Guo, Tongxian and Liu, Zhaoqiang",
+        2025,
+        "2509.19962",
+    ),
     "dimo": (
         "zhu2025dimo",
         "{Di[M]O}: Distilling Masked Diffusion Models into One-step Generator",
@@ -247,6 +254,8 @@ _ALSO = {
     "DiscreteConsistency": "duo",
     "InverseDistillation": "idlm",
     "CorrelationDistillation": "di4c",
+    "SamplerDistillation": "lsd",
+    "scaled": "lsd",
     "JointConditionalMatching": _PAPER,
     "LatentMatching": _PAPER,
     "OnPolicyRefinement": "dmd",

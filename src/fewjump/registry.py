@@ -136,6 +136,7 @@ _METHODS = {
     "redi": "fewjump.objective.rectification:Rectification",
     "idlm": "fewjump.objective.inverse_distillation:InverseDistillation",
     "di4c": "fewjump.objective.correlation:CorrelationDistillation",
+    "lsd": "fewjump.objective.learned_sampler:SamplerDistillation",
 }
 
 #: Objectives that ``fewjump distill --method`` takes, beside matching.

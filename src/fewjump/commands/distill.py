@@ -30,6 +30,7 @@ from fewjump.options.objectives import (
     Intermediate,
     JointOptions,
     LatentOptions,
+    LearnedSamplerOptions,
     MatchingOptions,
 )
 from fewjump.options.training import DISTILLATION, TrainConfig
@@ -73,7 +74,8 @@ class Subject:
             uniform noise, learns the teacher's samples together with the noise that they began
             from, in rounds; idlm, inverse distillation, moves any student's own samples towards the
             teacher's law, without data; di4c gives joint students the correlations that many steps
-            of the teacher make.
+            of the teacher make; lsd trains no network, but multipliers and times of a few-step
+            sampler of the teacher itself, without data.
         intermediate: how the cleaner state is drawn. student-euler is the paper's Algorithm 1;
             forward noises data and is exact; teacher-rollout needs no data. Default: forward, or
             teacher-rollout if there are no data.
@@ -99,6 +101,7 @@ class Subject:
         coupling: the pairs of redi.
         anchor: the second network of idlm, and what holds the student to its start.
         correlation: the three terms of di4c.
+        sampler: the few-step sampler of lsd.
         training: how to optimise.
     """
 
@@ -124,6 +127,7 @@ class Subject:
     coupling: CouplingOptions = field(default_factory=CouplingOptions)
     anchor: AnchorOptions = field(default_factory=AnchorOptions)
     correlation: CorrelationOptions = field(default_factory=CorrelationOptions)
+    sampler: LearnedSamplerOptions = field(default_factory=LearnedSamplerOptions)
     training: TrainConfig = DISTILLATION
 
 
@@ -149,10 +153,10 @@ def run(options: Options, accepted: Callable[[Path], object] | None = None) -> i
         refuse_without_data(options)
     teacher = open_model(options.teacher, reading=reading_values(options))
     framed = any(teacher.vocabulary.frame)
-    if framed and options.method != "matching" and METHODS[options.method].coupled:
+    if framed and options.method != "matching" and not METHODS[options.method].needs_data:
         raise ValueError(
             f"this teacher knows texts between special tokens, and --method {options.method} draws "
-            "its pairs without them; use --method matching"
+            "its sequences without them; use --method matching"
         )
     data = None
     if options.data is not None:
@@ -226,6 +230,7 @@ def objective_of(options: Options, guided: bool = False) -> Objective:
         options.coupling,
         options.anchor,
         options.correlation,
+        options.sampler,
     )
     if options.method != "matching":
         for flag, value, default in (

@@ -8,6 +8,7 @@ from fewjump.objective.elbo import CrossEntropyELBO, ScoreEntropy, nelbo
 from fewjump.objective.inverse_distillation import InverseDistillation
 from fewjump.objective.joint import JointConditionalMatching
 from fewjump.objective.latent import LatentMatching
+from fewjump.objective.learned_sampler import SamplerDistillation
 from fewjump.objective.on_policy import OnPolicyRefinement
 from fewjump.objective.rectification import Rectification
 from fewjump.objective.self_distillation import SelfDistillation
@@ -27,6 +28,7 @@ __all__ = [
     "Objective",
     "OnPolicyRefinement",
     "Rectification",
+    "SamplerDistillation",
     "ScoreEntropy",
     "SelfDistillation",
     "TimeSampling",
