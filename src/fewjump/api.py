@@ -163,7 +163,9 @@ def distill(
         data: clean data as for :func:`train_teacher`; None distils without data, from the
             teacher's own rollouts.
         student: kind of student (a head: ``product``, ``chain``, …), or a denoiser to train in
-            place.
+            place. An objective that keeps the teacher's network
+            (:class:`~fewjump.objective.SamplerDistillation`) takes none, and nothing that shapes
+            one.
         objective: an objective, or the name of how x_s is drawn. For a product student
             ``forward``, ``student-euler`` (the paper's Algorithm 1), ``student-exact``,
             ``student-trapezoidal`` or ``teacher-rollout`` of
@@ -223,7 +225,15 @@ def distill(
         )
     if labels is not None and conditions is None:
         raise ValueError("labels are for a teacher with classes, and this one has none")
-    if isinstance(student, Denoiser):
+    if isinstance(objective, Objective) and objective.keeps_network:
+        shaped = student != "product" or network is not None or head or not warm_start
+        if shaped or lora is not None or guidance != teacher.guidance_range:
+            raise ValueError(
+                f"{type(objective).__name__} keeps the teacher's network and learns a sampler of "
+                "it: leave out student, network, head, warm_start, lora and guidance"
+            )
+        model = teacher
+    elif isinstance(student, Denoiser):
         model = student
     else:
         model = build_student(

@@ -63,6 +63,13 @@ _WORKS: dict[str, tuple[str, str, str, int, str]] = {
         2026,
         "2609.37533",
     ),
+    "lsd": (
+        "fu2025learnable",
+        "Learnable Sampler Distillation for Discrete Diffusion Models",
+        "Fu, Feiyang and Guo, Tongxian and Liu, Zhaoqiang",
+        2025,
+        "2509.19962",
+    ),
     "dimo": (
         "zhu2025dimo",
         "{Di[M]O}: Distilling Masked Diffusion Models into One-step Generator",
@@ -271,6 +278,8 @@ _ALSO = {
     "VariationalLikelihood": "vadd",
     "held-latent": "vadd",
     "RoutedLikelihood": "e-moe",
+    "SamplerDistillation": "lsd",
+    "scaled": "lsd",
     "JointConditionalMatching": _PAPER,
     "LatentMatching": _PAPER,
     "OnPolicyRefinement": "dmd",

@@ -110,6 +110,7 @@ SAMPLERS: Registry[type[Sampler]] = Registry(
         "euler": "fewjump.sampler.single_stage:Euler",
         "tau-leaping": "fewjump.sampler.single_stage:TauLeaping",
         "ancestral": "fewjump.sampler.single_stage:Ancestral",
+        "scaled": "fewjump.sampler.scaled:Scaled",
         "flow-matching": "fewjump.sampler.flow_matching:FlowMatching",
         "held-latent": "fewjump.sampler.held_latent:HeldLatent",
         "first-hitting": "fewjump.sampler.first_hitting:FirstHitting",
@@ -141,6 +142,7 @@ _METHODS = {
     "data-only": "fewjump.objective.data_only:DataLikelihood",
     "e-moe": "fewjump.objective.data_only:RoutedLikelihood",
     "vadd": "fewjump.objective.data_only:VariationalLikelihood",
+    "lsd": "fewjump.objective.learned_sampler:SamplerDistillation",
 }
 
 #: Objectives that ``fewjump distill --method`` takes, beside matching.

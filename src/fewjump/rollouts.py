@@ -31,7 +31,8 @@ from fewjump.files import check_file_writable, folder_made, naming, whole_file, 
 from fewjump.lock import sole_writer
 from fewjump.progress import Progress
 from fewjump.random import SampleStreams, fold_seed, uniform
-from fewjump.sampler import Sampler, get_sampler, run
+from fewjump.sampler import Sampler, run
+from fewjump.sampler.carried_samplers import chosen_sampler
 from fewjump.sampler.prompt import make_prompt
 from fewjump.sampler.run import check_options, for_grid
 from fewjump.sampler.time_grid import FITTED, GridSpec, check_spec, times_for
@@ -48,7 +49,7 @@ def rollouts(
     num_samples: int,
     steps: int,
     *,
-    sampler: str | Sampler = "ancestral",
+    sampler: str | Sampler | None = None,
     grid: GridSpec | None = None,
     seed: int = 0,
     length: int | None = None,
@@ -113,7 +114,7 @@ def rollouts(
             "length, num_samples and batch_size must be at least 1; got "
             f"{length}, {num_samples} and {batch_size}"
         )
-    method = get_sampler(sampler)
+    method, grid = chosen_sampler(teacher, sampler, steps, grid)
     check_spec(grid, steps, teacher.process.schedule)
     check_options(method, teacher, grid, True)
     teacher.check_length(length)

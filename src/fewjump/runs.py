@@ -20,7 +20,6 @@ from fewjump.denoiser.lora import is_low_rank, merged
 from fewjump.files import check_replaceable
 from fewjump.lock import is_main, sole_writer
 from fewjump.objective import Objective, freeze
-from fewjump.objective.on_policy import StudentWithAuxiliary
 from fewjump.options.objectives import CouplingOptions
 from fewjump.options.training import TrainConfig
 from fewjump.rollouts import coupled
@@ -217,9 +216,10 @@ def finish(
     With ``out`` it is also written to ``out/model``, with how it was trained, if a folder can hold
     it.
     """
-    model = result.averaged()
-    if isinstance(model, StudentWithAuxiliary):
-        model = model.student.eval()
+    model = objective.delivered(result.averaged())
+    if not objective.keeps_network:
+        # They were learned for other weights.
+        model.samplers = None
     if isinstance(model, NetworkDenoiser | ScoreDenoiser) and is_low_rank(model):
         model = merged(model)
     if out is None or not is_main() or not can_save(model):

@@ -149,6 +149,26 @@ def test_students_may_be_trained_for_equal_teacher_evaluations(
     )
 
 
+def test_a_learned_sampler_is_a_student(made: Path, tmp_path: Path) -> None:
+    """Judged by what it carries where it carries something; its weights are the teacher's."""
+    own = {"method": "lsd", "jumps": 2, "path-steps": 5}
+    more = {"samplers": None, "matched-entropy": False}
+    assert compare(plan(made, students={"LSD": own}, **more), tmp_path) == cli.OK
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    said = {(r["steps"], r["seed"]): r["sampler"] for r in rows if r["model"] == "LSD"}
+    assert said[1, 0] == said[1, 1] == "ancestral"
+    assert all(said[2, seed].startswith("scaled(ancestral: ") for seed in (0, 1))
+    assert said[2, 0] != said[2, 1]
+    results = json.loads((tmp_path / "results.json").read_text())
+    asked = [r for r in results["rows"] if (r["model"], r["metric"]) == ("LSD", "nll")]
+    assert [r["steps"] for r in asked] == [1, 2]
+    # Two steps of four sequences: five of the trajectory, three beside the times.
+    costs = {c["teacher_evaluations"] for c in results["costs"]}
+    assert costs == {2 * 4 * (5 + 3)}
+    measured = list((tmp_path / "measured" / "LSD").iterdir())
+    assert len(measured) == 2
+
+
 @pytest.mark.parametrize("name", ["mdlm", "duo"])
 def test_plans_for_published_weights_run(name: str, tmp_path: Path) -> None:
     """The plans of the examples, with tiny checkpoints of the same format and token numbers."""

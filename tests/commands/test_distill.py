@@ -25,6 +25,7 @@ from fewjump.objective import (
     Objective,
     Rectification,
     RoutedLikelihood,
+    SamplerDistillation,
     SelfDistillation,
     TokenMatching,
     VariationalLikelihood,
@@ -157,6 +158,23 @@ def test_methods_of_data_alone_take_times_and_no_options_of_a_teacher() -> None:
         objective_of(options("--method", "vadd", "--student", "latent"))
 
 
+def test_a_learned_sampler_takes_its_own_options_and_no_data() -> None:
+    words = ["--method", "lsd", "--jumps", "4", "--path-steps", "32", "--base", "euler"]
+    found = objective_of(options(*words))
+    assert isinstance(found, SamplerDistillation)
+    assert (found.grid, found.base, found.path_steps) == ((1.0, 0.75, 0.5, 0.25, 0.0), "euler", 32)
+    assert (found.align, found.learn_times) == ("transitions", True)
+    found = objective_of(options(*words, "--align", "scores", "--relaxed", "0.05"))
+    assert isinstance(found, SamplerDistillation)
+    assert (found.align, found.learn_times, found.relaxed) == ("scores", False, 0.05)
+    found = objective_of(options(*words, "--learn-times", "False"))
+    assert isinstance(found, SamplerDistillation)
+    assert not found.learn_times
+    default = objective_of(options("--method", "lsd"))
+    assert isinstance(default, SamplerDistillation)
+    assert len(default.few_step_times()) == 9
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -177,6 +195,12 @@ def test_methods_of_data_alone_take_times_and_no_options_of_a_teacher() -> None:
         (["--method", "redi", "--pairs", "0"], "pairs must be at least 1"),
         (["--teacher-step", "0.1"], "--teacher-step is for --method di4c"),
         (["--method", "di4c", "--jumps", "2"], "--jumps is for --method matching, idlm"),
+        (["--method", "lsd", "--jumps", "1"], "ask for 2 or more (--jumps)"),
+        (["--method", "lsd", "--rollout-steps", "4"], "--rollout-steps is for --method matching"),
+        (["--base", "euler"], "--base is for --method lsd"),
+        (["--path-steps", "4"], "--path-steps is for --method lsd"),
+        (["--method", "lsd", "--path-steps", "9"], "raise --path-steps"),
+        (["--method", "lsd", "--student", "mixture"], "keeps the teacher's network"),
         (["--method", "sdtt", "--anchor", "2"], "--anchor is for --method idlm"),
         (["--auxiliary-steps", "1"], "--auxiliary-steps is for --method idlm, dmmd or dimo"),
         (["--method", "dmmd", "--reverse-share", "1"], "--reverse-share is for --method dimo"),
@@ -237,7 +261,7 @@ def test_options_that_do_not_fit_are_named_as_flags(
     assert not Path("run").exists()
 
 
-def test_pairs_are_not_drawn_from_a_teacher_of_framed_texts(
+def test_sequences_are_not_drawn_from_a_teacher_of_framed_texts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     network = {"hidden": 8, "blocks": 1, "heads": 2}
@@ -246,9 +270,29 @@ def test_pairs_are_not_drawn_from_a_teacher_of_framed_texts(
     fewjump.save(NetworkDenoiser.from_config(config), tmp_path / "teacher", vocabulary=vocabulary)
     monkeypatch.setattr(Characters, "frame", ((0,), (0,)))
     words = ["distill", "--teacher", str(tmp_path / "teacher"), "--out", str(tmp_path / "run")]
-    assert cli.main([*words, "--method", "redi"]) == cli.USAGE
-    assert "between special tokens, and --method redi" in capsys.readouterr().err
+    for method in ("redi", "lsd"):
+        assert cli.main([*words, "--method", method]) == cli.USAGE
+        assert f"between special tokens, and --method {method}" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_learned_sampler_from_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = {"hidden": 8, "blocks": 1, "heads": 2}
+    config = {"process": Uniform(4, LogLinear()).config(), "trunk": network, "length": 4}
+    vocabulary = Characters("abc ")
+    fewjump.save(NetworkDenoiser.from_config(config), tmp_path / "teacher", vocabulary=vocabulary)
+    student = str(tmp_path / "student")
+    words = ["--teacher", str(tmp_path / "teacher"), "--out", student, "--method", "lsd"]
+    words += ["--jumps", "3", "--path-steps", "9", *SMALL]
+    assert cli.main(["distill", *words]) == cli.OK
+    found = fewjump.load(tmp_path / "student" / "model").samplers
+    assert found is not None
+    assert [one["steps"] for one in found] == [3]
+    capsys.readouterr()
+    assert cli.main(["sample", student, "--steps", "3", "--num-samples", "4"]) == cli.OK
+    assert len(capsys.readouterr().out.splitlines()) >= 4
 
 
 def test_head_options_are_read_as_yaml() -> None:

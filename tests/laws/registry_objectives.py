@@ -32,11 +32,13 @@ from fewjump.objective import (
     OnPolicyRefinement,
     Rectification,
     RoutedLikelihood,
+    SamplerDistillation,
     ScoreEntropy,
     SelfDistillation,
     TokenMatching,
     VariationalLikelihood,
 )
+from fewjump.objective.learned_sampler import LearnedSampler
 from fewjump.objective.on_policy import StudentWithAuxiliary
 from fewjump.problem import EnumeratedJoint
 from fewjump.process import Process
@@ -146,6 +148,10 @@ def beside(student: Callable[[World], Denoiser]) -> Callable[[World], Denoiser]:
 refined = beside(Joint)
 
 
+def following() -> SamplerDistillation:
+    return SamplerDistillation(steps=3, path_steps=9, learn_times=False)
+
+
 class Case(NamedTuple):
     """An objective, the exact student for it, and where the exact posterior is its fixed point.
 
@@ -222,6 +228,13 @@ add(
     Marginals,
     length=1,
     masked=True,
+)
+# With several positions the teacher's path is that of a product law at each of its steps.
+add(
+    "learned-sampler",
+    following,
+    lambda world: LearnedSampler(world.problem.denoiser(world.process), following()),
+    length=1,
 )
 add("redi", lambda: Rectification(rounds=1, min_time=0.05), Marginals, unmasked=True)
 add("redi-joint", lambda: Rectification(rounds=1, min_time=0.05), Joint, unmasked=True)

@@ -13,6 +13,7 @@ from fewjump.sampler import (
     Psi,
     ReMDM,
     Sampler,
+    Scaled,
     TauLeaping,
     ThetaRK2,
     ThetaTrapezoidal,
@@ -23,6 +24,8 @@ SAMPLER_CASES: Registry[Sampler] = Registry(Sampler, "fewjump.sampler")
 SAMPLER_CASES.add(Euler, Euler)
 SAMPLER_CASES.add(TauLeaping, TauLeaping)
 SAMPLER_CASES.add(Ancestral, Ancestral)
+SAMPLER_CASES.add(Scaled, Scaled)
+SAMPLER_CASES.add(Scaled, lambda: Scaled(base="euler"), "Scaled-euler")
 SAMPLER_CASES.add(FirstHitting, FirstHitting)
 SAMPLER_CASES.add(FlowMatching, FlowMatching)
 SAMPLER_CASES.add(HeldLatent, HeldLatent)

@@ -36,6 +36,7 @@ from fewjump.files import (
 )
 from fewjump.reading import CheckpointError, reason
 from fewjump.sampler.carried_grids import current_grids, read_grids
+from fewjump.sampler.carried_samplers import read_samplers
 
 FORMAT_VERSION = 1
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
@@ -116,8 +117,8 @@ def read_config(path: str | Path) -> dict[str, Any]:
     """The configuration of a saved model, without its parameters.
 
     Keys: ``denoiser``, ``data`` (the vocabulary's configuration, or None), ``metrics``,
-    ``training``, ``fewjump_version``, ``torch_version``, ``format_version``; ``grids`` where the
-    model carries some.
+    ``training``, ``fewjump_version``, ``torch_version``, ``format_version``; ``grids`` and
+    ``samplers`` where the model carries some.
 
     Raises:
         FileNotFoundError: if ``path`` is not a saved model's folder.
@@ -192,6 +193,7 @@ def load_folder(folder: Path) -> NetworkDenoiser | ScoreDenoiser:
     aligned = {name: tensor.clone() for name, tensor in tensors.items()}
     denoiser.load_state_dict(aligned, strict=True, assign=True)
     denoiser.grids = read_grids(config.get("grids"))
+    denoiser.samplers = read_samplers(config.get("samplers"))
     return denoiser
 
 
@@ -215,6 +217,7 @@ def _describe(denoiser: Denoiser, vocabulary: Any, metrics: Any, training: Any) 
         "metrics": plain(metrics, "metrics"),
         "training": plain(training, "training"),
         **({} if grids is None else {"grids": grids}),
+        **({} if denoiser.samplers is None else {"samplers": denoiser.samplers}),
     }
 
 

@@ -15,6 +15,7 @@ from fewjump.commands import distill
 from fewjump.commands.compare_plan import (
     NETWORK,
     TEACHER,
+    Network,
     Plan,
     check_student,
     cost_of,
@@ -73,14 +74,14 @@ class Entry:
 
     Attributes:
         name: of it.
-        sampler: that steps it.
+        sampler: that steps it; None for the model's default.
         steps: numbers of steps.
         grid: spacing of the steps.
         make: its denoiser by seed, and what that took.
     """
 
     name: str
-    sampler: Sampler
+    sampler: Sampler | None
     grid: Any
     steps: list[int]
     make: Callable[[int], tuple[Denoiser, dict[str, Any]]]
@@ -138,33 +139,26 @@ def run(options: Options) -> int:
 
         return make
 
-    ancestral = make_sampler("ancestral", [])
     long = plan.teacher_steps or plan.steps
-    entries = [Entry(TEACHER, ancestral, None, long, lambda _: (teacher.denoiser, {}))]
+    entries = [Entry(TEACHER, None, None, long, lambda _: (teacher.denoiser, {}))]
     entries += [
         Entry(name, way, grid, long, lambda _: (teacher.denoiser, {}))
         for name, (way, grid) in ways.items()
         if name not in students
     ]
     entries += [
-        Entry(name, ancestral, None, plan.steps, lambda _, model=model: (model.denoiser, {}))
+        Entry(name, None, None, plan.steps, lambda _, model=model: (model.denoiser, {}))
         for name, model in zip(models, others)
     ]
     entries += [Entry(name, *ways[name], plan.steps, student(name)) for name in students]
     if network is not None:
         # What is drawn position by position needs no second step.
         place = options.out / "autoregressive"
-        entries.append(
-            Entry(
-                NETWORK,
-                ancestral,
-                None,
-                [1],
-                lambda seed: network_alone(
-                    teacher.denoiser, data, network, seed, place / str(seed)
-                ),
-            )
-        )
+
+        def alone(seed: int, chosen: Network = network) -> tuple[Denoiser, dict[str, Any]]:
+            return network_alone(teacher.denoiser, data, chosen, seed, place / str(seed))
+
+        entries.append(Entry(NETWORK, None, None, [1], alone))
     target = None
     if plan.matched_entropy and meter.matched is not None:
         reference = data.all("test", plan.samples or meter.num_samples)
@@ -222,7 +216,8 @@ def _measured(
     read = meter.dataset
     # By what the data hold: a file of the same name may be another one by now.
     parts = [TokenData(part, read.vocab_size, 0).fingerprint() for part in (read.train, read.test)]
-    about = [entry.sampler.label, entry.grid, entry.steps, plan.samples, plan.matched_entropy]
+    way = denoiser.samplers if entry.sampler is None else entry.sampler.label
+    about = [way, entry.grid, entry.steps, plan.samples, plan.matched_entropy]
     about += judge_facts(plan).values()
     text = json.dumps([*about, weights_checksum(denoiser), parts], default=str)
     key = hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -297,7 +292,8 @@ def over_seeds_of(tidy: list[dict[str, Any]]) -> list[Row]:
 
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in map(as_row, tidy):
-        groups.setdefault((row.model, row.sampler, row.steps, row.metric), []).append(row)
+        # A sampler that was learned is another one for each seed.
+        groups.setdefault((row.model, row.steps, row.metric), []).append(row)
     return [mean_over_seeds(rows) for rows in groups.values()]
 
 

@@ -32,6 +32,7 @@ from fewjump.options.objectives import (
     JeffreyOptions,
     JointOptions,
     LatentOptions,
+    LearnedSamplerOptions,
     MatchingOptions,
 )
 from fewjump.options.training import DISTILLATION, TrainConfig
@@ -79,7 +80,8 @@ class Subject:
             students the correlations that many steps of the teacher make. Three learn the data and
             never ask the teacher, at whose weights they start: data-only, by any student's
             likelihood; vadd, by the bound of a latent one's; e-moe, by that of a mixture of
-            experts.
+            experts. lsd trains no network, but multipliers and times of a few-step sampler of the
+            teacher itself, without data.
         intermediate: how the cleaner state is drawn. student-euler is the paper's Algorithm 1;
             forward noises data and is exact; teacher-rollout needs no data. Default: forward, or
             teacher-rollout if there are no data.
@@ -107,6 +109,7 @@ class Subject:
         jeffrey: the divergence of dimo.
         correlation: the three terms of di4c.
         experts: the mixture of e-moe.
+        sampler: the few-step sampler of lsd.
         training: how to optimise.
     """
 
@@ -134,6 +137,7 @@ class Subject:
     jeffrey: JeffreyOptions = field(default_factory=JeffreyOptions)
     correlation: CorrelationOptions = field(default_factory=CorrelationOptions)
     experts: ExpertOptions = field(default_factory=ExpertOptions)
+    sampler: LearnedSamplerOptions = field(default_factory=LearnedSamplerOptions)
     training: TrainConfig = DISTILLATION
 
 
@@ -159,10 +163,10 @@ def run(options: Options, accepted: Callable[[Path], object] | None = None) -> i
         refuse_without_data(options)
     teacher = open_model(options.teacher, reading=reading_values(options))
     framed = any(teacher.vocabulary.frame)
-    if framed and options.method != "matching" and METHODS[options.method].coupled:
+    if framed and options.method != "matching" and not METHODS[options.method].needs_data:
         raise ValueError(
             f"this teacher knows texts between special tokens, and --method {options.method} draws "
-            "its pairs without them; use --method matching"
+            "its sequences without them; use --method matching"
         )
     data = None
     if options.data is not None:
@@ -238,6 +242,7 @@ def objective_of(options: Options, guided: bool = False) -> Objective:
         options.jeffrey,
         options.correlation,
         options.experts,
+        options.sampler,
     )
     if options.method != "matching":
         for flag, value, default in (

@@ -49,7 +49,7 @@ class Subject:
         kind: how to read a data file.
         length: tokens per sequence, for models that take any. Default: the models', or 64.
         steps: numbers of steps to sample with.
-        sampler: how to step; several are compared.
+        sampler: how to step; several are compared. Default: as fewjump sample.
         sampler_options: options of the one sampler as name=value, such as gamma=0.1 of
             entropy-bounded.
         guidance: scale of classifier-free guidance, for models with classes, which are drawn in
@@ -66,7 +66,7 @@ class Subject:
     kind: DataKindName = "auto"
     length: int | None = None
     steps: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16, 64])
-    sampler: list[SamplerName] = field(default_factory=lambda: ["ancestral"])
+    sampler: list[SamplerName] = field(default_factory=list)
     sampler_options: list[str] = field(default_factory=list)
     guidance: float | None = None
     num_samples: int | None = None
@@ -103,7 +103,8 @@ def run(options: Options) -> int:
     check_draws(options.steps, options.num_samples)
     if options.sampler_options and len(options.sampler) > 1:
         raise ValueError("--sampler-options are of one --sampler; evaluate the others apart")
-    samplers = [make_sampler(name, options.sampler_options) for name in options.sampler]
+    named = options.sampler or [None]
+    samplers = [make_sampler(name, options.sampler_options) for name in named]
     models = open_models(options.paths, options.device, reading_values(options))
     names = dict(zip(names_of(models), models))
     for model in models:
@@ -209,7 +210,7 @@ def results_folder(path: Path, model: Model) -> Path:
 
 
 def _measure(
-    options: Options, samplers: list[Sampler], names: dict[str, Model], meter: DataMeter
+    options: Options, samplers: list[Sampler | None], names: dict[str, Model], meter: DataMeter
 ) -> tuple[list[Row], list[dict[str, Any]]]:
     from fewjump.evaluate import quality
     from fewjump.progress import tell
@@ -288,7 +289,7 @@ def judge_facts(judging: JudgeOptions) -> dict[str, str]:
 
 
 def _first_samples(
-    options: Options, sampler: Sampler, name: str, model: Model, meter: Meter
+    options: Options, sampler: Sampler | None, name: str, model: Model, meter: Meter
 ) -> list[dict[str, Any]]:
     """A few samples of each budget: the first of those that were judged, since sample i depends
     on the seed and on i alone."""

@@ -191,7 +191,7 @@ def _check_can_keep(options: Options) -> None:
     check_can_keep(place_of(options.path))
 
 
-def _keep_grid(denoiser: Denoiser, sampler: Sampler, options: Options, folder: Path) -> None:
+def _keep_grid(denoiser: Denoiser, sampler: Sampler | None, options: Options, folder: Path) -> None:
     from fewjump.checkpoint.folder import write_grids
     from fewjump.denoiser.condition import make_condition
     from fewjump.progress import tell

@@ -113,23 +113,31 @@ class SamplerOptions(GridOptions):
     """How to step from noise to data.
 
     Attributes:
-        sampler: how to step. ancestral is exact up to drawing positions independently.
+        sampler: how to step. Default: what the model has learned for as many steps (distill
+            --method lsd), with its own times; else ancestral, which is exact up to drawing
+            positions independently.
         sampler_options: options of the sampler as name=value, such as gamma=0.1 of entropy-bounded,
             kappa=0.9 of psi or theta=0.3 of theta-trapezoidal.
     """
 
-    sampler: SamplerName = "ancestral"
+    sampler: SamplerName | None = None
     sampler_options: list[str] = field(default_factory=list)
 
 
-def make_sampler(name: str, words: Sequence[str]) -> Sampler:
+def make_sampler(name: str | None, words: Sequence[str]) -> Sampler | None:
     """The sampler of ``--sampler`` and ``--sampler-options``, before a model is opened.
+
+    None where none is named: the model's default.
 
     Raises:
         ValueError: for options that it has not, or that are out of their range.
     """
     from fewjump.sampler import get_sampler
 
+    if name is None:
+        if words:
+            raise ValueError("--sampler-options are of a sampler: name it by --sampler")
+        return None
     try:
         return get_sampler(name, **named_values("sampler-options", words))
     except ValueError as error:

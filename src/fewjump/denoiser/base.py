@@ -84,6 +84,8 @@ class Denoiser(nn.Module, ABC):
             folder that says so; saving keeps it.
         grids: time grids fitted to the model, as plain data (:mod:`fewjump.sampler.carried_grids`);
             saving keeps them while the model is what they were fitted to.
+        samplers: samplers learned for the model, as plain data
+            (:mod:`fewjump.sampler.carried_samplers`): its default at their numbers of steps.
     """
 
     process: Process
@@ -94,6 +96,7 @@ class Denoiser(nn.Module, ABC):
     longest: int | None = None
     vocabulary_config: dict[str, Any] | None = None
     grids: dict[str, Any] | None = None
+    samplers: list[dict[str, Any]] | None = None
     autoregressive: bool = False
     joint: bool = False
     mixture: bool = False

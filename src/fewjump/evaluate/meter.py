@@ -25,7 +25,8 @@ from fewjump.evaluate.ngrams import ngram_keys, tv_to_law
 from fewjump.problem import MarkovChain
 from fewjump.random import generator_for
 from fewjump.report import Row
-from fewjump.sampler.base import Sampler, get_sampler
+from fewjump.sampler.base import Sampler
+from fewjump.sampler.carried_samplers import chosen_sampler
 from fewjump.sampler.run import check_options, run
 from fewjump.sampler.time_grid import GridSpec, check_spec
 
@@ -162,7 +163,7 @@ def quality(
     denoiser: Denoiser,
     meter: Meter,
     steps_list: Sequence[int] = STEPS,
-    sampler: str | Sampler = "ancestral",
+    sampler: str | Sampler | None = None,
     num_samples: int | None = None,
     seeds: Sequence[int] = (0,),
     *,
@@ -191,8 +192,6 @@ def quality(
         ValueError: for steps, seeds or data that make no sense, before anything is sampled.
     """
     meter.check(denoiser)
-    method = get_sampler(sampler)
-    check_options(method, denoiser, grid, True)
     count = meter.num_samples if num_samples is None else num_samples
     if not steps_list or not seeds or count < 2:
         raise ValueError(
@@ -201,6 +200,8 @@ def quality(
         )
     for steps in steps_list:
         check_spec(grid, steps, denoiser.process.schedule)
+        method, spec = chosen_sampler(denoiser, sampler, steps, grid)
+        check_options(method, denoiser, spec, True)
     asked = classes_in_turn(denoiser, count, guidance)
     labels = asked["label"]
     options = {"batch_size": batch_size, "temperature": temperature, **meter.given(denoiser, count)}
@@ -209,19 +210,19 @@ def quality(
     for steps in steps_list:
         runs, scores = [], []
         for seed in seeds:
-            result = run(denoiser, count, steps, method, grid, seed, **options)
+            result = run(denoiser, count, steps, sampler, grid, seed, **options)
             runs.append(result)
             samples = result.samples.cpu()
             scores.append(meter.measure(samples, seed))
             if labels is not None:
                 scores[-1] |= meter.of_classes(samples, labels, seed)
             if progress is not None:
-                progress(f"{model}, {method.label}, {steps} steps, seed {seed}")
+                progress(f"{model}, {result.sampler}, {steps} steps, seed {seed}")
         nfe = max(result.nfe for result in runs)
         seconds = sum(result.seconds for result in runs) / len(runs)
         for metric in scores[0]:
             value = combine([score[metric] for score in scores if metric in score])
-            rows.append(as_result(value, metric, model, method.label, steps, nfe, seconds))
+            rows.append(as_result(value, metric, model, runs[0].sampler, steps, nfe, seconds))
     return rows
 
 

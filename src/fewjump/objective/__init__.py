@@ -13,6 +13,7 @@ from fewjump.objective.elbo import CrossEntropyELBO, ScoreEntropy, nelbo
 from fewjump.objective.inverse_distillation import InverseDistillation
 from fewjump.objective.joint import JointConditionalMatching
 from fewjump.objective.latent import LatentMatching
+from fewjump.objective.learned_sampler import SamplerDistillation
 from fewjump.objective.moment_matching import MomentMatching
 from fewjump.objective.on_policy import OnPolicyRefinement
 from fewjump.objective.rectification import Rectification
@@ -37,6 +38,7 @@ __all__ = [
     "OnPolicyRefinement",
     "Rectification",
     "RoutedLikelihood",
+    "SamplerDistillation",
     "ScoreEntropy",
     "SelfDistillation",
     "TimeSampling",

@@ -42,11 +42,13 @@ class Objective(ABC):
         needs_data: whether the *contents* of ``batch`` are read; its shape always is.
         coupled: whether a batch holds pairs of the teacher's samples and the noise that they began
             from, side by side: (B, 2L).
+        keeps_network: whether the student is the teacher itself, sampled in another way.
     """
 
     needs_teacher: ClassVar[bool] = True
     needs_data: bool = True
     coupled: ClassVar[bool] = False
+    keeps_network: ClassVar[bool] = False
 
     # With what it remembers, it is equal to itself only, whatever its options.
     __eq__, __hash__ = object.__eq__, object.__hash__
@@ -89,6 +91,10 @@ class Objective(ABC):
             seed: of initial weights, where more networks are needed.
         """
         return student
+
+    def delivered(self, model: Denoiser) -> Denoiser:
+        """What the user gets of a copy of what was trained: what :meth:`trained` was given."""
+        return model
 
     def in_rounds(self) -> list[Objective]:
         """The objective of each training of a distillation in rounds: one, unless it says so."""

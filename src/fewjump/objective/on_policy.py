@@ -136,6 +136,9 @@ class OnPolicyRefinement(Objective, OnPolicyOptions):
         helper = auxiliary_for(teacher, student, seed)
         return StudentWithAuxiliary(student, helper, self.auxiliary_lr)
 
+    def delivered(self, model: Denoiser) -> Denoiser:
+        return _pair(model).student.eval()
+
     def check(self, student: Denoiser, teacher: Denoiser | None) -> None:
         super().check(student, teacher)
         _pair(student)

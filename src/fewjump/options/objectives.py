@@ -28,6 +28,8 @@ LatentEstimator = Literal["auto", "sum", "sample"]
 StatesName = Literal["forward", "student"]
 Estimator = Literal["auto", "score", "expected"]
 DivergenceName = Literal["reverse", "forward"]
+ScaledName = Literal["ancestral", "euler", "tau-leaping"]
+AlignName = Literal["transitions", "scores"]
 
 
 def _by_name(default: WeightingName) -> Any:
@@ -107,15 +109,37 @@ class JumpOptions(TimeOptions):
     """The few-step sampler that is trained for.
 
     Attributes:
-        steps: train for exactly this many equal jumps from noise to data. Default: for any, or, on
-            the student's own samples, for 1.
+        steps: train for exactly this many equal jumps from noise to data. Default: for any; on the
+            student's own samples for 1; for a learned sampler 8.
         grid: train for the jumps between these decreasing times, in place of a number of them.
     """
 
     steps: Annotated[int | None, tyro.conf.arg(name="jumps")] = None
     grid: Annotated[tuple[float, ...] | None, tyro.conf.arg(name="jump-times")] = None
 
-    whose = "--method matching, idlm, dmmd, dimo, data-only, vadd and e-moe"
+    whose = "--method matching, idlm, dmmd, dimo, data-only, vadd, e-moe and lsd"
+
+
+@dataclass(kw_only=True)
+class WholeJumpOptions(JumpOptions):
+    """The same, always one from noise to data."""
+
+    default_steps: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        times = self.few_step_times()
+        require(
+            times[0] == 1 and times[-1] == 0,
+            f"grid must run from 1 to 0, as a sampler's does; got {times}",
+        )
+
+    def few_step_times(self) -> tuple[float, ...]:
+        """The decreasing times of the sampler that is trained, from 1 to 0."""
+        steps = self.default_steps if self.grid is None and self.steps is None else self.steps
+        times = _few_steps(self.grid, steps, self.min_time)
+        assert times is not None
+        return times
 
 
 @dataclass(kw_only=True)
@@ -335,6 +359,42 @@ class CorrelationOptions(Part):
 
 
 @dataclass(kw_only=True)
+class LearnedSamplerOptions(Part):
+    """A few-step sampler of the teacher itself, whose coefficients are learned (LSD).
+
+    Attributes:
+        base: the sampler whose jumps are scaled, each step's by a number of its own.
+        align: what is aligned: transitions, how likely the few-step sampler makes what the
+            teacher's many steps do between its times; or scores, the published loss, at
+            trajectories of either.
+        learn_times: learn the times too (LSD+), from the equal jumps on. Default: with transitions.
+        path_steps: the teacher's steps from noise to data.
+        relaxed: with scores: share of tokens that the few-step sampler's noise is redrawn at.
+    """
+
+    base: ScaledName = "ancestral"
+    align: AlignName = "transitions"
+    learn_times: bool | None = None
+    path_steps: int = 64
+    relaxed: float = 0.0
+
+    whose = "--method lsd"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of("base", self.base, get_args(ScaledName))
+        one_of("align", self.align, get_args(AlignName))
+        if self.learn_times and self.align == "scores":
+            raise ValueError(
+                "scores are aligned at the times of both samplers, which then cannot be learned: "
+                "use align='transitions', or learn_times=False"
+            )
+        require(0 <= self.relaxed < 1, f"relaxed must lie in [0, 1), got {self.relaxed}")
+        if self.relaxed and self.align != "scores":
+            raise ValueError("relaxed is for align='scores'")
+
+
+@dataclass(kw_only=True)
 class LatentOptions(Part):
     """What keeps a latent student's latent in use.
 
@@ -405,7 +465,7 @@ class AuxiliaryOptions(Part):
 
 
 @dataclass(kw_only=True)
-class OnPolicyOptions(JumpOptions, AuxiliaryOptions):
+class OnPolicyOptions(WholeJumpOptions, AuxiliaryOptions):
     """Training of a student on its own samples.
 
     Attributes:
@@ -436,18 +496,6 @@ class OnPolicyOptions(JumpOptions, AuxiliaryOptions):
         )
         require(0 < self.floor < 1, f"floor must lie in (0, 1), got {self.floor}")
         _check_data_weight(self.data_weight)
-        times = self.few_step_times()
-        require(
-            times[0] == 1 and times[-1] == 0,
-            f"grid must run from 1 to 0, as a sampler's does; got {times}",
-        )
-
-    def few_step_times(self) -> tuple[float, ...]:
-        """The decreasing times of the sampler that is trained, from 1 to 0."""
-        steps = 1 if self.grid is None and self.steps is None else self.steps
-        times = _few_steps(self.grid, steps, self.min_time)
-        assert times is not None
-        return times
 
 
 @dataclass(kw_only=True)

@@ -138,7 +138,7 @@ def generate(
     padding: int | None = None,
     label: int | None = None,
     guidance: float | None = None,
-    sampler: str | Sampler = "ancestral",
+    sampler: str | Sampler | None = None,
     grid: GridSpec | None = None,
     batch_size: int | None = None,
 ) -> Tensor:

@@ -104,7 +104,7 @@ class Pipeline:
         length: int | Sequence[int] | None = None,
         label: Tensor | Sequence[int] | int | None = None,
         guidance: float | None = None,
-        sampler: str | Sampler = "ancestral",
+        sampler: str | Sampler | None = None,
         grid: GridSpec | None = None,
         temperature: float = 1.0,
         top_p: float = 1.0,

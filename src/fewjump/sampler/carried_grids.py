@@ -97,7 +97,7 @@ def read_grids(data: Any) -> dict[str, Any] | None:
             if type(steps) is not int or not (length is None or type(length) is int):
                 raise TypeError("steps and length are whole numbers")
             # A list of times is judged without a schedule.
-            times = _decreasing(entry["times"], steps)
+            times = decreasing(entry["times"], steps)
             read.append({"steps": steps, "length": length, "times": times})
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
@@ -124,7 +124,7 @@ def model_digest(denoiser: Denoiser) -> str | None:
     return found.hexdigest()
 
 
-def _decreasing(times: Any, steps: int) -> list[float]:
+def decreasing(times: Any, steps: int) -> list[float]:
     if not isinstance(times, list) or not all(type(t) in (int, float) for t in times):
         raise TypeError("times are a list of numbers")
     if len(times) != steps + 1 or len(times) < 2:

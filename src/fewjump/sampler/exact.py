@@ -13,7 +13,8 @@ from torch import Tensor
 
 from fewjump.denoiser.base import Denoiser
 from fewjump.law.base import ENUMERATION_LIMIT, row_chunks, unravel
-from fewjump.sampler.base import Move, Sampler, Step, get_sampler
+from fewjump.sampler.base import Move, Sampler, Step
+from fewjump.sampler.carried_samplers import chosen_sampler
 from fewjump.sampler.moves import product_table
 from fewjump.sampler.run import check_options, trajectory
 from fewjump.sampler.time_grid import GridSpec, times_for
@@ -26,7 +27,7 @@ _CHUNK_ELEMENTS = 1 << 21
 def exact_output_law(
     denoiser: Denoiser,
     steps: int | None,
-    sampler: str | Sampler = "ancestral",
+    sampler: str | Sampler | None = None,
     grid: GridSpec | None = None,
     denoise: bool = True,
 ) -> Tensor:
@@ -72,13 +73,13 @@ def exact_coupling(
 def _output_law(
     denoiser: Denoiser,
     steps: int | None,
-    sampler: str | Sampler,
+    sampler: str | Sampler | None,
     grid: GridSpec | None,
     denoise: bool,
     only: int | None = None,
 ) -> Tensor:
     """Over all states, L axes of size V; the part of it that began from the state ``only``."""
-    method = get_sampler(sampler)
+    method, grid = chosen_sampler(denoiser, sampler, steps, grid, denoise)
     times = times_for(grid, steps, denoiser)
     check_options(method, denoiser, grid, denoise)
     vocab, length = denoiser.process.vocab_size, _length(denoiser, method, times)

@@ -101,6 +101,26 @@ class JumpMove(Move):
         self.clamped = lost / max(1, out.numel())
         return out.reshape(shape)
 
+    def log_prob(self, y: Tensor, floor: float) -> Tensor:
+        """log Pr(xⁱ → yⁱ) at each position: (B, L) float64, with gradients to the duration.
+
+        Args:
+            y: (B, L) int64.
+            floor: probabilities below it count as it, and have no gradient.
+        """
+        here, there = self.x.reshape(-1), y.reshape(-1)
+        total = torch.zeros(here.shape, dtype=torch.float64, device=here.device)
+        toward = torch.zeros_like(total)
+        index = self.rates.bound.reshape(-1).nonzero()[:, 0]
+        for part in row_chunks(index.shape[0], 1, self.rates.rows_at_once()):
+            rows = self.rates.values(index[part])
+            total[index[part]] = rows.sum(-1).double()
+            toward[index[part]] = rows.gather(-1, there[index[part], None])[:, 0].double()
+        leave = self._leave(total * self.duration)
+        share = toward / torch.where(total > 0, total, 1.0)
+        chance = torch.where(here == there, 1 - leave, leave * share)
+        return chance.clamp(min=floor).log().reshape(y.shape)
+
     def rows(self) -> Tensor:
         """Probability of every token at each position: (B, L, V) float64."""
         index = torch.arange(self.x.numel(), device=self.x.device)

@@ -25,7 +25,8 @@ from fewjump.law.decoding import Decoding
 from fewjump.progress import Progress
 from fewjump.random import SampleStreams
 from fewjump.registry import DECODINGS
-from fewjump.sampler.base import Move, Moves, Sampler, Step, draw_step, get_sampler
+from fewjump.sampler.base import Move, Moves, Sampler, Step, draw_step
+from fewjump.sampler.carried_samplers import chosen_sampler
 from fewjump.sampler.moves import LawMove
 from fewjump.sampler.prompt import PromptedDenoiser, eval_mode, make_prompt, synchronise
 from fewjump.sampler.time_grid import GridSpec, check_spec, times_for
@@ -88,7 +89,7 @@ def sample(
     denoiser: Denoiser,
     num_samples: int,
     steps: int | None,
-    sampler: str | Sampler = "ancestral",
+    sampler: str | Sampler | None = None,
     grid: GridSpec | None = None,
     generator: torch.Generator | int | None = None,
     *,
@@ -133,7 +134,7 @@ def run(
     denoiser: Denoiser,
     num_samples: int,
     steps: int | None,
-    sampler: str | Sampler = "ancestral",
+    sampler: str | Sampler | None = None,
     grid: GridSpec | None = None,
     generator: torch.Generator | int | None = None,
     *,
@@ -161,7 +162,10 @@ def run(
         denoiser: put in eval mode meanwhile.
         num_samples: N ≥ 1.
         steps: intervals of the grid; None when ``grid`` holds the times.
-        sampler: a name of :data:`fewjump.sampler.SAMPLERS`, or a sampler.
+        sampler: a name of :data:`fewjump.sampler.SAMPLERS`, or a sampler. By default
+            ``ancestral``; but where the denoiser carries a sampler that was learned for this number
+            of steps (``fewjump distill --method lsd``), and no grid is given, that one, with its
+            own times. :attr:`SamplerRun.sampler` says which it was.
         grid: ``uniform`` (default), ``cosine``, ``log-linear``, ``fitted`` (to the denoiser, see
             :mod:`fewjump.sampler.fitted_grid`; once), or times from noise to data.
         generator: a seed, a generator that one seed is drawn from, or None for torch's global one.
@@ -201,7 +205,7 @@ def run(
     Raises:
         ValueError, TypeError: for arguments that make no sense, before anything is computed.
     """
-    method = get_sampler(sampler)
+    method, grid = chosen_sampler(denoiser, sampler, steps, grid, denoise)
     length = _check_sizes(denoiser, num_samples, length, batch_size)
     condition = make_condition(denoiser, label, guidance, num_samples)
     check_spec(grid, steps, denoiser.process.schedule)
@@ -394,9 +398,14 @@ def _final(denoiser: Denoiser, t: Tensor, x: Tensor) -> Moves:
 
 
 def check_options(
-    sampler: Sampler, denoiser: Denoiser, grid: GridSpec | None, denoise: bool
+    sampler: Sampler | None, denoiser: Denoiser, grid: GridSpec | None, denoise: bool
 ) -> None:
-    """Raise ValueError where the sampler does not apply or would ignore an option."""
+    """Raise ValueError where the sampler does not apply or would ignore an option.
+
+    None, the denoiser's default, always applies.
+    """
+    if sampler is None:
+        return
     sampler.check(denoiser)
     if sampler.uses_grid:
         return

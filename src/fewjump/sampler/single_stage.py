@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from abc import abstractmethod
+from typing import ClassVar, NamedTuple
 
 from torch import Tensor
 
@@ -11,11 +12,34 @@ from fewjump.law import Law
 from fewjump.law.product import as_product
 from fewjump.process import Process
 from fewjump.sampler.base import Move, Moves, Sampler
-from fewjump.sampler.moves import JointReverseMove, JumpMove, PositionwiseMove
+from fewjump.sampler.moves import JointReverseMove, JumpMove, PositionwiseMove, Rule
+from fewjump.sampler.rates import DenseRates, Rates
 from fewjump.sampler.reverse import posterior, reverse_rates, reverse_step
 
 
-class Ancestral(Sampler):
+class Jump(NamedTuple):
+    """What a :class:`~fewjump.sampler.moves.JumpMove` from a state is made of."""
+
+    rates: Rates
+    duration: Tensor | float
+    rule: Rule
+
+
+class JumpSampler(Sampler):
+    """A sampler of which every position jumps or stays, by the rates that one evaluation gives."""
+
+    order: ClassVar[float] = 1
+    evaluations: ClassVar[int] = 1
+
+    @abstractmethod
+    def jump(self, law: Law, process: Process, x_t: Tensor, t: Tensor, s: Tensor) -> Jump:
+        """The step t → s of a law at x_t (B, L); t and s are () or (B,) float64."""
+
+    def moves(self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor) -> Moves:
+        yield JumpMove(x_t, *self.jump(denoiser(x_t, t), denoiser.process, x_t, t, s))
+
+
+class Ancestral(JumpSampler):
     """x_s ~ Σ_{x₀} law(x₀)·q(x_s | x_t, x₀).
 
     For a product law this is, position by position, SEDD's analytic (Tweedie) step and the
@@ -25,12 +49,17 @@ class Ancestral(Sampler):
     """
 
     name: ClassVar[str] = "ancestral"
-    order: ClassVar[float] = 1
-    evaluations: ClassVar[int] = 1
     reference: ClassVar[str] = "arXiv 2512.12889, Eq. 8; SEDD arXiv 2310.16834, Sec. 4.2"
 
     def moves(self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor) -> Moves:
         yield reverse_move(denoiser(x_t, t), denoiser.process, x_t, t, s)
+
+    def jump(self, law: Law, process: Process, x_t: Tensor, t: Tensor, s: Tensor) -> Jump:
+        rates = reverse_step(as_product(law), process, x_t, t, s)
+        if rates is None:
+            table = process.reverse_marginals(posterior(law, process), x_t, s, t)
+            rates = DenseRates(table, x_t)
+        return Jump(rates, 1.0, "linear")
 
 
 def reverse_move(law: Law, process: Process, x_t: Tensor, t: Tensor, s: Tensor) -> Move:
@@ -43,7 +72,7 @@ def reverse_move(law: Law, process: Process, x_t: Tensor, t: Tensor, s: Tensor) 
     return PositionwiseMove(process.reverse_marginals(posterior(law, process), x_t, s, t))
 
 
-class Euler(Sampler):
+class Euler(JumpSampler):
     """Pr(xⁱ → y) = (t − s)·σ(t)·Q[y, xⁱ]·r_y for y ≠ xⁱ; each position independently.
 
     Where these sum to more than 1 the position leaves for certain, to y in proportion; the excess
@@ -51,16 +80,13 @@ class Euler(Sampler):
     """
 
     name: ClassVar[str] = "euler"
-    order: ClassVar[float] = 1
-    evaluations: ClassVar[int] = 1
     reference: ClassVar[str] = "arXiv 2512.12889, Eq. 11"
 
-    def moves(self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor) -> Moves:
-        rates = reverse_rates(denoiser(x_t, t), denoiser.process, x_t, t)
-        yield JumpMove(x_t, rates, t - s, "linear")
+    def jump(self, law: Law, process: Process, x_t: Tensor, t: Tensor, s: Tensor) -> Jump:
+        return Jump(reverse_rates(law, process, x_t, t), t - s, "linear")
 
 
-class TauLeaping(Sampler):
+class TauLeaping(JumpSampler):
     """Each target y of each position has a Poisson clock of its frozen rate; one ring decides.
 
     A position leaves with probability 1 − exp(−Λ·(t − s)), Λ the sum of its rates, and goes to y
@@ -69,10 +95,7 @@ class TauLeaping(Sampler):
     """
 
     name: ClassVar[str] = "tau-leaping"
-    order: ClassVar[float] = 1
-    evaluations: ClassVar[int] = 1
     reference: ClassVar[str] = "Campbell et al. 2022, arXiv 2205.14987"
 
-    def moves(self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor) -> Moves:
-        rates = reverse_rates(denoiser(x_t, t), denoiser.process, x_t, t)
-        yield JumpMove(x_t, rates, t - s, "poisson")
+    def jump(self, law: Law, process: Process, x_t: Tensor, t: Tensor, s: Tensor) -> Jump:
+        return Jump(reverse_rates(law, process, x_t, t), t - s, "poisson")
