@@ -69,6 +69,7 @@ class Config(Options):
         students: kinds that are made.
         samples: of every cell. FCD means something from 10,000 on.
         steps: evaluations of teacher and students; the teacher is drawn at L too.
+        walked: evaluations of students that walk from symbol to symbol at every one.
         judged: those of them that the whole benchmark is asked about; the others' validity is.
         network: whether the network without a teacher is trained.
         precision: arithmetic of trainings and draws.
@@ -85,6 +86,7 @@ class Config(Options):
     students: tuple[str, ...] = ("any-order", "shared-chain", "autoregressive", "product")
     samples: int = 10_000
     steps: tuple[int, ...] = (1, 2, 4, 8, 16)
+    walked: tuple[int, ...] = (1, 4)
     judged: tuple[int, ...] = (1, 4, 16)
     network: bool = True
     precision: Literal["float32", "bfloat16"] = "bfloat16"
@@ -292,7 +294,8 @@ class Laboratory:
 
     def rows(self, name: str, model: NetworkDenoiser) -> Rows:
         """Those of every number of evaluations, the cheapest first."""
-        length, steps = self.data.length, {*self.config.steps}
+        length, config = self.data.length, self.config
+        steps = {*(config.walked if model.autoregressive else config.steps)}
         if name != TEACHER:
             return [self.row(name, model, number) for number in sorted(steps)]
         found = [self.row(name, model, number) for number in sorted({*steps, length})]

@@ -22,6 +22,7 @@ MODULES = (
     "cost",
     "guidance",
     "methods",
+    "molecules",
     "results",
     "students",
     "supports",

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from experiments.antibodies import ROLLOUT_STEPS
 from experiments.finite_supports import BOARDS, EXACT
 from experiments.frozen_trunk import STATES
+from experiments.molecules import ALONE, ONE_BY_ONE
 from experiments.pages.markdown import Row, mean, table, where
 from experiments.pages.road import load
 from experiments.wall_clock import TEACHER
@@ -23,7 +24,7 @@ def readme() -> str:
         "training, minutes",
         "teacher evaluations",
     )
-    return table(header, [_antibodies(), _boards(), _letters()])
+    return table(header, [_antibodies(), _molecules(), _boards(), _letters()])
 
 
 def _antibodies() -> Sequence[str]:
@@ -41,6 +42,20 @@ def _antibodies() -> Sequence[str]:
         found["trained"][best]["core_seconds"],
         asked,
     )
+
+
+def _molecules() -> Sequence[str]:
+    """Share of strings that are molecules."""
+    found = load("molecules_30")
+    rows = [row for row in found["rows"] if row["student"] != ALONE]
+    teachers = [row for row in rows if row["student"] == TEACHER]
+    students = [row for row in rows if row["student"] not in (TEACHER, ONE_BY_ONE)]
+    best = _best(students, "valid", TEACHER)
+    trained = found["trained"][best]
+    asked = trained["steps"] * found["sizes"]["batch_size"]
+    what = f"molecules of at most {found['length']} tokens, valid"
+    rows = [*teachers, *students]
+    return _line(what, rows, "valid", TEACHER, best, trained["seconds"], asked)
 
 
 def _boards() -> Sequence[str]:

@@ -123,6 +123,7 @@ def test_the_experiment_goes_on_where_it_was(
         teacher_steps=2,
         samples=12,
         steps=(1, 2),
+        walked=(1, 2),
         judged=(1,),
         precision="float32",
         compile=False,
