@@ -194,6 +194,8 @@ def test_plans_for_published_weights_run(name: str, tmp_path: Path) -> None:
     for student in content["students"].values():
         if "rounds" in student:
             student |= {"rounds": 1}
+        if "steps" in student:
+            student |= {"steps": 1, "batch-size": 2}
         if "head" in student:
             student["head"] = [
                 {"states": "states=4", "blocks": "blocks=2", "width": "width=8"}[o.split("=")[0]]

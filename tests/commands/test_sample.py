@@ -173,7 +173,7 @@ def test_decoding_side_by_side_gives_the_walks_samples_and_says_what_it_took(
         (["--sampler", "psi", "--sampler-options", "kapa=0.9"], "did you mean 'kappa'"),
         (["--sampler", "psi", "--sampler-options", "kappa=2"], "kappa must lie in [0, 1]"),
         (["--sampler", "theta-rk2", "--sampler-options", "theta=0"], "theta must lie in (0, 1]"),
-        (["--sampler-options", "gamma=1"], "ancestral"),
+        (["--sampler-options", "gamma=1"], "name it by --sampler"),
         (["--sampler", "remdm", "--sampler-options", "eta"], "name=value"),
         (["--sampler", "entropy-bounded", "--grid", "cosine"], "draws its own times"),
     ],

@@ -323,6 +323,7 @@ def test_what_it_cannot_do_is_refused(network: Denoiser) -> None:
         ({"align": "scores", "steps": 5}, "multiple of the jumps"),
         ({"relaxed": 0.1}, "relaxed is for align='scores'"),
         ({"align": "scores", "relaxed": 1.0}, "relaxed must lie"),
+        ({"path_steps": 0}, "path_steps must be at least 1"),
         ({"path_steps": 16}, "raise path_steps"),
         ({"grid": (1.0, 0.02, 0.0)}, "raise path_steps"),
         ({"grid": (0.9, 0.5, 0.0)}, "must run from 1 to 0"),

@@ -169,6 +169,9 @@ def test_a_model_carries_its_sampler_and_uses_it_by_default(
     named = ["--sampler", "scaled", "--sampler-options", "multipliers=[0.8, 1.5]", "base=euler"]
     assert cli.main([*words, *named]) == cli.OK
     assert capsys.readouterr().out != by_default
+    assert cli.main(["sample", str(folder), "--steps", "5"]) == cli.OK
+    assert "learned sampler for --steps 2, 3; at 5: ancestral" in capsys.readouterr().err
+    assert "| learned sampler | 2 steps, 3 steps |" in (folder / "README.md").read_text()
     assert cli.main([*words, "--sampler-options", "base=euler"]) == cli.USAGE
     assert "name it by --sampler" in capsys.readouterr().err
 

@@ -62,6 +62,7 @@ def _facts(denoiser: Denoiser, config: Mapping[str, Any]) -> str:
         "network": _network(trunk),
         **({} if denoiser.classes is None else {"classes": denoiser.classes}),
         **({} if denoiser.guidance_range is None else {"guidance": _range(denoiser)}),
+        **({} if denoiser.samplers is None else {"learned sampler": _learned(denoiser)}),
         "reads the noise level": "yes" if trunk.get("time_conditioned") else "no",
         "parameters": f"{parameter_counts(denoiser)['total']:,}",
     }
@@ -71,6 +72,10 @@ def _facts(denoiser: Denoiser, config: Mapping[str, Any]) -> str:
 def _range(denoiser: Denoiser) -> str:
     low, high = denoiser.guidance_range or (1.0, 1.0)
     return f"an input, from {low:g} to {high:g}"
+
+
+def _learned(denoiser: Denoiser) -> str:
+    return ", ".join(f"{one['steps']} steps" for one in denoiser.samplers or ())
 
 
 def _positions(trunk: Mapping[str, Any]) -> str:
@@ -85,12 +90,13 @@ def _network(trunk: Mapping[str, Any]) -> str:
 
 
 def _usage(source: str, denoiser: Denoiser) -> str:
+    steps = denoiser.samplers[0]["steps"] if denoiser.samplers else 8
     length = "" if denoiser.length else ", length=64"
     length += "" if denoiser.classes is None else ", label=0"
     return (
         "## Use\n\n```python\nimport fewjump\n"
         f'model = fewjump.load("{source}")\n'
-        f"tokens = fewjump.sample(model, num_samples=16, steps=8{length})\n```\n\n"
+        f"tokens = fewjump.sample(model, num_samples=16, steps={steps}{length})\n```\n\n"
         "`fewjump.publish.Pipeline(model)` decodes what it draws."
     )
 

@@ -128,6 +128,10 @@ def run(options: Options) -> int:
     draft = _draft(options, denoiser)
     if options.keep_grid:
         _keep_grid(denoiser, sampler, options, folder)
+    learned = [one["steps"] for one in denoiser.samplers or ()]
+    if sampler is None and options.grid is None and learned and options.steps not in learned:
+        known = ", ".join(map(str, learned))
+        tell(f"this model has a learned sampler for --steps {known}; at {options.steps}: ancestral")
     pipe = Pipeline(denoiser, vocabulary)
     writer = open_writer(options.out, vocabulary, options.scale)
     with writer:

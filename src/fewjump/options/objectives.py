@@ -389,6 +389,7 @@ class LearnedSamplerOptions(Part):
                 "scores are aligned at the times of both samplers, which then cannot be learned: "
                 "use align='transitions', or learn_times=False"
             )
+        require(self.path_steps >= 1, f"path_steps must be at least 1, got {self.path_steps}")
         require(0 <= self.relaxed < 1, f"relaxed must lie in [0, 1), got {self.relaxed}")
         if self.relaxed and self.align != "scores":
             raise ValueError("relaxed is for align='scores'")
