@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from experiments.molecules import ONE_BY_ONE
 from experiments.pages.markdown import MISSING, Row, plus_minus, table, where
 from experiments.pages.road import load
 from experiments.wall_clock import TEACHER
@@ -111,6 +112,11 @@ def cell(longest: str, student: str, steps: str, key: str) -> str:
     """One number of the first table with half of its interval."""
     rows = where(load(f"molecules_{longest}")["rows"], student=student, steps=int(steps))
     return plus_minus(rows[0], key)
+
+
+def one_by_one(longest: str, key: str) -> str:
+    """One number of the teacher drawn symbol by symbol."""
+    return plus_minus(where(load(f"molecules_{longest}")["rows"], student=ONE_BY_ONE)[0], key)
 
 
 def pictures(longest: str, design: str, student: str) -> str:
