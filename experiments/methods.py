@@ -58,6 +58,7 @@ BOTH: dict[str, dict[str, Any]] = {
     "DiMO product": {"method": "dimo", "lr": 0.0003, "auxiliary-steps": 40},
     "DiMO latent": {**NOISE, "method": "dimo", "lr": 0.0003, "auxiliary-steps": 40},
     "DiMO shared-chain": {**CHAIN, "method": "dimo", "lr": 0.001, "auxiliary-steps": 40},
+    "LSD": {"method": "lsd", "jumps": 8, "lr": 0.001},
     "IDLM product": {"method": "idlm", "lr": 0.0003, "auxiliary-steps": 40},
     "IDLM shared-chain": {**CHAIN, "method": "idlm", "lr": 0.001, "auxiliary-steps": 40},
 }

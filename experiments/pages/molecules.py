@@ -128,7 +128,13 @@ def pictures(longest: str, design: str, student: str) -> str:
 def pictures_drawing(longest: str, design: str, student: str) -> str:
     """The SVG behind :func:`pictures`."""
     rows = load(f"molecules_{longest}")["designs"]
-    return where(rows, design=design, student=student, steps=1)[0]["picture"]
+    row = where(rows, design=design, student=student, steps=1)[0]
+    start, end, rest = row["picture"].partition(">")
+    if start.startswith("<?"):
+        more, end, rest = rest.partition(">")
+        start = f"{start}>{more}"
+    said = f"<title>{design} by {student}</title><desc>{', '.join(row['examples'])}</desc>"
+    return f"{start}{end}{said}{rest}"
 
 
 def _rows(longest: str) -> list[Row]:
