@@ -187,7 +187,13 @@ def test_pages_read_what_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     ends = {"valid": 0.5, "valid_low": 0.4, "valid_high": 0.6, "n": 10, "different": 0.4}
     row = {"student": "teacher", "steps": 30, "core_seconds": 2.0, **ends}
     judged = {**row, "student": "any-order", "steps": 1, "moses": {"valid": 0.5, "FCD/Test": 3.0}}
-    design = {**judged, "design": "linker", "a_second": 2.0, "picture": "<svg></svg>", "examples": ["CC", "CO"]}
+    design = {
+        **judged,
+        "design": "linker",
+        "a_second": 2.0,
+        "picture": "<svg></svg>",
+        "examples": ["CC", "CO"],
+    }
     found = {
         "curve": [{"teacher_steps": 500, **ends}],
         "trained": {"teacher": {"parameters": 1234, "steps": 500, "seconds": 60.0}},
