@@ -66,6 +66,18 @@ class DistributionMatching(OnPolicyRefinement, AnchorOptions):
         done = max(0, self._step - self.warmup)
         return anchor * max(0.0, 1.0 - done / self.anchor_steps)
 
+    # Without it a method that forgets its reward would train with refinement's.
+    @abstractmethod
+    def _reward(
+        self,
+        process: Process,
+        fake: ProductLaw,
+        real: ProductLaw,
+        x0: Tensor,
+        x_u: Tensor,
+        u: Tensor,
+    ) -> Tensor: ...
+
 
 @dataclass(eq=False)
 class PosteriorMatching(DistributionMatching):
