@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -26,10 +26,13 @@ from fewjump.objective import CrossEntropyELBO, JointConditionalMatching
 from fewjump.problem.sudoku import is_board, random_boards, random_clues
 from fewjump.process import Absorbing
 from fewjump.random import Generator, fold_seed, generator_for, uniform
+from fewjump.sampler import Confidence, Sampler
 from fewjump.sampler import run as draw
 from fewjump.schedule import LogLinear
 
 TEACHER = "teacher"
+#: The surest cells first, which keeps no law but solves puzzles.
+SUREST = "teacher, surest cells first"
 #: Boards are made and kept in parts of this many.
 _PART = 2_500
 
@@ -54,7 +57,7 @@ class Sizes:
     blocks: int = 5
     batch_size: int = 64
     teacher_lr: float = 2e-3
-    every: int = 500
+    every: int = 4_000
     student_steps: int = 1_000
     student_lr: float = 1e-3
     near: float = 0.1
@@ -117,7 +120,9 @@ def board_network(sizes: Sizes, seed: int, head: dict[str, Any] | None = None) -
     return NetworkDenoiser.from_config(described if head is None else {**described, "head": head})
 
 
-def train_teacher(x: Tensor, sizes: Sizes, steps: int, seed: int, folder: Path) -> Denoiser:
+def train_teacher(
+    x: Tensor, sizes: Sizes, steps: int, seed: int, folder: Path, **options: Any
+) -> Denoiser:
     """Trained up to ``steps``, from where it was stopped. A constant rate lets steps be raised."""
     return fitted(
         board_network(sizes, seed),
@@ -133,11 +138,18 @@ def train_teacher(x: Tensor, sizes: Sizes, steps: int, seed: int, folder: Path) 
         seed=seed,
         log_every=50,
         save_every=50,
+        **options,
     )
 
 
 def train_student(
-    kind: str, teacher: NetworkDenoiser, x: Tensor, sizes: Sizes, seed: int, folder: Path
+    kind: str,
+    teacher: NetworkDenoiser,
+    x: Tensor,
+    sizes: Sizes,
+    seed: int,
+    folder: Path,
+    **options: Any,
 ) -> Denoiser:
     """Starts at the teacher, and matches its joint conditional at any time."""
     student = board_network(sizes, fold_seed(seed, 1), {"kind": kind, **sizes.heads[kind]})
@@ -154,20 +166,36 @@ def train_student(
         seed=seed,
         log_every=50,
         save_every=50,
+        **options,
     )
 
 
-def drawn(model: Denoiser, steps: int, sizes: Sizes, seed: int, test: Tensor) -> Rows:
+def drawn(
+    model: Denoiser,
+    steps: int,
+    sizes: Sizes,
+    seed: int,
+    test: Tensor,
+    clues_of_rows: tuple[int, ...],
+    sampler: Sampler | None = None,
+) -> Rows:
     """Whole boards and puzzles in so many steps: shares of valid ones, with 95% intervals.
 
     ``different`` is the share of draws that are valid boards and no two alike.
     """
     rows = []
-    for clues in (0, *sizes.clues):
+    for clues in clues_of_rows:
         x0 = test[: sizes.samples]
         shown = random_clues(x0, clues, generator_for(seed, clues))
         made = draw(
-            model, len(x0), steps, generator=seed, prompt=x0, fixed=shown, batch_size=sizes.samples
+            model,
+            len(x0),
+            steps,
+            sampler,
+            generator=seed,
+            prompt=x0,
+            fixed=shown,
+            batch_size=sizes.samples,
         )
         right = is_board(made.samples) & ((made.samples == x0) | ~shown).all(-1)
         found = bootstrap(right.double(), mean, generator_for(0))
@@ -187,10 +215,15 @@ class Config(Options):
     Attributes:
         teacher_steps: optimiser steps of the teacher.
         students: kinds that are distilled from it.
+        precision: of the trainings; bfloat16, by autocast, pays where the processor multiplies in
+            it. Boards are drawn in float32.
+        compile: compile the networks that are trained, which needs a C++ compiler.
     """
 
-    teacher_steps: int = 8_000
+    teacher_steps: int = 12_000
     students: tuple[str, ...] = ("any-order", "shared-chain", "autoregressive")
+    precision: Literal["float32", "bfloat16"] = "float32"
+    compile: bool = False
 
 
 def measure(config: Config, sizes: Sizes | None = None) -> Content:
@@ -203,15 +236,16 @@ def measure(config: Config, sizes: Sizes | None = None) -> Content:
     asked = ("boards", "copies", "hidden", "blocks", "batch_size", "teacher_lr")
     parts = [getattr(sizes, name) for name in asked]
     folder = place(parent, f"teacher-{seed}", *parts)
+    options = {"precision": config.precision, "compile": config.compile}
     curve, teacher = [], None
     for steps in range(sizes.every, config.teacher_steps + 1, sizes.every):
         file = folder / f"judged-{steps}.json"
         if steps + sizes.every > config.teacher_steps or not file.is_file():
-            teacher = train_teacher(x, sizes, steps, seed, folder)
+            teacher = train_teacher(x, sizes, steps, seed, folder, **options)
             model = teacher
 
             def judge(model: Denoiser = model) -> Rows:
-                return drawn(model, 81, sizes, seed, test)
+                return drawn(model, 81, sizes, seed, test, (0,))
 
             kept(file, judge)
         curve += [{"teacher_steps": steps, **row} for row in kept(file, list)]
@@ -219,13 +253,17 @@ def measure(config: Config, sizes: Sizes | None = None) -> Content:
         raise ValueError(f"teacher_steps must be at least {sizes.every}")
     begin = time.perf_counter()
     rows = _rows(TEACHER, teacher, sizes.teacher_steps, sizes, config, test, folder)
+    rows += _rows(
+        SUREST, teacher, sizes.teacher_steps[1:], sizes, config, test, folder, Confidence()
+    )
     for kind in config.students:
         settings = [*parts, config.teacher_steps, sizes.student_steps, sizes.student_lr]
         place_of = place(parent, f"{kind}-{seed}", *settings, sizes.near, sizes.heads[kind])
-        student = train_student(kind, teacher, x, sizes, seed, place_of)
+        student = train_student(kind, teacher, x, sizes, seed, place_of, **options)
         rows += _rows(kind, student, sizes.steps, sizes, config, test, place_of)
     return {
         "teacher_steps": config.teacher_steps,
+        "precision": config.precision,
         "sizes": asdict(sizes),
         "seconds_of_students": round(time.perf_counter() - begin, 1),
         "curve": curve,
@@ -241,6 +279,7 @@ def _rows(
     config: Config,
     test: Tensor,
     folder: Path,
+    sampler: Sampler | None = None,
 ) -> Rows:
     about = {
         "student": name,
@@ -251,9 +290,10 @@ def _rows(
     for number in steps:
 
         def judge(number: int = number) -> Rows:
-            return drawn(model, number, sizes, config.seed, test)
+            return drawn(model, number, sizes, config.seed, test, (0, *sizes.clues), sampler)
 
-        file = folder / f"rows-{config.teacher_steps}-{number}.json"
+        chosen = "" if sampler is None else "surest-"
+        file = folder / f"rows-{chosen}{config.teacher_steps}-{number}.json"
         out += [{**about, **row} for row in kept(file, judge)]
     return out
 

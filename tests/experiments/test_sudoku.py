@@ -44,13 +44,13 @@ def test_the_experiment_goes_on_where_it_was(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(sudoku, "_PART", 8)
     config = sudoku.Config(runs=tmp_path, teacher_steps=2, students=("any-order",))
     first = sudoku.measure(config, TINY)
-    assert [r["teacher_steps"] for r in first["curve"]] == [2, 2]
-    assert {r["student"] for r in first["rows"]} == {"teacher", "any-order"}
+    assert [r["teacher_steps"] for r in first["curve"]] == [2]
+    assert {r["student"] for r in first["rows"]} == {sudoku.TEACHER, sudoku.SUREST, "any-order"}
     again = sudoku.measure(config, TINY)
     assert again["rows"] == first["rows"]
     further = sudoku.measure(dataclasses.replace(config, teacher_steps=4), TINY)
-    assert further["curve"][:2] == first["curve"]
-    assert [r["teacher_steps"] for r in further["curve"]] == [2, 2, 4, 4]
+    assert further["curve"][:1] == first["curve"]
+    assert [r["teacher_steps"] for r in further["curve"]] == [2, 4]
     with pytest.raises(ValueError, match="at least 2"):
         sudoku.measure(dataclasses.replace(config, teacher_steps=1), TINY)
 
@@ -59,6 +59,6 @@ def test_clues_stay_and_the_true_board_counts() -> None:
     boards = random_boards(4, 2)
 
     knowing = FiniteSupport(boards).denoiser(Absorbing(10, LogLinear()), joint=True)
-    rows = sudoku.drawn(knowing, 1, TINY, 0, boards)
+    rows = sudoku.drawn(knowing, 1, TINY, 0, boards, (0, 40))
     assert [(r["clues"], r["valid"]) for r in rows] == [(0, 1.0), (40, 1.0)]
     assert 0 < rows[0]["different"] <= 1
