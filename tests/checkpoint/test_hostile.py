@@ -399,6 +399,9 @@ def changed(sources: Sources, folder: Path, how: str) -> Path:
             "impossible noise": {"noise": {"type": "geometric", "sigma_min": 2, "sigma_max": 1}},
             "other backbone": {"backbone": "dimamba"},
             "score without time": {"parameterization": "sedd"},
+            "other distillation": {"parameterization": {"name": "distill-mdlm"}},
+            "other network of SDTT": w.sdtt_config(model={**w.MODEL, "type": "ddit"}),
+            "mixture of Di4C": w.sdtt_config(is_di4c=True),
         }
         config.update(changes[how])
     return w.lightning(folder / "last.ckpt", raw, ema, config)
@@ -430,6 +433,9 @@ WRONG = {
     "impossible noise": "sigma_min",
     "other backbone": "'dimamba' is not supported",
     "score without time": "not possible",
+    "other distillation": "'distill-mdlm'.*known: multi-round-sdtt",
+    "other network of SDTT": "model.type is 'ddit'; known",
+    "mixture of Di4C": "--method di4c",
 }
 
 

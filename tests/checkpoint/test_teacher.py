@@ -22,6 +22,7 @@ from checkpoint.written import (
     prefixed,
     published_config,
     reference,
+    sdtt_config,
     sedd_config,
     sedd_run,
 )
@@ -127,12 +128,13 @@ def test_every_variant_is_recognised_and_computes_the_same(
 
 
 @pytest.mark.parametrize("binary", [False, True], ids=["safetensors", "bin"])
-@pytest.mark.parametrize("kind", ["mdlm", "udlm", "duo", "sedd"])
+@pytest.mark.parametrize("kind", ["mdlm", "udlm", "duo", "sedd", "sdtt"])
 def test_published_folders(kind: str, binary: bool, tmp_path: Path) -> None:
-    config = sedd_config() if kind == "sedd" else published_config(kind)
+    codes = {"sedd": sedd_config, "sdtt": sdtt_config}
+    config = codes[kind]() if kind in codes else published_config(kind)
     tensors = dict(EMA) if kind == "sedd" else prefixed(EMA)
     path = folder(tmp_path / "model", tensors, config, binary)
-    check(load(path), EMA, conditioned=kind != "mdlm")
+    check(load(path), EMA, conditioned=kind not in ("mdlm", "sdtt"))
     with pytest.raises(CheckpointError, match="one set of weights"):
         load(path, weights="raw")
 
@@ -161,6 +163,8 @@ def test_marks_that_wrappers_leave_in_names(prefix: str, tmp_path: Path) -> None
     check(load(path), EMA, conditioned=False)
     published = folder(tmp_path / "b", prefixed(EMA, prefix), published_config("mdlm"))
     check(load(published), EMA, conditioned=False)
+    students = folder(tmp_path / "d", prefixed(EMA, prefix), sdtt_config())
+    check(load(students), EMA, conditioned=False)
     run = sedd_run(tmp_path / "c", prefixed(RAW, "module."), EMA, sedd_config())
     check(load(run, weights="raw"), RAW)
     check(load(run), EMA)

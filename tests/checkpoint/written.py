@@ -222,6 +222,20 @@ def mdlm_config(**changes: Any) -> dict[str, Any]:
     }
 
 
+def sdtt_config(**changes: Any) -> dict[str, Any]:
+    """Of SDTT's code, whose folders on the hub hold the whole configuration, unresolved."""
+    return {
+        "parameterization": {"name": "multi-round-sdtt", "distill_mode": "kl-bwd"},
+        "time_conditioning": False,
+        "T": 1024,
+        "noise": dict(LOGLINEAR),
+        "model": {**MODEL, "name": "small", "type": "ddit-orig"},
+        "tokenizer": {"name": "gpt2"},
+        "data_preprocess": {"seq_len": "${model.length}"},
+        **changes,
+    }
+
+
 def duo_config(name: str = "duo", parameterization: str = "mean", **algo: Any) -> dict[str, Any]:
     return {
         "mode": "train",

@@ -1,8 +1,9 @@
 """Which original a checkpoint is, from the configuration that was stored with it.
 
-Three code bases write configurations: SEDD's (``graph`` and ``noise``), MDLM's and UDLM's
-(``parameterization`` and ``diffusion``), and Duo's (``algo``). The last three can each train what
-the others introduced; the published folders have a ``model_type``.
+Four code bases write configurations: SEDD's (``graph`` and ``noise``), MDLM's and UDLM's
+(``parameterization`` and ``diffusion``), Duo's (``algo``), and SDTT's (``parameterization.name``),
+whose students and teachers are networks of MDLM. MDLM's, UDLM's and Duo's can each train what the
+others introduced; the published folders have a ``model_type``.
 """
 
 from __future__ import annotations
@@ -80,6 +81,8 @@ def describe(config: Config | None, family: str | None) -> Description:
         return _assumed(family)
     if isinstance(config.get("algo"), Mapping):
         found = _duo_code(config)
+    elif isinstance(config.get("parameterization"), Mapping):
+        found = _sdtt_code(config)
     elif "parameterization" in config:
         found = _mdlm_code(config)
     elif isinstance(config.get("graph"), Mapping):
@@ -157,6 +160,30 @@ def _mdlm_code(config: Config) -> Description:
             length=whole(config, "model.length"),
             heads=whole(config, "model.n_heads"),
         )
+    )
+
+
+def _sdtt_code(config: Config) -> Description:
+    """SDTT's students and teachers, as its code saves them; the mask is the last state."""
+    name = text(config, "parameterization.name")
+    if name != "multi-round-sdtt":
+        raise CheckpointError(
+            f"parameterization.name is {name!r}, which is not supported; known: multi-round-sdtt"
+        )
+    kind = text(config, "model.type")
+    if kind != "ddit-orig":
+        raise CheckpointError(f"model.type is {kind!r}; known of SDTT's networks: ddit-orig")
+    if config.get("is_di4c"):
+        raise CheckpointError(
+            "is_di4c=true: the network reads a latent as a further element of the sequence, which "
+            "is not supported; train the mixture here, with --method di4c"
+        )
+    return Description(
+        family="mdlm",
+        schedule=_schedule(config),
+        time_conditioned=flag(config.get("time_conditioning", False), "time_conditioning"),
+        length=whole(config, "model.length"),
+        heads=whole(config, "model.n_heads"),
     )
 
 
