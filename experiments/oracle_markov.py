@@ -26,7 +26,6 @@ from fewjump.evaluate.bootstrap import bootstrap, mean
 from fewjump.evaluate.ngrams import frequencies, ngram_keys
 from fewjump.objective import JointConditionalMatching
 from fewjump.problem import MarkovChain
-from fewjump.problem.chain import bigram_frequencies, stationary_law
 from fewjump.process import Absorbing, Process
 from fewjump.random import fold_seed, generator_for
 from fewjump.sampler import run as draw
@@ -64,17 +63,6 @@ class Sizes:
             "autoregressive": {"width": 64},
         }
     )
-
-
-def text_chain(windows: Tensor, vocab_size: int, length: int) -> MarkovChain:
-    """The stationary chain with the bigrams of windows (N, L) of text."""
-    pairs = bigram_frequencies(windows, vocab_size)
-    unigrams = torch.bincount(windows.flatten(), minlength=vocab_size).double()
-    seen = pairs.sum(1, keepdim=True)
-    rows = torch.where(seen > 0, pairs / seen.clamp(min=1e-300), unigrams / unigrams.sum())
-    transition = (1 - TELEPORT) * rows + TELEPORT * unigrams / unigrams.sum()
-    transition = transition / transition.sum(1, keepdim=True)
-    return MarkovChain(stationary_law(transition), transition, length)
 
 
 def rates(chain: MarkovChain, samples: Tensor, seed: int) -> dict[str, float]:
@@ -196,7 +184,8 @@ def measure(config: Config, sizes: Sizes | None = None) -> Content:
     source = "text" if config.text is None else config.text
     data = load_data(source, sizes.trained_length, normalise=True)
     chains = {
-        length: text_chain(data.all("train"), data.vocab_size, length) for length in sizes.lengths
+        length: MarkovChain.from_text(data.all("train"), data.vocab_size, length, TELEPORT)
+        for length in sizes.lengths
     }
     rows: Rows = []
     key = digest(chains[sizes.lengths[0]].transition.tolist(), asdict(sizes))

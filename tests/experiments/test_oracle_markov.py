@@ -23,7 +23,7 @@ def chain() -> MarkovChain:
 
 
 def test_the_chain_of_a_text_has_its_bigrams(chain) -> None:
-    found = oracle.text_chain(chain.sample(20_000, generator_for(1)), 5, 12)
+    found = MarkovChain.from_text(chain.sample(20_000, generator_for(1)), 5, 12)
     assert found.length == 12
     assert float((found.transition - chain.transition).abs().max()) < 0.03
     assert float(found.transition.min()) > 0

@@ -26,6 +26,7 @@ from fewjump.commands.compare_plan import (
     student_options,
     told_of,
 )
+from fewjump.commands.compare_problem import open_problem
 from fewjump.commands.evaluate import judge_facts, meter_for
 from fewjump.commands.shared import document_values, make_sampler
 from fewjump.config import read_yaml
@@ -45,15 +46,16 @@ if TYPE_CHECKING:
 class Options:
     """Train several students of one teacher under one budget, and judge all under one protocol.
 
-    The plan is a YAML file: teacher, data, steps, teacher_steps, seeds, samples; shared, what
-    `fewjump distill` is told for all students; students, a name for each and what else it is told;
-    models, names and places of models that others trained; samplers, a name and the sampler,
-    sampler-options and grid of other ways to sample the teacher; autoregressive, how a network of
-    the teacher's size is trained on the data alone. Each student is trained in
-    OUT/students/NAME/SEED, and what is finished is not made again: the same command goes on where
-    it was stopped. rows.json has every number by seed, results.json their means with intervals,
-    report.html charts of quality against evaluations, times, costs, and a verdict wherever
-    intervals separate.
+    The plan is a YAML file: teacher, data, steps, teacher_steps, seeds, samples; or in place of
+    teacher and data a problem whose law is known, which is then teacher and judge, and network, the
+    sizes of its students; shared, what `fewjump distill` is told for all students; students, a name
+    for each and what else it is told; models, names and places of models that others trained;
+    samplers, a name and the sampler, sampler-options and grid of other ways to sample the teacher;
+    autoregressive, how a network of the teacher's size is trained on the data alone. Each student
+    is trained in OUT/students/NAME/SEED, and what is finished is not made again: the same command
+    goes on where it was stopped. rows.json has every number by seed, results.json their means with
+    intervals, report.html charts of quality against evaluations, times, costs, and a verdict
+    wherever intervals separate.
 
     Attributes:
         plan: the plan file.
@@ -94,7 +96,7 @@ def run(options: Options) -> int:
     from fewjump.sampler.run import check_options
 
     content = read_yaml(options.plan)
-    plan, students, models, samplers, network = read_plan(content, str(options.plan))
+    plan, students, models, samplers, network, problem = read_plan(content, str(options.plan))
     made = {}
     for name, own in students.items():
         for seed in plan.seeds:
@@ -105,35 +107,43 @@ def run(options: Options) -> int:
         name: (make_sampler(one.sampler, one.sampler_options), one.grid)
         for name, one in samplers.items()
     }
-    places = [Path(place) for place in (plan.teacher, *models.values())]
-    teacher, *others = opened = open_models(places, options.device, reading_values(plan))
-    documents = document_values(plan)
-    data = open_data_like(teacher, plan.data, plan.kind, plan.length, **documents)
+    places, given = [Path(place) for place in models.values()], None
+    if problem is not None:
+        with told_of(f"{options.plan}: problem"):
+            given, meter, alike = open_problem(problem, plan.samples)
+        teacher, data = given.teacher, given.data
+        opened = [teacher, *open_models(places, options.device)]
+    else:
+        places = [Path(plan.teacher), *places]
+        opened = open_models(places, options.device, reading_values(plan))
+        teacher, documents = opened[0], document_values(plan)
+        data = open_data_like(teacher, plan.data, plan.kind, plan.length, **documents)
+        meter, alike = meter_for(data, plan, options.device), teacher.denoiser
+    others = opened[1:]
     check_alike(opened, data)
-    meter = meter_for(data, plan, options.device)
     for name, (way, grid) in ways.items():
         # Students have their teacher's noise.
         with told_of(f"{options.plan}: {name}"):
             check_options(way, teacher.denoiser, grid, True)
     if network is not None:
         with told_of(f"{options.plan}: autoregressive"):
-            sized(data.vocab_size, parameters_of(teacher.denoiser), network.layers)
+            sized(data.vocab_size, parameters_of(alike), network.layers)
         quiet = replace(network.training, progress=options.progress)
         network = network._replace(training=quiet)
     for name in students:
         mine = [key for key in made if key[0] == name]
         with told_of(f"{options.plan}: {name}"):
             if plan.teacher_evaluations is not None:
-                steps = steps_within(plan.teacher_evaluations, made[mine[0]])
+                steps = steps_within(plan.teacher_evaluations, made[mine[0]], given)
                 for key in mine:
                     training = replace(made[key].training, steps=steps)
                     made[key] = replace(made[key], training=training)
             if not all((made[key].out / "model").exists() for key in mine):
-                check_student(made[mine[0]])
+                check_student(made[mine[0]], given)
 
     def student(name: str) -> Callable[[int], tuple[Denoiser, dict[str, Any]]]:
         def make(seed: int) -> tuple[Denoiser, dict[str, Any]]:
-            distill.run(made[name, seed])
+            distill.run(made[name, seed], given=given)
             folder = made[name, seed].out
             return open_model(folder / "model", options.device).denoiser, cost_of(folder)
 
@@ -156,7 +166,7 @@ def run(options: Options) -> int:
         place = options.out / "autoregressive"
 
         def alone(seed: int, chosen: Network = network) -> tuple[Denoiser, dict[str, Any]]:
-            return network_alone(teacher.denoiser, data, chosen, seed, place / str(seed))
+            return network_alone(alike, data, chosen, seed, place / str(seed))
 
         entries.append(Entry(NETWORK, None, None, [1], alone))
     target = None
@@ -219,6 +229,9 @@ def _measured(
     way = denoiser.samplers if entry.sampler is None else entry.sampler.label
     about = [way, entry.grid, entry.steps, plan.samples, plan.matched_entropy]
     about += judge_facts(plan).values()
+    if next(denoiser.parameters(), None) is None:
+        # An exact posterior is known by what it is of.
+        about += [plan.teacher]
     text = json.dumps([*about, weights_checksum(denoiser), parts], default=str)
     key = hashlib.sha256(text.encode()).hexdigest()[:12]
     place = options.out / "measured" / entry.name / f"{seed}-{key}.json"
@@ -309,7 +322,10 @@ def verdicts(rows: list[Row]) -> list[Table]:
         if direction is None:
             continue
         mine = [row for row in sampled if row.metric == metric]
-        slow = max((r for r in mine if r.model == TEACHER), key=lambda r: r.nfe or 0)
+        slow = max((r for r in mine if r.model == TEACHER), key=lambda r: r.nfe or 0, default=None)
+        if slow is None:
+            # Known of one evaluation, which the teacher was not judged at.
+            continue
         for row in mine:
             if row.model == TEACHER:
                 continue

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from fewjump.commands import distill
 from fewjump.commands.arguments import flags_of, parse
+from fewjump.commands.compare_problem import ProblemPlan, read_problem
 from fewjump.commands.shared import (
     DataKindName,
     DocumentOptions,
@@ -89,7 +90,7 @@ _READING = [one.name for part in (ReadingOptions, DocumentOptions) for one in op
 #: What a sampler is said by.
 _SAMPLER = tuple(one.name for one in options_of(SamplerOptions))
 #: What holds names of its own.
-_PARTS = ("shared", "students", "models", "samplers", "autoregressive")
+_PARTS = ("shared", "students", "models", "samplers", "autoregressive", "problem", "network")
 #: The plan says these for every student.
 _SHARED = ("teacher", "data", "kind", "length", "out", "seed", "device", *_READING)
 
@@ -115,6 +116,7 @@ class Contents(NamedTuple):
         models: places by name.
         samplers: of the teacher, and of students that name one, by name.
         network: the autoregressive one, if it is wanted.
+        problem: in place of teacher and data.
     """
 
     plan: Plan
@@ -122,6 +124,7 @@ class Contents(NamedTuple):
     models: dict[str, str]
     samplers: dict[str, SamplerOptions]
     network: Network | None
+    problem: ProblemPlan | None
 
 
 def read_plan(content: Any, where: str) -> Contents:
@@ -138,14 +141,22 @@ def read_plan(content: Any, where: str) -> Contents:
     for key in rest:
         if key not in known:
             raise ValueError(f"{where}: {unknown_key(key, known)}")
-    wanted = rest.get("autoregressive") is not None
+    wanted, known_law = (rest.get(part) is not None for part in ("autoregressive", "problem"))
     for part in _PARTS:
         found = rest.pop(part, None)
         found = {} if found is None else found
         if not isinstance(found, dict):
             raise ValueError(f"{where}: {part} must hold name: value lines")
         parts[part] = found
+    problem = None
     with told_of(where):
+        if known_law:
+            problem = _problem(rest, *(_normal(parts[p], where, p) for p in ("problem", "network")))
+            rest |= {"teacher": problem.teacher, "data": "draws of the problem"}
+        elif parts["network"]:
+            raise ValueError(
+                "network: is of the students of a problem:; those of a saved teacher have its own"
+            )
         (plan,) = changed(rest, Plan())
         plan.check()
     network = None
@@ -195,7 +206,20 @@ def read_plan(content: Any, where: str) -> Contents:
             raise ValueError(f"{where}: {', '.join(shared)} of {name} is for the plan to say")
         mine = {key: own.pop(key) for key in _SAMPLER if key in own}
         samplers[name] = _sampler(mine, where, name)
-    return Contents(plan, students, models, samplers, network)
+    return Contents(plan, students, models, samplers, network, problem)
+
+
+def _problem(
+    rest: Mapping[str, Any], own: Mapping[str, Any], network: Mapping[str, Any]
+) -> ProblemPlan:
+    """What stands in `problem:`, in a plan that says nothing against it."""
+    theirs = (*_SHARED, *(one.name for one in options_of(JudgeOptions)))
+    if said := [name for name in theirs if name in rest]:
+        raise ValueError(
+            f"a problem: has its exact posterior as teacher, its own draws as data and its law as "
+            f"judge: leave out {', '.join(said)}, or the problem"
+        )
+    return read_problem(own, network)
 
 
 def _normal(options: Any, where: str, name: str) -> dict[str, Any]:
@@ -260,7 +284,7 @@ class _MayBegin(Exception):  # noqa: N818 - it is no error
     """Nothing stands against a training."""
 
 
-def check_student(student: distill.Options) -> None:
+def check_student(student: distill.Options, given: distill.Given | None = None) -> None:
     """Refuse a student that `fewjump distill` would refuse, without training it.
 
     Its training is begun in another folder, with few pairs, up to where it would write.
@@ -276,10 +300,10 @@ def check_student(student: distill.Options) -> None:
         student = replace(student, coupling=replace(student.coupling, pairs=2, pair_steps=1))
     training = replace(student.training, progress=False)
     with TemporaryDirectory() as folder, suppress(_MayBegin):
-        distill.run(replace(student, out=Path(folder), training=training), stop)
+        distill.run(replace(student, out=Path(folder), training=training), stop, given)
 
 
-def steps_within(budget: int, student: distill.Options) -> int:
+def steps_within(budget: int, student: distill.Options, given: distill.Given | None = None) -> int:
     """As many optimiser steps of a student as its teacher evaluations allow.
 
     What one step asks is found by a trial of a few; it does not depend on how far training is.
@@ -315,7 +339,7 @@ def steps_within(budget: int, student: distill.Options) -> int:
             # Its second network learns alone at first; what a step asks is the same then.
             trial = replace(trial, anchor=replace(student.anchor, warmup=0))
         with redirect_stdout(io.StringIO()):
-            distill.run(trial)
+            distill.run(trial, given=given)
         asked = [line for line in read_metrics(folder) if "loss" in line][-1]["teacher_evaluations"]
     if not asked:
         return training.steps

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias
 
 import tyro
 
@@ -40,7 +40,9 @@ from fewjump.reading import ReadingOptions, reading_values
 from fewjump.registry import HEADS, METHODS
 
 if TYPE_CHECKING:
+    from fewjump.data import Dataset
     from fewjump.objective import Objective, TimeSampling
+    from fewjump.publish.models import Model
 
 if TYPE_CHECKING:
     StudentName: TypeAlias = str
@@ -153,15 +155,42 @@ class Options(DocumentOptions, ReadingOptions, Subject):
     """
 
 
-def run(options: Options, accepted: Callable[[Path], object] | None = None) -> int:
-    """Distil; ``accepted``, by default what writes the options down, as the library has it."""
+class Given(NamedTuple):
+    """A teacher that no file holds.
+
+    Attributes:
+        teacher: with the vocabulary of the data.
+        data: to learn from.
+        network: options of the students' transformer.
+    """
+
+    teacher: Model
+    data: Dataset
+    network: dict[str, Any]
+
+
+def run(
+    options: Options,
+    accepted: Callable[[Path], object] | None = None,
+    given: Given | None = None,
+) -> int:
+    """Distil.
+
+    Args:
+        options: of the verb.
+        accepted: by default what writes the options down, as the library has it.
+        given: in place of what the options call teacher and data.
+    """
     from fewjump.api import distill
     from fewjump.data.load import DEFAULT_LENGTH
     from fewjump.publish.models import open_data_like, open_model
 
     if options.data is None:
         refuse_without_data(options)
-    teacher = open_model(options.teacher, reading=reading_values(options))
+    if given is None:
+        teacher = open_model(options.teacher, reading=reading_values(options))
+    else:
+        teacher = given.teacher
     framed = any(teacher.vocabulary.frame)
     if framed and options.method != "matching" and not METHODS[options.method].needs_data:
         raise ValueError(
@@ -169,7 +198,9 @@ def run(options: Options, accepted: Callable[[Path], object] | None = None) -> i
             "its sequences without them; use --method matching"
         )
     data = None
-    if options.data is not None:
+    if given is not None:
+        data = given.data
+    elif options.data is not None:
         data = open_data_like(
             teacher, options.data, options.kind, options.length, **document_values(options)
         )
@@ -186,6 +217,11 @@ def run(options: Options, accepted: Callable[[Path], object] | None = None) -> i
         raise ValueError("--label-dropout is for teachers with classes, and this one has none")
     guided = options.guidance is not None and (data is None or not data.scales)
     objective = objective_of(options, guided)
+    if given is not None and objective.keeps_network:
+        raise ValueError(
+            f"--method {options.method} learns a sampler of its teacher's network, and an exact "
+            "posterior has none; leave this student out, or train a teacher"
+        )
     # Without data the library is not told what the tokens mean; the teacher's folder knows.
     teacher.denoiser.vocabulary_config = teacher.vocabulary.config()
     distill(
@@ -193,6 +229,7 @@ def run(options: Options, accepted: Callable[[Path], object] | None = None) -> i
         data,
         student=options.student,
         objective=objective,
+        network=None if given is None else given.network,
         head=named_values("head", options.head),
         warm_start=options.warm_start,
         lora=options.lora,

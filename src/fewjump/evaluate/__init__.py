@@ -25,6 +25,7 @@ from fewjump.evaluate.judges import Judge, NGramJudge
 from fewjump.evaluate.likelihood import one_evaluation_nll, one_evaluation_nlls, path_bound
 from fewjump.evaluate.meter import ChainMeter, DataMeter, Meter, as_result, quality
 from fewjump.evaluate.ngrams import distinct_ngrams, ngram_entropy, ngram_tv
+from fewjump.evaluate.problem import ProblemMeter
 from fewjump.evaluate.text import (
     FrontierPoint,
     TextMeter,
@@ -46,6 +47,7 @@ __all__ = [
     "ManifoldScores",
     "Meter",
     "NGramJudge",
+    "ProblemMeter",
     "TextMeter",
     "as_result",
     "bootstrap",

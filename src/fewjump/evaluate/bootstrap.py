@@ -35,6 +35,11 @@ class Interval:
     confidence: float = 0.95
 
     @classmethod
+    def exact(cls, value: float) -> Interval:
+        """A number that is known: its interval has no width."""
+        return cls(value, value, value, torch.full((REPLICATES,), value, dtype=torch.float64))
+
+    @classmethod
     def from_replicates(
         cls, value: float, replicates: Tensor, confidence: float = 0.95
     ) -> Interval:

@@ -58,6 +58,16 @@ class Meter(ABC):
         """Metrics of samples (N, L) drawn by class (N,), where the meter has such."""
         return {}
 
+    def of_law(
+        self,
+        denoiser: Denoiser,
+        steps: int,
+        sampler: str | Sampler | None = None,
+        grid: GridSpec | None = None,
+    ) -> dict[str, Interval]:
+        """Metrics of the law that so many steps draw from, where the meter knows them."""
+        return {}
+
     @abstractmethod
     def reference(self, seed: int = 0) -> list[Row]:
         """The same metrics of the truth, as rows without evaluations."""
@@ -209,11 +219,14 @@ def quality(
     rows = []
     for steps in steps_list:
         runs, scores = [], []
+        # A temperature or a scale of guidance makes another law.
+        plain = temperature == 1.0 and guidance is None
+        known = meter.of_law(denoiser, steps, sampler, grid) if plain else {}
         for seed in seeds:
             result = run(denoiser, count, steps, sampler, grid, seed, **options)
             runs.append(result)
             samples = result.samples.cpu()
-            scores.append(meter.measure(samples, seed))
+            scores.append({**meter.measure(samples, seed), **known})
             if labels is not None:
                 scores[-1] |= meter.of_classes(samples, labels, seed)
             if progress is not None:

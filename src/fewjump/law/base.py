@@ -107,6 +107,7 @@ class Law(Batched, ABC):
             all at hand.
         conditions_exactly: whether :meth:`given` is this law's own conditional for every set of
             known positions.
+        exact_density: whether :meth:`log_prob` is that of what :meth:`sample` draws, and no bound.
         scores: concrete scores from which the law was recovered, None for most.
         untempered: the law before a sampler's temperature, where that has one.
     """
@@ -135,6 +136,10 @@ class Law(Batched, ABC):
     @abstractmethod
     def marginals(self) -> Tensor:
         """Per-position probabilities p(x₀ⁱ = · | x_t): (B, L, V), rows sum to 1."""
+
+    @property
+    def exact_density(self) -> bool:
+        return True
 
     def component_logits(self) -> Tensor | None:
         """Unnormalised log-weights (B, K) of the components of a mixture, with gradients.

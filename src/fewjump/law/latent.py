@@ -272,6 +272,10 @@ class LatentLaw(Law):
         if self.rows is None:  # pyright: ignore[reportUnnecessaryComparison]
             self.rows = torch.arange(self.batch_size, device=self.prior.device)
 
+    @property
+    def exact_density(self) -> bool:
+        return self.kept is None and self.prior.category() is not None
+
     def exact(self) -> MixtureOf:
         """A discrete latent summed out: the mixture over its K values.
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fewjump.denoiser.exact import ExactDenoiser
+from fewjump.law.base import ENUMERATION_LIMIT, enumerate_states
 from fewjump.law.posterior import PosteriorLaw, padded, position_entropy
 from fewjump.process import Process
 from fewjump.random import Generator, uniform
@@ -79,6 +80,40 @@ class Problem(ABC):
             vocab_size: tokens of the law; the extra ones have probability 0.
             fallback: see :class:`~fewjump.law.enumerated.EnumeratedLaw`.
         """
+
+    def listed(self) -> tuple[Tensor, Tensor] | None:
+        """Sequences (N, L), all that can occur among them, and their probabilities (N,) float64.
+
+        None where V^L exceeds 1e6, unless the law is a list itself.
+        """
+        if self.vocab_size**self.length > ENUMERATION_LIMIT:
+            return None
+        states = enumerate_states(self.vocab_size, self.length)
+        return states, self.log_prob(states).exp()
+
+    def all_possible(self) -> bool:
+        """Whether every sequence has a positive probability; False where that is not known."""
+        found = self.listed()
+        count = self.vocab_size**self.length
+        return found is not None and len(found[1]) == count and bool((found[1] > 0).all())
+
+    def ngram_law(self, n: int) -> Tensor:
+        """Law of n neighbouring tokens, averaged over the positions: (V^n,), the last one fastest.
+
+        Raises:
+            ValueError: unless 1 ≤ n ≤ L, for more than 1e6 cells, and for a law that is neither
+                a list nor a chain.
+        """
+        self.check_ngram(n)
+        found = self.listed()
+        if found is None:
+            raise ValueError(f"{self!r} has too many sequences to list")
+        sequences, probs = found
+        powers = self.vocab_size ** torch.arange(n - 1, -1, -1)
+        cells = (sequences.unfold(1, n, 1) * powers).sum(-1)
+        weights = (probs / cells.shape[1])[:, None].expand_as(cells)
+        size = self.vocab_size**n
+        return torch.bincount(cells.flatten(), weights.flatten(), minlength=size)
 
     def marginals(self) -> Tensor:
         """Law of each position: (L, V)."""
@@ -161,6 +196,14 @@ class Problem(ABC):
         law = ExactDenoiser(self, process, joint=True)(x_t, t)
         assert isinstance(law, PosteriorLaw)
         return Estimate.from_draws(law.total_correlation())
+
+    def check_ngram(self, n: int) -> None:
+        """Raise ValueError unless runs of n tokens exist, and their law fits a table."""
+        if not 1 <= n <= self.length or self.vocab_size**n > ENUMERATION_LIMIT:
+            raise ValueError(
+                f"runs of {n} of {self.length} tokens out of {self.vocab_size} have no table here; "
+                f"take 1 to {self.length} tokens with at most {ENUMERATION_LIMIT:,} runs"
+            )
 
     def check_tokens(self, x: Tensor) -> None:
         """Raise ValueError unless ``x`` is (n, L) and holds tokens of this problem."""

@@ -96,7 +96,26 @@ class ChainProblem(Problem):
         states = self.state_marginals()
         return states if self.emission is None else states @ self.emission
 
-    # -- bigrams ----------------------------------------------------------------------------
+    def all_possible(self) -> bool:
+        tables = (self.initial, self.transition, self.emission)
+        return all(bool((table > 0).all()) for table in tables if table is not None)
+
+    # -- runs of tokens ---------------------------------------------------------------------
+
+    def ngram_law(self, n: int) -> Tensor:
+        self.check_ngram(n)
+        start = self.state_marginals()[: self.length - n + 1].mean(0)
+        if self.emission is None:
+            law = start
+            for _ in range(n - 1):
+                law = law.reshape(-1, self.vocab_size)[..., None] * self.transition
+            return law.flatten()
+        # The run so far together with the state of its last token: (V^i, S).
+        message = start[None]
+        for i in range(n):
+            message = message if i == 0 else message @ self.transition
+            message = (message[:, None, :] * self.emission.mT).flatten(0, 1)
+        return message.sum(-1)
 
     def bigram_law(self) -> Tensor:
         """p(xⁱ = a, xⁱ⁺¹ = b) averaged over the positions i < L−1: (V, V), sums to 1.
@@ -153,6 +172,28 @@ class MarkovChain(ChainProblem):
 
     def __init__(self, initial: Tensor, transition: Tensor, length: int) -> None:
         super().__init__(initial, transition, None, length)
+
+    @classmethod
+    def from_text(
+        cls, windows: Tensor, vocab_size: int, length: int, teleport: float = 1e-3
+    ) -> MarkovChain:
+        """The stationary chain with the bigrams of text, after arXiv 2602.19619.
+
+        Args:
+            windows: (N, M) tokens of the text.
+            vocab_size: V.
+            length: L.
+            teleport: share of every transition that goes anywhere, by frequency, so that none to a
+                token of the text is impossible.
+        """
+        pairs = bigram_frequencies(windows, vocab_size)
+        unigrams = torch.bincount(windows.flatten(), minlength=vocab_size).double()
+        unigrams = unigrams / unigrams.sum()
+        seen = pairs.sum(1, keepdim=True)
+        rows = torch.where(seen > 0, pairs / seen.clamp(min=1e-300), unigrams)
+        transition = (1 - teleport) * rows + teleport * unigrams
+        transition = transition / transition.sum(1, keepdim=True)
+        return cls(stationary_law(transition), transition, length)
 
     @classmethod
     def random(

@@ -66,6 +66,9 @@ class FiniteSupport(Problem):
         at, found = self.support.to(x.device).find(x)
         return torch.where(found, self.probs.to(x.device)[at].log(), -torch.inf)
 
+    def listed(self) -> tuple[Tensor, Tensor]:
+        return self.support.sequences, self.probs
+
     def entropy(self) -> float:
         return -float(torch.xlogy(self.probs, self.probs).sum())
 

@@ -6,6 +6,7 @@ move, and the law of the state is pushed through.
 
 from __future__ import annotations
 
+import math
 from contextlib import suppress
 
 import torch
@@ -101,16 +102,24 @@ def _output_law(
     return law.reshape((vocab,) * length)
 
 
+def enumeration_cost(denoiser: Denoiser, method: Sampler, steps: int) -> float:
+    """About how many operations :func:`exact_output_law` takes; infinite where it raises."""
+    states = float(denoiser.process.vocab_size) ** (denoiser.length or math.inf)
+    if states > ENUMERATION_LIMIT:
+        return math.inf
+    return steps * states ** (1 + method.evaluations)
+
+
 def _length(denoiser: Denoiser, method: Sampler, times: Tensor) -> int:
     if denoiser.length is None:
         raise ValueError("the output law needs a sequence length: give the denoiser a length")
     states = float(denoiser.process.vocab_size) ** denoiser.length
-    cost = (times.shape[0] - 1) * states ** (1 + method.evaluations)
-    if states > ENUMERATION_LIMIT or cost > COST_LIMIT:
+    cost = enumeration_cost(denoiser, method, times.shape[0] - 1)
+    if cost > COST_LIMIT:
         raise ValueError(
-            f"{denoiser.process.vocab_size}^{denoiser.length} = {states:.3g} states cost about "
-            f"{cost:.1g} operations with {method.name} (limit {COST_LIMIT:.0g}); use a smaller "
-            "problem, fewer steps, or frequencies of samples"
+            f"{denoiser.process.vocab_size}^{denoiser.length} = {states:.3g} states (limit "
+            f"{ENUMERATION_LIMIT:,}) cost about {cost:.1g} operations with {method.name} (limit "
+            f"{COST_LIMIT:.0g}); use a smaller problem, fewer steps, or frequencies of samples"
         )
     return denoiser.length
 
