@@ -251,3 +251,29 @@ def test_bad_chains_are_refused() -> None:
         MarkovChain(third, torch.eye(3), 1).bigram_law()
     with pytest.raises(ValueError, match="concentration"):
         MarkovChain.random(3, 4, 0.0)
+
+
+@pytest.mark.parametrize("name", CHAINS)
+@pytest.mark.parametrize("n", range(1, L + 1))
+def test_runs_of_tokens_have_the_law_of_the_enumerated_joint(name: str, n: int) -> None:
+    chain = CHAINS[name]
+    table = dense(chain).probs
+    expected = torch.zeros((V,) * n, dtype=torch.float64)
+    for start in range(L - n + 1):
+        others = [axis for axis in range(L) if not start <= axis < start + n]
+        expected += (table.sum(others) if others else table) / (L - n + 1)
+    for problem in (chain, dense(chain)):
+        found = problem.ngram_law(n).reshape(expected.shape)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+def test_runs_that_have_no_table_are_refused() -> None:
+    chain = MarkovChain.random(200, 4, generator=generator_for(1))
+    for n in (0, 3, 5):
+        with pytest.raises(ValueError, match=f"runs of {n} of 4 tokens"):
+            chain.ngram_law(n)
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_a_chain_says_whether_all_is_possible(name: str) -> None:
+    assert CHAINS[name].all_possible() == bool((dense(CHAINS[name]).probs > 0).all())

@@ -85,3 +85,13 @@ def test_a_long_list_of_long_sequences() -> None:
 def test_what_is_no_law_is_refused(arguments: tuple, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         FiniteSupport(*arguments)
+
+
+def test_the_list_and_its_runs_are_those_of_the_enumerated_joint() -> None:
+    mine, table = problem(), as_table(problem())
+    sequences, probs = mine.listed()
+    torch.testing.assert_close(table.log_prob(sequences).exp(), probs)
+    for n in range(1, L + 1):
+        torch.testing.assert_close(mine.ngram_law(n), table.ngram_law(n), rtol=0, atol=1e-12)
+    assert not mine.all_possible()
+    assert FiniteSupport(torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1]])).all_possible()

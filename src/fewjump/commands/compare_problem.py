@@ -242,7 +242,8 @@ def read_problem(own: Mapping[str, Any], network: Mapping[str, Any]) -> ProblemP
     kind = rest.pop("kind", None)
     if kind is None or "noise" not in rest:
         raise ValueError(
-            f"problem: needs kind, one of {', '.join(RECIPES)}, and noise, such as masked or uniform"
+            f"problem: needs kind, one of {', '.join(RECIPES)}, and noise, masked or uniform or "
+            "another of `fewjump train --process`"
         )
     one_of("kind", kind, RECIPES)
     drawn, recipe = changed(rest, Drawn(), RECIPES[kind]())
@@ -283,13 +284,19 @@ def open_problem(plan: ProblemPlan, samples: int | None) -> Opened:
     from fewjump.publish.models import Model
     from fewjump.random import generator_for
 
+    if samples is not None and samples < 2:
+        raise ValueError(f"samples must be at least 2, got {samples}")
     drawn = plan.drawn
     problem = plan.recipe.make()
     process = build_process(drawn.noise, drawn.schedule, problem.vocab_size)
-    counts = drawn.sequences, 2, samples or _SAMPLES
-    parts = [problem.sample(n, generator_for(drawn.draws, i)) for i, n in enumerate(counts)]
     vocabulary = plan.recipe.vocabulary(problem.vocab_size)
-    data = Dataset(*parts, vocabulary, f"{drawn.sequences:,} draws of {problem!r}")
+    data = Dataset(
+        train=problem.sample(drawn.sequences, generator_for(drawn.draws, 0)),
+        valid=problem.sample(2, generator_for(drawn.draws, 1)),
+        test=problem.sample(samples or _SAMPLES, generator_for(drawn.draws, 2)),
+        vocabulary=vocabulary,
+        description=f"{drawn.sequences:,} draws of {problem!r}",
+    )
     exact = problem.denoiser(process)
     # Given which tokens are masked, the posterior does not depend on the time.
     network = {"time_conditioned": not process.absorbing, **plan.network}

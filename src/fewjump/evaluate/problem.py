@@ -142,12 +142,12 @@ class ProblemMeter(DataMeter):
 
         * ``kl``, ``tv``: KL(truth ‖ output) in nats, and total variation, of whole sequences: from
           the output law of any number of steps where its states are few, and of one evaluation
-          under masks for every listed truth. An infinite KL is left out;
-        * ``kl_rate``: KL(truth ‖ output) in nats per token, of one evaluation under masks for a
-          truth that is not listed: exact densities, averaged over the exact samples.
+          under masks for a truth of up to 65,536 listed sequences. An infinite KL is left out;
+        * ``kl_rate``: KL(truth ‖ output) in nats per token, of one evaluation under masks for other
+          truths: exact densities, averaged over the exact samples.
         """
         method, spec = chosen_sampler(denoiser, sampler, steps, grid)
-        one = _first_law(denoiser, self.length)
+        one = _first_law(method.opened(denoiser), self.length)
         if not one.exact_density:
             return {}
         most = _COST if one.independent else _JOINT_COST
@@ -160,16 +160,13 @@ class ProblemMeter(DataMeter):
             return _known({"kl": kl(truth, law), "tv": tv(truth, law)})
         if not (steps == 1 and method.uses_grid and denoiser.process.absorbing):
             return {}
-        if self._list is None:
+        if self._list is None or len(self._list.probs) > _LISTED:
             samples = self.dataset.all("test")
             log_q = -one_evaluation_nlls(denoiser, samples).cpu() * self.length
             terms = (self.problem.log_prob(samples) - log_q) / self.length
-            if not bool(terms.isfinite().all()):
-                return {}
-            return {"kl_rate": bootstrap(terms, mean, generator_for(0, 0xB007))}
+            finite = bool(terms.isfinite().all())
+            return {"kl_rate": bootstrap(terms, mean, generator_for(0, 0xB007))} if finite else {}
         sequences, p = self._list.support.sequences, self._list.probs
-        if len(p) > _LISTED:
-            return {}
         q = (-one_evaluation_nlls(denoiser, sequences).cpu() * self.length).exp()
         elsewhere = (1 - q.sum()).clamp(min=0)[None]
         # What the model draws outside of the list is one more outcome, of probability 0.
@@ -191,7 +188,7 @@ class ProblemMeter(DataMeter):
 
 
 def _first_law(denoiser: Denoiser, length: int) -> Law:
-    """What the denoiser says of pure noise; this is no evaluation of a sampler."""
+    """What is drawn from pure noise; no evaluation is counted."""
     noise = denoiser.process.prior_sample((1, length), generator_for(0), denoiser.device)
     counted = denoiser.evaluations
     with torch.no_grad():

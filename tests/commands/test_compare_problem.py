@@ -1,0 +1,180 @@
+"""A comparison whose teacher and judge are a law that is known."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from fewjump import cli
+from fewjump.commands.compare_plan import read_plan, student_options
+from fewjump.commands.compare_problem import open_problem, read_problem
+from fewjump.problem import (
+    reference_hidden_markov_chain,
+    reference_markov_chain,
+)
+
+ROOT = Path(__file__).parents[2]
+SMALL: dict[str, Any] = {
+    "network": {"hidden": 8, "blocks": 1, "heads": 2, "condition-dim": 8},
+    "seeds": [0, 1],
+    "samples": 100,
+    "teacher-evaluations": 64,
+    "shared": {"batch-size": 8, "warmup": 1},
+}
+
+
+def documented() -> dict[str, Any]:
+    page = (ROOT / "docs" / "comparing.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```yaml\n(problem:.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    return yaml.safe_load(block)
+
+
+def compare(content: dict[str, Any], folder: Path) -> int:
+    path = folder / "plan.yaml"
+    path.write_text(yaml.safe_dump({k: v for k, v in content.items() if v is not None}))
+    return cli.main(["compare", str(path), "--out", str(folder / "out"), "--no-progress"])
+
+
+def test_the_plan_of_the_page_is_judged_exactly_and_nothing_is_made_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = documented()
+    plan |= SMALL | {"network": plan["network"]}
+    plan["problem"] |= {"sequences": 50}
+    plan["autoregressive"] |= {"steps": 2, "batch-size": 8}
+    assert compare(plan, tmp_path) == cli.OK
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    rows = {(r["model"], r["steps"], r["metric"]): r for r in found["rows"]}
+    students = {"product", "shared chain"}
+    exact = {(m, k) for m, k, metric in rows if metric == "kl"}
+    others = {(m, k) for m in ("teacher", "first-hitting") for k in (1, 2, 4, 8)}
+    network = {("autoregressive network", 1)}
+    assert exact == {(m, k) for m in students for k in (1, 2)} | others | network
+    # In one evaluation the exact product loses the total correlation, whatever the seed.
+    problem = open_problem(read_problem({"kind": "joint", "noise": "masked"}, {}), 10).meter.problem
+    floor = rows["teacher", 1, "kl"]
+    assert floor["value"] == pytest.approx(problem.one_step_floor(), abs=1e-10)
+    assert floor["low"] == floor["high"] == floor["value"]
+    # One position after another there is nothing that the exact posterior loses.
+    assert rows["first-hitting", 8, "kl"]["value"] == pytest.approx(0, abs=1e-10)
+    # Two students that hardly learned differ, and their interval is that of the seeds.
+    mine = rows["product", 1, "kl"]
+    assert mine["low"] < mine["value"] < mine["high"]
+    assert ("exact samples", None, "sequence_tv") in rows
+    costs = {(c["model"], c["seed"]): c["teacher_evaluations"] for c in found["costs"]}
+    assert all(0 < costs[name, seed] <= 64 for name in students for seed in (0, 1))
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Verdicts" in page
+    assert "exact posterior of joint" in page
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("made again")
+
+    monkeypatch.setattr("fewjump.train.trainer.Trainer._step", never)
+    monkeypatch.setattr("fewjump.evaluate.quality", never)
+    # The same trainings, but for the trials that tell how long they may be.
+    del plan["teacher-evaluations"]
+    for cost in found["costs"]:
+        if cost["model"] in students:
+            plan["students"][cost["model"]] |= {"steps": cost["steps"]}
+    monkeypatch.setattr("fewjump.report.write", lambda page, out: out)
+    assert compare(plan, tmp_path) == cli.OK
+
+
+def test_another_noise_is_another_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fewjump.report.write", lambda page, out: out)
+    problem = {"kind": "joint", "length": 3, "sequences": 20}
+    plan = {"samples": 50, "steps": [2], "samplers": {"psi": {"sampler": "psi"}}}
+
+    def kl(noise: str) -> float:
+        content = {**plan, "problem": {**problem, "noise": noise}}
+        assert compare(content, tmp_path) == cli.OK
+        rows = json.loads((tmp_path / "out" / "rows.json").read_text())
+        (row,) = (r for r in rows if (r["model"], r["metric"]) == ("teacher", "kl"))
+        return row["value"]
+
+    assert kl("masked") != pytest.approx(kl("uniform"), rel=1e-3)
+
+
+def test_kinds_are_the_laws_that_they_name(tmp_path: Path) -> None:
+    def made(**own: Any) -> Any:
+        return read_problem({"noise": "masked", **own}, {}).recipe.make()
+
+    chain, expected = made(kind="markov"), reference_markov_chain()
+    assert torch.equal(chain.transition, expected.transition)
+    hidden, expected = made(kind="hidden-markov"), reference_hidden_markov_chain()
+    assert torch.equal(hidden.emission, expected.emission)
+    assert len(made(kind="sudoku").support) == 288
+    assert made(kind="sudoku", base=3, boards=2).length == 81
+    assert made(kind="ising", rows=2, cols=2).length == 4
+    sequences, weights = np.array([[0, 1], [2, 2]]), np.array([1.0, 3.0])
+    np.savez(tmp_path / "list.npz", sequences=sequences, weights=weights)
+    law = made(kind="sequences", file=str(tmp_path / "list.npz"))
+    assert law.log_prob(torch.tensor([[2, 2]])).exp().item() == pytest.approx(0.75)
+    (tmp_path / "t.txt").write_text("abc cab bac " * 50)
+    letters = read_problem(
+        {"noise": "masked", "kind": "oracle-markov", "text": str(tmp_path / "t.txt"), "length": 5},
+        {},
+    )
+    opened = open_problem(letters, 10)
+    assert opened.given.data.vocabulary.decode(torch.tensor([[1, 2, 3, 1, 2]]))
+    assert opened.meter.problem.all_possible() is False
+
+
+@pytest.mark.parametrize("name", ["markov", "oracle-markov", "sudoku"])
+def test_shipped_plans_are_read(name: str) -> None:
+    content = yaml.safe_load((ROOT / "examples" / "plans" / f"{name}.yaml").read_text())
+    found = read_plan(content, name)
+    assert found.problem is not None
+    assert found.problem.kind == name
+    for own in found.students.values():
+        student_options(found.plan, own, 0, [], name)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"teacher": "runs/teacher"}, "leave out teacher, or the problem"),
+        ({"data": "t.txt", "judge": "gpt2"}, "leave out data, judge, or the problem"),
+        ({"length": 4}, "leave out length, or the problem"),
+        ({"problem": {"kind": "joint"}}, "problem: needs kind, one of markov"),
+        ({"problem": {"kind": "chess", "noise": "masked"}}, "unknown kind 'chess'"),
+        ({"problem": {"kind": "joint", "noise": "gaussian"}}, "noise: must be one of"),
+        ({"problem": {"kind": "joint", "noise": "masked", "states": 2}}, "unknown key 'states'"),
+        ({"problem": {"kind": "sudoku", "noise": "masked", "base": 3}}, "give boards"),
+        ({"problem": {"kind": "sequences", "noise": "masked"}}, "file: must name a .npy"),
+        ({"problem": {"kind": "joint", "noise": "masked", "length": 40}}, "exceed the limit"),
+        ({"problem": None}, "network: is of the students of a problem:"),
+        ({"network": {"vocab-size": 5}}, "network: vocab_size follows from the problem"),
+        ({"network": {"hiden": 5}}, "did you mean 'hidden'"),
+        ({"samples": 1}, "samples must be at least 2"),
+        ({"students": {"a": {"method": "lsd"}}}, "a: --method lsd learns a sampler"),
+        ({"students": {"a": {"lora": 2}}}, "a: lora starts at a transformer teacher's weights"),
+        ({"students": {"a": {"method": "dcd"}}}, "a: dcd noises data"),
+        ({"students": {"a": {"kind": "lines"}}}, "kind of a is for the plan to say"),
+        ({"samplers": {"b": {"sampler": "first-hitting", "grid": "cosine"}}}, "b: first-hitting"),
+    ],
+)
+def test_what_contradicts_a_problem_is_refused_before_anything_is_trained(
+    changes: dict[str, Any],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("trained")
+
+    monkeypatch.setattr("fewjump.train.trainer.Trainer._step", never)
+    problem = {"kind": "joint", "noise": "masked", "sequences": 20, "length": 3}
+    content = {"problem": problem, "students": {"a": {}}, **SMALL, "teacher-evaluations": None}
+    assert compare(content | changes, tmp_path) == cli.USAGE
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
