@@ -115,7 +115,7 @@ def test_a_bound_of_the_likelihood_judges_nothing() -> None:
         "trunk": {"hidden": 8, "blocks": 1, "heads": 2},
         "length": L,
     }
-    meter, latent = meter_of(joint()), {"kind": "latent", "size": 4}
+    meter, latent = meter_of(joint()), {"kind": "latent", "size": 0}
 
     def known(head: dict[str, object], steps: int, sampler: str | None = None) -> set[str]:
         model = NetworkDenoiser.from_config(config | {"head": head}).eval()
@@ -123,7 +123,7 @@ def test_a_bound_of_the_likelihood_judges_nothing() -> None:
 
     assert known({"kind": "product"}, 1) == {"kl", "tv"}
     assert known({**latent, "categories": 2}, 1) == {"kl", "tv"}
-    assert known({**latent, "categories": 0}, 1) == set()
+    assert known({**latent, "size": 4, "categories": 0}, 1) == set()
     # One latent for several draws: none of them has a law of its own.
     assert known({**latent, "categories": 2}, 2, "held-latent") == set()
 
