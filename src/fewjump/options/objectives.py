@@ -23,6 +23,7 @@ Intermediate = Literal[
 JointIntermediate = Literal["forward", "teacher-rollout", "student"]
 WeightingName = Literal["uniform", "elbo", "sigma"]
 Weighting = WeightingName | Callable[[Any], Any]
+Reward = Callable[[Any], Any]
 Near = Literal["zero", "uniform", "adaptive"] | float
 LatentEstimator = Literal["auto", "sum", "sample"]
 StatesName = Literal["forward", "student"]
@@ -36,6 +37,11 @@ def _by_name(default: WeightingName) -> Any:
     """A function of times is for Python; the command line takes a name."""
     hint = f"(default: {default})"
     return tyro.conf.arg(constructor=cast(Any, WeightingName), help_behavior_hint=hint)
+
+
+def _by_text() -> Any:
+    """A function is for Python; the command line says where one is."""
+    return tyro.conf.arg(constructor=cast(Any, str), help_behavior_hint="(default: none)")
 
 
 #: More jumps than this are a slip of the hand: each is a time that is written down.
@@ -454,7 +460,7 @@ class AuxiliaryOptions(Part):
     warmup: Annotated[int, tyro.conf.arg(name="auxiliary-steps")] = 200
     auxiliary_lr: float = 3.0
 
-    whose = "--method idlm, dmmd or dimo"
+    whose = "--method idlm, dmmd and dimo, and refinement against a teacher"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -466,37 +472,72 @@ class AuxiliaryOptions(Part):
 
 
 @dataclass(kw_only=True)
-class OnPolicyOptions(WholeJumpOptions, AuxiliaryOptions):
+class OwnSamplesOptions(WholeJumpOptions):
     """Training of a student on its own samples.
 
     Attributes:
         draws: the student's samples for each noisy state, at least 2.
+        data_weight: weight of the data's own likelihood in the loss: it keeps the student from
+            dropping part of the data. Needs data.
+    """
+
+    draws: int = 4
+    data_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self.draws >= 2,
+            f"draws must be at least 2 (each is the others' baseline), got {self.draws}",
+        )
+        _check_data_weight(self.data_weight)
+
+
+@dataclass(kw_only=True)
+class OnPolicyOptions(OwnSamplesOptions, AuxiliaryOptions):
+    """The same against a teacher.
+
+    Attributes:
         estimator: how the gradient is estimated: expected sums tokens out (product and mixture
             students), score draws them (every student), auto takes expected where there is one.
         weighting: weight of a time in the loss: uniform; elbo, that of the likelihood bound; or
             sigma, the noise rate.
         floor: probabilities below it, of both networks, count as it: a bounded reward where an
             exact teacher says 0.
-        data_weight: weight of the data's own likelihood in the loss: it keeps the student from
-            dropping part of the data. Needs data.
     """
 
-    draws: int = 4
     estimator: Estimator = "auto"
     weighting: Annotated[Weighting, _by_name("elbo")] = "elbo"
     floor: float = 1e-6
-    data_weight: float = 0.0
+
+    whose = "refinement against a teacher; leave the reward out"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         one_of("estimator", self.estimator, get_args(Estimator))
         _check_weighting(self.weighting)
-        require(
-            self.draws >= 2,
-            f"draws must be at least 2 (each is the others' baseline), got {self.draws}",
-        )
         require(0 < self.floor < 1, f"floor must lie in (0, 1), got {self.floor}")
-        _check_data_weight(self.data_weight)
+
+
+@dataclass(kw_only=True)
+class RewardOptions(Part):
+    """What a student's samples are worth, and what holds it to where it starts.
+
+    Attributes:
+        reward: refine by a reward in place of a teacher: FILE.py:NAME, a function of that file that
+            takes samples, an int64 tensor (N, L), and returns their rewards, (N,). The file is run.
+        anchor: weight β of the divergence from the student at the start, in rewards per nat of a
+            sequence: the student's law tends to that law times exp(reward/β).
+    """
+
+    reward: Annotated[Reward | str | None, _by_text()] = None
+    anchor: float = 0.1
+
+    whose = "refinement by a reward; give --reward"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 <= self.anchor < math.inf, f"anchor must be ≥ 0, got {self.anchor}")
 
 
 @dataclass(kw_only=True)
