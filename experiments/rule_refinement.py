@@ -43,12 +43,13 @@ class Budget:
         shown: largest share of a board that a puzzle shows.
     """
 
-    steps: int = 300
+    steps: int = 150
     batch_size: int = 64
     draws: int = 4
-    lr: float = 1e-3
-    anchors: tuple[float, ...] = (0.05, 0.2, 1.0)
-    puzzle_anchor: float = 0.2
+    lr: float = 2e-3
+    warmup: int = 10
+    anchors: tuple[float, ...] = (0.05, 0.5)
+    puzzle_anchor: float = 0.05
     shown: float = 0.6
 
 
@@ -114,6 +115,7 @@ def _of_student(kind: str, seed: int, config: Config, sizes: Sizes, budget: Budg
                     steps=budget.steps,
                     batch_size=budget.batch_size,
                     lr=budget.lr,
+                    warmup=budget.warmup,
                     seed=fold_seed(seed, 4),
                     guard=False,
                     device="cpu",

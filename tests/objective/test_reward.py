@@ -211,6 +211,8 @@ def test_the_command_line_refines_by_a_rule_and_resumes(tmp_path: Path, capsys) 
     assert cli.main([*words, *given, "--steps", "4"]) == cli.OK
     lines = [line for line in read_metrics(tmp_path / "run") if "reward" in line]
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    # Nothing is learned of the start's answers, so they are not judged.
+    assert not any("calibration" in line for line in lines)
     assert "refined student" in capsys.readouterr().out
     fewjump.load(tmp_path / "run" / "model")
     assert cli.main([*words, *given, "--steps", "4", "--anchor", "0.3"]) != cli.OK

@@ -43,12 +43,15 @@ class Objective(ABC):
         coupled: whether a batch holds pairs of the teacher's samples and the noise that they began
             from, side by side: (B, 2L).
         keeps_network: whether the student is the teacher itself, sampled in another way.
+        matches_teacher: whether the teacher's answers are learned, so that it matters whether they
+            are calibrated.
     """
 
     needs_teacher: ClassVar[bool] = True
     needs_data: bool = True
     coupled: ClassVar[bool] = False
     keeps_network: ClassVar[bool] = False
+    matches_teacher: ClassVar[bool] = True
 
     # With what it remembers, it is equal to itself only, whatever its options.
     __eq__, __hash__ = object.__eq__, object.__hash__

@@ -6,7 +6,7 @@ import runpy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -61,6 +61,8 @@ class RewardRefinement(OwnSamples, RewardOptions, KnownOptions):
             returns anything but a finite number for each sample; at check, for students that only
             bound a sample's likelihood.
     """
+
+    matches_teacher: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
