@@ -84,8 +84,7 @@ class RewardRefinement(OwnSamples, RewardOptions, KnownOptions):
         grid, (rows, length) = self.few_step_times(), batch.shape
         k = integers(len(grid) - 1, (rows,), generator, batch.device)
         t = torch.tensor(grid, dtype=torch.float64, device=batch.device)[k]
-        share = getattr(self, "known_share", 0.0)
-        given = Given.draw(self.known, share, batch, process, generator)
+        given = Given.draw(self.known, self.known_share, batch, process, generator)
         with torch.no_grad():
             x_t = self._states(student, batch, k, t, generator, given)
             before = given.condition(start(x_t, t))
