@@ -17,7 +17,7 @@ from fewjump.denoiser import Denoiser
 from fewjump.denoiser.wrappers import weights_checksum
 from fewjump.objective import OnPolicyRefinement
 from fewjump.objective.on_policy import StudentWithAuxiliary, auxiliary_for
-from fewjump.options.objectives import GuardOptions, OnPolicyOptions, StatesName
+from fewjump.options.sampled import GuardOptions, OnPolicyOptions, StatesName
 from fewjump.options.training import REFINEMENT, TrainConfig
 from fewjump.random import fold_seed
 from fewjump.runs import describe_model, finish, keeping, run_folder, set_aside
@@ -66,8 +66,8 @@ def refine(
         bounds: the guard.
         config: how to optimise.
         **options: fields of these to change, such as ``lr=1e-4, jumps=2, auxiliary_steps=100,
-            band=(0.5, 2)`` (:class:`~fewjump.options.objectives.OnPolicyOptions`,
-            :class:`~fewjump.options.objectives.GuardOptions`).
+            band=(0.5, 2)`` (:class:`~fewjump.options.sampled.OnPolicyOptions`,
+            :class:`~fewjump.options.sampled.GuardOptions`).
 
     Returns:
         The refined student with averaged weights, in eval mode.

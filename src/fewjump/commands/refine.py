@@ -15,7 +15,7 @@ from fewjump.commands.shared import (
 )
 from fewjump.config import Source
 from fewjump.lock import is_main
-from fewjump.options.objectives import GuardOptions, OnPolicyOptions, StatesName
+from fewjump.options.sampled import GuardOptions, OnPolicyOptions, StatesName
 from fewjump.options.training import REFINEMENT, TrainConfig
 from fewjump.reading import ReadingOptions, reading_values
 

@@ -18,13 +18,8 @@ from fewjump.denoiser.base import Denoiser
 from fewjump.law.base import Law
 from fewjump.law.product import ProductLaw
 from fewjump.objective.time_sampling import TimeSampling
-from fewjump.options.objectives import (
-    DataOptions,
-    HalvingOptions,
-    KnownName,
-    MatchingOptions,
-    RoundsOptions,
-)
+from fewjump.options.matching import DataOptions, KnownName, MatchingOptions
+from fewjump.options.sampled import HalvingOptions, RoundsOptions
 from fewjump.process import Process
 from fewjump.random import Generator, uniform
 

@@ -16,7 +16,7 @@ from fewjump.law.product import ProductLaw
 from fewjump.objective.base import require_likelihood
 from fewjump.objective.on_policy import OnPolicyRefinement
 from fewjump.objective.score_function import DrawnAt, expected_reward, table_reward
-from fewjump.options.objectives import AnchorOptions
+from fewjump.options.sampled import AnchorOptions
 from fewjump.process import Process
 
 

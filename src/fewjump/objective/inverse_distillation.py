@@ -56,9 +56,9 @@ class InverseDistillation(DistributionMatching):
     the learning rate. It is trained, averaged, saved and resumed with the student, and is not part
     of the result. On-policy gradients are noisy: use a lower rate than for matching (1e-4).
 
-    Options by keyword: those of :class:`~fewjump.options.objectives.OnPolicyOptions`, but for
+    Options by keyword: those of :class:`~fewjump.options.sampled.OnPolicyOptions`, but for
     ``weighting``, which is the bound's, and of
-    :class:`~fewjump.options.objectives.AnchorOptions`; ``source`` and ``grid`` as in
+    :class:`~fewjump.options.sampled.AnchorOptions`; ``source`` and ``grid`` as in
     :class:`~fewjump.objective.OnPolicyRefinement`.
 
     Metrics: those of :class:`~fewjump.objective.OnPolicyRefinement`, and while there is an anchor

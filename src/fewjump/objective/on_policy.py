@@ -31,7 +31,7 @@ from fewjump.objective.time_sampling import (
     spread_uniform,
     time_weight,
 )
-from fewjump.options.objectives import OnPolicyOptions, StatesName
+from fewjump.options.sampled import OnPolicyOptions, StatesName
 from fewjump.process import Process
 from fewjump.random import Generator, fold_seed, integers
 
@@ -77,7 +77,7 @@ class OnPolicyRefinement(Objective, OnPolicyOptions):
     both terms are in one loss, and their gradients do not mix. Relatives: D-MMD
     (arXiv 2603.20155), IDLM (2602.19066), Di[M]O (2503.15457); on images DMD (2311.18828).
 
-    Options by keyword: those of :class:`~fewjump.options.objectives.OnPolicyOptions`; a floor
+    Options by keyword: those of :class:`~fewjump.options.sampled.OnPolicyOptions`; a floor
     bounds the reward, and the gradient is then that of D with a teacher so floored. Reverse KL may
     leave modes, the data's likelihood may not.
 
