@@ -109,6 +109,7 @@ class Head(nn.Module, ABC):
             denoiser's where the options leave it out.
         autoregressive: whether its law is an :class:`~fewjump.law.AutoregressiveLaw`.
         joint: whether its law is known to be joint.
+        latent: whether its law draws a latent that can be held.
         mixture: whether its law is a mixture of few components
             (:meth:`~fewjump.law.base.Law.component_logits`).
     """
@@ -117,6 +118,7 @@ class Head(nn.Module, ABC):
     fixed_length: ClassVar[bool] = False
     autoregressive: ClassVar[bool] = False
     joint: ClassVar[bool] = False
+    latent: ClassVar[bool] = False
     mixture: bool = False
 
     def __init__(self, hidden: int, vocab_size: int) -> None:

@@ -93,6 +93,7 @@ class LatentHead(Head):
 
     kind = "latent"
     joint = True
+    latent = True
 
     def __init__(
         self,
