@@ -310,7 +310,7 @@ def test_a_teacher_smaller_than_any_such_network_is_told_first(
         raise AssertionError("trained")
 
     monkeypatch.setattr(distill, "run", never)
-    monkeypatch.setattr("fewjump.commands.compare.parameters_of", lambda _: 100)
+    monkeypatch.setattr("fewjump.denoiser.network.parameter_counts", lambda _: {"total": 100})
     assert compare(plan(made, autoregressive={}), tmp_path / "out") == cli.USAGE
     assert "autoregressive: an autoregressive network of" in capsys.readouterr().err
 

@@ -20,7 +20,6 @@ from fewjump.commands.compare_plan import (
     check_student,
     cost_of,
     network_alone,
-    parameters_of,
     read_plan,
     steps_within,
     student_options,
@@ -91,6 +90,7 @@ class Entry:
 
 def run(options: Options) -> int:
     from fewjump.denoiser.left_to_right import sized
+    from fewjump.denoiser.network import parameter_counts
     from fewjump.publish.models import check_alike, open_data_like, open_model, open_models
     from fewjump.report import from_results, machine_facts, write, write_results
     from fewjump.sampler.run import check_options
@@ -120,7 +120,7 @@ def run(options: Options) -> int:
             check_options(way, teacher.denoiser, grid, True)
     if network is not None:
         with told_of(f"{options.plan}: autoregressive"):
-            sized(data.vocab_size, parameters_of(teacher.denoiser), network.layers)
+            sized(data.vocab_size, parameter_counts(teacher.denoiser)["total"], network.layers)
         quiet = replace(network.training, progress=options.progress)
         network = network._replace(training=quiet)
     trials = options.out / "trials.json"

@@ -384,9 +384,10 @@ def network_alone(
     """The autoregressive network of the teacher's size, trained in a folder, and what that took."""
     from fewjump.api import train_teacher
     from fewjump.denoiser.left_to_right import left_to_right
+    from fewjump.denoiser.network import parameter_counts
     from fewjump.objective import CrossEntropyELBO
 
-    size = parameters_of(teacher)
+    size = parameter_counts(teacher)["total"]
     made = left_to_right(data.vocab_size, data.length, size, network.layers, seed)
     found = train_teacher(
         data,
@@ -398,11 +399,6 @@ def network_alone(
         out=folder,
     )
     return found, cost_of(folder)
-
-
-def parameters_of(denoiser: Denoiser) -> int:
-    """How many there are, each counted once."""
-    return sum(parameter.numel() for parameter in denoiser.parameters())
 
 
 def _drawn(training: Mapping[str, Any]) -> int:
