@@ -154,12 +154,6 @@ class InRounds(Objective, RoundsOptions):
 class HalvingObjective(InRounds, DataOptions, HalvingOptions):
     """Rounds that each double the step over which a student's answer is its teacher's."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.known is None:
-            # What is not used does not identify a run.
-            del self.known_share
-
     def check(self, student: Denoiser, teacher: Denoiser | None) -> None:
         super().check(student, teacher)
         if student.joint:
@@ -232,9 +226,6 @@ class MatchingObjective(Objective, MatchingOptions):
         super().__post_init__()
         self.grid, self.steps = self.few_step_times(), None
         self.rollout_steps = self.teacher_steps
-        if self.known is None:
-            # What is not used does not identify a run.
-            del self.known_share
 
     @property
     def teacher_steps(self) -> int:

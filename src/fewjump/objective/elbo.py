@@ -29,12 +29,6 @@ class DataObjective(Objective, DataOptions):
 
     needs_teacher = False
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.known is None:
-            # What is not used does not identify a run.
-            del self.known_share
-
     def draw_times(self, first: Tensor) -> Tensor:
         """Times of uniforms (B,)."""
         return self.min_time + (1 - self.min_time) * first

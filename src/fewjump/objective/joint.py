@@ -142,7 +142,7 @@ class JointConditionalMatching(MatchingObjective, JointOptions):
             target = choose_target(teacher, states, times, self.tolerance * length)
             target = target._replace(law=given.condition(target.law))
         entropy = self._cross_entropy(law, target.law, generator)
-        metrics = self._metrics(law, entropy.detach(), target, teacher, x_t, t, given)
+        metrics = self._metrics(entropy.detach(), target, teacher, x_t, t, given)
         total = entropy
         if own is not None:
             itself = self._cross_entropy(law, own, generator)
@@ -226,7 +226,6 @@ class JointConditionalMatching(MatchingObjective, JointOptions):
     @torch.no_grad()
     def _metrics(
         self,
-        law: Law,
         entropy: Tensor,
         target: Target,
         teacher: Denoiser,

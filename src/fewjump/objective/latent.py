@@ -215,7 +215,7 @@ class LatentMatching(LatentBound, JointConditionalMatching):
         posterior = encoded(student, x_s, x_t, t)
         weights = (1.0, self.data_weight) if self.data_weight else (1.0,)
         total, bounds, own = self.bounded(law, posterior, costs, weights, self.draws, generator)
-        metrics = self._metrics(law, bounds[:, 0], target, teacher, x_t, t, given) | own
+        metrics = self._metrics(bounds[:, 0], target, teacher, x_t, t, given) | own
         if self.data_weight:
             metrics["data_nll"] = bounds[:, 1].mean() / length
         weight = time_weight(self.weighting, student.process, t)

@@ -72,11 +72,14 @@ class KnownOptions(Part):
         if self.known is not None:
             one_of("rule", self.known, get_args(KnownName))
         require(0 < self.known_share < 1, f"known_share must lie in (0, 1), got {self.known_share}")
-        if self.known is None and self.known_share != KnownOptions.known_share:
-            raise ValueError(
-                "known_share is for sequences of which a part is shown: give known='prefix', or "
-                "another rule"
-            )
+        if self.known is None:
+            if self.known_share != KnownOptions.known_share:
+                raise ValueError(
+                    "known_share is for sequences of which a part is shown: give known='prefix', "
+                    "or another rule"
+                )
+            # What is not used does not identify a run.
+            del self.known_share
 
 
 @dataclass(kw_only=True)
