@@ -222,3 +222,25 @@ class ProductHead(Head):
 
     def warm_start(self, product: ProductHead) -> None:
         self.load_state_dict(product.state_dict())
+
+
+class JointHead(Head):
+    """Base of joint heads: a product head, and what makes its law joint.
+
+    Attributes:
+        base: the product head.
+        vanishing: names of the parameters at whose 0 the law is that of ``base``.
+    """
+
+    joint = True
+    vanishing: ClassVar[tuple[str, ...]] = ("tokens.weight",)
+
+    def __init__(self, hidden: int, vocab_size: int) -> None:
+        super().__init__(hidden, vocab_size)
+        self.base = ProductHead(hidden, vocab_size)
+
+    def warm_start(self, product: ProductHead) -> None:
+        self.base.load_state_dict(product.state_dict())
+        for name, parameter in self.named_parameters():
+            if name in self.vanishing:
+                parameter.data.zero_()
