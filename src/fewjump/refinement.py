@@ -18,9 +18,9 @@ from fewjump.denoiser import Denoiser
 from fewjump.denoiser.wrappers import weights_checksum
 from fewjump.objective import OnPolicyRefinement, RewardRefinement, freeze
 from fewjump.objective.on_policy import StudentWithAuxiliary, auxiliary_for
-from fewjump.options.objectives import (
+from fewjump.options.matching import KnownOptions
+from fewjump.options.sampled import (
     GuardOptions,
-    KnownOptions,
     OnPolicyOptions,
     RewardOptions,
     StatesName,
@@ -81,10 +81,10 @@ def refine(
         config: how to optimise.
         **options: fields of these to change, such as ``lr=1e-4, jumps=2, auxiliary_steps=100,
             band=(0.5, 2)`` or ``reward=is_board, anchor=0.05``
-            (:class:`~fewjump.options.objectives.OnPolicyOptions`,
-            :class:`~fewjump.options.objectives.RewardOptions`,
-            :class:`~fewjump.options.objectives.KnownOptions`,
-            :class:`~fewjump.options.objectives.GuardOptions`).
+            (:class:`~fewjump.options.sampled.OnPolicyOptions`,
+            :class:`~fewjump.options.sampled.RewardOptions`,
+            :class:`~fewjump.options.matching.KnownOptions`,
+            :class:`~fewjump.options.sampled.GuardOptions`).
 
     Returns:
         The refined student with averaged weights, in eval mode.

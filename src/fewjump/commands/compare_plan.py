@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
 from collections.abc import Iterator, Mapping
@@ -279,16 +280,55 @@ def check_student(student: distill.Options) -> None:
         distill.run(replace(student, out=Path(folder), training=training), stop)
 
 
-def steps_within(budget: int, student: distill.Options) -> int:
+def tried(student: distill.Options, known: dict[str, float], about: Any) -> float | None:
+    """What one optimiser step asks of the teacher, in evaluations for each sequence of its batch.
+
+    Found by a trial of a few steps; it does not depend on how far training is. None, and no trial,
+    for a student that asks nothing, or all before it trains.
+
+    Args:
+        student: tried as it is, so that what `fewjump distill` refuses is refused here.
+        known: what trials found; this one is added.
+        about: the teacher and the data, by what they hold.
+
+    Raises:
+        ValueError: as :func:`check_student` does.
+    """
+    from fewjump.train import read_metrics
+
+    objective, training = distill.objective_of(student), student.training
+    if not objective.needs_teacher or objective.coupled:
+        return None
+    rounds = len(objective.in_rounds())
+    # How long, where and how visibly it is trained changes nothing.
+    short = replace(training, steps=rounds, warmup=0, progress=False, monitor=False)
+    same = replace(student, out=Path(), training=replace(short, device=None))
+    key = hashlib.sha256(repr([same, about]).encode()).hexdigest()[:12]
+    if key not in known:
+        with TemporaryDirectory() as folder:
+            trial = replace(student, out=Path(folder), training=short)
+            if getattr(objective, "warmup", 0):
+                # Its second network learns alone at first; what a step asks is the same then.
+                trial = replace(trial, anchor=replace(student.anchor, warmup=0))
+            with redirect_stdout(io.StringIO()):
+                distill.run(trial)
+            lines = [line for line in read_metrics(folder) if "loss" in line]
+        known[key] = lines[-1]["teacher_evaluations"]
+    return known[key]
+
+
+def steps_within(budget: int, student: distill.Options, asked: float | None) -> int:
     """As many optimiser steps of a student as its teacher evaluations allow.
 
-    What one step asks is found by a trial of a few; it does not depend on how far training is.
+    Args:
+        budget: in evaluations of one sequence.
+        student: its own steps where they ask nothing.
+        asked: what a step does, of each sequence of its batch (:func:`tried`).
 
     Raises:
         ValueError: for a budget that is less than one step of each round.
     """
     from fewjump.progress import tell
-    from fewjump.train import read_metrics
 
     training = student.training
     objective = distill.objective_of(student)
@@ -301,22 +341,13 @@ def steps_within(budget: int, student: distill.Options) -> int:
     rounds = len(objective.in_rounds())
     if objective.coupled:
         # It asks before it trains, and then no more.
-        asked = rounds * student.coupling.pairs * student.coupling.pair_steps
-        if asked > budget:
+        drawn = rounds * student.coupling.pairs * student.coupling.pair_steps
+        if drawn > budget:
             raise ValueError(
-                f"{student.out}: pairs: {student.coupling.pairs} take {asked} evaluations of the "
+                f"{student.out}: pairs: {student.coupling.pairs} take {drawn} evaluations of the "
                 f"teacher, more than teacher_evaluations: {budget}"
             )
         return training.steps
-    with TemporaryDirectory() as folder:
-        short = replace(training, steps=rounds, warmup=0, progress=False, monitor=False)
-        trial = replace(student, out=Path(folder), training=short)
-        if getattr(objective, "warmup", 0):
-            # Its second network learns alone at first; what a step asks is the same then.
-            trial = replace(trial, anchor=replace(student.anchor, warmup=0))
-        with redirect_stdout(io.StringIO()):
-            distill.run(trial)
-        asked = [line for line in read_metrics(folder) if "loss" in line][-1]["teacher_evaluations"]
     if not asked:
         return training.steps
     steps = int(budget / (asked * training.batch_size))
@@ -353,9 +384,10 @@ def network_alone(
     """The autoregressive network of the teacher's size, trained in a folder, and what that took."""
     from fewjump.api import train_teacher
     from fewjump.denoiser.left_to_right import left_to_right
+    from fewjump.denoiser.network import parameter_counts
     from fewjump.objective import CrossEntropyELBO
 
-    size = parameters_of(teacher)
+    size = parameter_counts(teacher)["total"]
     made = left_to_right(data.vocab_size, data.length, size, network.layers, seed)
     found = train_teacher(
         data,
@@ -367,11 +399,6 @@ def network_alone(
         out=folder,
     )
     return found, cost_of(folder)
-
-
-def parameters_of(denoiser: Denoiser) -> int:
-    """How many there are, each counted once."""
-    return sum(parameter.numel() for parameter in denoiser.parameters())
 
 
 def _drawn(training: Mapping[str, Any]) -> int:

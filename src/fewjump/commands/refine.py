@@ -15,9 +15,9 @@ from fewjump.commands.shared import (
 )
 from fewjump.config import Source
 from fewjump.lock import is_main
-from fewjump.options.objectives import (
+from fewjump.options.matching import KnownOptions
+from fewjump.options.sampled import (
     GuardOptions,
-    KnownOptions,
     OnPolicyOptions,
     RewardOptions,
     StatesName,

@@ -18,13 +18,8 @@ from fewjump.denoiser.base import Denoiser
 from fewjump.law.base import Law
 from fewjump.law.product import ProductLaw
 from fewjump.objective.time_sampling import TimeSampling
-from fewjump.options.objectives import (
-    DataOptions,
-    HalvingOptions,
-    KnownName,
-    MatchingOptions,
-    RoundsOptions,
-)
+from fewjump.options.matching import DataOptions, KnownName, MatchingOptions
+from fewjump.options.sampled import HalvingOptions, RoundsOptions
 from fewjump.process import Process
 from fewjump.random import Generator, uniform
 
@@ -162,12 +157,6 @@ class InRounds(Objective, RoundsOptions):
 class HalvingObjective(InRounds, DataOptions, HalvingOptions):
     """Rounds that each double the step over which a student's answer is its teacher's."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.known is None:
-            # What is not used does not identify a run.
-            del self.known_share
-
     def check(self, student: Denoiser, teacher: Denoiser | None) -> None:
         super().check(student, teacher)
         if student.joint:
@@ -240,9 +229,6 @@ class MatchingObjective(Objective, MatchingOptions):
         super().__post_init__()
         self.grid, self.steps = self.few_step_times(), None
         self.rollout_steps = self.teacher_steps
-        if self.known is None:
-            # What is not used does not identify a run.
-            del self.known_share
 
     @property
     def teacher_steps(self) -> int:

@@ -31,7 +31,7 @@ from fewjump.objective.time_sampling import (
     spread_uniform,
     time_weight,
 )
-from fewjump.options.objectives import OnPolicyOptions
+from fewjump.options.sampled import OnPolicyOptions
 from fewjump.process import Process
 from fewjump.random import Generator, fold_seed, integers
 
@@ -75,7 +75,7 @@ class OnPolicyRefinement(OwnSamples, OnPolicyOptions):
     both terms are in one loss, and their gradients do not mix. Relatives: D-MMD
     (arXiv 2603.20155), IDLM (2602.19066), Di[M]O (2503.15457); on images DMD (2311.18828).
 
-    Options by keyword: those of :class:`~fewjump.options.objectives.OnPolicyOptions`; a floor
+    Options by keyword: those of :class:`~fewjump.options.sampled.OnPolicyOptions`; a floor
     bounds the reward, and the gradient is then that of D with a teacher so floored. Reverse KL may
     leave modes, the data's likelihood may not.
 
@@ -142,12 +142,12 @@ class OnPolicyRefinement(OwnSamples, OnPolicyOptions):
         jumps = len(self.few_step_times()) - 1
         scale = self._time_weight(process, u) * width * jumps
         metrics = self._metrics(law, drawn[0], fake, real, length)
+        at = DrawnAt(x_t, t, x_u.reshape(self.draws, -1, length), u, scale, process)
         summed, surrogate = self._sums_out(law, drawn[0], process), torch.zeros_like(scale)
         if summed:
-            at = DrawnAt(x_t, t, x_u.reshape(self.draws, -1, length), u, scale, process)
             reward, surrogate = self._summed(drawn, fake, real, at)
         else:
-            reward = self._reward(process, fake, real, x0, x_u, late)
+            reward = self._reward(fake, real, x0, at)
         total = reward.reshape(self.draws, -1, length).double().sum(-1) * scale
         scored, weight = torch.zeros_like(total) if summed else total, self._anchor_weight
         if weight or not summed:
@@ -175,16 +175,8 @@ class OnPolicyRefinement(OwnSamples, OnPolicyOptions):
         """w(u), (B,)."""
         return time_weight(self.weighting, process, u)
 
-    def _reward(
-        self,
-        process: Process,
-        fake: ProductLaw,
-        real: ProductLaw,
-        x0: Tensor,
-        x_u: Tensor,
-        u: Tensor,
-    ) -> Tensor:
-        """R_ψ / w(u) by position, constant: (N, L)."""
+    def _reward(self, fake: ProductLaw, real: ProductLaw, x0: Tensor, at: DrawnAt) -> Tensor:
+        """R_ψ / w(u) of x₀ (S·B, L) by position, constant: (S·B, L)."""
         return token_reward(fake, real, x0, self.floor)
 
     @torch.no_grad()

@@ -12,7 +12,7 @@ from torch import Tensor
 from fewjump.config import one_of
 from fewjump.denoiser.base import Denoiser
 from fewjump.objective.base import Given, Objective
-from fewjump.options.objectives import OwnSamplesOptions, StatesName
+from fewjump.options.sampled import OwnSamplesOptions, StatesName
 from fewjump.random import Generator
 
 Inspect = Callable[[int, Denoiser], Mapping[str, float]]

@@ -16,7 +16,8 @@ from fewjump.denoiser.base import Denoiser
 from fewjump.objective.base import Given, Metrics, require_frozen, require_likelihood
 from fewjump.objective.own_samples import OwnSamples
 from fewjump.objective.score_function import leave_one_out, score_surrogate
-from fewjump.options.objectives import KnownOptions, RewardOptions
+from fewjump.options.matching import KnownOptions
+from fewjump.options.sampled import RewardOptions
 from fewjump.random import Generator, integers
 
 
@@ -49,9 +50,9 @@ class RewardRefinement(OwnSamples, RewardOptions, KnownOptions):
 
     The teacher is the student as it was at the start, frozen.
 
-    Options by keyword: those of :class:`~fewjump.options.objectives.RewardOptions`,
-    :class:`~fewjump.options.objectives.OwnSamplesOptions` and
-    :class:`~fewjump.options.objectives.KnownOptions`.
+    Options by keyword: those of :class:`~fewjump.options.sampled.RewardOptions`,
+    :class:`~fewjump.options.sampled.OwnSamplesOptions` and
+    :class:`~fewjump.options.matching.KnownOptions`.
 
     Metrics: ``reward`` (mean), ``kl_to_start`` and ``joint_entropy`` in nats per position, with
     data ``data_nll``.
