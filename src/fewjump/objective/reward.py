@@ -69,9 +69,6 @@ class RewardRefinement(OwnSamples, RewardOptions, KnownOptions):
         super().__post_init__()
         require(self.reward is not None, "refinement by a reward needs one: give reward=")
         self.needs_data = self.needs_data or self.known is not None
-        if self.known is None:
-            # What is not used does not identify a run.
-            del self.known_share
         self._function = self.reward if callable(self.reward) else function_of(str(self.reward))
 
     def check(self, student: Denoiser, teacher: Denoiser | None) -> None:

@@ -32,7 +32,7 @@ Reward = Callable[[Any], Any]
 
 def _by_text() -> Any:
     """A function is for Python; the command line says where one is."""
-    return tyro.conf.arg(constructor=cast(Any, str), help_behavior_hint="(default: none)")
+    return tyro.conf.arg(constructor=cast(Any, str | None), help_behavior_hint="(default: none)")
 
 
 @dataclass(kw_only=True)
