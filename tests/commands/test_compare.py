@@ -152,6 +152,7 @@ def test_students_may_be_trained_for_equal_teacher_evaluations(
     )
     # The trials that told the steps are not made again, nor are the students begun to be checked.
     with monkeypatch.context() as patch:
+        patch.setattr("fewjump.commands.compare_budget.TemporaryDirectory", None)
         patch.setattr("fewjump.commands.compare_plan.TemporaryDirectory", None)
         assert compare(path, tmp_path) == cli.OK
     again = json.loads((tmp_path / "results.json").read_text())["costs"]

@@ -12,19 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from fewjump.commands import distill
+from fewjump.commands.compare_budget import cost_of, steps_within, tried
 from fewjump.commands.compare_plan import (
     NETWORK,
     TEACHER,
     Network,
     Plan,
     check_student,
-    cost_of,
     network_alone,
     read_plan,
-    steps_within,
     student_options,
     told_of,
-    tried,
 )
 from fewjump.commands.evaluate import judge_facts, meter_for
 from fewjump.commands.shared import document_values, make_sampler
