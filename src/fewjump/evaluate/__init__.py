@@ -4,6 +4,7 @@ from fewjump.evaluate.bootstrap import Interval, bootstrap, combine
 from fewjump.evaluate.causal import CausalJudge, mauve, perplexities
 from fewjump.evaluate.exact import (
     ErrorDecomposition,
+    conditional_total_correlation,
     data_law,
     decompose_error,
     entropy,
@@ -50,6 +51,7 @@ __all__ = [
     "bootstrap",
     "classifier_for",
     "combine",
+    "conditional_total_correlation",
     "data_law",
     "decompose_error",
     "dictionary",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,28 @@ def tv(p: Tensor, q: Tensor) -> float:
     """Total variation ½ Σ |p − q|; arguments as for :func:`kl`."""
     p, q = _pair(p, q)
     return 0.5 * float((p - q).abs().sum())
+
+
+def conditional_total_correlation(coupling: Tensor, vocab_size: int) -> float:
+    """TC(x₀|x₁) = E KL(π(x₀|x₁) ‖ Πᵢ π(x₀ⁱ|x₁)) in nats: what one step of a product law loses.
+
+    Args:
+        coupling: (N, V^L), the joint probability of each start x₁ and each sequence x₀, the last
+            position fastest (:func:`fewjump.sampler.exact_coupling`).
+        vocab_size: V.
+
+    Raises:
+        ValueError: for a width that is no power of V, negative entries or another sum than 1.
+    """
+    coupling = _law(coupling, "coupling")
+    length = round(math.log(coupling.shape[1], vocab_size))
+    if vocab_size**length != coupling.shape[1]:
+        raise ValueError(f"{coupling.shape[1]} columns are not {vocab_size}^L sequences")
+    table = coupling.reshape(-1, *(vocab_size,) * length)
+    # H(x₀ⁱ|x₁) and H(x₀|x₁), each with H(x₁) added.
+    axes = range(1, length + 1)
+    each = [entropy(table.sum([a for a in axes if a != i])) for i in axes]
+    return sum(each) - entropy(table) - (length - 1) * entropy(coupling.sum(1))
 
 
 @dataclass(frozen=True)
