@@ -21,12 +21,11 @@ from torch import Tensor
 
 from experiments.harness import Content, Options, Rows, kept, main, place
 from experiments.masked_law import MaskedTables, masked_output_law
-from experiments.training import fitted, network
+from experiments.training import distilled, network
 from fewjump import sample
 from fewjump.denoiser.base import Denoiser
 from fewjump.evaluate.bootstrap import bootstrap, mean
 from fewjump.evaluate.exact import kl, tv
-from fewjump.objective import JointConditionalMatching
 from fewjump.problem import FiniteSupport, Problem
 from fewjump.problem.sudoku import is_board, random_clues, sudoku
 from fewjump.process import Absorbing
@@ -276,16 +275,15 @@ def train_student(
         time_conditioned=False,
         **trunk,
     )
-    return fitted(
+    return distilled(
         student,
-        JointConditionalMatching("forward", near=sizes.near, steps=max(STEPS)),
-        problem.sample(sizes.steps * sizes.batch_size, generator_for(seed, 2)),
-        problem.denoiser(process, joint=True),
+        problem,
+        sizes.near,
+        seed,
         out,
         steps=sizes.steps,
         batch_size=sizes.batch_size,
         lr=sizes.lr,
-        seed=seed,
     )
 
 

@@ -19,11 +19,10 @@ from torch import Tensor
 
 from experiments.harness import Content, Options, Rows, kept, main, place
 from experiments.masked_law import MaskedTables, masked_output_law, one_step_law
-from experiments.training import fitted, network
+from experiments.training import distilled, network
 from fewjump.denoiser.base import Denoiser
 from fewjump.denoiser.network import NetworkDenoiser
 from fewjump.evaluate.exact import kl, tv
-from fewjump.objective import JointConditionalMatching
 from fewjump.problem import EnumeratedJoint, copy, ising, xor
 from fewjump.process import Absorbing
 from fewjump.random import fold_seed, generator_for
@@ -113,17 +112,17 @@ def train_student(
     kind: str, world: World, problem: EnumeratedJoint, seed: int, out: Path | None = None
 ) -> Denoiser:
     """Distil the exact product teacher on the four-step grid; averaged weights."""
-    student = build(kind, world, problem, seed)
-    return fitted(
-        student,
-        JointConditionalMatching("forward", near=world.near, steps=max(STEPS)),
-        problem.sample(world.samples, generator_for(seed, 2)),
-        problem.denoiser(student.process),
+    return distilled(
+        build(kind, world, problem, seed),
+        problem,
+        world.near,
+        seed,
         out,
+        joint=False,
+        samples=world.samples,
         steps=world.walk_steps if kind in WALKS else world.steps,
         batch_size=world.batch_size,
         lr=5e-3,
-        seed=seed,
     )
 
 

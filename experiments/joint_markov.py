@@ -18,12 +18,11 @@ from typing import Any
 from torch import Tensor
 
 from experiments.harness import Content, Options, Rows, kept, main, place
-from experiments.training import fitted, network
+from experiments.training import distilled, network
 from fewjump.denoiser.base import Denoiser
 from fewjump.denoiser.network import NetworkDenoiser
 from fewjump.evaluate.bootstrap import bootstrap, mean
 from fewjump.evaluate.ngrams import ngram_keys, tv_to_law
-from fewjump.objective import JointConditionalMatching
 from fewjump.problem import (
     Estimate,
     HiddenMarkovChain,
@@ -76,16 +75,18 @@ def train_student(
 
     The network's head does not know positions, so that any length can be drawn.
     """
-    return fitted(
+    return distilled(
         network(process, TRAINED_LENGTH, fold_seed(seed, 1), student.head, blocks=1),
-        JointConditionalMatching("forward", near=student.near, steps=1),
-        chain.sample(65_536, generator_for(seed, 2)),
-        chain.denoiser(process),
+        chain,
+        student.near,
+        seed,
         out,
+        jumps=1,
+        joint=False,
+        samples=65_536,
         steps=student.steps,
         batch_size=student.batch_size,
         lr=student.lr,
-        seed=seed,
     )
 
 

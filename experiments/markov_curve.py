@@ -21,7 +21,7 @@ from experiments.training import fitted, network
 from fewjump.denoiser.base import Denoiser
 from fewjump.evaluate.ngrams import ngram_keys, tv_to_law
 from fewjump.objective import ConditionalMatching
-from fewjump.options.objectives import Intermediate
+from fewjump.options.matching import Intermediate
 from fewjump.problem import MarkovChain, reference_markov_chain
 from fewjump.process import Process, Uniform
 from fewjump.random import generator_for

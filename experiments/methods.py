@@ -23,7 +23,7 @@ from experiments.wall_clock import TEACHER
 from fewjump import load
 from fewjump.api import train_teacher
 from fewjump.commands import compare
-from fewjump.commands.compare_plan import cost_of
+from fewjump.commands.compare_budget import cost_of
 from fewjump.demo.parts import Clock, made_once
 from fewjump.denoiser.base import Denoiser
 from fewjump.evaluate.meter import ChainMeter, quality

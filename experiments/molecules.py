@@ -23,10 +23,11 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
+from weakref import WeakSet
 
 import torch
 
@@ -35,12 +36,13 @@ from experiments.molecule_data import DESIGNS, Judge, Sizes, data_folder, given_
 from experiments.text_quality import with_ends
 from experiments.wall_clock import TEACHER
 from fewjump.api import distill, train_teacher
+from fewjump.commands.compare_plan import Network, network_alone
 from fewjump.data import Dataset
 from fewjump.demo.parts import Clock, made_once
-from fewjump.denoiser.left_to_right import left_to_right
 from fewjump.denoiser.network import NetworkDenoiser, parameter_counts
 from fewjump.evaluate.bootstrap import bootstrap, mean
-from fewjump.objective import CrossEntropyELBO, JointConditionalMatching
+from fewjump.objective import JointConditionalMatching
+from fewjump.options.training import TEACHER_TRAINING
 from fewjump.process import Absorbing
 from fewjump.random import generator_for
 from fewjump.sampler import run as draw
@@ -103,6 +105,7 @@ class Laboratory:
         data: the molecules.
         judge: says what samples are worth.
         clock: says on the terminal what is going on.
+        compiled: the models that are: compiled once, they stay so for all their draws.
     """
 
     config: Config
@@ -110,6 +113,7 @@ class Laboratory:
     data: Dataset
     judge: Judge
     clock: Clock
+    compiled: WeakSet[NetworkDenoiser] = field(default_factory=WeakSet)
 
     @property
     def process(self) -> Absorbing:
@@ -172,23 +176,12 @@ class Laboratory:
         return found
 
     def alone(self, teacher: NetworkDenoiser) -> NetworkDenoiser:
-        """A recurrent network of the teacher's size, trained for as long."""
-        size = parameter_counts(teacher)["total"]
-        data, seed = self.data, self.config.seed
+        """A recurrent network of the teacher's size, trained for as long, as `compare` does."""
+        config = replace(TEACHER_TRAINING, steps=self.alone_steps, lr=1e-3, ema=0.99, **self.common)
+        network = Network("recurrent", config)
 
         def make(folder: Path) -> NetworkDenoiser:
-            found = train_teacher(
-                self.data,
-                self.process,
-                network=left_to_right(data.vocab_size, data.length, size, "recurrent", seed),
-                # Everything is hidden: what is left of the objective is the likelihood.
-                objective=CrossEntropyELBO(min_time=0.999),
-                steps=self.alone_steps,
-                lr=1e-3,
-                ema=0.99,
-                out=folder,
-                **self.common,
-            )
+            found, _ = network_alone(teacher, self.data, network, self.config.seed, folder)
             assert isinstance(found, NetworkDenoiser)
             return found
 
@@ -250,8 +243,9 @@ class Laboratory:
         """SMILES of samples, and the core's seconds of all."""
         precise = model.autocast
         model.autocast = None if self.config.precision == "float32" else self.config.precision
-        if self.config.compile:
+        if self.config.compile and model not in self.compiled:
             compile_network(model)
+            self.compiled.add(model)
         begin = time.process_time()
         found = draw(
             model, count, steps, sampler, generator=self.config.seed, batch_size=_BATCH, **given

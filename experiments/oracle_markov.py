@@ -19,12 +19,11 @@ import torch
 from torch import Tensor
 
 from experiments.harness import Content, Options, Rows, digest, kept, main, place
-from experiments.training import fitted, network
+from experiments.training import distilled, network
 from fewjump.data import load_data
 from fewjump.denoiser.base import Denoiser
 from fewjump.evaluate.bootstrap import bootstrap, mean
 from fewjump.evaluate.ngrams import frequencies, ngram_keys
-from fewjump.objective import JointConditionalMatching
 from fewjump.problem import MarkovChain
 from fewjump.process import Absorbing, Process
 from fewjump.random import fold_seed, generator_for
@@ -144,17 +143,15 @@ def train_student(
     chain: MarkovChain, head: dict[str, Any], sizes: Sizes, seed: int, out: Path | None = None
 ) -> Denoiser:
     """Distil the exact joint posterior on the four-step grid; averaged weights."""
-    process = masked(chain)
-    return fitted(
-        network(process, chain.length, fold_seed(seed, 1), head, time_conditioned=False),
-        JointConditionalMatching("forward", near=sizes.near, steps=4),
-        chain.sample(sizes.steps * sizes.batch_size, generator_for(seed, 2)),
-        chain.denoiser(process, joint=True),
+    return distilled(
+        network(masked(chain), chain.length, fold_seed(seed, 1), head, time_conditioned=False),
+        chain,
+        sizes.near,
+        seed,
         out,
         steps=sizes.steps,
         batch_size=sizes.batch_size,
         lr=sizes.lr,
-        seed=seed,
     )
 
 

@@ -34,7 +34,7 @@ from fewjump.objective import (
     LatentMatching,
     Objective,
 )
-from fewjump.options.objectives import JointIntermediate, Near
+from fewjump.options.matching import JointIntermediate, Near
 from fewjump.runs import for_sampling
 from fewjump.sampler import run as draw
 

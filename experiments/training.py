@@ -10,8 +10,10 @@ from torch import Tensor
 
 from fewjump.denoiser.base import Denoiser
 from fewjump.denoiser.network import NetworkDenoiser
-from fewjump.objective import Objective, freeze
+from fewjump.objective import JointConditionalMatching, Objective, freeze
+from fewjump.problem import Problem
 from fewjump.process import Process
+from fewjump.random import generator_for
 from fewjump.train import TrainConfig, train
 from fewjump.verify.subjects import small_network
 
@@ -39,3 +41,43 @@ def fitted(
     return train(
         model, objective, data, options, teacher=frozen, out=out, label="network"
     ).averaged()
+
+
+def distilled(
+    student: Denoiser,
+    problem: Problem,
+    near: float,
+    seed: int,
+    out: Path | None,
+    *,
+    jumps: int = 4,
+    joint: bool = True,
+    samples: int | None = None,
+    steps: int,
+    batch_size: int,
+    lr: float,
+) -> Denoiser:
+    """Match the exact posterior of a problem at equal jumps; averaged weights.
+
+    Args:
+        student: of its process.
+        problem: the data and the teacher.
+        near: where the teacher is asked.
+        seed: of data and training.
+        out: folder of the training.
+        jumps: of the few-step sampler that is trained for.
+        joint: whether the teacher is the joint posterior, or its marginals.
+        samples: data that are drawn once; by default no sequence is seen twice.
+        steps, batch_size, lr: of the training.
+    """
+    return fitted(
+        student,
+        JointConditionalMatching("forward", near=near, steps=jumps),
+        problem.sample(samples or steps * batch_size, generator_for(seed, 2)),
+        problem.denoiser(student.process, joint=joint),
+        out,
+        steps=steps,
+        batch_size=batch_size,
+        lr=lr,
+        seed=seed,
+    )

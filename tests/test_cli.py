@@ -370,7 +370,7 @@ def test_every_option_of_a_training_and_its_objective_has_a_flag() -> None:
     from fewjump.config import options_of
     from fewjump.objective import LatentMatching
     from fewjump.objective.on_policy import OnPolicyOptions
-    from fewjump.options.objectives import MatchingOptions
+    from fewjump.options.matching import MatchingOptions
     from fewjump.train import TrainConfig
 
     for verb in (train, distill, refine):

@@ -16,7 +16,7 @@ from fewjump.config import (
     dump_config,
     read_yaml,
 )
-from fewjump.options.objectives import OnPolicyOptions
+from fewjump.options.sampled import OnPolicyOptions
 
 
 @dataclass(frozen=True)

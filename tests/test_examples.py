@@ -105,6 +105,18 @@ def test_sudoku(run, whole: bool) -> None:
     assert valid["teacher", 0] < 1
 
 
+@whole_too
+def test_reward(run, whole: bool) -> None:
+    small = {"    steps=200,": "    steps=100,", "draws=8, steps=200": "draws=8, steps=60"}
+    out = run("reward", {} if whole else small)
+    (before, kinds), (after, left) = (
+        (float(share), float(spread))
+        for share, spread in re.findall(r"([\d.]+)% close; as many as ([\d.]+) of", out)
+    )
+    assert after > before + (50 if whole else 15)
+    assert left > 0.6 * kinds
+
+
 def test_no_example_is_untested() -> None:
     tested = {
         "antibody_loops",
@@ -116,6 +128,7 @@ def test_no_example_is_untested() -> None:
         "infilling",
         "large_vocabulary",
         "guidance",
+        "reward",
     }
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested
 

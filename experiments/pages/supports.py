@@ -64,6 +64,41 @@ def _by_clues(rows: Sequence[Row]) -> str:
     )
 
 
+def rule() -> str:
+    """4×4 students refined by the rule: whole boards, exact in one evaluation."""
+    rows = where(load("rule_refinement")["rows"], clues=0)
+    lines = []
+    for (student, on, anchor), mine in _refined(rows).items():
+        one, few = where(mine, steps=1), where(mine, steps=4)
+        cells = [_cell(one, key) for key in ("solved", "kl", "tv")]
+        some = [row for row in few if row["effective_boards"] is not None]
+        many = f"{mean(some, 'effective_boards'):.0f}" if some else MISSING
+        lines.append((student, on, anchor, *cells, seeds_cell(few, "solved"), many))
+    header = ("refined on", "anchor", "valid, 1 step", "KL", "TV", "valid, 4 steps")
+    return table(("student", *header, "effective boards, 4 steps"), lines)
+
+
+def rule_puzzles() -> str:
+    """The same students' puzzles, solved in one evaluation, by the number of clues."""
+    rows = where(load("rule_refinement")["rows"], steps=1)
+    clues = sorted({row["clues"] for row in rows if row["clues"]})
+    lines = [
+        (*key, *(_cell(where(mine, clues=count), "solved") for count in clues))
+        for key, mine in _refined(rows).items()
+    ]
+    header = ("student", "refined on", "anchor")
+    return table((*header, *(f"{count} clues" for count in clues)), lines)
+
+
+def _refined(rows: Sequence[Row]) -> dict[tuple[str, str, str], list[Row]]:
+    """Rows by student, what it was refined on, and how closely it was held."""
+    found: dict[tuple[str, str, str], list[Row]] = {}
+    for row in rows:
+        anchor = MISSING if row["anchor"] is None else f"{row['anchor']:g}"
+        found.setdefault((row["student"], row["refined"] or MISSING, anchor), []).append(row)
+    return found
+
+
 def points(name: str) -> str:
     """Validity and exact distances by steps, beside published validity; hyphens are spaces."""
     name = name.replace("-", " ")

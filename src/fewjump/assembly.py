@@ -28,7 +28,7 @@ from fewjump.objective import (
     ScoreEntropy,
 )
 from fewjump.objective.base import MatchingObjective
-from fewjump.options.objectives import DataOptions, Intermediate, JointIntermediate, Part
+from fewjump.options.matching import DataOptions, Intermediate, JointIntermediate, Part
 from fewjump.process import Process
 from fewjump.random import fold_seed
 from fewjump.runs import can_save

@@ -77,6 +77,14 @@ _WORKS: dict[str, tuple[str, str, str, int, str]] = {
         2025,
         "2503.15457",
     ),
+    "rewards": (
+        "ziegler2019finetuning",
+        "Fine-Tuning Language Models from Human Preferences",
+        "Ziegler, Daniel M. and Stiennon, Nisan and Wu, Jeffrey and Brown, Tom B. and "
+        "Radford, Alec and Amodei, Dario and Christiano, Paul and Irving, Geoffrey",
+        2019,
+        "1909.08593",
+    ),
     "d-mmd": (
         "hoogeboom2026beyond",
         "Beyond Single Tokens: Distilling Discrete Diffusion Models via Discrete {MMD}",
@@ -283,6 +291,7 @@ _ALSO = {
     "JointConditionalMatching": _PAPER,
     "LatentMatching": _PAPER,
     "OnPolicyRefinement": "dmd",
+    "RewardRefinement": "rewards",
     "recovery": _PAPER,
     "absorbing": "d3pm",
     "uniform": "d3pm",

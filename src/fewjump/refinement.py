@@ -11,13 +11,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fewjump.assembly import values_for
 from fewjump.config import changed
 from fewjump.data import Dataset
 from fewjump.denoiser import Denoiser
 from fewjump.denoiser.wrappers import weights_checksum
-from fewjump.objective import OnPolicyRefinement
+from fewjump.objective import OnPolicyRefinement, RewardRefinement, freeze
 from fewjump.objective.on_policy import StudentWithAuxiliary, auxiliary_for
-from fewjump.options.objectives import GuardOptions, OnPolicyOptions, StatesName
+from fewjump.options.matching import KnownOptions
+from fewjump.options.sampled import (
+    GuardOptions,
+    OnPolicyOptions,
+    RewardOptions,
+    StatesName,
+)
 from fewjump.options.training import REFINEMENT, TrainConfig
 from fewjump.random import fold_seed
 from fewjump.runs import describe_model, finish, keeping, run_folder, set_aside
@@ -32,7 +39,7 @@ _GUARD_SEED = 5
 
 def refine(
     student: Denoiser,
-    teacher: Denoiser,
+    teacher: Denoiser | None = None,
     data: Dataset | Tokens | None = None,
     *,
     source: StatesName | None = None,
@@ -40,21 +47,26 @@ def refine(
     out: str | Path | None = None,
     accepted: Callable[[Path], object] | None = None,
     on_policy: OnPolicyOptions | None = None,
+    rewards: RewardOptions | None = None,
+    shown: KnownOptions | None = None,
     bounds: GuardOptions | None = None,
     config: TrainConfig = REFINEMENT,
     **options: Any,
 ) -> Denoiser:
-    """Lower the reverse KL between what a few-step student emits and its teacher's chain.
+    """Refine a few-step student on its own samples, against its teacher or by a reward.
 
-    A stage for after :func:`fewjump.distill`; see
-    :class:`~fewjump.objective.OnPolicyRefinement` for what is minimised and how. The student's
-    variety is watched: before a state is saved, every ``save_every`` steps, and at the end, the
-    entropies of its samples must lie in a band
-    (:class:`~fewjump.train.monitor.DiversityGuard`), or the run stops.
+    A stage for after :func:`fewjump.distill`. Against a teacher it lowers the reverse KL between
+    what the student emits and the teacher's chain
+    (:class:`~fewjump.objective.OnPolicyRefinement`). By a reward it raises what the samples are
+    worth, and holds the student to where it starts
+    (:class:`~fewjump.objective.RewardRefinement`). The student's variety is watched: before a
+    state is saved, every ``save_every`` steps, and at the end, the entropies of its samples must
+    lie in a band (:class:`~fewjump.train.monitor.DiversityGuard`), or the run stops.
 
     Args:
         student: the denoiser to refine; product or joint. It is copied, not changed.
-        teacher: frozen while this runs, not changed, but moved to the training's device.
+        teacher: frozen while this runs, not changed, but moved to the training's device. Needed,
+            unless there is a reward; then there is none.
         data: clean data as for :func:`fewjump.distill`, or None.
         source: ``forward`` (states from noised data) or ``student`` (its own); by default
             ``forward`` with data, else ``student``.
@@ -63,11 +75,16 @@ def refine(
         out: run folder; None keeps nothing on disk.
         accepted: called with ``out`` once nothing stands against the run, to write more into it.
         on_policy: what is minimised, and for which sampler.
+        rewards: the reward, and how closely the student is held.
+        shown: with a reward: a part of every sequence of the data that is given.
         bounds: the guard.
         config: how to optimise.
         **options: fields of these to change, such as ``lr=1e-4, jumps=2, auxiliary_steps=100,
-            band=(0.5, 2)`` (:class:`~fewjump.options.objectives.OnPolicyOptions`,
-            :class:`~fewjump.options.objectives.GuardOptions`).
+            band=(0.5, 2)`` or ``reward=is_board, anchor=0.05``
+            (:class:`~fewjump.options.sampled.OnPolicyOptions`,
+            :class:`~fewjump.options.sampled.RewardOptions`,
+            :class:`~fewjump.options.matching.KnownOptions`,
+            :class:`~fewjump.options.sampled.GuardOptions`).
 
     Returns:
         The refined student with averaged weights, in eval mode.
@@ -82,27 +99,49 @@ def refine(
         raise ValueError(
             "refine is for students without classes; distil with guidance=(low, high) instead"
         )
-    given = (on_policy or OnPolicyOptions(), bounds or GuardOptions(), config)
-    minimised, limits, config = changed(options, *given)
+    given = (
+        on_policy or OnPolicyOptions(),
+        rewards or RewardOptions(),
+        shown or KnownOptions(),
+        bounds or GuardOptions(),
+        config,
+    )
+    minimised, rewarded, parts, limits, config = changed(options, *given)
+    by_reward = rewarded.reward is not None
+    if by_reward and (teacher is not None or auxiliary is not None):
+        raise ValueError(
+            "a reward holds the student to its own start, and no network learns its samples: leave "
+            "teacher and auxiliary out, or the reward"
+        )
+    if not by_reward and teacher is None:
+        raise ValueError("refine needs the student's teacher, or a reward (reward=…)")
     tokens = data.train if isinstance(data, Dataset) else data
     chosen = source or ("student" if tokens is None else "forward")
-    objective = OnPolicyRefinement(chosen, **vars(minimised))
+    kind = RewardRefinement if by_reward else OnPolicyRefinement
+    objective = kind(chosen, **values_for(kind, (minimised, rewarded, parts)))
+    if tokens is None and objective.needs_data:
+        raise ValueError("source='forward' and known= begin from data: give some")
     length = student.length if tokens is None else int(tokens.shape[-1])
     if length is None:
         raise ValueError("the student has no length of its own; give data")
-    for model in (student, teacher):
-        model.check_length(length)
     own = copy.deepcopy(student).requires_grad_(True)
-    if auxiliary is None:
-        helper = auxiliary_for(teacher, own, config.seed)
+    model, told = own, {}
+    if teacher is None:
+        teacher = freeze(copy.deepcopy(student))
     else:
-        helper = copy.deepcopy(auxiliary).requires_grad_(True)
-    pair = StudentWithAuxiliary(own, helper, minimised.auxiliary_lr)
+        if auxiliary is None:
+            helper = auxiliary_for(teacher, own, config.seed)
+        else:
+            helper = copy.deepcopy(auxiliary).requires_grad_(True)
+        model = StudentWithAuxiliary(own, helper, minimised.auxiliary_lr)
+        told = {"auxiliary": describe_model(helper)}
+    for each in (student, teacher):
+        each.check_length(length)
     run = {
         "verb": "refine",
         "denoiser": describe_model(own),
         "start": weights_checksum(own),
-        "auxiliary": describe_model(helper),
+        **told,
     }
 
     def watch() -> None:
@@ -112,7 +151,7 @@ def refine(
         objective.watch(
             DiversityGuard(
                 own,
-                teacher,
+                None if by_reward else teacher,
                 grid=objective.few_step_times(),
                 length=length,
                 samples=limits.guard_samples,
@@ -126,7 +165,7 @@ def refine(
         try:
             with set_aside(teacher):
                 result = train(
-                    pair,
+                    model,
                     objective,
                     tokens,
                     config,
@@ -143,7 +182,7 @@ def refine(
                 raise DiversityError(
                     f"{error}. Nothing was saved: give out=… to keep the last good student"
                 ) from None
-            result, stopped = _last_good(pair, Path(out), config), {"stopped_by_guard": str(error)}
+            result, stopped = _last_good(model, Path(out), config), {"stopped_by_guard": str(error)}
         refined = finish(result, out, data, objective, config, **stopped)
         if stopped:
             raise DiversityError(
@@ -153,7 +192,7 @@ def refine(
         return refined
 
 
-def _last_good(pair: StudentWithAuxiliary, out: Path, config: TrainConfig) -> TrainResult:
+def _last_good(model: Denoiser, out: Path, config: TrainConfig) -> TrainResult:
     """What the run had when its state was last saved."""
-    average = None if config.ema is None else ExponentialMovingAverage(pair, config.ema)
-    return TrainResult(pair, average, load_weights(out, pair, average))
+    average = None if config.ema is None else ExponentialMovingAverage(model, config.ema)
+    return TrainResult(model, average, load_weights(out, model, average))

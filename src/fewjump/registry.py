@@ -156,6 +156,7 @@ OBJECTIVES: Registry[type[Objective]] = Registry(
         "joint-conditional-matching": "fewjump.objective.joint:JointConditionalMatching",
         "latent-matching": "fewjump.objective.latent:LatentMatching",
         "on-policy-refinement": "fewjump.objective.on_policy:OnPolicyRefinement",
+        "reward-refinement": "fewjump.objective.reward:RewardRefinement",
         "cross-entropy": "fewjump.objective.elbo:CrossEntropyELBO",
         "score-entropy": "fewjump.objective.elbo:ScoreEntropy",
     },

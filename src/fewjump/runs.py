@@ -20,7 +20,7 @@ from fewjump.denoiser.lora import is_low_rank, merged
 from fewjump.files import check_replaceable
 from fewjump.lock import is_main, sole_writer
 from fewjump.objective import Objective, freeze
-from fewjump.options.objectives import CouplingOptions
+from fewjump.options.sampled import CouplingOptions
 from fewjump.options.training import TrainConfig
 from fewjump.rollouts import coupled
 from fewjump.train import TrainResult

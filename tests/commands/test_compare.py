@@ -128,7 +128,10 @@ def test_every_student_and_sampler_is_judged_and_nothing_is_made_twice(
 
 
 def test_students_may_be_trained_for_equal_teacher_evaluations(
-    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    made: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     more = {"matched-entropy": False, "teacher-evaluations": 35}
     students = {
@@ -147,6 +150,13 @@ def test_students_may_be_trained_for_equal_teacher_evaluations(
     assert (
         "--method e-moe asks nothing of the teacher, so teacher_evaluations sets no bound" in told
     )
+    # The trials that told the steps are not made again, nor are the students begun to be checked.
+    with monkeypatch.context() as patch:
+        patch.setattr("fewjump.commands.compare_budget.TemporaryDirectory", None)
+        patch.setattr("fewjump.commands.compare_plan.TemporaryDirectory", None)
+        assert compare(path, tmp_path) == cli.OK
+    again = json.loads((tmp_path / "results.json").read_text())["costs"]
+    assert again == costs
 
 
 def test_a_learned_sampler_is_a_student(made: Path, tmp_path: Path) -> None:
@@ -301,7 +311,7 @@ def test_a_teacher_smaller_than_any_such_network_is_told_first(
         raise AssertionError("trained")
 
     monkeypatch.setattr(distill, "run", never)
-    monkeypatch.setattr("fewjump.commands.compare.parameters_of", lambda _: 100)
+    monkeypatch.setattr("fewjump.denoiser.network.parameter_counts", lambda _: {"total": 100})
     assert compare(plan(made, autoregressive={}), tmp_path / "out") == cli.USAGE
     assert "autoregressive: an autoregressive network of" in capsys.readouterr().err
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
@@ -145,7 +147,7 @@ def test_vocabularies_that_do_not_fit_are_refused(
         with pytest.raises(ValueError, match=message):
             problem.denoiser(process)
         with pytest.raises(ValueError, match=message):
-            problem.score_network(process)
+            problem.ratios(torch.zeros(1, L, dtype=torch.int64), 0.5, process)
 
 
 @pytest.mark.parametrize("absorbing", [True, False])
@@ -153,7 +155,7 @@ def test_exact_scores_through_recovery_give_the_exact_posterior(absorbing: bool)
     problem = MarkovChain.random(V, L, 0.7, generator_for(5))
     process = Absorbing(V + 1, LogLinear()) if absorbing else Uniform(V, LogLinear())
     x_t = process.corrupt(problem.sample(50, generator_for(6)), 0.0, 0.5, generator_for(7))
-    scores = ScoreDenoiser(problem.score_network(process), process)
+    scores = ScoreDenoiser(partial(problem.ratios, process=process), process)
     for t in (0.2, torch.linspace(0.1, 0.9, 50)):
         exact = problem.denoiser(process)(x_t, t).marginals()
         torch.testing.assert_close(scores(x_t, t).marginals(), exact, atol=1e-10, rtol=0)

@@ -106,6 +106,7 @@ def test_documents_of_a_sample(ends: Any, expected: list[list[str]]) -> None:
     assert judge.documents(samples, vocabulary) == expected
     vocabulary.separator = None
     assert judge.documents(samples[:1], vocabulary) == [["ab|c"]]
+    assert judge.documents(samples[:1], vocabulary, ["decoded"]) == [["decoded"]]
 
 
 def test_divergence_area_of_known_histograms() -> None:

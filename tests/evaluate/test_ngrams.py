@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fewjump.evaluate import distinct_ngrams, ngram_entropy, ngram_tv, ngrams
-from fewjump.evaluate.ngrams import copied_runs, ngram_keys, repeated_ngrams
+from fewjump.evaluate.ngrams import copied_runs, ngram_keys, repeated_ngrams, sorted_runs
 from fewjump.evaluate.text import dictionary, dictionary_words, words_in
 from fewjump.problem import MarkovChain
 from fewjump.random import generator_for, integers
@@ -70,9 +70,12 @@ def test_copied_runs_are_those_that_the_source_has(monkeypatch):
         expected = [
             any(tuple(row[i : i + n].tolist()) in known for i in range(9 - n)) for row in tokens
         ]
-        found = copied_runs(tokens, source, n, generator_for(11)).value
+        found = copied_runs(tokens, sorted_runs(source, n), n, generator_for(11)).value
         assert found == pytest.approx(sum(expected) / 50)
-    assert 0 < copied_runs(tokens, source, 5, generator_for(11)).value < 1
+    five = copied_runs(tokens, sorted_runs(source, 5), 5, generator_for(11)).value
+    assert 0 < five < 1
+    with pytest.raises(ValueError, match="need longer rows"):
+        sorted_runs(source, 11)
 
 
 def test_entropies_of_a_chain_approach_the_truth():

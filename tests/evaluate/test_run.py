@@ -72,7 +72,7 @@ def test_text_rows(chain):
     assert find(reference, "nll_bigram").value == pytest.approx(chain.entropy() / 8, abs=0.03)
 
 
-def test_lines_are_whole_words_to_the_meter(tmp_path):
+def test_lines_are_whole_words_to_the_meter(tmp_path, monkeypatch):
     from fewjump.data import line_file
 
     path = tmp_path / "names.txt"
@@ -83,6 +83,11 @@ def test_lines_are_whole_words_to_the_meter(tmp_path):
     tokens = meter.dataset.vocabulary.encode("anna\u2400\u2400" + "annaaa")
     scores = meter.measure(tokens.reshape(2, 6))
     assert scores["dictionary_words"].value == pytest.approx(0.5)
+    assert scores["copied"].value == 0.5
+    # The training part was read for it, and is not read again.
+    monkeypatch.setattr(Dataset, "all", None)
+    again = meter.measure(meter.dataset.vocabulary.encode("hannahotto\u2400\u2400").reshape(2, 6))
+    assert again["copied"].value == 1
 
 
 def test_image_rows():

@@ -17,6 +17,7 @@ from experiments.pages import molecules as pages
 from fewjump import load
 from fewjump.data import Vocabulary
 from fewjump.denoiser import NetworkDenoiser, parameter_counts
+from fewjump.objective import CrossEntropyELBO
 
 TEXTS = ["CCO", "ClCC", "C1CC1", "CC(C)O", "c1ccccc1", "CCCCCCCCCCCC", "C=CC", "CC#N"]
 #: Stands for an interpreter with the benchmark: a molecule is what closes all that it opens.
@@ -158,7 +159,9 @@ def test_the_experiment_goes_on_where_it_was(
         molecules.measure(dataclasses.replace(config, teacher_steps=1), TINY)
 
 
-def test_the_network_without_a_teacher_sees_nothing(data: Path, tmp_path: Path) -> None:
+def test_the_network_without_a_teacher_sees_nothing(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its objective is −log p of whole molecules, whatever it is called."""
     found = molecule_data.molecules(data, 8, tmp_path / "runs")
     config = molecules.Config(judge=tmp_path, longest=8, runs=tmp_path / "runs", teacher_steps=1,
@@ -178,9 +181,16 @@ def test_the_network_without_a_teacher_sees_nothing(data: Path, tmp_path: Path) 
     x0 = torch.from_numpy(found.test).long()
     mask = torch.full_like(x0, model.process.mask or 0)
     law = model(mask, torch.ones(len(x0), dtype=torch.float64))
-    loss, _ = molecules.CrossEntropyELBO(min_time=0.999)(model, None, x0, None)
+    loss, _ = CrossEntropyELBO(min_time=0.999)(model, None, x0, None)
     expected = -law.log_prob(x0).mean() / x0.shape[1]
     torch.testing.assert_close(loss, expected, rtol=0.02, atol=0.0)
+    # However often it is drawn from, a model is compiled once.
+    compiled: list[NetworkDenoiser] = []
+    monkeypatch.setattr(molecules, "compile_network", compiled.append)
+    quick = dataclasses.replace(laboratory, config=dataclasses.replace(config, compile=True))
+    for drawn in (model, model, teacher):
+        assert len(quick.drawn(drawn, 2, 1, length=8)["smiles"]) == 2
+    assert compiled == [model, teacher]
 
 
 def test_pages_read_what_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,16 +78,6 @@ def test_one_component_is_a_product() -> None:
     torch.testing.assert_close(one.log_prob(x0), product.log_prob(x0))
 
 
-def test_responsibilities_are_bayes() -> None:
-    mixture = law()
-    x0 = torch.randint(V, (B, L))
-    each = torch.stack(
-        [ProductLaw(mixture.emission.logits[:, :, k]).log_prob(x0) for k in range(K)], -1
-    )
-    joint = mixture.weight_logits.softmax(-1) * each.exp()
-    torch.testing.assert_close(mixture.responsibilities(x0), joint / joint.sum(-1, keepdim=True))
-
-
 def test_gradient_is_finite_with_a_component_that_excludes_the_sequence() -> None:
     base = law()
     logits = logits_of(base)

@@ -31,6 +31,7 @@ from fewjump.objective import (
     Objective,
     OnPolicyRefinement,
     Rectification,
+    RewardRefinement,
     RoutedLikelihood,
     SamplerDistillation,
     ScoreEntropy,
@@ -198,6 +199,15 @@ add(
     lambda: OnPolicyRefinement("forward", steps=2, min_time=0.05, estimator="score"),
     refined,
 )
+# A reward that is the same for all leaves the start, which here is the exact product.
+for source in ("student", "forward"):
+    add(
+        f"reward-{source}",
+        lambda source=source: RewardRefinement(
+            source, steps=2, min_time=0.05, reward=lambda x0: torch.ones(len(x0)), anchor=1.0
+        ),
+        Marginals,
+    )
 add("inverse", lambda: InverseDistillation(steps=2, min_time=0.1, anchor=0.0), refined)
 # A product law is what the anchor pulls to.
 add("inverse-anchored", lambda: InverseDistillation(min_time=0.1), refined, length=1)

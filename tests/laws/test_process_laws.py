@@ -518,7 +518,6 @@ def test_random_generators(v, seed, total):
 def test_a_reset_process_is_a_fixed_rate():
     reset = Uniform(V, LogLinear())
     fixed = FixedRate(reset.base_rate(), LogLinear())
-    assert fixed.reversible
     assert math.isclose(fixed.spectral_gap, 1.0, rel_tol=1e-12)
     close(fixed.prior(), reset.prior(), 1e-14)
     close(fixed.kernel(0.1, 0.8).dense(), reset.kernel(0.1, 0.8).dense(), 1e-14)

@@ -12,7 +12,7 @@ from fewjump.assembly import build_student
 from fewjump.law.base import enumerate_states
 from fewjump.objective import InverseDistillation, MomentMatching, TokenMatching, freeze
 from fewjump.objective.on_policy import StudentWithAuxiliary
-from fewjump.objective.score_function import leave_one_out, score_surrogate
+from fewjump.objective.score_function import DrawnAt, leave_one_out, score_surrogate
 from fewjump.process import Absorbing, FixedRate, Process, ResetToPrior, Uniform
 from fewjump.random import generator_for
 from fewjump.schedule import Linear, LogLinear
@@ -55,7 +55,8 @@ def enumerated(objective, student, teacher, low: float, high: float) -> tuple[Te
         at = u.expand(size)
         fake, real = (one(states, at).select(torch.arange(size).repeat(size)) for one in
                       (auxiliary, teacher))  # fmt: skip
-        reward = objective._reward(process, fake, real, x0, x_u, u.expand(len(x_u)))
+        drawn = DrawnAt(states, u, x_u[None], u.expand(len(x_u)), u, process)
+        reward = objective._reward(fake, real, x0, drawn)
         reward = reward.sum(-1).reshape(size, size) * objective._time_weight(process, u)
         reward = reward * weight * 0.5 * (high - low)
         mass = kernels(process, u, 1.0)[0] * (start[:, None] * log_law.detach().exp())[..., None]

@@ -136,13 +136,12 @@ def test_the_gradient_of_the_divergence_is_exact_when_enumerated(process, name, 
     log_law = student(states, t).enumerate()
     mass = kernels(process, u, t)[0] * (start[:, None] * log_law.detach().exp())[..., None]
     rows = (mass.sum((0, 1)) > 1e-20).nonzero()[:, 0]
+    late = u.expand(n * len(rows))
     reward = METHODS[name]()._reward(
-        process,
         fake.select(rows.repeat(n)),
         real.select(rows.repeat(n)),
         states.repeat_interleave(len(rows), 0),
-        states[rows].repeat(n, 1),
-        u.expand(n * len(rows)),
+        DrawnAt(states, u, states[rows].repeat(n, 1)[None], late, u, process),
     )
     each = (mass[..., rows] * reward.sum(-1).reshape(n, -1)).sum(-1)
     torch.testing.assert_close(each.sum(), expected.detach(), atol=1e-9, rtol=1e-8)
@@ -297,12 +296,10 @@ def test_at_the_optimum_the_moments_match(name):
         fake = answer(name, student, teacher, start, 1.0)(states, u.expand(n))
         log_law = student(masked, 1.0).enumerate()[0]
         reward = objective._reward(
-            process,
             fake.select(pairs),
             real.select(pairs),
             states.repeat_interleave(n, 0),
-            states[pairs],
-            u.expand(n * n),
+            DrawnAt(masked, u, states[pairs][None], u.expand(n * n), u, process),
         ).sum(-1)
         mean = torch.where(bridge > 0, bridge * reward.reshape(n, n), 0.0).sum(-1)
         mean = torch.where(log_law.detach() > -50, mean, 0.0)

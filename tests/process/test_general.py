@@ -139,11 +139,9 @@ def test_spectrum_and_series_agree(rate):
 
 def test_which_way_a_generator_is_decomposed():
     reversible = FixedRate(reversible_rate(5), LogLinear())
-    assert reversible.reversible
     assert reversible._spectrum is not None
     assert not reversible._spectrum.values.is_complex()
     general = FixedRate(random_rate(5), LogLinear())
-    assert not general.reversible
     assert general._spectrum is not None
     assert general._spectrum.values.is_complex()
     assert FixedRate(jordan_rate(), LogLinear())._spectrum is None

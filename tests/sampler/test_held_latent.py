@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fewjump.denoiser.base import Denoiser
+from fewjump.denoiser.network import NetworkDenoiser
 from fewjump.law import DiscreteLatent, LatentLaw, Law
 from fewjump.law.base import enumerate_states
 from fewjump.process import Absorbing, Process, Uniform
@@ -64,7 +65,25 @@ def test_samples_are_those_of_one_latent_throughout(process: Process) -> None:
 
 def test_what_has_no_latent_is_refused_and_no_law_is_made_up() -> None:
     world = World(PROCESSES[0], L)
+    declared = world.problem.denoiser(PROCESSES[0], joint=True)
+    with pytest.raises(ValueError, match="held-latent is for latent students"):
+        run(declared, 4, 2, "held-latent")
+    assert declared.evaluations == 0
+    # A law that no denoiser declared is refused when it is there.
     with pytest.raises(ValueError, match="held-latent is for latent students"):
         run(Joint(world), 4, 2, "held-latent")
     with pytest.raises(ValueError, match="estimate the law from samples"):
         exact_output_law(Latent(world), 2, "held-latent")
+
+
+@pytest.mark.parametrize("kind", ["product", "chain", "latent"])
+def test_networks_declare_what_they_can_do_before_they_are_run(kind: str) -> None:
+    trunk = {"hidden": 8, "blocks": 1, "heads": 2, "condition_dim": 4}
+    config = {"process": PROCESSES[0].config(), "trunk": trunk, "head": {"kind": kind}, "length": L}
+    model = NetworkDenoiser.from_config(config)
+    if kind == "chain":
+        with pytest.raises(ValueError, match="this joint denoiser has no latent"):
+            run(model, 4, 2, "held-latent")
+        assert model.evaluations == 0
+    else:
+        assert run(model, 4, 2, "held-latent", generator=1).samples.shape == (4, L)

@@ -11,7 +11,7 @@ from fewjump.law import ProductLaw
 from fewjump.process import Absorbing, ResetToPrior, Uniform
 from fewjump.random import SampleStreams
 from fewjump.sampler.first_hitting import RevealMove
-from fewjump.sampler.moves import JointReverseMove, JumpMove, LawMove, PositionwiseMove
+from fewjump.sampler.moves import JointReverseMove, JumpMove, LawMove
 from fewjump.sampler.rates import CombinedRates
 from fewjump.sampler.reverse import reverse_rates, reverse_step
 from fewjump.sampler.single_stage import reverse_move
@@ -39,11 +39,6 @@ def law_and_state(process, n: int, length: int = 2):
     absorbing = isinstance(process, Absorbing)
     x = torch.tensor([process.mask if absorbing else 2, 0][:length]).expand(n, -1)
     return ProductLaw(constrain_logits(logits, x, process)), x
-
-
-def test_positionwise() -> None:
-    weights = torch.rand(1, 2, 3, generator=torch.Generator().manual_seed(0)).double()
-    assert_draws_its_table(lambda n: PositionwiseMove(weights.expand(n, -1, -1)), 3)
 
 
 @pytest.mark.parametrize("name", PROCESSES.names())

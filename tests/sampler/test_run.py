@@ -116,8 +116,8 @@ def test_evaluations_are_counted(name: str, steps, grid, denoise: bool, nfe: int
 @pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_fixed_positions_stay_and_are_shown_clean(name: str, process, joint: bool) -> None:
-    if joint and name == "held-latent":
-        pytest.skip("it refuses joint laws without a latent: test_held_latent.py")
+    if joint and SAMPLERS[name].holds_latent:
+        pytest.skip("joint laws without a latent are refused: test_held_latent.py")
     if not applies(name, process):
         pytest.skip("absorbing only")
     inner = random_joint(V, 3).denoiser(process, joint=joint)

@@ -12,17 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from fewjump.commands import distill
+from fewjump.commands.compare_budget import cost_of, steps_within, tried
 from fewjump.commands.compare_plan import (
     NETWORK,
     TEACHER,
     Network,
     Plan,
     check_student,
-    cost_of,
     network_alone,
-    parameters_of,
     read_plan,
-    steps_within,
     student_options,
     told_of,
 )
@@ -35,6 +33,7 @@ from fewjump.lock import sole_writer
 from fewjump.reading import reading_values
 
 if TYPE_CHECKING:
+    from fewjump.data import Dataset
     from fewjump.denoiser import Denoiser
     from fewjump.evaluate.bootstrap import Interval
     from fewjump.evaluate.meter import DataMeter
@@ -91,9 +90,11 @@ class Entry:
 
 def run(options: Options) -> int:
     from fewjump.denoiser.left_to_right import sized
+    from fewjump.denoiser.network import parameter_counts
     from fewjump.publish.models import check_alike, open_data_like, open_model, open_models
     from fewjump.report import from_results, machine_facts, write, write_results
     from fewjump.sampler.run import check_options
+    from fewjump.train.setup import weights_checksum
 
     content = read_yaml(options.plan)
     plan, students, models, samplers, network, problem = read_plan(content, str(options.plan))
@@ -127,18 +128,25 @@ def run(options: Options) -> int:
             check_options(way, teacher.denoiser, grid, True)
     if network is not None:
         with told_of(f"{options.plan}: autoregressive"):
-            sized(data.vocab_size, parameters_of(alike), network.layers)
+            sized(data.vocab_size, parameter_counts(alike)["total"], network.layers)
         quiet = replace(network.training, progress=options.progress)
         network = network._replace(training=quiet)
+    trials = options.out / "trials.json"
+    found = json.loads(trials.read_text(encoding="utf-8")) if trials.is_file() else {}
+    budgeted = plan.teacher_evaluations is not None
+    about = [weights_checksum(teacher.denoiser), *_held_by(data)] if budgeted else []
     for name in students:
         mine = [key for key in made if key[0] == name]
         with told_of(f"{options.plan}: {name}"):
+            asked = None
             if plan.teacher_evaluations is not None:
-                steps = steps_within(plan.teacher_evaluations, made[mine[0]], given)
+                asked = tried(made[mine[0]], found, about, given)
+                steps = steps_within(plan.teacher_evaluations, made[mine[0]], asked)
                 for key in mine:
                     training = replace(made[key].training, steps=steps)
                     made[key] = replace(made[key], training=training)
-            if not all((made[key].out / "model").exists() for key in mine):
+            # What was tried has been begun.
+            if asked is None and not all((made[key].out / "model").exists() for key in mine):
                 check_student(made[mine[0]], given)
 
     def student(name: str) -> Callable[[int], tuple[Denoiser, dict[str, Any]]]:
@@ -176,6 +184,8 @@ def run(options: Options) -> int:
     with sole_writer(options.out):
         for name in ("rows.json", "results.json", "report.html"):
             check_file_writable(options.out / name)
+        if found:
+            write_text(trials, json.dumps(found, indent=1) + "\n")
         tidy, costs = [], []
         for entry in entries:
             for seed in plan.seeds:
@@ -205,6 +215,14 @@ def run(options: Options) -> int:
     return 0
 
 
+def _held_by(data: Dataset) -> list[list[int]]:
+    """What the data hold, told by a checksum: a file of the same name may be another one by now."""
+    from fewjump.train.data import TokenData
+
+    parts = (data.train, data.test)
+    return [TokenData(part, data.vocab_size, 0).fingerprint() for part in parts]
+
+
 def _measured(
     options: Options,
     plan: Plan,
@@ -220,12 +238,9 @@ def _measured(
     """
     from fewjump.evaluate import quality
     from fewjump.progress import tell
-    from fewjump.train.data import TokenData
     from fewjump.train.setup import weights_checksum
 
-    read = meter.dataset
-    # By what the data hold: a file of the same name may be another one by now.
-    parts = [TokenData(part, read.vocab_size, 0).fingerprint() for part in (read.train, read.test)]
+    parts = _held_by(meter.dataset)
     way = denoiser.samplers if entry.sampler is None else entry.sampler.label
     about = [way, entry.grid, entry.steps, plan.samples, plan.matched_entropy]
     about += judge_facts(plan).values()

@@ -1,11 +1,11 @@
-"""The plan of a comparison: what is compared, the options of each student, its budget and cost."""
+"""The plan of a comparison: what is compared, and the options of each student."""
 
 from __future__ import annotations
 
 import io
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from fewjump.commands import distill
 from fewjump.commands.arguments import flags_of, parse
+from fewjump.commands.compare_budget import cost_of
 from fewjump.commands.compare_problem import ProblemPlan, read_problem
 from fewjump.commands.shared import (
     DataKindName,
@@ -303,83 +304,16 @@ def check_student(student: distill.Options, given: distill.Given | None = None) 
         distill.run(replace(student, out=Path(folder), training=training), stop, given)
 
 
-def steps_within(budget: int, student: distill.Options, given: distill.Given | None = None) -> int:
-    """As many optimiser steps of a student as its teacher evaluations allow.
-
-    What one step asks is found by a trial of a few; it does not depend on how far training is.
-
-    Raises:
-        ValueError: for a budget that is less than one step of each round.
-    """
-    from fewjump.progress import tell
-    from fewjump.train import read_metrics
-
-    training = student.training
-    objective = distill.objective_of(student)
-    if not objective.needs_teacher:
-        tell(
-            f"{student.out}: --method {student.method} asks nothing of the teacher, so "
-            f"teacher_evaluations sets no bound: it is trained for its own {training.steps:,} steps"
-        )
-        return training.steps
-    rounds = len(objective.in_rounds())
-    if objective.coupled:
-        # It asks before it trains, and then no more.
-        asked = rounds * student.coupling.pairs * student.coupling.pair_steps
-        if asked > budget:
-            raise ValueError(
-                f"{student.out}: pairs: {student.coupling.pairs} take {asked} evaluations of the "
-                f"teacher, more than teacher_evaluations: {budget}"
-            )
-        return training.steps
-    with TemporaryDirectory() as folder:
-        short = replace(training, steps=rounds, warmup=0, progress=False, monitor=False)
-        trial = replace(student, out=Path(folder), training=short)
-        if getattr(objective, "warmup", 0):
-            # Its second network learns alone at first; what a step asks is the same then.
-            trial = replace(trial, anchor=replace(student.anchor, warmup=0))
-        with redirect_stdout(io.StringIO()):
-            distill.run(trial, given=given)
-        asked = [line for line in read_metrics(folder) if "loss" in line][-1]["teacher_evaluations"]
-    if not asked:
-        return training.steps
-    steps = int(budget / (asked * training.batch_size))
-    if steps < rounds:
-        raise ValueError(
-            f"{student.out}: teacher_evaluations: {budget} is less than the "
-            f"{asked * training.batch_size * rounds:.0f} of its first steps"
-        )
-    return steps
-
-
-def cost_of(folder: Path) -> dict[str, Any]:
-    """What a student took, all rounds together: optimiser steps, teacher evaluations, seconds.
-
-    An evaluation is that of one sequence.
-    """
-    from fewjump.checkpoint import read_config
-    from fewjump.runs import ROUNDS
-
-    parts = [*sorted((folder / ROUNDS).glob("*")), folder]
-    trainings = [read_config(part / "model")["training"] for part in parts]
-    batch = trainings[-1]["batch_size"]
-    return {
-        "steps": sum(one["steps"] for one in trainings),
-        "batch_size": batch,
-        "teacher_evaluations": round(batch * sum(map(_asked, parts)) + sum(map(_drawn, trainings))),
-        "seconds": round(sum(one["seconds"] or 0.0 for one in trainings), 1),
-    }
-
-
 def network_alone(
     teacher: Denoiser, data: Dataset, network: Network, seed: int, folder: Path
 ) -> tuple[Denoiser, dict[str, Any]]:
     """The autoregressive network of the teacher's size, trained in a folder, and what that took."""
     from fewjump.api import train_teacher
     from fewjump.denoiser.left_to_right import left_to_right
+    from fewjump.denoiser.network import parameter_counts
     from fewjump.objective import CrossEntropyELBO
 
-    size = parameters_of(teacher)
+    size = parameter_counts(teacher)["total"]
     made = left_to_right(data.vocab_size, data.length, size, network.layers, seed)
     found = train_teacher(
         data,
@@ -391,27 +325,3 @@ def network_alone(
         out=folder,
     )
     return found, cost_of(folder)
-
-
-def parameters_of(denoiser: Denoiser) -> int:
-    """How many there are, each counted once."""
-    return sum(parameter.numel() for parameter in denoiser.parameters())
-
-
-def _drawn(training: Mapping[str, Any]) -> int:
-    """How often a round asked its teacher before it trained: for the pairs that it learned."""
-    objective = training["objective"]
-    return objective.get("pairs", 0) * objective.get("pair_steps", 0)
-
-
-def _asked(folder: Path) -> float:
-    """How often a training asked its teacher for each sequence of a batch, over all steps."""
-    from fewjump.train import read_metrics
-
-    total, before = 0.0, 0
-    for line in read_metrics(folder):
-        if "loss" in line:
-            # A line holds the mean over the steps since the last one.
-            total += line.get("teacher_evaluations", 0.0) * (line["step"] - before)
-            before = line["step"]
-    return total

@@ -21,19 +21,21 @@ from fewjump.commands.shared import (
 from fewjump.commands.train import LABEL_DROPOUT
 from fewjump.config import Source
 from fewjump.lock import is_main
-from fewjump.options.objectives import (
-    AnchorOptions,
+from fewjump.options.matching import (
     CorrelationOptions,
-    CouplingOptions,
     ExpertOptions,
     GapOptions,
-    HalvingOptions,
     Intermediate,
-    JeffreyOptions,
     JointOptions,
     LatentOptions,
-    LearnedSamplerOptions,
     MatchingOptions,
+)
+from fewjump.options.sampled import (
+    AnchorOptions,
+    CouplingOptions,
+    HalvingOptions,
+    JeffreyOptions,
+    LearnedSamplerOptions,
 )
 from fewjump.options.training import DISTILLATION, TrainConfig
 from fewjump.reading import ReadingOptions, reading_values

@@ -15,9 +15,17 @@ from fewjump.commands.shared import (
 )
 from fewjump.config import Source
 from fewjump.lock import is_main
-from fewjump.options.objectives import GuardOptions, OnPolicyOptions, StatesName
+from fewjump.options.matching import KnownOptions
+from fewjump.options.sampled import (
+    GuardOptions,
+    OnPolicyOptions,
+    RewardOptions,
+    StatesName,
+)
 from fewjump.options.training import REFINEMENT, TrainConfig
 from fewjump.reading import ReadingOptions, reading_values
+
+TEACHER = Path("runs/teacher")
 
 
 @dataclass
@@ -26,37 +34,44 @@ class Subject:
 
     Attributes:
         student: folder of the student: a run or a saved model. It is not changed.
-        teacher: the teacher: what `fewjump sample` takes.
+        teacher: the teacher: what `fewjump sample` takes. Default: runs/teacher, or none with a
+            reward.
         out: folder of the run.
         data: the data the teacher learned from. Default: none; the student's own samples are used.
         kind: how to read a data file.
         source: where the noisy states come from: data, or the student's own sampling. Default:
             forward, or student if there are no data.
         on_policy: what is minimised, and for which sampler.
+        rewards: what samples are worth, in place of a teacher.
+        shown: with a reward: a part of every sequence of the data that is given.
         bounds: the guard.
         training: how to optimise the student.
     """
 
     student: Path = Path("runs/student")
-    teacher: Path = Path("runs/teacher")
+    teacher: Path | None = None
     out: Path = Path("runs/refined")
     data: Source | None = None
     kind: DataKindName = "auto"
     source: StatesName | None = None
     on_policy: OnPolicyOptions = field(default_factory=OnPolicyOptions)
+    rewards: RewardOptions = field(default_factory=RewardOptions)
+    shown: KnownOptions = field(default_factory=KnownOptions)
     bounds: GuardOptions = field(default_factory=GuardOptions)
     training: TrainConfig = REFINEMENT
 
 
 @dataclass
 class Options(DocumentOptions, ReadingOptions, Subject):
-    """Refine a few-step student on its own samples, against its teacher.
+    """Refine a few-step student on its own samples, against its teacher or by a reward.
 
     A stage for after distill. A second network learns what the student's samples look like; where
     it and the teacher disagree, the student is moved towards the teacher (reverse KL, the method of
     distribution matching distillation). That sharpens what the student already does, and can cost
     variety: the entropy of its samples is logged beside the teacher's at every checkpoint, and the
-    run stops, keeping the last good student, when it leaves the band. The same command on the same
+    run stops, keeping the last good student, when it leaves the band. With --reward there is no
+    teacher: samples are drawn, the reward is asked what they are worth, and the student is moved
+    towards what is worth more, held to where it began by --anchor. The same command on the same
     folder goes on where it was stopped.
     """
 
@@ -67,31 +82,39 @@ def run(options: Options) -> int:
 
     if options.data is None:
         refuse_without_data(options)
-    student, teacher = open_models(
-        [options.student, options.teacher], reading=reading_values(options)
-    )
-    if student.vocabulary != teacher.vocabulary:
-        raise ValueError(
-            f"the student in {student.folder} and the teacher in {teacher.folder} have different "
-            "vocabularies; give the teacher the student was distilled from"
-        )
+    rewarded = options.rewards.reward is not None
+    if rewarded and options.teacher is not None:
+        raise ValueError("with --reward the student is held to its own start: leave --teacher out")
     if options.data is None and options.source == "forward":
         raise ValueError("--source forward starts from data: give --data")
+    if options.data is None and options.shown.known is not None:
+        raise ValueError("--known shows a part of the data: give --data")
+    places = [options.student] if rewarded else [options.student, options.teacher or TEACHER]
+    student, *teachers = open_models(places, reading=reading_values(options))
+    for teacher in teachers:
+        if student.vocabulary != teacher.vocabulary:
+            raise ValueError(
+                f"the student in {student.folder} and the teacher in {teacher.folder} have "
+                "different vocabularies; give the teacher the student was distilled from"
+            )
     data = None
     if options.data is not None:
-        data = open_data_like(teacher, options.data, options.kind, **document_values(options))
+        source = [*teachers, student][0]
+        data = open_data_like(source, options.data, options.kind, **document_values(options))
     # Without data the library is not told what the tokens mean; the models' folders know.
-    student.denoiser.vocabulary_config = student.vocabulary.config()
-    teacher.denoiser.vocabulary_config = teacher.vocabulary.config()
+    for model in (student, *teachers):
+        model.denoiser.vocabulary_config = model.vocabulary.config()
     refine(
         student.denoiser,
-        teacher.denoiser,
+        teachers[0].denoiser if teachers else None,
         data,
         source=options.source,
         bounds=options.bounds,
         out=options.out,
         accepted=partial(save_options, options),
         on_policy=options.on_policy,
+        rewards=options.rewards,
+        shown=options.shown,
         config=options.training,
     )
     if is_main():

@@ -12,7 +12,7 @@ from fewjump.commands.arguments import save_options
 from fewjump.commands.shared import DataKindName, DocumentOptions, document_values, named_values
 from fewjump.config import Source
 from fewjump.lock import is_main
-from fewjump.options.objectives import DataOptions
+from fewjump.options.matching import DataOptions
 from fewjump.options.training import TEACHER_TRAINING, TrainConfig
 
 if TYPE_CHECKING:

@@ -74,6 +74,7 @@ class Denoiser(nn.Module, ABC):
         autoregressive: whether its laws are autoregressive, and can be drawn in several ways (see
             :mod:`fewjump.law.decoding`).
         joint: whether its laws are known to be joint: guidance cannot combine those.
+        latent: whether its laws draw a latent that :meth:`~fewjump.law.base.Law.held` keeps.
         mixture: whether its laws are known to be mixtures of few components.
         classes: K, where the law may be asked for by class (:mod:`fewjump.denoiser.condition`):
             the labels are {0..K−1}, and K stands for no class. None without classes.
@@ -99,6 +100,7 @@ class Denoiser(nn.Module, ABC):
     samplers: list[dict[str, Any]] | None = None
     autoregressive: bool = False
     joint: bool = False
+    latent: bool = False
     mixture: bool = False
     classes: int | None = None
     guidance_range: tuple[float, float] | None = None

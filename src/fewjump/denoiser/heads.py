@@ -109,6 +109,7 @@ class Head(nn.Module, ABC):
             denoiser's where the options leave it out.
         autoregressive: whether its law is an :class:`~fewjump.law.AutoregressiveLaw`.
         joint: whether its law is known to be joint.
+        latent: whether its law draws a latent that can be held.
         mixture: whether its law is a mixture of few components
             (:meth:`~fewjump.law.base.Law.component_logits`).
     """
@@ -117,6 +118,7 @@ class Head(nn.Module, ABC):
     fixed_length: ClassVar[bool] = False
     autoregressive: ClassVar[bool] = False
     joint: ClassVar[bool] = False
+    latent: ClassVar[bool] = False
     mixture: bool = False
 
     def __init__(self, hidden: int, vocab_size: int) -> None:
@@ -220,3 +222,25 @@ class ProductHead(Head):
 
     def warm_start(self, product: ProductHead) -> None:
         self.load_state_dict(product.state_dict())
+
+
+class JointHead(Head):
+    """Base of joint heads: a product head, and what makes its law joint.
+
+    Attributes:
+        base: the product head.
+        vanishing: names of the parameters at whose 0 the law is that of ``base``.
+    """
+
+    joint = True
+    vanishing: ClassVar[tuple[str, ...]] = ("tokens.weight",)
+
+    def __init__(self, hidden: int, vocab_size: int) -> None:
+        super().__init__(hidden, vocab_size)
+        self.base = ProductHead(hidden, vocab_size)
+
+    def warm_start(self, product: ProductHead) -> None:
+        self.base.load_state_dict(product.state_dict())
+        for name, parameter in self.named_parameters():
+            if name in self.vanishing:
+                parameter.data.zero_()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fewjump.denoiser.heads import Head, ProductHead, TrunkRun
+from fewjump.denoiser.heads import Head, JointHead, ProductHead, TrunkRun
 from fewjump.denoiser.joint_heads.states import checked_template, require_positive, spread
 from fewjump.denoiser.latent_encoder import LatentEncoder, LatentPrior, LatentSizes
 from fewjump.law.latent import Latent, LatentLaw, LatentProduct
@@ -66,7 +66,7 @@ class LatentEntry(nn.Module):
         return self.out(functional.gelu(total, approximate="tanh"))
 
 
-class LatentHead(Head):
+class LatentHead(JointHead):
     """Whole sequences through a latent z that is added to the trunk's input.
 
     Any of four kinds of z may be used together. One category per sequence and nothing else is
@@ -92,7 +92,8 @@ class LatentHead(Head):
     """
 
     kind = "latent"
-    joint = True
+    latent = True
+    vanishing = ()
 
     def __init__(
         self,
@@ -126,7 +127,6 @@ class LatentHead(Head):
         self.width, self.length, self.particles = width, length, particles
         self.encoder_width, self.encoder_blocks = encoder_width, encoder_blocks
         self.warm_spread = warm_spread
-        self.base = ProductHead(hidden, vocab_size)
         self.entry = LatentEntry(hidden, self.sizes, width, length)
         self.prior = LatentPrior(vocab_size, self.sizes, width, length)
         self.encoder: LatentEncoder | None = None
@@ -180,7 +180,7 @@ class LatentHead(Head):
         return True
 
     def warm_start(self, product: ProductHead) -> None:
-        self.base.load_state_dict(product.state_dict())
+        super().warm_start(product)
         with torch.no_grad():
             self.entry.out.weight.mul_(self.warm_spread)
 

@@ -7,6 +7,7 @@ right: in one evaluation with nothing visible it is an autoregressive model and 
 from __future__ import annotations
 
 from bisect import bisect_right
+from functools import cache
 from typing import Any, Literal, get_args
 
 import torch
@@ -54,6 +55,7 @@ def left_to_right(
     return NetworkDenoiser(network, chosen, Absorbing(trunk.vocab_size, LogLinear()), length)
 
 
+@cache
 def sized(
     vocab_size: int, parameters: int, layers: Layers
 ) -> tuple[TransformerConfig, dict[str, Any]]:

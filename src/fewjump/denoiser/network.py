@@ -69,7 +69,7 @@ class NetworkDenoiser(Denoiser):
         self.autocast: Autocast = check_autocast(autocast)
         self.time_conditioned = config.time_conditioned
         self.autoregressive, self.joint = head.autoregressive, head.joint
-        self.mixture = head.mixture
+        self.mixture, self.latent = head.mixture, head.latent
         self.padding = config.padding
         self.classes = getattr(config, "classes", None)
         self.guidance_range = getattr(config, "guidance", None)

@@ -139,11 +139,19 @@ class CausalJudge:
             )
         return cls(model.to(device), tokenizer or place, name=place, **options)
 
-    def documents(self, samples: Tensor, vocabulary: Vocabulary) -> list[list[str]]:
-        """Texts of the documents of each of (N, L) samples, those that :attr:`ends` leaves."""
+    def documents(
+        self, samples: Tensor, vocabulary: Vocabulary, texts: list[str] | None = None
+    ) -> list[list[str]]:
+        """Texts of the documents of each of (N, L) samples, those that :attr:`ends` leaves.
+
+        Args:
+            samples: tokens.
+            vocabulary: what they mean.
+            texts: of whole samples, where they have been decoded.
+        """
         end = vocabulary.separator
         if end is None or self.ends == "drop":
-            return [[text] for text in vocabulary.decode(samples)]
+            return [[text] for text in texts or vocabulary.decode(samples)]
         parts: list[list[str]] = []
         for row in samples:
             ends = (row == end).nonzero()[:, 0].tolist()

@@ -19,7 +19,6 @@ from fewjump.data import Dataset, ImageLevels, as_tokens
 from fewjump.evaluate.bootstrap import REPLICATES, Interval, bootstrap, mean
 from fewjump.evaluate.frechet import checked_features, frechet_distance
 from fewjump.evaluate.meter import DataMeter
-from fewjump.evaluate.ngrams import copied_runs
 from fewjump.files import whole_file
 from fewjump.random import Generator, fold_seed, generator_for, integers, uniform
 
@@ -224,16 +223,13 @@ class ImageMeter(DataMeter):
     def __init__(self, dataset: Dataset, classifier: ImageClassifier | None = None) -> None:
         super().__init__(dataset)
         self.space = classifier_for(dataset) if classifier is None else classifier
-        self._pictures = dataset.all("train")
-        self._real = self.space.features(self._pictures)
+        self._real = self.space.features(dataset.all("train"))
 
     def measure(self, samples: Tensor, seed: int = 0) -> dict[str, Interval]:
         features = self.space.features(samples)
         frechet = frechet_distance(self._real, features, generator_for(seed, 0xB007, 0))
         overlap = manifold_scores(self._real, features, generator=generator_for(seed, 0xB007, 1))
-        copied = copied_runs(
-            samples.cpu(), self._pictures, self.length, generator_for(seed, 0xB007, 3)
-        )
+        copied = self.copied(samples.cpu(), self.length, generator_for(seed, 0xB007, 3))
         same = min(len(features), len(self._real))
         told = nearest_neighbour_accuracy(
             self._real[:same], features[:same], generator_for(seed, 0xB007, 4)

@@ -21,9 +21,9 @@ from fewjump.evaluate.bootstrap import (
     mean,
     over_seeds,
 )
-from fewjump.evaluate.ngrams import ngram_keys, tv_to_law
+from fewjump.evaluate.ngrams import copied_runs, ngram_keys, sorted_runs, tv_to_law
 from fewjump.problem import MarkovChain
-from fewjump.random import generator_for
+from fewjump.random import Generator, generator_for
 from fewjump.report import Row
 from fewjump.sampler.base import Sampler
 from fewjump.sampler.carried_samplers import chosen_sampler
@@ -98,6 +98,18 @@ class DataMeter(Meter):
         self.dataset = dataset
         self.vocab_size, self.length = dataset.vocab_size, dataset.length
         self.num_samples = len(dataset.test)
+        self._learned: dict[int, Tensor] = {}
+
+    def copied(
+        self, samples: Tensor, n: int, generator: Generator = None, replicates: int = REPLICATES
+    ) -> Interval:
+        """Share of (N, L) samples with a run of n tokens that stands in the training part.
+
+        That part is read once for each n.
+        """
+        if n not in self._learned:
+            self._learned[n] = sorted_runs(self.dataset.all("train"), n)
+        return copied_runs(samples, self._learned[n], n, generator, replicates)
 
     def reference(self, seed: int = 0) -> list[Row]:
         samples, labels = self.dataset.all("test"), self.dataset.labels.get("test")

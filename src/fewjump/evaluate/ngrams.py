@@ -184,24 +184,39 @@ def copied_runs(
     generator: Generator = None,
     replicates: int = REPLICATES,
 ) -> Interval:
-    """Share of the sequences with a run of ``n`` tokens that occurs in a row of ``source``.
-
-    Runs are told apart by 64-bit sums of odd powers, which differ for unlike runs all but surely.
+    """Share of the sequences with a run of ``n`` tokens that occurs in a row of a source.
 
     Args:
         tokens: (N, L) with L ≥ n.
-        source: (M, L′) rows that may have been learned by heart; read in parts.
+        source: :func:`sorted_runs` of what may have been learned by heart.
         n: length of a run.
         generator, replicates: of the bootstrap over sequences.
     """
-    mine, which = _run_sums(tokens, n).unique(return_inverse=True)
-    found = torch.zeros_like(mine, dtype=torch.bool)
-    for rows in source.split(max(1, _SOURCE_TOKENS // source.shape[1])):
-        theirs = _run_sums(rows, n).flatten()
-        place = torch.searchsorted(mine, theirs).clamp_(max=mine.numel() - 1)
-        found[place[mine[place] == theirs]] = True
-    copies = found[which].any(1)
+    mine = _run_sums(tokens, n)
+    place = torch.searchsorted(source, mine).clamp_(max=source.numel() - 1)
+    copies = (source[place] == mine).any(1)
     return bootstrap(copies.double(), mean, generator, replicates)
+
+
+def sorted_runs(source: Tensor, n: int) -> Tensor:
+    """Every run of ``n`` tokens of (M, L) rows as one number, in order: (M·(L − n + 1),) int64.
+
+    Runs are told apart by 64-bit sums of odd powers, which differ for unlike runs all but surely.
+
+    Raises:
+        ValueError: for rows without such a run.
+    """
+    rows, runs = source.shape[0], source.shape[1] - n + 1
+    if rows < 1 or runs < 1:
+        raise ValueError(f"runs of {n} tokens need longer rows than {tuple(source.shape)}")
+    out = torch.empty(rows, runs, dtype=torch.int64)
+    size = max(1, _SOURCE_TOKENS // source.shape[1])
+    for part, sums in zip(source.split(size), out.split(size)):
+        sums.copy_(_run_sums(part, n))
+    # In place: a large training part has as many runs as tokens.
+    out = out.flatten()
+    out.numpy().sort()
+    return out
 
 
 def _run_sums(tokens: Tensor, n: int) -> Tensor:

@@ -21,7 +21,6 @@ from fewjump.evaluate.causal import CausalJudge, mauve, perplexities
 from fewjump.evaluate.judges import Judge, NGramJudge
 from fewjump.evaluate.meter import DataMeter
 from fewjump.evaluate.ngrams import (
-    copied_runs,
     distinct_ngrams,
     ngram_entropy,
     ngram_tv,
@@ -124,15 +123,16 @@ class TextMeter(DataMeter):
             out["distinct_4"] = distinct_ngrams(samples, 4, size, *options(3))
             out["repeated_4"] = repeated_ngrams(samples, 4, size, *options(5), padding)
         run = length if self.whole else (length + 1) // 2
-        out["copied"] = copied_runs(samples, self.dataset.all("train"), run, *options(6))
+        out["copied"] = self.copied(samples, run, *options(6))
+        texts = None
         if self.words is not None:
             texts = self.dataset.vocabulary.decode(samples)
             out["dictionary_words"] = dictionary_words(
                 texts, self.words, MIN_WORD, self.whole, *options(4)
             )
         if self.causal is not None:
-            texts = self.causal.documents(samples, self.dataset.vocabulary)
-            readings = self.causal.read(texts)
+            documents = self.causal.documents(samples, self.dataset.vocabulary, texts)
+            readings = self.causal.read(documents)
             out |= perplexities(readings, *options(8))
             out["mauve"] = mauve(self._read.features, readings.features, *options(9))
         return out

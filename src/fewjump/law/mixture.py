@@ -71,10 +71,6 @@ class MixtureLaw(Law):
     def log_prob(self, x0: Tensor) -> Tensor:
         return safe_logsumexp(self.weight_logits.log_softmax(-1) + self.component_log_prob(x0))
 
-    def responsibilities(self, x0: Tensor) -> Tensor:
-        """Posterior probability of each component given a sequence: (B, K)."""
-        return (self.weight_logits + self.component_log_prob(x0)).softmax(-1)
-
     def component(self, index: Tensor) -> ProductLaw:
         """The product law of component ``index`` (B,) of each row."""
         return ProductLaw(self.emission.logits_of(index[:, None].expand(-1, self.length)))

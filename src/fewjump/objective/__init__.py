@@ -17,6 +17,7 @@ from fewjump.objective.learned_sampler import SamplerDistillation
 from fewjump.objective.moment_matching import MomentMatching
 from fewjump.objective.on_policy import OnPolicyRefinement
 from fewjump.objective.rectification import Rectification
+from fewjump.objective.reward import RewardRefinement
 from fewjump.objective.self_distillation import SelfDistillation
 from fewjump.objective.time_sampling import TimeSampling
 from fewjump.objective.token_matching import TokenMatching
@@ -37,6 +38,7 @@ __all__ = [
     "Objective",
     "OnPolicyRefinement",
     "Rectification",
+    "RewardRefinement",
     "RoutedLikelihood",
     "SamplerDistillation",
     "ScoreEntropy",

@@ -18,13 +18,8 @@ from fewjump.denoiser.base import Denoiser
 from fewjump.law.base import Law
 from fewjump.law.product import ProductLaw
 from fewjump.objective.time_sampling import TimeSampling
-from fewjump.options.objectives import (
-    DataOptions,
-    HalvingOptions,
-    KnownName,
-    MatchingOptions,
-    RoundsOptions,
-)
+from fewjump.options.matching import DataOptions, KnownName, MatchingOptions
+from fewjump.options.sampled import HalvingOptions, RoundsOptions
 from fewjump.process import Process
 from fewjump.random import Generator, uniform
 
@@ -43,12 +38,15 @@ class Objective(ABC):
         coupled: whether a batch holds pairs of the teacher's samples and the noise that they began
             from, side by side: (B, 2L).
         keeps_network: whether the student is the teacher itself, sampled in another way.
+        matches_teacher: whether the teacher's answers are learned, so that it matters whether they
+            are calibrated.
     """
 
     needs_teacher: ClassVar[bool] = True
     needs_data: bool = True
     coupled: ClassVar[bool] = False
     keeps_network: ClassVar[bool] = False
+    matches_teacher: ClassVar[bool] = True
 
     # With what it remembers, it is equal to itself only, whatever its options.
     __eq__, __hash__ = object.__eq__, object.__hash__
@@ -159,12 +157,6 @@ class InRounds(Objective, RoundsOptions):
 class HalvingObjective(InRounds, DataOptions, HalvingOptions):
     """Rounds that each double the step over which a student's answer is its teacher's."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.known is None:
-            # What is not used does not identify a run.
-            del self.known_share
-
     def check(self, student: Denoiser, teacher: Denoiser | None) -> None:
         super().check(student, teacher)
         if student.joint:
@@ -237,9 +229,6 @@ class MatchingObjective(Objective, MatchingOptions):
         super().__post_init__()
         self.grid, self.steps = self.few_step_times(), None
         self.rollout_steps = self.teacher_steps
-        if self.known is None:
-            # What is not used does not identify a run.
-            del self.known_share
 
     @property
     def teacher_steps(self) -> int:

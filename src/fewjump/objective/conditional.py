@@ -21,7 +21,7 @@ from fewjump.objective.time_sampling import (
     spread_uniform,
     time_weight,
 )
-from fewjump.options.objectives import GapOptions, Intermediate
+from fewjump.options.matching import GapOptions, Intermediate
 from fewjump.process import Process
 from fewjump.random import Generator, uniform
 from fewjump.sampler import Ancestral, Euler, Sampler, ThetaTrapezoidal
@@ -57,8 +57,8 @@ class ConditionalMatching(MatchingObjective, GapOptions):
     both. A student whose law is not a product is scored on a draw of x₀ from the teacher's law
     (the joint form of the objective).
 
-    Options by keyword: those of :class:`~fewjump.options.objectives.MatchingOptions` and
-    :class:`~fewjump.options.objectives.GapOptions`, and ``times``.
+    Options by keyword: those of :class:`~fewjump.options.matching.MatchingOptions` and
+    :class:`~fewjump.options.matching.GapOptions`, and ``times``.
 
     Attributes:
         intermediate: see above.

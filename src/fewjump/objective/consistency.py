@@ -41,8 +41,8 @@ class DiscreteConsistency(HalvingObjective):
     Steps are equal in the process's own time, as those of its samplers are; the paper's are equal
     in the logarithm of the Gaussian's signal-to-noise ratio.
 
-    Options by keyword: those of :class:`~fewjump.options.objectives.DataOptions` and
-    :class:`~fewjump.options.objectives.HalvingOptions`. :func:`fewjump.distill` runs the rounds.
+    Options by keyword: those of :class:`~fewjump.options.matching.DataOptions` and
+    :class:`~fewjump.options.sampled.HalvingOptions`. :func:`fewjump.distill` runs the rounds.
 
     Metrics: ``kl_to_teacher`` (nats, mean over the positions that carry loss) and ``cleaned``, the
     share of all positions that are noise in x_t and clean in x_s.

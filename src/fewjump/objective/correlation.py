@@ -12,7 +12,7 @@ from fewjump.law.base import Law, safe_log
 from fewjump.law.product import ProductLaw
 from fewjump.objective.base import Metrics, Objective, require_frozen, require_likelihood
 from fewjump.objective.time_sampling import spread_uniform
-from fewjump.options.objectives import CorrelationOptions, TimeOptions
+from fewjump.options.matching import CorrelationOptions, TimeOptions
 from fewjump.random import Generator
 
 
@@ -58,7 +58,7 @@ class CorrelationDistillation(Objective, TimeOptions, CorrelationOptions):
     teacher close to the data in place of the student's own answer.
 
     Options by keyword: ``min_time``, and those of
-    :class:`~fewjump.options.objectives.CorrelationOptions`.
+    :class:`~fewjump.options.matching.CorrelationOptions`.
 
     Metrics, nats per position: ``distillation``, ``consistency`` and ``data`` (the three terms,
     with the control variate), ``target_time`` (mean u).

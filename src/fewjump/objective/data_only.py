@@ -19,7 +19,7 @@ from fewjump.objective.base import Metrics, require_likelihood
 from fewjump.objective.elbo import DataObjective, cross_entropy
 from fewjump.objective.latent import LatentBound, encoded
 from fewjump.objective.time_sampling import grid_times, time_weight
-from fewjump.options.objectives import ExpertOptions, FewStepOptions
+from fewjump.options.matching import ExpertOptions, FewStepOptions
 from fewjump.process import Process
 from fewjump.random import Generator
 
@@ -64,7 +64,7 @@ class DataLikelihood(FromData):
     bound: of two tokens that are always equal the exact law has half their entropy. An infinitely
     short step asks for marginals alone.
 
-    Options by keyword: those of :class:`~fewjump.options.objectives.FewStepOptions`. With ``known``
+    Options by keyword: those of :class:`~fewjump.options.matching.FewStepOptions`. With ``known``
     a part of every sequence stays clean, and the loss is that of the others given it.
 
     Metrics: ``cross_entropy``, nats per position.
@@ -120,8 +120,8 @@ class RoutedLikelihood(DataLikelihood, ExpertOptions):
     experts are used alike, and the loss depends on how a batch is split: π̄ is that of a part on one
     device.
 
-    Options by keyword: those of :class:`~fewjump.options.objectives.FewStepOptions` and
-    :class:`~fewjump.options.objectives.ExpertOptions`.
+    Options by keyword: those of :class:`~fewjump.options.matching.FewStepOptions` and
+    :class:`~fewjump.options.matching.ExpertOptions`.
 
     Metrics: ``cross_entropy`` (nats per position), ``experts_used`` (exp H(π̄), from 1 to K).
 
@@ -168,8 +168,8 @@ class VariationalLikelihood(LatentBound, FromData):
     :class:`~fewjump.objective.LatentMatching` does, of which this is the form without a teacher.
     That code weighs t as ``weighting="elbo"`` does.
 
-    Options by keyword: those of :class:`~fewjump.options.objectives.FewStepOptions` and
-    :class:`~fewjump.options.objectives.LatentOptions`. Known positions need a mask.
+    Options by keyword: those of :class:`~fewjump.options.matching.FewStepOptions` and
+    :class:`~fewjump.options.matching.LatentOptions`. Known positions need a mask.
 
     Metrics: ``cross_entropy`` (nats per position, that of the bound), and those of the latent, as
     :class:`~fewjump.objective.LatentMatching` has them.

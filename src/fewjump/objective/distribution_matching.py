@@ -16,8 +16,7 @@ from fewjump.law.product import ProductLaw
 from fewjump.objective.base import require_likelihood
 from fewjump.objective.on_policy import OnPolicyRefinement
 from fewjump.objective.score_function import DrawnAt, expected_reward, table_reward
-from fewjump.options.objectives import AnchorOptions
-from fewjump.process import Process
+from fewjump.options.sampled import AnchorOptions
 
 
 @dataclass(eq=False)
@@ -68,15 +67,7 @@ class DistributionMatching(OnPolicyRefinement, AnchorOptions):
 
     # Without it a method that forgets its reward would train with refinement's.
     @abstractmethod
-    def _reward(
-        self,
-        process: Process,
-        fake: ProductLaw,
-        real: ProductLaw,
-        x0: Tensor,
-        x_u: Tensor,
-        u: Tensor,
-    ) -> Tensor: ...
+    def _reward(self, fake: ProductLaw, real: ProductLaw, x0: Tensor, at: DrawnAt) -> Tensor: ...
 
 
 @dataclass(eq=False)
@@ -115,15 +106,7 @@ class PosteriorMatching(DistributionMatching):
             ratio = table_reward(fake, real, self.floor)
             return self._variation(ratio, expected_reward(real.marginals(), ratio)[..., None])
 
-    def _reward(
-        self,
-        process: Process,
-        fake: ProductLaw,
-        real: ProductLaw,
-        x0: Tensor,
-        x_u: Tensor,
-        u: Tensor,
-    ) -> Tensor:
+    def _reward(self, fake: ProductLaw, real: ProductLaw, x0: Tensor, at: DrawnAt) -> Tensor:
         return self._table(fake, real).gather(-1, x0[..., None])[..., 0]
 
     @abstractmethod

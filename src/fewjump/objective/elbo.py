@@ -15,7 +15,7 @@ from fewjump.law.base import Law, row_chunks
 from fewjump.law.product import as_product
 from fewjump.objective.base import Given, Metrics, Objective
 from fewjump.objective.time_sampling import spread_uniform, time_weight
-from fewjump.options.objectives import DataOptions
+from fewjump.options.matching import DataOptions
 from fewjump.process import Process
 from fewjump.random import Generator, bernoulli
 from fewjump.schedule import as_time
@@ -28,12 +28,6 @@ class DataObjective(Objective, DataOptions):
     """An objective that learns from data, and may show a part of every sequence."""
 
     needs_teacher = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.known is None:
-            # What is not used does not identify a run.
-            del self.known_share
 
     def draw_times(self, first: Tensor) -> Tensor:
         """Times of uniforms (B,)."""
@@ -69,7 +63,7 @@ class CrossEntropyELBO(DataObjective):
     Attributes:
         weighting: see above.
         min_time, known, known_share: by keyword; see
-            :class:`~fewjump.options.objectives.DataOptions`.
+            :class:`~fewjump.options.matching.DataOptions`.
     """
 
     weighting: ElboWeighting = "uniform"
@@ -109,7 +103,7 @@ class ScoreEntropy(DataObjective):
     given x₀. The loss is 0 at best, and the minimiser is the true concrete score. With ``known`` a
     part of every sequence stays clean, and the sum is over the other positions.
 
-    Options by keyword: those of :class:`~fewjump.options.objectives.DataOptions`.
+    Options by keyword: those of :class:`~fewjump.options.matching.DataOptions`.
     """
 
     def __call__(

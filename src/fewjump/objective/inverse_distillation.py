@@ -10,7 +10,7 @@ from torch import Tensor
 from fewjump.law.product import ProductLaw
 from fewjump.objective.distribution_matching import DistributionMatching
 from fewjump.objective.elbo import rate_divergence
-from fewjump.objective.score_function import token_reward
+from fewjump.objective.score_function import DrawnAt, token_reward
 from fewjump.process import Process
 
 
@@ -56,9 +56,9 @@ class InverseDistillation(DistributionMatching):
     the learning rate. It is trained, averaged, saved and resumed with the student, and is not part
     of the result. On-policy gradients are noisy: use a lower rate than for matching (1e-4).
 
-    Options by keyword: those of :class:`~fewjump.options.objectives.OnPolicyOptions`, but for
+    Options by keyword: those of :class:`~fewjump.options.sampled.OnPolicyOptions`, but for
     ``weighting``, which is the bound's, and of
-    :class:`~fewjump.options.objectives.AnchorOptions`; ``source`` and ``grid`` as in
+    :class:`~fewjump.options.sampled.AnchorOptions`; ``source`` and ``grid`` as in
     :class:`~fewjump.objective.OnPolicyRefinement`.
 
     Metrics: those of :class:`~fewjump.objective.OnPolicyRefinement`, and while there is an anchor
@@ -84,19 +84,12 @@ class InverseDistillation(DistributionMatching):
         return super()._time_weight(process, u) if process.absorbing else torch.ones_like(u)
 
     @torch.no_grad()
-    def _reward(
-        self,
-        process: Process,
-        fake: ProductLaw,
-        real: ProductLaw,
-        x0: Tensor,
-        x_u: Tensor,
-        u: Tensor,
-    ) -> Tensor:
-        if process.absorbing:
+    def _reward(self, fake: ProductLaw, real: ProductLaw, x0: Tensor, at: DrawnAt) -> Tensor:
+        if at.process.absorbing:
             return token_reward(fake, real, x0, self.floor)
+        x_u, u = at.x_u.flatten(0, 1), at.u.repeat(len(at.x_u))
         theirs, own = (
-            rate_divergence(process, law.marginals().clamp(min=self.floor), x_u, x0, u)
+            rate_divergence(at.process, law.marginals().clamp(min=self.floor), x_u, x0, u)
             for law in (real, fake)
         )
         return theirs - own

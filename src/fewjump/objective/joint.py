@@ -22,7 +22,7 @@ from fewjump.objective.teacher_time import (
     joint_near,
 )
 from fewjump.objective.time_sampling import grid_times, spread_uniform, time_weight
-from fewjump.options.objectives import JointIntermediate, JointOptions, Near
+from fewjump.options.matching import JointIntermediate, JointOptions, Near
 from fewjump.random import Generator, uniform
 
 
@@ -41,8 +41,8 @@ class JointConditionalMatching(MatchingObjective, JointOptions):
     of lower variance use it (an autoregressive law sums each position's own token out, a product
     law has no variance at all). ``summed`` does so for chains and mixtures too.
 
-    Options by keyword: those of :class:`~fewjump.options.objectives.MatchingOptions` and
-    :class:`~fewjump.options.objectives.JointOptions`, and ``times``. What ``near`` says of s:
+    Options by keyword: those of :class:`~fewjump.options.matching.MatchingOptions` and
+    :class:`~fewjump.options.matching.JointOptions`, and ``times``. What ``near`` says of s:
     ``zero``: s = min_time; ``uniform``: uniform on (min_time, t); a share c in (0, 1): s = c·t;
     ``adaptive``: for each sample the largest of a few shares whose bias bound is within
     ``tolerance``, or min_time. One trunk evaluation serves all ``draws`` of x₀. With
@@ -142,7 +142,7 @@ class JointConditionalMatching(MatchingObjective, JointOptions):
             target = choose_target(teacher, states, times, self.tolerance * length)
             target = target._replace(law=given.condition(target.law))
         entropy = self._cross_entropy(law, target.law, generator)
-        metrics = self._metrics(law, entropy.detach(), target, teacher, x_t, t, given)
+        metrics = self._metrics(entropy.detach(), target, teacher, x_t, t, given)
         total = entropy
         if own is not None:
             itself = self._cross_entropy(law, own, generator)
@@ -226,7 +226,6 @@ class JointConditionalMatching(MatchingObjective, JointOptions):
     @torch.no_grad()
     def _metrics(
         self,
-        law: Law,
         entropy: Tensor,
         target: Target,
         teacher: Denoiser,

@@ -21,7 +21,7 @@ from fewjump.objective.base import Given, Metrics, Objective, require_frozen
 from fewjump.objective.joint import JointConditionalMatching
 from fewjump.objective.teacher_time import candidate_times, choose_target
 from fewjump.objective.time_sampling import time_weight
-from fewjump.options.objectives import KnownOptions, LatentOptions
+from fewjump.options.matching import KnownOptions, LatentOptions
 from fewjump.random import Generator
 
 #: ``auto`` sums a category of up to this many values out of the bound.
@@ -159,7 +159,7 @@ class LatentMatching(LatentBound, JointConditionalMatching):
     nothing. The metrics are those of the bound itself, with neither.
 
     Options: those of :class:`~fewjump.objective.JointConditionalMatching` but ``consistency`` and
-    ``times``, and by keyword those of :class:`~fewjump.options.objectives.LatentOptions`. ``draws``
+    ``times``, and by keyword those of :class:`~fewjump.options.matching.LatentOptions`. ``draws``
     are of z. ``data_weight`` is that of the same bound on −log p^φ(x₀|x_t) for the data x₀ of x_t.
     With the ``estimator`` ``sum``, E_{z~q} is over all values of z with the best q, at K trunk
     evaluations; with ``sample``, z is drawn from the encoder's q: gradients to a normal z are
@@ -215,7 +215,7 @@ class LatentMatching(LatentBound, JointConditionalMatching):
         posterior = encoded(student, x_s, x_t, t)
         weights = (1.0, self.data_weight) if self.data_weight else (1.0,)
         total, bounds, own = self.bounded(law, posterior, costs, weights, self.draws, generator)
-        metrics = self._metrics(law, bounds[:, 0], target, teacher, x_t, t, given) | own
+        metrics = self._metrics(bounds[:, 0], target, teacher, x_t, t, given) | own
         if self.data_weight:
             metrics["data_nll"] = bounds[:, 1].mean() / length
         weight = time_weight(self.weighting, student.process, t)

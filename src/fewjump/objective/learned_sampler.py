@@ -15,7 +15,8 @@ from fewjump.law import Law
 from fewjump.law.base import row_chunks
 from fewjump.law.product import as_product
 from fewjump.objective.base import Metrics, Objective, require_frozen
-from fewjump.options.objectives import LearnedSamplerOptions, ScaledName, WholeJumpOptions
+from fewjump.options.matching import WholeJumpOptions
+from fewjump.options.sampled import LearnedSamplerOptions, ScaledName
 from fewjump.random import Generator, bernoulli, integers
 from fewjump.sampler import Ancestral, Scaled
 from fewjump.sampler.base import draw_step
@@ -80,7 +81,7 @@ class SamplerDistillation(Objective, WholeJumpOptions, LearnedSamplerOptions):
     minimum has Σκ_k near K/N and never reaches data; with the sum held at 1, all that is left over
     goes to the steps of the smallest scores. J takes its place.
 
-    Options by keyword: those of :class:`~fewjump.options.objectives.LearnedSamplerOptions`, and
+    Options by keyword: those of :class:`~fewjump.options.sampled.LearnedSamplerOptions`, and
     ``steps`` (K, 8 by default) or ``grid``, where the times begin. The coefficients learn at 30
     times the learning rate.
 

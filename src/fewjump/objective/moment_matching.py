@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fewjump.law.product import ProductLaw
 from fewjump.objective.distribution_matching import PosteriorMatching
-from fewjump.options.objectives import StatesName
+from fewjump.options.sampled import StatesName
 
 
 @dataclass(eq=False)
@@ -42,8 +42,8 @@ class MomentMatching(PosteriorMatching):
     :class:`~fewjump.objective.distribution_matching.PosteriorMatching`. Students of sharpened
     teachers are not here.
 
-    Options by keyword: those of :class:`~fewjump.options.objectives.OnPolicyOptions` and
-    :class:`~fewjump.options.objectives.AnchorOptions`.
+    Options by keyword: those of :class:`~fewjump.options.sampled.OnPolicyOptions` and
+    :class:`~fewjump.options.sampled.AnchorOptions`.
 
     Attributes:
         source: x_t from data noised to t_k (``forward``, the paper's), or from pure noise by the

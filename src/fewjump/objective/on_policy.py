@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fewjump.config import one_of
 from fewjump.denoiser.base import Denoiser
 from fewjump.denoiser.network import NetworkDenoiser
 from fewjump.denoiser.score import ScoreDenoiser
 from fewjump.denoiser.wrappers import unwrapped
 from fewjump.law.base import Draw, Law
 from fewjump.law.product import ProductLaw, as_product
-from fewjump.objective.base import Metrics, Objective, require_frozen
+from fewjump.objective.base import Metrics, require_frozen
+from fewjump.objective.own_samples import OwnSamples
 from fewjump.objective.score_function import (
     DrawnAt,
     leave_one_out,
@@ -31,17 +31,15 @@ from fewjump.objective.time_sampling import (
     spread_uniform,
     time_weight,
 )
-from fewjump.options.objectives import OnPolicyOptions, StatesName
+from fewjump.options.sampled import OnPolicyOptions
 from fewjump.process import Process
 from fewjump.random import Generator, fold_seed, integers
 
 _AUXILIARY_WEIGHTS = 6
 
-Inspect = Callable[[int, Denoiser], Mapping[str, float]]
-
 
 @dataclass(eq=False)
-class OnPolicyRefinement(Objective, OnPolicyOptions):
+class OnPolicyRefinement(OwnSamples, OnPolicyOptions):
     """Reverse KL between the student's sampler and the teacher's chain (DMD family).
 
     **What is minimised.** On the grid 1 = t_0 > … > t_K = 0 the student's step k draws
@@ -77,14 +75,9 @@ class OnPolicyRefinement(Objective, OnPolicyOptions):
     both terms are in one loss, and their gradients do not mix. Relatives: D-MMD
     (arXiv 2603.20155), IDLM (2602.19066), Di[M]O (2503.15457); on images DMD (2311.18828).
 
-    Options by keyword: those of :class:`~fewjump.options.objectives.OnPolicyOptions`; a floor
+    Options by keyword: those of :class:`~fewjump.options.sampled.OnPolicyOptions`; a floor
     bounds the reward, and the gradient is then that of D with a teacher so floored. Reverse KL may
     leave modes, the data's likelihood may not.
-
-    Attributes:
-        source: x_t from data noised to t_k (``forward``), or from pure noise by the student's own
-            k steps (``student``; no data).
-        grid: decreasing times from 1 to 0: those the student is sampled with.
 
     Metrics, in nats per position: ``divergence`` (D as ψ sees it, probabilities floored),
     ``auxiliary_cross_entropy``, ``joint_entropy`` (−log p^φ(x₀|x_t) of the draws, of a latent
@@ -97,33 +90,15 @@ class OnPolicyRefinement(Objective, OnPolicyOptions):
             auxiliary network, or ``expected`` for a law that has no such form.
     """
 
-    source: StatesName = "student"
-
     def __post_init__(self) -> None:
         super().__post_init__()
-        one_of("source", self.source, get_args(StatesName))
-        if self.data_weight and self.source != "forward":
-            raise ValueError("data_weight needs x_t from data: use source='forward'")
-        self.grid, self.steps = self.few_step_times(), None
-        self.needs_data = self.source == "forward"
-        self._inspect: Inspect | None = None
         self._step = self.warmup
-
-    def watch(self, inspect: Inspect) -> None:
-        """Have ``inspect(step, student)`` called before a state is saved.
-
-        It returns numbers for the log, or raises to end the run without saving: see
-        :mod:`fewjump.train.monitor`.
-        """
-        self._inspect = inspect
 
     def begin_step(self, step: int) -> None:
         self._step = step
 
-    def before_save(self, step: int, student: Denoiser) -> Mapping[str, float]:
-        if self._inspect is None:
-            return {}
-        return self._inspect(step, _pair(student).student)
+    def own(self, model: Denoiser) -> Denoiser:
+        return _pair(model).student
 
     def settle(self, student: Denoiser, steps: int, earlier: Mapping[str, Any]) -> None:
         if self.warmup >= steps:
@@ -137,7 +112,7 @@ class OnPolicyRefinement(Objective, OnPolicyOptions):
         return StudentWithAuxiliary(student, helper, self.auxiliary_lr)
 
     def delivered(self, model: Denoiser) -> Denoiser:
-        return _pair(model).student.eval()
+        return self.own(model).eval()
 
     def check(self, student: Denoiser, teacher: Denoiser | None) -> None:
         super().check(student, teacher)
@@ -167,12 +142,12 @@ class OnPolicyRefinement(Objective, OnPolicyOptions):
         jumps = len(self.few_step_times()) - 1
         scale = self._time_weight(process, u) * width * jumps
         metrics = self._metrics(law, drawn[0], fake, real, length)
+        at = DrawnAt(x_t, t, x_u.reshape(self.draws, -1, length), u, scale, process)
         summed, surrogate = self._sums_out(law, drawn[0], process), torch.zeros_like(scale)
         if summed:
-            at = DrawnAt(x_t, t, x_u.reshape(self.draws, -1, length), u, scale, process)
             reward, surrogate = self._summed(drawn, fake, real, at)
         else:
-            reward = self._reward(process, fake, real, x0, x_u, late)
+            reward = self._reward(fake, real, x0, at)
         total = reward.reshape(self.draws, -1, length).double().sum(-1) * scale
         scored, weight = torch.zeros_like(total) if summed else total, self._anchor_weight
         if weight or not summed:
@@ -200,16 +175,8 @@ class OnPolicyRefinement(Objective, OnPolicyOptions):
         """w(u), (B,)."""
         return time_weight(self.weighting, process, u)
 
-    def _reward(
-        self,
-        process: Process,
-        fake: ProductLaw,
-        real: ProductLaw,
-        x0: Tensor,
-        x_u: Tensor,
-        u: Tensor,
-    ) -> Tensor:
-        """R_ψ / w(u) by position, constant: (N, L)."""
+    def _reward(self, fake: ProductLaw, real: ProductLaw, x0: Tensor, at: DrawnAt) -> Tensor:
+        """R_ψ / w(u) of x₀ (S·B, L) by position, constant: (S·B, L)."""
         return token_reward(fake, real, x0, self.floor)
 
     @torch.no_grad()
@@ -272,21 +239,6 @@ class OnPolicyRefinement(Objective, OnPolicyOptions):
         t, lowest = times[k], times[k + 1].clamp(min=self.min_time)
         share = spread_uniform(batch_size, generator, device)
         return k, t, lowest + (t - lowest) * share, t - lowest
-
-    def _states(
-        self, student: Denoiser, batch: Tensor, k: Tensor, t: Tensor, generator: Generator
-    ) -> Tensor:
-        """x_t, (B, L), where a sampler of this grid meets it, or would if it were exact."""
-        process = student.process
-        x = process.prior_sample(batch.shape, generator, batch.device)
-        if self.source == "forward":
-            noised = process.corrupt(batch, 0.0, t, generator)
-            return torch.where((k == 0)[:, None], x, noised)
-        grid = self.few_step_times()
-        for now, after, step in zip(grid, grid[1:-1], range(len(grid))):
-            moved = process.bridge(x, student(x, now).sample(generator), after, now, generator)
-            x = torch.where((k > step)[:, None], moved, x)
-        return x
 
     def _sums_out(self, law: Law, one: Draw, process: Process) -> bool:
         """Whether tokens are summed out, given one draw."""

@@ -12,7 +12,8 @@ from fewjump.denoiser.base import Denoiser
 from fewjump.objective.base import Given, InRounds, Metrics
 from fewjump.objective.elbo import cross_entropy
 from fewjump.objective.time_sampling import spread_uniform
-from fewjump.options.objectives import CouplingOptions, TimeOptions
+from fewjump.options.matching import TimeOptions
+from fewjump.options.sampled import CouplingOptions
 from fewjump.process import Process
 from fewjump.process.kernel import expand_time
 from fewjump.random import Generator, bernoulli
@@ -43,8 +44,8 @@ class Rectification(InRounds, TimeOptions, CouplingOptions):
     where noise redraws a token from a law that stands still (``process.straight``). Under a mask x₁
     is the same for all x₀, and no coupling can be straighter.
 
-    Options by keyword: those of :class:`~fewjump.options.objectives.TimeOptions` and
-    :class:`~fewjump.options.objectives.CouplingOptions`. There are none for prompts: the noise of a
+    Options by keyword: those of :class:`~fewjump.options.matching.TimeOptions` and
+    :class:`~fewjump.options.sampled.CouplingOptions`. There are none for prompts: the noise of a
     pair says something of all its tokens, which that of a prompt does not.
 
     Batches hold pairs, (B, 2L): x₀ and x₁ side by side.

@@ -34,8 +34,8 @@ class SelfDistillation(HalvingObjective):
     optimiser steps, with a fresh optimiser. The averaged student of one round is the teacher of
     the next, and what it starts from.
 
-    Options by keyword: those of :class:`~fewjump.options.objectives.DataOptions` and
-    :class:`~fewjump.options.objectives.HalvingOptions`.
+    Options by keyword: those of :class:`~fewjump.options.matching.DataOptions` and
+    :class:`~fewjump.options.sampled.HalvingOptions`.
 
     Metrics: ``kl_to_teacher`` (nats, mean over the positions that carry loss), ``loss_positions``
     (their share) and ``asked_again`` (share of them whose target is the teacher's second answer).

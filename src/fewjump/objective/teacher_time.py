@@ -16,7 +16,7 @@ from torch import Tensor
 from fewjump.denoiser.base import Denoiser
 from fewjump.law.base import Law
 from fewjump.law.product import as_product
-from fewjump.options.objectives import Near
+from fewjump.options.matching import Near
 from fewjump.process import Process
 from fewjump.random import Generator, uniform
 

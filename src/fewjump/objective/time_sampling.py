@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fewjump.config import one_of
-from fewjump.options.objectives import Weighting
+from fewjump.options.matching import Weighting
 from fewjump.process import Process
 from fewjump.random import Generator, SampleStreams, fold_seed, uniform
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fewjump.law.product import ProductLaw
 from fewjump.objective.distribution_matching import PosteriorMatching
-from fewjump.options.objectives import JeffreyOptions
+from fewjump.options.sampled import JeffreyOptions
 
 
 @dataclass(eq=False)
@@ -36,9 +36,9 @@ class TokenMatching(PosteriorMatching, JeffreyOptions):
     conditioned on. A latent student is that: z is added to the embedded masks, a random token at
     each position with ``position_categories``, normal noise with ``position_size``.
 
-    Options by keyword: those of :class:`~fewjump.options.objectives.OnPolicyOptions`,
-    :class:`~fewjump.options.objectives.AnchorOptions` and
-    :class:`~fewjump.options.objectives.JeffreyOptions`.
+    Options by keyword: those of :class:`~fewjump.options.sampled.OnPolicyOptions`,
+    :class:`~fewjump.options.sampled.AnchorOptions` and
+    :class:`~fewjump.options.sampled.JeffreyOptions`.
 
     Metrics: those of :class:`~fewjump.objective.OnPolicyRefinement`; with an anchor also
     ``kl_to_teacher``.

@@ -166,15 +166,6 @@ class Problem(ABC):
         certain = (tokens == x_t[..., None]).double()
         return torch.where(here > 0, noised / torch.where(here > 0, here, 1.0), certain)
 
-    def score_network(self, process: Process) -> Callable[[Tensor, Tensor], Tensor]:
-        """:meth:`ratios` as a network (x_t, t) → (B, L, V), for ``ScoreDenoiser``."""
-        ExactDenoiser(self, process)  # checks that the vocabularies fit
-
-        def network(x_t: Tensor, t: Tensor) -> Tensor:
-            return self.ratios(x_t, t, process)
-
-        return network
-
     def noised_log_prob(self, x_t: Tensor, t: Time, process: Process) -> Tensor:
         """log p_t(x_t), the law of the noised data, (B,); −inf where it is 0."""
         denoiser = ExactDenoiser(self, process, joint=True)

@@ -13,7 +13,6 @@ from fewjump.process.exponential import (
     Spectrum,
     exponential_from_series,
     exponential_from_spectrum,
-    is_reversible,
     spectrum_of,
 )
 from fewjump.process.generators import (
@@ -107,7 +106,6 @@ class FixedRate(Process):
         self.schedule = schedule
         self._limit = stationary_law(self._rate)
         self._spectrum = spectrum_of(self._rate, self._limit)
-        self._reversible = is_reversible(self._rate, self._limit)
         self.spectral_gap = spectral_gap(self._rate)
         left = math.exp(-self.spectral_gap * float(schedule.level(1.0)))
         warn_if_unmixed(left, "or fewjump.process.rescale_to_gap(rate_matrix)")
@@ -124,11 +122,6 @@ class FixedRate(Process):
 
     def prior(self) -> Tensor:
         return self._limit
-
-    @property
-    def reversible(self) -> bool:
-        """Whether Q is in detailed balance with its limit law."""
-        return self._reversible
 
     def kernel(self, s: Time, t: Time) -> ExponentialKernel:
         gap = self.schedule.between(*checked_times(s, t))

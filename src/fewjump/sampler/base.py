@@ -62,6 +62,7 @@ class Sampler(ABC):
             final draw of x₀ is left to the runner.
         random_times: whether the denoiser is asked at times that are drawn.
         masked_only: whether it is for absorbing processes alone.
+        holds_latent: whether one latent is held over all steps, which joint laws must then have.
     """
 
     name: ClassVar[str]
@@ -71,6 +72,7 @@ class Sampler(ABC):
     uses_grid: ClassVar[bool] = True
     random_times: ClassVar[bool] = False
     masked_only: ClassVar[bool] = False
+    holds_latent: ClassVar[bool] = False
 
     @property
     def label(self) -> str:
@@ -111,6 +113,11 @@ class Sampler(ABC):
             raise ValueError(
                 f"{self.name} is about masks, which {denoiser.process} does not have; use "
                 "sampler='ancestral', or an Absorbing process"
+            )
+        if self.holds_latent and denoiser.joint and not denoiser.latent:
+            raise ValueError(
+                f"{self.name} is for latent students, and this joint denoiser has no latent to "
+                "hold; use sampler='ancestral'"
             )
 
 

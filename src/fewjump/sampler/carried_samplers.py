@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from fewjump.denoiser.base import Denoiser
-from fewjump.options.objectives import ScaledName
+from fewjump.options.sampled import ScaledName
 from fewjump.sampler.base import Sampler, get_sampler
 from fewjump.sampler.carried_grids import decreasing
 from fewjump.sampler.scaled import Scaled

@@ -23,6 +23,7 @@ class HeldLatent(Ancestral):
     """
 
     name: ClassVar[str] = "held-latent"
+    holds_latent: ClassVar[bool] = True
     reference: ClassVar[str] = "VADD arXiv 2505.17384"
 
     def opened(self, denoiser: Denoiser) -> Denoiser:

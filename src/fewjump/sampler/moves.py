@@ -17,39 +17,12 @@ from fewjump.law.base import row_chunks
 from fewjump.law.product import as_product
 from fewjump.process import Process
 from fewjump.process.kernel import expand_time
-from fewjump.random import (
-    Generator,
-    categorical,
-    uniform,
-    uniform_where,
-)
+from fewjump.random import Generator, uniform, uniform_where
 from fewjump.sampler.base import Move
 from fewjump.sampler.rates import Rates
 from fewjump.sampler.reverse import posterior
 
 Rule = Literal["poisson", "linear"]
-
-
-class PositionwiseMove(Move):
-    """Every position moves independently.
-
-    Args:
-        weights: (B, L, V) non-negative; each row is normalised.
-    """
-
-    def __init__(self, weights: Tensor) -> None:
-        self.weights = weights
-
-    def sample(self, generator: Generator = None) -> Tensor:
-        return categorical(self.weights, generator)
-
-    def rows(self) -> Tensor:
-        """Probability of every token at each position: (B, L, V) float64."""
-        weights = self.weights.double()
-        return weights / weights.sum(-1, keepdim=True)
-
-    def table(self) -> Tensor:
-        return product_table(self.rows())
 
 
 class JumpMove(Move):

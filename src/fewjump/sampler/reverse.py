@@ -61,14 +61,12 @@ def reverse_rates(law: Law, process: Process, x: Tensor, t: Tensor) -> Rates:
     return _reset_rates(law, process, x, coefficients)
 
 
-def reverse_step(
-    law: ProductLaw, process: Process, x: Tensor, t: Tensor, s: Tensor
-) -> Rates | None:
+def reverse_step(law: ProductLaw, process: Process, x: Tensor, t: Tensor, s: Tensor) -> Rates:
     """Transition probabilities of the exact reverse step t → s, in the form of rates.
 
     From ratios this is SEDD's own analytic step: where an imperfect network's table has an entry
-    below zero, that entry is 0 here, and never drawn there. None where the kernels are not the
-    identity plus rank one, unless the law is guided (:mod:`fewjump.sampler.guided_rates`).
+    below zero, that entry is 0 here, and never drawn there. A table where the kernels are not the
+    identity plus rank one.
     """
     bridge = process.bridge_to(x, s, t)
     coefficients = bridge.coefficients
@@ -82,7 +80,7 @@ def reverse_step(
 
         return guided_rates(guidance, x, rows, whole=True)
     if coefficients is None:
-        return None
+        return DenseRates(bridge.reverse_marginals(posterior(law, process)), x)
     ratios = _ratios(law, process)
     if ratios is not None and bridge.by_ratios is not None:
         return RatioRates(ratios, bridge.by_ratios)

@@ -12,7 +12,7 @@ from torch import Tensor
 from fewjump.config import one_of
 from fewjump.denoiser.base import Denoiser
 from fewjump.law import Law
-from fewjump.options.objectives import ScaledName
+from fewjump.options.sampled import ScaledName
 from fewjump.process import Process
 from fewjump.registry import SAMPLERS
 from fewjump.sampler.base import Moves, Sampler, Step

@@ -12,9 +12,9 @@ from fewjump.law import Law
 from fewjump.law.product import as_product
 from fewjump.process import Process
 from fewjump.sampler.base import Move, Moves, Sampler
-from fewjump.sampler.moves import JointReverseMove, JumpMove, PositionwiseMove, Rule
-from fewjump.sampler.rates import DenseRates, Rates
-from fewjump.sampler.reverse import posterior, reverse_rates, reverse_step
+from fewjump.sampler.moves import JointReverseMove, JumpMove, Rule
+from fewjump.sampler.rates import Rates
+from fewjump.sampler.reverse import reverse_rates, reverse_step
 
 
 class Jump(NamedTuple):
@@ -55,21 +55,14 @@ class Ancestral(JumpSampler):
         yield reverse_move(denoiser(x_t, t), denoiser.process, x_t, t, s)
 
     def jump(self, law: Law, process: Process, x_t: Tensor, t: Tensor, s: Tensor) -> Jump:
-        rates = reverse_step(as_product(law), process, x_t, t, s)
-        if rates is None:
-            table = process.reverse_marginals(posterior(law, process), x_t, s, t)
-            rates = DenseRates(table, x_t)
-        return Jump(rates, 1.0, "linear")
+        return Jump(reverse_step(as_product(law), process, x_t, t, s), 1.0, "linear")
 
 
 def reverse_move(law: Law, process: Process, x_t: Tensor, t: Tensor, s: Tensor) -> Move:
     """The exact reverse step t → s of a law, in the cheapest form that applies."""
     if not law.independent:
         return JointReverseMove(law, process, x_t, t, s)
-    rates = reverse_step(as_product(law), process, x_t, t, s)
-    if rates is not None:
-        return JumpMove(x_t, rates, 1.0, "linear")
-    return PositionwiseMove(process.reverse_marginals(posterior(law, process), x_t, s, t))
+    return JumpMove(x_t, reverse_step(as_product(law), process, x_t, t, s), 1.0, "linear")
 
 
 class Euler(JumpSampler):

@@ -103,7 +103,7 @@ def train(
                 f"({config.accumulate} × {world.size})"
             )
         identity = run_identity(
-            config, run_config, source, rows, width, objective, student, teacher, conditions
+            config, run_config, rows, width, objective, student, teacher, conditions
         )
         if begun and folder is not None:
             check_identity(folder, begun, identity)

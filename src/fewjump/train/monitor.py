@@ -190,11 +190,12 @@ class DiversityGuard:
       but for the draws. Teacher: the variational bound on its own samples.
 
     Each must stay within [low·min(start, teacher), high·max(start, teacher)], start being the
-    student's own value before training: a student may go to its teacher, but not past it.
+    student's own value before training: a student may go to its teacher, but not past it. Without a
+    teacher the band is about the start.
 
     Args:
         student: as it is before training: its values are the start.
-        teacher: sampled with ``teacher_steps`` steps.
+        teacher: sampled with ``teacher_steps`` steps; or None.
         grid: the times that the student is sampled with.
         length: L.
         samples: sequences in each set.
@@ -203,7 +204,7 @@ class DiversityGuard:
         seed: of every draw.
 
     Attributes:
-        start, teacher: the three numbers of either.
+        start, teacher: the three numbers of either; without a teacher both are the start's.
 
     Raises:
         ValueError: for options outside their range.
@@ -212,7 +213,7 @@ class DiversityGuard:
     def __init__(
         self,
         student: Denoiser,
-        teacher: Denoiser,
+        teacher: Denoiser | None,
         *,
         grid: Sequence[float],
         length: int,
@@ -230,7 +231,9 @@ class DiversityGuard:
             )
         self.band, self.grid, self.length = (low, high), tuple(grid), length
         self.samples, self.seed = samples, seed
-        self.start = self.measure(student)
+        self.start = self.teacher = self.measure(student)
+        if teacher is None:
+            return
         drawn = sample(teacher, samples, teacher_steps, generator=seed, length=length)
         self.teacher = {**_plug_in(drawn), "joint": self._bound(teacher, drawn)}
 
@@ -268,7 +271,8 @@ class DiversityGuard:
                     f"step {step}: the student's {name} entropy is {value:.4g} nats per position, "
                     f"outside [{low:.4g}, {high:.4g}] (at the start {start:.4g}, teacher "
                     f"{teacher:.4g}): it is {'collapsing' if value < low else 'falling apart'}. "
-                    "Lower lr, raise data_weight or the auxiliary's lr, or widen the band"
+                    "Lower lr, raise data_weight, the auxiliary's lr or a reward's anchor, or "
+                    "widen the band"
                 )
         teacher = {f"teacher_{k}_entropy": v for k, v in self.teacher.items()}
         return {**{f"student_{k}_entropy": v for k, v in now.items()}, **teacher}

@@ -69,7 +69,6 @@ def open_data(
 def run_identity(
     config: TrainConfig,
     run_config: Mapping[str, Any] | None,
-    source: TokenData | None,
     rows: list[int] | None,
     width: int,
     objective: Objective,

@@ -301,7 +301,7 @@ class Trainer:
             return {}
         self.models.gather()
         seen: dict[str, Any] = dict(self.diagnostics.look())
-        if self.step == 1:
+        if self.step == 1 and self.objective.matches_teacher:
             # The teacher does not change: judged once.
             seen["calibration"] = self.diagnostics.calibration()
             seen["calibrated_on"] = "own samples" if self.diagnostics.data is None else "data"

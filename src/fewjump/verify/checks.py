@@ -83,7 +83,9 @@ class CheckResult:
 
     def content(self) -> dict[str, Any]:
         """Plain data; numbers that are not finite become None, for which JSON has a word."""
-        return _finite({**asdict(self), "check": self.name})
+        from fewjump.checkpoint.folder import plain
+
+        return plain({**asdict(self), "check": self.name}, self.name)
 
     def save(self, folder: str | Path, **facts: Any) -> Path:
         """Write ``results.json`` and ``report.html`` to a folder; returns the page's path.
@@ -224,16 +226,6 @@ def describe_checks() -> str:
     """The checks' names and what each asks, one a line."""
     width = max(len(name) for name in CHECKS)
     return "\n".join(f"  {name:<{width}}  {check_called(name).about}" for name in CHECKS)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(k): _finite(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
-    if isinstance(value, float) and value - value != 0:
-        return None
-    return str(value) if isinstance(value, Path) else value
 
 
 # -- from tidy rows to tables and charts: selection, means over seeds, pivots ---------------------

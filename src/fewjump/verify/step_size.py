@@ -27,7 +27,7 @@ from fewjump.verify.checks import (
 if TYPE_CHECKING:
     from fewjump.denoiser import Denoiser
     from fewjump.objective import ConditionalMatching
-    from fewjump.options.objectives import Intermediate
+    from fewjump.options.matching import Intermediate
     from fewjump.verify.subjects import Subject
     from fewjump.verify.table_student import World
 

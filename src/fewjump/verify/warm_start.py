@@ -6,7 +6,7 @@ import statistics
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from fewjump.options.objectives import Intermediate
+from fewjump.options.matching import Intermediate
 from fewjump.report import KeyNumber, Role, Series, short
 from fewjump.verify.checks import (
     CheckResult,

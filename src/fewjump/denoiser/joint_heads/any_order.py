@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from fewjump.denoiser.attention import rotary_table
 from fewjump.denoiser.constrain import certain_positions
-from fewjump.denoiser.heads import Head, ProductHead
+from fewjump.denoiser.heads import JointHead
 from fewjump.denoiser.joint_heads.autoregressive import CausalAttention, Rotation
 from fewjump.denoiser.joint_heads.states import TokenFactor, require_positive
 from fewjump.law.autoregressive import AutoregressiveLaw, Conditionals, Walk
@@ -26,7 +26,7 @@ from fewjump.law.logits import Logits
 from fewjump.process import Process
 
 
-class AnyOrderHead(Head):
+class AnyOrderHead(JointHead):
     """p(x₀^{σ(k)} | x₀^{σ(<k)}, x_t) along σ = visible positions, then holes, each ascending.
 
     The element that predicts σ(k) carries the token at σ(k−1) with that position's features, the
@@ -49,7 +49,6 @@ class AnyOrderHead(Head):
     """
 
     kind = "any-order"
-    joint = True
     autoregressive = True
 
     def __init__(
@@ -75,7 +74,6 @@ class AnyOrderHead(Head):
             )
         self.width, self.heads, self.blocks, self.columns = width, heads, blocks, columns
         self.neighbours = tuple(int(distance) for distance in neighbours)
-        self.base = ProductHead(hidden, vocab_size)
         # Two more rows than tokens: a token that is not there yet, and what is outside.
         sides = 1 + 2 * len(self.neighbours)
         self.embeddings = nn.ModuleList(nn.Embedding(vocab_size + 2, width) for _ in range(sides))
@@ -97,10 +95,6 @@ class AnyOrderHead(Head):
         visible = certain_positions(x_t, process)
         conditionals = AnyOrderConditionals(self, base, last, following, mix, order_of(visible))
         return AutoregressiveLaw(conditionals, x0=torch.where(visible, x_t, 0), known=visible)
-
-    def warm_start(self, product: ProductHead) -> None:
-        self.base.load_state_dict(product.state_dict())
-        self.tokens.weight.data.zero_()
 
     def factors(self, states: Tensor, mix: Tensor) -> Tensor:
         """What, times the token factor, is added to the product logits: (..., width)."""

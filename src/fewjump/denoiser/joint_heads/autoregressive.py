@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from fewjump.denoiser.attention import rotary_table, rotate
 from fewjump.denoiser.constrain import certain_positions
-from fewjump.denoiser.heads import Head, ProductHead
+from fewjump.denoiser.heads import JointHead
 from fewjump.denoiser.joint_heads.states import TokenFactor, require_positive
 from fewjump.law.autoregressive import AutoregressiveLaw, Conditionals, Walk
 from fewjump.law.base import SHARED, at_least_float32
@@ -124,7 +124,7 @@ class CausalAttention(nn.Module):
 CausalKind = Literal["gru", "attention"]
 
 
-class AutoregressiveHead(Head):
+class AutoregressiveHead(JointHead):
     """p(x₀ⁱ|x₀^{<i}, x_t) = softmax(product logits + f(causal state i, features i)·W).
 
     One trunk evaluation gives the features; the causal layer then runs once over all positions to
@@ -143,7 +143,6 @@ class AutoregressiveHead(Head):
     """
 
     kind = "autoregressive"
-    joint = True
     autoregressive = True
 
     def __init__(
@@ -168,7 +167,6 @@ class AutoregressiveHead(Head):
             )
         self.width, self.causal, self.heads = width, causal, heads
         self.neighbours = tuple(int(offset) for offset in neighbours)
-        self.base = ProductHead(hidden, vocab_size)
         # One more row than tokens: what stands before the beginning.
         self.embeddings = nn.ModuleList(
             nn.Embedding(vocab_size + 1, width) for _ in self.neighbours
@@ -205,10 +203,6 @@ class AutoregressiveHead(Head):
         tokens = self.right_embedding(torch.where(known, x0, self.vocab_size)).flip(1)
         states = self.right_read(self.right(tokens)[0].flip(1))
         return functional.pad(states[:, 1:], (0, 0, 0, 1))
-
-    def warm_start(self, product: ProductHead) -> None:
-        self.base.load_state_dict(product.state_dict())
-        self.tokens.weight.data.zero_()
 
     def embed(self, x0: Tensor, positions: slice) -> Tensor:
         """Sum of the neighbours' embeddings at ``positions``, from x0 (B, L): (B, n, width)."""

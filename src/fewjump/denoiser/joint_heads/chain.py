@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fewjump.denoiser import constrain
-from fewjump.denoiser.heads import Head, ProductHead
+from fewjump.denoiser.heads import JointHead
 from fewjump.denoiser.joint_heads.states import (
     ComponentWeights,
     StateFeatures,
@@ -105,7 +105,7 @@ class ChainParameters(nn.Module):
         return DenseEmission(self.states.logits(features, self.tokens) + base[:, :, None])
 
 
-class ChainHead(Head):
+class ChainHead(JointHead):
     """Hidden Markov law with r states, all of whose factors come from the trunk.
 
     Args:
@@ -123,7 +123,7 @@ class ChainHead(Head):
     """
 
     kind = "chain"
-    joint = True
+    vanishing = ("chain.tokens.weight",)
 
     def __init__(
         self,
@@ -139,7 +139,6 @@ class ChainHead(Head):
         super().__init__(hidden, vocab_size)
         _check_template(emission, length)
         self.rank, self.width, self.length = rank, width, length
-        self.base = ProductHead(hidden, vocab_size)
         self.chain = ChainParameters(
             hidden, vocab_size, states, emission, rank, width, length, method
         )
@@ -148,12 +147,8 @@ class ChainHead(Head):
     def forward(self, features: Tensor, x_t: Tensor, process: Process) -> ChainLaw:
         return self.chain(features, self.base(features, x_t, process).logits)
 
-    def warm_start(self, product: ProductHead) -> None:
-        self.base.load_state_dict(product.state_dict())
-        self.chain.tokens.weight.data.zero_()
 
-
-class MixtureOfChainsHead(Head):
+class MixtureOfChainsHead(JointHead):
     """K hidden Markov laws and their weights: one global choice, then a sequential law.
 
     Costs K times the chain head. Component k sees the features plus an embedding of k.
@@ -165,7 +160,7 @@ class MixtureOfChainsHead(Head):
     """
 
     kind = "mixture-of-chains"
-    joint = True
+    vanishing = ("chain.tokens.weight",)
     mixture = True
 
     def __init__(
@@ -184,7 +179,6 @@ class MixtureOfChainsHead(Head):
         require_positive(components=components)
         _check_template(emission, length)
         self.components, self.rank, self.width, self.length = components, rank, width, length
-        self.base = ProductHead(hidden, vocab_size)
         self.embedding = nn.Parameter(torch.randn(components, hidden))
         self.chain = ChainParameters(
             hidden, vocab_size, states, emission, rank, width, length, method
@@ -197,10 +191,6 @@ class MixtureOfChainsHead(Head):
         each = (features[:, None] + self.embedding[:, None].to(features.dtype)).flatten(0, 1)
         law = self.chain(each, base.repeat_interleave(self.components, 0))
         return MixtureOf(law, self.weights(features))
-
-    def warm_start(self, product: ProductHead) -> None:
-        self.base.load_state_dict(product.state_dict())
-        self.chain.tokens.weight.data.zero_()
 
 
 def _check_template(emission: str | None, length: int | None) -> None:
@@ -216,7 +206,7 @@ def _check_template(emission: str | None, length: int | None) -> None:
 _HOME, _SPREAD = 3.0, 0.5
 
 
-class SharedChainHead(Head):
+class SharedChainHead(JointHead):
     """p(x₀, z|x_t) ∝ Πᵢ softmax(uᵢ)(x₀ⁱ)·q(zⁱ|x₀ⁱ)·exp(cᵢ(zⁱ)) Πᵢ exp(A(zⁱ, zⁱ⁺¹)).
 
     u are the product logits of the trunk, c linear in its features; q, which states stand for a
@@ -243,7 +233,7 @@ class SharedChainHead(Head):
     """
 
     kind = "shared-chain"
-    joint = True
+    vanishing = "potential.weight", "potential.bias", "transition", "second", "ends", "template"
 
     def __init__(
         self,
@@ -262,7 +252,6 @@ class SharedChainHead(Head):
             raise ValueError(f"table_rate must be above 0, got {table_rate}")
         self.states, self.length, self.table_rate = states, length, table_rate
         self.blocks = blocks
-        self.base = ProductHead(hidden, vocab_size)
         self.potential = zero_linear(hidden, states)
         self.membership = nn.Parameter(_spread_homes(vocab_size, states))
         size = states // (blocks or 1)
@@ -290,13 +279,6 @@ class SharedChainHead(Head):
         if self.second is None:
             return ChainLaw(potential, self.transition, emission)
         return ChainLaw(potential, Transition((self.transition, self.second)), emission)
-
-    def warm_start(self, product: ProductHead) -> None:
-        self.base.load_state_dict(product.state_dict())
-        tables = (self.transition, self.second, self.ends, self.template)
-        for parameter in (self.potential.weight, self.potential.bias, *tables):
-            if parameter is not None:
-                parameter.data.zero_()
 
 
 def _spread_homes(vocab_size: int, states: int) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fewjump.denoiser import constrain
-from fewjump.denoiser.heads import Head, ProductHead
+from fewjump.denoiser.heads import JointHead
 from fewjump.denoiser.joint_heads.states import (
     TABLE_RATE,
     ComponentWeights,
@@ -24,7 +24,7 @@ from fewjump.law.mixture import MixtureLaw
 from fewjump.process import Process
 
 
-class MixtureHead(Head):
+class MixtureHead(JointHead):
     """logits of component k at position i: product logits + a_i(k)·W (METHOD section 4).
 
     One component is one global choice, made for all positions at once: what images want. With
@@ -46,7 +46,6 @@ class MixtureHead(Head):
     """
 
     kind = "mixture"
-    joint = True
     mixture = True
 
     def __init__(
@@ -65,7 +64,6 @@ class MixtureHead(Head):
             raise ValueError("evidence=True compares templates with tokens: give length=…")
         self.components, self.rank, self.width = components, rank, width
         self.length = length
-        self.base = ProductHead(hidden, vocab_size)
         self.states = StateFeatures(hidden, components, rank, width, length)
         self.tokens = TokenFactor(vocab_size, rank)
         self.weights = ComponentWeights(hidden, components)
@@ -105,10 +103,6 @@ class MixtureHead(Head):
         assert process.mask is not None
         template = self.states.template_features().unflatten(-1, (self.components, self.rank))
         return visible_evidence(self.prior[:, None] + self.tokens(template), x_t, process.mask)
-
-    def warm_start(self, product: ProductHead) -> None:
-        self.base.load_state_dict(product.state_dict())
-        self.tokens.weight.data.zero_()
 
 
 @dataclass(eq=False)
@@ -157,7 +151,7 @@ class DeferredEmission(Emission):
         return replace(self, temperature=temperature, top_p=top_p)
 
 
-class SharedMixtureHead(Head):
+class SharedMixtureHead(JointHead):
     """p(x₀|x_t) = Σ_k π_k(x_t) Πᵢ softmax(uᵢ + Tᵢᵏ)(x₀ⁱ).
 
     u are the product logits of the trunk. The tables T are the same for all inputs, and the weights
@@ -180,7 +174,6 @@ class SharedMixtureHead(Head):
     """
 
     kind = "shared-mixture"
-    joint = True
     mixture = True
     fixed_length = True
 
@@ -190,7 +183,6 @@ class SharedMixtureHead(Head):
         super().__init__(hidden, vocab_size)
         require_positive(length=length, components=components, rank=rank)
         self.length, self.components, self.rank = length, components, rank
-        self.base = ProductHead(hidden, vocab_size)
         self.template = nn.Parameter(torch.randn(length, components, rank))
         self.tokens = TokenFactor(vocab_size, rank)
         self.weights = ComponentWeights(hidden, components)
@@ -219,7 +211,3 @@ class SharedMixtureHead(Head):
         weights = self.weights(features) + self.log_weights
         weights = weights + visible_evidence(self.prior[:, None] + tables, x_t, process.mask)
         return MixtureLaw(SharedFactorEmission(base, tables), weights)
-
-    def warm_start(self, product: ProductHead) -> None:
-        self.base.load_state_dict(product.state_dict())
-        self.tokens.weight.data.zero_()

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from fewjump.denoiser.heads import Head, ProductHead
+from fewjump.denoiser.heads import JointHead, ProductHead
 from fewjump.denoiser.joint_heads.states import checked_template, require_positive
 from fewjump.denoiser.transformer import zero_linear
 from fewjump.law.autoregressive import AutoregressiveLaw
@@ -15,7 +15,7 @@ from fewjump.law.tensor_train import TensorTrain
 from fewjump.process import Process
 
 
-class TensorTrainHead(Head):
+class TensorTrainHead(JointHead):
     """p(x₀|x_t) ∝ Πᵢ softmax(uᵢ)(x₀ⁱ)·‖G(x₀ᴸ) S_L ⋯ G(x₀¹) S₁ ℓ‖².
 
     u are the product logits of the trunk, S diagonal, from 1/e to e, by its features; a matrix G
@@ -33,7 +33,7 @@ class TensorTrainHead(Head):
     """
 
     kind = "tensor-train"
-    joint = True
+    vanishing = ("scale.weight", "scale.bias", "template")
     autoregressive = True
 
     def __init__(
@@ -49,7 +49,6 @@ class TensorTrainHead(Head):
         if not 0 < table_rate < math.inf:
             raise ValueError(f"table_rate must be above 0, got {table_rate}")
         self.bond, self.length, self.table_rate = bond, length, table_rate
-        self.base = ProductHead(hidden, vocab_size)
         self.scale = zero_linear(hidden, bond)
         self.cores = nn.Parameter(_orthogonal(torch.randn(vocab_size, bond, bond)))
         self.left = nn.Parameter(torch.randn(bond) * bond**-0.5)
@@ -67,11 +66,8 @@ class TensorTrainHead(Head):
         return AutoregressiveLaw(TensorTrain(logits, self.cores, self.left, scale.tanh()))
 
     def warm_start(self, product: ProductHead) -> None:
-        self.base.load_state_dict(product.state_dict())
+        super().warm_start(product)
         self.cores.data.copy_(_orthogonal(self.cores.data))
-        for parameter in (self.scale.weight, self.scale.bias, self.template):
-            if parameter is not None:
-                parameter.data.zero_()
 
 
 def _orthogonal(matrices: Tensor) -> Tensor:
