@@ -104,8 +104,10 @@ def test_the_rate_of_a_chain_is_that_of_exact_densities() -> None:
     ]
     assert found.value == pytest.approx(sum(terms) / len(terms) / 16, abs=1e-12)
     assert found.low < chain.one_step_floor() / 16 < found.high
-    # In more steps, and from noise that is not one state, there is no density.
+    assert meter.of_law(exact, 1, "first-hitting") == {"kl_rate": found}
+    # In more steps, to a time above 0, and from noise that is not one state, there is no density.
     assert meter.of_law(exact, 2) == {}
+    assert meter.of_law(exact, 1, grid=[1.0, 0.3]) == {}
     assert meter.of_law(chain.denoiser(Uniform(4, LogLinear())), 1) == {}
 
 

@@ -27,6 +27,7 @@ from fewjump.random import Generator, generator_for
 from fewjump.report import Row
 from fewjump.sampler.base import Sampler
 from fewjump.sampler.carried_samplers import chosen_sampler
+from fewjump.sampler.prompt import eval_mode
 from fewjump.sampler.run import check_options, run
 from fewjump.sampler.time_grid import GridSpec, check_spec
 
@@ -233,7 +234,8 @@ def quality(
         runs, scores = [], []
         # A temperature or a scale of guidance makes another law.
         plain = temperature == 1.0 and guidance is None
-        known = meter.of_law(denoiser, steps, sampler, grid) if plain else {}
+        with eval_mode(denoiser):
+            known = meter.of_law(denoiser, steps, sampler, grid) if plain else {}
         for seed in seeds:
             result = run(denoiser, count, steps, sampler, grid, seed, **options)
             runs.append(result)

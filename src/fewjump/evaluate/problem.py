@@ -25,7 +25,7 @@ from fewjump.report import Row
 from fewjump.sampler.base import Sampler
 from fewjump.sampler.carried_samplers import chosen_sampler
 from fewjump.sampler.exact import enumeration_cost, exact_output_law
-from fewjump.sampler.time_grid import GridSpec
+from fewjump.sampler.time_grid import GridSpec, times_for
 
 #: The output law of each number of steps takes seconds up to here, for product and joint laws.
 _COST, _JOINT_COST = 2e9, 1e7
@@ -158,7 +158,8 @@ class ProblemMeter(DataMeter):
             # A network's softmax in single precision has a sum of its own.
             law, truth = law / law.sum(), self._table(law.shape)
             return _known({"kl": kl(truth, law), "tv": tv(truth, law)})
-        if not (steps == 1 and method.uses_grid and denoiser.process.absorbing):
+        at_once = times_for(spec, steps, denoiser, self.length).tolist() == [1, 0]
+        if not (at_once and denoiser.process.absorbing):
             return {}
         if self._list is None or len(self._list.probs) > _LISTED:
             samples = self.dataset.all("test")
