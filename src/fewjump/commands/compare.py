@@ -25,6 +25,7 @@ from fewjump.commands.compare_plan import (
     steps_within,
     student_options,
     told_of,
+    untrained,
 )
 from fewjump.commands.evaluate import judge_facts, meter_for
 from fewjump.commands.shared import document_values, make_sampler
@@ -91,7 +92,7 @@ def run(options: Options) -> int:
     from fewjump.denoiser.left_to_right import sized
     from fewjump.publish.models import check_alike, open_data_like, open_model, open_models
     from fewjump.report import from_results, machine_facts, write, write_results
-    from fewjump.sampler.run import check_options
+    from fewjump.sampler.run import check_budgets
 
     content = read_yaml(options.plan)
     plan, students, models, samplers, network = read_plan(content, str(options.plan))
@@ -111,15 +112,16 @@ def run(options: Options) -> int:
     data = open_data_like(teacher, plan.data, plan.kind, plan.length, **documents)
     check_alike(opened, data)
     meter = meter_for(data, plan, options.device)
+    long = plan.teacher_steps or plan.steps
     for name, (way, grid) in ways.items():
-        # Students have their teacher's noise.
-        with told_of(f"{options.plan}: {name}"):
-            check_options(way, teacher.denoiser, grid, True)
+        if name not in students:
+            with told_of(f"{options.plan}: {name}"):
+                check_budgets(teacher.denoiser, long, way, grid, data.length)
     if network is not None:
         with told_of(f"{options.plan}: autoregressive"):
             sized(data.vocab_size, parameters_of(teacher.denoiser), network.layers)
-        quiet = replace(network.training, progress=options.progress)
-        network = network._replace(training=quiet)
+        here = replace(network.training, progress=options.progress, device=options.device)
+        network = network._replace(training=here)
     for name in students:
         mine = [key for key in made if key[0] == name]
         with told_of(f"{options.plan}: {name}"):
@@ -130,6 +132,9 @@ def run(options: Options) -> int:
                     made[key] = replace(made[key], training=training)
             if not all((made[key].out / "model").exists() for key in mine):
                 check_student(made[mine[0]])
+            if ways[name] != (None, None):
+                begun = untrained(made[mine[0]], teacher.denoiser, data.length)
+                check_budgets(begun, plan.steps, *ways[name], data.length)
 
     def student(name: str) -> Callable[[int], tuple[Denoiser, dict[str, Any]]]:
         def make(seed: int) -> tuple[Denoiser, dict[str, Any]]:
@@ -139,7 +144,6 @@ def run(options: Options) -> int:
 
         return make
 
-    long = plan.teacher_steps or plan.steps
     entries = [Entry(TEACHER, None, None, long, lambda _: (teacher.denoiser, {}))]
     entries += [
         Entry(name, way, grid, long, lambda _: (teacher.denoiser, {}))
@@ -180,7 +184,7 @@ def run(options: Options) -> int:
             "teacher": plan.teacher,
             "samples": plan.samples or len(data.test),
             "seeds": ", ".join(map(str, plan.seeds)),
-            **judge_facts(plan),
+            **judge_facts(meter),
             "costs": costs,
             "machine": machine_facts(),
         }
@@ -218,7 +222,9 @@ def _measured(
     parts = [TokenData(part, read.vocab_size, 0).fingerprint() for part in (read.train, read.test)]
     way = denoiser.samplers if entry.sampler is None else entry.sampler.label
     about = [way, entry.grid, entry.steps, plan.samples, plan.matched_entropy]
-    about += judge_facts(plan).values()
+    about += judge_facts(meter).values()
+    if plan.judge is not None:
+        about += [plan.judge_tokenizer]
     text = json.dumps([*about, weights_checksum(denoiser), parts], default=str)
     key = hashlib.sha256(text.encode()).hexdigest()[:12]
     place = options.out / "measured" / entry.name / f"{seed}-{key}.json"

@@ -19,6 +19,7 @@ from fewjump.commands.shared import (
     JudgeOptions,
     SamplerOptions,
     check_draws,
+    named_values,
 )
 from fewjump.config import changed, one_of, options_of, unknown_key
 from fewjump.options.training import TEACHER_TRAINING, TrainConfig
@@ -156,8 +157,10 @@ def read_plan(content: Any, where: str) -> Contents:
             own = _normal(parts["autoregressive"], where, "autoregressive")
             layers = own.pop("layers", "transformer")
             one_of("layers", layers, get_args(Layers))
-            if given := sorted({"seed"} & set(own)):
-                raise ValueError(f"{given[0]} is for the plan to say")
+            if "seed" in own:
+                raise ValueError("seed is for the plan to say")
+            if "device" in own:
+                raise ValueError("device is for `fewjump compare --device` to say")
             network = Network(layers, changed(own, TEACHER_TRAINING)[0])
     students = {
         name: {**_normal(parts["shared"], where, "shared"), **_normal(own, where, name)}
@@ -277,6 +280,25 @@ def check_student(student: distill.Options) -> None:
     training = replace(student.training, progress=False)
     with TemporaryDirectory() as folder, suppress(_MayBegin):
         distill.run(replace(student, out=Path(folder), training=training), stop)
+
+
+def untrained(student: distill.Options, teacher: Denoiser, length: int) -> Denoiser:
+    """What a student is before its training: its laws are of the same kind afterwards.
+
+    Args:
+        student: as `fewjump distill` is told.
+        teacher: of it.
+        length: of the data's sequences.
+    """
+    from fewjump.assembly import build_student
+
+    if distill.objective_of(student).keeps_network:
+        return teacher
+    head = named_values("head", student.head)
+    guidance = student.guidance or teacher.guidance_range
+    return build_student(
+        teacher, student.student, None, head, student.warm_start, length, 0, guidance
+    )
 
 
 def steps_within(budget: int, student: distill.Options) -> int:
