@@ -374,6 +374,27 @@ def test_a_student_that_its_teacher_cannot_have_is_refused_before_any_is_trained
     assert not (tmp_path / "out").exists()
 
 
+def test_a_changed_student_is_refused_before_another_is_trained(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes = {"seeds": [0], "matched-entropy": False, "samplers": None, "steps": [1]}
+    students = {"plain": {}, "halved": STUDENTS["halved"]}
+    assert compare(plan(made, students=students, **changes), tmp_path) == cli.OK
+    for name, message in (
+        ("plain", "students/plain/0 holds a run with another configuration (train.lr"),
+        ("halved", "students/halved/0/rounds/1 holds a run with another configuration (train.lr"),
+    ):
+        more = {"new": {}, **students, name: {**students[name], "lr": 0.5}}
+        assert compare(plan(made, students=more, **changes), tmp_path) == cli.USAGE
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "students" / "new").exists()
+    longer = {"shared": {"steps": 4, "batch-size": 4, "warmup": 1}}
+    more = {"new": {}, **students}
+    assert compare(plan(made, students=more, **changes, **longer), tmp_path) == cli.USAGE
+    assert "cannot be made longer or shorter" in capsys.readouterr().err
+    assert not (tmp_path / "students" / "new").exists()
+
+
 V, L, N = 27, 16, 400
 
 
