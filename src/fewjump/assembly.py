@@ -82,9 +82,16 @@ def matching(kind: str, name: str, options: Sequence[Part] = (), **more: Any) ->
         name = "student"
     if name not in names:
         told = "product" if kind == "product" else "joint"
+        # The command line has one name for both kinds.
+        known = ["student-exact" if one == "student" else one for one in names]
         raise ValueError(
-            f"unknown objective {name!r} for a {told} student; known: {', '.join(names)}, "
+            f"unknown objective {name!r} for a {told} student; known: {', '.join(known)}, "
             "or an Objective"
+        )
+    if values.get("rollout_steps") is not None and name != "teacher-rollout":
+        raise ValueError(
+            "rollout_steps is for the teacher's rollouts: use teacher-rollout (--matching), or "
+            "leave it out"
         )
     return cast(Any, objective)(name, **values, **more)
 

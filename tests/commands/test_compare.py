@@ -241,6 +241,7 @@ def test_plans_for_published_weights_run(name: str, tmp_path: Path) -> None:
         ({"autoregressive": {"stps": 3}}, "autoregressive: unknown key 'stps'"),
         ({"autoregressive": {"layers": "lstm"}}, "transformer, recurrent"),
         ({"autoregressive": {"seed": 3}}, "seed is for the plan to say"),
+        ({"autoregressive": {"device": "cpu"}}, "device is for `fewjump compare --device`"),
         ({"students": {"autoregressive network": {}}}, "cannot be a name"),
         ({"students": {"a/b": {}}}, "cannot be a name"),
         ({"students": {"teacher": {}}}, "cannot be a name"),
@@ -328,7 +329,16 @@ def test_a_language_model_judges_every_model(made: Path, tmp_path: Path) -> None
         assert metrics >= {"gen_ppl", "gen_ppl_mean", "mauve", "entropy_within"}
         # What is matched is the language model's number, where the temperature can match it.
         assert not {name for name in metrics if name.startswith("nll_at")}
-    assert "tokenised anew" in (tmp_path / "out" / "results.json").read_text()
+    results = (tmp_path / "out" / "results.json").read_text()
+    assert "tokenised anew" in results
+    # No more than this judge can read, whatever others could.
+    assert "at most 32 tokens" in results
+    # Its numbers are those of one tokenizer.
+    other = tmp_path / "other.json"
+    other.write_text((judge / "tokenizer.json").read_text())
+    compare(plan(made, **{**changes, "judge-tokenizer": str(other)}), tmp_path / "out")
+    kept = list((tmp_path / "out" / "measured" / "teacher").iterdir())
+    assert len(kept) == 2
 
 
 def test_other_data_of_the_same_name_are_measured_anew(made: Path, tmp_path: Path) -> None:
@@ -352,6 +362,13 @@ def test_other_data_of_the_same_name_are_measured_anew(made: Path, tmp_path: Pat
         ({"student": "chain", "head": ["sates=4"]}, "b: options do not fit the chain head"),
         ({"method": "sdtt", "rounds": 3}, "b: 3 rounds need at least 3 steps"),
         ({"guidance": [0, 1]}, "b: guidance is for teachers with classes"),
+        ({"student": "any-order", "sampler": "entropy-bounded"}, "b: entropy-bounded ranks"),
+        ({"student": "mixture", "sampler": "held-latent"}, "b: held-latent is for latent students"),
+        ({"student": "mixture", "grid": "fitted"}, "b: a grid is fitted to what drawing"),
+        (
+            {"sampler": "scaled", "sampler-options": ["multipliers=[1.0, 0.5]"]},
+            "b: 2 multipliers are for 3 steps",
+        ),
     ],
 )
 def test_a_student_that_its_teacher_cannot_have_is_refused_before_any_is_trained(
@@ -365,6 +382,27 @@ def test_a_student_that_its_teacher_cannot_have_is_refused_before_any_is_trained
     assert compare(path, tmp_path / "out") == cli.USAGE
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_changed_student_is_refused_before_another_is_trained(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes = {"seeds": [0], "matched-entropy": False, "samplers": None, "steps": [1]}
+    students = {"plain": {}, "halved": STUDENTS["halved"]}
+    assert compare(plan(made, students=students, **changes), tmp_path) == cli.OK
+    for name, message in (
+        ("plain", "students/plain/0 holds a run with another configuration (train.lr"),
+        ("halved", "students/halved/0/rounds/1 holds a run with another configuration (train.lr"),
+    ):
+        more = {"new": {}, **students, name: {**students[name], "lr": 0.5}}
+        assert compare(plan(made, students=more, **changes), tmp_path) == cli.USAGE
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "students" / "new").exists()
+    longer = {"shared": {"steps": 4, "batch-size": 4, "warmup": 1}}
+    more = {"new": {}, **students}
+    assert compare(plan(made, students=more, **changes, **longer), tmp_path) == cli.USAGE
+    assert "cannot be made longer or shorter" in capsys.readouterr().err
+    assert not (tmp_path / "students" / "new").exists()
 
 
 V, L, N = 27, 16, 400

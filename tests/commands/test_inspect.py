@@ -16,6 +16,7 @@ from fewjump.denoiser import LogitDenoiser
 from fewjump.denoiser.exact import ExactDenoiser
 from fewjump.problem import EnumeratedJoint
 from fewjump.process import Absorbing, Uniform
+from fewjump.sampler import carry_sampler
 from fewjump.schedule import LogLinear
 from fewjump.verify.inspection import check_denoiser, inspect
 
@@ -72,6 +73,19 @@ def test_published_and_own_folders(kind: str, tmp_path: Path) -> None:
     assert own["container"] == "fewjump folder"
     for mine, theirs in zip(own["check"]["times"], found["check"]["times"]):
         assert mine["confidence"] == pytest.approx(theirs["confidence"], abs=1e-6)
+
+
+def test_a_learned_sampler_is_told(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = fewjump.load(checkpoint)
+    assert inspect(checkpoint, check=False)["samplers"] == []
+    carry_sampler(model, torch.tensor([1.0, 0.25, 0.0]), torch.tensor([1.5]), "euler")
+    saved = fewjump.save(model, tmp_path / "own")
+    assert inspect(saved, check=False)["samplers"] == model.samplers
+    assert main(["inspect", str(saved), "--no-check"]) == 0
+    told = "the default at 2 steps: euler at times 1 0.25 0, multipliers 1.5"
+    assert told in capsys.readouterr().out
 
 
 def test_what_is_wrong_is_a_usage_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,6 +30,7 @@ from fewjump.law.product import ProductLaw
 from fewjump.process import Absorbing, Process, Uniform
 from fewjump.random import SampleStreams, generator_for
 from fewjump.runs import for_sampling
+from fewjump.sampler import run
 from fewjump.schedule import LogLinear
 
 V, L = 4, 3
@@ -203,6 +204,37 @@ def test_an_answer_does_not_depend_on_the_rows_beside_it(kind: str) -> None:
         streams = [SampleStreams(3, torch.arange(i, i + 2)) for i in (0, 2)]
         drawn = torch.cat([law.sample(s) for law, s in zip(parts, streams)])
         assert torch.equal(drawn, whole.sample(SampleStreams(3, torch.arange(4))))
+
+
+@every_kind
+def test_tokens_that_a_mask_leaves_visible_may_be_given(kind: str) -> None:
+    process = Absorbing(V, LogLinear())
+    model = scramble(student(process, kind)).eval()
+    x_t = states(process)
+    visible = x_t != V - 1
+    with torch.no_grad():
+        law = model(x_t, 0.6)
+        assert isinstance(law, LatentLaw)
+        given = law.given(x_t, visible)
+        x0 = law.sample(generator_for(2))
+        torch.testing.assert_close(given.log_prob(x0), law.log_prob(x0))
+        if kind in ("category", "templates"):
+            # By Bayes' rule over the values of z.
+            bayes = law.exact().given(x_t, visible)
+            torch.testing.assert_close(given.log_prob(x0), bayes.log_prob(x0))
+            hidden = torch.ones_like(visible)
+            assert bool((law.given(x0, hidden).sample(generator_for(3)) == x0).all())
+        else:
+            with pytest.raises(ValueError, match="continuous latent cannot be summed out"):
+                law.given(x0, torch.ones_like(visible))
+    options: dict[str, Any] = {"prompt": torch.tensor([1, 0, 2])}
+    options["fixed"] = torch.tensor([True, False, True])
+    for sampler in ("ancestral", "held-latent"):
+        drawn = run(model, 9, 2, sampler, generator=0, batch_size=9, **options).samples
+        assert set(drawn[:, 0].tolist()) == {1}
+        assert set(drawn[:, 2].tolist()) == {2}
+        split = run(model, 9, 2, sampler, generator=0, batch_size=4, **options).samples
+        assert torch.equal(split, drawn)
 
 
 def test_a_draw_costs_one_run_of_the_trunk() -> None:

@@ -148,6 +148,7 @@ def test_entropy_within_a_sequence() -> None:
     ("options", "said"),
     [
         ({"ends": "last"}, "first, keep, drop"),
+        ({"length": 0}, "at least 2"),
         ({"length": 1}, "at least 2"),
         ({"length": 65}, "at most 64"),
     ],

@@ -318,7 +318,7 @@ def test_students_that_a_method_is_not_for_are_refused() -> None:
         (RoutedLikelihood(), "shared-chain", {}, "e-moe trains mixtures"),
         (RoutedLikelihood(), "latent", {"size": 2}, "has a bound of it"),
         (DataLikelihood(), "latent", {"categories": 0, "size": 2}, "has a bound of it"),
-        (VariationalLikelihood(), "mixture", {}, "latent students, got a mixture"),
+        (VariationalLikelihood(), "mixture", {}, "latent students, got mixture"),
         (VariationalLikelihood(), "latent", {"encoder": False}, "has no encoder"),
         (VariationalLikelihood(estimator="sum"), "latent", {"size": 2}, "one category"),
     ):

@@ -88,8 +88,6 @@ def both_ways(denoiser: Denoiser, monkeypatch: pytest.MonkeyPatch, **options: An
 def test_samples_are_those_of_rows_computed_apart(
     head: dict[str, Any], options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if head["kind"] == "latent" and not head["categories"] and "prompt" in options:
-        pytest.skip("a continuous latent does not condition")
     denoiser = student(head)
     shared, apart = both_ways(denoiser, monkeypatch, **options)
     assert torch.equal(shared.samples, apart.samples)

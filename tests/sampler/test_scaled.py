@@ -17,6 +17,7 @@ from fewjump.process import Absorbing
 from fewjump.publish import Pipeline
 from fewjump.sampler import SAMPLERS, Scaled, carry_sampler, exact_output_law, run
 from fewjump.sampler.carried_samplers import read_samplers
+from fewjump.sampler.run import check_budgets
 from fewjump.schedule import LogLinear
 from fewjump.verify.enumeration import processes
 from sampler.oracle import chi_square_p, problem_for
@@ -119,7 +120,13 @@ def test_bad_options_are_named() -> None:
         Scaled((1.0, -0.5))
     with pytest.raises(ValueError, match=r"1 multipliers are for 2 steps.*have 3 others"):
         run(problem.denoiser(process), 2, 4, Scaled((1.2,)))
+    with pytest.raises(ValueError, match=r"1 multipliers are for 2 steps.*have 3 others"):
+        check_budgets(problem.denoiser(process), [2, 4], Scaled((1.2,)))
+    check_budgets(problem.denoiser(process), [2], Scaled((1.2,)))
     joint = problem.denoiser(process, joint=True)
+    with pytest.raises(ValueError, match="a grid is fitted to"):
+        check_budgets(joint, [2], None, "fitted")
+    assert joint.evaluations == 0
     with pytest.raises(ValueError, match="draws them jointly"):
         run(joint, 2, 2, Scaled((1.2,)))
     assert run(joint, 2, 2, Scaled((1.0,))).nfe == 2

@@ -28,6 +28,8 @@ T = TypeVar("T")
 
 # Sizes and counts beyond this are slips of the hand; only seeds are larger.
 _MOST, _MOST_SEED = 2**31 - 1, 2**63 - 1
+# In front of the value of a flag while a message is rewritten: a value may be called like a flag.
+_VALUE = "\0"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,11 +166,18 @@ def in_flags(text: str, options: type) -> str:
         return text
     own = [one for one in arguments(options).values() if not one.positional]
     names = {one.path[-1]: one.flag for one in own} | {one.name: one.flag for one in own}
+    switches = {one.flag for one in own if one.hint is bool}
+
+    def with_value(flag: str, value: str) -> str:
+        if flag in switches and value in ("True", "False"):
+            return flag if value == "True" else flag.replace("--", "--no-", 1)
+        return f"{flag} {_VALUE}{value}"
+
     known = "|".join(sorted(names, key=len, reverse=True))
-    listed = rf"(?<![\w.\-/])(?:{known})(?:(?:, | and |, and )(?:{known}))*"
+    listed = rf"(?<![\w.\-/{_VALUE}])(?:{known})(?:(?:, | and |, and )(?:{known}))*"
     said = re.sub(
         rf"(?<![\w.\-/])({known})=(?:'([^']*)'|([\w.]+))",
-        lambda m: f"{names[m[1]]} {m[2] or m[3]}",
+        lambda m: with_value(names[m[1]], m[2] or m[3]),
         text,
     )
     said = re.sub(
@@ -177,7 +186,7 @@ def in_flags(text: str, options: type) -> str:
         said,
     )
     said = re.sub(
-        rf"(?<![\w.\-/'])({known})(?![\w/.=']|\.\w)",
+        rf"(?<![\w.\-/'{_VALUE}])({known})(?![\w/.=']|\.\w)",
         lambda m: names[m[1]] if "_" in m[1] else m[1],
         said,
     )
@@ -186,7 +195,7 @@ def in_flags(text: str, options: type) -> str:
         r"([\w-]+) \((--[\w-]+)\)",
         lambda m: m[2] if m[2] in (m[1], names.get(m[1])) else m[0],
         said,
-    )
+    ).replace(_VALUE, "")
 
 
 def _explain(options: type, words: Sequence[str], told: str) -> str:

@@ -23,6 +23,7 @@ from fewjump.commands.compare_plan import (
     read_plan,
     student_options,
     told_of,
+    untrained,
 )
 from fewjump.commands.compare_problem import open_problem
 from fewjump.commands.evaluate import judge_facts, meter_for
@@ -93,7 +94,7 @@ def run(options: Options) -> int:
     from fewjump.denoiser.network import parameter_counts
     from fewjump.publish.models import check_alike, open_data_like, open_model, open_models
     from fewjump.report import from_results, machine_facts, write, write_results
-    from fewjump.sampler.run import check_options
+    from fewjump.sampler.run import check_budgets
     from fewjump.train.setup import weights_checksum
 
     content = read_yaml(options.plan)
@@ -122,15 +123,16 @@ def run(options: Options) -> int:
         meter, alike = meter_for(data, plan, options.device), teacher.denoiser
     others = opened[1:]
     check_alike(opened, data)
+    long = plan.teacher_steps or plan.steps
     for name, (way, grid) in ways.items():
-        # Students have their teacher's noise.
-        with told_of(f"{options.plan}: {name}"):
-            check_options(way, teacher.denoiser, grid, True)
+        if name not in students:
+            with told_of(f"{options.plan}: {name}"):
+                check_budgets(teacher.denoiser, long, way, grid, data.length)
     if network is not None:
         with told_of(f"{options.plan}: autoregressive"):
             sized(data.vocab_size, parameter_counts(alike)["total"], network.layers)
-        quiet = replace(network.training, progress=options.progress)
-        network = network._replace(training=quiet)
+        here = replace(network.training, progress=options.progress, device=options.device)
+        network = network._replace(training=here)
     trials = options.out / "trials.json"
     found = json.loads(trials.read_text(encoding="utf-8")) if trials.is_file() else {}
     budgeted = plan.teacher_evaluations is not None
@@ -145,9 +147,15 @@ def run(options: Options) -> int:
                 for key in mine:
                     training = replace(made[key].training, steps=steps)
                     made[key] = replace(made[key], training=training)
-            # What was tried has been begun.
-            if asked is None and not all((made[key].out / "model").exists() for key in mine):
-                check_student(made[mine[0]], given)
+            # Seeds differ in nothing that is checked, but for what lies in their folders; what was
+            # tried has been begun.
+            for key in {made[key].out.exists(): key for key in reversed(mine)}.values():
+                if asked is None or made[key].out.exists():
+                    check_student(made[key], given)
+            if ways[name] != (None, None):
+                sizes = None if given is None else given.network
+                begun = untrained(made[mine[0]], teacher.denoiser, data.length, sizes)
+                check_budgets(begun, plan.steps, *ways[name], data.length)
 
     def student(name: str) -> Callable[[int], tuple[Denoiser, dict[str, Any]]]:
         def make(seed: int) -> tuple[Denoiser, dict[str, Any]]:
@@ -157,7 +165,6 @@ def run(options: Options) -> int:
 
         return make
 
-    long = plan.teacher_steps or plan.steps
     entries = [Entry(TEACHER, None, None, long, lambda _: (teacher.denoiser, {}))]
     entries += [
         Entry(name, way, grid, long, lambda _: (teacher.denoiser, {}))
@@ -200,7 +207,7 @@ def run(options: Options) -> int:
             "teacher": plan.teacher,
             "samples": plan.samples or len(data.test),
             "seeds": ", ".join(map(str, plan.seeds)),
-            **judge_facts(plan),
+            **judge_facts(meter),
             "costs": costs,
             "machine": machine_facts(),
         }
@@ -243,7 +250,9 @@ def _measured(
     parts = _held_by(meter.dataset)
     way = denoiser.samplers if entry.sampler is None else entry.sampler.label
     about = [way, entry.grid, entry.steps, plan.samples, plan.matched_entropy]
-    about += judge_facts(plan).values()
+    about += judge_facts(meter).values()
+    if plan.judge is not None:
+        about += [plan.judge_tokenizer]
     if next(denoiser.parameters(), None) is None:
         # An exact posterior is known by what it is of.
         about += [plan.teacher]

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from shutil import copyfile
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
@@ -21,6 +22,7 @@ from fewjump.commands.shared import (
     JudgeOptions,
     SamplerOptions,
     check_draws,
+    named_values,
 )
 from fewjump.config import changed, one_of, options_of, unknown_key
 from fewjump.options.training import TEACHER_TRAINING, TrainConfig
@@ -168,8 +170,10 @@ def read_plan(content: Any, where: str) -> Contents:
             own = _normal(parts["autoregressive"], where, "autoregressive")
             layers = own.pop("layers", "transformer")
             one_of("layers", layers, get_args(Layers))
-            if given := sorted({"seed"} & set(own)):
-                raise ValueError(f"{given[0]} is for the plan to say")
+            if "seed" in own:
+                raise ValueError("seed is for the plan to say")
+            if "device" in own:
+                raise ValueError("device is for `fewjump compare --device` to say")
             network = Network(layers, changed(own, TEACHER_TRAINING)[0])
     students = {
         name: {**_normal(parts["shared"], where, "shared"), **_normal(own, where, name)}
@@ -288,20 +292,59 @@ class _MayBegin(Exception):  # noqa: N818 - it is no error
 def check_student(student: distill.Options, given: distill.Given | None = None) -> None:
     """Refuse a student that `fewjump distill` would refuse, without training it.
 
-    Its training is begun in another folder, with few pairs, up to where it would write.
+    Its training is begun in another folder, with few pairs, up to where it would write. A run that
+    is there already is known by the configurations that it wrote, which are copied.
 
     Raises:
-        ValueError: as `fewjump distill` does: for a head, noise or teacher that does not fit.
+        ValueError: as `fewjump distill` does: for a head, noise or teacher that does not fit, or a
+            folder of another run.
     """
+    from fewjump.runs import ROUNDS, RUN_CONFIG
 
     def stop(_: Path) -> None:
         raise _MayBegin
 
+    begun = [*student.out.glob(RUN_CONFIG), *student.out.glob(f"{ROUNDS}/*/{RUN_CONFIG}")]
     if distill.objective_of(student).coupled:
+        if begun:
+            # Its pairs say whose run it is, and are not drawn for a check.
+            return
         student = replace(student, coupling=replace(student.coupling, pairs=2, pair_steps=1))
     training = replace(student.training, progress=False)
     with TemporaryDirectory() as folder, suppress(_MayBegin):
-        distill.run(replace(student, out=Path(folder), training=training), stop, given)
+        for config in begun:
+            place = Path(folder) / config.relative_to(student.out)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            copyfile(config, place)
+        try:
+            distill.run(replace(student, out=Path(folder), training=training), stop, given)
+        except ValueError as error:
+            raise ValueError(str(error).replace(folder, str(student.out))) from None
+
+
+def untrained(
+    student: distill.Options,
+    teacher: Denoiser,
+    length: int,
+    network: dict[str, Any] | None = None,
+) -> Denoiser:
+    """What a student is before its training: its laws are of the same kind afterwards.
+
+    Args:
+        student: as `fewjump distill` is told.
+        teacher: of it.
+        length: of the data's sequences.
+        network: options of its transformer; the teacher's by default.
+    """
+    from fewjump.assembly import build_student
+
+    if distill.objective_of(student).keeps_network:
+        return teacher
+    head = named_values("head", student.head)
+    guidance = student.guidance or teacher.guidance_range
+    return build_student(
+        teacher, student.student, network, head, student.warm_start, length, 0, guidance
+    )
 
 
 def network_alone(

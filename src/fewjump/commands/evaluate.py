@@ -93,7 +93,7 @@ def run(options: Options) -> int:
     from fewjump.evaluate.meter import classes_in_turn
     from fewjump.publish.models import check_alike, open_data_like, open_models
     from fewjump.report import machine_facts, write_results
-    from fewjump.sampler.run import check_options
+    from fewjump.sampler.run import check_budgets
 
     if not options.paths:
         raise ValueError("name at least one run or saved model")
@@ -110,7 +110,7 @@ def run(options: Options) -> int:
     for model in models:
         classes_in_turn(model.denoiser, 2, options.guidance)
         for sampler in samplers:
-            check_options(sampler, model.denoiser, options.grid, True)
+            check_budgets(model.denoiser, options.steps, sampler, options.grid)
     out = options.out or results_folder(options.paths[0], models[0])
     with sole_writer(out):
         for name in (RESULTS, SAMPLES, PAGE):
@@ -131,7 +131,7 @@ def run(options: Options) -> int:
             "samples": options.num_samples or len(data.test),
             "seeds": ", ".join(map(str, options.seeds)),
             **({} if options.guidance is None else {"guidance": options.guidance}),
-            **judge_facts(options),
+            **judge_facts(meter),
             "machine": machine_facts(),
         }
         if any(model.folder == out / "model" for model in models):
@@ -269,9 +269,10 @@ def meter_for(data: Dataset, judging: JudgeOptions, device: str = "cpu") -> Data
     return TextMeter(data, causal=causal)
 
 
-def judge_facts(judging: JudgeOptions) -> dict[str, str]:
+def judge_facts(meter: DataMeter) -> dict[str, str]:
     """How texts were read, for the results; nothing without a language model."""
-    if judging.judge is None:
+    judge = meter.causal
+    if judge is None:
         return {}
     said = {
         "first": "the first document of a sample",
@@ -279,11 +280,11 @@ def judge_facts(judging: JudgeOptions) -> dict[str, str]:
         "drop": "all documents of a sample, nothing between them",
     }
     about = (
-        judging.judge,
+        judge.name,
         "samples decoded and tokenised anew",
-        said[judging.judge_ends],
-        f"at most {judging.judge_length or 1024} tokens, the first one given",
-        judging.judge_precision,
+        said[judge.ends],
+        f"at most {judge.length} tokens, the first one given",
+        judge.precision,
     )
     return {"judge": ", ".join(about)}
 

@@ -87,6 +87,14 @@ def described(found: dict[str, Any]) -> str:
         "steps": _or_none(found["steps"]),
     }
     out = [f"{key:<10} {value}" for key, value in lines.items()]
+    for one in found["samplers"]:
+        times, multipliers = (
+            " ".join(f"{value:.4g}" for value in one[key]) for key in ("times", "multipliers")
+        )
+        out.append(
+            f"{'sampler':<10} learned, the default at {one['steps']} steps: {one['base']} at times "
+            f"{times}, multipliers {multipliers}"
+        )
     out += [f"{'note':<10} {note}" for note in found["notes"]]
     if found["ignored"]:
         more = len(found["ignored"]) - 4

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fewjump.denoiser.constrain import certain_positions
 from fewjump.denoiser.heads import Head, JointHead, ProductHead, TrunkRun
 from fewjump.denoiser.joint_heads.states import checked_template, require_positive, spread
 from fewjump.denoiser.latent_encoder import LatentEncoder, LatentPrior, LatentSizes
@@ -150,7 +151,9 @@ class LatentHead(JointHead):
             parts = prior.unpack(z) if isinstance(prior, LatentProduct) else [z]
             return run(self, self.entry(parts, length), rows)
 
-        return LatentLaw(prior, decode, length, self.vocab_size, self.particles)
+        visible = certain_positions(run.x_t, run.process)
+        certain = None if visible is None else torch.where(visible, run.x_t, -1)
+        return LatentLaw(prior, decode, length, self.vocab_size, self.particles, certain=certain)
 
     def encode(self, x_s: Tensor, x_t: Tensor, level: Tensor) -> Latent:
         """q(z|x_s, x_t), for x_s and x_t (B, L) and x_t's noise level σ̄(t) (B,).

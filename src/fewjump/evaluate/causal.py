@@ -81,7 +81,7 @@ class CausalJudge:
         one_of("ends", ends, get_args(EndsName))
         config: Any = getattr(model, "config", None)
         most = getattr(config, "max_position_embeddings", None)
-        length = length or min(_LENGTH, most or _LENGTH)
+        length = min(_LENGTH, most or _LENGTH) if length is None else length
         require(length >= _FEWEST, f"a judge reads at least {_FEWEST} tokens, got {length}")
         require(
             length <= (most or length),

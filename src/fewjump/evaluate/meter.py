@@ -21,15 +21,15 @@ from fewjump.evaluate.bootstrap import (
     mean,
     over_seeds,
 )
+from fewjump.evaluate.causal import CausalJudge
 from fewjump.evaluate.ngrams import copied_runs, ngram_keys, sorted_runs, tv_to_law
 from fewjump.problem import MarkovChain
 from fewjump.random import Generator, generator_for
 from fewjump.report import Row
 from fewjump.sampler.base import Sampler
-from fewjump.sampler.carried_samplers import chosen_sampler
 from fewjump.sampler.prompt import eval_mode
-from fewjump.sampler.run import check_options, run
-from fewjump.sampler.time_grid import GridSpec, check_spec
+from fewjump.sampler.run import check_budgets, run
+from fewjump.sampler.time_grid import GridSpec
 
 TEST_DATA = "test data"
 EXACT_SAMPLES = "exact samples"
@@ -93,7 +93,12 @@ class DataMeter(Meter):
 
     As many samples as that part has are measured by default: metrics that are biased by the size
     of a set have the same bias in both.
+
+    Attributes:
+        causal: the language model that reads the samples as text; None without.
     """
+
+    causal: CausalJudge | None = None
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
@@ -221,10 +226,7 @@ def quality(
             "give at least one number of steps, one seed and 2 samples; got "
             f"steps {list(steps_list)}, seeds {list(seeds)}, {count} samples"
         )
-    for steps in steps_list:
-        check_spec(grid, steps, denoiser.process.schedule)
-        method, spec = chosen_sampler(denoiser, sampler, steps, grid)
-        check_options(method, denoiser, spec, True)
+    check_budgets(denoiser, steps_list, sampler, grid)
     asked = classes_in_turn(denoiser, count, guidance)
     labels = asked["label"]
     options = {"batch_size": batch_size, "temperature": temperature, **meter.given(denoiser, count)}

@@ -217,8 +217,8 @@ class Law(Batched, ABC):
         if self.independent:
             return self
         raise ValueError(
-            f"held-latent is for latent students, and a {type(self).__name__} has no latent to "
-            "hold; use sampler='ancestral'"
+            f"held-latent is for latent students, and this law ({type(self).__name__}) has no "
+            "latent to hold; use sampler='ancestral'"
         )
 
     def cross_entropy(self, target: Law, generator: Generator = None) -> Tensor:

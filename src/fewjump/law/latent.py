@@ -246,7 +246,8 @@ class LatentLaw(Law):
     A discrete z with few values is summed out: every method is exact, at K evaluations of
     ``decode`` (sampling takes one). For a continuous z :meth:`log_prob` is the importance-weighted
     lower bound (arXiv 1509.00519) from ``particles`` prior draws of a fixed seed, :meth:`marginals`
-    the average over the same draws (the same for every row), and :meth:`given` raises.
+    the average over the same draws (the same for every row), and :meth:`given` raises, but for
+    tokens that are certain whatever z is.
     :meth:`tempered` sharpens a discrete prior and the decoded law; a normal prior stays as it is.
 
     Args:
@@ -257,6 +258,8 @@ class LatentLaw(Law):
         particles: draws of a continuous z in :meth:`log_prob` and :meth:`marginals`.
         rows: (B,) which rows of ``decode`` these are; all of them by default.
         kept: see :meth:`held`.
+        certain: (B, L) int64, the tokens that every z makes certain, such as the visible ones under
+            a mask; −1 elsewhere. None for none.
     """
 
     prior: Latent
@@ -266,6 +269,7 @@ class LatentLaw(Law):
     particles: int = field(default=64, metadata=SHARED)
     rows: Tensor = None  # type: ignore[assignment]
     kept: list[Tensor] | None = field(default=None, metadata=SHARED)
+    certain: Tensor | None = None
 
     def __post_init__(self) -> None:
         self.batch_size = self.prior.batch_size
@@ -371,10 +375,15 @@ class LatentLaw(Law):
             decode=lambda z, rows: decode(z, rows).tempered(temperature, top_p),
         )
 
-    def given(self, x0: Tensor, known: Tensor) -> MixtureOf:
+    def given(self, x0: Tensor, known: Tensor) -> LatentLaw | MixtureOf:
         """Exact for a discrete latent, as a mixture over its values.
 
+        What is certain already says nothing of z: known tokens of that kind leave the law as it is.
+
         Raises:
-            ValueError: for a continuous latent, whose conditional has no closed form.
+            ValueError: for a continuous latent and other known tokens, whose conditional has no
+                closed form.
         """
+        if self.certain is not None and bool((~known | (self.certain == x0)).all()):
+            return self
         return self.exact().given(x0, known)

@@ -133,8 +133,8 @@ class RoutedLikelihood(DataLikelihood, ExpertOptions):
         super().check(student, teacher)
         if not student.mixture:
             raise ValueError(
-                "e-moe trains mixtures: use student='mixture', 'shared-mixture' or a latent one of "
-                "one category, or --method data-only, which takes every kind"
+                "e-moe trains mixtures: use student='mixture', student='shared-mixture' or a "
+                "latent one of one category, or --method data-only, which takes every kind"
             )
 
     def __call__(

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from fewjump.config import require
 from fewjump.denoiser.base import Denoiser
 from fewjump.law.base import Draw
 from fewjump.law.product import ProductLaw
@@ -39,10 +40,14 @@ class DistributionMatching(OnPolicyRefinement, AnchorOptions):
         super().__post_init__()
         if self.anchor is None:
             self.anchor = self.default_anchor
+        require(
+            self.anchor > 0 or self.anchor_steps is None,
+            "anchor_steps is for an anchor above 0: give one, or leave it out",
+        )
 
     def settle(self, student: Denoiser, steps: int, earlier: Mapping[str, Any]) -> None:
         super().settle(student, steps, earlier)
-        if self.anchor_steps is None:
+        if self.anchor and self.anchor_steps is None:
             begun = earlier.get("anchor_steps")
             self.anchor_steps = begun if isinstance(begun, int) else max(1, steps // 2)
 

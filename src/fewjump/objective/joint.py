@@ -78,6 +78,8 @@ class JointConditionalMatching(MatchingObjective, JointOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         one_of("intermediate", self.intermediate, get_args(JointIntermediate))
+        if self.near != "adaptive" and self.tolerance != JointOptions.tolerance:
+            raise ValueError("tolerance is for near='adaptive'")
         if not self.summed:
             # What is not used does not identify a run.
             del self.summed

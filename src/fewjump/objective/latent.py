@@ -261,6 +261,6 @@ def latent_head(student: Denoiser) -> LatentHead:
         return student.head
     kind = student.kind if isinstance(student, NetworkDenoiser) else type(student).__name__
     raise ValueError(
-        f"this objective trains latent students, got a {kind} one; use student='latent', or "
+        f"this objective trains latent students, got {kind}; use student='latent', or "
         "another method"
     )

@@ -101,6 +101,11 @@ class SamplerDistillation(Objective, WholeJumpOptions, LearnedSamplerOptions):
         super().__post_init__()
         times = self.few_step_times()
         require(
+            self.min_time == SamplerDistillation.min_time,
+            "min_time is for methods that draw their times: lsd follows its teacher all the way to "
+            "data; leave it out",
+        )
+        require(
             len(times) > 2,
             "one jump is the draw of x₀ alone, in which nothing can be learned: ask for 2 or more "
             f"(--jumps), got {len(times) - 1}",

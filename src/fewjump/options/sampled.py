@@ -81,6 +81,10 @@ class HalvingOptions(RoundsOptions):
             f"{2**self.rounds}, got {self.jumps_before}",
         )
         require(0 < self.floor < 1, f"floor must lie in (0, 1), got {self.floor}")
+        require(
+            self.divergence == "reverse" or self.floor == HalvingOptions.floor,
+            "floor (--target-floor) is for divergence='reverse'",
+        )
 
 
 @dataclass(kw_only=True)

@@ -120,6 +120,9 @@ class Sampler(ABC):
                 "hold; use sampler='ancestral'"
             )
 
+    def check_intervals(self, count: int) -> None:  # noqa: B027 - most take any number
+        """Raise ValueError where a trajectory cannot have so many intervals before its last."""
+
 
 def _interval(sampler: Sampler, denoiser: Denoiser, t: Tensor, s: Tensor, x: Tensor) -> Moves:
     return sampler.moves(denoiser, x, t, s)

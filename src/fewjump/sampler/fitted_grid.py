@@ -22,6 +22,7 @@ from fewjump.law.product import as_product
 from fewjump.random import SampleStreams, fold_seed
 from fewjump.sampler.carried_grids import carried_grid
 from fewjump.sampler.interval_cost import forward_entropies, reverse_entropies
+from fewjump.sampler.prior_law import check_product
 from fewjump.sampler.run import draw_seed, eval_mode, run
 
 _GROUPS = 8
@@ -161,7 +162,7 @@ def fitted_grid(
     if samples < 2:
         raise ValueError(f"samples must be at least 2, got {samples}")
     seed = draw_seed(generator)
-    _check_product(denoiser, length if x0 is None else x0.shape[-1])
+    check_product(denoiser, length if x0 is None else x0.shape[-1])
     if x0 is None:
         rollout = fold_seed(seed, _ROLLOUT)
         x0 = run(denoiser, samples, _ROLLOUT_STEPS, generator=rollout, length=length).samples
@@ -232,23 +233,7 @@ def _check(denoiser: Denoiser, x0: Tensor, times: Tensor) -> None:
         raise ValueError(f"x0 must be (N, L) with at least 2 sequences, got {tuple(x0.shape)}")
     if not 0 <= int(x0.min()) <= int(x0.max()) < denoiser.clean_vocab_size:
         raise ValueError(f"x0 must hold clean tokens, below {denoiser.clean_vocab_size}")
-    _check_product(denoiser, x0.shape[1])
-
-
-@torch.no_grad()
-def _check_product(denoiser: Denoiser, length: int | None) -> None:
-    length = denoiser.length if length is None else length
-    if length is None:
-        raise ValueError("this denoiser has no length of its own; pass length=, or x0=")
-    counted = denoiser.evaluations
-    with eval_mode(denoiser):
-        law = denoiser(denoiser.process.prior_sample((1, length), None, denoiser.device), 1.0)
-    denoiser.evaluations = counted
-    if not law.independent:
-        raise ValueError(
-            "a grid is fitted to what drawing positions independently loses, and this denoiser "
-            "draws them jointly; fit the grid of its teacher, or use another"
-        )
+    check_product(denoiser, x0.shape[1])
 
 
 @dataclass(frozen=True)

@@ -26,10 +26,12 @@ from fewjump.progress import Progress
 from fewjump.random import SampleStreams
 from fewjump.registry import DECODINGS
 from fewjump.sampler.base import Move, Moves, Sampler, Step, draw_step
+from fewjump.sampler.carried_grids import carried_grid
 from fewjump.sampler.carried_samplers import chosen_sampler
 from fewjump.sampler.moves import LawMove
+from fewjump.sampler.prior_law import check_product
 from fewjump.sampler.prompt import PromptedDenoiser, eval_mode, make_prompt, synchronise
-from fewjump.sampler.time_grid import GridSpec, check_spec, times_for
+from fewjump.sampler.time_grid import FITTED, GridSpec, check_spec, times_for
 
 #: An autoregressive law is drawn by a walk along its positions.
 SEQUENTIAL = "sequential"
@@ -413,3 +415,33 @@ def check_options(
         raise ValueError(f"{sampler.name} draws its own times; leave the grid out")
     if not denoise:
         raise ValueError(f"{sampler.name} has no final denoising step; leave denoise=True")
+
+
+def check_budgets(
+    denoiser: Denoiser,
+    budgets: Sequence[int],
+    sampler: str | Sampler | None = None,
+    grid: GridSpec | None = None,
+    length: int | None = None,
+) -> None:
+    """Raise ValueError where :func:`run` would refuse one of several numbers of steps.
+
+    For what draws often: none of it is then drawn in vain.
+
+    Args:
+        denoiser: asked once about noise where a law's kind decides.
+        budgets: numbers of steps.
+        sampler, grid, length: as for :func:`run`.
+    """
+    for steps in budgets:
+        check_spec(grid, steps, denoiser.process.schedule)
+        method, spec = chosen_sampler(denoiser, sampler, steps, grid)
+        check_options(method, denoiser, spec, True)
+        if not method.uses_grid:
+            continue
+        size = denoiser.length if length is None else length
+        fitted = isinstance(spec, str) and spec == FITTED and size is not None
+        if fitted and carried_grid(denoiser, steps, size) is None:
+            check_product(denoiser, size)
+        if spec is None or isinstance(spec, str):
+            method.check_intervals(steps - 1)

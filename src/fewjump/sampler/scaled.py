@@ -70,19 +70,22 @@ class Scaled(Sampler):
                 "jointly; use sampler='ancestral'"
             )
 
+    def check_intervals(self, count: int) -> None:
+        if self.multipliers and len(self.multipliers) != count:
+            raise ValueError(
+                f"{len(self.multipliers)} multipliers are for {len(self.multipliers) + 1} steps, "
+                f"the last of which draws x₀; these times have {count} others: give as many "
+                "multipliers, or the steps that these were learned for"
+            )
+
     def moves(self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor) -> Moves:
         """One step of the base; multipliers belong to the steps of a trajectory."""
         return self._base.moves(denoiser, x_t, t, s)
 
     def steps(self, denoiser: Denoiser, x: Tensor, times: Tensor) -> list[Step]:
         intervals = list(pairwise(times))
+        self.check_intervals(len(intervals))
         multipliers = self.multipliers or (1.0,) * len(intervals)
-        if len(multipliers) != len(intervals):
-            raise ValueError(
-                f"{len(multipliers)} multipliers are for {len(multipliers) + 1} steps, the last "
-                f"of which draws x₀; these times have {len(intervals)} others: give as many "
-                "multipliers, or the steps that these were learned for"
-            )
         return [
             partial(self._step, denoiser, multiplier, t, s)
             for multiplier, (t, s) in zip(multipliers, intervals)

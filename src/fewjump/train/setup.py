@@ -151,7 +151,8 @@ def blocks_checkpointed(student: Denoiser, config: TrainConfig) -> Iterator[None
     foreign = [m for m in student.modules() if hasattr(m, "gradient_checkpointing_enable")]
     if not own and not foreign:
         raise ValueError(
-            "checkpoint_blocks=True needs a student with transformer blocks; leave it out"
+            "checkpoint_blocks=True computes transformer blocks again, and what is trained here "
+            "has none: leave it out"
         )
     for trunk in own:
         trunk.checkpoint_blocks = True
@@ -196,7 +197,10 @@ def compile_network(student: Denoiser) -> None:
             for module in getattr(part, "blocks", [part]):
                 module.compile()
             return
-    raise ValueError("compile=True needs a student with a network (its .trunk or .network)")
+    raise ValueError(
+        "compile=True compiles a network (a student's .trunk or .network), and what is trained "
+        "here has none: leave it out"
+    )
 
 
 @dataclass

@@ -76,7 +76,8 @@ def inspect(
         **reading: further options of :func:`fewjump.load`.
 
     Returns:
-        The fields of :class:`~fewjump.checkpoint.originals.Facts`, ``process``, ``schedule``, and
+        The fields of :class:`~fewjump.checkpoint.originals.Facts`, ``process``, ``schedule``, the
+        ``samplers`` that the model carries (:mod:`fewjump.sampler.carried_samplers`), and
         with ``check`` the key ``check``: ``ok`` (finite and normalised), ``times`` (fields of
         :class:`TimeCheck`) and what was drawn.
 
@@ -92,6 +93,7 @@ def inspect(
     schedule = denoiser.process.schedule
     found["process"] = denoiser.process.config()
     found["schedule"] = schedule.config()
+    found["samplers"] = denoiser.samplers or []
     found["noise_levels"] = {str(t): float(schedule.sigma_bar(t)) for t in (*TIMES, 1.0)}
     if check:
         own = min(denoiser.length or 32, denoiser.longest or 128)
