@@ -46,16 +46,15 @@ if TYPE_CHECKING:
 class Options:
     """Train several students of one teacher under one budget, and judge all under one protocol.
 
-    The plan is a YAML file: teacher, data, steps, teacher_steps, seeds, samples; or in place of
-    teacher and data a problem whose law is known, which is then teacher and judge, and network, the
-    sizes of its students; shared, what `fewjump distill` is told for all students; students, a name
-    for each and what else it is told; models, names and places of models that others trained;
-    samplers, a name and the sampler, sampler-options and grid of other ways to sample the teacher;
-    autoregressive, how a network of the teacher's size is trained on the data alone. Each student
-    is trained in OUT/students/NAME/SEED, and what is finished is not made again: the same command
-    goes on where it was stopped. rows.json has every number by seed, results.json their means with
-    intervals, report.html charts of quality against evaluations, times, costs, and a verdict
-    wherever intervals separate.
+    The plan is a YAML file: teacher and data, or problem, a law that is known, and network, the
+    sizes of its students; steps, teacher_steps, seeds, samples; shared, what `fewjump distill` is
+    told for all students; students, a name for each and what else it is told; models, names and
+    places of models that others trained; samplers, a name and the sampler, sampler-options and grid
+    of other ways to sample the teacher; autoregressive, how a network of the teacher's size is
+    trained on the data alone. Each student is trained in OUT/students/NAME/SEED, and what is
+    finished is not made again: the same command goes on where it was stopped. rows.json has every
+    number by seed, results.json their means with intervals, report.html charts of quality against
+    evaluations, times, costs, and a verdict wherever intervals separate.
 
     Attributes:
         plan: the plan file.
@@ -114,15 +113,14 @@ def run(options: Options) -> int:
         with told_of(f"{options.plan}: problem"):
             given, meter, alike = open_problem(problem, plan.samples)
         teacher, data = given.teacher, given.data
-        opened = [teacher, *open_models(places, options.device)]
+        others = open_models(places, options.device)
     else:
         places = [Path(plan.teacher), *places]
-        opened = open_models(places, options.device, reading_values(plan))
-        teacher, documents = opened[0], document_values(plan)
+        teacher, *others = open_models(places, options.device, reading_values(plan))
+        documents = document_values(plan)
         data = open_data_like(teacher, plan.data, plan.kind, plan.length, **documents)
         meter, alike = meter_for(data, plan, options.device), teacher.denoiser
-    others = opened[1:]
-    check_alike(opened, data)
+    check_alike([teacher, *others], data)
     long = plan.teacher_steps or plan.steps
     for name, (way, grid) in ways.items():
         if name not in students:
@@ -347,11 +345,9 @@ def verdicts(rows: list[Row]) -> list[Table]:
             continue
         mine = [row for row in sampled if row.metric == metric]
         slow = max((r for r in mine if r.model == TEACHER), key=lambda r: r.nfe or 0, default=None)
-        if slow is None:
-            # Known of one evaluation, which the teacher was not judged at.
-            continue
         for row in mine:
-            if row.model == TEACHER:
+            # What is known of one evaluation may not be known of the teacher's numbers of steps.
+            if slow is None or row.model == TEACHER:
                 continue
             (low, high), (slow_low, slow_high) = row.ends, slow.ends
             below, above = high < slow_low, low > slow_high
