@@ -273,6 +273,32 @@ def test_the_verdict_on_boards() -> None:
     assert all(found[teacher, 16, clues] > best[clues] for clues in (6, 8))
 
 
+def test_what_the_rule_alone_does_to_boards() -> None:
+    rows = load("rule_refinement")["rows"]
+    assert {r["seed"] for r in rows} == {0, 1}
+    about = ("student", "refined", "anchor", "clues")
+    ones = [r for r in rows if r["steps"] == 1]
+    valid = over_seeds(ones, about, "solved")
+    far, apart = (over_seeds([r for r in ones if not r["clues"]], about, k) for k in ("tv", "kl"))
+    before, whole, puzzles = (None, None), "whole boards", ("puzzles", 0.05)
+
+    def change(kind: str, how: tuple[str | None, float | None], clues: int = 0) -> float:
+        return valid[kind, *how, clues] - valid[kind, *before, clues]
+
+    assert valid["shared-mixture", whole, 0.05, 0] > 0.98
+    assert abs(far["shared-mixture", whole, 0.05, 0] - far["shared-mixture", *before, 0]) < 0.05
+    assert apart["shared-mixture", whole, 0.05, 0] > 2 * apart["shared-mixture", *before, 0]
+    for kind in ("any-order", "autoregressive"):
+        assert valid[kind, whole, 0.05, 0] > 0.98
+        assert far[kind, whole, 0.05, 0] > far[kind, *before, 0] + 0.3
+        assert change(kind, (whole, 0.5)) > 0.08
+        assert apart[kind, whole, 0.5, 0] < apart[kind, *before, 0] + 0.02
+        for clues in (2, 4, 6, 8):
+            assert change(kind, (whole, 0.05), clues) < 0 < change(kind, puzzles, clues)
+    assert change("product", (whole, 0.05)) == change("product", (whole, 0.5)) == 0.0
+    assert valid["product", *before, 0] < 1e-3
+
+
 def test_the_verdict_on_points() -> None:
     rows = load("finite_supports")["points"]
     for name, methods in supports.PUBLISHED.items():

@@ -150,10 +150,9 @@ def test_students_may_be_trained_for_equal_teacher_evaluations(
     assert (
         "--method e-moe asks nothing of the teacher, so teacher_evaluations sets no bound" in told
     )
-    # The trials that told the steps are not made again, nor are the students begun to be checked.
+    # The trials that told the steps are not made again.
     with monkeypatch.context() as patch:
         patch.setattr("fewjump.commands.compare_budget.TemporaryDirectory", None)
-        patch.setattr("fewjump.commands.compare_plan.TemporaryDirectory", None)
         assert compare(path, tmp_path) == cli.OK
     again = json.loads((tmp_path / "results.json").read_text())["costs"]
     assert again == costs

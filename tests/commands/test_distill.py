@@ -212,7 +212,7 @@ def test_a_learned_sampler_takes_its_own_options_and_no_data() -> None:
         (["--method", "lsd", "--path-steps", "9"], "raise --path-steps"),
         (["--method", "lsd", "--student", "mixture"], "keeps the teacher's network"),
         (["--method", "sdtt", "--anchor", "2"], "--anchor is for --method idlm"),
-        (["--auxiliary-steps", "1"], "--auxiliary-steps is for --method idlm, dmmd or dimo"),
+        (["--auxiliary-steps", "1"], "--auxiliary-steps is for --method idlm, dmmd and dimo"),
         (["--method", "dmmd", "--reverse-share", "1"], "--reverse-share is for --method dimo"),
         (["--method", "dimo", "--reverse-share", "2"], "--reverse-share must lie in [0, 1]"),
         (["--method", "idlm", "--known", "prefix"], "--known is for methods that show"),

@@ -158,7 +158,8 @@ def test_a_file_of_earlier_options_still_holds(here: Path) -> None:
 def test_every_field_of_the_training_arrives(here: Path) -> None:
     words = ["distill", "--teacher", "model", "--data", "t.txt", "--out", "run", "--steps", "1"]
     words += ["--betas", "0.8", "0.95", "--final-lr", "0.1", "--weighting", "sigma", *QUICK]
-    assert cli.main([*words, "--rollout-steps", "3", "--min-time", "0.01"]) == cli.OK
+    rolled = ["--matching", "teacher-rollout", "--rollout-steps", "3", "--min-time", "0.01"]
+    assert cli.main([*words, *rolled]) == cli.OK
     found = yaml.safe_load(Path("run/config.yaml").read_text())
     assert (found["train"]["betas"], found["train"]["final_lr"]) == ([0.8, 0.95], 0.1)
     objective = found["objective"]
