@@ -138,25 +138,32 @@ def test_at_least_a_thousand_files_were_loaded_and_none_is_a_defect() -> None:
 
 
 def test_fillings_in_one_evaluation() -> None:
-    """Every student at one step against the teacher at 64, and the range of the speeds."""
+    """Every student at one step and the teacher at 64, seed by seed; speeds are the first's."""
     content = load("conditioning_names")
-    speeds = []
+    seeds, speeds = range(content["sizes"]["seeds"]), []
     for hidden in ("stretch", "scattered"):
-        rows = [r for r in content["fillings"] if r["hidden"] == hidden]
-        teacher = [r for r in rows if r["student"] == "teacher"]
-        (slow,) = (r for r in teacher if r.get("steps") == 64)
-        (bound,) = (r for r in teacher if "one_by_one" in r)
-        ones = [r for r in rows if r.get("steps") == 1 and r["student"] != "teacher"]
-        assert len(ones) == 4
-        for r in ones:
-            assert r["nll"] < slow["nll"]
-            assert r["matched_nll"] < slow["matched_nll"]
-            speeds.append(slow["seconds_alone"] / r["seconds_alone"])
-        truth = [r for r in rows if "steps" not in r and r["student"] != "teacher"]
-        assert all(r["nll"] < bound["one_by_one"] for r in truth)
-        best = min(ones, key=lambda r: r["matched_nll"])["student"]
-        assert best == {"stretch": "autoregressive", "scattered": "shared-chain"}[hidden]
-        assert min(ones, key=lambda r: r["seconds_alone"])["student"] == "shared-chain"
+        for seed in seeds:
+            rows = [r for r in content["fillings"] if (r["hidden"], r["seed"]) == (hidden, seed)]
+            teacher = [r for r in rows if r["student"] == "teacher"]
+            (slow,) = (r for r in teacher if r.get("steps") == 64)
+            (bound,) = (r for r in teacher if "one_by_one" in r)
+            ones = [r for r in rows if r.get("steps") == 1 and r["student"] != "teacher"]
+            assert len(ones) == 4
+            for r in ones:
+                assert r["nll"] < slow["nll"]
+                assert r["matched_nll"] < slow["matched_nll"]
+            truth = [r for r in rows if "steps" not in r and r["student"] != "teacher"]
+            assert all(r["nll"] < bound["one_by_one"] for r in truth)
+            if not seed:
+                speeds += [slow["seconds_alone"] / r["seconds_alone"] for r in ones]
+                assert min(ones, key=lambda r: r["seconds_alone"])["student"] == "shared-chain"
+        by_judge = over_seeds(
+            [r for r in content["fillings"] if (r["hidden"], r.get("steps")) == (hidden, 1)],
+            ("student",),
+            "matched_nll",
+        )
+        better = min(by_judge, key=lambda key: by_judge[key])
+        assert better == {"stretch": ("autoregressive",), "scattered": ("shared-chain",)}[hidden]
     assert (round(min(speeds)), round(max(speeds))) == (25, 114)
 
 
@@ -184,14 +191,18 @@ def test_lower_halves_of_digits_in_one_evaluation() -> None:
 
 
 def test_more_steps_of_students_that_condition() -> None:
-    rows = {(r["student"], r["steps"]): r for r in load("conditioning_names")["rows"]}
-    chain = [rows["shared-chain", k] for k in (1, 16)]
-    assert chain[1]["matched_nll"] < chain[0]["matched_nll_high"]
-    assert rows["autoregressive", 16]["matched_nll"] > rows["autoregressive", 1]["matched_nll_high"]
-    kinds = ("autoregressive", "autoregressive with lookahead", "any-order")
-    drifts = [rows[k, 16]["matched_nll"] - rows[k, 1]["matched_nll"] for k in kinds]
-    assert drifts == sorted(drifts, reverse=True)
-    assert drifts[-1] > 0.03
+    found = over_seeds(load("conditioning_names")["rows"], ("student", "steps"), "matched_nll")
+    drifts = {
+        kind: found[kind, 16] - found[kind, 1]
+        for kind in (
+            "autoregressive",
+            "autoregressive with lookahead",
+            "any-order",
+            "shared-chain",
+        )
+    }
+    assert list(drifts.values()) == sorted(drifts.values(), reverse=True), drifts
+    assert drifts["shared-chain"] < 0.01 < 0.03 < drifts["any-order"]
 
 
 def test_what_the_teacher_adds() -> None:
