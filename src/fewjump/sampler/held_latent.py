@@ -8,7 +8,6 @@ from torch import Tensor
 
 from fewjump.denoiser.base import Denoiser
 from fewjump.law import Law
-from fewjump.sampler.prior_law import prior_law
 from fewjump.sampler.single_stage import Ancestral
 
 
@@ -26,11 +25,6 @@ class HeldLatent(Ancestral):
     name: ClassVar[str] = "held-latent"
     holds_latent: ClassVar[bool] = True
     reference: ClassVar[str] = "VADD arXiv 2505.17384"
-
-    def check(self, denoiser: Denoiser) -> None:
-        super().check(denoiser)
-        if denoiser.length is not None:
-            prior_law(denoiser, denoiser.length).held([])
 
     def opened(self, denoiser: Denoiser) -> Denoiser:
         return _Holding(denoiser)
