@@ -162,8 +162,11 @@ def test_fillings_in_one_evaluation() -> None:
             ("student",),
             "matched_nll",
         )
-        better = min(by_judge, key=lambda key: by_judge[key])
-        assert better == {"stretch": ("autoregressive",), "scattered": ("shared-chain",)}[hidden]
+        if hidden == "scattered":
+            assert min(by_judge, key=lambda key: by_judge[key]) == ("shared-chain",)
+        else:
+            alike = [by_judge[key] for key in by_judge if key not in (("teacher",), ("any-order",))]
+            assert max(alike) - min(alike) < 0.01
     assert (round(min(speeds)), round(max(speeds))) == (25, 114)
 
 
@@ -201,8 +204,9 @@ def test_more_steps_of_students_that_condition() -> None:
             "shared-chain",
         )
     }
-    assert list(drifts.values()) == sorted(drifts.values(), reverse=True), drifts
-    assert drifts["shared-chain"] < 0.01 < 0.03 < drifts["any-order"]
+    walks = drifts["autoregressive"], drifts["autoregressive with lookahead"]
+    assert abs(walks[0] - walks[1]) < 0.001
+    assert drifts["shared-chain"] < 0.0 < 0.03 < drifts["any-order"] < min(walks)
 
 
 def test_what_the_teacher_adds() -> None:
