@@ -99,15 +99,12 @@ def _of_student(kind: str, seed: int, config: Config, sizes: Sizes, budget: Budg
             begin = time.perf_counter()
             more: dict[str, Any] = {}
             if on == PUZZLES:
-                more = {"known": "scattered", "known_share": budget.shown}
-            data = None
-            if on == PUZZLES:
-                data = problem.sample(budget.steps * budget.batch_size, generator_for(seed, 5))
+                boards = problem.sample(budget.steps * budget.batch_size, generator_for(seed, 5))
+                more = {"data": boards, "known": "scattered", "known_share": budget.shown}
             made = made_once(
                 folder / name,
                 lambda out: refine(
                     student,
-                    data=data,
                     source="student",
                     reward=is_board,
                     anchor=anchor,

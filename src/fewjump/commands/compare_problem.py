@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -106,13 +107,14 @@ class OracleMarkov(Recipe):
     def make(self) -> Problem:
         from fewjump.problem import MarkovChain
 
-        data = self._read()
+        data = self._data
         return MarkovChain.from_text(data.all("train"), data.vocab_size, self.length)
 
     def vocabulary(self, size: int) -> Vocabulary:
-        return self._read().vocabulary
+        return self._data.vocabulary
 
-    def _read(self) -> Dataset:
+    @cached_property
+    def _data(self) -> Dataset:
         from fewjump.data import load_data
 
         return load_data(self.text, self.length, normalise=True)

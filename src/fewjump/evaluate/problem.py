@@ -18,13 +18,14 @@ from fewjump.evaluate.ngrams import (
     ngram_keys,
     tv_to_law,
 )
-from fewjump.law.base import ENUMERATION_LIMIT, Law
+from fewjump.law.base import ENUMERATION_LIMIT
 from fewjump.problem import FiniteSupport, Problem
 from fewjump.random import generator_for
 from fewjump.report import Row
 from fewjump.sampler.base import Sampler
 from fewjump.sampler.carried_samplers import chosen_sampler
 from fewjump.sampler.exact import enumeration_cost, exact_output_law
+from fewjump.sampler.prior_law import prior_law
 from fewjump.sampler.time_grid import GridSpec, times_for
 
 #: The output law of each number of steps takes seconds up to here, for product and joint laws.
@@ -147,7 +148,7 @@ class ProblemMeter(DataMeter):
           truths: exact densities, averaged over the exact samples.
         """
         method, spec = chosen_sampler(denoiser, sampler, steps, grid)
-        one = _first_law(method.opened(denoiser), self.length)
+        one = prior_law(method.opened(denoiser), self.length)
         if not one.exact_density:
             return {}
         most = _COST if one.independent else _JOINT_COST
@@ -186,16 +187,6 @@ class ProblemMeter(DataMeter):
         """What as many exact samples score: the floor of what is biased by their number."""
         scores = self.measure(self.dataset.all("test"), seed)
         return [as_result(value, metric, EXACT_SAMPLES) for metric, value in scores.items()]
-
-
-def _first_law(denoiser: Denoiser, length: int) -> Law:
-    """What is drawn from pure noise; no evaluation is counted."""
-    noise = denoiser.process.prior_sample((1, length), generator_for(0), denoiser.device)
-    counted = denoiser.evaluations
-    with torch.no_grad():
-        law = denoiser(noise, torch.ones(1, dtype=torch.float64, device=denoiser.device))
-    denoiser.evaluations = counted
-    return law
 
 
 def _known(values: dict[str, float]) -> dict[str, Interval]:
