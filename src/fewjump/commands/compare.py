@@ -15,7 +15,6 @@ from fewjump.commands import distill
 from fewjump.commands.compare_budget import cost_of, steps_within, tried
 from fewjump.commands.compare_plan import (
     NETWORK,
-    TEACHER,
     Network,
     Plan,
     check_student,
@@ -25,7 +24,7 @@ from fewjump.commands.compare_plan import (
     told_of,
     untrained,
 )
-from fewjump.commands.compare_problem import open_problem
+from fewjump.commands.compare_problem import EXACT, TEACHER, open_problem, trained
 from fewjump.commands.evaluate import judge_facts, meter_for
 from fewjump.commands.shared import document_values, make_sampler
 from fewjump.config import read_yaml
@@ -46,8 +45,9 @@ if TYPE_CHECKING:
 class Options:
     """Train several students of one teacher under one budget, and judge all under one protocol.
 
-    The plan is a YAML file: teacher and data, or problem, a law that is known, and network, the
-    sizes of its students; steps, teacher_steps, seeds, samples; shared, what `fewjump distill` is
+    The plan is a YAML file: teacher and data, or problem, a law that is known, network, the sizes
+    of its students, and teacher, how a network learns from its draws, if the exact posterior shall
+    not be the teacher; steps, teacher_steps, seeds, samples; shared, what `fewjump distill` is
     told for all students; students, a name for each and what else it is told; models, names and
     places of models that others trained; samplers, a name and the sampler, sampler-options and grid
     of other ways to sample the teacher; autoregressive, how a network of the teacher's size is
@@ -98,6 +98,7 @@ def run(options: Options) -> int:
 
     content = read_yaml(options.plan)
     plan, students, models, samplers, network, problem = read_plan(content, str(options.plan))
+    here = {"progress": options.progress, "device": options.device}
     made = {}
     for name, own in students.items():
         for seed in plan.seeds:
@@ -108,10 +109,10 @@ def run(options: Options) -> int:
         name: (make_sampler(one.sampler, one.sampler_options), one.grid)
         for name, one in samplers.items()
     }
-    places, given = [Path(place) for place in models.values()], None
+    places, given, exact = [Path(place) for place in models.values()], None, None
     if problem is not None:
         with told_of(f"{options.plan}: problem"):
-            given, meter, alike = open_problem(problem, plan.samples)
+            given, meter, exact, alike = open_problem(problem, plan.samples)
         teacher, data = given.teacher, given.data
         others = open_models(places, options.device)
     else:
@@ -129,8 +130,16 @@ def run(options: Options) -> int:
     if network is not None:
         with told_of(f"{options.plan}: autoregressive"):
             sized(data.vocab_size, parameter_counts(alike)["total"], network.layers)
-        here = replace(network.training, progress=options.progress, device=options.device)
-        network = network._replace(training=here)
+        network = network._replace(training=replace(network.training, **here))
+    learned = None if problem is None else problem.training
+    if given is not None and learned is not None:
+        place = options.out / TEACHER
+        if not (place / "model").exists():
+            for name in students:
+                with told_of(f"{options.plan}: {name}"):
+                    check_student(made[name, plan.seeds[0]], given)
+        given = trained(given, replace(learned, **here), place)
+        teacher = given.teacher
     trials = options.out / "trials.json"
     found = json.loads(trials.read_text(encoding="utf-8")) if trials.is_file() else {}
     budgeted = plan.teacher_evaluations is not None
@@ -164,6 +173,8 @@ def run(options: Options) -> int:
         return make
 
     entries = [Entry(TEACHER, None, None, long, lambda _: (teacher.denoiser, {}))]
+    if exact is not None and exact is not teacher.denoiser:
+        entries.append(Entry(EXACT, None, None, long, lambda _: (exact, {})))
     entries += [
         Entry(name, way, grid, long, lambda _: (teacher.denoiser, {}))
         for name, (way, grid) in ways.items()
@@ -192,6 +203,9 @@ def run(options: Options) -> int:
         if found:
             write_text(trials, json.dumps(found, indent=1) + "\n")
         tidy, costs = [], []
+        if learned is not None:
+            cost = cost_of(options.out / TEACHER)
+            costs.append({"model": TEACHER, "seed": learned.seed, **cost})
         for entry in entries:
             for seed in plan.seeds:
                 denoiser, cost = entry.make(seed)
@@ -202,7 +216,7 @@ def run(options: Options) -> int:
         rows = [*over_seeds_of(tidy), *meter.reference()]
         facts = {
             "data": data.description,
-            "teacher": plan.teacher,
+            "teacher": plan.teacher if learned is None else f"trained on draws; {plan.teacher}",
             "samples": plan.samples or len(data.test),
             "seeds": ", ".join(map(str, plan.seeds)),
             **judge_facts(meter),

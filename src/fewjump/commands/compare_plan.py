@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 from fewjump.commands import distill
 from fewjump.commands.arguments import flags_of, parse
 from fewjump.commands.compare_budget import cost_of
-from fewjump.commands.compare_problem import ProblemPlan, read_problem
+from fewjump.commands.compare_problem import EXACT, TEACHER, ProblemPlan, read_problem
 from fewjump.commands.shared import (
     DataKindName,
     DocumentOptions,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from fewjump.denoiser.left_to_right import Layers
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+-]*")
-TEACHER, NETWORK = "teacher", "autoregressive network"
+NETWORK = "autoregressive network"
 
 
 @dataclass(kw_only=True)
@@ -45,7 +45,7 @@ class Plan(ReadingOptions, DocumentOptions, JudgeOptions):
     judges texts as for `fewjump evaluate`.
 
     Attributes:
-        teacher: what `fewjump sample` takes.
+        teacher: what `fewjump sample` takes; with a problem, how a network learns from its draws.
         data: what the teacher learned from; its test part is the reference.
         kind, length: how to read it.
         steps: numbers of steps that students are judged at.
@@ -154,8 +154,11 @@ def read_plan(content: Any, where: str) -> Contents:
     problem = None
     with told_of(where):
         if known_law:
-            problem = _problem(rest, *(_normal(parts[p], where, p) for p in ("problem", "network")))
-            rest |= {"teacher": problem.teacher, "data": "draws of the problem"}
+            learned = rest.pop("teacher") if isinstance(rest.get("teacher"), dict) else None
+            training = None if learned is None else _training(learned, where, "teacher")
+            own, network = (_normal(parts[part], where, part) for part in ("problem", "network"))
+            problem = _problem(rest, own, network, training)
+            rest |= {"teacher": problem.posterior, "data": "draws of the problem"}
         elif parts["network"]:
             raise ValueError(
                 "network: is of the students of a problem:; those of a saved teacher have its own"
@@ -172,9 +175,7 @@ def read_plan(content: Any, where: str) -> Contents:
             one_of("layers", layers, get_args(Layers))
             if "seed" in own:
                 raise ValueError("seed is for the plan to say")
-            if "device" in own:
-                raise ValueError("device is for `fewjump compare --device` to say")
-            network = Network(layers, changed(own, TEACHER_TRAINING)[0])
+        network = Network(layers, _training(own, where, "autoregressive"))
     students = {
         name: {**_normal(parts["shared"], where, "shared"), **_normal(own, where, name)}
         for name, own in parts["students"].items()
@@ -182,12 +183,12 @@ def read_plan(content: Any, where: str) -> Contents:
     models = parts["models"]
     if not all(isinstance(place, str) for place in models.values()):
         raise ValueError(f"{where}: models must be lines of name: what `fewjump sample` takes")
-    names, own_names = [*students, *models, *parts["samplers"]], (TEACHER, NETWORK)
+    names, own_names = [*students, *models, *parts["samplers"]], (TEACHER, EXACT, NETWORK)
     for name in names:
         if not isinstance(name, str) or not _NAME.fullmatch(name) or name in own_names:
             raise ValueError(
                 f"{where}: {name!r} cannot be a name here; take letters, digits and ' ._+-' (in "
-                f"quotes where YAML reads a number), and not {' or '.join(own_names)}"
+                f"quotes where YAML reads a number), and none of {', '.join(own_names)}"
             )
     # Names are those of folders, and not every disk tells "A" from "a", or "a " from "a".
     folders = [name.casefold().strip() for name in names]
@@ -214,17 +215,30 @@ def read_plan(content: Any, where: str) -> Contents:
     return Contents(plan, students, models, samplers, network, problem)
 
 
+def _training(options: Any, where: str, name: str) -> TrainConfig:
+    """How a network of the plan is trained on the data."""
+    own = _normal(options, where, name)
+    with told_of(f"{where}: {name}"):
+        if "device" in own:
+            raise ValueError("device is for `fewjump compare --device` to say")
+        return changed(own, TEACHER_TRAINING)[0]
+
+
 def _problem(
-    rest: Mapping[str, Any], own: Mapping[str, Any], network: Mapping[str, Any]
+    rest: Mapping[str, Any],
+    own: Mapping[str, Any],
+    network: Mapping[str, Any],
+    training: TrainConfig | None,
 ) -> ProblemPlan:
     """What stands in `problem:`, in a plan that says nothing against it."""
     theirs = (*_SHARED, *(one.name for one in options_of(JudgeOptions)))
     if said := [name for name in theirs if name in rest]:
         raise ValueError(
-            f"a problem: has its exact posterior as teacher, its own draws as data and its law as "
-            f"judge: leave out {', '.join(said)}, or the problem"
+            f"a problem: has its exact posterior as teacher, or a network that learns from its "
+            f"draws (teacher: {{steps: …}}), these draws as data and its law as judge: leave out "
+            f"{', '.join(said)}, or the problem"
         )
-    return read_problem(own, network)
+    return read_problem(own, network, training)
 
 
 def _normal(options: Any, where: str, name: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from fewjump.commands.distill import Given
 from fewjump.commands.train import ProcessName, ScheduleName, build_process
 from fewjump.config import Source, changed, one_of
+from fewjump.options.training import TrainConfig
 
 if TYPE_CHECKING:
     from fewjump.data import Dataset, Vocabulary
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from fewjump.evaluate.problem import ProblemMeter
     from fewjump.problem import FiniteSupport, MarkovChain, Problem
 
-EXACT = "exact posterior"
+EXACT, TEACHER = "exact posterior", "teacher"
 _SAMPLES = 1000
 
 
@@ -217,23 +219,29 @@ class ProblemPlan(NamedTuple):
         kind: of it.
         recipe: its law.
         drawn: what is drawn of it.
-        network: options of the students' transformer.
+        network: options of the students' transformer, and of a trained teacher's.
+        training: of a teacher that learns from draws; None for the exact posterior.
     """
 
     kind: str
     recipe: Recipe
     drawn: Drawn
     network: dict[str, Any]
+    training: TrainConfig | None
 
     @property
-    def teacher(self) -> str:
-        """What the teacher is called: all that its posterior depends on."""
+    def posterior(self) -> str:
+        """What the exact posterior is called: all that it depends on."""
         said = {**asdict(self.drawn), **asdict(self.recipe)}  # pyright: ignore[reportArgumentType]
         return f"{EXACT} of {self.kind} ({', '.join(f'{k} {v}' for k, v in said.items())})"
 
 
-def read_problem(own: Mapping[str, Any], network: Mapping[str, Any]) -> ProblemPlan:
-    """The content of `problem:` and `network:`.
+def read_problem(
+    own: Mapping[str, Any],
+    network: Mapping[str, Any],
+    training: TrainConfig | None = None,
+) -> ProblemPlan:
+    """The content of `problem:` and `network:`, and the training of a teacher if it needs one.
 
     Raises:
         ValueError: for what is no problem.
@@ -253,20 +261,24 @@ def read_problem(own: Mapping[str, Any], network: Mapping[str, Any]) -> ProblemP
     if said := [name for name in network if name in fixed]:
         raise ValueError(f"network: {', '.join(said)} follows from the problem; leave it out")
     (config,) = changed(network, TransformerConfig(2))
-    return ProblemPlan(kind, recipe, drawn, {name: getattr(config, name) for name in network})
+    sizes = {name: getattr(config, name) for name in network}
+    return ProblemPlan(kind, recipe, drawn, sizes, training)
 
 
 class Opened(NamedTuple):
     """A problem, ready to be learned.
 
     Attributes:
-        given: teacher, data and network of `fewjump distill`.
+        given: teacher, data and network of `fewjump distill`. A teacher that is to be trained is a
+            network that has learned nothing yet.
         meter: the law as judge.
+        exact: the exact posterior.
         student: a network of the students' size.
     """
 
     given: Given
     meter: ProblemMeter
+    exact: Denoiser
     student: Denoiser
 
 
@@ -303,5 +315,17 @@ def open_problem(plan: ProblemPlan, samples: int | None) -> Opened:
     # Given which tokens are masked, the posterior does not depend on the time.
     network = {"time_conditioned": not process.absorbing, **plan.network}
     student = build_student(exact, "product", network, None, False, problem.length, 0)
-    given = Given(Model(exact, vocabulary, Path(EXACT)), data, network)
-    return Opened(given, ProblemMeter(problem, data), student)
+    if plan.training is None:
+        given = Given(Model(exact, vocabulary, Path(EXACT)), data, network)
+    else:
+        given = Given(Model(deepcopy(student), vocabulary, Path(TEACHER)), data, None)
+    return Opened(given, ProblemMeter(problem, data), exact, student)
+
+
+def trained(given: Given, training: TrainConfig, folder: Path) -> Given:
+    """With a teacher that has learned from the draws, in a folder that keeps it."""
+    from fewjump.api import train_teacher
+
+    network, data = given.teacher.denoiser, given.data
+    teacher = train_teacher(data, network.process, network=network, config=training, out=folder)
+    return given._replace(teacher=given.teacher._replace(denoiser=teacher, folder=folder))

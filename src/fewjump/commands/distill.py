@@ -158,17 +158,17 @@ class Options(DocumentOptions, ReadingOptions, Subject):
 
 
 class Given(NamedTuple):
-    """A teacher that no file holds.
+    """Teacher and data that are opened already.
 
     Attributes:
         teacher: with the vocabulary of the data.
         data: to learn from.
-        network: options of the students' transformer.
+        network: options of the students' transformer; None for the teacher's own.
     """
 
     teacher: Model
     data: Dataset
-    network: dict[str, Any]
+    network: dict[str, Any] | None
 
 
 def run(
@@ -219,7 +219,7 @@ def run(
         raise ValueError("--label-dropout is for teachers with classes, and this one has none")
     guided = options.guidance is not None and (data is None or not data.scales)
     objective = objective_of(options, guided)
-    if given is not None and objective.keeps_network:
+    if given is not None and given.network is not None and objective.keeps_network:
         raise ValueError(
             f"--method {options.method} learns a sampler of its teacher's network, and an exact "
             "posterior has none; leave this student out, or train a teacher"
