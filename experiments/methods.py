@@ -1,11 +1,12 @@
-"""Every few-step method with one teacher, one budget and exact judges: problems with a known law.
+"""Every few-step method with one teacher and one budget, by ``fewjump compare``.
 
-A network learns from draws of each problem, and is the teacher. Each method trains a student of it
-with as many teacher evaluations as any other, by ``fewjump compare``; the law itself is the judge,
-and its exact posterior, other samplers of the teacher and an autoregressive network of its size are
-judged beside. Run as
+A network learns a task, and is the teacher. Each method trains a student of it with as many teacher
+evaluations as any other; other samplers of the teacher and an autoregressive network of its size
+are judged beside. Where the law of the data is known it is the judge, and its exact posterior one
+more row. Run as
 
     python -m experiments.methods --tasks masked-chain uniform-chain boards
+    python -m experiments.methods --tasks names --names names.txt
 
 It goes on where it was stopped; a seed or a task more costs only what is new.
 """
@@ -14,12 +15,18 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import yaml
 
 from experiments.harness import Content, Options, main, place
+from fewjump.api import train_teacher
 from fewjump.commands import compare
+from fewjump.data import load_data
+from fewjump.data.load import DataKind
+from fewjump.process import Absorbing, Uniform
+from fewjump.schedule import LogLinear
 
 #: Training-free: other ways to sample the teacher, by noise.
 SAMPLERS: dict[str, dict[str, dict[str, Any]]] = {
@@ -41,24 +48,33 @@ SAMPLERS: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 #: What is kept of what was measured: means over seeds.
-METRICS = ("kl", "kl_rate", "tv", "bigram_tv", "valid", "nll", "entropy", "copied")
+METRICS = (
+    *("kl", "kl_rate", "tv", "bigram_tv", "valid", "nll", "entropy", "copied"),
+    *("frechet", "precision", "recall", "distinct_4"),
+)
 
 
 @dataclass(frozen=True)
 class Task:
-    """A problem, and the sizes of what learns it.
+    """What is learned, and the sizes of what learns it.
 
     Attributes:
-        problem: of `fewjump compare`.
+        noise: masked or uniform.
+        problem: of `fewjump compare`, but for its noise; None for data.
+        data: digits, or a file of :class:`Config`, names or text.
+        length: L of data.
         network: the teacher's transformer, and every student's.
         states: of chain heads.
         components: of mixtures.
         width: of heads that attend.
     """
 
-    problem: dict[str, Any]
+    noise: Literal["masked", "uniform"] = "masked"
+    problem: dict[str, Any] | None = None
+    data: str | None = None
+    length: int | None = None
     network: dict[str, Any] = field(
-        default_factory=lambda: {"hidden": 64, "blocks": 2, "heads": 4, "condition-dim": 32}
+        default_factory=lambda: {"hidden": 64, "blocks": 2, "heads": 4, "condition_dim": 32}
     )
     states: int = 32
     components: int = 16
@@ -66,15 +82,15 @@ class Task:
 
 
 #: Letters are learned from fewer and longer sequences.
+LETTERS = {"kind": "oracle-markov", "length": 128, "sequences": 4000}
 TASKS: dict[str, Task] = {
-    "masked-chain": Task({"kind": "markov", "noise": "masked"}),
-    "uniform-chain": Task({"kind": "markov", "noise": "uniform"}),
-    "boards": Task({"kind": "sudoku", "noise": "masked"}, states=64, components=64, width=64),
-    "letters": Task(
-        {"kind": "oracle-markov", "noise": "masked", "length": 128, "sequences": 4000},
-        states=64,
-        width=64,
-    ),
+    "masked-chain": Task(problem={"kind": "markov"}),
+    "uniform-chain": Task("uniform", {"kind": "markov"}),
+    "boards": Task(problem={"kind": "sudoku"}, states=64, components=64, width=64),
+    "letters": Task(problem=LETTERS, states=64, width=64),
+    "names": Task(data="names", states=64, width=64),
+    "text": Task(data="text", length=64, states=128, width=64),
+    "digits": Task(data="digits", states=64, components=64, width=64),
 }
 
 
@@ -101,6 +117,10 @@ class Sizes:
     steps: tuple[int, ...] = (1, 2, 4, 8, 16)
     teacher_grid: tuple[int, ...] = (1, 2, 4, 8, 16, 64)
 
+    def training(self) -> dict[str, Any]:
+        """Of a network that learns from the data alone."""
+        return {"steps": self.teacher_steps, "batch-size": self.batch_size, "lr": 0.002}
+
 
 @dataclass
 class Config(Options):
@@ -108,11 +128,20 @@ class Config(Options):
 
     Attributes:
         seeds: trainings of every student.
-        tasks: masked-chain, uniform-chain, boards, letters.
+        tasks: masked-chain, uniform-chain, boards, letters, names, text, digits.
+        names: file of one name a line.
+        text: file of running text.
     """
 
     seeds: int = 3
-    tasks: tuple[str, ...] = tuple(TASKS)
+    tasks: tuple[str, ...] = ("masked-chain", "uniform-chain", "boards", "letters", "digits")
+    names: Path | None = None
+    text: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.tasks:
+            if name in ("names", "text") and getattr(self, name) is None:
+                raise ValueError(f"the task {name} needs a file: give --{name}")
 
 
 def methods(task: Task, sizes: Sizes) -> dict[str, dict[str, Any]]:
@@ -151,7 +180,7 @@ def methods(task: Task, sizes: Sizes) -> dict[str, dict[str, Any]]:
         "IDLM product": {"method": "idlm", **two, **small},
         "IDLM shared-chain": {**chain, "method": "idlm", **two, **fast},
     }
-    if task.problem["noise"] == "masked":
+    if task.noise == "masked":
         return {**found, "SDTT": {"method": "sdtt", "jumps-before": 64, "rounds": 5}}
     pairs = {"pairs": sizes.pairs, "pair-steps": 32, "steps": sizes.alone}
     # Ancestral steps of uniform noise forget the noise that a rectified student goes by.
@@ -159,43 +188,61 @@ def methods(task: Task, sizes: Sizes) -> dict[str, dict[str, Any]]:
     return {**found, "DCD": {"method": "dcd", "jumps-before": 64, "rounds": 5}, "ReDi": redi}
 
 
-def plan_of(task: Task, sizes: Sizes, seeds: list[int]) -> dict[str, Any]:
-    """The plan of `fewjump compare`."""
-    training = {"steps": sizes.teacher_steps, "batch-size": sizes.batch_size, "lr": 0.002}
-    return {
-        "problem": task.problem,
-        "network": task.network,
-        "teacher": training,
+def plan_of(task: Task, sizes: Sizes, config: Config, folder: Path) -> dict[str, Any]:
+    """The plan of `fewjump compare`; of data, its teacher is trained in ``folder``."""
+    plan = {
         "steps": list(sizes.steps),
         "teacher-steps": list(sizes.teacher_grid),
-        "seeds": seeds,
+        "seeds": list(range(config.seed, config.seed + config.seeds)),
         "samples": sizes.samples,
         "matched-entropy": False,
         "teacher-evaluations": sizes.evaluations,
         "shared": {"batch-size": sizes.batch_size, "lr": 0.001},
         "students": methods(task, sizes),
-        "samplers": SAMPLERS[task.problem["noise"]],
-        "autoregressive": training,
+        "samplers": SAMPLERS[task.noise],
+        "autoregressive": sizes.training(),
     }
+    if task.problem is not None:
+        problem = {**task.problem, "noise": task.noise}
+        return {**plan, "problem": problem, "network": task.network, "teacher": sizes.training()}
+    assert task.data is not None
+    # The test part of the digits is smaller.
+    plan |= {"samples": min(sizes.samples, 1000)} if task.data == "digits" else {}
+    source = {"digits": "digits", "names": config.names, "text": config.text}[task.data]
+    plan |= {"teacher": str(folder / "teacher"), "data": str(source)}
+    plan |= {"kind": "lines"} if task.data == "names" else {}
+    return plan if task.length is None else {**plan, "length": task.length}
+
+
+def teach(task: Task, plan: dict[str, Any], sizes: Sizes) -> None:
+    """Train the teacher of data where the plan has it."""
+    kind: DataKind = plan.get("kind", "auto")
+    data = load_data(plan["data"], task.length, kind=kind)
+    size, noise = data.vocab_size, LogLinear()
+    process = Absorbing(size + 1, noise) if task.noise == "masked" else Uniform(size, noise)
+    options = {name.replace("-", "_"): value for name, value in sizes.training().items()}
+    train_teacher(data, process, network=task.network, out=plan["teacher"], **options)
 
 
 def measure(config: Config, sizes: Sizes | None = None) -> Content:
-    """Teachers, students and what the laws say of their samples."""
+    """Teachers, students and what the judges say of their samples."""
     sizes = Sizes() if sizes is None else sizes
-    seeds = list(range(config.seed, config.seed + config.seeds))
     rows, costs = [], []
     for name in config.tasks:
         task = TASKS[name]
         folder = place(config.runs / "methods", name, asdict(task), asdict(sizes))
         folder.mkdir(parents=True, exist_ok=True)
-        plan = folder / "plan.yaml"
-        plan.write_text(yaml.safe_dump(plan_of(task, sizes, seeds), sort_keys=False))
-        compare.run(compare.Options(plan, folder, progress=False))
+        plan = plan_of(task, sizes, config, folder)
+        if task.problem is None:
+            teach(task, plan, sizes)
+        file = folder / "plan.yaml"
+        file.write_text(yaml.safe_dump(plan, sort_keys=False))
+        compare.run(compare.Options(file, folder, progress=False))
         found = json.loads((folder / "results.json").read_text())
         shown = [row for row in found["rows"] if row["metric"] in METRICS]
         rows += [{"task": name, **row} for row in shown]
         costs += [{"task": name, **row} for row in found["costs"]]
-    return {"seeds": seeds, "sizes": asdict(sizes), "rows": rows, "costs": costs}
+    return {"seeds": config.seeds, "sizes": asdict(sizes), "rows": rows, "costs": costs}
 
 
 if __name__ == "__main__":

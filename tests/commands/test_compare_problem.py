@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from fewjump import cli
+from fewjump import cli, load
 from fewjump.commands.compare_plan import read_plan, student_options
 from fewjump.commands.compare_problem import open_problem, read_problem
 from fewjump.problem import (
@@ -84,6 +84,28 @@ def test_the_plan_of_the_page_is_judged_exactly_and_nothing_is_made_twice(
     assert compare(plan, tmp_path) == cli.OK
 
 
+def test_a_teacher_that_learns_from_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fewjump.report.write", lambda page, out: out)
+    problem = {"kind": "joint", "noise": "masked", "length": 3, "sequences": 200}
+    content = {"problem": problem, **SMALL, "steps": [1], "teacher-steps": [3], "seeds": [0]}
+    content |= {"teacher": {"steps": 3, "batch-size": 8, "lr": 0.01, "warmup": 1}}
+    content |= {"students": {"a": {}, "b": {"method": "lsd", "jumps": 2}}}
+    content |= {"teacher-evaluations": 600}
+    assert compare(content, tmp_path) == cli.OK
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    kl = {(r["model"], r["steps"]): r["value"] for r in found["rows"] if r["metric"] == "kl"}
+    assert set(kl) == {("teacher", 3), ("exact posterior", 3), ("a", 1), ("b", 1)}
+    trained = load(tmp_path / "out" / "teacher" / "model")
+    law = open_problem(read_problem(problem, {}), 10).meter
+    assert kl["teacher", 3] == law.of_law(trained, 3)["kl"].value
+    # A sampler was learned over the teacher's own network, whose single step it cannot change.
+    assert kl["b", 1] == law.of_law(trained, 1)["kl"].value
+    assert kl["exact posterior", 3] < kl["teacher", 3]
+    costs = {c["model"]: (c["steps"], c["teacher_evaluations"]) for c in found["costs"]}
+    assert costs["teacher"] == (3, 0)
+    assert costs["a"][0] == 600 // 8
+
+
 def test_another_noise_is_another_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fewjump.report.write", lambda page, out: out)
     problem = {"kind": "joint", "length": 3, "sequences": 20}
@@ -150,6 +172,10 @@ def test_shipped_plans_are_read(name: str) -> None:
         ({"problem": None}, "network: is of the students of a problem:"),
         ({"network": {"vocab-size": 5}}, "network: vocab_size follows from the problem"),
         ({"network": {"hiden": 5}}, "did you mean 'hidden'"),
+        ({"teacher": {"steps": 5, "device": "cpu"}}, "teacher: --device is for `fewjump compare"),
+        ({"teacher": {"stepz": 5}}, "teacher: unknown key 'stepz'"),
+        ({"teacher": {"steps": 5}, "students": {"a": {"method": "dcd"}}}, "a: dcd noises data"),
+        ({"samplers": {"exact posterior": {"sampler": "psi"}}}, "cannot be a name here"),
         ({"samples": 1}, "samples must be at least 2"),
         ({"students": {"a": {"method": "lsd"}}}, "a: --method lsd learns a sampler"),
         ({"students": {"a": {"lora": 2}}}, "a: lora starts at a transformer teacher's weights"),

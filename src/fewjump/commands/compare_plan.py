@@ -151,11 +151,11 @@ def read_plan(content: Any, where: str) -> Contents:
         if not isinstance(found, dict):
             raise ValueError(f"{where}: {part} must hold name: value lines")
         parts[part] = found
-    problem = None
+    problem = training = None
+    if known_law and isinstance(rest.get("teacher"), dict):
+        training = _training(rest.pop("teacher"), where, "teacher")
     with told_of(where):
         if known_law:
-            learned = rest.pop("teacher") if isinstance(rest.get("teacher"), dict) else None
-            training = None if learned is None else _training(learned, where, "teacher")
             own, network = (_normal(parts[part], where, part) for part in ("problem", "network"))
             problem = _problem(rest, own, network, training)
             rest |= {"teacher": problem.posterior, "data": "draws of the problem"}
