@@ -13,7 +13,7 @@ import yaml
 from causal_judges import gpt2_folder
 from fewjump import cli, load, save
 from fewjump.commands import distill
-from fewjump.commands.compare import over_seeds_of, suspects, verdicts
+from fewjump.commands.compare_measure import over_seeds_of
 from fewjump.data import Characters, Dataset, Vocabulary
 from fewjump.denoiser import NetworkDenoiser
 from fewjump.evaluate.meter import as_result
@@ -21,6 +21,7 @@ from fewjump.evaluate.text import TextMeter
 from fewjump.problem import MarkovChain
 from fewjump.random import generator_for, integers
 from fewjump.report import Row
+from fewjump.report.verdicts import suspects, verdicts
 
 STUDENTS = {
     "shared chain": {"student": "shared-chain", "head": ["states=4"]},
@@ -468,7 +469,7 @@ def test_a_verdict_is_given_only_where_intervals_separate() -> None:
     ]
     rows.append(row("teacher", 64, 0.5, 0.01, "recall"))
     rows.append(row("varied", 1, 0.8, 0.01, "recall"))
-    (table,) = verdicts(rows)
+    (table,) = verdicts(rows, "teacher")
     assert [(line[0], line[2], line[-1]) for line in table.rows] == [
         ("good", "bigram_tv", "better"),
         ("close", "bigram_tv", "intervals overlap"),

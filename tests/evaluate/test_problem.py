@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from fewjump.commands.compare import suspects, verdicts
 from fewjump.data import Dataset, Tokens
 from fewjump.denoiser import NetworkDenoiser
 from fewjump.evaluate.meter import as_result, quality
@@ -21,6 +20,7 @@ from fewjump.problem.sudoku import sudoku
 from fewjump.process import Absorbing, Process, Uniform
 from fewjump.random import generator_for
 from fewjump.report import Row
+from fewjump.report.verdicts import suspects, verdicts
 from fewjump.schedule import LogLinear
 
 V, L = 3, 3
@@ -160,7 +160,7 @@ def test_a_wrong_law_is_judged_worse() -> None:
     rows = quality(exact, meter, [1], model="teacher")
     rows += quality(other.denoiser(MASKED, joint=True), meter, [1], model="wrong")
     rows += quality(exact, meter, [1], model="right", seeds=(5,))
-    (table,) = verdicts([*rows, *meter.reference()])
+    (table,) = verdicts([*rows, *meter.reference()], "teacher")
     found = {(line[0], line[2]): line[-1] for line in table.rows}
     for metric in ("kl", "tv", "sequence_tv", "trigram_tv"):
         assert found["wrong", metric] == "worse"

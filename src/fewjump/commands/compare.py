@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeAlias
 
 import tyro
 
 from fewjump.commands import distill
 from fewjump.commands.compare_budget import cost_of, steps_within, tried
+from fewjump.commands.compare_measure import Entry, Making, held_by, measured, over_seeds_of
 from fewjump.commands.compare_plan import (
     NETWORK,
-    Network,
-    Plan,
+    Contents,
     check_student,
     network_alone,
     read_plan,
@@ -30,14 +28,14 @@ from fewjump.commands.shared import document_values, make_sampler
 from fewjump.config import read_yaml
 from fewjump.files import check_file_writable, write_text
 from fewjump.lock import sole_writer
+from fewjump.options.training import TrainConfig
 from fewjump.reading import reading_values
 
 if TYPE_CHECKING:
     from fewjump.data import Dataset
     from fewjump.denoiser import Denoiser
-    from fewjump.evaluate.bootstrap import Interval
     from fewjump.evaluate.meter import DataMeter
-    from fewjump.report import Row, Table
+    from fewjump.publish.models import Model
     from fewjump.sampler import Sampler
 
 
@@ -68,83 +66,136 @@ class Options:
     device: str = "cpu"
     progress: bool = True
 
+    def here(self, training: TrainConfig) -> TrainConfig:
+        """A training where, and as visibly, as the comparison is made."""
+        return replace(training, progress=self.progress, device=self.device)
 
-@dataclass(frozen=True)
-class Entry:
-    """One thing that is judged.
+
+Made: TypeAlias = dict[tuple[str, int], distill.Options]
+Ways: TypeAlias = "dict[str, tuple[Sampler | None, Any]]"
+_TRIALS = "trials.json"
+
+
+class Opened(NamedTuple):
+    """What a plan compares, ready to be learned from and judged.
 
     Attributes:
-        name: of it.
-        sampler: that steps it; None for the model's default.
-        steps: numbers of steps.
-        grid: spacing of the steps.
-        make: its denoiser by seed, and what that took.
+        teacher: with its vocabulary.
+        data: of it.
+        meter: the judge.
+        alike: a network of the size that the autoregressive one gets.
+        others: the plan's models.
+        given: teacher and data of `fewjump distill`, if no files hold them.
+        exact: the exact posterior of a problem.
     """
 
-    name: str
-    sampler: Sampler | None
-    grid: Any
-    steps: list[int]
-    make: Callable[[int], tuple[Denoiser, dict[str, Any]]]
+    teacher: Model
+    data: Dataset
+    meter: DataMeter
+    alike: Denoiser
+    others: list[Model]
+    given: distill.Given | None
+    exact: Denoiser | None
 
 
 def run(options: Options) -> int:
-    from fewjump.denoiser.left_to_right import sized
-    from fewjump.denoiser.network import parameter_counts
-    from fewjump.publish.models import check_alike, open_data_like, open_model, open_models
-    from fewjump.report import from_results, machine_facts, write, write_results
-    from fewjump.sampler.run import check_budgets
-    from fewjump.train.setup import weights_checksum
-
-    content = read_yaml(options.plan)
-    plan, students, models, samplers, network, problem = read_plan(content, str(options.plan))
-    here = {"progress": options.progress, "device": options.device}
-    made = {}
-    for name, own in students.items():
+    contents = read_plan(read_yaml(options.plan), str(options.plan))
+    plan = contents.plan
+    more = ["--device", options.device, *([] if options.progress else ["--no-progress"])]
+    made: dict[tuple[str, int], distill.Options] = {}
+    for name, own in contents.students.items():
         for seed in plan.seeds:
-            more = ["--out", str(options.out / "students" / name / str(seed))]
-            more += ["--device", options.device, *([] if options.progress else ["--no-progress"])]
-            made[name, seed] = student_options(plan, own, seed, more, f"{options.plan}: {name}")
+            place = ["--out", str(options.out / "students" / name / str(seed)), *more]
+            made[name, seed] = student_options(plan, own, seed, place, f"{options.plan}: {name}")
     ways = {
         name: (make_sampler(one.sampler, one.sampler_options), one.grid)
-        for name, one in samplers.items()
+        for name, one in contents.samplers.items()
     }
-    places, given, exact = [Path(place) for place in models.values()], None, None
+    opened = _opened(options, contents)
+    _check(options, contents, opened, ways)
+    if contents.problem is not None and contents.problem.training is not None:
+        opened = _taught(options, contents, opened, made)
+    trials = _check_students(options, contents, opened, made, ways)
+    entries = _entries(options, contents, opened, made, ways)
+    with sole_writer(options.out):
+        for name in ("rows.json", "results.json", "report.html"):
+            check_file_writable(options.out / name)
+        if trials:
+            write_text(options.out / _TRIALS, json.dumps(trials, indent=1) + "\n")
+        _measure(options, contents, opened, entries)
+    return 0
+
+
+def _opened(options: Options, contents: Contents) -> Opened:
+    from fewjump.publish.models import check_alike, open_data_like, open_models
+
+    plan, problem = contents.plan, contents.problem
+    places = [Path(place) for place in contents.models.values()]
     if problem is not None:
         with told_of(f"{options.plan}: problem"):
             given, meter, exact, alike = open_problem(problem, plan.samples)
-        teacher, data = given.teacher, given.data
-        others = open_models(places, options.device)
+        teacher, others = given.teacher, open_models(places, options.device)
+        opened = Opened(teacher, given.data, meter, alike, others, given, exact)
     else:
         places = [Path(plan.teacher), *places]
         teacher, *others = open_models(places, options.device, reading_values(plan))
         documents = document_values(plan)
         data = open_data_like(teacher, plan.data, plan.kind, plan.length, **documents)
-        meter, alike = meter_for(data, plan, options.device), teacher.denoiser
-    check_alike([teacher, *others], data)
-    long = plan.teacher_steps or plan.steps
+        meter = meter_for(data, plan, options.device)
+        opened = Opened(teacher, data, meter, teacher.denoiser, others, None, None)
+    check_alike([opened.teacher, *others], opened.data)
+    return opened
+
+
+def _check(options: Options, contents: Contents, opened: Opened, ways: Ways) -> None:
+    """Refuse samplers that do not fit the teacher, and a size that no network has."""
+    from fewjump.denoiser.left_to_right import sized
+    from fewjump.denoiser.network import parameter_counts
+    from fewjump.sampler.run import check_budgets
+
+    denoiser, data = opened.teacher.denoiser, opened.data
     for name, (way, grid) in ways.items():
-        if name not in students:
+        if name not in contents.students:
             with told_of(f"{options.plan}: {name}"):
-                check_budgets(teacher.denoiser, long, way, grid, data.length)
-    if network is not None:
+                check_budgets(denoiser, contents.plan.long, way, grid, data.length)
+    if contents.network is not None:
         with told_of(f"{options.plan}: autoregressive"):
-            sized(data.vocab_size, parameter_counts(alike)["total"], network.layers)
-        network = network._replace(training=replace(network.training, **here))
-    learned = None if problem is None else problem.training
-    if given is not None and learned is not None:
-        place = options.out / TEACHER
-        if not (place / "model").exists():
-            for name in students:
-                with told_of(f"{options.plan}: {name}"):
-                    check_student(made[name, plan.seeds[0]], given)
-        given = trained(given, replace(learned, **here), place)
-        teacher = given.teacher
-    trials = options.out / "trials.json"
-    found = json.loads(trials.read_text(encoding="utf-8")) if trials.is_file() else {}
+            total = parameter_counts(opened.alike)["total"]
+            sized(data.vocab_size, total, contents.network.layers)
+
+
+def _taught(options: Options, contents: Contents, opened: Opened, made: Made) -> Opened:
+    """With a teacher that has learned from a problem's draws, once no student is refused."""
+    assert opened.given is not None
+    assert contents.problem is not None
+    assert contents.problem.training is not None
+    place = options.out / TEACHER
+    if not (place / "model").exists():
+        for name in contents.students:
+            with told_of(f"{options.plan}: {name}"):
+                check_student(made[name, contents.plan.seeds[0]], opened.given)
+    given = trained(opened.given, options.here(contents.problem.training), place)
+    return opened._replace(given=given, teacher=given.teacher)
+
+
+def _check_students(
+    options: Options, contents: Contents, opened: Opened, made: Made, ways: Ways
+) -> dict[str, float]:
+    """Refuse what cannot be trained, and give each student the steps that the budget allows.
+
+    Returns:
+        What trials found, with those of earlier runs.
+    """
+    from fewjump.sampler.run import check_budgets
+    from fewjump.train.setup import weights_checksum
+
+    plan, given, denoiser = contents.plan, opened.given, opened.teacher.denoiser
+    trials, found = options.out / _TRIALS, {}
+    if trials.is_file():
+        found = json.loads(trials.read_text(encoding="utf-8"))
     budgeted = plan.teacher_evaluations is not None
-    about = [weights_checksum(teacher.denoiser), *_held_by(data)] if budgeted else []
-    for name in students:
+    about = [weights_checksum(denoiser), *held_by(opened.data)] if budgeted else []
+    for name in contents.students:
         mine = [key for key in made if key[0] == name]
         with told_of(f"{options.plan}: {name}"):
             asked = None
@@ -161,254 +212,91 @@ def run(options: Options) -> int:
                     check_student(made[key], given)
             if ways[name] != (None, None):
                 sizes = None if given is None else given.network
-                begun = untrained(made[mine[0]], teacher.denoiser, data.length, sizes)
-                check_budgets(begun, plan.steps, *ways[name], data.length)
+                begun = untrained(made[mine[0]], denoiser, opened.data.length, sizes)
+                check_budgets(begun, plan.steps, *ways[name], opened.data.length)
+    return found
 
-    def student(name: str) -> Callable[[int], tuple[Denoiser, dict[str, Any]]]:
+
+def _entries(
+    options: Options, contents: Contents, opened: Opened, made: Made, ways: Ways
+) -> list[Entry]:
+    """Teacher, its other samplers, models, students, and the autoregressive network."""
+    from fewjump.publish.models import open_model
+
+    plan, students = contents.plan, contents.students
+
+    def known(denoiser: Denoiser) -> Making:
+        return lambda _: (denoiser, {})
+
+    def student(name: str) -> Making:
         def make(seed: int) -> tuple[Denoiser, dict[str, Any]]:
-            distill.run(made[name, seed], given=given)
+            distill.run(made[name, seed], given=opened.given)
             folder = made[name, seed].out
             return open_model(folder / "model", options.device).denoiser, cost_of(folder)
 
         return make
 
-    entries = [Entry(TEACHER, None, None, long, lambda _: (teacher.denoiser, {}))]
-    if exact is not None and exact is not teacher.denoiser:
-        entries.append(Entry(EXACT, None, None, long, lambda _: (exact, {})))
+    teacher = known(opened.teacher.denoiser)
+    entries = [Entry(TEACHER, None, None, plan.long, teacher)]
+    if opened.exact is not None and opened.exact is not opened.teacher.denoiser:
+        entries.append(Entry(EXACT, None, None, plan.long, known(opened.exact)))
+    own = {name: way for name, way in ways.items() if name not in students}
+    entries += [Entry(name, *way, plan.long, teacher) for name, way in own.items()]
     entries += [
-        Entry(name, way, grid, long, lambda _: (teacher.denoiser, {}))
-        for name, (way, grid) in ways.items()
-        if name not in students
-    ]
-    entries += [
-        Entry(name, None, None, plan.steps, lambda _, model=model: (model.denoiser, {}))
-        for name, model in zip(models, others)
+        Entry(name, None, None, plan.steps, known(model.denoiser))
+        for name, model in zip(contents.models, opened.others)
     ]
     entries += [Entry(name, *ways[name], plan.steps, student(name)) for name in students]
-    if network is not None:
+    if contents.network is not None:
+        network = contents.network._replace(training=options.here(contents.network.training))
+
+        def alone(seed: int) -> tuple[Denoiser, dict[str, Any]]:
+            place = options.out / "autoregressive" / str(seed)
+            return network_alone(opened.alike, opened.data, network, seed, place)
+
         # What is drawn position by position needs no second step.
-        place = options.out / "autoregressive"
-
-        def alone(seed: int, chosen: Network = network) -> tuple[Denoiser, dict[str, Any]]:
-            return network_alone(alike, data, chosen, seed, place / str(seed))
-
         entries.append(Entry(NETWORK, None, None, [1], alone))
+    return entries
+
+
+def _measure(options: Options, contents: Contents, opened: Opened, entries: list[Entry]) -> None:
+    """Train and judge, and write what was found."""
+    from fewjump.report import from_results, machine_facts, write, write_results
+    from fewjump.report.verdicts import cost_table, suspects, verdicts
+
+    plan, data, meter = contents.plan, opened.data, opened.meter
+    learned = None if contents.problem is None else contents.problem.training
     target = None
     if plan.matched_entropy and meter.matched is not None:
         reference = data.all("test", plan.samples or meter.num_samples)
         target = meter.measure(reference)[meter.matched[1]].value
-    with sole_writer(options.out):
-        for name in ("rows.json", "results.json", "report.html"):
-            check_file_writable(options.out / name)
-        if found:
-            write_text(trials, json.dumps(found, indent=1) + "\n")
-        tidy, costs = [], []
-        if learned is not None:
-            cost = cost_of(options.out / TEACHER)
-            costs.append({"model": TEACHER, "seed": learned.seed, **cost})
-        for entry in entries:
-            for seed in plan.seeds:
-                denoiser, cost = entry.make(seed)
-                tidy += _measured(options, plan, entry, denoiser, meter, seed, target)
-                if cost:
-                    costs.append({"model": entry.name, "seed": seed, **cost})
-        write_text(options.out / "rows.json", json.dumps(tidy, indent=1) + "\n")
-        rows = [*over_seeds_of(tidy), *meter.reference()]
-        facts = {
-            "data": data.description,
-            "teacher": plan.teacher if learned is None else f"trained on draws; {plan.teacher}",
-            "samples": plan.samples or len(data.test),
-            "seeds": ", ".join(map(str, plan.seeds)),
-            **judge_facts(meter),
-            "costs": costs,
-            "machine": machine_facts(),
-        }
-        path = write_results(options.out, rows, facts)
-        page = from_results(
-            rows,
-            title="Students of one teacher, compared",
-            tables=[*verdicts(rows), *suspects(rows), *cost_table(costs)],
-            facts={k: v for k, v in facts.items() if k != "costs"},
-        )
-        print(f"results: {path}\nreport: {write(page, options.out)}")
-    return 0
-
-
-def _held_by(data: Dataset) -> list[list[int]]:
-    """What the data hold, told by a checksum: a file of the same name may be another one by now."""
-    from fewjump.train.data import TokenData
-
-    parts = (data.train, data.test)
-    return [TokenData(part, data.vocab_size, 0).fingerprint() for part in parts]
-
-
-def _measured(
-    options: Options,
-    plan: Plan,
-    entry: Entry,
-    denoiser: Denoiser,
-    meter: DataMeter,
-    seed: int,
-    target: float | None,
-) -> list[dict[str, Any]]:
-    """The rows of one model and seed, measured once for its weights and these data.
-
-    ``target`` is the variety at which quality is matched; None leaves that out.
-    """
-    from fewjump.evaluate import quality
-    from fewjump.progress import tell
-    from fewjump.train.setup import weights_checksum
-
-    parts = _held_by(meter.dataset)
-    way = denoiser.samplers if entry.sampler is None else entry.sampler.label
-    about = [way, entry.grid, entry.steps, plan.samples, plan.matched_entropy]
-    about += judge_facts(meter).values()
-    if plan.judge is not None:
-        about += [plan.judge_tokenizer]
-    if next(denoiser.parameters(), None) is None:
-        # An exact posterior is known by what it is of.
-        about += [plan.teacher]
-    text = json.dumps([*about, weights_checksum(denoiser), parts], default=str)
-    key = hashlib.sha256(text.encode()).hexdigest()[:12]
-    place = options.out / "measured" / entry.name / f"{seed}-{key}.json"
-    if not place.is_file():
-        rows = quality(
-            denoiser,
-            meter,
-            entry.steps,
-            entry.sampler,
-            plan.samples,
-            (seed,),
-            model=entry.name,
-            grid=entry.grid,
-            progress=tell if options.progress else None,
-        )
-        if target is not None:
-            rows += _matched(entry, denoiser, meter, plan.samples, seed, target, rows)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        write_text(place, json.dumps([asdict(row) for row in rows], indent=1) + "\n")
-    found = json.loads(place.read_text(encoding="utf-8"))
-    return [{"seed": seed, **row} for row in found]
-
-
-def _matched(
-    entry: Entry,
-    denoiser: Denoiser,
-    meter: DataMeter,
-    samples: int | None,
-    seed: int,
-    target: float,
-    rows: list[Row],
-) -> list[Row]:
-    """A row for each number of steps: quality where variety is ``target``."""
-    from fewjump.evaluate.meter import as_result, classes_in_turn
-    from fewjump.evaluate.text import enclosing, matched
-    from fewjump.sampler import run as draw
-
-    assert meter.matched is not None
-    metric, variety = meter.matched
-    count = samples or meter.num_samples
-    out = []
-    for steps in entry.steps:
-
-        def measure(temperature: float, steps: int = steps) -> Mapping[str, Interval]:
-            result = draw(
-                denoiser,
-                count,
-                steps,
-                entry.sampler,
-                entry.grid,
-                seed,
-                temperature=temperature,
-                **meter.given(denoiser, count),
-                **classes_in_turn(denoiser, count, None),
+    tidy, costs = [], []
+    if learned is not None:
+        costs.append({"model": TEACHER, "seed": learned.seed, **cost_of(options.out / TEACHER)})
+    for entry in entries:
+        for seed in plan.seeds:
+            denoiser, cost = entry.make(seed)
+            tidy += measured(
+                options.out, plan, entry, denoiser, meter, seed, target, options.progress
             )
-            return meter.measure(result.samples.cpu(), seed)
-
-        found = matched(enclosing(measure, target, variety=variety), target, metric, variety)
-        same = next(row for row in rows if row.steps == steps)
-        if found is not None:
-            name = f"{metric}_at_matched_{variety}"
-            about = (entry.name, same.sampler, steps, same.nfe, same.seconds)
-            out.append(as_result(found, name, *about))
-    return out
-
-
-def over_seeds_of(tidy: list[dict[str, Any]]) -> list[Row]:
-    """Means over seeds with their intervals: one row for each model, number of steps and metric."""
-    from fewjump.evaluate.meter import mean_over_seeds
-    from fewjump.report.content import as_row
-
-    groups: dict[tuple[Any, ...], list[Row]] = {}
-    for row in map(as_row, tidy):
-        # A sampler that was learned is another one for each seed.
-        groups.setdefault((row.model, row.steps, row.metric), []).append(row)
-    return [mean_over_seeds(rows) for rows in groups.values()]
-
-
-def verdicts(rows: list[Row]) -> list[Table]:
-    """Every student against the teacher at its most evaluations, where a metric has a direction."""
-    from fewjump.report import Table
-    from fewjump.report.build import metric_called
-
-    lines = []
-    sampled = [row for row in rows if not row.is_reference]
-    for metric in dict.fromkeys(row.metric for row in sampled):
-        direction = metric_called(metric).better
-        if direction is None:
-            continue
-        mine = [row for row in sampled if row.metric == metric]
-        slow = max((r for r in mine if r.model == TEACHER), key=lambda r: r.nfe or 0, default=None)
-        for row in mine:
-            # What is known of one evaluation may not be known of the teacher's numbers of steps.
-            if slow is None or row.model == TEACHER:
-                continue
-            (low, high), (slow_low, slow_high) = row.ends, slow.ends
-            below, above = high < slow_low, low > slow_high
-            better, worse = (below, above) if direction == "lower" else (above, below)
-            answer = "better" if better else "worse" if worse else "intervals overlap"
-            lines.append((row.model, row.nfe, metric, row.value, slow.value, slow.nfe, answer))
-    columns = ("model", "NFE", "metric", "value", "teacher", "its NFE", "verdict")
-    caption = (
-        "Against the teacher at its most evaluations. Samples at one temperature: look at entropy "
-        "or recall beside quality before you call one better."
+            if cost:
+                costs.append({"model": entry.name, "seed": seed, **cost})
+    write_text(options.out / "rows.json", json.dumps(tidy, indent=1) + "\n")
+    rows = [*over_seeds_of(tidy), *meter.reference()]
+    facts = {
+        "data": data.description,
+        "teacher": plan.teacher if learned is None else f"trained on draws; {plan.teacher}",
+        "samples": plan.samples or len(data.test),
+        "seeds": ", ".join(map(str, plan.seeds)),
+        **judge_facts(meter),
+        "costs": costs,
+        "machine": machine_facts(),
+    }
+    path = write_results(options.out, rows, facts)
+    page = from_results(
+        rows,
+        title="Students of one teacher, compared",
+        tables=[*verdicts(rows, TEACHER), *suspects(rows), *cost_table(costs)],
+        facts={k: v for k, v in facts.items() if k != "costs"},
     )
-    return [Table("Verdicts", columns, lines, caption)] if lines else []
-
-
-def suspects(rows: list[Row]) -> list[Table]:
-    """Samples that repeat, copy or lack variety, by intervals that lie apart from real data's.
-
-    A judge likes what is likelier than the data: periodic text, one sequence over and over, shaped
-    logits, training data. Each of them is on the wrong side of the data in some metric.
-    """
-    from fewjump.report import Table
-    from fewjump.report.build import metric_called
-
-    real = {row.metric: row for row in rows if row.is_reference}
-    lines = []
-    for row in rows:
-        data = real.get(row.metric) or real.get(row.metric.partition("_at_")[0])
-        side = metric_called(row.metric).suspect
-        if row.is_reference or data is None or side is None:
-            continue
-        (low, high), (data_low, data_high) = row.ends, data.ends
-        if high < data_low if side == "below" else low > data_high:
-            lines.append((row.model, row.nfe, row.metric, row.value, data.value, side))
-    columns = ("model", "NFE", "metric", "value", "data", "side")
-    caption = (
-        "Where samples lie on that side of real data on which a generator is degenerate: it "
-        "repeats itself, copies, lacks variety, or pleases the judge more than real data do. What "
-        "stands here is not better for it, whatever its verdict."
-    )
-    return [Table("Degenerate?", columns, lines, caption)] if lines else []
-
-
-def cost_table(costs: list[dict[str, Any]]) -> list[Table]:
-    """What the students took to train."""
-    from fewjump.report import Table
-
-    columns = ("model", "seed", "steps", "batch_size", "teacher_evaluations", "seconds")
-    lines = [tuple(cost[name] for name in columns) for cost in costs]
-    heads = ("student", "seed", "optimiser steps", "batch size", "teacher evaluations", "seconds")
-    return [Table("Cost of training", heads, lines)] if lines else []
+    print(f"results: {path}\nreport: {write(page, options.out)}")

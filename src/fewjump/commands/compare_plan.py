@@ -71,6 +71,11 @@ class Plan(ReadingOptions, DocumentOptions, JudgeOptions):
     matched_entropy: bool = True
     teacher_evaluations: int | None = None
 
+    @property
+    def long(self) -> list[int]:
+        """Numbers of steps of the teacher."""
+        return self.teacher_steps or self.steps
+
     def check(self) -> None:
         """Raise ValueError for what is missing or cannot be."""
         for name in ("teacher", "data"):
