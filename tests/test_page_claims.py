@@ -7,7 +7,10 @@ from typing import Any
 from experiments.harness import ROOT
 from experiments.pages import supports
 from experiments.pages.checkpoints import FAMILIES
+from experiments.pages.markdown import where
 from experiments.pages.road import load
+from fewjump.evaluate.meter import mean_over_seeds
+from fewjump.report.content import as_row
 
 Places = dict[str, set[tuple[str, str, int]]]
 
@@ -378,6 +381,31 @@ def test_fillings_of_antibody_loops() -> None:
             plain, mine = rows[loops, "teacher"], rows[loops, student]
             assert mine["letters_tv"] > plain["letters_tv"]
             assert mine["pairs_tv"] > plain["pairs_tv"]
+
+
+def test_guidance_with_three_seeds() -> None:
+    rows = [row for row in load("guidance")["rows"] if row["nfe"]]
+
+    def ends(metric: str, model: str, steps: int, scale: float) -> tuple[float, float, float]:
+        asked = {"metric": metric, "model": model, "steps": steps, "scale": scale}
+        here = where(rows, **asked)
+        assert len(here) == 3
+        found = mean_over_seeds([as_row(row) for row in here])
+        return (*found.ends, found.value)
+
+    recall = [ends("recall", "teacher", 64, scale)[2] for scale in (1, 2, 4)]
+    assert ends("class_accuracy", "teacher", 64, 2)[2] > 0.995
+    assert recall[0] - recall[2] > 2 * (recall[0] - recall[1]) > 0
+    slow = ends("frechet", "teacher", 64, 2)
+    for student in ("product student", "joint student"):
+        fast = ends("frechet", student, 1, 2)
+        assert fast[0] < slow[1]
+        assert slow[0] < fast[1]
+        assert 0.945 < ends("class_accuracy", student, 1, 2)[2] < 0.985
+        assert all(ends("class_accuracy", student, k, 0)[2] > 0.25 for k in (1, 4))
+        ratio = ends("frechet", student, 1, 1)[2] / ends("frechet", "teacher", 64, 1)[2]
+        assert 3.5 < ratio < 4
+    assert ends("frechet", "joint student", 1, 1)[0] > ends("frechet", "teacher", 64, 1)[1]
 
 
 def test_methods_under_one_budget() -> None:
