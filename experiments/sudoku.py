@@ -9,6 +9,7 @@ distilled from it.
 from __future__ import annotations
 
 import time
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -45,6 +46,9 @@ class Sizes:
         boards: that are made to train on, each in ``copies`` forms of its own; ``tests`` more are
             made for puzzles.
         every: teacher steps after which it is judged, for its curve.
+        settling: teacher steps at the end, at a rate that falls from ``settling_lr`` to 0. They
+            begin at the average of what was trained at the constant rate, which can be gone on
+            with.
         samples: boards drawn at each number of steps, and puzzles of each number of clues.
         clues: of the puzzles.
         heads: options of each student's head.
@@ -58,13 +62,15 @@ class Sizes:
     batch_size: int = 64
     teacher_lr: float = 2e-3
     every: int = 4_000
+    settling: int = 2_000
+    settling_lr: float = 1e-3
     student_steps: int = 1_000
     student_lr: float = 1e-3
     near: float = 0.1
-    samples: int = 500
+    samples: int = 250
     clues: tuple[int, ...] = (20, 30, 40)
     steps: tuple[int, ...] = (1, 2, 4, 8)
-    teacher_steps: tuple[int, ...] = (1, 2, 4, 8, 16, 81)
+    teacher_steps: tuple[int, ...] = (1, 4, 16, 81)
     heads: dict[str, dict[str, Any]] = field(
         default_factory=lambda: {
             "any-order": {"width": 128, "columns": 9, "neighbours": (1, 9)},
@@ -136,6 +142,27 @@ def train_teacher(
         weight_decay=0.01,
         ema=0.995,
         seed=seed,
+        log_every=50,
+        save_every=50,
+        **options,
+    )
+
+
+def settled(
+    teacher: Denoiser, x: Tensor, sizes: Sizes, seed: int, folder: Path, **options: Any
+) -> Denoiser:
+    """The teacher after steps at a falling rate."""
+    return fitted(
+        deepcopy(teacher),
+        CrossEntropyELBO("elbo"),
+        x,
+        out=folder,
+        steps=sizes.settling,
+        batch_size=sizes.batch_size,
+        lr=sizes.settling_lr,
+        weight_decay=0.01,
+        ema=0.995,
+        seed=fold_seed(seed, 2),
         log_every=50,
         save_every=50,
         **options,
@@ -251,13 +278,17 @@ def measure(config: Config, sizes: Sizes | None = None) -> Content:
         curve += [{"teacher_steps": steps, **row} for row in kept(file, list)]
     if not isinstance(teacher, NetworkDenoiser):
         raise ValueError(f"teacher_steps must be at least {sizes.every}")
+    at = [config.teacher_steps, sizes.settling, sizes.settling_lr]
+    folder = place(parent, f"settled-{seed}", *parts, *at)
+    teacher = settled(teacher, x, sizes, seed, folder, **options)
+    assert isinstance(teacher, NetworkDenoiser)
     begin = time.perf_counter()
     rows = _rows(TEACHER, teacher, sizes.teacher_steps, sizes, config, test, folder)
     rows += _rows(
         SUREST, teacher, sizes.teacher_steps[1:], sizes, config, test, folder, Confidence()
     )
     for kind in config.students:
-        settings = [*parts, config.teacher_steps, sizes.student_steps, sizes.student_lr]
+        settings = [*parts, *at, sizes.student_steps, sizes.student_lr]
         place_of = place(parent, f"{kind}-{seed}", *settings, sizes.near, sizes.heads[kind])
         student = train_student(kind, teacher, x, sizes, seed, place_of, **options)
         rows += _rows(kind, student, sizes.steps, sizes, config, test, place_of)

@@ -21,6 +21,7 @@ TINY = sudoku.Sizes(
     blocks=1,
     batch_size=4,
     every=2,
+    settling=2,
     student_steps=2,
     samples=4,
     clues=(40,),
