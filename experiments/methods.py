@@ -113,7 +113,7 @@ class Sizes:
     evaluations: int = 32_000
     alone: int = 1000
     pairs: int = 500
-    samples: int = 2048
+    samples: int = 1024
     steps: tuple[int, ...] = (1, 2, 4, 8, 16)
     teacher_grid: tuple[int, ...] = (1, 2, 4, 8, 16, 64)
 
