@@ -371,5 +371,8 @@ class LowRankEmission(FactoredEmission):
 def position_rows(tables: Tensor, x: Tensor) -> Tensor:
     """tables[i, :, xⁱ]: (L, K, V), (B, L) → (B, L, K)."""
     length, _, size = tables.shape
+    if len(x) < size:
+        # Fewer entries than the tables have: a turned copy of these would cost more.
+        return tables[torch.arange(length, device=x.device), :, x]
     rows = tables.transpose(1, 2).flatten(0, 1)
     return nn.functional.embedding(size * torch.arange(length, device=x.device) + x, rows)

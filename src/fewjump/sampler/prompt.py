@@ -14,6 +14,7 @@ from fewjump.denoiser.base import Condition, Denoiser
 from fewjump.denoiser.condition import ask, can_guide
 from fewjump.law import Law
 from fewjump.law.decoding import Decoding
+from fewjump.process.base import Process
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,11 @@ class Prompt:
     def pin(self, x: Tensor) -> Tensor:
         """``x`` with the known positions set to their clean tokens."""
         return torch.where(self.fixed, self.x0, x)
+
+    def shown(self, x_t: Tensor, process: Process) -> bool:
+        """Whether every law of ``x_t`` has the known tokens already: under a mask what is visible
+        is certain."""
+        return process.absorbing and torch.equal(self.pin(x_t), x_t)
 
     def rows(self, index: Tensor) -> Prompt:
         """The prompt of some samples."""
@@ -170,7 +176,7 @@ class PromptedDenoiser(Denoiser):
             law = ask(denoiser, x_t, t, condition)
         # The head's product is part of the network, whenever it is computed.
         law = law.timed(self._clock)
-        if prompt is not None:
+        if prompt is not None and not prompt.shown(x_t, self.process):
             law = law.given(prompt.x0, prompt.fixed)
         return law
 

@@ -18,7 +18,7 @@ from torch.nn import functional
 from fewjump.denoiser.attention import rotary_table
 from fewjump.denoiser.constrain import certain_positions
 from fewjump.denoiser.heads import JointHead
-from fewjump.denoiser.joint_heads.autoregressive import CausalAttention, Rotation
+from fewjump.denoiser.joint_heads.autoregressive import CausalAttention
 from fewjump.denoiser.joint_heads.states import TokenFactor, require_positive
 from fewjump.law.autoregressive import AutoregressiveLaw, Conditionals, Walk
 from fewjump.law.base import SHARED, at_least_float32
@@ -145,9 +145,9 @@ class AnyOrderConditionals(Conditionals):
 
     def source(self, x0: Tensor) -> Logits:
         everything = slice(0, self.length)
-        states, rotation = self.elements(everything, x0), self.rotation(everything)
+        states = self.elements(everything, x0)
         for layer in self.head.layers:
-            states = layer(states, rotation)
+            states = layer(states, self.rotation)
         states = _at(states, self.rank)
         return self.base.plus(self.head.factors(states, self.mix), self.head.tokens.weight)
 
@@ -157,35 +157,56 @@ class AnyOrderConditionals(Conditionals):
     def begin(self) -> Walk:
         return _AnyOrderWalk(self)
 
+    @cached_property
+    def before(self) -> Tensor:
+        """The position that is drawn before each step; the first one's own: (B, L)."""
+        return torch.cat([self.order[:, :1], self.order[:, :-1]], 1)
+
+    @cached_property
+    def context(self) -> Tensor:
+        """What the attention reads of the features at each step: (B, L, width)."""
+        first = torch.arange(self.length, device=self.order.device)[:, None] == 0
+        last = _at(self.last, self.before).masked_fill(first, 0.0)
+        return _at(self.following, self.order) + last
+
+    @cached_property
+    def sources(self) -> tuple[Tensor, Tensor]:
+        """Where each embedding finds its token at each step, twice (B, L, n).
+
+        The position that it reads, and what it has in place of that token; −1 where it reads.
+        """
+        head, length, absent = self.head, self.length, self.vocab_size
+        step = torch.arange(length, device=self.order.device)
+        none = torch.where(step > 0, -1, absent + 1).expand_as(self.order)
+        places, others = [self.before], [none]
+        for offset in (side * d for d in head.neighbours for side in (-1, 1)):
+            beside = self.order + offset
+            outside = (beside < 0) | (beside >= length)
+            if head.columns is not None and abs(offset) < head.columns:
+                outside |= beside // head.columns != self.order // head.columns
+            beside = beside.clamp(0, length - 1)
+            other = torch.where(self.rank.gather(1, beside) < step, -1, absent)
+            places.append(beside)
+            others.append(other.masked_fill(outside, absent + 1))
+        return torch.stack(places, -1), torch.stack(others, -1)
+
     def elements(self, steps: slice, x0: Tensor) -> Tensor:
         """What the attention reads at some steps: (B, n, width).
 
         Of the tokens x0 (B, L) those at positions that come before a step's are read.
         """
-        head, length, absent = self.head, self.length, self.vocab_size
-        at = self.order[:, steps]
-        step = torch.arange(length, device=x0.device)[steps]
-        before = self.order[:, (step - 1).clamp(min=0)]
-        token = torch.where(step > 0, x0.gather(1, before), absent + 1)
-        first = (step == 0)[:, None]
-        out = head.embeddings[0](token) + _at(self.following, at)
-        out = out + _at(self.last, before).masked_fill(first, 0.0)
-        offsets = [side * d for d in head.neighbours for side in (-1, 1)]
-        for offset, embedding in zip(offsets, head.embeddings[1:]):
-            beside = at + offset
-            outside = (beside < 0) | (beside >= length)
-            if head.columns is not None and abs(offset) < head.columns:
-                outside |= beside // head.columns != at // head.columns
-            beside = beside.clamp(0, length - 1)
-            token = torch.where(self.rank.gather(1, beside) < step, x0.gather(1, beside), absent)
-            out = out + embedding(torch.where(outside, absent + 1, token))
+        place, other = (part[:, steps] for part in self.sources)
+        tokens = x0.gather(1, place.flatten(1)).view_as(place)
+        tokens = torch.where(other < 0, tokens, other)
+        out = self.context[:, steps]
+        for number, embedding in enumerate(self.head.embeddings):
+            out = out + embedding(tokens[..., number])
         return out
 
-    def rotation(self, steps: slice) -> Rotation:
-        """Where the queries and keys of some steps stand."""
-        step = torch.arange(self.length, device=self.order.device)[steps]
-        before = self.order[:, (step - 1).clamp(min=0)]
-        return self.table[:, self.order[:, steps]], self.table[:, before]
+    @cached_property
+    def rotation(self) -> Tensor:
+        """Where the queries and keys of all steps stand: (2, B, L, 2, 1, width/2·heads)."""
+        return torch.stack([self.table[:, self.order], self.table[:, self.before]], 3)
 
 
 class _AnyOrderWalk(Walk):
@@ -195,7 +216,7 @@ class _AnyOrderWalk(Walk):
 
     def _advance(self, steps: slice, x0: Tensor) -> Tensor:
         given = self.conditionals
-        states, rotation = given.elements(steps, x0), given.rotation(steps)
+        states, rotation = given.elements(steps, x0), given.rotation[:, :, steps]
         for layer, cache in zip(given.head.layers, self.caches):
             states = layer.step(states, steps.start, cache, rotation)  # type: ignore[operator]
         return states

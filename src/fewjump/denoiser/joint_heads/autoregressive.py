@@ -53,10 +53,6 @@ class CausalGRU(nn.Module):
         return torch.lerp(new, state, keep[:, width:])
 
 
-#: Rotary tables, cos and sin, of where queries and keys stand: (2, [B,] n, 1, width/2·heads) each.
-Rotation = tuple[Tensor, Tensor]
-
-
 class CausalAttention(nn.Module):
     """One pre-norm attention block with rotary positions; its cache is the keys and values."""
 
@@ -74,10 +70,11 @@ class CausalAttention(nn.Module):
             nn.Linear(width, 2 * width), nn.GELU(approximate="tanh"), nn.Linear(2 * width, width)
         )
 
-    def forward(self, inputs: Tensor, rotation: Rotation | None = None) -> Tensor:
+    def forward(self, inputs: Tensor, rotation: Tensor | None = None) -> Tensor:
         """(B, L, width) → (B, L, width); output i reads inputs 0..i.
 
-        ``rotation`` says where queries and keys stand; by default at 0..L−1.
+        ``rotation`` has the rotary tables of where queries and keys stand, (2, [B,] L, 2, 1,
+        width/2·heads); by default both at 0..L−1.
         """
         q, k, v = self._project(inputs, 0, rotation)
         mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
@@ -91,7 +88,7 @@ class CausalAttention(nn.Module):
         return [torch.zeros(shape, dtype=dtype, device=inputs.device) for _ in range(2)]
 
     def step(
-        self, inputs: Tensor, position: int, cache: list[Tensor], rotation: Rotation | None = None
+        self, inputs: Tensor, position: int, cache: list[Tensor], rotation: Tensor | None = None
     ) -> Tensor:
         """The next n inputs (B, n, width) → (B, n, width); the cache is filled in place."""
         q, k, v = self._project(inputs, position, rotation)
@@ -104,17 +101,15 @@ class CausalAttention(nn.Module):
         return self._finish(inputs, mixed)
 
     def _project(
-        self, inputs: Tensor, start: int, rotation: Rotation | None = None
+        self, inputs: Tensor, start: int, rotation: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         batch, length, width = inputs.shape
         qkv = self.qkv(self.norm1(inputs)).view(batch, length, 3, self.heads, width // self.heads)
         if rotation is None:
             size = width // self.heads
-            table = rotary_table(start + length, size, None, inputs.device)[:, start:, :, 0]
-            rotation = (table, table)
-        q, k, v = qkv.unbind(2)
-        q, k = (rotate(part, table).transpose(1, 2) for part, table in zip((q, k), rotation))
-        return q, k, v.transpose(1, 2)
+            rotation = rotary_table(start + length, size, None, inputs.device)[:, start:]
+        q, k = rotate(qkv[:, :, :2], rotation).transpose(1, 3).unbind(2)
+        return q, k, qkv[:, :, 2].transpose(1, 2)
 
     def _finish(self, inputs: Tensor, mixed: Tensor) -> Tensor:
         h = inputs + self.out(mixed.transpose(1, 2).flatten(2))

@@ -102,7 +102,7 @@ class MixtureHead(JointHead):
         """log-likelihood of the visible tokens under each component's templates: (B, K)."""
         assert process.mask is not None
         template = self.states.template_features().unflatten(-1, (self.components, self.rank))
-        return visible_evidence(self.prior[:, None] + self.tokens(template), x_t, process.mask)
+        return visible_evidence(self.prior, self.tokens(template), x_t, process.mask)
 
 
 @dataclass(eq=False)
@@ -209,5 +209,5 @@ class SharedMixtureHead(JointHead):
         base = self.base(features, x_t, process).logits
         tables = self.tokens(self.template)
         weights = self.weights(features) + self.log_weights
-        weights = weights + visible_evidence(self.prior[:, None] + tables, x_t, process.mask)
+        weights = weights + visible_evidence(self.prior, tables, x_t, process.mask)
         return MixtureLaw(SharedFactorEmission(base, tables), weights)

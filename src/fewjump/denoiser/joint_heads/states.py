@@ -138,16 +138,18 @@ class ComponentWeights(nn.Module):
         return self.out(self.body(features).mean(1))
 
 
-def visible_evidence(tables: Tensor, x_t: Tensor, mask: int) -> Tensor:
+def visible_evidence(base: Tensor, tables: Tensor, x_t: Tensor, mask: int) -> Tensor:
     """log-likelihood of the visible tokens of x_t under each component: (B, K).
 
     Args:
+        base: (L, V), added to the logits of all components.
         tables: (L, K, V) logits of the components at each position.
         x_t: (B, L) tokens.
         mask: the token that says nothing and is never drawn.
     """
-    tables = tables.index_fill(-1, torch.tensor(mask, device=x_t.device), -torch.inf)
-    each = position_rows(tables.log_softmax(-1), x_t)
+    base = base.index_fill(-1, torch.tensor(mask, device=x_t.device), -torch.inf)
+    logits = base[:, None] + tables
+    each = position_rows(logits, x_t) - logits.logsumexp(-1)
     return each.masked_fill((x_t == mask)[..., None], 0.0).sum(1)
 
 
