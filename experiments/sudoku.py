@@ -62,12 +62,12 @@ class Sizes:
     batch_size: int = 64
     teacher_lr: float = 2e-3
     every: int = 4_000
-    settling: int = 2_000
+    settling: int = 1_000
     settling_lr: float = 1e-3
-    student_steps: int = 1_000
+    student_steps: int = 1_200
     student_lr: float = 1e-3
     near: float = 0.1
-    samples: int = 250
+    samples: int = 200
     clues: tuple[int, ...] = (20, 30, 40)
     steps: tuple[int, ...] = (1, 2, 4, 8)
     teacher_steps: tuple[int, ...] = (1, 4, 16, 81)
