@@ -32,8 +32,8 @@ from fewjump.sampler import run as draw
 from fewjump.schedule import LogLinear
 
 TEACHER = "teacher"
-#: The surest cells first, which keeps no law but solves puzzles.
-SUREST = "teacher, surest cells first"
+#: Which cells a step draws. The surest first keeps no law but solves puzzles.
+ANY, SUREST = "any", "surest first"
 #: Boards are made and kept in parts of this many.
 _PART = 2_500
 
@@ -284,9 +284,6 @@ def measure(config: Config, sizes: Sizes | None = None) -> Content:
     assert isinstance(teacher, NetworkDenoiser)
     begin = time.perf_counter()
     rows = _rows(TEACHER, teacher, sizes.teacher_steps, sizes, config, test, folder)
-    rows += _rows(
-        SUREST, teacher, sizes.teacher_steps[1:], sizes, config, test, folder, Confidence()
-    )
     for kind in config.students:
         settings = [*parts, *at, sizes.student_steps, sizes.student_lr]
         place_of = place(parent, f"{kind}-{seed}", *settings, sizes.near, sizes.heads[kind])
@@ -310,7 +307,6 @@ def _rows(
     config: Config,
     test: Tensor,
     folder: Path,
-    sampler: Sampler | None = None,
 ) -> Rows:
     about = {
         "student": name,
@@ -318,14 +314,16 @@ def _rows(
         "parameters": sum(p.numel() for p in model.parameters()),
     }
     out = []
-    for number in steps:
+    for order, sampler in {ANY: None, SUREST: Confidence()}.items():
+        # In one step there is no order.
+        for number in steps if order == ANY else steps[1:]:
 
-        def judge(number: int = number) -> Rows:
-            return drawn(model, number, sizes, config.seed, test, (0, *sizes.clues), sampler)
+            def judge(number: int = number, sampler: Sampler | None = sampler) -> Rows:
+                return drawn(model, number, sizes, config.seed, test, (0, *sizes.clues), sampler)
 
-        chosen = "" if sampler is None else "surest-"
-        file = folder / f"rows-{chosen}{config.teacher_steps}-{number}.json"
-        out += [{**about, **row} for row in kept(file, judge)]
+            chosen = "" if sampler is None else "surest-"
+            file = folder / f"rows-{chosen}{config.teacher_steps}-{number}.json"
+            out += [{**about, "order": order, **row} for row in kept(file, judge)]
     return out
 
 

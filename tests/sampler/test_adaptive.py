@@ -6,10 +6,12 @@ import itertools
 import math
 from collections import defaultdict
 from collections.abc import Callable
+from functools import cache
 
 import pytest
 import torch
 
+from fewjump.denoiser.network import NetworkDenoiser
 from fewjump.process import Absorbing, ResetToPrior, Uniform
 from fewjump.sampler import (
     Confidence,
@@ -145,6 +147,59 @@ def test_confidence_is_its_enumeration(by: str, noise: float, steps: int) -> Non
     expected = walked(START, [*walk, final])
     law = exact_output_law(MASKED, steps, Confidence(by, noise))  # type: ignore[arg-type]
     torch.testing.assert_close(law, expected, atol=1e-13, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["any-order", "autoregressive"])
+@pytest.mark.parametrize("steps", [2, 3])
+def test_confidence_of_an_autoregressive_law_is_its_enumeration(kind: str, steps: int) -> None:
+    """A token's score is given the tokens drawn before it; the density knows no more of the order
+    than that visible tokens come first."""
+    head = {"kind": kind, "width": 8} | ({"heads": 2} if kind == "any-order" else {})
+    trunk = {"hidden": 8, "blocks": 1, "heads": 2, "condition_dim": 4, "time_conditioned": False}
+    process = Absorbing(V + 1, SCHEDULE)
+    torch.manual_seed(1)
+    model = NetworkDenoiser.from_config(
+        {"process": process.config(), "trunk": trunk, "length": L, "head": head}
+    ).double()
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, std=0.7)
+    model.eval()
+    one = torch.ones(1, dtype=torch.float64)
+
+    @cache
+    def joint(x: State) -> dict[State, float]:
+        states = torch.tensor([x]).expand(len(CLEAN), L)
+        with torch.no_grad():
+            chances = model(states, one.expand(len(CLEAN))).log_prob(torch.tensor(CLEAN)).exp()
+        return dict(zip(CLEAN, chances.tolist()))
+
+    def step(x: State, t: float, s: float) -> Law:
+        hidden = [i for i in range(L) if x[i] == MASK]
+        if not hidden:
+            return {x: 1.0}
+        table, out = joint(x), defaultdict(float)
+        forget_t, forget_s = (float(SCHEDULE.one_minus_alpha(v)) for v in (t, s))
+        count = max(1, len(hidden) - math.floor(len(hidden) * forget_s / forget_t + 1e-9))
+        for y, mass in table.items():
+            score = {}
+            for i in hidden:
+                before = [j for j in range(L) if j < i]
+                fits = {z: p for z, p in table.items() if all(z[j] == y[j] for j in before)}
+                here = sum(p for z, p in fits.items() if z[i] == y[i])
+                score[i] = math.log(here / sum(fits.values())) if mass else 0.0
+            chosen = sorted(hidden, key=lambda i: -score[i])[:count]
+            out[tuple(y[i] if i in chosen else x[i] for i in range(L))] += mass
+        return out
+
+    times = torch.linspace(1, 0, steps + 1, dtype=torch.float64).tolist()
+    walk = [lambda x, t=t, s=s: step(x, t, s) for t, s in itertools.pairwise(times[:-1])]
+    expected = walked(START, [*walk, joint])
+    law = exact_output_law(model, steps, Confidence())
+    torch.testing.assert_close(law[:V, :V, :V], expected, atol=1e-12, rtol=0)
+    drawn = run(model, 4000, steps, Confidence(), generator=3).samples
+    assert chi_square_p(drawn, expected, V) > 1e-4
+    with pytest.raises(ValueError, match="'confidence' with by=token"):
+        run(model, 2, steps, Confidence("entropy"))
 
 
 @pytest.mark.parametrize(

@@ -148,6 +148,13 @@ class Law(Batched, ABC):
         """
         return None
 
+    def token_log_prob(self, x0: Tensor) -> Tensor:
+        """Log-probability of each token of ``x0`` (B, L) by itself: (B, L).
+
+        An autoregressive law's are given the tokens before, in its order.
+        """
+        return safe_log(self.marginals().gather(-1, x0[..., None])[..., 0])
+
     def precise_marginals(self) -> Tensor:
         """:meth:`marginals` in float64, normalised in it where that can be done.
 

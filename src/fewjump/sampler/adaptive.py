@@ -27,12 +27,16 @@ class _ByMarginals(Sampler):
     evaluations: ClassVar[int] = 1
     masked_only: ClassVar[bool] = True
 
+    #: What makes a position certain.
+    by: Ranking
+
     def check(self, denoiser: Denoiser) -> None:
         super().check(denoiser)
-        if denoiser.autoregressive:
+        if denoiser.autoregressive and self.by != "token":
             raise ValueError(
                 f"{self.name} ranks positions by their marginals, which an autoregressive law has "
-                "in no closed form; use sampler='ancestral', whose draws are joint anyway"
+                "in no closed form; use sampler='ancestral', whose draws are joint anyway, or "
+                "'confidence' with by=token"
             )
 
 
@@ -69,8 +73,7 @@ class EntropyBounded(_ByMarginals):
         if not 0 <= gamma < float("inf"):
             raise ValueError(f"gamma must be at least 0 (nats), got {gamma}")
         _check_choice(by, Certainty)
-        self.gamma = gamma
-        self.by: Certainty = by
+        self.gamma, self.by = gamma, by
 
     def moves(self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor) -> Moves:
         """One round that is not the last; s plays no part."""
@@ -108,8 +111,9 @@ class Confidence(_ByMarginals):
 
     From t to s the number of masks falls by the factor (1 − α(s))/(1 − α(t)), rounded down, and by
     one at least. With ``by="token"`` a token's score is its own log-probability (MaskGIT; the
-    low-confidence remasking of LLaDA); otherwise how certain its position is (see
-    :class:`EntropyBounded`). Scores are those before temperature and nucleus. Ties go to the left.
+    low-confidence remasking of LLaDA), which of an autoregressive law is given the tokens that were
+    drawn before it; otherwise how certain its position is (see :class:`EntropyBounded`). Scores are
+    those before temperature and nucleus. Ties go to the left.
 
     **Law.** It does not keep the data law, and does not converge to it with more steps: ``token``
     prefers likely tokens even when it unmasks one position at a time. The other three choose by
@@ -132,8 +136,7 @@ class Confidence(_ByMarginals):
         _check_choice(by, Ranking)
         if not 0 <= noise < float("inf"):
             raise ValueError(f"noise must be at least 0, got {noise}")
-        self.by: Ranking = by
-        self.noise = noise
+        self.by, self.noise = by, noise
 
     def moves(self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor) -> Moves:
         process = denoiser.process
@@ -144,11 +147,11 @@ class Confidence(_ByMarginals):
             return
         law = denoiser(x_t, t)
         x0 = yield LawMove(law, x_t, process)
-        product = as_product(law.untempered or law)
+        plain = law.untempered or law
         if self.by == "token":
-            score = product.token_log_prob(x0).double()
+            score = plain.token_log_prob(x0).double()
         else:
-            score = -_doubt(product, self.by, hidden)
+            score = -_doubt(as_product(plain), self.by, hidden)
         left_s, left_t = (process.schedule.one_minus_alpha(time) for time in (s, t))
         number = hidden.sum(-1)
         # Rounding of the factor must not keep one mask more.
