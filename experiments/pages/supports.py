@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from experiments.oracle_markov import SAMPLES
-from experiments.pages.markdown import MISSING, Row, mean, pivot, seeds_cell, table, where
+from experiments.pages.markdown import (
+    MISSING,
+    Row,
+    mean,
+    pivot,
+    seeds_cell,
+    steps_head,
+    table,
+    where,
+)
 from experiments.pages.road import load
 from fewjump.evaluate.bootstrap import half_width
 
@@ -62,6 +71,25 @@ def _by_clues(rows: Sequence[Row]) -> str:
         lambda r: _cell(r, "solved"),
         lambda clues: f"{clues} clues" if clues else "none",
     )
+
+
+def nine(clues: str) -> str:
+    """9×9 boards that obey the rules and their clues: share, by which cells a step draws."""
+    rows = where(load("sudoku")["rows"], clues=int(clues))
+
+    def cell(here: list[Row]) -> str:
+        (row,) = here
+        return f"{row['valid']:.2f} ± {(row['valid_high'] - row['valid_low']) / 2:.2f}"
+
+    index = {"model": "student", "cells": "order"}
+    return pivot(rows, index, "steps", cell, steps_head)
+
+
+def nine_valid(student: str, order: str, clues: str, steps: str) -> str:
+    """One cell of the same."""
+    about = {"order": order.replace("_", " "), "clues": int(clues), "steps": int(steps)}
+    (row,) = where(load("sudoku")["rows"], student=student, **about)
+    return f"{row['valid']:.2f} ± {(row['valid_high'] - row['valid_low']) / 2:.2f}"
 
 
 def rule() -> str:
