@@ -5,18 +5,35 @@ from __future__ import annotations
 from experiments.pages.markdown import Row, mean, pivot, steps_head, table, where
 from experiments.pages.road import load
 
+HEADERS = {
+    "kl": "KL, nats",
+    "kl_rate": "KL, nats a token",
+    "tv": "sequences, TV",
+    "bigram_tv": "pairs, TV",
+    "valid": "valid",
+    "nll": "nats a token",
+    "entropy": "entropy of three tokens, nats",
+}
+
 
 def by_steps(task: str, metric: str, digits: str = "3") -> str:
     """A metric of every method, by number of steps; ± is half of a 95% interval."""
     rows = where(load("methods")["rows"], task=task, metric=metric)
     rows = [row for row in rows if row["steps"] is not None]
+    return pivot(rows, {"model": "model"}, "steps", lambda here: _cell(here, digits), steps_head)
 
-    def cell(here: list[Row]) -> str:
-        (row,) = here
-        half = (row["high"] - row["low"]) / 2
-        return f"{row['value']:.{digits}f}" + (f" ± {half:.{digits}f}" if half else "")
 
-    return pivot(rows, {"model": "model"}, "steps", cell, steps_head)
+def one_step(task: str, *metrics: str) -> str:
+    """Several metrics of one evaluation; a dash where a law has no density."""
+    rows = [row for row in load("methods")["rows"] if row["task"] == task and row["steps"] == 1]
+    rows = [row for row in rows if row["metric"] in metrics]
+    return pivot(rows, {"model": "model"}, "metric", _cell, HEADERS.__getitem__, metrics)
+
+
+def _cell(here: list[Row], digits: str = "3") -> str:
+    (row,) = here
+    half = (row["high"] - row["low"]) / 2
+    return f"{row['value']:.{digits}f}" + (f" ± {half:.{digits}f}" if half else "")
 
 
 def costs(task: str) -> str:
