@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from fewjump.report import page
 from fewjump.train import diagnostics
 
 torch.set_num_threads(1)
@@ -62,6 +63,22 @@ def _short_watch(request: pytest.FixtureRequest) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         if not {request.path.name, request.path.parent.name} & set(WATCHED):
             patch.setattr(diagnostics, "TEACHER_STEPS", 2)
+        yield
+
+
+#: Tests of reports that look at their charts.
+DRAWN = ("report", "test_demos.py", "test_checks.py", "test_cli.py")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_charts(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Elsewhere pages come without their charts.
+
+    A comparison of a few steps spent two thirds of its time on drawing them.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        if not {request.path.name, request.path.parent.name} & set(DRAWN):
+            patch.setattr(page, "_drawing", lambda *_: "")
         yield
 
 

@@ -45,8 +45,6 @@ def compare(content: dict[str, Any], folder: Path) -> int:
 def test_the_plan_of_the_page_is_judged_exactly_and_nothing_is_made_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Charts are another test's.
-    monkeypatch.setattr("fewjump.report.page._drawing", lambda *_: "")
     plan = documented()
     plan |= SMALL | {"network": plan["network"]}
     plan["problem"] |= {"sequences": 50}
