@@ -158,8 +158,10 @@ def methods(task: Task, sizes: Sizes) -> dict[str, dict[str, Any]]:
     noise = {"student": "latent", "head": ["categories=0", "position_size=8"]}
     joint = {"jumps": 4, "near": 0.1}
     alone = {"jumps": 4, "steps": sizes.alone}
-    matched = {"jumps": 4, "lr": 0.0003, "auxiliary-steps": 40}
-    two, small, fast = {"auxiliary-steps": 40}, {"lr": 0.0003}, {"lr": 0.001}
+    # Those that ask the teacher much have few optimiser steps.
+    two = {"auxiliary-steps": 40, "warmup": 20}
+    small, fast = {"lr": 0.0003}, {"lr": 0.001}
+    matched = {"jumps": 4, **two, **small}
     found = {
         "conditional matching": {"jumps": 4},
         "joint shared-chain": {**chain, **joint},
@@ -176,7 +178,7 @@ def methods(task: Task, sizes: Sizes) -> dict[str, dict[str, Any]]:
         "DiMO product": {"method": "dimo", **two, **small},
         "DiMO latent": {**noise, "method": "dimo", **two, **small},
         "DiMO shared-chain": {**chain, "method": "dimo", **two, **fast},
-        "LSD": {"method": "lsd", "jumps": 8, "lr": 0.001},
+        "LSD": {"method": "lsd", "jumps": 8, "lr": 0.01, "batch-size": 8, "warmup": 5},
         "IDLM product": {"method": "idlm", **two, **small},
         "IDLM shared-chain": {**chain, "method": "idlm", **two, **fast},
     }
