@@ -18,8 +18,10 @@ import torch
 from torch import Tensor
 
 from experiments.finite_supports import board_trunk
-from experiments.harness import Content, Options, Rows, kept, main, place
+from experiments.harness import Content, Options, Rows, digest, kept, main, place
 from experiments.training import fitted
+from fewjump import refine
+from fewjump.demo.parts import made_once
 from fewjump.denoiser.base import Denoiser
 from fewjump.denoiser.network import NetworkDenoiser
 from fewjump.evaluate.bootstrap import bootstrap, mean
@@ -51,6 +53,8 @@ class Sizes:
             with.
         samples: boards drawn at each number of steps, and puzzles of each number of clues.
         clues: of the puzzles.
+        refining: optimiser steps by the rule, on puzzles that show up to the share ``shown``, held
+            to the start by ``anchor``.
         heads: options of each student's head.
     """
 
@@ -71,6 +75,11 @@ class Sizes:
     clues: tuple[int, ...] = (20, 30, 40)
     steps: tuple[int, ...] = (1, 2, 4, 8)
     teacher_steps: tuple[int, ...] = (1, 4, 16, 81)
+    refining: int = 300
+    refining_batch: int = 16
+    refining_lr: float = 5e-4
+    anchor: float = 0.05
+    shown: float = 0.6
     heads: dict[str, dict[str, Any]] = field(
         default_factory=lambda: {
             "any-order": {"width": 128, "columns": 9, "neighbours": (1, 9)},
@@ -197,6 +206,34 @@ def train_student(
     )
 
 
+def refine_student(
+    student: Denoiser, x: Tensor, sizes: Sizes, seed: int, folder: Path, **options: Any
+) -> Denoiser:
+    """Refined on its own answers to puzzles, with the rule as the reward."""
+    return made_once(
+        folder,
+        lambda out: refine(
+            student,
+            data=x,
+            source="student",
+            reward=is_board,
+            anchor=sizes.anchor,
+            known="scattered",
+            known_share=sizes.shown,
+            steps=sizes.refining,
+            batch_size=sizes.refining_batch,
+            lr=sizes.refining_lr,
+            warmup=10,
+            seed=fold_seed(seed, 4),
+            guard=False,
+            device="cpu",
+            out=out,
+            save_every=50,
+            **options,
+        ),
+    )
+
+
 def drawn(
     model: Denoiser,
     steps: int,
@@ -242,6 +279,7 @@ class Config(Options):
     Attributes:
         teacher_steps: optimiser steps of the teacher.
         students: kinds that are distilled from it.
+        refined: those of them that are refined by the rule, too.
         precision: of the trainings; bfloat16, by autocast, pays where the processor multiplies in
             it. Boards are drawn in float32.
         compile: compile the networks that are trained, which needs a C++ compiler.
@@ -249,6 +287,7 @@ class Config(Options):
 
     teacher_steps: int = 12_000
     students: tuple[str, ...] = ("any-order", "shared-chain", "autoregressive")
+    refined: tuple[str, ...] = ("any-order",)
     precision: Literal["float32", "bfloat16"] = "float32"
     compile: bool = False
 
@@ -289,6 +328,11 @@ def measure(config: Config, sizes: Sizes | None = None) -> Content:
         place_of = place(parent, f"{kind}-{seed}", *settings, sizes.near, sizes.heads[kind])
         student = train_student(kind, teacher, x, sizes, seed, place_of, **options)
         rows += _rows(kind, student, sizes.steps, sizes, config, test, place_of)
+        if kind in config.refined:
+            about = [sizes.refining, sizes.refining_batch, sizes.refining_lr, sizes.anchor]
+            refined = place_of / f"refined-{digest(*about, sizes.shown)}"
+            better = refine_student(student, x, sizes, seed, refined, **options)
+            rows += _rows(f"{kind}, refined", better, sizes.steps, sizes, config, test, refined)
     return {
         "teacher_steps": config.teacher_steps,
         "precision": config.precision,

@@ -23,6 +23,8 @@ TINY = sudoku.Sizes(
     every=2,
     settling=2,
     student_steps=2,
+    refining=2,
+    refining_batch=2,
     samples=4,
     clues=(40,),
     steps=(1, 2),
@@ -47,7 +49,7 @@ def test_the_experiment_goes_on_where_it_was(tmp_path, monkeypatch) -> None:
     first = sudoku.measure(config, TINY)
     assert [r["teacher_steps"] for r in first["curve"]] == [2]
     cells = {(r["student"], r["order"], r["steps"]) for r in first["rows"]}
-    for name, most in ((sudoku.TEACHER, 4), ("any-order", 2)):
+    for name, most in ((sudoku.TEACHER, 4), ("any-order", 2), ("any-order, refined", 2)):
         assert {cell for cell in cells if cell[0] == name} == {
             (name, sudoku.ANY, 1),
             (name, sudoku.ANY, most),
