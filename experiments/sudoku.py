@@ -8,7 +8,6 @@ distilled from it.
 
 from __future__ import annotations
 
-import time
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -32,6 +31,7 @@ from fewjump.random import Generator, fold_seed, generator_for, uniform
 from fewjump.sampler import Confidence, Sampler
 from fewjump.sampler import run as draw
 from fewjump.schedule import LogLinear
+from fewjump.train import read_metrics
 
 TEACHER = "teacher"
 #: Which cells a step draws. The surest first keeps no law but solves puzzles.
@@ -318,28 +318,44 @@ def measure(config: Config, sizes: Sizes | None = None) -> Content:
     if not isinstance(teacher, NetworkDenoiser):
         raise ValueError(f"teacher_steps must be at least {sizes.every}")
     at = [config.teacher_steps, sizes.settling, sizes.settling_lr]
-    folder = place(parent, f"settled-{seed}", *parts, *at)
+    alone, folder = folder, place(parent, f"settled-{seed}", *parts, *at)
     teacher = settled(teacher, x, sizes, seed, folder, **options)
     assert isinstance(teacher, NetworkDenoiser)
-    begin = time.perf_counter()
+    stages = {f"{TEACHER}, constant rate": alone, f"{TEACHER}, falling rate": folder}
+    costs = [_cost(name, place, sizes.batch_size) for name, place in stages.items()]
     rows = _rows(TEACHER, teacher, sizes.teacher_steps, sizes, config, test, folder)
     for kind in config.students:
         settings = [*parts, *at, sizes.student_steps, sizes.student_lr]
         place_of = place(parent, f"{kind}-{seed}", *settings, sizes.near, sizes.heads[kind])
         student = train_student(kind, teacher, x, sizes, seed, place_of, **options)
+        costs.append(_cost(kind, place_of, sizes.batch_size))
         rows += _rows(kind, student, sizes.steps, sizes, config, test, place_of)
         if kind in config.refined:
             about = [sizes.refining, sizes.refining_batch, sizes.refining_lr, sizes.anchor]
             refined = place_of / f"refined-{digest(*about, sizes.shown)}"
             better = refine_student(student, x, sizes, seed, refined, **options)
+            costs.append(_cost(f"{kind}, refined", refined, sizes.refining_batch))
             rows += _rows(f"{kind}, refined", better, sizes.steps, sizes, config, test, refined)
     return {
         "teacher_steps": config.teacher_steps,
         "precision": config.precision,
         "sizes": asdict(sizes),
-        "seconds_of_students": round(time.perf_counter() - begin, 1),
         "curve": curve,
+        "costs": costs,
         "rows": rows,
+    }
+
+
+def _cost(name: str, folder: Path, batch_size: int) -> dict[str, Any]:
+    """What a training took; a teacher is asked for single sequences."""
+    lines = [line for line in read_metrics(folder) if "loss" in line]
+    last = lines[-1]
+    asked = sum(line.get("teacher_evaluations", 0.0) for line in lines) / len(lines)
+    return {
+        "model": name,
+        "steps": last["step"],
+        "minutes": round(last["seconds"] / 60, 1),
+        "teacher_evaluations": round(batch_size * asked * last["step"]),
     }
 
 

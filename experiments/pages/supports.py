@@ -85,11 +85,13 @@ def nine(clues: str) -> str:
     return pivot(rows, index, "steps", cell, steps_head)
 
 
-def nine_valid(student: str, order: str, clues: str, steps: str) -> str:
-    """One cell of the same."""
-    about = {"order": order.replace("_", " "), "clues": int(clues), "steps": int(steps)}
-    (row,) = where(load("sudoku")["rows"], student=student, **about)
-    return f"{row['valid']:.2f} ± {(row['valid_high'] - row['valid_low']) / 2:.2f}"
+def nine_costs() -> str:
+    """What the trainings of 9×9 boards took."""
+    lines = [
+        (c["model"], f"{c['steps']:,}", f"{c['minutes']:.0f}", f"{c['teacher_evaluations']:,}")
+        for c in load("sudoku")["costs"]
+    ]
+    return table(("training", "optimiser steps", "minutes", "teacher evaluations"), lines)
 
 
 def rule() -> str:
