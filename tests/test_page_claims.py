@@ -409,6 +409,33 @@ def test_guidance_with_three_seeds() -> None:
     assert ends("frechet", "joint student", 1, 1)[0] > ends("frechet", "teacher", 64, 1)[1]
 
 
+def test_nine_by_nine_boards() -> None:
+    rows = load("sudoku")["rows"]
+    found = {(r["student"], r["order"], r["clues"], r["steps"]): r["valid"] for r in rows}
+    valid = {key: round(value, 3) for key, value in found.items()}
+    surest = "surest first"
+    assert valid["teacher", "any", 0, 81] == 0
+    assert valid["teacher", "any", 30, 81] == 0.085
+    (whole,) = where(rows, student="teacher", order=surest, clues=0, steps=81)
+    assert whole["different"] == whole["valid"] == 0.69
+    assert valid["teacher", surest, 20, 81] == 0.985
+    assert valid["any-order", "any", 40, 1] == 0.305
+    assert valid["teacher", "any", 40, 1] == 0.03
+    sixteen = max(valid["teacher", order, 40, 16] for order in ("any", surest))
+    assert valid["any-order", surest, 40, 4] == 0.8 > sixteen
+    assert valid["any-order", surest, 40, 8] == 0.92
+    assert valid["teacher", surest, 40, 81] == 0.995
+    for clues in (20, 30):
+        assert valid["any-order", surest, clues, 8] < valid["teacher", surest, clues, 16]
+    assert valid["any-order", surest, 0, 8] == 0.04
+    assert (valid["any-order", "any", 0, 1], valid["any-order, refined", "any", 0, 1]) == (0, 0.035)
+    ends = {(r["student"], r["order"], r["clues"], r["steps"]): r for r in rows}
+    for key, row in ends.items():
+        if key[0] == "any-order" and key != ("any-order", "any", 0, 1):
+            better = ends["any-order, refined", *key[1:]]
+            assert better["valid_low"] <= row["valid_high"]
+
+
 def methods_of(task: str) -> Callable[[str, str, int], float]:
     """(model, metric, steps) → value."""
     rows = where(load("methods")["rows"], task=task)
