@@ -476,6 +476,44 @@ def test_methods_under_one_budget_with_a_mask() -> None:
     assert all(tv("DiMO product", k) > tv("teacher", k) for k in (2, 4, 8, 16))
 
 
+def test_methods_under_one_budget_with_uniform_noise() -> None:
+    value = methods_of("uniform-chain")
+
+    def tv(model: str, steps: int) -> float:
+        return value(model, "bigram_tv", steps)
+
+    entropy = value("exact samples", "nll", None)  # type: ignore[arg-type]
+    steps = (1, 2, 4, 8, 16)
+    assert all(0.015 < tv("Di4C shared-chain", k) < 0.025 for k in steps)
+    for model in ("joint shared-chain", "data-only shared-chain"):
+        assert value(model, "nll", 16) < entropy - 0.04
+        assert all(tv(model, k) < 0.02 for k in (1, 2, 4, 8)) and tv(model, 16) > 0.025
+    products = ("conditional matching", "D-MMD product", "IDLM product", "DiMO product", "DCD")
+    products += ("ReDi", "Di4C mixture", "E-MoE", "VADD", "D-MMD latent", "DiMO latent")
+    best = {k: min(products, key=lambda model: tv(model, k)) for k in steps}
+    assert best[1] == "ReDi"
+    assert all("D-MMD" in best[k] for k in (4, 8))
+    assert tv("D-MMD product", 4) < tv("teacher", 8)
+    assert all(value("ReDi", "nll", k) > entropy for k in steps)
+    assert all(value("D-MMD product", "nll", k) > entropy - 0.005 for k in steps)
+    for narrow in ("IDLM product", "DiMO product", "DCD"):
+        assert value(narrow, "nll", 16) < entropy - 0.04
+    assert tv("DiMO shared-chain", 1) > 0.99
+    assert tv("fitted grid", 2) < 0.8 * tv("teacher", 2)
+    assert tv("fitted grid", 16) > tv("teacher", 16)
+    assert all(tv("tau-leaping", k) > tv("teacher", k) for k in (2, 4, 8, 16))
+    assert tv("tau-leaping", 64) < tv("teacher", 64)
+    assert all(tv("theta-trapezoidal", k) > tv("teacher", 2 * k) for k in (2, 4, 8))
+    assert abs(tv("LSD", 8) - tv("teacher", 8)) < 0.005
+
+
+def test_filling_half_of_a_picture_alone() -> None:
+    ratio = {row["student"]: row["ratio"] for row in load("filling_alone")["rows"]}
+    assert ratio["joint student"] > 20
+    assert ratio["shared-chain"] > 20
+    assert 14 < ratio["any-order"] < 16
+
+
 def test_any_order_on_enumerated_problems() -> None:
     rows = load("joint_exact")["rows"]
 

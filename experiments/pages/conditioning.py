@@ -68,6 +68,17 @@ def lower_halves() -> str:
     return table(header, lines)
 
 
+def alone() -> str:
+    """Half of one picture, drawn alone: what an evaluation of each student takes, in turns."""
+    lines = []
+    for row in load("filling_alone")["rows"]:
+        steps = load("filling_alone")["steps_of_the_teacher"] if row["student"] == TEACHER else 1
+        ratio = f"{row['ratio']:.0f} ({row['ratio_least']:.0f}–{row['ratio_most']:.0f})"
+        lines.append((f"{row['student']}, {steps}", f"{1e3 * row['seconds']:.0f}", ratio))
+    header = ("evaluations", "ms, one alone", "teacher's 64 over it (least–most turn)")
+    return table(header, lines)
+
+
 def _drawn(rows: Sequence[Row]) -> Iterator[tuple[str, str, list[Row], str]]:
     """Of every student and number of steps: who, −log p of the truth, rows, speed over 64 steps."""
     slow = where([r for r in rows if "steps" in r], student=TEACHER, steps=64)

@@ -78,6 +78,11 @@ def test_the_law_given_visible_tokens_is_that_of_pure_noise_conditioned() -> Non
     expected = before.given(x_t, x_t != PROCESS.mask).enumerate()
     got = head(features, x_t, PROCESS).enumerate()
     torch.testing.assert_close(got, expected, atol=1e-9, rtol=1e-9)
+    with torch.no_grad():
+        # One row alone, whose hidden positions are not looked at.
+        for row, whole in enumerate(expected):
+            alone = head(features[row, None], x_t[row, None], PROCESS).enumerate()
+            torch.testing.assert_close(alone[0], whole, atol=1e-9, rtol=1e-9)
     assert not torch.allclose(before.enumerate().exp(), got.exp(), atol=0.01)
 
 

@@ -147,6 +147,10 @@ def visible_evidence(base: Tensor, tables: Tensor, x_t: Tensor, mask: int) -> Te
         x_t: (B, L) tokens.
         mask: the token that says nothing and is never drawn.
     """
+    if not torch.is_grad_enabled():
+        # To draw, what is hidden in all rows need not be looked at.
+        seen = (x_t != mask).any(0)
+        base, tables, x_t = base[seen], tables[seen], x_t[:, seen]
     base = base.index_fill(-1, torch.tensor(mask, device=x_t.device), -torch.inf)
     logits = base[:, None] + tables
     each = position_rows(logits, x_t) - logits.logsumexp(-1)
