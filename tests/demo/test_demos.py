@@ -40,19 +40,25 @@ def test_markov(tmp_path: Path) -> None:
     assert (tmp_path / "samples.txt").read_text().count("# ") == 2 * (3 + 2)
 
 
-def test_text(tmp_path: Path) -> None:
+def without_charts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fewjump.report.page._drawing", lambda *_: "")
+
+
+def test_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from fewjump.demo.text import JOINT, PRODUCT, TEACHER, run_demo
 
     report = run_demo(tmp_path, quick=True)
     check_outputs(tmp_path, report, {TEACHER, PRODUCT, JOINT})
     before = (tmp_path / "teacher" / "metrics.jsonl").stat().st_mtime_ns
+    without_charts(monkeypatch)
     run_demo(tmp_path, quick=True)
     assert (tmp_path / "teacher" / "metrics.jsonl").stat().st_mtime_ns == before
 
 
-def test_text_from_a_file(tmp_path: Path) -> None:
+def test_text_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from fewjump.demo.text import run_demo
 
+    without_charts(monkeypatch)
     source = tmp_path / "book.txt"
     source.write_text("The quick brown fox jumps over the lazy dog. " * 400)
     report = run_demo(tmp_path / "out", data=source, quick=True)
