@@ -371,7 +371,7 @@ class LowRankEmission(FactoredEmission):
 def position_rows(tables: Tensor, x: Tensor) -> Tensor:
     """tables[i, :, xⁱ]: (L, K, V), (B, L) → (B, L, K)."""
     length, _, size = tables.shape
-    if len(x) < size:
+    if len(x) < size and not tables.requires_grad:
         # Fewer entries than the tables have: a turned copy of these would cost more.
         return tables[torch.arange(length, device=x.device), :, x]
     rows = tables.transpose(1, 2).flatten(0, 1)

@@ -147,14 +147,19 @@ def visible_evidence(base: Tensor, tables: Tensor, x_t: Tensor, mask: int) -> Te
         x_t: (B, L) tokens.
         mask: the token that says nothing and is never drawn.
     """
-    if not torch.is_grad_enabled():
-        # To draw, what is hidden in all rows need not be looked at.
-        seen = (x_t != mask).any(0)
-        base, tables, x_t = base[seen], tables[seen], x_t[:, seen]
+    hidden = x_t == mask
     base = base.index_fill(-1, torch.tensor(mask, device=x_t.device), -torch.inf)
-    logits = base[:, None] + tables
-    each = position_rows(logits, x_t) - logits.logsumexp(-1)
-    return each.masked_fill((x_t == mask)[..., None], 0.0).sum(1)
+    if torch.is_grad_enabled():
+        logits = base[:, None] + tables
+        each = position_rows(logits, x_t) - logits.logsumexp(-1)
+    else:
+        # To draw, what is hidden in all rows need not be looked at.
+        seen = ~hidden.all(0)
+        logits = base[seen][:, None] + tables[seen]
+        found = position_rows(logits, x_t[:, seen]) - logits.logsumexp(-1)
+        each = found.new_zeros(*x_t.shape, found.shape[-1])
+        each[:, seen] = found
+    return each.masked_fill(hidden[..., None], 0.0).sum(1)
 
 
 def require_positive(**sizes: int) -> None:
