@@ -119,7 +119,7 @@ class Sizes:
 
     def training(self) -> dict[str, Any]:
         """Of a network that learns from the data alone."""
-        return {"steps": self.teacher_steps, "batch-size": self.batch_size, "lr": 0.002}
+        return {"steps": self.teacher_steps, "batch_size": self.batch_size, "lr": 0.002}
 
 
 @dataclass
@@ -222,8 +222,7 @@ def teach(task: Task, plan: dict[str, Any], sizes: Sizes) -> None:
     data = load_data(plan["data"], task.length, kind=kind)
     size, noise = data.vocab_size, LogLinear()
     process = Absorbing(size + 1, noise) if task.noise == "masked" else Uniform(size, noise)
-    options = {name.replace("-", "_"): value for name, value in sizes.training().items()}
-    train_teacher(data, process, network=task.network, out=plan["teacher"], **options)
+    train_teacher(data, process, network=task.network, out=plan["teacher"], **sizes.training())
 
 
 def measure(config: Config, sizes: Sizes | None = None) -> Content:

@@ -135,19 +135,15 @@ def board_network(sizes: Sizes, seed: int, head: dict[str, Any] | None = None) -
     return NetworkDenoiser.from_config(described if head is None else {**described, "head": head})
 
 
-def train_teacher(
-    x: Tensor, sizes: Sizes, steps: int, seed: int, folder: Path, **options: Any
+def _taught(
+    model: Denoiser, x: Tensor, sizes: Sizes, seed: int, folder: Path, **options: Any
 ) -> Denoiser:
-    """Trained up to ``steps``, from where it was stopped. A constant rate lets steps be raised."""
     return fitted(
-        board_network(sizes, seed),
+        model,
         CrossEntropyELBO("elbo"),
         x,
         out=folder,
-        steps=steps,
         batch_size=sizes.batch_size,
-        lr=sizes.teacher_lr,
-        decay="constant",
         weight_decay=0.01,
         ema=0.995,
         seed=seed,
@@ -157,25 +153,20 @@ def train_teacher(
     )
 
 
+def train_teacher(
+    x: Tensor, sizes: Sizes, steps: int, seed: int, folder: Path, **options: Any
+) -> Denoiser:
+    """Trained up to ``steps``, from where it was stopped. A constant rate lets steps be raised."""
+    rate = {"steps": steps, "lr": sizes.teacher_lr, "decay": "constant"}
+    return _taught(board_network(sizes, seed), x, sizes, seed, folder, **rate, **options)
+
+
 def settled(
     teacher: Denoiser, x: Tensor, sizes: Sizes, seed: int, folder: Path, **options: Any
 ) -> Denoiser:
     """The teacher after steps at a falling rate."""
-    return fitted(
-        deepcopy(teacher),
-        CrossEntropyELBO("elbo"),
-        x,
-        out=folder,
-        steps=sizes.settling,
-        batch_size=sizes.batch_size,
-        lr=sizes.settling_lr,
-        weight_decay=0.01,
-        ema=0.995,
-        seed=fold_seed(seed, 2),
-        log_every=50,
-        save_every=50,
-        **options,
-    )
+    rate = {"steps": sizes.settling, "lr": sizes.settling_lr}
+    return _taught(deepcopy(teacher), x, sizes, fold_seed(seed, 2), folder, **rate, **options)
 
 
 def train_student(

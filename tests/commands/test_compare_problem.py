@@ -29,6 +29,8 @@ SMALL: dict[str, Any] = {
     "shared": {"batch-size": 8, "warmup": 1},
 }
 
+CHAIN = {"student": "shared-chain", "head": ["states=2"]}
+
 
 def documented() -> dict[str, Any]:
     page = (ROOT / "docs" / "comparing.md").read_text(encoding="utf-8")
@@ -173,6 +175,10 @@ def test_shipped_plans_are_read(name: str) -> None:
         ({"teacher": {"steps": 5, "device": "cpu"}}, "teacher: --device is for `fewjump compare"),
         ({"teacher": {"stepz": 5}}, "teacher: unknown key 'stepz'"),
         ({"teacher": {"steps": 5}, "students": {"a": {"method": "dcd"}}}, "a: dcd noises data"),
+        (
+            {"teacher": {"steps": 5}, "students": {"a": {"sampler": "held-latent", **CHAIN}}},
+            "a: held-latent is for",
+        ),
         ({"samplers": {"exact posterior": {"sampler": "psi"}}}, "cannot be a name here"),
         ({"samples": 1}, "samples must be at least 2"),
         ({"students": {"a": {"method": "lsd"}}}, "a: --method lsd learns a sampler"),

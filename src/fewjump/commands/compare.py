@@ -15,6 +15,7 @@ from fewjump.commands.compare_measure import Entry, Making, held_by, measured, o
 from fewjump.commands.compare_plan import (
     NETWORK,
     Contents,
+    Plan,
     check_student,
     network_alone,
     read_plan,
@@ -114,7 +115,7 @@ def run(options: Options) -> int:
     opened = _opened(options, contents)
     _check(options, contents, opened, ways)
     if contents.problem is not None and contents.problem.training is not None:
-        opened = _taught(options, contents, opened, made)
+        opened = _taught(options, contents, opened, made, ways)
     trials = _check_students(options, contents, opened, made, ways)
     entries = _entries(options, contents, opened, made, ways)
     with sole_writer(options.out):
@@ -164,7 +165,7 @@ def _check(options: Options, contents: Contents, opened: Opened, ways: Ways) -> 
             sized(data.vocab_size, total, contents.network.layers)
 
 
-def _taught(options: Options, contents: Contents, opened: Opened, made: Made) -> Opened:
+def _taught(options: Options, contents: Contents, opened: Opened, made: Made, ways: Ways) -> Opened:
     """With a teacher that has learned from a problem's draws, once no student is refused."""
     assert opened.given is not None
     assert contents.problem is not None
@@ -173,7 +174,9 @@ def _taught(options: Options, contents: Contents, opened: Opened, made: Made) ->
     if not (place / "model").exists():
         for name in contents.students:
             with told_of(f"{options.plan}: {name}"):
-                check_student(made[name, contents.plan.seeds[0]], opened.given)
+                student = made[name, contents.plan.seeds[0]]
+                check_student(student, opened.given)
+                _check_way(student, contents.plan, opened, *ways[name])
     given = trained(opened.given, options.here(contents.problem.training), place)
     return opened._replace(given=given, teacher=given.teacher)
 
@@ -186,7 +189,6 @@ def _check_students(
     Returns:
         What trials found, with those of earlier runs.
     """
-    from fewjump.sampler.run import check_budgets
     from fewjump.train.setup import weights_checksum
 
     plan, given, denoiser = contents.plan, opened.given, opened.teacher.denoiser
@@ -210,11 +212,21 @@ def _check_students(
             for key in {made[key].out.exists(): key for key in reversed(mine)}.values():
                 if asked is None or made[key].out.exists():
                     check_student(made[key], given)
-            if ways[name] != (None, None):
-                sizes = None if given is None else given.network
-                begun = untrained(made[mine[0]], denoiser, opened.data.length, sizes)
-                check_budgets(begun, plan.steps, *ways[name], opened.data.length)
+            _check_way(made[mine[0]], plan, opened, *ways[name])
     return found
+
+
+def _check_way(
+    student: distill.Options, plan: Plan, opened: Opened, way: Sampler | None, grid: Any
+) -> None:
+    """Refuse a sampler of its own that does not fit a student."""
+    from fewjump.sampler.run import check_budgets
+
+    if (way, grid) != (None, None):
+        sizes = None if opened.given is None else opened.given.network
+        length = opened.data.length
+        begun = untrained(student, opened.teacher.denoiser, length, sizes)
+        check_budgets(begun, plan.steps, way, grid, length)
 
 
 def _entries(
