@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 
 from causal_judges import gpt2_folder
 from fewjump import cli, load, save
@@ -337,8 +338,14 @@ def test_a_language_model_judges_every_model(made: Path, tmp_path: Path) -> None
     other = tmp_path / "other.json"
     other.write_text((judge / "tokenizer.json").read_text())
     compare(plan(made, **{**changes, "judge-tokenizer": str(other)}), tmp_path / "out")
-    kept = list((tmp_path / "out" / "measured" / "teacher").iterdir())
-    assert len(kept) == 2
+    kept = tmp_path / "out" / "measured" / "teacher"
+    assert len(list(kept.iterdir())) == 2
+    # And those of one set of weights, wherever they lie.
+    weights = judge / "model.safetensors"
+    tensors = load_file(weights)
+    save_file({name: tensor * 1.1 for name, tensor in tensors.items()}, weights, {"format": "pt"})
+    compare(plan(made, **changes), tmp_path / "out")
+    assert len(list(kept.iterdir())) == 3
 
 
 def test_other_data_of_the_same_name_are_measured_anew(made: Path, tmp_path: Path) -> None:
@@ -497,3 +504,15 @@ def test_the_mean_over_seeds_has_the_wider_interval() -> None:
     # Student's t with one degree of freedom: 12.706 standard errors of 0.5.
     assert far.high is not None
     assert far.high - far.value == pytest.approx(12.706 * 0.5, rel=1e-3)
+
+
+def test_what_one_seed_lacks_has_no_mean() -> None:
+    """The divergence of one is infinite: that of the other alone would be too good."""
+    about = {"model": "a", "sampler": "x", "steps": 1, "nfe": 1}
+    found = [
+        {**about, "seed": 0, "metric": "kl", "value": 0.1},
+        {**about, "seed": 0, "metric": "missed", "value": 0.0},
+        {**about, "seed": 1, "metric": "missed", "value": 0.2},
+    ]
+    (row,) = over_seeds_of(found)
+    assert (row.metric, row.value) == ("missed", pytest.approx(0.1))

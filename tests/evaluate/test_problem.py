@@ -74,6 +74,30 @@ def test_kl_and_tv_are_those_of_all_paths_added_up(process: Process) -> None:
     assert found["tv"].value == pytest.approx(tv, abs=1e-12)
     assert kl > 0.01
     assert found["kl"].low == found["kl"].high
+    assert found["missed"].value == 0
+
+
+def test_what_is_never_drawn_is_counted_in_place_of_an_infinite_divergence() -> None:
+    """A model of one half of a list: of the other half it draws nothing."""
+    listed = torch.tensor([[0, 0, 1], [1, 1, 1], [2, 0, 2]])
+    weights = torch.tensor([0.5, 0.2, 0.3], dtype=torch.float64)
+    law = FiniteSupport(listed, weights, vocab_size=V)
+    half = FiniteSupport(listed[:2], torch.tensor([0.5, 0.5]), vocab_size=V)
+    found = meter_of(law).of_law(half.denoiser(MASKED, joint=True), 2)
+    assert set(found) == {"tv", "missed"}
+    assert found["missed"].value == pytest.approx(0.3, abs=1e-12)
+
+
+def test_exact_samples_that_a_model_never_draws_are_counted() -> None:
+    chain = MarkovChain.random(4, 16, 0.4, generator_for(1))
+    meter = meter_of(chain, 200)
+    samples = meter.dataset.all("test")
+    seen = FiniteSupport(samples[:50].unique(dim=0), vocab_size=4)
+    found = meter.of_law(seen.denoiser(Absorbing(5, LogLinear()), joint=True), 1)
+    assert set(found) == {"missed"}
+    never = seen.log_prob(samples) == -torch.inf
+    assert found["missed"].value == pytest.approx(float(never.double().mean()), abs=1e-12)
+    assert found["missed"].value > 0.5
 
 
 def test_one_evaluation_is_judged_on_a_list_that_is_too_long_to_enumerate() -> None:
@@ -104,7 +128,9 @@ def test_the_rate_of_a_chain_is_that_of_exact_densities() -> None:
     ]
     assert found.value == pytest.approx(sum(terms) / len(terms) / 16, abs=1e-12)
     assert found.low < chain.one_step_floor() / 16 < found.high
-    assert meter.of_law(exact, 1, "first-hitting") == {"kl_rate": found}
+    both = meter.of_law(exact, 1, "first-hitting")
+    assert both["kl_rate"] == found
+    assert both["missed"].value == 0
     # In more steps, to a time above 0, and from noise that is not one state, there is no density.
     assert meter.of_law(exact, 2) == {}
     assert meter.of_law(exact, 1, grid=[1.0, 0.3]) == {}
@@ -123,8 +149,8 @@ def test_a_bound_of_the_likelihood_judges_nothing() -> None:
         model = NetworkDenoiser.from_config(config | {"head": head}).eval()
         return set(meter.of_law(model, steps, sampler))
 
-    assert known({"kind": "product"}, 1) == {"kl", "tv"}
-    assert known({**latent, "categories": 2}, 1) == {"kl", "tv"}
+    assert known({"kind": "product"}, 1) == {"kl", "tv", "missed"}
+    assert known({**latent, "categories": 2}, 1) == {"kl", "tv", "missed"}
     assert known({**latent, "size": 4, "categories": 0}, 1) == set()
     # One latent for several draws: none of them has a law of its own.
     assert known({**latent, "categories": 2}, 2, "held-latent") == set()

@@ -11,7 +11,7 @@ import tyro
 
 from fewjump.commands import distill
 from fewjump.commands.compare_budget import cost_of, steps_within, tried
-from fewjump.commands.compare_measure import Entry, Making, held_by, measured, over_seeds_of
+from fewjump.commands.compare_measure import Entry, Judging, Making, held_by, over_seeds_of
 from fewjump.commands.compare_plan import (
     NETWORK,
     Contents,
@@ -189,7 +189,7 @@ def _check_students(
     Returns:
         What trials found, with those of earlier runs.
     """
-    from fewjump.train.setup import weights_checksum
+    from fewjump.denoiser.wrappers import weights_checksum
 
     plan, given, denoiser = contents.plan, opened.given, opened.teacher.denoiser
     trials, found = options.out / _TRIALS, {}
@@ -282,15 +282,14 @@ def _measure(options: Options, contents: Contents, opened: Opened, entries: list
     if plan.matched_entropy and meter.matched is not None:
         reference = data.all("test", plan.samples or meter.num_samples)
         target = meter.measure(reference)[meter.matched[1]].value
+    judging = Judging(options.out, plan, meter, target, options.progress)
     tidy, costs = [], []
     if learned is not None:
         costs.append({"model": TEACHER, "seed": learned.seed, **cost_of(options.out / TEACHER)})
     for entry in entries:
         for seed in plan.seeds:
             denoiser, cost = entry.make(seed)
-            tidy += measured(
-                options.out, plan, entry, denoiser, meter, seed, target, options.progress
-            )
+            tidy += judging.rows(entry, denoiser, seed)
             if cost:
                 costs.append({"model": entry.name, "seed": seed, **cost})
     write_text(options.out / "rows.json", json.dumps(tidy, indent=1) + "\n")

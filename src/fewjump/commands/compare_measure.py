@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -51,62 +52,77 @@ def held_by(data: Dataset) -> list[list[int]]:
     return [TokenData(part, data.vocab_size, 0).fingerprint() for part in parts]
 
 
-def measured(
-    folder: Path,
-    plan: Plan,
-    entry: Entry,
-    denoiser: Denoiser,
-    meter: DataMeter,
-    seed: int,
-    target: float | None,
-    progress: bool = False,
-) -> list[dict[str, Any]]:
-    """The rows of one model and seed, measured once for its weights and these data.
+@dataclass(frozen=True)
+class Judging:
+    """How every model of a comparison is judged.
 
-    Args:
+    Attributes:
         folder: of the comparison.
         plan: how many samples.
-        entry: what is judged, at which numbers of steps.
-        denoiser: of this seed.
         meter: the judge.
-        seed: of the samples.
         target: the variety at which quality is matched; None leaves that out.
         progress: say what is measured.
     """
-    from fewjump.evaluate import quality
-    from fewjump.progress import tell
-    from fewjump.train.setup import weights_checksum
 
-    parts = held_by(meter.dataset)
-    way = denoiser.samplers if entry.sampler is None else entry.sampler.label
-    about = [way, entry.grid, entry.steps, plan.samples, plan.matched_entropy]
-    about += judge_facts(meter).values()
-    if plan.judge is not None:
-        about += [plan.judge_tokenizer]
-    if next(denoiser.parameters(), None) is None:
-        # An exact posterior is known by what it is of.
-        about += [plan.teacher]
-    text = json.dumps([*about, weights_checksum(denoiser), parts], default=str)
-    key = hashlib.sha256(text.encode()).hexdigest()[:12]
-    place = folder / "measured" / entry.name / f"{seed}-{key}.json"
-    if not place.is_file():
-        rows = quality(
-            denoiser,
-            meter,
-            entry.steps,
-            entry.sampler,
-            plan.samples,
-            (seed,),
-            model=entry.name,
-            grid=entry.grid,
-            progress=tell if progress else None,
-        )
-        if target is not None:
-            rows += _matched(entry, denoiser, meter, plan.samples, seed, target, rows)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        write_text(place, json.dumps([asdict(row) for row in rows], indent=1) + "\n")
-    found = json.loads(place.read_text(encoding="utf-8"))
-    return [{"seed": seed, **row} for row in found]
+    folder: Path
+    plan: Plan
+    meter: DataMeter
+    target: float | None
+    progress: bool = False
+
+    @cached_property
+    def _judge(self) -> list[Any]:
+        """What the judge is; the same place may hold another one by now."""
+        from fewjump.denoiser.wrappers import weights_checksum
+
+        found: list[Any] = [*judge_facts(self.meter).values()]
+        if self.meter.causal is not None:
+            found += [self.plan.judge_tokenizer, weights_checksum(self.meter.causal.model)]
+        return found
+
+    @cached_property
+    def _data(self) -> list[list[int]]:
+        return held_by(self.meter.dataset)
+
+    def rows(self, entry: Entry, denoiser: Denoiser, seed: int) -> list[dict[str, Any]]:
+        """The rows of one model and seed, measured once for its weights, the judge and the data.
+
+        Args:
+            entry: what is judged, at which numbers of steps.
+            denoiser: of this seed.
+            seed: of the samples.
+        """
+        from fewjump.denoiser.wrappers import weights_checksum
+        from fewjump.evaluate import quality
+        from fewjump.progress import tell
+
+        plan, meter = self.plan, self.meter
+        way = denoiser.samplers if entry.sampler is None else entry.sampler.label
+        about = [way, entry.grid, entry.steps, plan.samples, plan.matched_entropy, *self._judge]
+        if next(denoiser.parameters(), None) is None:
+            # An exact posterior is known by what it is of.
+            about += [plan.teacher]
+        text = json.dumps([*about, weights_checksum(denoiser), self._data], default=str)
+        key = hashlib.sha256(text.encode()).hexdigest()[:12]
+        place = self.folder / "measured" / entry.name / f"{seed}-{key}.json"
+        if not place.is_file():
+            rows = quality(
+                denoiser,
+                meter,
+                entry.steps,
+                entry.sampler,
+                plan.samples,
+                (seed,),
+                model=entry.name,
+                grid=entry.grid,
+                progress=tell if self.progress else None,
+            )
+            if self.target is not None:
+                rows += _matched(entry, denoiser, meter, plan.samples, seed, self.target, rows)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            write_text(place, json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+        found = json.loads(place.read_text(encoding="utf-8"))
+        return [{"seed": seed, **row} for row in found]
 
 
 def _matched(
@@ -153,12 +169,22 @@ def _matched(
 
 
 def over_seeds_of(tidy: list[dict[str, Any]]) -> list[Row]:
-    """Means over seeds with their intervals: one row for each model, number of steps and metric."""
+    """Means over seeds with their intervals: one row for each model, number of steps and metric.
+
+    A metric that one of the seeds lacks, such as an infinite divergence, has no mean.
+    """
     from fewjump.evaluate.meter import mean_over_seeds
     from fewjump.report.content import as_row
 
     groups: dict[tuple[Any, ...], list[Row]] = {}
-    for row in map(as_row, tidy):
+    seeds: dict[tuple[Any, ...], set[int]] = {}
+    for row in tidy:
+        one = as_row(row)
         # A sampler that was learned is another one for each seed.
-        groups.setdefault((row.model, row.steps, row.metric), []).append(row)
-    return [mean_over_seeds(rows) for rows in groups.values()]
+        groups.setdefault((one.model, one.steps, one.metric), []).append(one)
+        seeds.setdefault((one.model, one.steps), set()).add(row["seed"])
+    return [
+        mean_over_seeds(rows)
+        for (model, steps, _), rows in groups.items()
+        if len(rows) == len(seeds[model, steps])
+    ]

@@ -212,7 +212,8 @@ def quality(
         steps_list: intervals of the grid, one group of rows each.
         sampler, grid, guidance, temperature, batch_size: as for :func:`fewjump.sample`.
         num_samples: per seed; the meter's by default.
-        seeds: independent sets; a row's value is their mean.
+        seeds: independent sets; a row's value is their mean. A metric that one of them lacks has
+            none.
         model: name in the rows.
         progress: told about each run, in words.
 
@@ -249,8 +250,9 @@ def quality(
                 progress(f"{model}, {result.sampler}, {steps} steps, seed {seed}")
         nfe = max(result.nfe for result in runs)
         seconds = sum(result.seconds for result in runs) / len(runs)
-        for metric in scores[0]:
-            value = combine([score[metric] for score in scores if metric in score])
+        # What one of the sets lacks has no mean.
+        for metric in (name for name in scores[0] if all(name in score for score in scores)):
+            value = combine([score[metric] for score in scores])
             rows.append(as_result(value, metric, model, runs[0].sampler, steps, nfe, seconds))
     return rows
 

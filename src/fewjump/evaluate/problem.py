@@ -143,9 +143,11 @@ class ProblemMeter(DataMeter):
 
         * ``kl``, ``tv``: KL(truth ‖ output) in nats, and total variation, of whole sequences: from
           the output law of any number of steps where its states are few, and of one evaluation
-          under masks for a truth of up to 65,536 listed sequences. An infinite KL is left out;
+          under masks for a truth of up to 65,536 listed sequences;
         * ``kl_rate``: KL(truth ‖ output) in nats per token, of one evaluation under masks for other
-          truths: exact densities, averaged over the exact samples.
+          truths: exact densities, averaged over the exact samples;
+        * ``missed``: beside them, the probability under the truth of what the output never is.
+          Where it is above 0 the divergence is infinite, and left out.
         """
         method, spec = chosen_sampler(denoiser, sampler, steps, grid)
         one = prior_law(method.opened(denoiser), self.length)
@@ -158,7 +160,7 @@ class ProblemMeter(DataMeter):
             law = exact_output_law(denoiser, steps, method, spec).cpu()
             # A network's softmax in single precision has a sum of its own.
             law, truth = law / law.sum(), self._table(law.shape)
-            return _known({"kl": kl(truth, law), "tv": tv(truth, law)})
+            return _compared(truth, law)
         at_once = times_for(spec, steps, denoiser, self.length).tolist() == [1, 0]
         if not (at_once and denoiser.process.absorbing):
             return {}
@@ -166,15 +168,18 @@ class ProblemMeter(DataMeter):
             samples = self.dataset.all("test")
             log_q = -one_evaluation_nlls(denoiser, samples).cpu() * self.length
             terms = (self.problem.log_prob(samples) - log_q) / self.length
-            finite = bool(terms.isfinite().all())
-            return {"kl_rate": bootstrap(terms, mean, generator_for(0, 0xB007))} if finite else {}
+            never = log_q == -torch.inf
+            out = {"missed": bootstrap(never.double(), mean, generator_for(0, 0xB007))}
+            if not bool(never.any()):
+                out["kl_rate"] = bootstrap(terms, mean, generator_for(0, 0xB007))
+            return out
         sequences, p = self._list.support.sequences, self._list.probs
         q = (-one_evaluation_nlls(denoiser, sequences).cpu() * self.length).exp()
         elsewhere = (1 - q.sum()).clamp(min=0)[None]
         # What the model draws outside of the list is one more outcome, of probability 0.
         q = torch.cat([q, elsewhere]) / (q.sum() + elsewhere)
         p = torch.cat([p, torch.zeros(1, dtype=torch.float64)])
-        return _known({"kl": kl(p, q), "tv": tv(p, q)})
+        return _compared(p, q)
 
     def _table(self, shape: torch.Size) -> Tensor:
         """The truth over all sequences of the output."""
@@ -189,6 +194,11 @@ class ProblemMeter(DataMeter):
         return [as_result(value, metric, EXACT_SAMPLES) for metric, value in scores.items()]
 
 
-def _known(values: dict[str, float]) -> dict[str, Interval]:
-    # Of equal laws rounding can leave a little less than nothing.
-    return {k: Interval.exact(max(0.0, v)) for k, v in values.items() if v < torch.inf}
+def _compared(truth: Tensor, law: Tensor) -> dict[str, Interval]:
+    """Of two tables of probabilities, what :meth:`ProblemMeter.of_law` says."""
+    missed = float(truth[law == 0].sum())
+    found = {"tv": tv(truth, law), "missed": missed}
+    if missed == 0:
+        # Of equal laws rounding can leave a little less than nothing.
+        found = {"kl": max(0.0, kl(truth, law)), **found}
+    return {name: Interval.exact(value) for name, value in found.items()}

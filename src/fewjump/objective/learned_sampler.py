@@ -102,8 +102,8 @@ class SamplerDistillation(Objective, WholeJumpOptions, LearnedSamplerOptions):
         times = self.few_step_times()
         require(
             self.min_time == SamplerDistillation.min_time,
-            "min_time is for methods that draw their times: lsd follows its teacher all the way to "
-            "data; leave it out",
+            "min_time (--min-time) is for methods that draw their times: lsd follows its teacher "
+            "all the way to data; leave it out",
         )
         require(
             len(times) > 2,
@@ -112,8 +112,8 @@ class SamplerDistillation(Objective, WholeJumpOptions, LearnedSamplerOptions):
         )
         require(
             all(t - s > _CELLS / self.path_steps for t, s in pairwise(times)),
-            f"every jump must be longer than {_CELLS} of the teacher's steps: raise path_steps, "
-            f"got {self.path_steps} and jumps between {times}",
+            f"every jump must be longer than {_CELLS} of the teacher's steps: raise path_steps "
+            f"(--path-steps), got {self.path_steps} and jumps between {times}",
         )
         places = [t * self.path_steps for t in times]
         require(
