@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -36,11 +37,16 @@ def streams(n, seed=11, start=0):
          "d16cfe09 94fdcceb 5001e420 24126ea1"),
     ],
 )  # fmt: skip
-def test_philox_known_answers(counter, key, answer):
-    words = [torch.tensor([int(w, 16)]) for w in counter.split()]
+@pytest.mark.parametrize(
+    "kind",
+    [int, lambda word: torch.tensor([word]), lambda word: np.array([word], dtype=np.uint64)],
+    ids=["integers", "tensors", "arrays"],
+)
+def test_philox_known_answers(counter, key, answer, kind):
+    words = [kind(int(w, 16)) for w in counter.split()]
     k0, k1 = (int(w, 16) for w in key.split())
     out = philox4x32(words, (k0, k1))
-    assert " ".join(f"{int(w):08x}" for w in out) == answer
+    assert " ".join(f"{int(np.ravel(w)[0]):08x}" for w in out) == answer
 
 
 def test_stream_of_a_sample_does_not_depend_on_its_batch():

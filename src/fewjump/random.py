@@ -15,9 +15,11 @@ a flat distribution (arXiv 2409.02908), inversion does not.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 _MASK32 = 0xFFFFFFFF
@@ -29,25 +31,25 @@ _PHILOX_W0, _PHILOX_W1 = 0x9E3779B9, 0xBB67AE85
 _ROWS_PER_CHUNK_ELEMENTS = 1 << 18
 _ACCELERATOR_CHUNK_ELEMENTS = 1 << 25
 _BLOCK = 256
-Word = TypeVar("Word", int, Tensor)
+Word = TypeVar("Word", int, Tensor, NDArray[Any])
 
 
 def philox4x32(counter: Sequence[Word], key: tuple[int, int], rounds: int = 10) -> list[Word]:
     """Philox-4x32 counter-based generator (Salmon et al. 2011) on 32-bit words.
 
     Args:
-        counter: four broadcastable int64 tensors, or four integers, of words in [0, 2^32).
+        counter: four words in [0, 2^32): integers, or broadcastable int64 tensors, or arrays of
+            uint64.
         key: two 32-bit words.
         rounds: number of rounds; 10 is the published safe default.
 
     Returns:
-        Four int64 tensors of the broadcast shape of ``counter``, or four integers: words in
-        [0, 2^32).
+        Four words of the broadcast shape and the kind of ``counter``.
     """
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(rounds):
-        # int64 products wrap modulo 2^64, which leaves every bit of the 64-bit product right.
+        # Products wrap modulo 2^64, signed ones too, which leaves every bit of them right.
         p0, p1 = c0 * _PHILOX_M0, c2 * _PHILOX_M1
         hi0, lo0 = (p0 >> 32) & _MASK32, p0 & _MASK32
         hi1, lo1 = (p1 >> 32) & _MASK32, p1 & _MASK32
@@ -100,12 +102,16 @@ class SampleStreams:
 
     def _draw(self, rows: Tensor, element: Tensor) -> Tensor:
         index = self.indices.to(rows.device)[rows]
-        call = torch.full_like(element, self.calls)
+        call = torch.full((1,), self.calls, device=rows.device)
         self.calls += 1
-        words = philox4x32(
-            (element, call, index & _MASK32, (index >> 32) & _MASK32),
-            (self.seed & _MASK32, self.seed >> 32),
-        )
+        counter = (element, call, index & _MASK32, (index >> 32) & _MASK32)
+        key = (self.seed & _MASK32, self.seed >> 32)
+        if rows.device.type == "cpu":
+            # Many small operations, of which numpy makes three in the time of one of torch's.
+            arrays = [word.numpy().view(np.uint64) for word in counter]
+            words = [torch.from_numpy(word.view(np.int64)) for word in philox4x32(arrays, key)[:2]]
+        else:
+            words = philox4x32(counter, key)
         return _to_unit_interval(words[0], words[1])
 
 
