@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -69,13 +70,18 @@ def test_what_was_there_stays_where_writing_fails(tmp_path: Path, error: BaseExc
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-@pytest.fixture
+@contextmanager
 def little_room() -> Iterator[None]:
-    """No file may become longer than 4096 bytes, as on a disk that is full by then."""
+    """No file may become longer than 4096 bytes, as on a disk that is full by then.
+
+    That holds for the file that pytest's output may go to, too.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def as_torch_does(path: Path) -> None:
@@ -103,7 +109,6 @@ def as_metrics(path: Path) -> None:
         run.log({"step": step, "loss": 0.5})
 
 
-@pytest.mark.usefixtures("little_room")
 @pytest.mark.parametrize(
     "write", [as_torch_does, as_safetensors_does, as_numpy_does, as_text, as_metrics]
 )
@@ -113,9 +118,8 @@ def test_a_full_disk_is_told_with_the_files_name(
     path = tmp_path / "metrics.jsonl"
     path.write_text("")
     said = "496 written" if write is as_numpy_does else "File too large"
-    with pytest.raises(
-        OSError, match=rf"{said} \(what was there before is kept; make room"
-    ) as caught:
+    kept = rf"{said} \(what was there before is kept; make room"
+    with pytest.raises(OSError, match=kept) as caught, little_room():
         write(path)
     assert str(path) in str(caught.value)
     assert not list(tmp_path.glob(".*.tmp"))
