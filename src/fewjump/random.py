@@ -90,23 +90,22 @@ class SampleStreams:
         width = 1
         for size in shape[1:]:
             width *= size
-        element = torch.arange(width, device=device).expand(self.batch_size, width)
-        rows = torch.arange(self.batch_size, device=device)[:, None]
-        return self._draw(rows, element).reshape(tuple(shape))
+        element = torch.arange(width, device=device)
+        return self._draw(self.indices.to(element.device)[:, None], element).reshape(tuple(shape))
 
     def uniform_where(self, where: Tensor) -> Tensor:
         """Float64 uniforms for the True entries of ``where`` (B, ...), in row-major order."""
         width = where[0].numel() if where.shape[0] else 0
         flat = where.reshape(where.shape[0], width).nonzero()
-        return self._draw(flat[:, 0], flat[:, 1])
+        return self._draw(self.indices.to(where.device)[flat[:, 0]], flat[:, 1])
 
-    def _draw(self, rows: Tensor, element: Tensor) -> Tensor:
-        index = self.indices.to(rows.device)[rows]
-        call = torch.full((1,), self.calls, device=rows.device)
+    def _draw(self, index: Tensor, element: Tensor) -> Tensor:
+        """Of samples ``index``, their elements of this call; of the two's broadcast shape."""
+        call = torch.full((1,), self.calls, device=index.device)
         self.calls += 1
         counter = (element, call, index & _MASK32, (index >> 32) & _MASK32)
         key = (self.seed & _MASK32, self.seed >> 32)
-        if rows.device.type == "cpu":
+        if index.device.type == "cpu":
             # Many small operations, of which numpy makes three in the time of one of torch's.
             arrays = [word.numpy().view(np.uint64) for word in counter]
             words = [torch.from_numpy(word.view(np.int64)) for word in philox4x32(arrays, key)[:2]]

@@ -7,14 +7,13 @@ move, and the law of the state is pushed through.
 from __future__ import annotations
 
 import math
-from contextlib import suppress
 
 import torch
 from torch import Tensor
 
 from fewjump.denoiser.base import Denoiser
 from fewjump.law.base import ENUMERATION_LIMIT, row_chunks, unravel
-from fewjump.sampler.base import Move, Sampler, Step
+from fewjump.sampler.base import Move, Moves, Sampler, Step
 from fewjump.sampler.carried_samplers import chosen_sampler
 from fewjump.sampler.moves import product_table
 from fewjump.sampler.run import check_options, trajectory
@@ -129,7 +128,7 @@ def _push(step: Step, law: Tensor, vocab: int, length: int) -> Tensor:
     out = torch.zeros_like(law)
     occupied = law.nonzero()[:, 0]
     rows = max(1, _CHUNK_ELEMENTS // law.shape[0])
-    depth = _count_moves(step, occupied[:1], vocab, length)
+    depth: int | None = None
     # Paths yet to extend: state numbers (N, moves so far + 1) from x_t on, and their probability.
     pending = [(occupied[:, None], law[occupied])]
     while pending:
@@ -137,7 +136,11 @@ def _push(step: Step, law: Tensor, vocab: int, length: int) -> Tensor:
         if paths.shape[0] > rows:
             pending += [(paths[part], mass[part]) for part in row_chunks(paths.shape[0], 1, rows)]
             continue
-        reached = mass[:, None] * _replay(step, paths, vocab, length).table().to(law)
+        moves, move = _replay(step, paths, vocab, length)
+        reached = mass[:, None] * move.table().to(law)
+        # A step has the same number of moves for every state and outcome.
+        if depth is None and _ends(moves, unravel(paths[:, -1], vocab, length)):
+            depth = paths.shape[1]
         if paths.shape[1] == depth:
             out += reached.sum(0)
         else:
@@ -146,24 +149,20 @@ def _push(step: Step, law: Tensor, vocab: int, length: int) -> Tensor:
     return out
 
 
-def _replay(step: Step, paths: Tensor, vocab: int, length: int) -> Move:
-    """The move that follows the given history."""
+def _replay(step: Step, paths: Tensor, vocab: int, length: int) -> tuple[Moves, Move]:
+    """The moves after the given history, and the first of them."""
     states = [unravel(paths[:, i], vocab, length) for i in range(paths.shape[1])]
     moves = step(states[0])
     move = next(moves)
     for state in states[1:]:
         move = moves.send(state)
-    return move
+    return moves, move
 
 
-def _count_moves(step: Step, start: Tensor, vocab: int, length: int) -> int:
-    """How many moves the step has: the same for every state and outcome."""
-    state = unravel(start, vocab, length)
-    moves = step(state)
-    next(moves)
-    count = 1
-    with suppress(StopIteration):
-        while True:
-            moves.send(state)
-            count += 1
-    return count
+def _ends(moves: Moves, state: Tensor) -> bool:
+    """Whether no move follows the outcome ``state``."""
+    try:
+        moves.send(state)
+    except StopIteration:
+        return True
+    return False
