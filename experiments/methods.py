@@ -49,7 +49,7 @@ SAMPLERS: dict[str, dict[str, dict[str, Any]]] = {
 
 #: What is kept of what was measured: means over seeds.
 METRICS = (
-    *("kl", "kl_rate", "tv", "bigram_tv", "valid", "nll", "entropy", "copied"),
+    *("kl", "kl_rate", "missed", "tv", "bigram_tv", "valid", "nll", "entropy", "copied"),
     *("frechet", "precision", "recall", "distinct_4"),
 )
 
