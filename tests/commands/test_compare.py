@@ -116,6 +116,12 @@ def test_every_student_and_sampler_is_judged_and_nothing_is_made_twice(
     assert "Cost of training" in page
     assert "shared chain" in page
     assert "test data" in page
+    # Made again from the results, it says the same.
+    assert cli.main(["report", str(tmp_path)]) == cli.OK
+    again = (tmp_path / "report.html").read_text()
+    for words in ("Students of one teacher, compared", "Verdicts", "Cost of training"):
+        assert words in page
+        assert words in again
 
     def never(*_: object, **__: object) -> None:
         raise AssertionError("measured again")
@@ -410,6 +416,41 @@ def test_a_changed_student_is_refused_before_another_is_trained(
     assert compare(plan(made, students=more, **changes, **longer), tmp_path) == cli.USAGE
     assert "cannot be made longer or shorter" in capsys.readouterr().err
     assert not (tmp_path / "students" / "new").exists()
+    shorter = {"shared": {"steps": 1, "batch-size": 4, "warmup": 1}}
+    more = {"new": {}, "plain": {}}
+    assert compare(plan(made, students=more, **changes, **shorter), tmp_path) == cli.USAGE
+    assert "plain/0 has done 2 steps, more than the 1 asked for" in capsys.readouterr().err
+    assert not (tmp_path / "students" / "new").exists()
+
+
+def test_a_changed_autoregressive_network_is_refused_before_a_student_is_trained(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes = {"seeds": [0], "matched-entropy": False, "samplers": None, "steps": [1]}
+    changes |= {"teacher": str(larger(made)), "teacher-steps": [1]}
+    alone = {"steps": 2, "batch-size": 4, "warmup": 1}
+    path = plan(made, students={}, **changes, autoregressive=alone)
+    assert compare(path, tmp_path) == cli.OK
+    other = {**alone, "batch-size": 8}
+    path = plan(made, students={"new": {}}, **changes, autoregressive=other)
+    assert compare(path, tmp_path) == cli.USAGE
+    said = capsys.readouterr().err
+    assert "autoregressive: " in said
+    assert "0 holds a run with another configuration (train.batch_size: 4 → 8)" in said
+    assert not (tmp_path / "students").exists()
+
+
+def test_steps_that_the_budget_allows_are_checked_before_a_student_is_trained(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    students = {"first": {}, "second": {"method": "idlm", "auxiliary-steps": 20}}
+    path = plan(made, students=students, **{"teacher-evaluations": 80})
+    for _ in range(2):
+        # The second time, what a step asks is known from the first.
+        assert compare(path, tmp_path / "out") == cli.USAGE
+        said = capsys.readouterr().err
+        assert "second: auxiliary_steps (20) leaves the student none" in said
+        assert not (tmp_path / "out" / "students").exists()
 
 
 V, L, N = 27, 16, 400

@@ -106,6 +106,41 @@ def test_a_teacher_that_learns_from_draws(tmp_path: Path, monkeypatch: pytest.Mo
     assert costs["a"][0] == 600 // 8
 
 
+def test_a_teacher_that_students_learned_from_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("fewjump.report.write", lambda page, out: out)
+    problem = {"kind": "joint", "noise": "masked", "length": 3, "sequences": 200}
+    content = {"problem": problem, **SMALL, "steps": [1], "seeds": [0], "students": {"a": {}}}
+    teacher = {"steps": 3, "batch-size": 8, "lr": 0.01, "warmup": 1}
+    content |= {"teacher-evaluations": 80}
+    assert compare(content | {"teacher": teacher}, tmp_path) == cli.OK
+    weights = tmp_path / "out" / "teacher" / "model" / "model.safetensors"
+    before = weights.read_bytes()
+    assert compare(content | {"teacher": {**teacher, "steps": 5}}, tmp_path) == cli.USAGE
+    assert "has done 3 steps, and students in" in capsys.readouterr().err
+    assert weights.read_bytes() == before
+    assert compare(content | {"teacher": teacher}, tmp_path) == cli.OK
+
+
+def test_what_has_had_its_time_is_not_trained_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fewjump.report.write", lambda page, out: out)
+    problem = {"kind": "joint", "noise": "masked", "length": 3, "sequences": 200}
+    content = {"problem": problem, **SMALL, "steps": [1], "seeds": [0], "students": {"a": {}}}
+    clock = {"max-seconds": 1e-6, "steps": 1000}
+    content |= {"teacher": {**clock, "batch-size": 8, "lr": 0.01, "warmup": 1}}
+    content |= {"teacher-evaluations": None, "shared": {**clock, "batch-size": 8}}
+    content |= {"autoregressive": {**clock, "batch-size": 8}, "network": {"hidden": 16}}
+    found = []
+    for _ in range(2):
+        assert compare(content, tmp_path) == cli.OK
+        found.append(json.loads((tmp_path / "out" / "results.json").read_text()))
+    assert found[0] == found[1]
+    assert {cost["steps"] for cost in found[0]["costs"]} == {1}
+
+
 def test_another_noise_is_another_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fewjump.report.write", lambda page, out: out)
     problem = {"kind": "joint", "length": 3, "sequences": 20}
@@ -146,6 +181,20 @@ def test_kinds_are_the_laws_that_they_name(tmp_path: Path) -> None:
     assert opened.meter.problem.all_possible() is False
 
 
+def test_a_file_of_something_else_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "list.npy"
+    content = {"problem": {"kind": "sequences", "noise": "masked", "file": str(file)}}
+    content |= {"students": {"a": {}}}
+    file.write_text("no array")
+    assert compare(content, tmp_path) == cli.USAGE
+    assert f"problem: {file} is no .npy or .npz file of numbers" in capsys.readouterr().err
+    np.save(file, np.array([["a", "b"]]))
+    assert compare(content, tmp_path) == cli.USAGE
+    assert f"problem: {file}: sequences must be numbers" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["markov", "oracle-markov", "sudoku"])
 def test_shipped_plans_are_read(name: str) -> None:
     content = yaml.safe_load((ROOT / "examples" / "plans" / f"{name}.yaml").read_text())
@@ -181,6 +230,27 @@ def test_shipped_plans_are_read(name: str) -> None:
         ),
         ({"samplers": {"exact posterior": {"sampler": "psi"}}}, "cannot be a name here"),
         ({"samples": 1}, "samples must be at least 2"),
+        (
+            {"problem": {"kind": "joint", "noise": "masked", "vocab-size": 0}},
+            "plan.yaml: problem: vocab_size must be at least 1",
+        ),
+        (
+            {"problem": {"kind": "hidden-markov", "noise": "masked", "states": 0}},
+            "plan.yaml: problem: num_states must be at least 1",
+        ),
+        (
+            {"problem": {"kind": "ising", "noise": "masked", "rows": 0}},
+            "plan.yaml: problem: rows must be at least 1",
+        ),
+        (
+            {"problem": {"kind": "oracle-markov", "noise": "masked", "text": "none.txt"}},
+            "plan.yaml: problem: there is no file at none.txt",
+        ),
+        (
+            {"students": {"a": {"sampler": "psi", "sampler-options": ["rho=7"]}}},
+            "plan.yaml: a: --sampler psi",
+        ),
+        ({"samplers": {"b": {"sampler-options": ["a=1"]}}}, "plan.yaml: b: --sampler-options"),
         ({"students": {"a": {"method": "lsd"}}}, "a: --method lsd learns a sampler"),
         ({"students": {"a": {"lora": 2}}}, "a: lora starts at a transformer teacher's weights"),
         ({"students": {"a": {"method": "dcd"}}}, "a: dcd noises data"),

@@ -74,6 +74,13 @@ def test_log_axis_spaces_values_by_ratio() -> None:
     assert gaps == pytest.approx([gaps[0]] * 3, abs=0.03)
 
 
+def test_an_interval_that_a_log_axis_cannot_show_is_told_whole() -> None:
+    wide = [Series("a", [1, 2], [0.2, 0.1], [0.0, 0.05], [0.5, 0.2])]
+    for log in (False, True):
+        svg = line_chart(chart(series=wide, log_y=log))
+        assert "<title>a: 0.2 (0 to 0.5) at 1</title>" in svg
+
+
 def test_a_point_that_a_log_axis_cannot_show_is_left_out() -> None:
     lost = [Series("a", [1, 2, 4], [0.0, 0.2, 0.1])]
     assert len(points(line_chart(chart(series=lost, log_y=True)), "a")) == 2

@@ -206,6 +206,12 @@ def test_stopping_by_the_clock_is_marked(tmp_path):
     assert result.stopped_by_time
     assert result.step == 1
     assert "not reproducible" in read_metrics(tmp_path)[-1]["event"]
+    before, lines = (tmp_path / STATE_FILE).read_bytes(), read_metrics(tmp_path)
+    again = train(make_student(), CrossEntropyELBO(), make_data(), settings, out=tmp_path)
+    assert again.stopped_by_time
+    assert again.step == 1
+    assert again.metrics["seconds"] == result.metrics["seconds"]
+    assert ((tmp_path / STATE_FILE).read_bytes(), read_metrics(tmp_path)) == (before, lines)
 
 
 def test_a_hostile_state_is_refused_and_nothing_is_executed(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from fewjump.commands.compare_plan import (
     NETWORK,
     Contents,
     Plan,
+    check_network,
     check_student,
     network_alone,
     read_plan,
@@ -74,7 +75,7 @@ class Options:
 
 Made: TypeAlias = dict[tuple[str, int], distill.Options]
 Ways: TypeAlias = "dict[str, tuple[Sampler | None, Any]]"
-_TRIALS = "trials.json"
+_TRIALS, _STUDENTS = "trials.json", "students"
 
 
 class Opened(NamedTuple):
@@ -106,12 +107,12 @@ def run(options: Options) -> int:
     made: dict[tuple[str, int], distill.Options] = {}
     for name, own in contents.students.items():
         for seed in plan.seeds:
-            place = ["--out", str(options.out / "students" / name / str(seed)), *more]
+            place = ["--out", str(options.out / _STUDENTS / name / str(seed)), *more]
             made[name, seed] = student_options(plan, own, seed, place, f"{options.plan}: {name}")
-    ways = {
-        name: (make_sampler(one.sampler, one.sampler_options), one.grid)
-        for name, one in contents.samplers.items()
-    }
+    ways: Ways = {}
+    for name, one in contents.samplers.items():
+        with told_of(f"{options.plan}: {name}"):
+            ways[name] = make_sampler(one.sampler, one.sampler_options), one.grid
     opened = _opened(options, contents)
     _check(options, contents, opened, ways)
     if contents.problem is not None and contents.problem.training is not None:
@@ -149,9 +150,7 @@ def _opened(options: Options, contents: Contents) -> Opened:
 
 
 def _check(options: Options, contents: Contents, opened: Opened, ways: Ways) -> None:
-    """Refuse samplers that do not fit the teacher, and a size that no network has."""
-    from fewjump.denoiser.left_to_right import sized
-    from fewjump.denoiser.network import parameter_counts
+    """Refuse samplers that do not fit the teacher, and an autoregressive network that cannot be."""
     from fewjump.sampler.run import check_budgets
 
     denoiser, data = opened.teacher.denoiser, opened.data
@@ -161,8 +160,10 @@ def _check(options: Options, contents: Contents, opened: Opened, ways: Ways) -> 
                 check_budgets(denoiser, contents.plan.long, way, grid, data.length)
     if contents.network is not None:
         with told_of(f"{options.plan}: autoregressive"):
-            total = parameter_counts(opened.alike)["total"]
-            sized(data.vocab_size, total, contents.network.layers)
+            # Seeds differ in nothing but what lies in their folders.
+            places = {seed: _alone(options, seed) for seed in reversed(contents.plan.seeds)}
+            for seed in {places[seed].exists(): seed for seed in places}.values():
+                check_network(opened.alike, data, contents.network, seed, places[seed])
 
 
 def _taught(options: Options, contents: Contents, opened: Opened, made: Made, ways: Ways) -> Opened:
@@ -170,15 +171,41 @@ def _taught(options: Options, contents: Contents, opened: Opened, made: Made, wa
     assert opened.given is not None
     assert contents.problem is not None
     assert contents.problem.training is not None
-    place = options.out / TEACHER
-    if not (place / "model").exists():
+    training, place = contents.problem.training, options.out / TEACHER
+    if not (place / "model").exists() or _goes_on(training, place, options.out / _STUDENTS):
         for name in contents.students:
             with told_of(f"{options.plan}: {name}"):
                 student = made[name, contents.plan.seeds[0]]
                 check_student(student, opened.given)
                 _check_way(student, contents.plan, opened, *ways[name])
-    given = trained(opened.given, options.here(contents.problem.training), place)
+    given = trained(opened.given, options.here(training), place)
     return opened._replace(given=given, teacher=given.teacher)
+
+
+def _goes_on(training: TrainConfig, place: Path, students: Path) -> bool:
+    """Whether a teacher that is there is to be trained longer.
+
+    Raises:
+        ValueError: if students have learned from it.
+    """
+    from fewjump.checkpoint import read_config
+
+    found, clock = read_config(place / "model")["training"], training.max_seconds
+    done = found["steps"]
+    if done >= training.steps or (clock is not None and found["seconds"] >= clock):
+        return False
+    if students.exists():
+        raise ValueError(
+            f"{place} has done {done} steps, and students in {students} learned from it; going on "
+            f"to {training.steps} would make it another teacher: restore teacher: in the plan, or "
+            "give another --out"
+        )
+    return True
+
+
+def _alone(options: Options, seed: int) -> Path:
+    """Where an autoregressive network is trained."""
+    return options.out / "autoregressive" / str(seed)
 
 
 def _check_students(
@@ -200,18 +227,15 @@ def _check_students(
     for name in contents.students:
         mine = [key for key in made if key[0] == name]
         with told_of(f"{options.plan}: {name}"):
-            asked = None
             if plan.teacher_evaluations is not None:
                 asked = tried(made[mine[0]], found, about, given)
                 steps = steps_within(plan.teacher_evaluations, made[mine[0]], asked)
                 for key in mine:
                     training = replace(made[key].training, steps=steps)
                     made[key] = replace(made[key], training=training)
-            # Seeds differ in nothing that is checked, but for what lies in their folders; what was
-            # tried has been begun.
+            # Seeds differ in nothing that is checked, but for what lies in their folders.
             for key in {made[key].out.exists(): key for key in reversed(mine)}.values():
-                if asked is None or made[key].out.exists():
-                    check_student(made[key], given)
+                check_student(made[key], given)
             _check_way(made[mine[0]], plan, opened, *ways[name])
     return found
 
@@ -263,8 +287,7 @@ def _entries(
         network = contents.network._replace(training=options.here(contents.network.training))
 
         def alone(seed: int) -> tuple[Denoiser, dict[str, Any]]:
-            place = options.out / "autoregressive" / str(seed)
-            return network_alone(opened.alike, opened.data, network, seed, place)
+            return network_alone(opened.alike, opened.data, network, seed, _alone(options, seed))
 
         # What is drawn position by position needs no second step.
         entries.append(Entry(NETWORK, None, None, [1], alone))
@@ -274,7 +297,7 @@ def _entries(
 def _measure(options: Options, contents: Contents, opened: Opened, entries: list[Entry]) -> None:
     """Train and judge, and write what was found."""
     from fewjump.report import from_results, machine_facts, write, write_results
-    from fewjump.report.verdicts import cost_table, suspects, verdicts
+    from fewjump.report.verdicts import COMPARISON, comparison_tables
 
     plan, data, meter = contents.plan, opened.data, opened.meter
     learned = None if contents.problem is None else contents.problem.training
@@ -306,8 +329,8 @@ def _measure(options: Options, contents: Contents, opened: Opened, entries: list
     path = write_results(options.out, rows, facts)
     page = from_results(
         rows,
-        title="Students of one teacher, compared",
-        tables=[*verdicts(rows, TEACHER), *suspects(rows), *cost_table(costs)],
+        title=COMPARISON,
+        tables=comparison_tables(rows, costs, TEACHER),
         facts={k: v for k, v in facts.items() if k != "costs"},
     )
     print(f"results: {path}\nreport: {write(page, options.out)}")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from shutil import copyfile
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, get_args
 
 from fewjump.commands import distill
 from fewjump.commands.arguments import flags_of, parse
@@ -260,11 +260,13 @@ def _normal(options: Any, where: str, name: str) -> dict[str, Any]:
 
 @contextmanager
 def told_of(where: str) -> Iterator[None]:
-    """Begin what a ValueError says with the place that it is about."""
+    """Begin what a ValueError, or that of a missing file, says with the place it is about."""
     try:
         yield
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{where}: {error}") from None
 
 
 def _sampler(own: dict[str, Any], where: str, name: str) -> SamplerOptions:
@@ -308,37 +310,65 @@ class _MayBegin(Exception):  # noqa: N818 - it is no error
     """Nothing stands against a training."""
 
 
+Accepted: TypeAlias = Callable[[Path], None]
+
+
 def check_student(student: distill.Options, given: distill.Given | None = None) -> None:
     """Refuse a student that `fewjump distill` would refuse, without training it.
 
-    Its training is begun in another folder, with few pairs, up to where it would write. A run that
-    is there already is known by the configurations that it wrote, which are copied.
+    Its training is begun in another folder, with few pairs, up to where it would write.
 
     Raises:
         ValueError: as `fewjump distill` does: for a head, noise or teacher that does not fit, or a
             folder of another run.
     """
+    short = replace(student, training=replace(student.training, progress=False))
+    if distill.objective_of(student).coupled:
+        if _begun(student.out):
+            # Its pairs say whose run it is, and are not drawn for a check.
+            return
+        short = replace(short, coupling=replace(student.coupling, pairs=2, pair_steps=1))
+
+    def begin(folder: Path, accepted: Accepted) -> None:
+        distill.run(replace(short, out=folder), accepted, given)
+
+    _check_beginning(begin, student.out, student.training.steps)
+
+
+def _begun(out: Path) -> list[Path]:
+    """The configurations that a run wrote."""
     from fewjump.runs import ROUNDS, RUN_CONFIG
+
+    return [*out.glob(RUN_CONFIG), *out.glob(f"{ROUNDS}/*/{RUN_CONFIG}")]
+
+
+def _check_beginning(begin: Callable[[Path, Accepted], object], out: Path, steps: int) -> None:
+    """Refuse a training of ``steps`` that ``out`` would refuse, with nothing written there.
+
+    A run that is there already is known by its configurations, which are copied.
+    """
+    from fewjump.train import read_metrics
+    from fewjump.train.log import METRICS_FILE
 
     def stop(_: Path) -> None:
         raise _MayBegin
 
-    begun = [*student.out.glob(RUN_CONFIG), *student.out.glob(f"{ROUNDS}/*/{RUN_CONFIG}")]
-    if distill.objective_of(student).coupled:
-        if begun:
-            # Its pairs say whose run it is, and are not drawn for a check.
-            return
-        student = replace(student, coupling=replace(student.coupling, pairs=2, pair_steps=1))
-    training = replace(student.training, progress=False)
     with TemporaryDirectory() as folder, suppress(_MayBegin):
-        for config in begun:
-            place = Path(folder) / config.relative_to(student.out)
+        for config in _begun(out):
+            place = Path(folder) / config.relative_to(out)
             place.parent.mkdir(parents=True, exist_ok=True)
             copyfile(config, place)
+            if config.parent == out and config.with_name(METRICS_FILE).exists():
+                done = max((line["step"] for line in read_metrics(out)), default=0)
+                if done > steps:
+                    raise ValueError(
+                        f"{out} has done {done} steps, more than the {steps} asked for: give "
+                        f"{done} or more, or another --out"
+                    )
         try:
-            distill.run(replace(student, out=Path(folder), training=training), stop, given)
+            begin(Path(folder), stop)
         except ValueError as error:
-            raise ValueError(str(error).replace(folder, str(student.out))) from None
+            raise ValueError(str(error).replace(folder, str(out))) from None
 
 
 def untrained(
@@ -366,8 +396,29 @@ def untrained(
     )
 
 
-def network_alone(
+def check_network(
     teacher: Denoiser, data: Dataset, network: Network, seed: int, folder: Path
+) -> None:
+    """Refuse what :func:`network_alone` would refuse, without training.
+
+    Raises:
+        ValueError: for a teacher that is smaller than any such network, or a folder of another run.
+    """
+    quiet = network._replace(training=replace(network.training, progress=False))
+
+    def begin(place: Path, accepted: Accepted) -> None:
+        network_alone(teacher, data, quiet, seed, place, accepted)
+
+    _check_beginning(begin, folder, network.training.steps)
+
+
+def network_alone(
+    teacher: Denoiser,
+    data: Dataset,
+    network: Network,
+    seed: int,
+    folder: Path,
+    accepted: Accepted | None = None,
 ) -> tuple[Denoiser, dict[str, Any]]:
     """The autoregressive network of the teacher's size, trained in a folder, and what that took."""
     from fewjump.api import train_teacher
@@ -385,5 +436,6 @@ def network_alone(
         objective=CrossEntropyELBO(min_time=0.999),
         config=replace(network.training, seed=seed),
         out=folder,
+        accepted=accepted,
     )
     return found, cost_of(folder)

@@ -190,14 +190,19 @@ class Sequences(Recipe):
 
         if self.file is None or not self.file.is_file():
             raise ValueError(f"file: must name a .npy or .npz file of sequences, got {self.file}")
-        found = np.load(self.file, allow_pickle=False)
+        try:
+            found = np.load(self.file, allow_pickle=False)
+        except (ValueError, OSError, EOFError):
+            raise ValueError(f"{self.file} is no .npy or .npz file of numbers") from None
         parts = {"sequences": found} if isinstance(found, np.ndarray) else dict(found)
         if not {"sequences"} <= parts.keys() <= {"sequences", "weights"}:
             raise ValueError(
                 f"{self.file} must hold arrays named sequences and, if need be, weights; it has "
                 f"{', '.join(parts) or 'none'}"
             )
-        arrays = {name: torch.from_numpy(np.asarray(array)) for name, array in parts.items()}
+        if odd := [name for name, array in parts.items() if array.dtype.kind not in "iuf"]:
+            raise ValueError(f"{self.file}: {', '.join(odd)} must be numbers")
+        arrays = {name: torch.from_numpy(array) for name, array in parts.items()}
         return FiniteSupport(arrays["sequences"], arrays.get("weights"), self.vocab_size)
 
 

@@ -40,6 +40,7 @@ def run(options: Options) -> int:
     from dataclasses import replace
 
     from fewjump.report import from_results, read_results, write
+    from fewjump.report.verdicts import COMPARISON, comparison_tables, cost_table
 
     if not options.runs:
         raise ValueError("name at least one run folder")
@@ -50,27 +51,33 @@ def run(options: Options) -> int:
     facts: dict[str, Any] = {}
     samples: list[SampleGroup] = []
     training: list[Chart] = []
-    watched: list[Table] = []
+    tables: list[Table] = []
+    title = options.title
     for path in options.runs:
         own_rows, own_facts = read_results(path)
         folder = path if path.is_dir() else path.parent
         _check_model(folder, own_facts.pop("weights", None))
         name = folder.resolve().name
+        costs = own_facts.pop("costs", None)
         if len(options.runs) > 1:
             own_rows = [replace(row, model=_within(name, row)) for row in own_rows]
             own_facts = {name: own_facts}
+            tables += cost_table([{**c, "model": f"{c['model']} ({name})"} for c in costs or ()])
+        elif costs is not None:
+            tables += comparison_tables(own_rows, costs)
+            title = title or COMPARISON
         rows += own_rows
         facts |= own_facts
         samples += _saved_samples(folder, name if len(options.runs) > 1 else "")
-        charts, tables = _training(folder, name)
+        charts, watched = _training(folder, name)
         training += charts
-        watched += tables
+        tables += watched
     page = from_results(
         list(dict.fromkeys(rows)),
-        title=options.title,
+        title=title,
         samples=samples,
         training=training,
-        tables=watched,
+        tables=tables,
         facts=facts,
         headline=options.headline,
     )

@@ -62,7 +62,8 @@ class TrainConfig:
         log_every: steps between lines of metrics.jsonl.
         save_every: steps between checkpoints. The same command on the same folder goes on from the
             last one.
-        max_seconds: stop after this time; the result then depends on the machine's speed.
+        max_seconds: stop after this time, that of interrupted sessions included; the result then
+            depends on the machine's speed.
         progress: show progress.
         monitor: in a distillation, look at draws of the student and at the teacher whenever a line
             is logged, and warn of collapse, ill-conditioning and miscalibration. Never changes the

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fewjump.law.base import ENUMERATION_LIMIT, row_chunks
-from fewjump.problem.base import Estimate, random_rows
+from fewjump.problem.base import Estimate, check_sizes, random_rows
 from fewjump.problem.chain import ChainProblem, stationary_law
 from fewjump.random import Generator, generator_for, invert_cdf, uniform
 
@@ -51,6 +51,7 @@ class HiddenMarkovChain(ChainProblem):
             generator: source of the rows.
             stationary: start in the stationary law; otherwise in a random one.
         """
+        check_sizes(num_states=num_states, vocab_size=vocab_size, length=length)
         rows = random_rows(num_states + 1, num_states, concentration, generator)
         emission = random_rows(num_states, vocab_size, concentration, generator)
         initial = stationary_law(rows[:-1]) if stationary else rows[-1]

@@ -290,8 +290,6 @@ def _drawable(chart: Chart) -> list[Series]:
         x, y = [float(one.x[i]) for i in keep], [float(one.y[i]) for i in keep]
         low = None if one.low is None else [float(one.low[i]) for i in keep]
         high = None if one.high is None else [float(one.high[i]) for i in keep]
-        if low is not None and chart.log_y:
-            low = [value if value > 0 else y[i] for i, value in enumerate(low)]
         drawn.append(Series(one.label, x, y, low, high, one.role))
     return drawn
 
@@ -320,12 +318,14 @@ def _lines(axes: Axes, chart: Chart, drawn: list[Series]) -> list[Any]:
         seen[series.role] += 1
         handles.append(line)
         if series.low is not None and series.high is not None:
+            low = series.low
+            if chart.log_y:
+                # A band that goes down to 0 has no end there.
+                low = [v if v > 0 else series.y[i] for i, v in enumerate(low)]
             if len(series.x) == 1:
-                axes.vlines(series.x, series.low, series.high, color=colour, linewidth=2.2)
+                axes.vlines(series.x, low, series.high, color=colour, linewidth=2.2)
             else:
-                axes.fill_between(
-                    series.x, series.low, series.high, color=colour, alpha=0.16, linewidth=0
-                )
+                axes.fill_between(series.x, low, series.high, color=colour, alpha=0.16, linewidth=0)
     dotted: Any = {"color": colours["ink"], "linewidth": 1.4}
     for number, line in enumerate(chart.references):
         if line.value > 0 or not chart.log_y:

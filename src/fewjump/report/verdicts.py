@@ -7,6 +7,15 @@ from typing import Any
 from fewjump.report.build import metric_called
 from fewjump.report.content import Row, Table
 
+COMPARISON = "Students of one teacher, compared"
+
+
+def comparison_tables(
+    rows: list[Row], costs: list[dict[str, Any]], teacher: str = "teacher"
+) -> list[Table]:
+    """Verdicts, what looks degenerate, and costs; arguments as for each of them."""
+    return [*verdicts(rows, teacher), *suspects(rows), *cost_table(costs)]
+
 
 def verdicts(rows: list[Row], teacher: str) -> list[Table]:
     """Every model against the teacher at its most evaluations, where a metric has a direction.

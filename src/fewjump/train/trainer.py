@@ -179,10 +179,11 @@ class Trainer:
 
     def run(self, stop: StopRequest) -> TrainResult:
         """Steps until the end, the clock, or a signal."""
-        config, begin, before = self.config, time.monotonic(), self.seconds
+        config, begin, before, first = self.config, time.monotonic(), self.seconds, self.step
         shown = config.progress and self.world.is_main
         progress = TrainingProgress(shown, config.steps, self.step, label=self.label)
-        timed_out = False
+        # A run that has had its time does not take a step more whenever it is asked again.
+        timed_out = self.step > 0 and self._out_of_time()
         try:
             while self.step < config.steps and not timed_out:
                 loss, norm, metrics, stopping = self._step(stop)
@@ -192,8 +193,7 @@ class Trainer:
                 progress.update()
                 if self.step % config.log_every == 0 or self.step in (1, config.steps):
                     self._log(progress)
-                limit = config.max_seconds
-                timed_out = limit is not None and self._agree(self.seconds >= limit)
+                timed_out = self._out_of_time()
                 last = self.step == config.steps
                 if last or stopping or timed_out or self.step % config.save_every == 0:
                     self._save()
@@ -202,8 +202,15 @@ class Trainer:
         finally:
             progress.close()
         early = self.step < config.steps
-        if early and self.files is not None:
-            self.files.log({"step": self.step, "event": "stopped by max_seconds: not reproducible"})
+        if early and self.step > first:
+            # What it asked of the teacher since the last line counts too.
+            means = self._means()
+            asked = {k: means[k] for k in ("teacher_evaluations",) if k in means}
+            event = "stopped by max_seconds: not reproducible"
+            about = {"step": self.step, "seconds": round(self.seconds, 3)}
+            self.last |= about
+            if self.files is not None:
+                self.files.log({**about, "event": event, **asked})
         return TrainResult(self.student, self.ema, self.step, self.last, early)
 
     def _step(self, stop: StopRequest) -> tuple[Tensor, Tensor, dict[str, Tensor], bool]:
@@ -262,6 +269,10 @@ class Trainer:
             return self.loss.no_sync()
         return nullcontext()
 
+    def _out_of_time(self) -> bool:
+        limit = self.config.max_seconds
+        return limit is not None and self._agree(self.seconds >= limit)
+
     def _agree(self, mine: bool) -> bool:
         value = torch.tensor(float(mine), dtype=torch.float64, device=self.world.device)
         return bool(self.world.mean(value) > 0)
@@ -314,11 +325,16 @@ class Trainer:
             self.window[key] = self.window[key] + value if key in self.window else value
         self.window_steps += 1
 
-    def _log(self, progress: TrainingProgress) -> None:
+    def _means(self) -> dict[str, float]:
+        """Means over the steps since the last line of metrics, on every process alike."""
         keys = sorted(self.window)
+        if not keys:
+            return {}
         means = torch.stack([self.window[k].to(self.world.device) for k in keys])
-        means = self.world.mean(means / self.window_steps).tolist()
-        line: dict[str, Any] = {"step": self.step, **dict(zip(keys, means))}
+        return dict(zip(keys, self.world.mean(means / self.window_steps).tolist()))
+
+    def _log(self, progress: TrainingProgress) -> None:
+        line: dict[str, Any] = {"step": self.step, **self._means()}
         line["lr"] = self.config.lr_at(self.step - 1)
         line["seconds"] = round(self.seconds, 3)
         self.window, self.window_steps = {}, 0
@@ -386,7 +402,7 @@ class TrainResult:
         student: the trained denoiser (the one given), last weights, in eval mode.
         ema: the moving average of its weights, or None.
         step: optimiser steps done, in all sessions together.
-        metrics: the last logged line.
+        metrics: the last logged line, with the step and the seconds of the end.
         stopped_by_time: whether ``max_seconds`` ended it before the last step.
     """
 
