@@ -353,18 +353,18 @@ def _check_beginning(begin: Callable[[Path, Accepted], object], out: Path, steps
     def stop(_: Path) -> None:
         raise _MayBegin
 
+    lines = read_metrics(out) if (out / METRICS_FILE).exists() else []
+    done = max((line["step"] for line in lines), default=0)
+    if done > steps:
+        raise ValueError(
+            f"{out} has done {done} steps, more than the {steps} asked for: give {done} or more, "
+            "or another --out"
+        )
     with TemporaryDirectory() as folder, suppress(_MayBegin):
         for config in _begun(out):
             place = Path(folder) / config.relative_to(out)
             place.parent.mkdir(parents=True, exist_ok=True)
             copyfile(config, place)
-            if config.parent == out and config.with_name(METRICS_FILE).exists():
-                done = max((line["step"] for line in read_metrics(out)), default=0)
-                if done > steps:
-                    raise ValueError(
-                        f"{out} has done {done} steps, more than the {steps} asked for: give "
-                        f"{done} or more, or another --out"
-                    )
         try:
             begin(Path(folder), stop)
         except ValueError as error:
