@@ -351,6 +351,22 @@ def test_draws_of_a_wide_problem_follow_the_law_whatever_the_batch(sampler: Samp
     assert torch.equal(some, found.samples[:40])
 
 
+@pytest.mark.parametrize("sampler", [EntropyBounded(1.0), Confidence()])
+def test_positions_that_are_alike_are_chosen_alike_in_any_batch(sampler: Sampler) -> None:
+    """Of a network that has learned nothing, in single precision: its scores differ by rounding."""
+    torch.manual_seed(0)
+    described = {
+        "process": Absorbing(28, SCHEDULE).config(),
+        "trunk": {"hidden": 16, "blocks": 1, "heads": 2},
+        "head": {"kind": "chain"},
+        "length": 12,
+    }
+    model = NetworkDenoiser.from_config(described).eval()
+    whole = run(model, 64, 4, sampler, generator=3).samples
+    for size in (1, 7):
+        assert torch.equal(run(model, 64, 4, sampler, generator=3, batch_size=size).samples, whole)
+
+
 def test_evaluations_end_with_the_masks() -> None:
     loose = run(MASKED, 50, 40, EntropyBounded(100.0), generator=0)
     assert loose.nfe == 1

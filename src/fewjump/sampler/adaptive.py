@@ -46,7 +46,8 @@ class EntropyBounded(_ByMarginals):
     Masked positions are sorted by how certain they are, and the longest run of them with
     Σᵢ Hᵢ − maxᵢ Hᵢ ≤ γ is drawn from one evaluation, at least one. That sum bounds the total
     correlation of what is drawn together, hence what drawing it independently can lose, for a
-    law whose marginals are exact. Entropies are those before temperature and nucleus.
+    law whose marginals are exact. Entropies are those before temperature and nucleus. They are
+    sorted to 16 binary places, ties from the left.
 
     ``steps`` is the most evaluations there may be: the last of them draws all that is left. With as
     many steps as positions γ alone decides, and a batch ends when its last row has.
@@ -99,7 +100,7 @@ class EntropyBounded(_ByMarginals):
         product = as_product(law.untempered or law)
         entropy = product.entropy().double()
         doubt = _doubt(product, self.by, hidden).masked_fill(~hidden, torch.inf)
-        order = doubt.argsort(stable=True, dim=-1)
+        order = _settled(doubt).argsort(stable=True, dim=-1)
         entropy, there = entropy.gather(-1, order), hidden.gather(-1, order)
         bound = entropy.cumsum(-1) - entropy.cummax(-1).values
         chosen = there & (bound <= self.gamma + 1e-12)
@@ -113,7 +114,7 @@ class Confidence(_ByMarginals):
     one at least. With ``by="token"`` a token's score is its own log-probability (MaskGIT; the
     low-confidence remasking of LLaDA), which of an autoregressive law is given the tokens that were
     drawn before it; otherwise how certain its position is (see :class:`EntropyBounded`). Scores are
-    those before temperature and nucleus. Ties go to the left.
+    those before temperature and nucleus, without noise to 16 binary places. Ties go to the left.
 
     **Law.** It does not keep the data law, and does not converge to it with more steps: ``token``
     prefers likely tokens even when it unmasks one position at a time. The other three choose by
@@ -187,7 +188,9 @@ class PickMove(Move):
         scale: Tensor,
     ) -> None:
         self.x, self.x0, self.vocab_size = x, x0, vocab_size
-        self.hidden, self.score, self.count, self.scale = hidden, score, count, scale
+        self.hidden, self.count, self.scale = hidden, count, scale
+        # Noise settles ties where there is some.
+        self.score = torch.where(scale[:, None] > 0, score, _settled(score))
 
     def sample(self, generator: Generator = None) -> Tensor:
         score = self.score
@@ -266,6 +269,15 @@ def _doubt(law: ProductLaw, by: Certainty | Ranking, hidden: Tensor) -> Tensor:
         first, second = law.source.read(index[part]).softmax(-1).topk(2, -1).values.unbind(-1)
         out[index[part]] = (second - first if by == "margin" else -first).double()
     return out.reshape(hidden.shape)
+
+
+def _settled(score: Tensor) -> Tensor:
+    """The score, float64, to 16 binary places.
+
+    Single precision rounds otherwise in another batch: of positions that are alike, which there are
+    where a network has learned little, it would be the rounding that chooses.
+    """
+    return (score * (1 << 16)).round() / (1 << 16)
 
 
 def _time_of(denoiser: Denoiser, start: Tensor, hidden: Tensor) -> Tensor:
