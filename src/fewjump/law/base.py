@@ -225,7 +225,8 @@ class Law(Batched, ABC):
             return self
         raise ValueError(
             f"held-latent is for latent students, and this law ({type(self).__name__}) has no "
-            "latent to hold; use sampler='ancestral'"
+            "latent to hold (conditioned on a prompt that no mask shows, a latent one has none "
+            "either); use sampler='ancestral'"
         )
 
     def cross_entropy(self, target: Law, generator: Generator = None) -> Tensor:
