@@ -536,6 +536,14 @@ def test_methods_under_one_budget_with_uniform_noise() -> None:
     assert tv("LSD", 8).meets(tv("teacher", 8))
 
 
+def test_sampling_beside_the_network_alone() -> None:
+    rows = [row for row in load("beside_network")["summary"] if row["target"] is not None]
+    assert {row["turns"] for row in rows} == {3}
+    missed = {(row["family"], row["steps"]) for row in rows if row["ratio"] > row["target"]}
+    assert missed == {("UDLM", 4), ("Duo", 4)}
+    assert all(row["most"] <= 1.4 for row in rows if row["family"] == "SEDD uniform")
+
+
 def test_filling_half_of_a_picture_alone() -> None:
     ratio = {row["student"]: row["ratio"] for row in load("filling_alone")["rows"]}
     assert ratio["joint student"] > 20
