@@ -9,12 +9,23 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import operator
 import types
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from inspect import signature
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    SupportsIndex,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import yaml
 
@@ -66,6 +77,14 @@ def options_of(cls: type) -> tuple[Option, ...]:
         name = named[0].replace("-", "_") if named else field.name
         found.append(Option(field.name, name, hint, tuple(marks)))
     return tuple(found)
+
+
+def check_count(value: Any, name: str) -> None:
+    """Raise ValueError unless ``value`` is a whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+        raise ValueError(f"{name} must be a whole number, got {value!r}")
+    if operator.index(value) < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
 
 
 def require(condition: bool, message: str) -> None:

@@ -214,6 +214,16 @@ def test_stopping_by_the_clock_is_marked(tmp_path):
     assert ((tmp_path / STATE_FILE).read_bytes(), read_metrics(tmp_path)) == (before, lines)
 
 
+def test_steps_before_the_clock_stopped_are_told(tmp_path, monkeypatch):
+    """Each line is of the steps since the last one, so that the last is where the run stopped."""
+    monkeypatch.setattr("fewjump.train.trainer.Trainer._out_of_time", lambda self: self.step >= 3)
+    settings = config(max_seconds=1.0, log_every=10)
+    result = train(make_student(), CrossEntropyELBO(), make_data(), settings, out=tmp_path)
+    lines = read_metrics(tmp_path)
+    assert [(line["step"], "loss" in line) for line in lines] == [(1, True), (3, True), (3, False)]
+    assert result.metrics["seconds"] == lines[1]["seconds"]
+
+
 def test_a_hostile_state_is_refused_and_nothing_is_executed(tmp_path: Path) -> None:
     class Hostile:
         def __reduce__(self) -> tuple:

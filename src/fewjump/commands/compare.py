@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeAlias, TypeVar
 
 import tyro
 
@@ -75,6 +75,7 @@ class Options:
 
 Made: TypeAlias = dict[tuple[str, int], distill.Options]
 Ways: TypeAlias = "dict[str, tuple[Sampler | None, Any]]"
+_Key = TypeVar("_Key")
 _TRIALS, _STUDENTS = "trials.json", "students"
 
 
@@ -160,9 +161,8 @@ def _check(options: Options, contents: Contents, opened: Opened, ways: Ways) -> 
                 check_budgets(denoiser, contents.plan.long, way, grid, data.length)
     if contents.network is not None:
         with told_of(f"{options.plan}: autoregressive"):
-            # Seeds differ in nothing but what lies in their folders.
-            places = {seed: _alone(options, seed) for seed in reversed(contents.plan.seeds)}
-            for seed in {places[seed].exists(): seed for seed in places}.values():
+            places = {seed: _alone(options, seed) for seed in contents.plan.seeds}
+            for seed in _unlike(places):
                 check_network(opened.alike, data, contents.network, seed, places[seed])
 
 
@@ -203,6 +203,15 @@ def _goes_on(training: TrainConfig, place: Path, students: Path) -> bool:
     return True
 
 
+def _unlike(places: dict[_Key, Path]) -> list[_Key]:
+    """Of one model's seeds those to check: they differ in nothing but what lies in their folders.
+
+    Args:
+        places: the folder of each.
+    """
+    return list({places[key].exists(): key for key in reversed(places)}.values())
+
+
 def _alone(options: Options, seed: int) -> Path:
     """Where an autoregressive network is trained."""
     return options.out / "autoregressive" / str(seed)
@@ -233,8 +242,7 @@ def _check_students(
                 for key in mine:
                     training = replace(made[key].training, steps=steps)
                     made[key] = replace(made[key], training=training)
-            # Seeds differ in nothing that is checked, but for what lies in their folders.
-            for key in {made[key].out.exists(): key for key in reversed(mine)}.values():
+            for key in _unlike({key: made[key].out for key in mine}):
                 check_student(made[key], given)
             _check_way(made[mine[0]], plan, opened, *ways[name])
     return found

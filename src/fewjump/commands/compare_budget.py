@@ -128,13 +128,10 @@ def _asked(folder: Path) -> float:
     """How often a training asked its teacher for each sequence of a batch, over all steps."""
     from fewjump.train import read_metrics
 
-    total, before, last = 0.0, 0, 0.0
+    total, before = 0.0, 0
     for line in read_metrics(folder):
-        # A line holds the mean over the steps since the last one with a loss.
-        asked = line.get("teacher_evaluations", 0.0) * (line["step"] - before)
         if "loss" in line:
-            total, before, last = total + asked, line["step"], 0.0
-        elif "teacher_evaluations" in line:
-            # Where it was stopped by its time, between two such lines.
-            last = asked
-    return total + last
+            # A line holds the mean over the steps since the last one.
+            total += line.get("teacher_evaluations", 0.0) * (line["step"] - before)
+            before = line["step"]
+    return total

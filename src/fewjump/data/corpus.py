@@ -12,9 +12,9 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from fewjump.config import one_of
+from fewjump.config import check_count, one_of
 from fewjump.data.cache import cached_tokens, file_identity
-from fewjump.data.dataset import Dataset, check_count, check_fractions, split_blocks
+from fewjump.data.dataset import Dataset, check_fractions, split_blocks
 from fewjump.data.documents import read_documents
 from fewjump.data.tokenizer import TokenizerVocabulary
 from fewjump.data.vocabulary import PADDING, Characters, Vocabulary, refuse_padding

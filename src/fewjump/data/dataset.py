@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, SupportsIndex, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fewjump.config import one_of
+from fewjump.config import check_count, one_of
 from fewjump.data.vocabulary import Array, Vocabulary
 
 SplitName: TypeAlias = Literal["train", "valid", "test"]
@@ -131,14 +130,6 @@ def check_fractions(valid_fraction: float, test_fraction: float) -> None:
             "valid_fraction and test_fraction must be ≥ 0 with a sum below 1, got "
             f"{valid_fraction} and {test_fraction}"
         )
-
-
-def check_count(value: Any, name: str) -> None:
-    """Raise ValueError unless ``value`` is a whole number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
-        raise ValueError(f"{name} must be a whole number, got {value!r}")
-    if operator.index(value) < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
 
 
 def windows(stream: Array, length: int, what: str) -> Array:

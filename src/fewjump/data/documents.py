@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from fewjump.data.dataset import check_count
+from fewjump.config import check_count
 from fewjump.textfile import check_file, decoded, read_lines, read_text, refuse_unread
 from fewjump.tokenizing import HUB, hub_name, is_hub, require
 

@@ -8,9 +8,9 @@ from typing import Any, Literal, TypeAlias, TypedDict, get_args
 
 import torch
 
-from fewjump.config import one_of
+from fewjump.config import check_count, one_of
 from fewjump.data.corpus import Packing, corpus
-from fewjump.data.dataset import Dataset, check_count
+from fewjump.data.dataset import Dataset
 from fewjump.data.documents import is_documents, unused_by
 from fewjump.data.text import line_file, smiles_file, text_file, text_stream
 from fewjump.data.tokenizer import TokenizerVocabulary

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fewjump.config import check_count
 from fewjump.data.cache import cached_tokens, file_identity
 from fewjump.data.dataset import (
     Dataset,
     as_tokens,
-    check_count,
     check_fractions,
     split_blocks,
     windows,

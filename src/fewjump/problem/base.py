@@ -221,13 +221,6 @@ def probability_table(value: Tensor, name: str) -> Tensor:
     return table / total
 
 
-def check_sizes(**sizes: int) -> None:
-    """Raise ValueError, by name, for a size below 1."""
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, got {size}")
-
-
 def random_rows(
     rows: int, size: int, concentration: float, generator: torch.Generator | None = None
 ) -> Tensor:

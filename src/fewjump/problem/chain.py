@@ -7,8 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from fewjump.config import check_count
 from fewjump.law.markov import MarkovLaw
-from fewjump.problem.base import Estimate, Problem, check_sizes, probability_table, random_rows
+from fewjump.problem.base import Estimate, Problem, probability_table, random_rows
 from fewjump.random import Generator, generator_for, invert_cdf, uniform
 
 
@@ -213,7 +214,8 @@ class MarkovChain(ChainProblem):
             generator: source of the rows.
             stationary: start in the stationary law; otherwise in a random one.
         """
-        check_sizes(vocab_size=vocab_size, length=length)
+        check_count(vocab_size, "vocab_size")
+        check_count(length, "length")
         rows = random_rows(vocab_size + 1, vocab_size, concentration, generator)
         transition = rows[:-1]
         initial = stationary_law(transition) if stationary else rows[-1]

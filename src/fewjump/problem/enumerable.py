@@ -8,11 +8,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from fewjump.config import check_count
 from fewjump.denoiser.exact import check_vocabularies
 from fewjump.law.base import ENUMERATION_LIMIT, enumerate_states, ravel, unravel
 from fewjump.law.enumerated import EnumeratedLaw
 from fewjump.law.posterior import outer, padded
-from fewjump.problem.base import Estimate, Problem, check_sizes, probability_table
+from fewjump.problem.base import Estimate, Problem, probability_table
 from fewjump.process import Process
 from fewjump.random import Generator, uniform
 from fewjump.schedule import Time
@@ -59,7 +60,8 @@ class EnumeratedJoint(Problem):
         """Probabilities ∝ exp(roughness·N(0, 1)), independently for every sequence."""
         if not math.isfinite(roughness):
             raise ValueError(f"roughness must be a finite number, got {roughness}")
-        check_sizes(vocab_size=vocab_size, length=length)
+        check_count(vocab_size, "vocab_size")
+        check_count(length, "length")
         count = vocab_size**length
         if count > ENUMERATION_LIMIT:
             raise ValueError(f"{vocab_size}^{length} states exceed the limit {ENUMERATION_LIMIT}")
@@ -184,7 +186,8 @@ def ising(rows: int = 4, cols: int = 4, coupling: float = 0.4) -> EnumeratedJoin
     """
     if not math.isfinite(coupling):
         raise ValueError(f"coupling must be a finite number, got {coupling}")
-    check_sizes(rows=rows, cols=cols)
+    check_count(rows, "rows")
+    check_count(cols, "cols")
     spins = 2 * enumerate_states(2, rows * cols).double() - 1
     grid = spins.reshape(-1, rows, cols)
     down = (grid[:, 1:] * grid[:, :-1]).sum((1, 2))

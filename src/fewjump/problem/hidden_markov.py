@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fewjump.config import check_count
 from fewjump.law.base import ENUMERATION_LIMIT, row_chunks
-from fewjump.problem.base import Estimate, check_sizes, random_rows
+from fewjump.problem.base import Estimate, random_rows
 from fewjump.problem.chain import ChainProblem, stationary_law
 from fewjump.random import Generator, generator_for, invert_cdf, uniform
 
@@ -51,7 +52,9 @@ class HiddenMarkovChain(ChainProblem):
             generator: source of the rows.
             stationary: start in the stationary law; otherwise in a random one.
         """
-        check_sizes(num_states=num_states, vocab_size=vocab_size, length=length)
+        check_count(num_states, "num_states")
+        check_count(vocab_size, "vocab_size")
+        check_count(length, "length")
         rows = random_rows(num_states + 1, num_states, concentration, generator)
         emission = random_rows(num_states, vocab_size, concentration, generator)
         initial = stationary_law(rows[:-1]) if stationary else rows[-1]

@@ -191,9 +191,10 @@ class Trainer:
                 self.seconds = before + time.monotonic() - begin
                 self._collect({"loss": loss, "grad_norm": norm, **metrics})
                 progress.update()
-                if self.step % config.log_every == 0 or self.step in (1, config.steps):
-                    self._log(progress)
                 timed_out = self._out_of_time()
+                seen = self.step % config.log_every == 0 or self.step in (1, config.steps)
+                if seen or timed_out:
+                    self._log(progress)
                 last = self.step == config.steps
                 if last or stopping or timed_out or self.step % config.save_every == 0:
                     self._save()
@@ -202,15 +203,8 @@ class Trainer:
         finally:
             progress.close()
         early = self.step < config.steps
-        if early and self.step > first:
-            # What it asked of the teacher since the last line counts too.
-            means = self._means()
-            asked = {k: means[k] for k in ("teacher_evaluations",) if k in means}
-            event = "stopped by max_seconds: not reproducible"
-            about = {"step": self.step, "seconds": round(self.seconds, 3)}
-            self.last |= about
-            if self.files is not None:
-                self.files.log({**about, "event": event, **asked})
+        if early and self.step > first and self.files is not None:
+            self.files.log({"step": self.step, "event": "stopped by max_seconds: not reproducible"})
         return TrainResult(self.student, self.ema, self.step, self.last, early)
 
     def _step(self, stop: StopRequest) -> tuple[Tensor, Tensor, dict[str, Tensor], bool]:
@@ -325,16 +319,11 @@ class Trainer:
             self.window[key] = self.window[key] + value if key in self.window else value
         self.window_steps += 1
 
-    def _means(self) -> dict[str, float]:
-        """Means over the steps since the last line of metrics, on every process alike."""
-        keys = sorted(self.window)
-        if not keys:
-            return {}
-        means = torch.stack([self.window[k].to(self.world.device) for k in keys])
-        return dict(zip(keys, self.world.mean(means / self.window_steps).tolist()))
-
     def _log(self, progress: TrainingProgress) -> None:
-        line: dict[str, Any] = {"step": self.step, **self._means()}
+        keys = sorted(self.window)
+        means = torch.stack([self.window[k].to(self.world.device) for k in keys])
+        means = self.world.mean(means / self.window_steps).tolist()
+        line: dict[str, Any] = {"step": self.step, **dict(zip(keys, means))}
         line["lr"] = self.config.lr_at(self.step - 1)
         line["seconds"] = round(self.seconds, 3)
         self.window, self.window_steps = {}, 0
@@ -402,7 +391,7 @@ class TrainResult:
         student: the trained denoiser (the one given), last weights, in eval mode.
         ema: the moving average of its weights, or None.
         step: optimiser steps done, in all sessions together.
-        metrics: the last logged line, with the step and the seconds of the end.
+        metrics: the last logged line.
         stopped_by_time: whether ``max_seconds`` ended it before the last step.
     """
 
