@@ -451,9 +451,11 @@ class Judged(NamedTuple):
         return not self.below(other) and not other.below(self)
 
 
-def methods_of(task: str) -> Callable[[str, str, int | None], Judged]:
+def methods_of(task: str, seeds: int) -> Callable[[str, str, int | None], Judged]:
     """(model, metric, steps) → what was found."""
-    rows = where(load("methods")["rows"], task=task)
+    content = load(f"methods_{task.replace('-', '_')}")
+    assert content["seeds"] == seeds
+    rows = content["rows"]
 
     def found(model: str, metric: str, steps: int | None) -> Judged:
         (row,) = where(rows, model=model, metric=metric, steps=steps)
@@ -463,8 +465,7 @@ def methods_of(task: str) -> Callable[[str, str, int | None], Judged]:
 
 
 def test_methods_under_one_budget_with_a_mask() -> None:
-    assert load("methods")["seeds"] == 3
-    found = methods_of("masked-chain")
+    found = methods_of("masked-chain", 3)
 
     def tv(model: str, steps: int) -> Judged:
         return found(model, "bigram_tv", steps)
@@ -503,7 +504,7 @@ def test_methods_under_one_budget_with_a_mask() -> None:
 
 
 def test_methods_under_one_budget_with_uniform_noise() -> None:
-    found = methods_of("uniform-chain")
+    found = methods_of("uniform-chain", 3)
 
     def tv(model: str, steps: int) -> Judged:
         return found(model, "bigram_tv", steps)

@@ -49,7 +49,7 @@ def test_methods_are_trained_within_the_budget_and_judged(name, tmp_path, monkey
     monkeypatch.setattr(methods, "methods", lambda task, sizes: students)
     ways = {"psi": methods.SAMPLERS[noise]["psi"]}
     monkeypatch.setitem(methods.SAMPLERS, noise, ways)
-    config = methods.Config(runs=tmp_path, seeds=1, tasks=(name,), names=names)
+    config = methods.Config(runs=tmp_path, seeds=1, task=name, names=names)
     found = methods.measure(config, TINY)
     cells = {(r["model"], r["steps"]) for r in found["rows"] if r["metric"] == "nll"}
     known = {"exact posterior"} if small.problem else set()
@@ -89,10 +89,13 @@ def test_no_method_and_no_sampler_is_left_out() -> None:
 def test_plans_of_all_tasks_are_read(tmp_path) -> None:
     from fewjump.commands.compare_plan import read_plan, student_options
 
-    config = methods.Config(names=tmp_path / "names.txt", text=tmp_path / "text.txt")
+    files = {"names": tmp_path / "names.txt", "text": tmp_path / "text.txt"}
     for name, task in methods.TASKS.items():
+        config = methods.Config(task=name, **files)
         found = read_plan(methods.plan_of(task, methods.Sizes(), config, tmp_path), name)
         for own in found.students.values() if name in ("uniform-chain", "names") else ():
             student_options(found.plan, own, 0, [], name)
     with pytest.raises(ValueError, match="give --names"):
-        methods.Config(tasks=("names",))
+        methods.Config(task="names")
+    with pytest.raises(ValueError, match="there is no task chain"):
+        methods.Config(task="chain")
