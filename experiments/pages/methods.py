@@ -16,21 +16,21 @@ HEADERS = {
 }
 
 
-def result(task: str) -> Content:
+def _result(task: str) -> Content:
     """What was found in a task."""
     return load(f"methods_{task.replace('-', '_')}")
 
 
 def by_steps(task: str, metric: str, digits: str = "3") -> str:
     """A metric of every method, by number of steps; ± is half of a 95% interval."""
-    rows = where(result(task)["rows"], metric=metric)
+    rows = where(_result(task)["rows"], metric=metric)
     rows = [row for row in rows if row["steps"] is not None]
     return pivot(rows, {"model": "model"}, "steps", lambda here: _cell(here, digits), steps_head)
 
 
 def one_step(task: str, *metrics: str) -> str:
     """Several metrics of one evaluation; a dash where a law has no density."""
-    rows = where(result(task)["rows"], steps=1)
+    rows = where(_result(task)["rows"], steps=1)
     rows = [row for row in rows if row["metric"] in metrics]
     return pivot(rows, {"model": "model"}, "metric", _cell, HEADERS.__getitem__, metrics)
 
@@ -43,7 +43,7 @@ def _cell(here: list[Row], digits: str = "3") -> str:
 
 def costs(task: str) -> str:
     """What each method took to train, means over seeds."""
-    rows = result(task)["costs"]
+    rows = _result(task)["costs"]
     lines = []
     for model in dict.fromkeys(row["model"] for row in rows):
         mine = where(rows, model=model)
@@ -60,6 +60,6 @@ def costs(task: str) -> str:
 
 def reference(task: str, metric: str, spec: str = ".3f") -> str:
     """What real data score: as many exact samples of a law, or a test part."""
-    rows = where(result(task)["rows"], metric=metric)
+    rows = where(_result(task)["rows"], metric=metric)
     (row,) = (row for row in rows if row["steps"] is None)
     return format(row["value"], spec)
