@@ -113,7 +113,8 @@ def test_one_evaluation_is_judged_on_a_list_that_is_too_long_to_enumerate() -> N
     assert [exact.value, exact.low, exact.high] == pytest.approx([1, 1, 1])
     spoilt = boards.sample(20, generator_for(5))
     spoilt[:5, 0] = (spoilt[:5, 0] + 1) % 4
-    assert meter.measure(spoilt)["valid"].value == 0.75
+    # Sums round as memory lies.
+    assert meter.measure(spoilt)["valid"].value == pytest.approx(0.75, rel=1e-12)
 
 
 def test_the_rate_of_a_chain_is_that_of_exact_densities() -> None:
