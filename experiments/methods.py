@@ -149,7 +149,8 @@ def methods(task: Task, sizes: Sizes) -> dict[str, dict[str, Any]]:
     """What `fewjump distill` is told for each method.
 
     Those of distribution matching are a published method (with noise as an input too, where its
-    paper has that), and the same over a head of ours.
+    paper has that), and the same over a head of ours: from the teacher's weights, and after half of
+    the budget was spent on joint matching.
     """
     chain = {"student": "shared-chain", "head": [f"states={task.states}"], "lr": 0.003}
     mixture = {"student": "mixture", "head": [f"components={task.components}"], "lr": 0.003}
@@ -163,9 +164,13 @@ def methods(task: Task, sizes: Sizes) -> dict[str, dict[str, Any]]:
     two = {"auxiliary-steps": 40, "warmup": 20}
     small, fast = {"lr": 0.0003}, {"lr": 0.001}
     matched = {"jumps": 4, **two, **small}
+    half = {"teacher-evaluations": sizes.evaluations // 2}
+    sharpen = {"method": "dmmd", "jumps": 4, "auxiliary-steps": 20, "warmup": 10, **small}
     found = {
         "conditional matching": {"jumps": 4},
         "joint shared-chain": {**chain, **joint},
+        "joint half": {**chain, **joint, **half},
+        "joint half + D-MMD": {**sharpen, "student": "shared-chain", "start": "joint half"},
         "joint any-order": {**attending, **joint},
         "joint autoregressive": {**left, **joint},
         "Di4C mixture": {**mixture, "method": "di4c"},

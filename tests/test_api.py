@@ -9,7 +9,7 @@ import yaml
 import fewjump
 from fewjump.api import distill, train_teacher
 from fewjump.denoiser import LogitDenoiser, NetworkDenoiser, ScoreDenoiser, TransformerConfig
-from fewjump.objective import ConditionalMatching
+from fewjump.objective import ConditionalMatching, MomentMatching
 from fewjump.objective.teacher_time import joint_near
 from fewjump.problem import EnumeratedJoint, MarkovChain, mixture_bias
 from fewjump.process import Absorbing, Uniform
@@ -85,6 +85,29 @@ def test_a_warm_started_student_starts_at_the_teacher_and_leaves_it_alone(teache
         assert torch.equal(weights(fewjump.load(tmp_path / name)), weights(model))
     cold = distill(teacher, data, warm_start=False, **options)
     assert not torch.allclose(weights(cold), before)
+
+
+def test_a_student_starts_at_another_and_leaves_it_alone(teacher, data, tmp_path):
+    first = distill(teacher, data, student="shared-chain", head={"states": 3}, **QUICK)
+    before = weights(first).clone()
+    sharpen = {"student": "shared-chain", "objective": MomentMatching(warmup=0)}
+    still = {**QUICK, "steps": 1, "lr": 1e-12, "ema": None}
+    same = distill(teacher, data, start=first, **sharpen, **still)
+    torch.testing.assert_close(weights(same), before)
+    moved = distill(teacher, data, start=first, out=tmp_path, **sharpen, **QUICK)
+    assert not torch.equal(weights(moved), before)
+    assert torch.equal(weights(first), before)
+    again = distill(teacher, data, start=first, out=tmp_path, **sharpen, **QUICK)
+    assert torch.equal(weights(again), weights(moved))
+    with pytest.raises(ValueError, match=r"another configuration \(run\.start"):
+        distill(teacher, data, start=moved, out=tmp_path, **sharpen, **QUICK)
+    with pytest.raises(ValueError, match="a shared-chain student, and product"):
+        distill(teacher, data, start=first, **QUICK)
+    with pytest.raises(ValueError, match="keeps its network and head"):
+        distill(teacher, data, start=first, head={"states": 3}, **sharpen, **QUICK)
+    other = train_teacher(data, Absorbing(V + 1, LogLinear()), network=SMALL, **QUICK)
+    with pytest.raises(ValueError, match="the start has another noise"):
+        distill(other, data, start=first, **sharpen, **QUICK)
 
 
 def test_an_exact_teacher_teaches_a_given_network(problem, data):

@@ -27,12 +27,14 @@ from fewjump.assembly import (
     data_objective,
     default_source,
     matching,
+    start_at,
     trunk_options,
 )
 from fewjump.config import changed
 from fewjump.data import Dataset
 from fewjump.data.dataset import labels_of, scales_of
 from fewjump.denoiser import Denoiser, NetworkDenoiser
+from fewjump.denoiser.wrappers import weights_checksum
 from fewjump.objective import Objective, freeze
 from fewjump.options.training import DISTILLATION, TEACHER_TRAINING, TrainConfig
 from fewjump.process import Process
@@ -140,6 +142,7 @@ def distill(
     network: Network | None = None,
     head: Mapping[str, Any] | None = None,
     warm_start: bool = True,
+    start: Denoiser | None = None,
     lora: int | None = None,
     labels: Numbers | None = None,
     guidance: tuple[float, float] | None = None,
@@ -181,6 +184,8 @@ def distill(
         head: further options of the student's head.
         warm_start: start the student at the teacher's weights, where the teacher has some and
             ``network`` does not ask for another network.
+        start: a student of that kind to start at, in place of the teacher's weights; it is copied.
+            Methods that sharpen what a student does then begin with one that can do it.
         lora: rank of a student that is the frozen teacher plus a low-rank difference
             (:mod:`fewjump.denoiser.lora`): the weights are in memory once. What is returned
             and saved is an ordinary denoiser. None trains every weight.
@@ -227,12 +232,19 @@ def distill(
         raise ValueError("labels are for a teacher with classes, and this one has none")
     if isinstance(objective, Objective) and objective.keeps_network:
         shaped = student != "product" or network is not None or head or not warm_start
-        if shaped or lora is not None or guidance != teacher.guidance_range:
+        if shaped or start is not None or lora is not None or guidance != teacher.guidance_range:
             raise ValueError(
                 f"{type(objective).__name__} keeps the teacher's network and learns a sampler of "
-                "it: leave out student, network, head, warm_start, lora and guidance"
+                "it: leave out student, network, head, warm_start, start, lora and guidance"
             )
         model = teacher
+    elif start is not None:
+        if network is not None or head or not warm_start or lora is not None:
+            raise ValueError(
+                "a student that starts at another keeps its network and head: leave out network, "
+                "head, warm_start and lora, or start"
+            )
+        model = start_at(start, student, teacher, guidance)
     elif isinstance(student, Denoiser):
         model = student
     else:
@@ -266,6 +278,8 @@ def distill(
         run = {"verb": "distill", "denoiser": describe_model(model), "warm_start": warm_start}
         if lora is not None:
             run["lora"] = lora
+        if start is not None:
+            run["start"] = weights_checksum(start)
         # The last training's folder is the run's own; while it is not begun, nothing may lie there
         # that would look like another run's: options do not.
         keep = keeping(teacher, data, accepted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -199,6 +200,37 @@ def build_student(
                 "pass warm_start=False"
             )
     return student
+
+
+def start_at(
+    start: Denoiser,
+    kind: str | Denoiser,
+    teacher: Denoiser,
+    guidance: tuple[float, float] | None,
+) -> Denoiser:
+    """A copy of a student, to be trained against a teacher; see :func:`fewjump.distill`.
+
+    Raises:
+        ValueError: for a student of another kind, noise, vocabulary or condition.
+    """
+    mine = start.kind if isinstance(start, NetworkDenoiser) else "product"
+    if kind != mine:
+        asked = kind if isinstance(kind, str) else type(kind).__name__
+        raise ValueError(
+            f"the start is a {mine} student, and {asked} was asked for: give student={mine!r}"
+        )
+    for what, own, wanted in (
+        ("noise", start.process.config(), teacher.process.config()),
+        ("number of tokens", start.clean_vocab_size, teacher.clean_vocab_size),
+        ("number of classes", start.classes, teacher.classes),
+        ("range of guidance", start.guidance_range, guidance),
+    ):
+        if own != wanted:
+            raise ValueError(
+                f"the start has another {what} than the teacher's student has ({own} and "
+                f"{wanted}): give a student that was distilled from this teacher"
+            )
+    return copy.deepcopy(start).requires_grad_(True)
 
 
 def add_adapters(model: Denoiser, teacher: Denoiser, rank: int, seed: int, own: bool) -> None:

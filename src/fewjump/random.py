@@ -30,7 +30,7 @@ _PHILOX_W0, _PHILOX_W1 = 0x9E3779B9, 0xBB67AE85
 # Chunks that stay in a core's cache; on an accelerator fewer, larger launches are faster.
 _ROWS_PER_CHUNK_ELEMENTS = 1 << 18
 _ACCELERATOR_CHUNK_ELEMENTS = 1 << 25
-_BLOCK = 256
+_BLOCK = 64
 Word = TypeVar("Word", int, Tensor, NDArray[Any])
 
 
@@ -282,7 +282,7 @@ def invert_cdf(weights: Tensor, u: Tensor) -> Tensor:
         ValueError: if a row's weights sum to zero, to NaN or to infinity, so that a network that
             diverged is not sampled from in silence.
 
-    No float64 copy of ``weights`` is made: blocks of 256 are summed in float32 (or better), which
+    No float64 copy of ``weights`` is made: blocks of 64 are summed in float32 (or better), which
     is as exact as the weights themselves, and accumulated in float64; inside the block chosen the
     sums are float64. A token of probability 1e-12 keeps its probability.
     """
@@ -327,7 +327,7 @@ def _invert_small(weights: Tensor, u: Tensor) -> Tensor:
 
 
 def block_sums(weights: Tensor, out: Tensor | None = None) -> Tensor:
-    """Sums over blocks of 256 columns, (N, V) → (N, ⌈V/256⌉), in float32 or better.
+    """Sums over blocks of 64 columns, (N, V) → (N, ⌈V/64⌉), in float32 or better.
 
     That is as exact as the weights themselves, and summing float32 straight into float64 costs ten
     times as much: the sums of the blocks are what is to be accumulated in float64.
@@ -370,7 +370,7 @@ def choose_block(cumulative: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def block_columns(block: Tensor, vocab_size: int) -> tuple[Tensor, Tensor]:
-    """The columns (K, 256 or V) of blocks (K, 1), none past the last, and which are past it."""
+    """The columns (K, 64 or V) of blocks (K, 1), none past the last, and which are past it."""
     width = min(_BLOCK, vocab_size)
     columns = block * _BLOCK + torch.arange(width, device=block.device)
     return columns.clamp(max=vocab_size - 1), columns >= vocab_size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from fewjump.commands import distill
 from fewjump.commands.compare_measure import over_seeds_of
 from fewjump.data import Characters, Dataset, Vocabulary
 from fewjump.denoiser import NetworkDenoiser
+from fewjump.denoiser.wrappers import weights_checksum
 from fewjump.evaluate.meter import as_result
 from fewjump.evaluate.text import TextMeter
 from fewjump.problem import MarkovChain
@@ -166,6 +168,53 @@ def test_students_may_be_trained_for_equal_teacher_evaluations(
     assert again == costs
 
 
+#: A student that starts at another.
+SHARP = {"student": "shared-chain", "method": "dmmd", "auxiliary-steps": 1, "start": "half"}
+
+
+def test_a_student_may_start_at_another_and_answers_for_both(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    half = {**STUDENTS["shared chain"], "teacher-evaluations": 20}
+    students = {"half": half, "sharp": SHARP, "sharper": {**SHARP, "start": "sharp", "lr": 2e-3}}
+    more = {"matched-entropy": False, "teacher-evaluations": 100, "samplers": None}
+    students["sharp"] = {**SHARP, "teacher-evaluations": 60}
+    path = plan(made, students=students, **more)
+    assert compare(path, tmp_path) == cli.OK
+    costs = json.loads((tmp_path / "results.json").read_text())["costs"]
+    found = {(c["model"], c["seed"]): (c["steps"], c["teacher_evaluations"]) for c in costs}
+    # 5 evaluations a step, and then 16.
+    each = {"half": (4, 20), "sharp": (4 + 2, 20 + 32), "sharper": (4 + 2 + 3, 20 + 32 + 48)}
+    assert found == {(name, seed): each[name] for name in each for seed in (0, 1)}
+    place = tmp_path / "students"
+    for seed in ("0", "1"):
+        config = yaml.safe_load((place / "sharp" / seed / "config.yaml").read_text())
+        assert config["run"]["start"] == weights_checksum(load(place / "half" / seed))
+    before = {f: f.read_bytes() for f in place.rglob("*.safetensors")}
+    assert compare(path, tmp_path) == cli.OK
+    assert {f: f.read_bytes() for f in place.rglob("*.safetensors")} == before
+    # What it starts at was removed: the run is known all the same, and is made again from it.
+    shutil.rmtree(place / "half")
+    assert compare(path, tmp_path) == cli.OK
+    assert {f: f.read_bytes() for f in place.rglob("*.safetensors")} == before
+    late = {"sharp": {**SHARP, "start": "whole"}, "whole": half}
+    assert compare(plan(made, students=late, **more), tmp_path / "b") == cli.USAGE
+    assert "sharp starts at whole, which must stand before it" in capsys.readouterr().err
+    late = {"half": STUDENTS["shared chain"], "sharp": SHARP}
+    assert compare(plan(made, students=late, **more), tmp_path / "b") == cli.USAGE
+    assert "100 without the 100 that the student it starts at asks" in capsys.readouterr().err
+    late = {"half": {**half, "student": "product", "head": []}, "sharp": SHARP}
+    assert compare(plan(made, students=late, **more), tmp_path / "b") == cli.USAGE
+    assert "the start is a product student" in capsys.readouterr().err
+    late = {"half": half, "sharp": SHARP}
+    assert compare(plan(made, students=late, samplers=None), tmp_path / "b") == cli.USAGE
+    assert "of one student needs that of the plan" in capsys.readouterr().err
+    late = {"half": half, "sharp": {**SHARP, "start": "nowhere"}}
+    assert compare(plan(made, students=late, **more), tmp_path / "b") == cli.USAGE
+    assert "sharp: there is no saved model in nowhere" in capsys.readouterr().err
+    assert not (tmp_path / "b").exists()
+
+
 def test_a_learned_sampler_is_a_student(made: Path, tmp_path: Path) -> None:
     """Judged by what it carries where it carries something; its weights are the teacher's."""
     own = {"method": "lsd", "jumps": 2, "path-steps": 5}
@@ -256,6 +305,7 @@ def test_plans_for_published_weights_run(name: str, tmp_path: Path) -> None:
         ({"students": {"a": {"student": "chian"}}}, "plan.yaml: a: --student takes one of"),
         ({"students": {"a": {"seed": 3}}}, "seed of a is for the plan to say"),
         ({"students": {"a": {"near": 0.5}}}, "near is for joint students"),
+        ({"students": {"a": {"start": ["b"]}}}, "a: 'start' takes a path"),
         ({"students": {"a": {"rounds": 2}}}, "rounds is for --method sdtt"),
         ({"students": {"a": {}}, "samplers": {"a": {}}}, "a would share a name"),
         ({"students": {"a": {}, "A": {}}}, "A, a would share a name"),

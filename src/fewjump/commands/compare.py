@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeAlias, TypeVar
 import tyro
 
 from fewjump.commands import distill
-from fewjump.commands.compare_budget import cost_of, steps_within, tried
+from fewjump.commands.compare_budget import asks, cost_of, steps_within, sum_of, tried
 from fewjump.commands.compare_measure import Entry, Judging, Making, held_by, over_seeds_of
 from fewjump.commands.compare_plan import (
     NETWORK,
     Contents,
-    Plan,
     check_network,
     check_student,
     network_alone,
@@ -108,7 +107,9 @@ def run(options: Options) -> int:
     made: dict[tuple[str, int], distill.Options] = {}
     for name, own in contents.students.items():
         for seed in plan.seeds:
-            place = ["--out", str(options.out / _STUDENTS / name / str(seed)), *more]
+            place = ["--out", str(_folder(options, name, seed)), *more]
+            if name in contents.starts:
+                place += ["--start", str(_folder(options, contents.starts[name], seed))]
             made[name, seed] = student_options(plan, own, seed, place, f"{options.plan}: {name}")
     ways: Ways = {}
     for name, one in contents.samplers.items():
@@ -127,6 +128,11 @@ def run(options: Options) -> int:
             write_text(options.out / _TRIALS, json.dumps(trials, indent=1) + "\n")
         _measure(options, contents, opened, entries)
     return 0
+
+
+def _folder(options: Options, name: str, seed: int) -> Path:
+    """Where a student is trained."""
+    return options.out / _STUDENTS / name / str(seed)
 
 
 def _opened(options: Options, contents: Contents) -> Opened:
@@ -176,8 +182,8 @@ def _taught(options: Options, contents: Contents, opened: Opened, made: Made, wa
         for name in contents.students:
             with told_of(f"{options.plan}: {name}"):
                 student = made[name, contents.plan.seeds[0]]
-                check_student(student, opened.given)
-                _check_way(student, contents.plan, opened, *ways[name])
+                check_student(student, opened.given, _stand_in(name, contents, opened, made))
+                _check_way(name, contents, opened, made, *ways[name])
     given = trained(opened.given, options.here(training), place)
     return opened._replace(given=given, teacher=given.teacher)
 
@@ -229,6 +235,7 @@ def _check_students(
 
     plan, given, denoiser = contents.plan, opened.given, opened.teacher.denoiser
     trials, found = options.out / _TRIALS, {}
+    spent: dict[str, int] = {}
     if trials.is_file():
         found = json.loads(trials.read_text(encoding="utf-8"))
     budgeted = plan.teacher_evaluations is not None
@@ -237,28 +244,50 @@ def _check_students(
         mine = [key for key in made if key[0] == name]
         with told_of(f"{options.plan}: {name}"):
             if plan.teacher_evaluations is not None:
-                asked = tried(made[mine[0]], found, about, given)
-                steps = steps_within(plan.teacher_evaluations, made[mine[0]], asked)
+                budget = contents.budgets.get(name, plan.teacher_evaluations)
+                begun = _stand_in(name, contents, opened, made)
+                asked = tried(made[mine[0]], found, about, given, begun)
+                before = spent.get(contents.starts.get(name, ""), 0)
+                steps = steps_within(budget, made[mine[0]], asked, before)
                 for key in mine:
                     training = replace(made[key].training, steps=steps)
                     made[key] = replace(made[key], training=training)
+                spent[name] = before + asks(made[mine[0]], asked)
             for key in _unlike({key: made[key].out for key in mine}):
-                check_student(made[key], given)
-            _check_way(made[mine[0]], plan, opened, *ways[name])
+                check_student(made[key], given, _stand_in(name, contents, opened, made, key[1]))
+            _check_way(name, contents, opened, made, *ways[name])
     return found
 
 
+def _stand_in(
+    name: str, contents: Contents, opened: Opened, made: Made, seed: int | None = None
+) -> Denoiser | None:
+    """For what a student starts at, where that is yet to be trained: the same, untrained."""
+    seed = contents.plan.seeds[0] if seed is None else seed
+    before = contents.starts.get(name)
+    if before is None or (made[before, seed].out / "model").exists():
+        return None
+    return _untrained(before, contents, opened, made)
+
+
+def _untrained(name: str, contents: Contents, opened: Opened, made: Made) -> Denoiser:
+    """What a student is before any training."""
+    while name in contents.starts:
+        name = contents.starts[name]
+    sizes = None if opened.given is None else opened.given.network
+    student = made[name, contents.plan.seeds[0]]
+    return untrained(student, opened.teacher.denoiser, opened.data.length, sizes)
+
+
 def _check_way(
-    student: distill.Options, plan: Plan, opened: Opened, way: Sampler | None, grid: Any
+    name: str, contents: Contents, opened: Opened, made: Made, way: Sampler | None, grid: Any
 ) -> None:
     """Refuse a sampler of its own that does not fit a student."""
     from fewjump.sampler.run import check_budgets
 
     if (way, grid) != (None, None):
-        sizes = None if opened.given is None else opened.given.network
-        length = opened.data.length
-        begun = untrained(student, opened.teacher.denoiser, length, sizes)
-        check_budgets(begun, plan.steps, way, grid, length)
+        begun = _untrained(name, contents, opened, made)
+        check_budgets(begun, contents.plan.steps, way, grid, opened.data.length)
 
 
 def _entries(
@@ -275,8 +304,13 @@ def _entries(
     def student(name: str) -> Making:
         def make(seed: int) -> tuple[Denoiser, dict[str, Any]]:
             distill.run(made[name, seed], given=opened.given)
-            folder = made[name, seed].out
-            return open_model(folder / "model", options.device).denoiser, cost_of(folder)
+            line = [name]
+            while line[-1] in contents.starts:
+                line.append(contents.starts[line[-1]])
+            costs = [cost_of(made[each, seed].out) for each in line]
+            return open_model(made[name, seed].out / "model", options.device).denoiser, sum_of(
+                costs
+            )
 
         return make
 

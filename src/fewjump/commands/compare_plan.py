@@ -56,8 +56,9 @@ class Plan(ReadingOptions, DocumentOptions, JudgeOptions):
         matched_entropy: of texts and tokens: also sample at the temperatures that enclose the
             entropy of the test part, and say what the judge's nll is there.
         teacher_evaluations: what every student may ask of the teacher, in evaluations of one
-            sequence: it is trained for as many steps as that allows. A student that asks nothing
-            takes its own ``steps``.
+            sequence, what the student that it starts at asked included: it is trained for as many
+            steps as that allows. A student that asks nothing takes its own ``steps``; one may have
+            ``teacher_evaluations`` of its own.
     """
 
     teacher: str = ""
@@ -123,6 +124,8 @@ class Contents(NamedTuple):
         students: options by name.
         models: places by name.
         samplers: of the teacher, and of students that name one, by name.
+        starts: the student that a student starts at, by name.
+        budgets: what a student may ask of the teacher, where that is its own, by name.
         network: the autoregressive one, if it is wanted.
         problem: in place of teacher and data.
     """
@@ -131,6 +134,8 @@ class Contents(NamedTuple):
     students: dict[str, dict[str, Any]]
     models: dict[str, str]
     samplers: dict[str, SamplerOptions]
+    starts: dict[str, str]
+    budgets: dict[str, int]
     network: Network | None
     problem: ProblemPlan | None
 
@@ -212,12 +217,40 @@ def read_plan(content: Any, where: str) -> Contents:
                 "sampler-options and grid"
             )
         samplers[name] = _sampler(one, where, name)
+    starts, budgets = _starts(students, where), {}
     for name, own in students.items():
+        if "teacher_evaluations" in own:
+            with told_of(f"{where}: {name}"):
+                budgets[name] = _own_budget(own.pop("teacher_evaluations"), plan)
         if shared := [key for key in own if key in _SHARED]:
             raise ValueError(f"{where}: {', '.join(shared)} of {name} is for the plan to say")
         mine = {key: own.pop(key) for key in _SAMPLER if key in own}
         samplers[name] = _sampler(mine, where, name)
-    return Contents(plan, students, models, samplers, network, problem)
+    return Contents(plan, students, models, samplers, starts, budgets, network, problem)
+
+
+def _starts(students: Mapping[str, dict[str, Any]], where: str) -> dict[str, str]:
+    """Which students start at another of the plan; a start of another name is a place."""
+    found: dict[str, str] = {}
+    for place, (name, own) in enumerate(students.items()):
+        if not isinstance(own.get("start"), str) or own["start"] not in students:
+            continue
+        found[name] = own.pop("start")
+        if found[name] not in list(students)[:place]:
+            raise ValueError(
+                f"{where}: {name} starts at {found[name]}, which must stand before it in students"
+            )
+    return found
+
+
+def _own_budget(budget: Any, plan: Plan) -> int:
+    if plan.teacher_evaluations is None:
+        raise ValueError(
+            "teacher_evaluations of one student needs that of the plan, for all the others"
+        )
+    if isinstance(budget, bool) or not isinstance(budget, int) or budget < 1:
+        raise ValueError(f"teacher_evaluations must be a number of at least 1, got {budget!r}")
+    return budget
 
 
 def _training(options: Any, where: str, name: str) -> TrainConfig:
@@ -313,16 +346,28 @@ class _MayBegin(Exception):  # noqa: N818 - it is no error
 Accepted: TypeAlias = Callable[[Path], None]
 
 
-def check_student(student: distill.Options, given: distill.Given | None = None) -> None:
+def check_student(
+    student: distill.Options,
+    given: distill.Given | None = None,
+    started: Denoiser | None = None,
+) -> None:
     """Refuse a student that `fewjump distill` would refuse, without training it.
 
     Its training is begun in another folder, with few pairs, up to where it would write.
+
+    Args:
+        student: to be trained.
+        given: teacher and data, if no files hold them.
+        started: of the kind of what it starts at, if that is not there yet.
 
     Raises:
         ValueError: as `fewjump distill` does: for a head, noise or teacher that does not fit, or a
             folder of another run.
     """
     short = replace(student, training=replace(student.training, progress=False))
+    if started is not None and _begun(student.out):
+        # Its configuration says at which weights it started.
+        return
     if distill.objective_of(student).coupled:
         if _begun(student.out):
             # Its pairs say whose run it is, and are not drawn for a check.
@@ -330,7 +375,7 @@ def check_student(student: distill.Options, given: distill.Given | None = None) 
         short = replace(short, coupling=replace(student.coupling, pairs=2, pair_steps=1))
 
     def begin(folder: Path, accepted: Accepted) -> None:
-        distill.run(replace(short, out=folder), accepted, given)
+        distill.run(replace(short, out=folder), accepted, given, started)
 
     _check_beginning(begin, student.out, student.training.steps)
 

@@ -43,6 +43,7 @@ from fewjump.registry import HEADS, METHODS
 
 if TYPE_CHECKING:
     from fewjump.data import Dataset
+    from fewjump.denoiser import Denoiser
     from fewjump.objective import Objective, TimeSampling
     from fewjump.publish.models import Model
 
@@ -96,6 +97,8 @@ class Subject:
             the gaps (product students) start small and double, or start large and halve, over the
             training.
         warm_start: start from the teacher's weights.
+        start: a student to start at instead, a run or a saved model of the kind that --student
+            says: idlm, dmmd and dimo then sharpen what, say, matching found. It is not changed.
         lora: rank of a low-rank difference to the teacher's weights, which then are in memory once;
             needs the extra fewjump[lora]. Default: train every weight.
         guidance: least and largest guidance scale, for a teacher with classes: the student then
@@ -128,6 +131,7 @@ class Subject:
     head: tuple[str, ...] = ()
     times: TimesName = "uniform"
     warm_start: bool = True
+    start: Path | None = None
     lora: int | None = None
     guidance: tuple[float, float] | None = None
     label_dropout: float = LABEL_DROPOUT
@@ -175,6 +179,7 @@ def run(
     options: Options,
     accepted: Callable[[Path], object] | None = None,
     given: Given | None = None,
+    started: Denoiser | None = None,
 ) -> int:
     """Distil.
 
@@ -182,6 +187,7 @@ def run(
         options: of the verb.
         accepted: by default what writes the options down, as the library has it.
         given: in place of what the options call teacher and data.
+        started: in place of what they call start.
     """
     from fewjump.api import distill
     from fewjump.data.load import DEFAULT_LENGTH
@@ -224,6 +230,14 @@ def run(
             f"--method {options.method} learns a sampler of its teacher's network, and an exact "
             "posterior has none; leave this student out, or train a teacher"
         )
+    if options.start is not None and started is None:
+        begun = open_model(options.start)
+        if begun.vocabulary != teacher.vocabulary:
+            raise ValueError(
+                f"--start {options.start} and the teacher have different vocabularies; give a "
+                "student that was distilled from this teacher"
+            )
+        started = begun.denoiser
     # Without data the library is not told what the tokens mean; the teacher's folder knows.
     teacher.denoiser.vocabulary_config = teacher.vocabulary.config()
     distill(
@@ -234,6 +248,7 @@ def run(
         network=None if given is None else given.network,
         head=named_values("head", options.head),
         warm_start=options.warm_start,
+        start=started,
         lora=options.lora,
         guidance=options.guidance,
         label_dropout=options.label_dropout,
