@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from experiments.pages.markdown import Row, mean, pivot, steps_head, table, where
+from experiments.methods import SAMPLERS
+from experiments.pages.markdown import MISSING, Row, mean, pivot, steps_head, table, where
 from experiments.pages.road import Content, load
 
+#: Steps of the teacher that students are held against.
+MOST = 64
+#: The row without steps: exact samples of a law, or a test part.
+REAL = "real data"
 HEADERS = {
     "kl": "KL, nats",
     "kl_rate": "KL, nats a token",
@@ -33,6 +38,42 @@ def one_step(task: str, *metrics: str) -> str:
     rows = where(_result(task)["rows"], steps=1)
     rows = [row for row in rows if row["metric"] in metrics]
     return pivot(rows, {"model": "model"}, "metric", _cell, HEADERS.__getitem__, metrics)
+
+
+#: What is shown of a task beside others: its first metric, and of texts their variety.
+SHOWN = {
+    "masked-chain": ("masked chain: pairs, TV", "bigram_tv", None),
+    "uniform-chain": ("uniform chain: pairs, TV", "bigram_tv", None),
+    "names": ("names: nats (entropy)", "nll", "entropy"),
+    "text": ("text: nats (entropy)", "nll", "entropy"),
+    "digits": ("digits: Fréchet (recall)", "frechet", "recall"),
+    "boards": ("boards: valid", "valid", None),
+}
+
+
+def across(steps: str, *tasks: str) -> str:
+    """A metric of each task at one number of steps; the teacher's most, and real data, as well."""
+    found: list[str] = []
+    for task in tasks:
+        place = 0
+        for row in where(_result(task)["rows"], steps=int(steps)):
+            if row["model"] not in found:
+                found.insert(place, row["model"])
+            place = found.index(row["model"]) + 1
+    # One step of another sampler is one of the teacher's own.
+    same = [name for own in SAMPLERS.values() for name in own] if int(steps) == 1 else []
+    places = {name: (name, int(steps)) for name in found if name not in same}
+    places |= {f"teacher, {MOST} steps": ("teacher", MOST), REAL: (REAL, None)}
+    lines = [[name, *(_shown(task, *at) for task in tasks)] for name, at in places.items()]
+    return table(["model", *(SHOWN[task][0] for task in tasks)], lines)
+
+
+def _shown(task: str, model: str, steps: int | None) -> str:
+    rows = where(_result(task)["rows"], steps=steps)
+    rows = [row for row in rows if row["model"] == model or model == REAL]
+    _, first, second = SHOWN[task]
+    cells = [_cell(where(rows, metric=metric)) for metric in (first, second) if metric and rows]
+    return " (".join(cells) + ")" * (len(cells) > 1) if cells else MISSING
 
 
 def _cell(here: list[Row], digits: str = "3") -> str:

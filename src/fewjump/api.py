@@ -239,10 +239,11 @@ def distill(
             )
         model = teacher
     elif start is not None:
-        if network is not None or head or not warm_start or lora is not None:
+        shaped = network is not None or head or not warm_start or lora is not None
+        if shaped or isinstance(student, Denoiser):
             raise ValueError(
-                "a student that starts at another keeps its network and head: leave out network, "
-                "head, warm_start and lora, or start"
+                "a student that starts at another keeps its network and head: name its kind, and "
+                "leave out network, head, warm_start and lora; or leave out start"
             )
         model = start_at(start, student, teacher, guidance)
     elif isinstance(student, Denoiser):

@@ -204,7 +204,7 @@ def build_student(
 
 def start_at(
     start: Denoiser,
-    kind: str | Denoiser,
+    kind: str,
     teacher: Denoiser,
     guidance: tuple[float, float] | None,
 ) -> Denoiser:
@@ -215,9 +215,8 @@ def start_at(
     """
     mine = start.kind if isinstance(start, NetworkDenoiser) else "product"
     if kind != mine:
-        asked = kind if isinstance(kind, str) else type(kind).__name__
         raise ValueError(
-            f"the start is a {mine} student, and {asked} was asked for: give student={mine!r}"
+            f"the start is a {mine} student, and {kind} was asked for: give student={mine!r}"
         )
     for what, own, wanted in (
         ("noise", start.process.config(), teacher.process.config()),
