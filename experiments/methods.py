@@ -173,6 +173,7 @@ def methods(task: Task, sizes: Sizes) -> dict[str, dict[str, Any]]:
         "joint half + D-MMD": {**sharpen, "student": "shared-chain", "start": "joint half"},
         "joint any-order": {**attending, **joint},
         "joint autoregressive": {**left, **joint},
+        "joint mixture": {**mixture, **joint},
         "Di4C mixture": {**mixture, "method": "di4c"},
         "Di4C shared-chain": {**chain, "method": "di4c"},
         "data-only shared-chain": {**chain, **alone, "method": "data-only"},
