@@ -14,6 +14,7 @@ from fewjump.objective.teacher_time import joint_near
 from fewjump.problem import EnumeratedJoint, MarkovChain, mixture_bias
 from fewjump.process import Absorbing, Uniform
 from fewjump.random import generator_for
+from fewjump.registry import OBJECTIVES
 from fewjump.schedule import LogLinear
 from fewjump.verify.enumeration import chain_tensor
 
@@ -108,6 +109,28 @@ def test_a_student_starts_at_another_and_leaves_it_alone(teacher, data, tmp_path
     other = train_teacher(data, Absorbing(V + 1, LogLinear()), network=SMALL, **QUICK)
     with pytest.raises(ValueError, match="the start has another noise"):
         distill(other, data, start=first, **sharpen, **QUICK)
+
+
+def test_data_are_rows_of_tokens(teacher):
+    for verb in (
+        lambda d: train_teacher(d, teacher.process, **QUICK),
+        lambda d: distill(teacher, d),
+    ):
+        with pytest.raises(ValueError, match="got a list"):
+            verb([[0, 1, 2], [1, 2, 3]])
+
+
+def test_objectives_have_names(teacher, data, monkeypatch):
+    class Own(MomentMatching):
+        pass
+
+    monkeypatch.setattr(OBJECTIVES, "_places", dict(OBJECTIVES._places))
+    OBJECTIVES.add("own", Own)
+    options = {**QUICK, "steps": 210}
+    own = distill(teacher, data, objective="own", **options)
+    assert torch.equal(weights(own), weights(distill(teacher, data, objective=Own(), **options)))
+    with pytest.raises(ValueError, match="unknown objective 'other'"):
+        distill(teacher, data, objective="other", **options)
 
 
 def test_an_exact_teacher_teaches_a_given_network(problem, data):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fewjump.schedule import Cosine, Geometric, Linear, LogLinear, schedule_from_config
+from fewjump.api import train_teacher
+from fewjump.process import Uniform
+from fewjump.registry import SCHEDULES as NAMED
+from fewjump.schedule import (
+    Cosine,
+    Geometric,
+    Linear,
+    LogLinear,
+    Schedule,
+    as_time,
+    schedule_from_config,
+)
 from laws.registry import SCHEDULES
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "schedules.json").read_text())
@@ -204,3 +216,34 @@ def test_end_points_of_the_original_conventions():
     assert float(Geometric().sigma_bar(1.0)) == pytest.approx(20.0, rel=1e-14)
     assert float(Cosine().alpha(1.0)) == pytest.approx(1 - math.cos(math.pi / 2 * 1e-3), rel=1e-9)
     assert float(Linear(sigma_max=7.0).sigma_bar(1.0)) == 7.0
+
+
+class _Plain(Schedule):
+    def sigma_bar(self, t):
+        return 3.0 * as_time(t) ** 2
+
+    def sigma(self, t):
+        return 6.0 * as_time(t)
+
+    def time_of_sigma_bar(self, sigma_bar):
+        return (as_time(sigma_bar) / 3.0).clamp(0, 1).sqrt()
+
+
+@dataclass(frozen=True)
+class Quadratic(_Plain):
+    """A schedule from outside the library."""
+
+
+def test_a_schedule_of_ones_own_has_a_name(monkeypatch):
+    with pytest.raises(ValueError, match="must be a dataclass"):
+        _Plain().config()
+    with pytest.raises(ValueError, match="unknown schedule 'Quadratic'; known: LogLinear"):
+        schedule_from_config(Quadratic().config())
+    monkeypatch.setattr(NAMED, "_places", dict(NAMED._places))
+    NAMED.add("Quadratic", Quadratic)
+    assert schedule_from_config(Quadratic().config()) == Quadratic()
+    data = torch.randint(3, (20, 4), generator=torch.Generator().manual_seed(0))
+    options = {"steps": 2, "batch_size": 4, "warmup": 1, "progress": False}
+    network = {"hidden": 8, "blocks": 1, "heads": 2}
+    teacher = train_teacher(data, Uniform(3, Quadratic()), network=network, **options)
+    assert teacher.process.schedule == Quadratic()

@@ -38,6 +38,7 @@ from fewjump.denoiser.wrappers import weights_checksum
 from fewjump.objective import Objective, freeze
 from fewjump.options.training import DISTILLATION, TEACHER_TRAINING, TrainConfig
 from fewjump.process import Process
+from fewjump.registry import OBJECTIVES
 from fewjump.runs import (
     Round,
     coupled_with_noise,
@@ -94,7 +95,7 @@ def train_teacher(
             what is not this run's; see also :func:`fewjump.train.train`.
     """
     (config,) = changed(options, config)
-    tokens = data.train if isinstance(data, Dataset) else data
+    tokens = _tokens(data)
     chosen = objective if isinstance(objective, Objective) else data_objective(objective)
     if chosen.needs_teacher:
         raise ValueError(f"{type(chosen).__name__} needs a teacher; use fewjump.distill")
@@ -133,6 +134,17 @@ def train_teacher(
         return finish(result, out, data, chosen, config)
 
 
+def _tokens(data: Dataset | Tokens) -> Tokens:
+    """The training part; ValueError for what holds no tokens in rows."""
+    tokens = data.train if isinstance(data, Dataset) else data
+    if not hasattr(tokens, "shape"):
+        raise ValueError(
+            "data must be a fewjump.data.Dataset or (N, L) token numbers as an array or a tensor, "
+            f"got a {type(data).__name__}"
+        )
+    return tokens
+
+
 def distill(
     teacher: Denoiser,
     data: Dataset | Tokens | None = None,
@@ -169,7 +181,8 @@ def distill(
             place. An objective that keeps the teacher's network
             (:class:`~fewjump.objective.SamplerDistillation`) takes none, and nothing that shapes
             one.
-        objective: an objective, or the name of how x_s is drawn. For a product student
+        objective: an objective, or its name in :data:`fewjump.registry.OBJECTIVES`, with its
+            default options; or the name of how x_s is drawn. For a product student
             ``forward``, ``student-euler`` (the paper's Algorithm 1), ``student-exact``,
             ``student-trapezoidal`` or ``teacher-rollout`` of
             :class:`~fewjump.objective.ConditionalMatching`; for a joint one
@@ -211,7 +224,9 @@ def distill(
             what is not this run's; see also :func:`fewjump.train.train`.
     """
     (config,) = changed(options, config)
-    tokens = data.train if isinstance(data, Dataset) else data
+    if isinstance(objective, str) and objective in OBJECTIVES:
+        objective = OBJECTIVES[objective]()
+    tokens = None if data is None else _tokens(data)
     length = teacher.length if tokens is None else int(tokens.shape[-1])
     if length is not None:
         teacher.check_length(length)

@@ -343,7 +343,10 @@ def block_sums(weights: Tensor, out: Tensor | None = None) -> Tensor:
     full = v // _BLOCK
     if full:
         blocks = weights[:, : full * _BLOCK].unflatten(1, (full, _BLOCK))
-        torch.sum(blocks, -1, dtype=out.dtype, out=out[:, :full])
+        if weights.requires_grad and torch.is_grad_enabled():
+            out[:, :full] = blocks.sum(-1, dtype=out.dtype)
+        else:
+            torch.sum(blocks, -1, dtype=out.dtype, out=out[:, :full])
     if full < out.shape[1]:
         out[:, full] = weights[:, full * _BLOCK :].sum(-1, dtype=out.dtype)
     return out

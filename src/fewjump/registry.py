@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fewjump.objective.base import Objective
     from fewjump.process.base import Process
     from fewjump.sampler.base import Sampler
+    from fewjump.schedule import Schedule
 
 T = TypeVar("T")
 
@@ -144,6 +145,11 @@ _METHODS = {
     "vadd": "fewjump.objective.data_only:VariationalLikelihood",
     "lsd": "fewjump.objective.learned_sampler:SamplerDistillation",
 }
+
+SCHEDULES: Registry[type[Schedule]] = Registry(
+    "schedule",
+    {name: f"fewjump.schedule:{name}" for name in ("LogLinear", "Geometric", "Cosine", "Linear")},
+)
 
 #: Objectives that ``fewjump distill --method`` takes, beside matching.
 METHODS: Registry[type[Objective]] = Registry("method", _METHODS)

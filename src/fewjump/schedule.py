@@ -16,11 +16,13 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from fewjump.registry import SCHEDULES
 
 Time = float | Tensor
 
@@ -70,8 +72,17 @@ class Schedule(ABC):
         return self.time_of_sigma_bar(-torch.log(as_time(alpha)))
 
     def config(self) -> dict[str, Any]:
-        """A plain dictionary from which :func:`schedule_from_config` rebuilds the schedule."""
-        return {"name": type(self).__name__, **asdict(self)}  # type: ignore[call-overload]
+        """A plain dictionary from which :func:`schedule_from_config` rebuilds the schedule.
+
+        Raises:
+            ValueError: for a class of yours that is no dataclass.
+        """
+        if not is_dataclass(self):
+            raise ValueError(
+                f"{type(self).__name__} must be a dataclass, whose fields are its options, or have "
+                "a config() of its own"
+            )
+        return {"name": type(self).__name__, **asdict(self)}
 
 
 @dataclass(frozen=True)
@@ -218,18 +229,10 @@ class Linear(Schedule):
         return torch.where(s > 0, inside, self.level(t))
 
 
-SCHEDULES: dict[str, type[Schedule]] = {
-    c.__name__: c for c in (LogLinear, Geometric, Cosine, Linear)
-}
-
-
 def schedule_from_config(config: dict[str, Any]) -> Schedule:
     """Rebuild a schedule from :meth:`Schedule.config`."""
     options = dict(config)
-    name = options.pop("name", None)
-    if name not in SCHEDULES:
-        raise ValueError(f"unknown schedule {name!r}; known: {sorted(SCHEDULES)}")
-    return SCHEDULES[name](**options)
+    return SCHEDULES.named(options.pop("name", None))(**options)
 
 
 def _remaining(t: Tensor, eps: float) -> Tensor:

@@ -18,6 +18,7 @@ import fewjump
 from fewjump.checkpoint import FORMAT_VERSION, CheckpointError, load, read_config, save
 from fewjump.checkpoint import folder as folder_module
 from fewjump.checkpoint.folder import plain
+from fewjump.data import Characters
 from fewjump.denoiser import HEADS, Denoiser, LogitDenoiser, NetworkDenoiser, ScoreDenoiser
 from fewjump.process import Absorbing, Process, ResetToPrior, Uniform
 from fewjump.report import Row
@@ -303,6 +304,64 @@ def test_unknown_descriptions_are_refused(saved: Path, change: dict[str, Any]) -
     described = read_config(saved)["denoiser"]
     edit_config(saved, denoiser={**described, **change})
     with pytest.raises(ValueError, match="describes no known denoiser"):
+        load(saved)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"length": 1.5},
+        {"length": True},
+        {"length": 1 << 40},
+        {"length": float("nan")},
+        {"process": {**PROCESSES[1].config(), "mask": 1.5}},
+        {"trunk": {**TRUNK, "vocab_size": V, "time_conditioned": "false"}},
+        {"trunk": {**TRUNK, "vocab_size": V, "blocks": 1.5}},
+    ],
+    ids=str,
+)
+def test_options_of_another_type_are_refused(saved: Path, change: dict[str, Any]) -> None:
+    described = read_config(saved)["denoiser"]
+    edit_config(saved, denoiser={**described, **change})
+    with pytest.raises(CheckpointError, match="describes no known denoiser"):
+        load(saved)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (5, "must say what the tokens are"),
+        ("x", "must say what the tokens are"),
+        ({"name": "Runes"}, "describes no known vocabulary"),
+        ({"symbols": ["a"]}, "describes no known vocabulary"),
+        (Characters("abc").config(), f"a vocabulary of 3 tokens and a model of {V}"),
+        (Characters("abcdefgh").config(), f"a vocabulary of 8 tokens and a model of {V}"),
+    ],
+    ids=str,
+)
+def test_vocabularies_of_others_are_refused(saved: Path, data: Any, message: str) -> None:
+    edit_config(saved, data=data)
+    with pytest.raises(CheckpointError, match=message):
+        load(saved)
+
+
+def test_a_folder_that_does_not_say_what_its_tokens_are_is_read(saved: Path) -> None:
+    file = saved / "config.json"
+    content = json.loads(file.read_text())
+    del content["data"]
+    file.write_text(json.dumps(content))
+    assert load(saved).vocabulary_config is None
+
+
+def test_weights_of_several_dtypes_are_read_in_the_widest(saved: Path) -> None:
+    file = saved / "model.safetensors"
+    tensors = load_file(file)
+    mixed = [torch.float16, torch.float32, torch.bfloat16]
+    save_file({k: v.to(mixed[i % 3]) for i, (k, v) in enumerate(tensors.items())}, file)
+    assert {p.dtype for p in load(saved).parameters()} == {torch.float32}
+    marginals(load(saved))
+    save_file({k: v.long() for k, v in tensors.items()}, file)
+    with pytest.raises(CheckpointError, match="is int64, and must be floating"):
         load(saved)
 
 

@@ -95,3 +95,14 @@ def test_sampled_marginals_approach_the_exact_ones(monkeypatch: pytest.MonkeyPat
 def test_tempering_twice_is_refused() -> None:
     with pytest.raises(ValueError, match="already tempered"):
         autoregressive().tempered(0.5).tempered(0.5)
+
+
+def test_sampled_marginals_of_a_row_do_not_depend_on_its_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("fewjump.law.autoregressive._EXACT_MARGINAL_STATES", 1)
+    law = autoregressive().select(torch.tensor([0, 1, 0, 1]))
+    together = law.marginals()
+    for row in range(4):
+        alone = law.select(torch.tensor([row])).marginals()
+        torch.testing.assert_close(alone[0], together[row], atol=1e-12, rtol=0)

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from fewjump.denoiser.base import Denoiser
 from fewjump.denoiser.logits import LogitDenoiser
+from fewjump.law import ProductLaw
 from fewjump.process import Absorbing, ResetToPrior, Uniform
-from fewjump.sampler import SAMPLERS, ThetaTrapezoidal, get_sampler, run, sample
+from fewjump.sampler import (
+    SAMPLERS,
+    ThetaTrapezoidal,
+    exact_output_law,
+    get_sampler,
+    run,
+    sample,
+)
 from fewjump.schedule import Linear, LogLinear
 from sampler.oracle import chi_square_p, random_joint
 
@@ -256,3 +265,61 @@ def test_more_bad_input() -> None:
     assert get_sampler("theta-rk2", theta=0.25).theta == 0.25
     with pytest.raises(ValueError, match="already made"):
         get_sampler(ThetaTrapezoidal(), theta=0.25)
+
+
+class OwnLaw(Denoiser):
+    """A denoiser of a user's, whose law is what it is given."""
+
+    def __init__(self, law, process) -> None:
+        super().__init__(process, L)
+        self.made = law
+
+    def law(self, x_t, t):
+        return self.made(x_t)
+
+
+@pytest.mark.parametrize(
+    ("law", "message"),
+    [
+        (lambda x: ProductLaw(torch.zeros(len(x), L + 1, V + 1)), "sequences of 7 tokens"),
+        (lambda x: ProductLaw(torch.zeros(1, L, V + 1)), "one law for each row"),
+        (lambda x: torch.zeros(len(x), L, V + 1), "must be a Law"),
+        (lambda x: ProductLaw(torch.zeros(len(x), L, V + 1)), "constrain_logits"),
+    ],
+    ids=["length", "rows", "tensor", "mask"],
+)
+def test_laws_that_cannot_be_drawn_from_are_refused(law, message) -> None:
+    denoiser = OwnLaw(law, PROCESSES["absorbing"])
+    with pytest.raises(ValueError, match=message):
+        sample(denoiser, 5, steps=2, generator=0)
+    denoiser.length = 2
+    if message == "constrain_logits":
+        small = OwnLaw(lambda x: ProductLaw(torch.zeros(*x.shape, V + 1)), PROCESSES["absorbing"])
+        small.length = 2
+        with pytest.raises(ValueError, match=r"constrain_logits.*probability 0\.36"):
+            exact_output_law(small, steps=1)
+
+
+@pytest.mark.parametrize("name", ["num_samples", "batch_size", "length"])
+@pytest.mark.parametrize("value", [1.5, True, 0])
+def test_counts_are_whole_numbers(name, value) -> None:
+    denoiser = TableDenoiser(PROCESSES["uniform"])
+    counts = {"num_samples": 2, name: value}
+    with pytest.raises(ValueError, match=f"{name} must be"):
+        sample(denoiser, steps=1, generator=0, **counts)
+
+
+def test_numbers_of_numpy_are_seeds_and_networks_are_no_denoisers() -> None:
+    denoiser = TableDenoiser(PROCESSES["uniform"])
+    seeded = [sample(denoiser, 3, steps=2, generator=seed) for seed in (7, np.int64(7))]
+    assert torch.equal(*seeded)
+    for generator in (True, 1.0, "7"):
+        with pytest.raises(TypeError, match="an integer seed or None"):
+            sample(denoiser, 3, steps=2, generator=generator)
+    with pytest.raises(TypeError, match="LogitDenoiser"):
+        sample(torch.nn.Linear(2, 2), 3, steps=2)
+
+
+def test_a_prompt_holds_token_numbers() -> None:
+    with pytest.raises(ValueError, match="token numbers"):
+        sample(TableDenoiser(PROCESSES["uniform"]), 2, 1, prompt=torch.tensor([1.7]), generator=0)

@@ -317,3 +317,35 @@ def test_compiled_training_equals_the_plain_one():
     train(two, CrossEntropyELBO(), make_data(), config(compile=True))
     torch.testing.assert_close(weights(one), weights(two), rtol=0, atol=1e-4)
     copy.deepcopy(two)(make_data()[:2], 0.5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_network_in_half_precision_is_trained_in_float32(dtype):
+    half, whole = make_student(dropout=0.0).to(dtype), make_student(dropout=0.0).to(dtype).float()
+    train(half, CrossEntropyELBO(), make_data(), config())
+    train(whole, CrossEntropyELBO(), make_data(), config())
+    assert torch.equal(weights(half), weights(whole))
+
+
+class _Unsound(ConditionalMatching):
+    """After its step the student answers nothing that could be drawn from; its weights can be read.
+
+    So does a network whose output overflows.
+    """
+
+    def __call__(self, student, teacher, batch, generator):
+        loss, metrics = super().__call__(student, teacher, batch, generator)
+        student.network.register_forward_hook(lambda *_: torch.full((len(batch), 6, 5), torch.nan))
+        return loss, metrics
+
+
+def test_a_student_that_cannot_be_watched_has_diverged(tmp_path):
+    with pytest.raises(DivergenceError, match=r"step 1: the student cannot be sampled.*lower lr"):
+        train(
+            make_student(),
+            _Unsound("forward"),
+            make_data(),
+            config(),
+            teacher=freeze(make_student()),
+            out=tmp_path,
+        )

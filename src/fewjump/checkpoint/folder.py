@@ -13,6 +13,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Iterator, Mapping
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +189,7 @@ def load_folder(folder: Path) -> NetworkDenoiser | ScoreDenoiser:
         raise CheckpointError(f"{weights}: {error}") from None
     tensors = {names[name]: tensor for name, tensor in tensors.items()}
     _check_tensors(weights, tensors, denoiser.state_dict())
+    tensors = _of_one_dtype(weights, tensors, denoiser.state_dict())
     # A file's tensors lie where its header ends. Arithmetic on memory that is not aligned as torch
     # aligns its own may differ in the last bit.
     aligned = {name: tensor.clone() for name, tensor in tensors.items()}
@@ -268,6 +270,25 @@ def _whole_numbers(value: Any, name: str, depth: int = 0) -> Iterator[tuple[str,
     elif isinstance(value, list) and depth < 32:
         for entry in value:
             yield from _whole_numbers(entry, name, depth + 1)
+
+
+def _of_one_dtype(
+    file: Path, found: dict[str, Tensor], expected: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """The tensors with all that are floating in the widest dtype that one of them has.
+
+    Raises:
+        CheckpointError: for integers where numbers are learned.
+    """
+    real = {name for name, value in expected.items() if value.is_floating_point()}
+    wrong = sorted(name for name in real if not found[name].is_floating_point())
+    if wrong:
+        raise CheckpointError(
+            f"{file}: {wrong[0]} is {str(found[wrong[0]].dtype).removeprefix('torch.')}, and must "
+            "be floating; quantised weights are not read"
+        )
+    wide = reduce(torch.promote_types, [found[name].dtype for name in sorted(real)])
+    return {name: value.to(wide) if name in real else value for name, value in found.items()}
 
 
 def _check_tensors(file: Path, found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:

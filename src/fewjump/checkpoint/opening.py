@@ -18,7 +18,7 @@ from fewjump.checkpoint.folder import (
     read_config,
 )
 from fewjump.checkpoint.originals import Facts, Reading, check_values, read_original
-from fewjump.checkpoint.vocabulary import settle_vocabulary
+from fewjump.checkpoint.vocabulary import check_described, settle_vocabulary
 from fewjump.denoiser import NetworkDenoiser, ScoreDenoiser, ScoreNetwork
 from fewjump.denoiser.logits import from_masked_lm
 from fewjump.denoiser.network import parameter_counts
@@ -207,7 +207,13 @@ def refuse_reading(reading: ReadingOptions, why: str) -> None:
 def _own(folder: Path, tokenizer: Any) -> tuple[NetworkDenoiser | ScoreDenoiser, Facts]:
     denoiser = load_folder(folder)
     check_values(dict(denoiser.named_parameters()))
-    described = read_config(folder)["data"]
+    described = read_config(folder).get("data")
+    if not (described is None or isinstance(described, dict)):
+        raise CheckpointError(
+            f"{folder}: data in config.json must say what the tokens are, or be null; got "
+            f"{described!r}"
+        )
+    check_described(denoiser, described, folder)
     denoiser.vocabulary_config, notes = settle_vocabulary(denoiser, described, tokenizer, folder)
     trunk = denoiser.trunk if isinstance(denoiser, NetworkDenoiser) else None
     if isinstance(denoiser, ScoreDenoiser) and isinstance(denoiser.network, ScoreNetwork):

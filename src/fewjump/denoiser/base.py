@@ -133,8 +133,21 @@ class Denoiser(nn.Module, ABC):
         self.evaluations += 1
         times = as_time(t, x_t.device).double().expand(x_t.shape[0])
         if condition is None:
-            return self.law(x_t, times)
-        return self.conditional_law(x_t, times, condition.expand(x_t.shape[0]))
+            law = self.law(x_t, times)
+        else:
+            law = self.conditional_law(x_t, times, condition.expand(x_t.shape[0]))
+        if not isinstance(law, Law):
+            raise ValueError(
+                f"the law of a {type(self).__name__} must be a Law, such as ProductLaw(logits); "
+                f"got a {type(law).__name__}"
+            )
+        if (law.batch_size, law.length) != x_t.shape:
+            raise ValueError(
+                f"the law of a {type(self).__name__} is of {law.batch_size} sequences of "
+                f"{law.length} tokens, but it was asked about {tuple(x_t.shape)}; return one law "
+                "for each row"
+            )
+        return law
 
     def conditional_law(self, x_t: Tensor, t: Tensor, condition: Condition) -> Law:
         """p(x₀|x_t, y), as :meth:`law`, under a condition of B rows.

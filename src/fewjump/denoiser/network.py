@@ -7,6 +7,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from fewjump.config import check_count
 from fewjump.denoiser.base import Condition, Denoiser
 from fewjump.denoiser.heads import Head, TrunkRun, head_from_config
 from fewjump.denoiser.huggingface import KIND, HuggingFaceConfig, HuggingFaceTrunk
@@ -15,6 +16,9 @@ from fewjump.denoiser.wrappers import unwrapped
 from fewjump.law.base import Law
 from fewjump.process import Process, process_from_config
 from fewjump.registry import HEADS
+
+# More tokens than any sequence has.
+_MOST_TOKENS = 1 << 31
 
 Autocast = Literal["bfloat16", "float16"] | None
 
@@ -250,8 +254,9 @@ def check_sizes(
         )
     if length is None:
         return
-    if length < 1:
-        raise ValueError(f"length must be ≥ 1, got {length}")
+    check_count(length, "length")
+    if length >= _MOST_TOKENS:
+        raise ValueError(f"length must be below {_MOST_TOKENS}, got {length}")
     if trunk.grid is not None and length % trunk.grid[1]:
         raise ValueError(
             f"length {length} does not fill whole rows of a grid of {trunk.grid[1]} columns"

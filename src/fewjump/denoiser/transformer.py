@@ -24,6 +24,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from fewjump.config import checked_options
 from fewjump.denoiser.attention import (
     ROTARY_BASE,
     AttentionMask,
@@ -410,8 +411,7 @@ class TransformerConfig:
         config = {k: v for k, v in config.items() if (k, v) != ("conditioned", False)}
         unknown = sorted(set(config) - set(cls.__dataclass_fields__))
         _require(not unknown, f"unknown transformer options: {', '.join(unknown)}")
-        pairs = {name: tuple(config[name]) for name in ("grid", "guidance") if config.get(name)}
-        return cls(**{**config, "grid": None, **pairs})
+        return cls(**checked_options(cls, config, "the transformer"))
 
 
 def _require(condition: bool, message: str) -> None:

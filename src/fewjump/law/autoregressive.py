@@ -13,7 +13,7 @@ from fewjump.law.base import SHARED, Batched, Law, nucleus, refuse_twice
 from fewjump.law.cross_entropy import token_log_prob
 from fewjump.law.logits import Logits
 from fewjump.law.product import ProductLaw
-from fewjump.random import Generator, categorical, generator_for, invert_logits, uniform
+from fewjump.random import Generator, SampleStreams, categorical, invert_logits, uniform
 
 if TYPE_CHECKING:
     from fewjump.law.decoding import Decoding
@@ -245,8 +245,10 @@ class AutoregressiveLaw(Law):
         if self.vocab_size**self.length <= _EXACT_MARGINAL_STATES:
             return self._enumerated_marginals()
         total = 0.0
+        same = torch.zeros(self.batch_size, dtype=torch.int64, device=self.device)
         for draw in range(self.marginal_samples):
-            sample = self.sample(generator_for(draw, device=self.device))
+            # The same for every row: an estimate must not depend on the batch that a row is in.
+            sample = self.sample(SampleStreams(draw, same))
             total = total + self.along(sample).marginals()
         return torch.as_tensor(total) / self.marginal_samples
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import Any, Self
+from typing import Any, Self, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -303,7 +303,9 @@ def process_from_config(config: dict[str, Any]) -> Process:
 
 def check_mask(mask: int | None, vocab_size: int) -> int | None:
     """The mask; ValueError for one that is no state."""
-    if mask is not None and not 0 <= mask < vocab_size:
+    if mask is not None and (isinstance(mask, bool) or not isinstance(mask, SupportsIndex)):
+        raise ValueError(f"mask must be the number of a state, got {mask!r}")
+    if mask is not None and not 0 <= int(mask) < vocab_size:
         raise ValueError(f"mask must lie in [0, {vocab_size}), got {mask}")
     return mask
 

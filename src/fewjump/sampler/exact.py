@@ -16,11 +16,13 @@ from fewjump.law.base import ENUMERATION_LIMIT, row_chunks, unravel
 from fewjump.sampler.base import Move, Moves, Sampler, Step
 from fewjump.sampler.carried_samplers import chosen_sampler
 from fewjump.sampler.moves import product_table
-from fewjump.sampler.run import check_options, trajectory
+from fewjump.sampler.run import NOISE_LEFT, check_options, trajectory
 from fewjump.sampler.time_grid import GridSpec, times_for
 
 COST_LIMIT = 1e11
 _CHUNK_ELEMENTS = 1 << 21
+# Probability of states that are not clean, beyond what rounds.
+_NOISY = 1e-9
 
 
 @torch.no_grad()
@@ -50,7 +52,11 @@ def exact_output_law(
     law = _output_law(denoiser, steps, sampler, grid, denoise)
     if not denoise:
         return law
-    return law[(slice(0, denoiser.clean_vocab_size),) * law.dim()].contiguous()
+    clean = law[(slice(0, denoiser.clean_vocab_size),) * law.dim()].contiguous()
+    noisy = float(law.sum() - clean.sum())
+    if noisy > _NOISY:
+        raise ValueError(f"{NOISE_LEFT} (probability {noisy:.3g})")
+    return clean
 
 
 @torch.no_grad()

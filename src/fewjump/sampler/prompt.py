@@ -64,7 +64,10 @@ def make_prompt(
         if fixed is not None:
             raise ValueError("fixed= says which tokens of a prompt are given; pass prompt= too")
         return None
-    x0 = torch.as_tensor(prompt, device=device).long()
+    x0 = torch.as_tensor(prompt, device=device)
+    if x0.is_floating_point() or x0.is_complex():
+        raise ValueError(f"a prompt holds token numbers, and this one is {x0.dtype}; round it")
+    x0 = x0.long()
     if x0.dim() not in (1, 2) or (x0.dim() == 2 and x0.shape[0] != num_samples):
         raise ValueError(
             f"prompt must be (L,) or ({num_samples}, L), one row a sample; got {tuple(x0.shape)}"

@@ -9,16 +9,18 @@ one-shot generation for all; a grid that ends above 0 costs one evaluation more.
 
 from __future__ import annotations
 
+import operator
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, SupportsIndex
 
 import torch
 from torch import Tensor
 
+from fewjump.config import check_count
 from fewjump.denoiser.base import Condition, Denoiser
 from fewjump.denoiser.condition import ConditionedDenoiser, make_condition
 from fewjump.law.decoding import Decoding
@@ -39,6 +41,10 @@ _BATCH_LIMIT = 256
 # Beyond it, and below its inverse, logits in single precision run out of range.
 EXTREME_TEMPERATURE = 1e6
 _LOGIT_LIMIT = 1 << 26
+NOISE_LEFT = (
+    "the denoiser's law gives probability to a state that is no clean token, such as the mask; "
+    "have its logits pass fewjump.denoiser.constrain.constrain_logits"
+)
 
 
 @dataclass(frozen=True)
@@ -207,6 +213,11 @@ def run(
     Raises:
         ValueError, TypeError: for arguments that make no sense, before anything is computed.
     """
+    if not isinstance(denoiser, Denoiser):
+        raise TypeError(
+            f"a Denoiser is sampled, and this is a {type(denoiser).__name__}; a network from "
+            "tokens and times to logits becomes one by LogitDenoiser(network, process, length)"
+        )
     method, grid = chosen_sampler(denoiser, sampler, steps, grid, denoise)
     length = _check_sizes(denoiser, num_samples, length, batch_size)
     condition = make_condition(denoiser, label, guidance, num_samples)
@@ -254,8 +265,13 @@ def run(
             meter.end_batch(len(indices))
         synchronise(device)
         seconds = time.perf_counter() - started
+    made = torch.cat(samples)
+    # Beyond the clean tokens, or the mask among them.
+    noisy = (made >= vocab_size) | (made == (vocab_size if mask is None else mask))
+    if denoise and bool(noisy.any()):
+        raise ValueError(NOISE_LEFT)
     return SamplerRun(
-        samples=torch.cat(samples),
+        samples=made,
         nfe=nfe,
         seconds=seconds,
         network_seconds=asked.seconds,
@@ -295,16 +311,17 @@ class _Meter:
 
 def draw_seed(generator: torch.Generator | int | None) -> int:
     """The seed given, or one drawn from the generator (torch's global one for None)."""
-    if isinstance(generator, bool) or not isinstance(generator, torch.Generator | int | None):
+    if generator is None or isinstance(generator, torch.Generator):
+        device = "cpu" if generator is None else generator.device
+        return int(torch.randint(0, 1 << 62, (), generator=generator, device=device))
+    if isinstance(generator, bool) or not isinstance(generator, SupportsIndex):
         raise TypeError(
             f"generator must be a torch.Generator, an integer seed or None, got {generator!r}"
         )
-    if isinstance(generator, int):
-        if not 0 <= generator < 1 << 64:
-            raise ValueError(f"a seed must lie in [0, 2^64), got {generator}")
-        return generator
-    device = "cpu" if generator is None else generator.device
-    return int(torch.randint(0, 1 << 62, (), generator=generator, device=device))
+    seed = operator.index(generator)
+    if not 0 <= seed < 1 << 64:
+        raise ValueError(f"a seed must lie in [0, 2^64), got {seed}")
+    return seed
 
 
 def _check_sizes(
@@ -314,10 +331,9 @@ def _check_sizes(
     if length is None:
         raise ValueError("this denoiser has no length of its own; pass length=")
     for name, value in (("num_samples", num_samples), ("length", length)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1 (or None), got {batch_size}")
+        check_count(value, name)
+    if batch_size is not None:
+        check_count(batch_size, "batch_size")
     denoiser.check_length(length)
     return length
 

@@ -56,7 +56,8 @@ def train(
     to the folder (:func:`fewjump.lock.sole_writer`).
 
     Args:
-        student: trained in place, moved to the chosen device.
+        student: trained in place, moved to the chosen device; one whose weights are all in half
+            precision is widened to float32, in which small updates are not lost.
         objective: called on each batch.
         data: (N, L) clean tokens, or None for an objective that needs none.
         config: how to optimise.
@@ -81,6 +82,7 @@ def train(
         DivergenceError: at the first loss or gradient that is not finite.
         TrainingInterrupted: after Ctrl-C or SIGTERM, with the state saved.
     """
+    _widen(student)
     objective.check(student, teacher)
     if not any(p.requires_grad for p in student.parameters()):
         raise ValueError("the student has no parameters to train")
@@ -125,3 +127,14 @@ def train(
             student.eval()
         result.student = student
         return result
+
+
+def _widen(student: Denoiser) -> None:
+    """Put a network in half precision into float32; frozen weights under adapters stay as they are.
+
+    An update of a thousandth of a weight is less than what bfloat16 can tell apart.
+    """
+    parameters = list(student.parameters())
+    half = any(p.is_floating_point() and p.dtype.itemsize < 4 for p in parameters)
+    if half and all(p.requires_grad for p in parameters):
+        student.float()

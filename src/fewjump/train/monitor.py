@@ -171,8 +171,12 @@ def diagnosis(
     else:
         what = f"the gradient norm is {norm}, it is"
         cause = "the loss is too steep here; lower lr, or raise the objective's min_time"
-    kept = "" if folder is None else f" The last good checkpoint is {folder / STATE_FILE}."
-    return f"step {step}: {what} not finite. Likely cause: {cause}.{kept}"
+    return f"step {step}: {what} not finite. Likely cause: {cause}.{kept_in(folder)}"
+
+
+def kept_in(folder: Path | None) -> str:
+    """Where the last good state of a run lies, in a sentence."""
+    return "" if folder is None else f" The last good checkpoint is {folder / STATE_FILE}."
 
 
 class DiversityError(RuntimeError):

@@ -27,7 +27,7 @@ from fewjump.train.diagnostics import Diagnostics
 from fewjump.train.distributed import StopRequest, TrainingInterrupted, World, whole
 from fewjump.train.ema import ExponentialMovingAverage
 from fewjump.train.log import METRICS_FILE, RunFolder, TrainingProgress
-from fewjump.train.monitor import DivergenceError, Monitor, diagnosis, not_finite
+from fewjump.train.monitor import DivergenceError, Monitor, diagnosis, kept_in, not_finite
 from fewjump.train.setup import (
     CONDITION_STREAM,
     DROPOUT_STREAM,
@@ -305,7 +305,15 @@ class Trainer:
         if self.diagnostics is None:
             return {}
         self.models.gather()
-        seen: dict[str, Any] = dict(self.diagnostics.look())
+        try:
+            seen: dict[str, Any] = dict(self.diagnostics.look())
+        except ValueError as error:
+            # A network whose weights are finite yet may answer what nothing can be drawn from.
+            why = "the last updates were too large; lower lr or set clip"
+            raise DivergenceError(
+                f"step {self.step}: the student cannot be sampled any more ({error}). Likely "
+                f"cause: {why}.{kept_in(self.folder)}"
+            ) from error
         if self.step == 1 and self.objective.matches_teacher:
             # The teacher does not change: judged once.
             seen["calibration"] = self.diagnostics.calibration()
@@ -327,6 +335,10 @@ class Trainer:
         line["lr"] = self.config.lr_at(self.step - 1)
         line["seconds"] = round(self.seconds, 3)
         self.window, self.window_steps = {}, 0
+        if self._agree(not_finite(self.parameters)):
+            raise DivergenceError(
+                diagnosis(self.step, math.nan, math.nan, self.parameters, self.folder)
+            )
         line |= self._look()
         if self.world.is_main:
             trouble = self.monitor(line)
