@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from experiments.harness import ROOT
+from experiments.methods import SAMPLERS
 from experiments.pages import supports
 from experiments.pages.checkpoints import FAMILIES
 from experiments.pages.markdown import where
@@ -535,6 +536,70 @@ def test_methods_under_one_budget_with_uniform_noise() -> None:
     assert tv("teacher", 8).below(tv("theta-trapezoidal", 4))
     assert tv("theta-trapezoidal", 8).meets(tv("teacher", 16))
     assert tv("LSD", 8).meets(tv("teacher", 8))
+
+
+def test_methods_on_names() -> None:
+    found = methods_of("names", 1)
+
+    def nll(model: str, steps: int) -> Judged:
+        return found(model, "nll", steps)
+
+    def entropy(model: str, steps: int) -> Judged:
+        return found(model, "entropy", steps)
+
+    real, most = found("test data", "entropy", None), nll("teacher", 64)
+    for head in ("shared-chain", "any-order", "autoregressive"):
+        assert nll(f"joint {head}", 1).below(most)
+        assert entropy(f"joint {head}", 1).meets(real)
+    assert nll("Di4C shared-chain", 1).meets(nll("joint shared-chain", 1))
+    assert entropy("Di4C shared-chain", 1).below(real)
+    assert nll("data-only shared-chain", 1).below(nll("joint shared-chain", 1))
+    assert nll("autoregressive network", 1).below(nll("data-only shared-chain", 1))
+    products = ("conditional matching", "D-MMD product", "DiMO product", "SDTT", "E-MoE", "VADD")
+    products += ("D-MMD latent", "DiMO latent", "Di4C mixture", "joint mixture")
+    assert all(nll("IDLM product", 1).below(nll(one, 1)) for one in products)
+    assert entropy("IDLM product", 1).below(real)
+    for one in ("DiMO product", "IDLM product"):
+        assert nll(one, 16).below(most)
+        assert entropy(one, 16).below(real)
+    assert real.below(entropy("D-MMD shared-chain", 1))
+    assert entropy("DiMO shared-chain", 1).value < 0.5 * real.value
+    assert nll("joint half + D-MMD", 1).meets(nll("joint half", 1))
+    assert nll("joint shared-chain", 1).below(nll("joint half", 1))
+    assert nll("first-hitting", 16).meets(most)
+    assert nll("theta-trapezoidal", 8).meets(most)
+
+
+def test_methods_on_digits() -> None:
+    found = methods_of("digits", 1)
+
+    def frechet(model: str, steps: int) -> Judged:
+        return found(model, "frechet", steps)
+
+    def recall(model: str, steps: int) -> Judged:
+        return found(model, "recall", steps)
+
+    without = ("teacher", *SAMPLERS["masked"])
+    for mixture in ("E-MoE", "joint mixture"):
+        assert all(frechet(mixture, 1).below(frechet(one, 64)) for one in without)
+        assert frechet(mixture, 1).below(frechet(mixture, 16))
+    assert frechet("E-MoE", 1).meets(found("test data", "frechet", None))
+    others = {row["model"] for row in load("methods_digits")["rows"]} - {"E-MoE", "test data"}
+    assert all(frechet("E-MoE", 1).below(frechet(one, 1)) for one in others)
+    assert frechet("joint any-order", 1).meets(frechet("teacher", 64))
+    for steps in (2, 4, 8, 16):
+        assert frechet("joint any-order", steps).meets(frechet("joint any-order", 1))
+    for one in ("joint shared-chain", "autoregressive network"):
+        assert frechet("joint any-order", 1).below(frechet(one, 1))
+    lost = [f"{name} shared-chain" for name in ("DiMO", "IDLM", "D-MMD")]
+    lost += ["DiMO product", "DiMO latent", "IDLM product"]
+    assert all(recall(one, steps).value < 0.16 for one in lost for steps in (1, 2, 4, 8, 16))
+    assert frechet("D-MMD product", 16).meets(frechet("teacher", 16))
+    assert recall("joint half + D-MMD", 1).below(recall("joint half", 1))
+    assert found("joint half", "precision", 1).below(found("joint half + D-MMD", "precision", 1))
+    assert frechet("theta-trapezoidal", 2).below(frechet("teacher", 2))
+    for one in ("confidence", "entropy-bounded"):
+        assert recall(one, 8).below(recall("teacher", 8))
 
 
 def test_sampling_beside_the_network_alone() -> None:

@@ -40,14 +40,15 @@ def one_step(task: str, *metrics: str) -> str:
     return pivot(rows, {"model": "model"}, "metric", _cell, HEADERS.__getitem__, metrics)
 
 
-#: What is shown of a task beside others: its first metric, and of texts their variety.
-SHOWN = {
-    "masked-chain": ("masked chain: pairs, TV", "bigram_tv", None),
-    "uniform-chain": ("uniform chain: pairs, TV", "bigram_tv", None),
-    "names": ("names: nats (entropy)", "nll", "entropy"),
-    "text": ("text: nats (entropy)", "nll", "entropy"),
-    "digits": ("digits: Fréchet (recall)", "frechet", "recall"),
-    "boards": ("boards: valid", "valid", None),
+#: What is shown of a task beside others: in words, its first metric, another in brackets, and how
+#: many digits.
+SHOWN: dict[str, tuple[str, str, str | None, str]] = {
+    "masked-chain": ("masked chain: pairs, TV", "bigram_tv", None, "3"),
+    "uniform-chain": ("uniform chain: pairs, TV", "bigram_tv", None, "3"),
+    "names": ("names: nats (entropy)", "nll", "entropy", "2"),
+    "text": ("text: nats (entropy)", "nll", "entropy", "2"),
+    "digits": ("digits: Fréchet (recall)", "frechet", "recall", "2"),
+    "boards": ("boards: valid", "valid", None, "3"),
 }
 
 
@@ -71,8 +72,9 @@ def across(steps: str, *tasks: str) -> str:
 def _shown(task: str, model: str, steps: int | None) -> str:
     rows = where(_result(task)["rows"], steps=steps)
     rows = [row for row in rows if row["model"] == model or model == REAL]
-    _, first, second = SHOWN[task]
-    cells = [_cell(where(rows, metric=metric)) for metric in (first, second) if metric and rows]
+    _, first, second, digits = SHOWN[task]
+    shown = [metric for metric in (first, second) if metric and rows]
+    cells = [_cell(where(rows, metric=metric), digits) for metric in shown]
     return " (".join(cells) + ")" * (len(cells) > 1) if cells else MISSING
 
 
@@ -97,6 +99,12 @@ def costs(task: str) -> str:
             )
         )
     return table(("model", "optimiser steps", "teacher evaluations", "seconds"), lines)
+
+
+def cell(task: str, model: str, steps: str, metric: str) -> str:
+    """One number."""
+    (row,) = where(_result(task)["rows"], model=model, steps=int(steps), metric=metric)
+    return _cell([row])
 
 
 def reference(task: str, metric: str, spec: str = ".3f") -> str:
