@@ -570,6 +570,58 @@ def test_methods_on_names() -> None:
     assert nll("theta-trapezoidal", 8).meets(most)
 
 
+def test_methods_on_text() -> None:
+    found = methods_of("text", 1)
+
+    def nll(model: str, steps: int) -> Judged:
+        return found(model, "nll", steps)
+
+    def entropy(model: str, steps: int) -> Judged:
+        return found(model, "entropy", steps)
+
+    most = nll("teacher", 64)
+    for head in ("any-order", "autoregressive"):
+        assert nll(f"joint {head}", 1).below(most)
+        assert all(nll(f"joint {head}", k).below(most) for k in (2, 4, 8, 16))
+    assert most.below(nll("joint shared-chain", 1))
+    assert all(nll("joint shared-chain", k).below(most) for k in (2, 4, 8, 16))
+    real, rows = found("test data", "entropy", None), load("methods_text")["rows"]
+    for row in where(rows, metric="entropy"):
+        if row["model"] not in ("confidence", "D-MMD shared-chain", "test data"):
+            assert real.high < row["low"]
+    both = "joint half + D-MMD"
+    taught = {row["model"] for row in rows if row["steps"] == 16} - {both, "data-only shared-chain"}
+    taught -= {"confidence"}
+    for steps in (2, 4, 8, 16):
+        assert nll(both, steps).below(nll("joint shared-chain", steps))
+    assert all(nll(both, k).below(nll(one, k)) for k in (4, 8, 16) for one in taught)
+    for one in ("D-MMD", "IDLM", "DiMO"):
+        assert nll("joint shared-chain", 1).value + 1 < nll(f"{one} shared-chain", 1).value
+    assert all(
+        nll("data-only shared-chain", k).below(nll(f"joint {head}", k))
+        for k in (2, 4, 8, 16)
+        for head in ("shared-chain", "any-order", "autoregressive")
+    )
+    others = {row["model"] for row in load("methods_text")["rows"]} - {"test data"}
+    best = nll("autoregressive network", 1)
+    steps = {
+        one: max(r["steps"] for r in where(load("methods_text")["rows"], model=one))
+        for one in others - {"autoregressive network", "confidence"}
+    }
+    assert all(best.below(nll(one, k)) for one, k in steps.items())
+    products = ("conditional matching", "D-MMD product", "DiMO product", "SDTT", "IDLM product")
+    products += ("D-MMD latent", "DiMO latent", "VADD", "E-MoE", "Di4C mixture", "joint mixture")
+    assert all(nll("IDLM product", 1).below(nll(m, 1)) for m in products if m != "IDLM product")
+    for one in ("D-MMD product", "D-MMD latent"):
+        assert nll(one, 16).below(most)
+        assert entropy(one, 16).below(entropy("teacher", 64))
+    for steps in (4, 8, 16):
+        rest = [m for m in products if not m.startswith("D-MMD")]
+        assert all(nll("D-MMD product", steps).below(nll(m, steps)) for m in rest)
+    for one in ("E-MoE", "joint mixture", "Di4C mixture"):
+        assert nll(one, 1).value > nll("teacher", 1).value - 0.13
+
+
 def test_methods_on_digits() -> None:
     found = methods_of("digits", 1)
 
