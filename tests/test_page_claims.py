@@ -538,6 +538,35 @@ def test_methods_under_one_budget_with_uniform_noise() -> None:
     assert tv("LSD", 8).meets(tv("teacher", 8))
 
 
+def test_methods_on_boards() -> None:
+    found = methods_of("boards", 1)
+
+    def valid(model: str, steps: int) -> Judged:
+        return found(model, "valid", steps)
+
+    most = valid("teacher", 64)
+    for head in ("any-order", "autoregressive"):
+        ours = valid(f"joint {head}", 1)
+        assert ours.value > 5.9 * most.value
+        assert most.below(ours)
+        assert all(not ours.below(valid(f"joint {head}", k)) for k in (2, 4, 8, 16))
+        product = found("conditional matching", "kl", 1).value
+        assert found(f"joint {head}", "kl", 1).value < product / 9
+    models = {row["model"] for row in load("methods_boards")["rows"]}
+    rest = models - {"autoregressive network", "exact samples"}
+    best = valid("autoregressive network", 1)
+    assert all(valid(one, 1).below(best) for one in rest)
+    assert valid("exact posterior", 64).value > 0.8
+    assert valid("joint shared-chain", 1).value == 0
+    for steps in (4, 8, 16):
+        assert valid("teacher", steps).below(valid("joint shared-chain", steps))
+        assert valid("joint half", steps).below(valid("joint shared-chain", steps))
+        assert valid("joint half + D-MMD", steps).meets(valid("joint half", steps))
+    others = set(SAMPLERS["masked"]) - {"confidence"}
+    assert all(valid(one, 64).below(valid("confidence", 64)) for one in others)
+    assert 8 < valid("confidence", 16).value / most.value < 9
+
+
 def test_methods_on_names() -> None:
     found = methods_of("names", 1)
 
