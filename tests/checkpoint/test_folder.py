@@ -21,6 +21,8 @@ from fewjump.checkpoint.folder import plain
 from fewjump.data import Characters
 from fewjump.denoiser import HEADS, Denoiser, LogitDenoiser, NetworkDenoiser, ScoreDenoiser
 from fewjump.process import Absorbing, Process, ResetToPrior, Uniform
+from fewjump.publish import Pipeline
+from fewjump.publish.models import open_model
 from fewjump.report import Row
 from fewjump.schedule import Cosine, Geometric, LogLinear
 
@@ -341,8 +343,9 @@ def test_options_of_another_type_are_refused(saved: Path, change: dict[str, Any]
 )
 def test_vocabularies_of_others_are_refused(saved: Path, data: Any, message: str) -> None:
     edit_config(saved, data=data)
-    with pytest.raises(CheckpointError, match=message):
-        load(saved)
+    for opens in (open_model, Pipeline.from_pretrained):
+        with pytest.raises(CheckpointError, match=message):
+            opens(saved)
 
 
 def test_a_folder_that_does_not_say_what_its_tokens_are_is_read(saved: Path) -> None:

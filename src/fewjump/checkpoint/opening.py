@@ -18,7 +18,7 @@ from fewjump.checkpoint.folder import (
     read_config,
 )
 from fewjump.checkpoint.originals import Facts, Reading, check_values, read_original
-from fewjump.checkpoint.vocabulary import check_described, settle_vocabulary
+from fewjump.checkpoint.vocabulary import settle_vocabulary
 from fewjump.denoiser import NetworkDenoiser, ScoreDenoiser, ScoreNetwork
 from fewjump.denoiser.logits import from_masked_lm
 from fewjump.denoiser.network import parameter_counts
@@ -213,7 +213,6 @@ def _own(folder: Path, tokenizer: Any) -> tuple[NetworkDenoiser | ScoreDenoiser,
             f"{folder}: data in config.json must say what the tokens are, or be null; got "
             f"{described!r}"
         )
-    check_described(denoiser, described, folder)
     denoiser.vocabulary_config, notes = settle_vocabulary(denoiser, described, tokenizer, folder)
     trunk = denoiser.trunk if isinstance(denoiser, NetworkDenoiser) else None
     if isinstance(denoiser, ScoreDenoiser) and isinstance(denoiser.network, ScoreNetwork):

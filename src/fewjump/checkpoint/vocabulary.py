@@ -20,7 +20,7 @@ from typing import Any
 from fewjump.checkpoint.unpickle import Foreign
 from fewjump.denoiser import Denoiser
 from fewjump.process import Process, process_from_config
-from fewjump.reading import CheckpointError, reason
+from fewjump.reading import CheckpointError
 from fewjump.tokenizing import describe_tokenizer, open_tokenizer, unused_tokens
 
 _LOG = logging.getLogger("fewjump")
@@ -94,27 +94,6 @@ def settle_vocabulary(
         raise CheckpointError(f"the model in {place} has a vocabulary; leave out --tokenizer")
     given = tokenizer_config(tokenizer)
     return given, adopt_tokenizer(denoiser, given)
-
-
-def check_described(denoiser: Denoiser, described: dict[str, Any] | None, place: Path) -> None:
-    """Raise CheckpointError for a vocabulary that is none, or of another size than the model's.
-
-    A tokenizer is judged by :func:`keep_unused`: states beyond its tokens are common.
-    """
-    from fewjump.data.vocabulary import Vocabulary
-
-    if not described or described.get("name") == "tokenizer":
-        return
-    try:
-        size = Vocabulary.from_config(described).size
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{place} describes no known vocabulary: {reason(error)}") from error
-    most = denoiser.clean_vocab_size
-    if size != most:
-        raise CheckpointError(
-            f"{place} has a vocabulary of {size} tokens and a model of {most}; take config.json "
-            "and the weights from the same save"
-        )
 
 
 def keep_unused(denoiser: Denoiser, described: dict[str, Any] | None) -> list[str]:

@@ -41,13 +41,35 @@ def open_model(
     """
     from fewjump.checkpoint import opening
     from fewjump.checkpoint.originals import Reading
-    from fewjump.data import Tokens, Vocabulary
 
     place = opening.place_of(path)
     denoiser, _ = opening.open_model(place, Reading(**(reading or {})), device)
-    described = denoiser.vocabulary_config
-    plain = Tokens(denoiser.clean_vocab_size)
-    return Model(denoiser, Vocabulary.from_config(described) if described else plain, place)
+    return Model(denoiser, said_vocabulary(denoiser, place), place)
+
+
+def said_vocabulary(denoiser: Denoiser, place: Path | str = "the model") -> Vocabulary:
+    """What a model says of its tokens; their numbers where it says nothing.
+
+    Raises:
+        CheckpointError: for a vocabulary that is none, or has another number of tokens than the
+            model. Of a tokenizer there may be fewer: its model keeps the rest.
+    """
+    from fewjump.data import Tokens, Vocabulary
+    from fewjump.reading import CheckpointError
+
+    described, states = denoiser.vocabulary_config, denoiser.clean_vocab_size
+    if not described:
+        return Tokens(states)
+    try:
+        found = Vocabulary.from_config(described)
+    except ValueError as error:
+        raise CheckpointError(f"{place} describes no known vocabulary: {error}") from error
+    if described.get("name") != "tokenizer" and found.size != states:
+        raise CheckpointError(
+            f"{place} has a vocabulary of {found.size} tokens and a model of {states}; take "
+            "config.json and the weights from the same save"
+        )
+    return found
 
 
 def open_models(
@@ -85,7 +107,7 @@ def has_vocabulary(place: Path) -> bool:
     from fewjump.checkpoint import read_config
 
     try:
-        return bool(read_config(place)["data"])
+        return bool(read_config(place).get("data"))
     except (ValueError, FileNotFoundError):
         return False
 

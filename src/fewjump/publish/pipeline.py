@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fewjump.data.vocabulary import ImageLevels, Tokens, Vocabulary
+from fewjump.data.vocabulary import ImageLevels, Vocabulary
 from fewjump.law.decoding import Decoding
 from fewjump.publish.conditions import Words, read_conditions
 from fewjump.publish.hub import from_pretrained, generate, push_to_hub, save
+from fewjump.publish.models import said_vocabulary
 from fewjump.sampler.run import SEQUENTIAL, RunProgress, run
 
 if TYPE_CHECKING:
@@ -56,11 +57,7 @@ class Pipeline:
 
     def __init__(self, denoiser: Denoiser, vocabulary: Vocabulary | None = None) -> None:
         self.denoiser = denoiser
-        if vocabulary is None:
-            described = denoiser.vocabulary_config
-            plain = Tokens(denoiser.clean_vocab_size)
-            vocabulary = Vocabulary.from_config(described) if described else plain
-        self.vocabulary = vocabulary
+        self.vocabulary = said_vocabulary(denoiser) if vocabulary is None else vocabulary
 
     @classmethod
     def from_pretrained(
