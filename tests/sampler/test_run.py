@@ -323,3 +323,7 @@ def test_numbers_of_numpy_are_seeds_and_networks_are_no_denoisers() -> None:
 def test_a_prompt_holds_token_numbers() -> None:
     with pytest.raises(ValueError, match="token numbers"):
         sample(TableDenoiser(PROCESSES["uniform"]), 2, 1, prompt=torch.tensor([1.7]), generator=0)
+    drawn = [
+        sample(TableDenoiser(PROCESSES["uniform"]), 2, 1, prompt=p, generator=0) for p in ([], None)
+    ]
+    assert torch.equal(*drawn)

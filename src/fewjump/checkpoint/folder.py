@@ -278,16 +278,17 @@ def _of_one_dtype(
     """The tensors with all that are floating in the widest dtype that one of them has.
 
     Raises:
-        CheckpointError: for integers where numbers are learned.
+        CheckpointError: for quantised weights.
     """
     real = {name for name, value in expected.items() if value.is_floating_point()}
-    wrong = sorted(name for name in real if not found[name].is_floating_point())
-    if wrong:
-        raise CheckpointError(
-            f"{file}: {wrong[0]} is {str(found[wrong[0]].dtype).removeprefix('torch.')}, and must "
-            "be floating; quantised weights are not read"
-        )
-    wide = reduce(torch.promote_types, [found[name].dtype for name in sorted(real)])
+    dtypes = {name: found[name].dtype for name in sorted(real)}
+    for name, dtype in dtypes.items():
+        if not dtype.is_floating_point or dtype.itemsize < 2:
+            raise CheckpointError(
+                f"{file}: {name} holds {dtype}; floating point of 16 to 64 bits was expected "
+                "(quantised weights are not read)"
+            )
+    wide = reduce(torch.promote_types, dtypes.values())
     return {name: value.to(wide) if name in real else value for name, value in found.items()}
 
 

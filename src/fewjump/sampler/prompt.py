@@ -65,7 +65,8 @@ def make_prompt(
             raise ValueError("fixed= says which tokens of a prompt are given; pass prompt= too")
         return None
     x0 = torch.as_tensor(prompt, device=device)
-    if x0.is_floating_point() or x0.is_complex():
+    # Of nothing torch makes floats.
+    if x0.numel() and (x0.is_floating_point() or x0.is_complex()):
         raise ValueError(f"a prompt holds token numbers, and this one is {x0.dtype}; round it")
     x0 = x0.long()
     if x0.dim() not in (1, 2) or (x0.dim() == 2 and x0.shape[0] != num_samples):
