@@ -686,9 +686,9 @@ def test_methods_on_digits() -> None:
 def test_sampling_beside_the_network_alone() -> None:
     rows = [row for row in load("beside_network")["summary"] if row["target"] is not None]
     assert {row["turns"] for row in rows} == {3}
-    missed = {(row["family"], row["steps"]) for row in rows if row["ratio"] > row["target"]}
-    assert missed == {("UDLM", 4), ("Duo", 4)}
-    assert all(row["most"] <= 1.4 for row in rows if row["family"] == "SEDD uniform")
+    assert all(row["ratio"] <= row["target"] for row in rows)
+    assert all(row["most"] < 1.1 for row in rows if row["family"] != "SEDD uniform")
+    assert max(row["most"] for row in rows) < 1.425
 
 
 def test_filling_half_of_a_picture_alone() -> None:
