@@ -270,10 +270,17 @@ def _stand_in(
     return _untrained(before, contents, opened, made)
 
 
+def _line(name: str, contents: Contents) -> list[str]:
+    """A student, what it starts at, and so on to the first."""
+    line = [name]
+    while line[-1] in contents.starts:
+        line.append(contents.starts[line[-1]])
+    return line
+
+
 def _untrained(name: str, contents: Contents, opened: Opened, made: Made) -> Denoiser:
     """What a student is before any training."""
-    while name in contents.starts:
-        name = contents.starts[name]
+    *_, name = _line(name, contents)
     sizes = None if opened.given is None else opened.given.network
     student = made[name, contents.plan.seeds[0]]
     return untrained(student, opened.teacher.denoiser, opened.data.length, sizes)
@@ -304,9 +311,7 @@ def _entries(
     def student(name: str) -> Making:
         def make(seed: int) -> tuple[Denoiser, dict[str, Any]]:
             distill.run(made[name, seed], given=opened.given)
-            line = [name]
-            while line[-1] in contents.starts:
-                line.append(contents.starts[line[-1]])
+            line = _line(name, contents)
             costs = [cost_of(made[each, seed].out) for each in line]
             return open_model(made[name, seed].out / "model", options.device).denoiser, sum_of(
                 costs

@@ -335,10 +335,7 @@ class Trainer:
         line["lr"] = self.config.lr_at(self.step - 1)
         line["seconds"] = round(self.seconds, 3)
         self.window, self.window_steps = {}, 0
-        if self._agree(not_finite(self.parameters)):
-            raise DivergenceError(
-                diagnosis(self.step, math.nan, math.nan, self.parameters, self.folder)
-            )
+        self._check_finite()
         line |= self._look()
         if self.world.is_main:
             trouble = self.monitor(line)
@@ -350,11 +347,14 @@ class Trainer:
             progress.log(line)
         self.last = line
 
-    def _save(self) -> None:
+    def _check_finite(self) -> None:
         if self._agree(not_finite(self.parameters)):
             raise DivergenceError(
                 diagnosis(self.step, math.nan, math.nan, self.parameters, self.folder)
             )
+
+    def _save(self) -> None:
+        self._check_finite()
         self.models.gather()
         seen = self.objective.before_save(self.step, self.student)
         objective = self.objective.state()
