@@ -36,7 +36,8 @@ from experiments.molecule_data import DESIGNS, Judge, Sizes, data_folder, given_
 from experiments.text_quality import with_ends
 from experiments.wall_clock import TEACHER
 from fewjump.api import distill, train_teacher
-from fewjump.commands.compare_plan import Network, network_alone
+from fewjump.commands.compare_plan import Network
+from fewjump.commands.compare_training import network_alone
 from fewjump.data import Dataset
 from fewjump.demo.parts import Clock, made_once
 from fewjump.denoiser.network import NetworkDenoiser, parameter_counts

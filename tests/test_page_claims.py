@@ -568,7 +568,7 @@ def test_methods_on_boards() -> None:
 
 
 def test_methods_on_names() -> None:
-    found = methods_of("names", 1)
+    found = methods_of("names", 3)
 
     def nll(model: str, steps: int) -> Judged:
         return found(model, "nll", steps)
@@ -580,19 +580,27 @@ def test_methods_on_names() -> None:
     for head in ("shared-chain", "any-order", "autoregressive"):
         assert nll(f"joint {head}", 1).below(most)
         assert entropy(f"joint {head}", 1).meets(real)
-    assert nll("Di4C shared-chain", 1).meets(nll("joint shared-chain", 1))
-    assert entropy("Di4C shared-chain", 1).below(real)
+    for head in ("shared-chain", "any-order", "autoregressive"):
+        assert nll("Di4C shared-chain", 1).meets(nll(f"joint {head}", 1))
+        assert entropy("Di4C shared-chain", 1).meets(entropy(f"joint {head}", 1))
     assert nll("data-only shared-chain", 1).below(nll("joint shared-chain", 1))
     assert nll("autoregressive network", 1).below(nll("data-only shared-chain", 1))
-    products = ("conditional matching", "D-MMD product", "DiMO product", "SDTT", "E-MoE", "VADD")
-    products += ("D-MMD latent", "DiMO latent", "Di4C mixture", "joint mixture")
-    assert all(nll("IDLM product", 1).below(nll(one, 1)) for one in products)
-    assert entropy("IDLM product", 1).below(real)
-    for one in ("DiMO product", "IDLM product"):
+    sharper = ("IDLM product", "DiMO product", "D-MMD product", "SDTT")
+    for one in sharper:
         assert nll(one, 16).below(most)
         assert entropy(one, 16).below(real)
-    assert real.below(entropy("D-MMD shared-chain", 1))
-    assert entropy("DiMO shared-chain", 1).value < 0.5 * real.value
+    assert nll("E-MoE", 16).below(most)
+    assert entropy("E-MoE", 16).meets(real)
+    products = ("conditional matching", *sharper, "E-MoE", "VADD", "Di4C mixture", "joint mixture")
+    products += ("D-MMD latent", "DiMO latent")
+    assert min(products, key=lambda one: nll(one, 1).value) == "IDLM product"
+    assert all(
+        nll(f"joint {head}", 1).value < nll("IDLM product", 1).value - 0.17
+        for head in ("shared-chain", "any-order", "autoregressive")
+    )
+    assert entropy("IDLM product", 1).below(real)
+    assert nll("teacher", 1).below(nll("DiMO shared-chain", 1))
+    assert nll("D-MMD shared-chain", 1).high - nll("D-MMD shared-chain", 1).low > 2
     assert nll("joint half + D-MMD", 1).meets(nll("joint half", 1))
     assert nll("joint shared-chain", 1).below(nll("joint half", 1))
     assert nll("first-hitting", 16).meets(most)

@@ -13,8 +13,9 @@ import torch
 import yaml
 
 from fewjump import cli, load
-from fewjump.commands.compare_plan import read_plan, student_options
+from fewjump.commands.compare_plan import read_plan
 from fewjump.commands.compare_problem import open_problem, read_problem
+from fewjump.commands.compare_training import student_options
 from fewjump.problem import (
     reference_hidden_markov_chain,
     reference_markov_chain,

@@ -87,7 +87,8 @@ def test_no_method_and_no_sampler_is_left_out() -> None:
 
 
 def test_plans_of_all_tasks_are_read(tmp_path) -> None:
-    from fewjump.commands.compare_plan import read_plan, student_options
+    from fewjump.commands.compare_plan import read_plan
+    from fewjump.commands.compare_training import student_options
 
     files = {"names": tmp_path / "names.txt", "text": tmp_path / "text.txt"}
     for name, task in methods.TASKS.items():

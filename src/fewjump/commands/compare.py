@@ -12,18 +12,15 @@ import tyro
 from fewjump.commands import distill
 from fewjump.commands.compare_budget import asks, cost_of, steps_within, sum_of, tried
 from fewjump.commands.compare_measure import Entry, Judging, Making, held_by, over_seeds_of
-from fewjump.commands.compare_plan import (
-    NETWORK,
-    Contents,
+from fewjump.commands.compare_plan import NETWORK, Contents, read_plan, told_of
+from fewjump.commands.compare_problem import EXACT, TEACHER, open_problem, trained
+from fewjump.commands.compare_training import (
     check_network,
     check_student,
     network_alone,
-    read_plan,
     student_options,
-    told_of,
     untrained,
 )
-from fewjump.commands.compare_problem import EXACT, TEACHER, open_problem, trained
 from fewjump.commands.evaluate import judge_facts, meter_for
 from fewjump.commands.shared import document_values, make_sampler
 from fewjump.config import read_yaml

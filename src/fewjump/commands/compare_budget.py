@@ -37,7 +37,7 @@ def tried(
         started: of the kind of what it starts at, if that is not there yet.
 
     Raises:
-        ValueError: as :func:`~fewjump.commands.compare_plan.check_student` does.
+        ValueError: as :func:`~fewjump.commands.compare_training.check_student` does.
     """
     from fewjump.train import read_metrics
 
