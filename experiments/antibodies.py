@@ -31,11 +31,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from experiments.antibody_designs import designs, vocabulary_of
 from experiments.antibody_judge import (
-    LOOPS,
     frequency_row,
     leave_one_out,
-    letter_counts,
     numbered,
     spread_row,
     verdict_row,
@@ -45,7 +44,6 @@ from experiments.harness import Content, Options, Rows, digest, kept, main, plac
 from experiments.wall_clock import TEACHER
 from fewjump import load, save
 from fewjump.assembly import build_student
-from fewjump.data import Vocabulary
 from fewjump.demo.parts import Clock
 from fewjump.denoiser.network import NetworkDenoiser, parameter_counts
 from fewjump.objective import freeze
@@ -62,14 +60,6 @@ HEADS: dict[str, dict[str, Any]] = {
     "any-order": {"width": 128},
 }
 ROLLOUT_STEPS = 64
-#: Heavy chains that people know, whose loops are designed anew.
-FRAMEWORKS = {
-    "trastuzumab": "EVQLVESGGGLVQPGGSLRLSCAASGFNIKDTYIHWVRQAPGKGLEWVARIYPTNGYTRYADSVKGRFTISADTSKN"
-    "TAYLQMNSLRAEDTAVYYCSRWGGDGFYAMDYWGQGTLVTVSS",
-    "adalimumab": "EVQLVESGGGLVQPGRSLRLSCAASGFTFDDYAMHWVRQAPGKGLEWVSAITWNSGHIDYADSVEGRFTISRDNAKN"
-    "SLYLQMNSLRAEDTAVYYCAKVSYLSTASSLDYWGQGTLVTVSS",
-}
-DESIGNS = {"CDR3": ("CDR3",), "three loops": tuple(LOOPS)}
 
 
 @dataclass(kw_only=True)
@@ -86,6 +76,7 @@ class Config(Options):
         teacher_steps: evaluations of the teacher below 64.
         teacher_samples: of a teacher's cell.
         students: kinds that are made.
+        temperatures: of students in one evaluation and of the teacher in 64, beside 1.
         training: optimiser steps of a student.
         batch_size: pairs of states per optimiser step.
         near: least and largest share of positions that is hidden where the teacher is asked.
@@ -105,6 +96,7 @@ class Config(Options):
     teacher_steps: tuple[int, ...] = (1, 4, 16)
     teacher_samples: int = 128
     students: tuple[str, ...] = tuple(HEADS)
+    temperatures: tuple[float, ...] = (0.95, 0.9, 0.8)
     training: int = 1500
     batch_size: int = 32
     near: tuple[float, float] = (0.05, 0.4)
@@ -219,7 +211,30 @@ class Laboratory:
         )
         return torch.from_numpy(np.load(path).astype(np.int64))
 
-    def row(self, name: str, steps: int, samples: Callable[[], Tensor]) -> dict[str, Any]:
+    def sharpened(self, name: str, model: NetworkDenoiser, temperature: float) -> dict[str, Any]:
+        """What the judge says of samples at a temperature: one evaluation, or the teacher's 64."""
+        config, slow = self.config, name == TEACHER
+        steps, count = (ROLLOUT_STEPS, config.teacher_samples) if slow else (1, config.samples)
+        prompt, fixed = (None if one is None else one[0] for one in frame(model, config.length))
+
+        def samples() -> Tensor:
+            return run(
+                model,
+                count,
+                steps,
+                generator=config.seed + 2,
+                length=config.length,
+                batch_size=64,
+                prompt=prompt,
+                fixed=fixed,
+                temperature=temperature,
+            ).samples
+
+        return self.row(name, steps, samples, temperature)
+
+    def row(
+        self, name: str, steps: int, samples: Callable[[], Tensor], temperature: float = 1.0
+    ) -> dict[str, Any]:
         """What the judge says of a model's samples at a number of evaluations."""
         config, reference = self.config, self.words(self.x0)
 
@@ -229,16 +244,10 @@ class Laboratory:
             found = verdict_row(words, verdicts) | frequency_row(words, reference)
             return found | spread_row(words, self.words(self.learned))
 
-        with self.clock.part(f"{name} at {steps}"):
-            key = digest(config.samples, config.teacher_samples, config.seed)
+        with self.clock.part(f"{name} at {steps}, temperature {temperature:g}"):
+            key = digest(config.samples, config.teacher_samples, config.seed, temperature)
             found = kept(self.folder(name) / f"row-{steps}-{key}.json", compute)
-        return {"student": name, "steps": steps, **found}
-
-
-def vocabulary_of(model: NetworkDenoiser) -> Vocabulary:
-    """What a model's tokens stand for."""
-    assert model.vocabulary_config is not None
-    return Vocabulary.from_config(model.vocabulary_config)
+        return {"student": name, "steps": steps, "temperature": temperature, **found}
 
 
 def frame(model: NetworkDenoiser, length: int) -> tuple[Tensor | None, Tensor | None]:
@@ -281,95 +290,6 @@ def alone(
     ]
 
 
-def designs(
-    laboratory: Laboratory, models: dict[str, NetworkDenoiser]
-) -> tuple[Rows, dict[str, Any]]:
-    """Loops of known heavy chains filled anew, and what stands where in them (for logos).
-
-    The teacher fills by first hitting: one residue an evaluation, the limit of ever more steps.
-    """
-    config, rows = laboratory.config, []
-    loops: dict[str, Any] = {}
-    found = numbered(config.judge, list(FRAMEWORKS.values()))
-    for label, names in DESIGNS.items():
-        inside = {number for name in names for number in LOOPS[name]}
-        holes = [[number in inside for number in verdict["numbers"]] for verdict in found]
-        drawn: dict[str, list[list[str]]] = {}
-        for name, model in models.items():
-            sampler = "first-hitting" if name == TEACHER else "ancestral"
-            count = config.teacher_designs if name == TEACHER else config.designs
-            cells = [(name, 1, "ancestral", config.designs)]
-            if name == TEACHER:
-                cells.append((f"{name}, one by one", max(map(sum, holes)), sampler, count))
-            for said, steps, how, number in cells:
-                fill = partial(_filled, laboratory, model, holes, steps, how, number)
-                file = laboratory.folder(name) / (
-                    f"designs-{digest(label, said, steps, number, FRAMEWORKS, config.seed)}.json"
-                )
-                with laboratory.clock.part(f"{label} by {said}"):
-                    drawn[said] = kept(file, fill)
-        best = f"{TEACHER}, one by one"
-        for said, each in drawn.items():
-            whole = [sequence for part in each for sequence in part]
-            of_loops = [_loop(s, hole) for part, hole in zip(each, holes) for s in part]
-            reference = [_loop(s, hole) for part, hole in zip(drawn[best], holes) for s in part]
-            rows.append(
-                {
-                    "loops": label,
-                    "student": said,
-                    **verdict_row(whole, numbered(config.judge, whole)),
-                    **frequency_row(of_loops, reference),
-                }
-            )
-            if label == "CDR3":
-                loops[said] = [
-                    {"framework": framework, "letters": _columns(part, hole)}
-                    for framework, part, hole in zip(FRAMEWORKS, each, holes)
-                ]
-    return rows, loops
-
-
-def _filled(
-    laboratory: Laboratory,
-    model: NetworkDenoiser,
-    holes: list[list[bool]],
-    steps: int,
-    sampler: str,
-    count: int,
-) -> list[list[str]]:
-    """``count`` fillings of each framework's holes."""
-    out = []
-    for sequence, hole in zip(FRAMEWORKS.values(), holes):
-        words = " ".join("[MASK]" if h else letter for letter, h in zip(sequence, hole))
-        given = read_conditions(
-            vocabulary_of(model), count, None, infill=words, mask=model.process.mask
-        )
-        samples = run(
-            model,
-            count,
-            steps,
-            sampler,
-            generator=laboratory.config.seed,
-            length=given.length,
-            batch_size=64,
-            prompt=given.prompt,
-            fixed=given.fixed,
-        ).samples
-        out.append(laboratory.words(samples))
-    return out
-
-
-def _loop(sequence: str, hole: list[bool]) -> str:
-    return "".join(letter for letter, h in zip(sequence, hole) if h)
-
-
-def _columns(sequences: list[str], hole: list[bool]) -> list[list[float]]:
-    """Share of each amino acid at each place of a loop."""
-    loops = [_loop(sequence, hole) for sequence in sequences]
-    columns = [letter_counts(column).mean(0) for column in map(list, zip(*loops))]
-    return [[round(float(share), 4) for share in column] for column in columns]
-
-
 def measure(config: Config) -> Content:
     """Rows of every model and number of evaluations, times of one sample, designs."""
     clock = Clock()
@@ -406,6 +326,11 @@ def measure(config: Config) -> Content:
                 count = config.teacher_samples
             draw = partial(laboratory.sampled, name, model, steps, count)
             rows.append(laboratory.row(name, steps, draw))
+    sharpened = [
+        laboratory.sharpened(name, model, temperature)
+        for temperature in config.temperatures
+        for name, model in models.items()
+    ]
     with clock.part("designs"):
         designed, loops = designs(laboratory, models)
     with clock.part("one sample at a time"):
@@ -429,6 +354,7 @@ def measure(config: Config) -> Content:
             name: held_out_nll(model, laboratory.learned) for name, model in models.items()
         },
         "rows": rows,
+        "sharpened": sharpened,
         "alone": times,
         "designs": designed,
         "loops": loops,

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from fewjump.inversion import invert_cdf, invert_shared_cdf
 from fewjump.random import (
     SampleStreams,
     bernoulli,
@@ -14,8 +15,6 @@ from fewjump.random import (
     fold_seed,
     generator_for,
     integers,
-    invert_cdf,
-    invert_shared_cdf,
     philox4x32,
     uniform,
     uniform_where,
@@ -184,7 +183,7 @@ def test_draws_follow_the_logits(v, dtype):
 def test_chunks_do_not_change_the_result(monkeypatch):
     logits = torch.randn(9, 5, 600, generator=torch.Generator().manual_seed(1))
     expected = categorical_from_logits(logits, streams(9))
-    monkeypatch.setattr("fewjump.random._ROWS_PER_CHUNK_ELEMENTS", 2500)
+    monkeypatch.setattr("fewjump.inversion._ROWS_PER_CHUNK_ELEMENTS", 2500)
     assert torch.equal(categorical_from_logits(logits, streams(9)), expected)
 
 

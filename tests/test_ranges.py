@@ -22,7 +22,7 @@ from fewjump.objective import (
 from fewjump.objective.time_sampling import TimeSampling
 from fewjump.problem import EnumeratedJoint, ising
 from fewjump.process import discretised_gaussian_rate, rescale_to_gap
-from fewjump.sampler.run import _check_temperature
+from fewjump.sampler.arguments import check_temperature
 from fewjump.schedule import Cosine, Geometric, Linear, LogLinear
 from fewjump.train import TrainConfig
 
@@ -52,7 +52,7 @@ TAKERS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
     "geometric": (Geometric, ("sigma_min", "sigma_max")),
     "linear": (Linear, ("sigma_min", "sigma_max")),
     "temperature": (
-        lambda temperature=1.0, top_p=1.0: _check_temperature(temperature, top_p),
+        lambda temperature=1.0, top_p=1.0: check_temperature(temperature, top_p),
         ("temperature", "top_p"),
     ),
     "roughness": (lambda roughness: EnumeratedJoint.random(2, 2, roughness), ("roughness",)),

@@ -32,9 +32,9 @@ from fewjump.lock import sole_writer
 from fewjump.progress import Progress
 from fewjump.random import SampleStreams, fold_seed, uniform
 from fewjump.sampler import Sampler, run
+from fewjump.sampler.arguments import check_options, for_grid
 from fewjump.sampler.carried_samplers import chosen_sampler
 from fewjump.sampler.prompt import make_prompt
-from fewjump.sampler.run import check_options, for_grid
 from fewjump.sampler.time_grid import FITTED, GridSpec, check_spec, times_for
 
 # Of NumPy, for an array of two axes.

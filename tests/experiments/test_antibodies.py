@@ -11,7 +11,7 @@ import torch
 pytest.importorskip("transformers", reason="needs the hub extra")
 
 import tiny_antibodies
-from experiments import antibodies, antibody_judge
+from experiments import antibodies, antibody_designs, antibody_judge
 from experiments.frozen_trunk import KeptStates, kept_pairs, nested_states
 from fewjump import load
 from fewjump.assembly import build_student
@@ -139,7 +139,7 @@ def test_rows_are_whole_and_remembered(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(antibodies, "ROLLOUT_STEPS", 3)
-    monkeypatch.setattr(antibodies, "FRAMEWORKS", {"one": "ACDEFGHIKLMNPQRSTVWY"})
+    monkeypatch.setattr(antibody_designs, "FRAMEWORKS", {"one": "ACDEFGHIKLMNPQRSTVWY"})
     small = {"width": 8}
     heads = {"product": {}, "shared-chain": {"states": 8}, "autoregressive": small}
     monkeypatch.setattr(antibodies, "HEADS", heads)
@@ -154,6 +154,7 @@ def test_rows_are_whole_and_remembered(
         teacher_steps=(1,),
         teacher_samples=8,
         students=tuple(heads),
+        temperatures=(1e-4,),
         training=3,
         batch_size=4,
         designs=6,
@@ -164,13 +165,20 @@ def test_rows_are_whole_and_remembered(
     cells = {(row["student"], row["steps"]) for row in found["rows"]}
     assert cells == {("teacher", 3), ("teacher", 1)} | {(k, s) for k in heads for s in (1, 2)}
     assert all(0 <= row["valid"] <= 1 and row["nearest"] >= 0 for row in found["rows"])
+    sharp = {row["student"]: row for row in found["sharpened"]}
+    assert {name: row["steps"] for name, row in sharp.items()} == {"teacher": 3} | dict.fromkeys(
+        heads, 1
+    )
+    # Next to 0 a product law has one sequence.
+    assert (sharp["product"]["temperature"], sharp["product"]["between"]) == (1e-4, 0)
+    assert all(row["temperature"] == 1 for row in found["rows"])
     assert found["learned"] == 18
     assert set(found["held_out_nll"]) == {"teacher", *heads}
     timed = {(row["student"], row["steps"]) for row in found["alone"]}
     assert timed == {("teacher", 3)} | {(k, s) for k in heads for s in (1, 4)}
     names = {"teacher", "teacher, one by one", *heads}
     assert {(row["loops"], row["student"]) for row in found["designs"]} == {
-        (loops, name) for loops in antibodies.DESIGNS for name in names
+        (loops, name) for loops in antibody_designs.DESIGNS for name in names
     }
     counts = {row["student"]: row["n"] for row in found["designs"]}
     assert (counts["teacher, one by one"], counts["autoregressive"]) == (4, 6)
@@ -178,4 +186,5 @@ def test_rows_are_whole_and_remembered(
     assert all(sum(column) == pytest.approx(1, abs=1e-3) for column in columns)
     again = antibodies.measure(config)
     assert again["rows"] == found["rows"]
+    assert again["sharpened"] == found["sharpened"]
     assert again["designs"] == found["designs"]

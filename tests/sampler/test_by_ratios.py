@@ -10,10 +10,11 @@ from torch import Tensor
 
 from fewjump.denoiser import ScoreDenoiser
 from fewjump.denoiser.constrain import constrain_logits, never_clean
+from fewjump.inversion import invert_cdf
 from fewjump.law import DenseLogits, LinearLogits, Ratios
 from fewjump.process import Process, ResetToPrior, TimeVaryingPrior, Uniform
 from fewjump.process.prior_path import InterpolatedPriors, mask_and_uniform
-from fewjump.random import SampleStreams, invert_cdf
+from fewjump.random import SampleStreams
 from fewjump.sampler import exact_output_law, run
 from fewjump.sampler.moves import JumpMove, LawMove, one_hot
 from fewjump.sampler.rates import RatioRates

@@ -49,7 +49,7 @@ def test_draws_the_softmax(vocab: int, exclude: bool, dtype: torch.dtype) -> Non
 def test_chunks_do_not_matter(monkeypatch) -> None:
     logits = torch.randn(50, 600, generator=torch.Generator().manual_seed(1))
     whole = rows_of(logits).draw(None, uniforms(50))
-    monkeypatch.setattr("fewjump.random._ROWS_PER_CHUNK_ELEMENTS", 1300)
+    monkeypatch.setattr("fewjump.inversion._ROWS_PER_CHUNK_ELEMENTS", 1300)
     assert torch.equal(whole, rows_of(logits).draw(None, uniforms(50)))
     assert torch.equal(whole, rows_of(logits, torch.arange(50)).draw(None, uniforms(50)))
 

@@ -155,7 +155,7 @@ def _opened(options: Options, contents: Contents) -> Opened:
 
 def _check(options: Options, contents: Contents, opened: Opened, ways: Ways) -> None:
     """Refuse samplers that do not fit the teacher, and an autoregressive network that cannot be."""
-    from fewjump.sampler.run import check_budgets
+    from fewjump.sampler.arguments import check_budgets
 
     denoiser, data = opened.teacher.denoiser, opened.data
     for name, (way, grid) in ways.items():
@@ -287,7 +287,7 @@ def _check_way(
     name: str, contents: Contents, opened: Opened, made: Made, way: Sampler | None, grid: Any
 ) -> None:
     """Refuse a sampler of its own that does not fit a student."""
-    from fewjump.sampler.run import check_budgets
+    from fewjump.sampler.arguments import check_budgets
 
     if (way, grid) != (None, None):
         begun = _untrained(name, contents, opened, made)

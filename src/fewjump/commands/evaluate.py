@@ -93,7 +93,7 @@ def run(options: Options) -> int:
     from fewjump.evaluate.meter import classes_in_turn
     from fewjump.publish.models import check_alike, open_data_like, open_models
     from fewjump.report import machine_facts, write_results
-    from fewjump.sampler.run import check_budgets
+    from fewjump.sampler.arguments import check_budgets
 
     if not options.paths:
         raise ValueError("name at least one run or saved model")

@@ -167,7 +167,7 @@ def run(options: Options) -> int:
 def _draft(options: Options, denoiser: Denoiser) -> Denoiser | None:
     """The model that drafts; what it is for is checked before it is opened."""
     from fewjump.publish.models import open_model
-    from fewjump.sampler.run import SEQUENTIAL, make_decoding
+    from fewjump.sampler.arguments import SEQUENTIAL, make_decoding
 
     decoding = options.decoding
     if options.draft is not None and decoding == SEQUENTIAL:
@@ -200,7 +200,7 @@ def _keep_grid(denoiser: Denoiser, sampler: Sampler | None, options: Options, fo
     from fewjump.denoiser.condition import make_condition
     from fewjump.progress import tell
     from fewjump.sampler import FITTED, carry_grid
-    from fewjump.sampler.run import check_options, for_grid
+    from fewjump.sampler.arguments import check_options, for_grid
     from fewjump.sampler.time_grid import times_for
 
     length = options.length[0] if options.length else denoiser.length

@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 
 from fewjump.denoiser.base import Denoiser
-from fewjump.random import SampleStreams
+from fewjump.random import SampleStreams, draw_seed
 from fewjump.sampler.prompt import eval_mode
 from fewjump.sampler.reverse import posterior
-from fewjump.sampler.run import draw_seed
 from fewjump.sampler.time_grid import GridSpec, times_for
 
 

@@ -26,9 +26,10 @@ from fewjump.evaluate.ngrams import copied_runs, ngram_keys, sorted_runs, tv_to_
 from fewjump.problem import MarkovChain
 from fewjump.random import Generator, generator_for
 from fewjump.report import Row
+from fewjump.sampler.arguments import check_budgets
 from fewjump.sampler.base import Sampler
 from fewjump.sampler.prompt import eval_mode
-from fewjump.sampler.run import check_budgets, run
+from fewjump.sampler.run import run
 from fewjump.sampler.time_grid import GridSpec
 
 TEST_DATA = "test data"

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from fewjump.inversion import invert_logits
 from fewjump.law.base import SHARED, Batched, Law, nucleus, refuse_twice
 from fewjump.law.cross_entropy import token_log_prob
 from fewjump.law.logits import Logits
 from fewjump.law.product import ProductLaw
-from fewjump.random import Generator, SampleStreams, categorical, invert_logits, uniform
+from fewjump.random import Generator, SampleStreams, categorical, uniform
 
 if TYPE_CHECKING:
     from fewjump.law.decoding import Decoding

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from fewjump.inversion import invert_cdf
 from fewjump.law.base import SHARED, Batched, Law, nucleus, safe_log
 from fewjump.law.emission import DenseEmission, Emission
 from fewjump.law.forward_algorithm import (
@@ -21,7 +22,7 @@ from fewjump.law.forward_algorithm import (
     state_marginals,
 )
 from fewjump.law.transition import Transition, landing, log_vector_product
-from fewjump.random import Generator, invert_cdf, uniform
+from fewjump.random import Generator, uniform
 
 ChainMethod = Literal["sequential", "scan"]
 

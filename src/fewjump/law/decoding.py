@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
+from fewjump.inversion import invert_cdf
 from fewjump.law.cross_entropy import token_log_prob
-from fewjump.random import Generator, forked, invert_cdf, of_rows, uniform
+from fewjump.random import Generator, forked, of_rows, uniform
 
 if TYPE_CHECKING:
     from fewjump.law.autoregressive import AutoregressiveLaw

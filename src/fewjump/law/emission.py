@@ -15,6 +15,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from fewjump.inversion import invert_logits
 from fewjump.law.base import (
     SHARED,
     Batched,
@@ -28,7 +29,7 @@ from fewjump.law.cross_entropy import token_log_prob
 from fewjump.law.emission_normaliser import CHUNK, log_matmul_exp, low_rank_normaliser, tiles
 from fewjump.law.logits import pin_logits
 from fewjump.law.product import ProductLaw
-from fewjump.random import Generator, categorical_from_logits, invert_logits, uniform
+from fewjump.random import Generator, categorical_from_logits, uniform
 
 
 class Emission(Batched, ABC):

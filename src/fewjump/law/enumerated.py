@@ -7,6 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from fewjump.inversion import invert_cdf
 from fewjump.law.base import (
     ENUMERATION_LIMIT,
     Law,
@@ -17,7 +18,7 @@ from fewjump.law.base import (
     unravel,
 )
 from fewjump.law.posterior import Fallback, PosteriorLaw, contract, normalised, outer
-from fewjump.random import Generator, invert_cdf, uniform
+from fewjump.random import Generator, uniform
 
 
 class EnumeratedLaw(PosteriorLaw):

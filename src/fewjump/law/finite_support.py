@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fewjump.inversion import invert_cdf
 from fewjump.law.base import exponentiated, nucleus, row_chunks
 from fewjump.law.posterior import Fallback, PosteriorLaw, normalised, padded
-from fewjump.random import Generator, invert_cdf, uniform
+from fewjump.random import Generator, uniform
 
 _HASHES = 8
 _ELEMENTS = 1 << 22

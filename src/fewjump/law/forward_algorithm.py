@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from fewjump.inversion import invert_cdf
 from fewjump.law.base import exponentiated, row_chunks, safe_log, safe_logsumexp
 from fewjump.law.transition import (
     Transition,
@@ -32,7 +33,6 @@ from fewjump.law.transition import (
     retreat,
     table_at,
 )
-from fewjump.random import invert_cdf
 
 
 def log_total(

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from fewjump.inversion import rows_per_chunk
 from fewjump.law.base import SHARED, Batched, nucleus, refuse_twice, row_chunks
 from fewjump.law.logit_pass import CHUNK_ELEMENTS, Gain, LinearHead, linear_rows, raise_logits
-from fewjump.random import rows_per_chunk
 
 Clock: TypeAlias = Callable[[], AbstractContextManager[object]]
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fewjump.inversion import invert_cdf
 from fewjump.law.base import Draw, Law, at_least_float32, nucleus, row_chunks
 from fewjump.law.cross_entropy import (
     SoftCrossEntropy,
@@ -17,7 +18,7 @@ from fewjump.law.cross_entropy import (
 )
 from fewjump.law.logits import Clock, DenseLogits, Logits
 from fewjump.law.scores import Scores
-from fewjump.random import Generator, invert_cdf, uniform, uniform_where
+from fewjump.random import Generator, uniform, uniform_where
 
 
 @dataclass(eq=False)

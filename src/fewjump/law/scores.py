@@ -12,9 +12,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from fewjump.inversion import rows_per_chunk
 from fewjump.law.base import SHARED, Batched, row_chunks
 from fewjump.law.logits import Clock, Logits
-from fewjump.random import rows_per_chunk
 
 
 @dataclass(eq=False)

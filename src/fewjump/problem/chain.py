@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from fewjump.config import check_count
+from fewjump.inversion import invert_cdf
 from fewjump.law.markov import MarkovLaw
 from fewjump.problem.base import Estimate, Problem, probability_table, random_rows
-from fewjump.random import Generator, generator_for, invert_cdf, uniform
+from fewjump.random import Generator, generator_for, uniform
 
 
 class ChainProblem(Problem):

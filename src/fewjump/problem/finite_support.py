@@ -7,9 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from fewjump.inversion import invert_shared_cdf
 from fewjump.law.finite_support import FiniteSupportLaw, Support
 from fewjump.problem.base import Problem
-from fewjump.random import Generator, invert_shared_cdf, uniform
+from fewjump.random import Generator, uniform
 
 
 class FiniteSupport(Problem):

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from fewjump.config import check_count
+from fewjump.inversion import invert_cdf
 from fewjump.law.base import ENUMERATION_LIMIT, row_chunks
 from fewjump.problem.base import Estimate, random_rows
 from fewjump.problem.chain import ChainProblem, stationary_law
-from fewjump.random import Generator, generator_for, invert_cdf, uniform
+from fewjump.random import Generator, generator_for, uniform
 
 ENTROPY_SEED, ENTROPY_SAMPLES = 20251212, 65_536
 

@@ -19,6 +19,7 @@ from typing import Any, Self, SupportsIndex
 import torch
 from torch import Tensor
 
+from fewjump.inversion import invert_shared_cdf
 from fewjump.process.bridge import Bridge, RatioCoefficients, ReverseCoefficients
 from fewjump.process.kernel import DenseKernel, Kernel, check_dense
 from fewjump.process.recovery import (
@@ -28,7 +29,7 @@ from fewjump.process.recovery import (
     posterior_by_inversion,
     recover,
 )
-from fewjump.random import Generator, categorical, invert_shared_cdf, uniform
+from fewjump.random import Generator, categorical, uniform
 from fewjump.registry import PROCESSES
 from fewjump.schedule import Schedule, Time, as_time, schedule_from_config
 

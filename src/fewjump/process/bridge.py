@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from fewjump.random import Generator, block_sums, categorical, uniform
+from fewjump.inversion import block_sums
+from fewjump.random import Generator, categorical, uniform
 
 if TYPE_CHECKING:
     from fewjump.process.kernel import Kernel

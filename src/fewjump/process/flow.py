@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from fewjump.inversion import invert_cdf
 from fewjump.process.adaptive import refine
 from fewjump.process.exponential import stochastic
 from fewjump.process.kernel import (
@@ -21,7 +22,7 @@ from fewjump.process.kernel import (
 )
 from fewjump.process.magnus import ORDER, Clock, step_action, step_matrices
 from fewjump.process.rate_path import RatePath
-from fewjump.random import Generator, invert_cdf, uniform
+from fewjump.random import Generator, uniform
 
 _MOST_PANELS = 1 << 14
 _PROBES = 8

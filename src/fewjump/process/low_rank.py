@@ -19,6 +19,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from fewjump.inversion import invert_shared_cdf
 from fewjump.process.base import Process, check_laws
 from fewjump.process.generators import stationary_law
 from fewjump.process.kernel import (
@@ -29,7 +30,7 @@ from fewjump.process.kernel import (
     expand_time,
     multiply_rows,
 )
-from fewjump.random import Generator, categorical, invert_shared_cdf, uniform
+from fewjump.random import Generator, categorical, uniform
 from fewjump.schedule import Schedule, Time, as_time
 
 # With a norm of at most 1/4 the first term left out, 4^-17/17!, is below 1e-24.

@@ -19,6 +19,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from fewjump.inversion import invert_cdf
 from fewjump.process.base import Process, check_mask
 from fewjump.process.exponential import stochastic
 from fewjump.process.generators import stationary_law
@@ -30,7 +31,7 @@ from fewjump.process.kernel import (
     expand_time,
 )
 from fewjump.process.low_rank_series import LowRankSeries, rounded_terms
-from fewjump.random import Generator, invert_cdf, uniform
+from fewjump.random import Generator, uniform
 from fewjump.schedule import Schedule, Time, as_time
 
 # Expected jumps of one run of the series; e^{−128} is far from the smallest float64.

@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fewjump.random import rows_per_chunk
+from fewjump.inversion import rows_per_chunk
 
 # So that one triangular system serves neighbouring numbers of terms.
 _TERMS_STEP = 8

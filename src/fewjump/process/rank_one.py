@@ -19,6 +19,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from fewjump.inversion import invert_shared_cdf
 from fewjump.process.base import Process, kept_in_range
 from fewjump.process.bridge import (
     Bridge,
@@ -28,7 +29,7 @@ from fewjump.process.bridge import (
     reverse_coefficients,
 )
 from fewjump.process.kernel import Kernel, check_dense, checked_times, expand_time
-from fewjump.random import Generator, bernoulli, invert_shared_cdf, uniform
+from fewjump.random import Generator, bernoulli, uniform
 from fewjump.schedule import Time, as_time
 
 

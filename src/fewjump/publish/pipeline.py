@@ -15,7 +15,8 @@ from fewjump.law.decoding import Decoding
 from fewjump.publish.conditions import Words, read_conditions
 from fewjump.publish.hub import from_pretrained, generate, push_to_hub, save
 from fewjump.publish.models import said_vocabulary
-from fewjump.sampler.run import SEQUENTIAL, RunProgress, run
+from fewjump.sampler.arguments import SEQUENTIAL
+from fewjump.sampler.run import RunProgress, run
 
 if TYPE_CHECKING:
     from fewjump.denoiser import Denoiser

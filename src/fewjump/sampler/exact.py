@@ -13,10 +13,11 @@ from torch import Tensor
 
 from fewjump.denoiser.base import Denoiser
 from fewjump.law.base import ENUMERATION_LIMIT, row_chunks, unravel
+from fewjump.sampler.arguments import check_options
 from fewjump.sampler.base import Move, Moves, Sampler, Step
 from fewjump.sampler.carried_samplers import chosen_sampler
 from fewjump.sampler.moves import product_table
-from fewjump.sampler.run import NOISE_LEFT, check_options, trajectory
+from fewjump.sampler.run import NOISE_LEFT, trajectory
 from fewjump.sampler.time_grid import GridSpec, times_for
 
 COST_LIMIT = 1e11

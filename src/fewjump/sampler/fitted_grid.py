@@ -19,11 +19,12 @@ from torch import Tensor
 
 from fewjump.denoiser.base import Denoiser
 from fewjump.law.product import as_product
-from fewjump.random import SampleStreams, fold_seed
+from fewjump.random import SampleStreams, draw_seed, fold_seed
 from fewjump.sampler.carried_grids import carried_grid
 from fewjump.sampler.interval_cost import forward_entropies, reverse_entropies
 from fewjump.sampler.prior_law import check_product
-from fewjump.sampler.run import draw_seed, eval_mode, run
+from fewjump.sampler.prompt import eval_mode
+from fewjump.sampler.run import run
 
 _GROUPS = 8
 _NOISE, _ROLLOUT = 1, 2

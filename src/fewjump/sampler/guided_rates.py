@@ -16,11 +16,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from fewjump.inversion import rows_per_chunk
 from fewjump.law.base import row_chunks
 from fewjump.law.logits import Guidance, Logits
 from fewjump.law.product import ProductLaw
 from fewjump.process.bridge import ReverseCoefficients
-from fewjump.random import rows_per_chunk
 from fewjump.sampler.rates import Rates
 
 #: The numbers of the positions (N,) → rows (N, V) float64: rates, or a whole transition law.

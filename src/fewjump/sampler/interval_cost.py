@@ -19,10 +19,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fewjump.inversion import rows_per_chunk
 from fewjump.law import ProductLaw
 from fewjump.law.base import row_chunks
 from fewjump.process import Process
-from fewjump.random import rows_per_chunk
 from fewjump.sampler.reverse import posterior_logits
 
 _KERNEL_ELEMENTS = 1 << 24

@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fewjump.inversion import block_columns, block_sums, choose_block, invert_cdf, rows_per_chunk
 from fewjump.law.base import row_chunks
 from fewjump.law.logits import Logits
-from fewjump.random import block_columns, block_sums, choose_block, invert_cdf, rows_per_chunk
 
 
 class LogitRows:

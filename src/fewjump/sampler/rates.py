@@ -7,9 +7,9 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from fewjump.inversion import block_sums, invert_rows, rows_per_chunk
 from fewjump.law import Ratios
 from fewjump.process.bridge import RatioCoefficients
-from fewjump.random import block_sums, invert_rows, rows_per_chunk
 
 
 class OpenRows(ABC):

@@ -9,37 +9,36 @@ one-shot generation for all; a grid that ends above 0 costs one evaluation more.
 
 from __future__ import annotations
 
-import operator
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, SupportsIndex
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from fewjump.config import check_count
-from fewjump.denoiser.base import Condition, Denoiser
-from fewjump.denoiser.condition import ConditionedDenoiser, make_condition
+from fewjump.denoiser.base import Denoiser
+from fewjump.denoiser.condition import make_condition
 from fewjump.law.decoding import Decoding
 from fewjump.progress import Progress
-from fewjump.random import SampleStreams
-from fewjump.registry import DECODINGS
+from fewjump.random import SampleStreams, draw_seed
+from fewjump.sampler.arguments import (
+    SEQUENTIAL,
+    check_options,
+    check_sizes,
+    check_temperature,
+    for_grid,
+    make_decoding,
+)
 from fewjump.sampler.base import Move, Moves, Sampler, Step, draw_step
-from fewjump.sampler.carried_grids import carried_grid
 from fewjump.sampler.carried_samplers import chosen_sampler
 from fewjump.sampler.moves import LawMove
-from fewjump.sampler.prior_law import check_product
 from fewjump.sampler.prompt import PromptedDenoiser, eval_mode, make_prompt, synchronise
-from fewjump.sampler.time_grid import FITTED, GridSpec, check_spec, times_for
+from fewjump.sampler.time_grid import GridSpec, check_spec, times_for
 
-#: An autoregressive law is drawn by a walk along its positions.
-SEQUENTIAL = "sequential"
 _BATCH_LIMIT = 256
-# Beyond it, and below its inverse, logits in single precision run out of range.
-EXTREME_TEMPERATURE = 1e6
 _LOGIT_LIMIT = 1 << 26
 NOISE_LEFT = (
     "the denoiser's law gives probability to a state that is no clean token, such as the mask; "
@@ -219,11 +218,11 @@ def run(
             "tokens and times to logits becomes one by LogitDenoiser(network, process, length)"
         )
     method, grid = chosen_sampler(denoiser, sampler, steps, grid, denoise)
-    length = _check_sizes(denoiser, num_samples, length, batch_size)
+    length = check_sizes(denoiser, num_samples, length, batch_size)
     condition = make_condition(denoiser, label, guidance, num_samples)
     check_spec(grid, steps, denoiser.process.schedule)
     check_options(method, denoiser, grid, denoise)
-    _check_temperature(temperature, top_p)
+    check_temperature(temperature, top_p)
     way = make_decoding(denoiser, decoding, draft, length)
     device = denoiser.device
     vocab_size, mask = denoiser.clean_vocab_size, denoiser.process.mask
@@ -283,15 +282,6 @@ def run(
     )
 
 
-def for_grid(denoiser: Denoiser, condition: Condition | None) -> Denoiser:
-    """What a grid is fitted to: the denoiser, of the first sample's class where it has classes."""
-    if condition is None:
-        return denoiser
-    scale = None if denoiser.guidance_range is None else condition.scale
-    first = Condition(condition.labels[:1], None if scale is None else scale[:1])
-    return ConditionedDenoiser(denoiser, first)
-
-
 class _Meter:
     """Adds up the clamped mass of the moves, weighted by batch size."""
 
@@ -307,92 +297,6 @@ class _Meter:
         if self._batch:
             self.total += size * float(torch.stack(self._batch).sum())
         self._batch = []
-
-
-def draw_seed(generator: torch.Generator | int | None) -> int:
-    """The seed given, or one drawn from the generator (torch's global one for None)."""
-    if generator is None or isinstance(generator, torch.Generator):
-        device = "cpu" if generator is None else generator.device
-        return int(torch.randint(0, 1 << 62, (), generator=generator, device=device))
-    if isinstance(generator, bool) or not isinstance(generator, SupportsIndex):
-        raise TypeError(
-            f"generator must be a torch.Generator, an integer seed or None, got {generator!r}"
-        )
-    seed = operator.index(generator)
-    if not 0 <= seed < 1 << 64:
-        raise ValueError(f"a seed must lie in [0, 2^64), got {seed}")
-    return seed
-
-
-def _check_sizes(
-    denoiser: Denoiser, num_samples: int, length: int | None, batch_size: int | None
-) -> int:
-    length = denoiser.length if length is None else length
-    if length is None:
-        raise ValueError("this denoiser has no length of its own; pass length=")
-    for name, value in (("num_samples", num_samples), ("length", length)):
-        check_count(value, name)
-    if batch_size is not None:
-        check_count(batch_size, "batch_size")
-    denoiser.check_length(length)
-    return length
-
-
-def _check_temperature(temperature: float, top_p: float) -> None:
-    if temperature != 0 and not 1 / EXTREME_TEMPERATURE <= temperature <= EXTREME_TEMPERATURE:
-        raise ValueError(
-            f"temperature must be 0 (the most likely token) or from {1 / EXTREME_TEMPERATURE:g} to "
-            f"{EXTREME_TEMPERATURE:g}, got {temperature}"
-        )
-    if not 0 < top_p <= 1:
-        raise ValueError(f"top_p must lie in (0, 1], got {top_p}")
-
-
-def make_decoding(
-    denoiser: Denoiser, decoding: str, draft: Denoiser | None, length: int
-) -> Decoding | None:
-    """The way to draw from autoregressive laws; None for a walk.
-
-    Raises:
-        ValueError: for an unknown way, one that does not apply, or a draft that does not fit.
-    """
-    if draft is not None and decoding == SEQUENTIAL:
-        decoding = "draft"
-    if decoding == SEQUENTIAL:
-        return None
-    if decoding not in DECODINGS:
-        known = ", ".join((SEQUENTIAL, *DECODINGS))
-        raise ValueError(f"unknown decoding {decoding!r}; known: {known}")
-    if not denoiser.autoregressive:
-        raise ValueError(
-            f"decoding={decoding!r} is for autoregressive laws (a student of kind autoregressive "
-            "or any-order); this model draws all positions at once: leave decoding='sequential'"
-        )
-    if draft is not None:
-        if decoding != "draft":
-            raise ValueError(f"decoding={decoding!r} takes no draft=; use decoding='draft'")
-        _check_draft(denoiser, draft, length)
-    return DECODINGS[decoding]()
-
-
-def _check_draft(denoiser: Denoiser, draft: Denoiser, length: int) -> None:
-    own, other = (
-        (model.process.vocab_size, model.process.mask, model.clean_vocab_size)
-        for model in (denoiser, draft)
-    )
-    if own != other:
-        raise ValueError(
-            "a draft must have the states, the mask and the clean tokens of the model it drafts "
-            f"for, {own}; this one has {other}"
-        )
-    if draft.classes is not None and denoiser.classes not in (None, draft.classes):
-        raise ValueError(
-            f"a draft must have the classes of the model it drafts for, {denoiser.classes}, or "
-            f"none; this one has {draft.classes}"
-        )
-    if draft.device != denoiser.device:
-        raise ValueError(f"the draft is on {draft.device}, the model on {denoiser.device}")
-    draft.check_length(length)
 
 
 def trajectory(
@@ -413,51 +317,3 @@ def trajectory(
 
 def _final(denoiser: Denoiser, t: Tensor, x: Tensor) -> Moves:
     yield LawMove(denoiser(x, t), x, denoiser.process)
-
-
-def check_options(
-    sampler: Sampler | None, denoiser: Denoiser, grid: GridSpec | None, denoise: bool
-) -> None:
-    """Raise ValueError where the sampler does not apply or would ignore an option.
-
-    None, the denoiser's default, always applies.
-    """
-    if sampler is None:
-        return
-    sampler.check(denoiser)
-    if sampler.uses_grid:
-        return
-    if grid is not None:
-        raise ValueError(f"{sampler.name} draws its own times; leave the grid out")
-    if not denoise:
-        raise ValueError(f"{sampler.name} has no final denoising step; leave denoise=True")
-
-
-def check_budgets(
-    denoiser: Denoiser,
-    budgets: Sequence[int],
-    sampler: str | Sampler | None = None,
-    grid: GridSpec | None = None,
-    length: int | None = None,
-) -> None:
-    """Raise ValueError where :func:`run` would refuse one of several numbers of steps.
-
-    For what draws often: none of it is then drawn in vain.
-
-    Args:
-        denoiser: asked once about noise where a law's kind decides.
-        budgets: numbers of steps.
-        sampler, grid, length: as for :func:`run`.
-    """
-    for steps in budgets:
-        check_spec(grid, steps, denoiser.process.schedule)
-        method, spec = chosen_sampler(denoiser, sampler, steps, grid)
-        check_options(method, denoiser, spec, True)
-        if not method.uses_grid:
-            continue
-        size = denoiser.length if length is None else length
-        fitted = isinstance(spec, str) and spec == FITTED and size is not None
-        if fitted and carried_grid(denoiser, steps, size) is None:
-            check_product(denoiser, size)
-        if spec is None or isinstance(spec, str):
-            method.check_intervals(steps - 1)
