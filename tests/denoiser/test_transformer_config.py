@@ -43,5 +43,5 @@ def test_sizes_that_do_not_fit_are_refused(options: dict, message: str) -> None:
 
 
 def test_unknown_options_are_refused() -> None:
-    with pytest.raises(ValueError, match="unknown transformer options: width"):
-        TransformerConfig.from_config({"vocab_size": 5, "width": 3})
+    with pytest.raises(ValueError, match="the transformer: there is no 'blocs'; did you mean"):
+        TransformerConfig.from_config({"vocab_size": 5, "blocs": 3})
