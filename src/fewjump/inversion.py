@@ -41,8 +41,10 @@ def invert_cdf(weights: Tensor, u: Tensor) -> Tensor:
     """
     n, v = weights.shape
     invert = _invert_small if v <= 2 * _BLOCK else _invert_blocks
-    out = torch.empty(n, dtype=torch.int64, device=weights.device)
     rows = rows_per_chunk(v, weights.device)
+    if n <= rows:
+        return invert(weights, u)
+    out = torch.empty(n, dtype=torch.int64, device=weights.device)
     for start in range(0, n, rows):
         part = slice(start, start + rows)
         out[part] = invert(weights[part], u[part])

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from fewjump import random
+from fewjump import inversion
 from fewjump.denoiser import NetworkDenoiser, ScoreDenoiser, constrain, recovered
 from fewjump.law import cross_entropy, logit_pass, logits
 from fewjump.law.product import ProductLaw
@@ -373,7 +373,7 @@ def test_steps_by_ratios_read_rows_and_recover_nothing(
     model = ratio_network()
     long = 16
     monkeypatch.setattr(recovered, "recovered_logits", None)
-    monkeypatch.setattr(random, "_ROWS_PER_CHUNK_ELEMENTS", 3 * V)
+    monkeypatch.setattr(inversion, "_ROWS_PER_CHUNK_ELEMENTS", 3 * V)
 
     def largest() -> tuple[Tensor, int]:
         with largest_tensor(V) as seen:

@@ -122,7 +122,8 @@ def rotate(vectors: Tensor, rotation: Tensor) -> Tensor:
         first, second = vectors.chunk(2, -1)
         turned = [first * cos - second * sin, second * cos + first * sin]
         return torch.cat(turned, -1).to(vectors.dtype)
-    return _Rotation.apply(vectors, cos, sin)
+    turn = _Rotation.apply if torch.is_grad_enabled() else _turn
+    return turn(vectors, cos, sin)
 
 
 class _Rotation(torch.autograd.Function):

@@ -83,6 +83,33 @@ class Walk(ABC):
             self.next_logits(step, x0)
 
 
+class RowsAhead:
+    """Logits of the position that is k-th in each row's order, for a walk: read for many k at once.
+
+    Args:
+        source: of the logits, (B, L, V).
+        order: (B, L) int64; None for left to right.
+    """
+
+    def __init__(self, source: Logits, order: Tensor | None = None) -> None:
+        batch, length = source.batch_size, source.length
+        if order is None:
+            order = torch.arange(length, device=source.device).expand(batch, -1)
+        first = torch.arange(0, batch * length, length, device=source.device)
+        self._index = (order + first[:, None]).T
+        self._source, self._start = source, 0
+        self._most = max(1, source.rows_at_once() // batch)
+        self._rows: Tensor | None = None
+
+    def __getitem__(self, step: int) -> Tensor:
+        """Logits (B, V), not to be written to; without gradients."""
+        if self._rows is None or not 0 <= step - self._start < len(self._rows):
+            part = self._index[step : step + self._most]
+            self._start = step
+            self._rows = self._source.read(part.flatten()).unflatten(0, part.shape)
+        return self._rows[step - self._start]
+
+
 class WeightedSamples(NamedTuple):
     """Result of :meth:`AutoregressiveLaw.sample_given`.
 
@@ -181,19 +208,17 @@ class AutoregressiveLaw(Law):
         u = uniform((self.batch_size, self.length), generator, self.device)
         start = 0
         if order is not None:
-            start = int(known.gather(1, order).long().cumprod(1).sum(1).min())
+            u, known, pinned = (each.gather(1, order) for each in (u, known, pinned))
+            start = int(known.long().cumprod(1).sum(1).min())
             if start < self.length:
                 walk.skip(start, x0)
         for step in range(start, self.length):
-            logits = self._shape(walk.next_logits(step, x0))
+            drawn = invert_logits(self._shape(walk.next_logits(step, x0)), u[:, step])
+            drawn = torch.where(known[:, step], pinned[:, step], drawn)
             if order is None:
-                drawn = invert_logits(logits, u[:, step])
-                x0[:, step] = torch.where(known[:, step], pinned[:, step], drawn)
+                x0[:, step] = drawn
             else:
-                at = order[:, step, None]
-                drawn = invert_logits(logits, u.gather(1, at)[:, 0])[:, None]
-                kept = known.gather(1, at)
-                x0.scatter_(1, at, torch.where(kept, pinned.gather(1, at), drawn))
+                x0.scatter_(1, order[:, step, None], drawn[:, None])
         return x0
 
     @torch.no_grad()

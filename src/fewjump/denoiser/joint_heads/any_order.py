@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from fewjump.denoiser.constrain import certain_positions
 from fewjump.denoiser.heads import JointHead
 from fewjump.denoiser.joint_heads.autoregressive import CausalAttention
 from fewjump.denoiser.joint_heads.states import TokenFactor, require_positive
-from fewjump.law.autoregressive import AutoregressiveLaw, Conditionals, Walk
+from fewjump.law.autoregressive import AutoregressiveLaw, Conditionals, RowsAhead, Walk
 from fewjump.law.base import SHARED, at_least_float32
 from fewjump.law.logits import Logits
 from fewjump.process import Process
@@ -50,6 +51,7 @@ class AnyOrderHead(JointHead):
 
     kind = "any-order"
     autoregressive = True
+    first: Tensor
 
     def __init__(
         self,
@@ -74,11 +76,12 @@ class AnyOrderHead(JointHead):
             )
         self.width, self.heads, self.blocks, self.columns = width, heads, blocks, columns
         self.neighbours = tuple(int(distance) for distance in neighbours)
-        # Two more rows than tokens: a token that is not there yet, and what is outside.
-        sides = 1 + 2 * len(self.neighbours)
-        self.embeddings = nn.ModuleList(nn.Embedding(vocab_size + 2, width) for _ in range(sides))
-        for embedding in self.embeddings:
-            nn.init.normal_(embedding.weight, std=1.0)  # type: ignore[arg-type]
+        # A part for each token that enters a position, with two more rows than tokens: a token
+        # that is not there yet, and what is outside.
+        self.entering = 1 + 2 * len(self.neighbours)
+        self.embeddings = nn.Embedding(self.entering * (vocab_size + 2), width)
+        first = torch.arange(self.entering) * (vocab_size + 2)
+        self.register_buffer("first", first, persistent=False)
         self.last = nn.Linear(hidden, width)
         self.next = nn.Linear(hidden, width)
         self.layers = nn.ModuleList(CausalAttention(width, heads) for _ in range(blocks))
@@ -95,6 +98,22 @@ class AnyOrderHead(JointHead):
         visible = certain_positions(x_t, process)
         conditionals = AnyOrderConditionals(self, base, last, following, mix, order_of(visible))
         return AutoregressiveLaw(conditionals, x0=torch.where(visible, x_t, 0), known=visible)
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Sum of what the tokens that enter positions add there: (..., n) → (..., width)."""
+        rows = (tokens + self.first).flatten(0, -2)
+        found = functional.embedding_bag(rows, self.embeddings.weight, mode="sum")
+        return found.view(*tokens.shape[:-1], self.width)
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        # Models saved before there was one table have one for each token that enters.
+        name = f"{prefix}embeddings"
+        if f"{name}.0.weight" in state_dict:
+            tables = [state_dict.pop(f"{name}.{n}.weight") for n in range(self.entering)]
+            state_dict[f"{name}.weight"] = torch.cat(tables)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def factors(self, states: Tensor, mix: Tensor) -> Tensor:
         """What, times the token factor, is added to the product logits: (..., width)."""
@@ -197,11 +216,7 @@ class AnyOrderConditionals(Conditionals):
         """
         place, other = (part[:, steps] for part in self.sources)
         tokens = x0.gather(1, place.flatten(1)).view_as(place)
-        tokens = torch.where(other < 0, tokens, other)
-        out = self.context[:, steps]
-        for number, embedding in enumerate(self.head.embeddings):
-            out = out + embedding(tokens[..., number])
-        return out
+        return self.context[:, steps] + self.head.embed(torch.where(other < 0, tokens, other))
 
     @cached_property
     def rotation(self) -> Tensor:
@@ -211,8 +226,10 @@ class AnyOrderConditionals(Conditionals):
 
 class _AnyOrderWalk(Walk):
     def __init__(self, conditionals: AnyOrderConditionals) -> None:
-        self.conditionals = conditionals
+        self.conditionals, order = conditionals, conditionals.order
         self.caches = [layer.begin(conditionals.last) for layer in conditionals.head.layers]  # type: ignore[operator]
+        self.mix = _at(conditionals.mix, order)
+        self.base = RowsAhead(conditionals.base, order)
 
     def _advance(self, steps: slice, x0: Tensor) -> Tensor:
         given = self.conditionals
@@ -226,12 +243,9 @@ class _AnyOrderWalk(Walk):
             self._advance(slice(0, steps), x0)
 
     def next_logits(self, step: int, x0: Tensor) -> Tensor:
-        given = self.conditionals
-        at = given.order[:, step, None]
-        states = self._advance(slice(step, step + 1), x0)
-        factors = given.head.factors(states, _at(given.mix, at))[:, 0]
-        index = torch.arange(len(at), device=at.device) * given.length + at[:, 0]
-        return given.base.read(index) + given.head.tokens(factors)
+        head = self.conditionals.head
+        states = self._advance(slice(step, step + 1), x0)[:, 0]
+        return self.base[step] + head.tokens(head.factors(states, self.mix[:, step]))
 
 
 def _at(values: Tensor, position: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from fewjump.denoiser.attention import rotary_table, rotate
 from fewjump.denoiser.constrain import certain_positions
 from fewjump.denoiser.heads import JointHead
 from fewjump.denoiser.joint_heads.states import TokenFactor, require_positive
-from fewjump.law.autoregressive import AutoregressiveLaw, Conditionals, Walk
+from fewjump.law.autoregressive import AutoregressiveLaw, Conditionals, RowsAhead, Walk
 from fewjump.law.base import SHARED, at_least_float32
 from fewjump.law.logits import Logits
 from fewjump.process import Process
@@ -250,11 +250,15 @@ class HeadConditionals(Conditionals):
         factors = self.head.factors(self.head.layer(inputs), self.mix)
         return self.base.plus(factors, self.head.tokens.weight)
 
-    def row(self, step: int, state: Tensor) -> Tensor:
-        """Logits (B, V) at one position of each row, from the causal state (B, width) there."""
-        index = torch.arange(self.batch_size, device=self.device) * self.length + step
-        factors = self.head.factors(state, self.mix[:, step])
-        return self.base.read(index) + self.head.tokens(factors)
+    def row(self, base: Tensor, step: int, state: Tensor) -> Tensor:
+        """Logits (B, V) at a position: its product logits, and what the causal state adds there.
+
+        Args:
+            base: (B, V).
+            step: the position.
+            state: (B, width).
+        """
+        return base + self.head.tokens(self.head.factors(state, self.mix[:, step]))
 
     def product_logits(self) -> Logits:
         return self.base
@@ -271,14 +275,15 @@ class _HeadWalk(Walk):
     def __init__(self, conditionals: HeadConditionals) -> None:
         self.conditionals = conditionals
         layer = conditionals.head.layer
-        self.inputs = conditionals.conditions()
+        self.base, self.inputs = RowsAhead(conditionals.base), conditionals.conditions()
         self.cache = layer.begin(self.inputs)
 
     def next_logits(self, step: int, x0: Tensor) -> Tensor:
         given, head = self.conditionals, self.conditionals.head
         at = slice(step, step + 1)
         inputs = head.embed(x0, at) + self.inputs[:, at]
-        return given.row(step, head.layer.step(inputs, step, self.cache)[:, 0])
+        state = head.layer.step(inputs, step, self.cache)[:, 0]
+        return given.row(self.base[step], step, state)
 
 
 class _GRUWalk(Walk):
@@ -286,6 +291,7 @@ class _GRUWalk(Walk):
 
     def __init__(self, conditionals: HeadConditionals, layer: CausalGRU) -> None:
         self.conditionals, self.layer = conditionals, layer
+        self.base = RowsAhead(conditionals.base)
         inputs, head = conditionals.conditions(), conditionals.head
         alike = inputs.stride(0) == 0
         self.gates = layer.gates(inputs[:1] if alike else inputs)
@@ -299,4 +305,4 @@ class _GRUWalk(Walk):
             before = step - offset
             gates = gates + (table[x0[:, before]] if before >= 0 else table[-1:])
         self.state = self.layer.advance(gates, self.state)
-        return given.row(step, self.state)
+        return given.row(self.base[step], step, self.state)
