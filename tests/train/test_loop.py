@@ -349,3 +349,21 @@ def test_a_student_that_cannot_be_watched_has_diverged(tmp_path):
             teacher=freeze(make_student()),
             out=tmp_path,
         )
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (lambda loss: loss, r"return \(loss, metrics\), got a Tensor"),
+        (lambda loss: (loss.expand(3), {}), r"a loss of shape \(\) with gradients"),
+        (lambda loss: (loss.detach(), {}), r"a loss of shape \(\) with gradients"),
+        (lambda loss: (loss, {"nats": 1.0}), r"each a tensor of shape \(\)"),
+    ],
+)
+def test_what_an_objective_of_yours_returns_is_checked(returned, message) -> None:
+    class Mine(CrossEntropyELBO):
+        def __call__(self, *given):
+            return returned(super().__call__(*given)[0])
+
+    with pytest.raises(TypeError, match=message):
+        train(make_student(), Mine(), make_data(), config())

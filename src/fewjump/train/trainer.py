@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from fewjump.denoiser.base import Condition, Denoiser
 from fewjump.denoiser.condition import ConditionedDenoiser
 from fewjump.files import check_readable
-from fewjump.objective.base import Metrics, Objective
+from fewjump.objective.base import Objective
 from fewjump.options.training import FREE_OPTIONS, TrainConfig
 from fewjump.random import SampleStreams, fold_seed, seed_dropout
 from fewjump.train.conditions import Conditions
@@ -27,6 +27,7 @@ from fewjump.train.diagnostics import Diagnostics
 from fewjump.train.distributed import StopRequest, TrainingInterrupted, World, whole
 from fewjump.train.ema import ExponentialMovingAverage
 from fewjump.train.log import METRICS_FILE, RunFolder, TrainingProgress
+from fewjump.train.loss import Loss
 from fewjump.train.monitor import DivergenceError, Monitor, diagnosis, kept_in, not_finite
 from fewjump.train.setup import (
     CONDITION_STREAM,
@@ -39,44 +40,6 @@ from fewjump.train.setup import (
 )
 from fewjump.train.state import ResumeError, read_config
 from fewjump.train.state_store import StateStore
-
-
-class Loss(nn.Module):
-    """Student and objective as one module, which is what DDP wraps.
-
-    Beside the objective's metrics it says how often the teacher was asked: ``teacher_evaluations``,
-    for each sequence of the batch.
-    """
-
-    def __init__(self, student: Denoiser, teacher: Denoiser | None, objective: Objective) -> None:
-        super().__init__()
-        self.student = student
-        # In a tuple the teacher is not a submodule: it is neither trained nor synchronised.
-        self.fixed = (teacher, objective)
-
-    def forward(
-        self, batch: Tensor, generator: SampleStreams, condition: Condition | None = None
-    ) -> tuple[Tensor, Metrics]:
-        teacher, objective = self.fixed
-        student, asked = self.student, teacher
-        if condition is not None:
-            student = ConditionedDenoiser(student, condition)
-            asked = None if teacher is None else ConditionedDenoiser(teacher, condition)
-        if teacher is None:
-            return objective(student, None, batch, generator)
-        rows = 0
-
-        def count(_: nn.Module, given: tuple[Tensor, ...]) -> None:
-            nonlocal rows
-            rows += given[0].shape[0]
-
-        hook = teacher.register_forward_pre_hook(count)
-        try:
-            loss, metrics = objective(student, asked, batch, generator)
-        finally:
-            hook.remove()
-        share = torch.tensor(rows / batch.shape[0], dtype=torch.float64, device=batch.device)
-        return loss, {**metrics, "teacher_evaluations": share}
 
 
 class Trainer:
