@@ -12,6 +12,8 @@ from torch import Tensor
 _ROWS_PER_CHUNK_ELEMENTS = 1 << 18
 _ACCELERATOR_CHUNK_ELEMENTS = 1 << 25
 _BLOCK = 64
+# Up to here all sums in float64 take less time than blocks, which are several calls.
+_SMALL = 512
 
 
 def rows_per_chunk(width: int, device: torch.device) -> int:
@@ -35,12 +37,12 @@ def invert_cdf(weights: Tensor, u: Tensor) -> Tensor:
         ValueError: if a row's weights sum to zero, to NaN or to infinity, so that a network that
             diverged is not sampled from in silence.
 
-    No float64 copy of ``weights`` is made: blocks of 64 are summed in float32 (or better), which
-    is as exact as the weights themselves, and accumulated in float64; inside the block chosen the
-    sums are float64. A token of probability 1e-12 keeps its probability.
+    Beyond 512 columns no float64 copy of ``weights`` is made: blocks of 64 are summed in float32
+    (or better), which is as exact as the weights themselves, and accumulated in float64; inside the
+    block chosen the sums are float64. A token of probability 1e-12 keeps its probability.
     """
     n, v = weights.shape
-    invert = _invert_small if v <= 2 * _BLOCK else _invert_blocks
+    invert = _invert_small if v <= _SMALL else _invert_blocks
     rows = rows_per_chunk(v, weights.device)
     if n <= rows:
         return invert(weights, u)

@@ -212,13 +212,15 @@ def _alike(*values: Tensor) -> bool:
 @contextmanager
 def eval_mode(denoiser: Denoiser) -> Iterator[None]:
     """Eval mode inside; afterwards every submodule is as it was."""
-    modes = [(module, module.training) for module in denoiser.modules()]
-    denoiser.eval()
+    # Setting what is set already takes longer than a step of a small network.
+    training = [module for module in denoiser.modules() if module.training]
+    if training:
+        denoiser.eval()
     try:
         yield
     finally:
-        for module, training in modes:
-            module.training = training
+        for module in training:
+            module.training = True
 
 
 def synchronise(device: torch.device) -> None:
