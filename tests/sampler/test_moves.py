@@ -133,10 +133,10 @@ def test_joint_reverse(name: str) -> None:
     problem = problem_for(process, 2)
 
     def build(n: int):
-        x = torch.tensor([process.mask, 0] if isinstance(process, Absorbing) else [2, 0])
-        x = x.expand(n, -1)
+        x = torch.tensor([2 if process.mask is None else process.mask, 0]).expand(n, -1)
         return JointReverseMove(problem.denoiser(process, joint=True)(x, T), process, x, T, S)
 
+    assert float(build(1).table().max()) < 0.99
     assert_draws_its_table(build, process.vocab_size)
 
 
