@@ -224,6 +224,13 @@ def test_options_that_do_not_fit_are_refused(world):
         fewjump.refine(table, smoothed(copies(3, 2)).denoiser(table.process), steps=300)
     with pytest.raises(ValueError, match="unknown key"):
         fewjump.refine(student, teacher, data, stepz=3)
+    few = {"steps": 1, "batch_size": 8, "device": "cpu", "progress": False}
+    walker = distill(teacher, data, student="any-order", head={"width": 8, "heads": 2}, **few)
+    with pytest.raises(ValueError, match="token after token"):
+        fewjump.refine(student, walker, **QUICK)
+    other = train_teacher(data, Uniform(3, LogLinear()), network=SMALL, **few)
+    with pytest.raises(ValueError, match="the teacher has the noise Uniform"):
+        fewjump.refine(student, other, **QUICK)
     # An exact teacher has no weights: the auxiliary takes over the student's trunk.
     refined = fewjump.refine(student, problem.denoiser(student.process), guard=False, **QUICK)
     assert isinstance(refined, NetworkDenoiser)

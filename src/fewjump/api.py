@@ -250,7 +250,8 @@ def distill(
         if shaped or start is not None or lora is not None or guidance != teacher.guidance_range:
             raise ValueError(
                 f"{type(objective).__name__} keeps the teacher's network and learns a sampler of "
-                "it: leave out student, network, head, warm_start, start, lora and guidance"
+                "it: leave out student, network, head, warm_start, start, lora and guidance (on "
+                "the command line the flags of these names)"
             )
         model = teacher
     elif start is not None:

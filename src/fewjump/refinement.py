@@ -115,6 +115,11 @@ def refine(
         )
     if not by_reward and teacher is None:
         raise ValueError("refine needs the student's teacher, or a reward (reward=…)")
+    if teacher is not None and teacher.process.config() != student.process.config():
+        raise ValueError(
+            f"the teacher has the noise {teacher.process!r} and the student {student.process!r}: "
+            "give the teacher that the student was distilled from"
+        )
     tokens = data.train if isinstance(data, Dataset) else data
     chosen = source or ("student" if tokens is None else "forward")
     kind = RewardRefinement if by_reward else OnPolicyRefinement

@@ -137,6 +137,24 @@ def test_every_student_and_sampler_is_judged_and_nothing_is_made_twice(
     assert json.loads((tmp_path / "rows.json").read_text()) == rows
 
 
+def test_results_of_a_comparison_and_of_others_are_not_mixed(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = plan(made, students={}, seeds=[0], steps=[1])
+    assert compare(path, tmp_path / "out") == cli.OK
+    before = {p: p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file()}
+    words = ["--data", str(made / "t.txt"), "--steps", "1", "--num-samples", "8", "--no-progress"]
+    evaluate = ["evaluate", str(made / "teacher"), *words, "--out"]
+    assert cli.main([*evaluate, str(tmp_path / "out")]) == cli.USAGE
+    assert "holds a comparison" in capsys.readouterr().err
+    assert before == {p: p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file()}
+    assert compare(path, made / "teacher") == cli.USAGE
+    assert "holds a training run or a model" in capsys.readouterr().err
+    assert cli.main([*evaluate, str(tmp_path / "judged")]) == cli.OK
+    assert compare(path, tmp_path / "judged") == cli.USAGE
+    assert "results that are no comparison's" in capsys.readouterr().err
+
+
 def test_students_may_be_trained_for_equal_teacher_evaluations(
     made: Path,
     tmp_path: Path,
@@ -285,6 +303,7 @@ def test_plans_for_published_weights_run(name: str, tmp_path: Path) -> None:
         ({"teacher": None}, "the plan needs teacher"),
         ({"steps": [1, 1]}, "each once"),
         ({"steps": [0]}, "at least 1"),
+        ({"samples": 1}, "plan.yaml: samples must be at least 2"),
         ({"stepz": [1]}, "stepz"),
         ({"studnets": {}}, "did you mean 'students'?"),
         ({"teacher_steps": [4]}, "gives teacher_steps twice"),

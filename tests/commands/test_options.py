@@ -52,6 +52,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("train --data t.txt --uniform-share 0.3", "--uniform-share is for --process gidd"),
         ("train --data t.txt --process uniform --uniform-share 0.3", "is for --process gidd"),
         ("train --data t.txt --process gidd --process-file p.json", "give one of them"),
+        ("train --data t.txt --process gidd --uniform-share 0", "without uniform noise gidd is"),
         ("train --data t.txt --known-share 0.3", "--known-share is for sequences"),
         ("train --data t.txt --network mlp=3", "--network has no 'mlp'; it has mlp_ratio"),
         ("train --data t.txt --network mlp_ratio=many", "--network mlp_ratio: must be int"),

@@ -169,6 +169,9 @@ def test_decoding_side_by_side_gives_the_walks_samples_and_says_what_it_took(
     [
         (["--decoding", "fixed-point"], "autoregressive laws"),
         (["--draft", "nowhere"], "autoregressive laws"),
+        (["--num-samples", "2", "--length", "3", "5", "7"], "--length has 3 values"),
+        (["--num-samples", "1", "--label", "0", "9"], "--label has 2 values"),
+        (["--top-p", "1e-300"], "--top-p must be from 1e-06 to 1"),
         (["--decoding", "fixed-point", "--draft", "x"], "--draft is for --decoding draft"),
         (["--sampler", "psi", "--sampler-options", "kapa=0.9"], "did you mean 'kappa'"),
         (["--sampler", "psi", "--sampler-options", "kappa=2"], "kappa must lie in [0, 1]"),

@@ -162,6 +162,12 @@ def test_a_model_carries_its_sampler_and_uses_it_by_default(
     assert torch.equal(exact_output_law(again, 3), exact_output_law(again, 3, same, GRID))
     assert Pipeline(again)(2, 2, generator=0).nfe == 2
     assert run(again, 2, 2).sampler == "scaled(ancestral: 0.7)"
+    # Multipliers left open are the model's, where it has some for that base.
+    opened = run(again, 3, 3, Scaled(base="euler"), generator=1)
+    assert opened.sampler == explicit.sampler
+    assert torch.equal(opened.samples, learned.samples)
+    assert run(again, 2, 2, "scaled").sampler == "scaled(ancestral: 0.7)"
+    assert run(again, 2, 3, "scaled").sampler == "scaled(ancestral: 1)"
     # Another number of steps, a grid, a name, or no final draw: what a model without has.
     for options in (
         {"steps": 4},
@@ -178,6 +184,13 @@ def test_a_model_carries_its_sampler_and_uses_it_by_default(
     assert capsys.readouterr().out != by_default
     assert cli.main(["sample", str(folder), "--steps", "5"]) == cli.OK
     assert "learned sampler for --steps 2, 3; at 5: ancestral" in capsys.readouterr().err
+    again = ["--num-samples", "1", "--sampler", "scaled"]
+    assert cli.main(["sample", str(folder), "--steps", "5", *again]) == cli.OK
+    assert "learned sampler for --steps 2, 3; at 5: ancestral" in capsys.readouterr().err
+    model.samplers = None
+    bare = str(model.save_pretrained(tmp_path / "bare"))
+    assert cli.main(["sample", bare, "--steps", "5", *again]) == cli.OK
+    assert "scaled without multipliers is ancestral" in capsys.readouterr().err
     assert "| learned sampler | 2 steps, 3 steps |" in (folder / "README.md").read_text()
     assert cli.main([*words, "--sampler-options", "base=euler"]) == cli.USAGE
     assert "name it by --sampler" in capsys.readouterr().err

@@ -178,6 +178,14 @@ def test_a_non_finite_step_stops_and_keeps_the_last_good_checkpoint(tmp_path, ki
     assert all(v.isfinite().all() for v in state["student"].values())
 
 
+def test_weights_that_no_file_may_hold_are_never_saved(tmp_path):
+    huge = config(lr=1.0, warmup=0, save_every=1, weight_decay=1e8)
+    with pytest.raises(DivergenceError, match=r"above 1e\+06 or not finite.*weight_decay"):
+        train(make_student(), CrossEntropyELBO(), make_data(), huge, out=tmp_path)
+    state = torch.load(tmp_path / STATE_FILE, weights_only=True)
+    assert all(bool((v.abs() <= 1e6).all()) for v in state["student"].values())
+
+
 def test_overflowing_weights_are_never_saved(tmp_path):
     student = make_student()
     with pytest.raises(DivergenceError, match="weights"):

@@ -21,7 +21,7 @@ from fewjump.commands.compare_training import (
     student_options,
     untrained,
 )
-from fewjump.commands.evaluate import judge_facts, meter_for
+from fewjump.commands.evaluate import PAGE, RESULTS, ROWS, judge_facts, meter_for
 from fewjump.commands.shared import document_values, make_sampler
 from fewjump.config import read_yaml
 from fewjump.files import check_file_writable, write_text
@@ -112,6 +112,7 @@ def run(options: Options) -> int:
     for name, one in contents.samplers.items():
         with told_of(f"{options.plan}: {name}"):
             ways[name] = make_sampler(one.sampler, one.sampler_options), one.grid
+    _check_place(options.out)
     opened = _opened(options, contents)
     _check(options, contents, opened, ways)
     if contents.problem is not None and contents.problem.training is not None:
@@ -119,12 +120,22 @@ def run(options: Options) -> int:
     trials = _check_students(options, contents, opened, made, ways)
     entries = _entries(options, contents, opened, made, ways)
     with sole_writer(options.out):
-        for name in ("rows.json", "results.json", "report.html"):
+        for name in (ROWS, RESULTS, PAGE):
             check_file_writable(options.out / name)
         if trials:
             write_text(options.out / _TRIALS, json.dumps(trials, indent=1) + "\n")
         _measure(options, contents, opened, entries)
     return 0
+
+
+def _check_place(out: Path) -> None:
+    """Refuse a folder that holds something else than a comparison."""
+    from fewjump.runs import RUN_CONFIG
+
+    if (out / RUN_CONFIG).exists() or (out / "model").exists():
+        raise ValueError(f"{out} holds a training run or a model: give another --out")
+    if (out / RESULTS).exists() and not (out / ROWS).exists():
+        raise ValueError(f"{out} holds results that are no comparison's: give another --out")
 
 
 def _folder(options: Options, name: str, seed: int) -> Path:
@@ -359,7 +370,7 @@ def _measure(options: Options, contents: Contents, opened: Opened, entries: list
             tidy += judging.rows(entry, denoiser, seed)
             if cost:
                 costs.append({"model": entry.name, "seed": seed, **cost})
-    write_text(options.out / "rows.json", json.dumps(tidy, indent=1) + "\n")
+    write_text(options.out / ROWS, json.dumps(tidy, indent=1) + "\n")
     rows = [*over_seeds_of(tidy), *meter.reference()]
     facts = {
         "data": data.description,

@@ -73,6 +73,8 @@ class Plan(ReadingOptions, DocumentOptions, JudgeOptions):
             if not getattr(self, name):
                 raise ValueError(f"the plan needs {name}: …")
         check_draws([*self.steps, *self.teacher_steps], self.samples, "samples")
+        if self.samples == 1:
+            raise ValueError("samples must be at least 2: one has no interval")
         if self.teacher_evaluations is not None and self.teacher_evaluations < 1:
             raise ValueError(
                 f"teacher_evaluations must be at least 1, got {self.teacher_evaluations}"

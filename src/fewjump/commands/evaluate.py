@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 SHOWN_IMAGES, SHOWN_TEXTS = 24, 3
 # What an evaluation, and a report on it, leave in the folder.
 RESULTS, SAMPLES, PAGE = "results.json", "samples.json", "report.html"
+#: What a comparison has beside.
+ROWS = "rows.json"
 
 
 @dataclass
@@ -112,6 +114,8 @@ def run(options: Options) -> int:
         for sampler in samplers:
             check_budgets(model.denoiser, options.steps, sampler, options.grid)
     out = options.out or results_folder(options.paths[0], models[0])
+    if (out / ROWS).exists():
+        raise ValueError(f"{out} holds a comparison, whose results these would replace: give --out")
     with sole_writer(out):
         for name in (RESULTS, SAMPLES, PAGE):
             check_file_writable(out / name)

@@ -114,6 +114,12 @@ class Options(ReadingOptions, SamplerOptions, Subject):
 def run(options: Options) -> int:
     check_draws([options.steps], options.num_samples)
     check_out(options.out)
+    for flag, values in (("--label", options.label), ("--length", options.length)):
+        if len(values) > options.num_samples:
+            raise ValueError(
+                f"{flag} has {len(values)} values, which samples take in turn, and there are "
+                f"{options.num_samples} samples: give a larger --num-samples, or fewer values"
+            )
     if options.scale < 1:
         raise ValueError(f"--scale must be at least 1, got {options.scale}")
     if options.keep_grid:
@@ -123,15 +129,14 @@ def run(options: Options) -> int:
     from fewjump.progress import tell
     from fewjump.publish import Pipeline
     from fewjump.publish.models import open_model
+    from fewjump.sampler.carried_samplers import not_learned
 
     denoiser, vocabulary, folder = open_model(options.path, options.device, reading_values(options))
     draft = _draft(options, denoiser)
     if options.keep_grid:
         _keep_grid(denoiser, sampler, options, folder)
-    learned = [one["steps"] for one in denoiser.samplers or ()]
-    if sampler is None and options.grid is None and learned and options.steps not in learned:
-        known = ", ".join(map(str, learned))
-        tell(f"this model has a learned sampler for --steps {known}; at {options.steps}: ancestral")
+    if note := not_learned(denoiser, sampler, options.steps, options.grid):
+        tell(note)
     pipe = Pipeline(denoiser, vocabulary)
     writer = open_writer(options.out, vocabulary, options.scale)
     with writer:
@@ -211,7 +216,8 @@ def _keep_grid(denoiser: Denoiser, sampler: Sampler | None, options: Options, fo
     carry_grid(denoiser, times, length)
     write_grids(denoiser, folder)
     listed = " ".join(f"{t:.4g}" for t in times.tolist())
-    tell(f"{folder}: keeps the times {listed} for {options.steps} steps")
+    fitted = "" if condition is None else ", fitted to the first sample's class and used for all"
+    tell(f"{folder}: keeps the times {listed} for {options.steps} steps{fitted}")
 
 
 def _observer(pipe: Pipeline, writer: Writer, show_steps: bool) -> Callable[[RunProgress], None]:

@@ -106,6 +106,11 @@ def run(options: Options) -> int:
         raise ValueError("--label-dropout is for models with classes: give --classes")
     if options.process != "gidd" and options.uniform_share != UNIFORM_SHARE:
         raise ValueError("--uniform-share is for --process gidd")
+    if not 0 < options.uniform_share < 1:
+        raise ValueError(
+            f"--uniform-share must lie between 0 and 1, got {options.uniform_share:g}; without "
+            "uniform noise gidd is --process masked"
+        )
     if options.process_file is not None and options.process != Subject.process:
         raise ValueError("--process-file takes the place of --process; give one of them")
     data = open_data(
@@ -115,6 +120,11 @@ def run(options: Options) -> int:
         options.tokenizer,
         **document_values(options),
     )
+    if options.process == "uniform" and data.vocab_size < 2:
+        raise ValueError(
+            "the data hold one kind of token, between which uniform noise cannot choose: use "
+            "--process masked, or other data"
+        )
     process = process_for(options, data)
     train_teacher(
         data,

@@ -19,6 +19,9 @@ from fewjump.law.base import Law
 from fewjump.law.guided import JOINT, guided
 from fewjump.schedule import Time, as_time
 
+# Beyond it guided logits run out of range.
+LARGEST_SCALE = 1e6
+
 
 class ConditionedDenoiser(Denoiser):
     """A denoiser with the classes of its rows: what samplers, objectives and meters are given.
@@ -156,8 +159,8 @@ def make_condition(
         return Condition(labels)
     scale = torch.as_tensor(guidance, dtype=torch.float64, device=denoiser.device)
     scale = _column(scale, "guidance", rows)
-    if not bool(((scale >= 0) & scale.isfinite()).all()):
-        raise ValueError(f"guidance must be a finite number ≥ 0, got {guidance}")
+    if not bool(((scale >= 0) & (scale <= LARGEST_SCALE)).all()):
+        raise ValueError(f"guidance must lie between 0 and {LARGEST_SCALE:g}, got {guidance}")
     if trained is not None and not bool(((trained[0] <= scale) & (scale <= trained[1])).all()):
         raise ValueError(
             f"this student was trained for guidance from {trained[0]:g} to {trained[1]:g}, got "

@@ -117,6 +117,12 @@ class OnPolicyRefinement(OwnSamples, OnPolicyOptions):
     def check(self, student: Denoiser, teacher: Denoiser | None) -> None:
         super().check(student, teacher)
         _pair(student)
+        if teacher is not None and (teacher.autoregressive or teacher.latent):
+            raise ValueError(
+                "this asks the teacher for the law of single positions, which a model that draws "
+                "token after token, or a latent first, has no closed form for: give the teacher "
+                "that the student was distilled from"
+            )
 
     def __call__(
         self, student: Denoiser, teacher: Denoiser | None, batch: Tensor, generator: Generator

@@ -41,8 +41,11 @@ def check_temperature(temperature: float, top_p: float) -> None:
             f"temperature must be 0 (the most likely token) or from {1 / EXTREME_TEMPERATURE:g} to "
             f"{EXTREME_TEMPERATURE:g}, got {temperature}"
         )
-    if not 0 < top_p <= 1:
-        raise ValueError(f"top_p must lie in (0, 1], got {top_p}")
+    if not 1 / EXTREME_TEMPERATURE <= top_p <= 1:
+        raise ValueError(
+            f"top_p must be from {1 / EXTREME_TEMPERATURE:g} to 1, got {top_p}; the most likely "
+            "token alone is temperature 0"
+        )
 
 
 def make_decoding(

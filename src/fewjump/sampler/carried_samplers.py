@@ -6,7 +6,7 @@ they scale (:class:`fewjump.sampler.Scaled`). A model that is trained further lo
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard
 
 from torch import Tensor
 
@@ -51,14 +51,37 @@ def chosen_sampler(
 ) -> tuple[Sampler, GridSpec | None]:
     """The sampler and the grid that are meant.
 
-    None is the one that the model carries for this number of steps, with its own times, where
-    neither a grid nor an end without the final draw is asked for; else ``ancestral``.
+    None, or ``scaled`` without multipliers, is the one that the model carries for this number of
+    steps, with its own times, where neither a grid nor an end without the final draw is asked for;
+    else ``ancestral``, or what would be scaled.
     """
-    if sampler is None and grid is None and denoise:
+    method = None if sampler is None else get_sampler(sampler)
+    if _is_open(method) and grid is None and denoise:
         for one in denoiser.unconditioned.samplers or ():
-            if one["steps"] == steps:
+            if one["steps"] == steps and (method is None or one["base"] == method.base):
                 return Scaled(tuple(one["multipliers"]), one["base"]), one["times"]
-    return get_sampler("ancestral" if sampler is None else sampler), grid
+    return get_sampler("ancestral") if method is None else method, grid
+
+
+def _is_open(method: Sampler | None) -> TypeGuard[Scaled | None]:
+    """Whether the multipliers are for the model to say."""
+    return method is None or (isinstance(method, Scaled) and not method.multipliers)
+
+
+def not_learned(
+    denoiser: Denoiser, sampler: Sampler | None, steps: int | None, grid: GridSpec | None
+) -> str | None:
+    """What to tell who leaves multipliers to a model that has none for this number of steps."""
+    learned = [one["steps"] for one in denoiser.unconditioned.samplers or ()]
+    if not _is_open(sampler) or grid is not None or steps in learned:
+        return None
+    base = "ancestral" if sampler is None else sampler.base
+    if learned:
+        known = ", ".join(map(str, learned))
+        return f"this model has a learned sampler for --steps {known}; at {steps}: {base}"
+    if sampler is None:
+        return None
+    return f"this model has no learned sampler: scaled without multipliers is {base}"
 
 
 def read_samplers(data: Any) -> list[dict[str, Any]] | None:

@@ -34,7 +34,8 @@ class Scaled(Sampler):
 
     Args:
         multipliers: Φ_k ≥ 0 of every step that is walked, K − 1 for a grid 1 → 0 of K intervals
-            whose last is the final draw. None given: 1 for any number of steps.
+            whose last is the final draw. None given: those that the model carries for this number
+            of steps; without such, and in a step alone, 1.
         base: the sampler that is scaled: ``ancestral``, ``euler`` or ``tau-leaping``.
 
     Raises:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fewjump.checkpoint.originals import LARGEST_WEIGHT
 from fewjump.denoiser.base import Denoiser
 from fewjump.objective.elbo import nelbo
 from fewjump.random import SampleStreams, fold_seed
@@ -148,9 +149,9 @@ class DivergenceError(RuntimeError):
 
 
 def not_finite(parameters: Sequence[Tensor]) -> bool:
-    """Whether some entry (of this process's part) is NaN or infinite."""
-    parts = (getattr(p, "to_local", lambda p=p: p)() for p in parameters)
-    return not all(bool(torch.isfinite(part).all()) for part in parts)
+    """Whether some entry (of this process's part) is NaN, infinite, or what no file may hold."""
+    parts = (getattr(p, "to_local", lambda p=p: p)().detach() for p in parameters)
+    return not all(bool((part.abs() <= LARGEST_WEIGHT).all()) for part in parts)
 
 
 def diagnosis(
@@ -158,7 +159,8 @@ def diagnosis(
 ) -> str:
     """What is not finite after a step, why that is likely, and where the last good state lies."""
     if not_finite(parameters):
-        what, cause = "the weights are", "the last update overflowed; lower lr or set clip"
+        what = f"some weights are above {LARGEST_WEIGHT:g} or"
+        cause = "the last updates were too large; lower lr or weight_decay, or set clip"
     elif loss == float("inf"):
         what = "the loss is +inf, it is"
         cause = (

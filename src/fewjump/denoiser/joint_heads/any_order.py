@@ -8,9 +8,9 @@ its law at x_t is that of one network for every set of visible tokens.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,9 @@ from fewjump.law.autoregressive import AutoregressiveLaw, Conditionals, RowsAhea
 from fewjump.law.base import SHARED, at_least_float32
 from fewjump.law.logits import Logits
 from fewjump.process import Process
+
+# Embeddings of so many numbers are copied for a walk.
+_COPIED = 1 << 20
 
 
 class AnyOrderHead(JointHead):
@@ -51,7 +54,6 @@ class AnyOrderHead(JointHead):
 
     kind = "any-order"
     autoregressive = True
-    first: Tensor
 
     def __init__(
         self,
@@ -76,12 +78,11 @@ class AnyOrderHead(JointHead):
             )
         self.width, self.heads, self.blocks, self.columns = width, heads, blocks, columns
         self.neighbours = tuple(int(distance) for distance in neighbours)
-        # A part for each token that enters a position, with two more rows than tokens: a token
-        # that is not there yet, and what is outside.
-        self.entering = 1 + 2 * len(self.neighbours)
-        self.embeddings = nn.Embedding(self.entering * (vocab_size + 2), width)
-        first = torch.arange(self.entering) * (vocab_size + 2)
-        self.register_buffer("first", first, persistent=False)
+        # Two more rows than tokens: a token that is not there yet, and what is outside.
+        sides = 1 + 2 * len(self.neighbours)
+        self.embeddings = nn.ModuleList(nn.Embedding(vocab_size + 2, width) for _ in range(sides))
+        for embedding in self.embeddings:
+            nn.init.normal_(embedding.weight, std=1.0)  # type: ignore[arg-type]
         self.last = nn.Linear(hidden, width)
         self.next = nn.Linear(hidden, width)
         self.layers = nn.ModuleList(CausalAttention(width, heads) for _ in range(blocks))
@@ -98,22 +99,6 @@ class AnyOrderHead(JointHead):
         visible = certain_positions(x_t, process)
         conditionals = AnyOrderConditionals(self, base, last, following, mix, order_of(visible))
         return AutoregressiveLaw(conditionals, x0=torch.where(visible, x_t, 0), known=visible)
-
-    def embed(self, tokens: Tensor) -> Tensor:
-        """Sum of what the tokens that enter positions add there: (..., n) → (..., width)."""
-        rows = (tokens + self.first).flatten(0, -2)
-        found = functional.embedding_bag(rows, self.embeddings.weight, mode="sum")
-        return found.view(*tokens.shape[:-1], self.width)
-
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
-    ) -> None:
-        # Models saved before there was one table have one for each token that enters.
-        name = f"{prefix}embeddings"
-        if f"{name}.0.weight" in state_dict:
-            tables = [state_dict.pop(f"{name}.{n}.weight") for n in range(self.entering)]
-            state_dict[f"{name}.weight"] = torch.cat(tables)
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def factors(self, states: Tensor, mix: Tensor) -> Tensor:
         """What, times the token factor, is added to the product logits: (..., width)."""
@@ -209,14 +194,19 @@ class AnyOrderConditionals(Conditionals):
             others.append(other.masked_fill(outside, absent + 1))
         return torch.stack(places, -1), torch.stack(others, -1)
 
-    def elements(self, steps: slice, x0: Tensor) -> Tensor:
+    def elements(self, steps: slice, x0: Tensor, tables: Tables | None = None) -> Tensor:
         """What the attention reads at some steps: (B, n, width).
 
         Of the tokens x0 (B, L) those at positions that come before a step's are read.
         """
         place, other = (part[:, steps] for part in self.sources)
         tokens = x0.gather(1, place.flatten(1)).view_as(place)
-        return self.context[:, steps] + self.head.embed(torch.where(other < 0, tokens, other))
+        tokens, out = torch.where(other < 0, tokens, other), self.context[:, steps]
+        if tables is not None:
+            return out + tables.sum(tokens)
+        for number, embedding in enumerate(self.head.embeddings):
+            out = out + embedding(tokens[..., number])
+        return out
 
     @cached_property
     def rotation(self) -> Tensor:
@@ -224,16 +214,35 @@ class AnyOrderConditionals(Conditionals):
         return torch.stack([self.table[:, self.order], self.table[:, self.before]], 3)
 
 
+class Tables:
+    """The embeddings of a head one below the other, for a walk: their sum is one call."""
+
+    def __init__(self, embeddings: Sequence[nn.Embedding]) -> None:
+        self.weight = torch.cat([one.weight for one in embeddings])
+        rows = len(self.weight) // len(embeddings)
+        self.first = torch.arange(0, len(self.weight), rows, device=self.weight.device)
+
+    def sum(self, tokens: Tensor) -> Tensor:
+        """(B, n, tables) → (B, n, width)."""
+        rows = (tokens + self.first).flatten(0, 1)
+        found = functional.embedding_bag(rows, self.weight, mode="sum")
+        return found.unflatten(0, tokens.shape[:2])
+
+
 class _AnyOrderWalk(Walk):
     def __init__(self, conditionals: AnyOrderConditionals) -> None:
         self.conditionals, order = conditionals, conditionals.order
         self.caches = [layer.begin(conditionals.last) for layer in conditionals.head.layers]  # type: ignore[operator]
         self.mix = _at(conditionals.mix, order)
+        tables = list(conditionals.head.embeddings)
+        small = sum(one.weight.numel() for one in tables) <= _COPIED  # type: ignore[operator]
+        self.tables = Tables(tables) if small else None  # type: ignore[arg-type]
         self.base = RowsAhead(conditionals.base, order)
 
     def _advance(self, steps: slice, x0: Tensor) -> Tensor:
         given = self.conditionals
-        states, rotation = given.elements(steps, x0), given.rotation[:, :, steps]
+        states = given.elements(steps, x0, self.tables)
+        rotation = given.rotation[:, :, steps]
         for layer, cache in zip(given.head.layers, self.caches):
             states = layer.step(states, steps.start, cache, rotation)  # type: ignore[operator]
         return states
