@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -145,6 +147,30 @@ def test_failures_become_exit_codes(
     err = capsys.readouterr().err
     assert said in err
     assert err.count("\n") <= 1
+
+
+def test_a_termination_ends_like_ctrl_c(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    undone = []
+
+    def wait(verb: str, words: list[str]) -> int:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        finally:
+            undone.append(verb)
+        return cli.OK
+
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        monkeypatch.setattr(cli, "_run", wait)
+        assert cli.main(["verify"]) == cli.INTERRUPTED
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert undone == ["verify"]
+    assert capsys.readouterr().err == "fewjump: terminated\n"
 
 
 @pytest.mark.parametrize("how", ["flag", "variable"])

@@ -10,7 +10,9 @@ from __future__ import annotations
 import codecs
 import importlib
 import os
+import signal
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
@@ -58,8 +60,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 fine, 1 a failure while running, 2 bad usage or input, 130 interrupted.
     """
-    with _terminal():
+    with _terminal(), _ended_by_signal():
         return _main(list(sys.argv[1:] if argv is None else argv))
+
+
+@contextmanager
+def _ended_by_signal() -> Iterator[None]:
+    """SIGTERM, as a cluster sends it, ends a verb like Ctrl-C: what is half written is removed."""
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt("terminated")
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _main(words: list[str]) -> int:
