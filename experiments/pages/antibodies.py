@@ -2,46 +2,55 @@
 
 from __future__ import annotations
 
+from experiments.antibodies import ROLLOUT_STEPS
 from experiments.pages.logos import logos
 from experiments.pages.markdown import MISSING, Row, plus_minus, table, where
 from experiments.pages.road import load
 from experiments.wall_clock import TEACHER
 
+HEADER = (
+    "samples",
+    "valid",
+    "germline identity",
+    "H / K / L",
+    "amino acids, TV",
+    "pairs, TV",
+    "between two samples",
+    "unique",
+    "to the nearest rollout",
+)
+
 
 def cells() -> str:
     """What the judge says of every model at every number of evaluations."""
-    found = load("antibodies")
-    lines = []
-    for row in sorted(found["rows"], key=lambda r: (r["student"] != TEACHER, r["steps"])):
-        # What the others are compared with.
-        itself = (row["student"], row["steps"]) == (TEACHER, 64)
-        lines.append(
-            (
-                f"{row['student']}, {row['steps']}",
-                row["n"],
-                plus_minus(row, "valid", 2),
-                plus_minus(row, "identity"),
-                _chains(row),
-                MISSING if itself else plus_minus(row, "letters_tv"),
-                MISSING if itself else plus_minus(row, "pairs_tv"),
-                plus_minus(row, "between", 1),
-                f"{row['unique']:.3f}",
-                MISSING if itself else plus_minus(row, "nearest", 1),
-            )
-        )
-    header = (
-        "evaluations",
-        "samples",
-        "valid",
-        "germline identity",
-        "H / K / L",
-        "amino acids, TV",
-        "pairs, TV",
-        "between two samples",
-        "unique",
-        "to the nearest rollout",
+    rows = sorted(load("antibodies")["rows"], key=lambda r: (r["student"] != TEACHER, r["steps"]))
+    lines = [(f"{row['student']}, {row['steps']}", *_judged(row)) for row in rows]
+    return table(("evaluations", *HEADER), lines)
+
+
+def sharpened() -> str:
+    """The same at temperatures below 1: the teacher's most evaluations, students' one."""
+    lines = [
+        (f"{row['student']}, {row['steps']}", f"{row['temperature']:g}", *_judged(row))
+        for row in load("antibodies")["sharpened"]
+    ]
+    return table(("evaluations", "temperature", *HEADER), lines)
+
+
+def _judged(row: Row) -> tuple[str, ...]:
+    """A row's numbers; the teacher's samples that others are compared with are not with it."""
+    itself = (row["student"], row["steps"], row["temperature"]) == (TEACHER, ROLLOUT_STEPS, 1)
+    return (
+        str(row["n"]),
+        plus_minus(row, "valid", 2),
+        plus_minus(row, "identity"),
+        _chains(row),
+        MISSING if itself else plus_minus(row, "letters_tv"),
+        MISSING if itself else plus_minus(row, "pairs_tv"),
+        plus_minus(row, "between", 1),
+        f"{row['unique']:.3f}",
+        MISSING if itself else plus_minus(row, "nearest", 1),
     )
-    return table(header, lines)
 
 
 def learning() -> str:
@@ -124,9 +133,12 @@ def loops_drawing(framework: str, *students: str) -> str:
     return logos(panels, _title(framework))
 
 
-def cell(student: str, steps: str, key: str) -> str:
-    """One number of the first table with half of its interval."""
-    (row,) = where(load("antibodies")["rows"], student=student, steps=int(steps))
+def cell(student: str, steps: str, key: str, temperature: str = "1") -> str:
+    """One number of the first table with half of its interval; of the second at a temperature."""
+    found = load("antibodies")
+    rows = [*found["rows"], *found["sharpened"]]
+    here = {"student": student, "steps": int(steps), "temperature": float(temperature)}
+    (row,) = where(rows, **here)
     return plus_minus(row, key, 2 if key == "valid" else 3)
 
 

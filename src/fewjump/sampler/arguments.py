@@ -24,6 +24,11 @@ EXTREME_TEMPERATURE = 1e6
 def check_sizes(
     denoiser: Denoiser, num_samples: int, length: int | None, batch_size: int | None
 ) -> int:
+    """The length of samples, the denoiser's where none is said.
+
+    Raises:
+        ValueError: for numbers below 1, and for a length that the denoiser has not.
+    """
     length = denoiser.length if length is None else length
     if length is None:
         raise ValueError("this denoiser has no length of its own; pass length=")
@@ -36,6 +41,7 @@ def check_sizes(
 
 
 def check_temperature(temperature: float, top_p: float) -> None:
+    """Raise ValueError for what logits in single precision cannot be divided or cut by."""
     if temperature != 0 and not 1 / EXTREME_TEMPERATURE <= temperature <= EXTREME_TEMPERATURE:
         raise ValueError(
             f"temperature must be 0 (the most likely token) or from {1 / EXTREME_TEMPERATURE:g} to "
