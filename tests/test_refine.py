@@ -228,6 +228,8 @@ def test_options_that_do_not_fit_are_refused(world):
     walker = distill(teacher, data, student="any-order", head={"width": 8, "heads": 2}, **few)
     with pytest.raises(ValueError, match="token after token"):
         fewjump.refine(student, walker, **QUICK)
+    chosen = distill(teacher, data, student="tensor-train", **few)
+    fewjump.refine(student, chosen, guard=False, **QUICK)
     other = train_teacher(data, Uniform(3, LogLinear()), network=SMALL, **few)
     with pytest.raises(ValueError, match="the teacher has the noise Uniform"):
         fewjump.refine(student, other, **QUICK)

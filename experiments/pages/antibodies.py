@@ -139,7 +139,7 @@ def cell(student: str, steps: str, key: str, temperature: str = "1") -> str:
     rows = [*found["rows"], *found["sharpened"]]
     here = {"student": student, "steps": int(steps), "temperature": float(temperature)}
     (row,) = where(rows, **here)
-    return plus_minus(row, key, 2 if key == "valid" else 3)
+    return plus_minus(row, key, {"valid": 2, "between": 1}.get(key, 3))
 
 
 def _chains(row: Row) -> str:

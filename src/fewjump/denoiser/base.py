@@ -76,6 +76,7 @@ class Denoiser(nn.Module, ABC):
         joint: whether its laws are known to be joint: guidance cannot combine those.
         latent: whether its laws draw a latent that :meth:`~fewjump.law.base.Law.held` keeps.
         mixture: whether its laws are known to be mixtures of few components.
+        closed_marginals: whether its laws' marginals have a closed form; others are estimated.
         classes: K, where the law may be asked for by class (:mod:`fewjump.denoiser.condition`):
             the labels are {0..K−1}, and K stands for no class. None without classes.
         guidance_range: least and largest guidance scale of a network that takes it as an input.
@@ -102,6 +103,7 @@ class Denoiser(nn.Module, ABC):
     joint: bool = False
     latent: bool = False
     mixture: bool = False
+    closed_marginals: bool = True
     classes: int | None = None
     guidance_range: tuple[float, float] | None = None
     condition: Condition | None = None

@@ -112,6 +112,7 @@ class Head(nn.Module, ABC):
         latent: whether its law draws a latent that can be held.
         mixture: whether its law is a mixture of few components
             (:meth:`~fewjump.law.base.Law.component_logits`).
+        closed_marginals: whether the law's marginals have a closed form; others are estimated.
     """
 
     kind: ClassVar[str]
@@ -120,6 +121,7 @@ class Head(nn.Module, ABC):
     joint: ClassVar[bool] = False
     latent: ClassVar[bool] = False
     mixture: bool = False
+    closed_marginals: bool = True
 
     def __init__(self, hidden: int, vocab_size: int) -> None:
         super().__init__()

@@ -122,7 +122,7 @@ class LatentHead(JointHead):
             particles=particles,
         )
         self.sizes = LatentSizes(categories, size, position_categories, position_size)
-        self.mixture = self.is_one_category()
+        self.mixture = self.closed_marginals = self.is_one_category()
         self.categories, self.size = categories, size
         self.position_categories, self.position_size = position_categories, position_size
         self.width, self.length, self.particles = width, length, particles

@@ -74,6 +74,7 @@ class NetworkDenoiser(Denoiser):
         self.time_conditioned = config.time_conditioned
         self.autoregressive, self.joint = head.autoregressive, head.joint
         self.mixture, self.latent = head.mixture, head.latent
+        self.closed_marginals = head.closed_marginals
         self.padding = config.padding
         self.classes = getattr(config, "classes", None)
         self.guidance_range = getattr(config, "guidance", None)

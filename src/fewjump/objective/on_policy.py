@@ -117,7 +117,7 @@ class OnPolicyRefinement(OwnSamples, OnPolicyOptions):
     def check(self, student: Denoiser, teacher: Denoiser | None) -> None:
         super().check(student, teacher)
         _pair(student)
-        if teacher is not None and (teacher.autoregressive or teacher.latent):
+        if teacher is not None and not teacher.closed_marginals:
             raise ValueError(
                 "this asks the teacher for the law of single positions, which a model that draws "
                 "token after token, or a latent first, has no closed form for: give the teacher "

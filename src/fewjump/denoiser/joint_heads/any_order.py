@@ -54,6 +54,7 @@ class AnyOrderHead(JointHead):
 
     kind = "any-order"
     autoregressive = True
+    closed_marginals = False
 
     def __init__(
         self,

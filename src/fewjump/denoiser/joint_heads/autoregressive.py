@@ -139,6 +139,7 @@ class AutoregressiveHead(JointHead):
 
     kind = "autoregressive"
     autoregressive = True
+    closed_marginals = False
 
     def __init__(
         self,
