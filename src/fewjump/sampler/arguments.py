@@ -135,14 +135,14 @@ def check_budgets(
     grid: GridSpec | None = None,
     length: int | None = None,
 ) -> None:
-    """Raise ValueError where :func:`run` would refuse one of several numbers of steps.
+    """Raise ValueError where :func:`fewjump.sampler.run` would refuse one of several numbers of steps.
 
     For what draws often: none of it is then drawn in vain.
 
     Args:
         denoiser: asked once about noise where a law's kind decides.
         budgets: numbers of steps.
-        sampler, grid, length: as for :func:`run`.
+        sampler, grid, length: as for :func:`fewjump.sampler.run`.
     """
     for steps in budgets:
         check_spec(grid, steps, denoiser.process.schedule)
