@@ -135,7 +135,7 @@ def check_budgets(
     grid: GridSpec | None = None,
     length: int | None = None,
 ) -> None:
-    """Raise ValueError where :func:`fewjump.sampler.run` would refuse one of several numbers of steps.
+    """Raise ValueError where :func:`fewjump.sampler.run` would refuse a number of steps.
 
     For what draws often: none of it is then drawn in vain.
 
