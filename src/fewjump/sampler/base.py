@@ -63,6 +63,7 @@ class Sampler(ABC):
         random_times: whether the denoiser is asked at times that are drawn.
         masked_only: whether it is for absorbing processes alone.
         holds_latent: whether one latent is held over all steps, which joint laws must then have.
+        open_base: the sampler that it scales, where the multipliers are left to the model.
     """
 
     name: ClassVar[str]
@@ -73,6 +74,7 @@ class Sampler(ABC):
     random_times: ClassVar[bool] = False
     masked_only: ClassVar[bool] = False
     holds_latent: ClassVar[bool] = False
+    open_base: str | None = None
 
     @property
     def label(self) -> str:

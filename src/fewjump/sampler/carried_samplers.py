@@ -6,7 +6,7 @@ they scale (:class:`fewjump.sampler.Scaled`). A model that is trained further lo
 
 from __future__ import annotations
 
-from typing import Any, TypeGuard
+from typing import Any
 
 from torch import Tensor
 
@@ -58,14 +58,14 @@ def chosen_sampler(
     method = None if sampler is None else get_sampler(sampler)
     if _is_open(method) and grid is None and denoise:
         for one in denoiser.unconditioned.samplers or ():
-            if one["steps"] == steps and (method is None or one["base"] == method.base):
+            if one["steps"] == steps and (method is None or one["base"] == method.open_base):
                 return Scaled(tuple(one["multipliers"]), one["base"]), one["times"]
     return get_sampler("ancestral") if method is None else method, grid
 
 
-def _is_open(method: Sampler | None) -> TypeGuard[Scaled | None]:
+def _is_open(method: Sampler | None) -> bool:
     """Whether the multipliers are for the model to say."""
-    return method is None or (isinstance(method, Scaled) and not method.multipliers)
+    return method is None or method.open_base is not None
 
 
 def not_learned(
@@ -75,7 +75,7 @@ def not_learned(
     learned = [one["steps"] for one in denoiser.unconditioned.samplers or ()]
     if not _is_open(sampler) or grid is not None or steps in learned:
         return None
-    base = "ancestral" if sampler is None else sampler.base
+    base = "ancestral" if sampler is None else sampler.open_base
     if learned:
         known = ", ".join(map(str, learned))
         return f"this model has a learned sampler for --steps {known}; at {steps}: {base}"

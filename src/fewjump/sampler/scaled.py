@@ -56,6 +56,7 @@ class Scaled(Sampler):
         assert isinstance(sampler, JumpSampler)
         self.base: ScaledName = base
         self._base = sampler
+        self.open_base = None if self.multipliers else base
 
     @property
     def label(self) -> str:
