@@ -148,6 +148,9 @@ def test_results_of_a_comparison_and_of_others_are_not_mixed(
     assert cli.main([*evaluate, str(tmp_path / "out")]) == cli.USAGE
     assert "holds a comparison" in capsys.readouterr().err
     assert before == {p: p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file()}
+    (tmp_path / "begun" / "measured").mkdir(parents=True)
+    assert cli.main([*evaluate, str(tmp_path / "begun")]) == cli.USAGE
+    assert "holds a comparison" in capsys.readouterr().err
     assert compare(path, made / "teacher") == cli.USAGE
     assert "holds a training run or a model" in capsys.readouterr().err
     assert cli.main([*evaluate, str(tmp_path / "judged")]) == cli.OK

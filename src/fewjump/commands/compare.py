@@ -21,7 +21,7 @@ from fewjump.commands.compare_training import (
     student_options,
     untrained,
 )
-from fewjump.commands.evaluate import PAGE, RESULTS, ROWS, judge_facts, meter_for
+from fewjump.commands.evaluate import PAGE, RESULTS, ROWS, TRIALS, judge_facts, meter_for
 from fewjump.commands.shared import document_values, make_sampler
 from fewjump.config import read_yaml
 from fewjump.files import check_file_writable, write_text
@@ -72,7 +72,7 @@ class Options:
 Made: TypeAlias = dict[tuple[str, int], distill.Options]
 Ways: TypeAlias = "dict[str, tuple[Sampler | None, Any]]"
 _Key = TypeVar("_Key")
-_TRIALS, _STUDENTS = "trials.json", "students"
+_STUDENTS = "students"
 
 
 class Opened(NamedTuple):
@@ -123,7 +123,7 @@ def run(options: Options) -> int:
         for name in (ROWS, RESULTS, PAGE):
             check_file_writable(options.out / name)
         if trials:
-            write_text(options.out / _TRIALS, json.dumps(trials, indent=1) + "\n")
+            write_text(options.out / TRIALS, json.dumps(trials, indent=1) + "\n")
         _measure(options, contents, opened, entries)
     return 0
 
@@ -242,7 +242,7 @@ def _check_students(
     from fewjump.denoiser.wrappers import weights_checksum
 
     plan, given, denoiser = contents.plan, opened.given, opened.teacher.denoiser
-    trials, found = options.out / _TRIALS, {}
+    trials, found = options.out / TRIALS, {}
     spent: dict[str, int] = {}
     if trials.is_file():
         found = json.loads(trials.read_text(encoding="utf-8"))

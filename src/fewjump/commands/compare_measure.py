@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from fewjump.commands.compare_plan import Plan
-from fewjump.commands.evaluate import judge_facts
+from fewjump.commands.evaluate import MEASURED, judge_facts
 from fewjump.files import write_text
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class Judging:
             about += [plan.teacher]
         text = json.dumps([*about, weights_checksum(denoiser), self._data], default=str)
         key = hashlib.sha256(text.encode()).hexdigest()[:12]
-        place = self.folder / "measured" / entry.name / f"{seed}-{key}.json"
+        place = self.folder / MEASURED / entry.name / f"{seed}-{key}.json"
         if not place.is_file():
             rows = quality(
                 denoiser,

@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 SHOWN_IMAGES, SHOWN_TEXTS = 24, 3
 # What an evaluation, and a report on it, leave in the folder.
 RESULTS, SAMPLES, PAGE = "results.json", "samples.json", "report.html"
-#: What a comparison has beside.
-ROWS = "rows.json"
+#: What a comparison has beside, the last two before it has ended.
+ROWS, TRIALS, MEASURED = "rows.json", "trials.json", "measured"
 
 
 @dataclass
@@ -114,7 +114,7 @@ def run(options: Options) -> int:
         for sampler in samplers:
             check_budgets(model.denoiser, options.steps, sampler, options.grid)
     out = options.out or results_folder(options.paths[0], models[0])
-    if (out / ROWS).exists():
+    if any((out / name).exists() for name in (ROWS, TRIALS, MEASURED)):
         raise ValueError(f"{out} holds a comparison, whose results these would replace: give --out")
     with sole_writer(out):
         for name in (RESULTS, SAMPLES, PAGE):
