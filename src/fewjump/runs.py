@@ -247,7 +247,9 @@ def for_sampling(model: Denoiser) -> Denoiser:
     head = model.head.for_sampling()
     if head is model.head:
         return model
-    slim = NetworkDenoiser(model.trunk, head, model.process, model.length, model.autocast)
+    slim = NetworkDenoiser(
+        model.trunk, head, model.process, model.length, model.autocast, model.leave_one_out
+    )
     slim.vocabulary_config = model.vocabulary_config
     return slim.train(model.training)
 

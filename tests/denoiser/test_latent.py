@@ -50,8 +50,8 @@ every_process = pytest.mark.parametrize(
 )
 
 
-def network(process: Process, head: dict[str, Any], autocast: str | None = None) -> NetworkDenoiser:
-    config = {"process": process.config(), "trunk": TRUNK, "length": L, "autocast": autocast}
+def network(process: Process, head: dict[str, Any], **options: Any) -> NetworkDenoiser:
+    config = {"process": process.config(), "trunk": TRUNK, "length": L, **options}
     return NetworkDenoiser.from_config({**config, "head": head})
 
 
@@ -349,6 +349,19 @@ def test_a_saved_student_needs_no_encoder_and_answers_the_same(kind: str, tmp_pa
     assert isinstance(whole, NetworkDenoiser)
     twin.warm_start(whole)
     assert all(torch.equal(twin.state_dict()[n], v) for n, v in model.state_dict().items())
+
+
+def test_a_saved_student_still_leaves_one_out(tmp_path: Path) -> None:
+    process = Uniform(V, LogLinear())
+    head = {"kind": "latent", **SMALL, **KINDS["category"]}
+    model = scramble(network(process, head, leave_one_out=True)).eval()
+    save(for_sampling(model), tmp_path / "model")
+    loaded, x_t = load(tmp_path / "model"), states(process)
+    with torch.no_grad():
+        found, expected = loaded(x_t, 0.5).marginals(), model(x_t, 0.5).marginals()
+        assert torch.equal(found, expected)
+        plain = NetworkDenoiser(model.trunk, model.head, process, L)
+        assert float((plain(x_t, 0.5).marginals() - expected).abs().max()) > 0.1
 
 
 def test_a_fresh_process_computes_the_same_bits(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fewjump.process import (
+    Absorbing,
     FixedRate,
     Uniform,
     birth_death_rate,
@@ -192,8 +193,17 @@ def test_batched_corruption_does_not_build_a_kernel_for_each_element(generator, 
     assert float((counts - process.kernel(0.0, 0.3).dense()).abs().max()) < 0.03
 
 
-def test_ratios_that_determine_nothing_are_refused():
-    process = FixedRate(reversible_rate(4), Linear(sigma_max=300.0))
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda schedule: FixedRate(reversible_rate(4), schedule),
+        lambda schedule: Uniform(4, schedule),
+        lambda schedule: Absorbing(4, schedule),
+    ],
+    ids=["rate", "uniform", "absorbing"],
+)
+def test_ratios_that_determine_nothing_are_refused(make):
+    process = make(Linear(sigma_max=300.0))
     with pytest.raises(ValueError, match="singular"):
         process.posterior_from_ratios(torch.ones(1, 2, 4), torch.zeros(1, 2).long(), 1.0)
 

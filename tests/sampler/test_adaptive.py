@@ -7,6 +7,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -147,6 +148,34 @@ def test_confidence_is_its_enumeration(by: str, noise: float, steps: int) -> Non
     expected = walked(START, [*walk, final])
     law = exact_output_law(MASKED, steps, Confidence(by, noise))  # type: ignore[arg-type]
     torch.testing.assert_close(law, expected, atol=1e-13, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("head", "taken"),
+    [
+        ({"kind": "tensor-train"}, True),
+        ({"kind": "latent", "categories": 3}, True),
+        ({"kind": "latent", "categories": 0, "size": 2}, False),
+        ({"kind": "any-order", "width": 8, "heads": 2}, False),
+    ],
+    ids=["tensor-train", "one category", "normal latent", "any-order"],
+)
+@pytest.mark.parametrize(
+    "sampler", [EntropyBounded(0.1), Confidence("peak")], ids=["bounded", "surest"]
+)
+def test_positions_are_ranked_by_marginals_in_closed_form_alone(
+    head: dict[str, Any], taken: bool, sampler: Sampler
+) -> None:
+    trunk = {"hidden": 8, "blocks": 1, "heads": 2, "condition_dim": 4}
+    process = Absorbing(V + 1, SCHEDULE)
+    described = {"process": process.config(), "trunk": trunk, "length": L, "head": head}
+    model = NetworkDenoiser.from_config(described).eval()
+    assert model.closed_marginals == taken
+    if taken:
+        assert run(model, 4, 2, sampler, generator=0).samples.shape == (4, L)
+        return
+    with pytest.raises(ValueError, match="in no closed form"):
+        run(model, 4, 2, sampler)
 
 
 @pytest.mark.parametrize("kind", ["any-order", "autoregressive"])

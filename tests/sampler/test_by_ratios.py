@@ -11,7 +11,7 @@ from torch import Tensor
 from fewjump.denoiser import ScoreDenoiser
 from fewjump.denoiser.constrain import constrain_logits, never_clean
 from fewjump.inversion import invert_cdf
-from fewjump.law import DenseLogits, LinearLogits, Ratios
+from fewjump.law import DenseLogits, LinearLogits, ProductLaw, Ratios
 from fewjump.process import Process, ResetToPrior, TimeVaryingPrior, Uniform
 from fewjump.process.prior_path import InterpolatedPriors, mask_and_uniform
 from fewjump.random import SampleStreams
@@ -122,6 +122,19 @@ def test_eulers_rates_are_the_generators_column_times_the_ratios(
     index = torch.arange(3 * L)
     torch.testing.assert_close(rates.values(index), expected, rtol=0, atol=1e-12)
     torch.testing.assert_close(rates.open(index).total, expected.sum(-1), rtol=0, atol=1e-12)
+
+
+@every_process
+@every_time
+def test_a_law_without_gradients_steps_by_the_same_ratios(
+    process: Process, times: tuple[Tensor, Tensor]
+) -> None:
+    """What the Euler step of a score student under training is drawn from."""
+    t, _ = times
+    law, index = denoiser_of(process, ratios_of(2.0))(X, t), torch.arange(3 * L)
+    assert isinstance(law, ProductLaw)
+    found = reverse_rates(law.detach(), process, X, t).values(index)
+    assert torch.equal(found, reverse_rates(law, process, X, t).values(index))
 
 
 @every_process

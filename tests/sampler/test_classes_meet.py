@@ -14,6 +14,7 @@ from fewjump.denoiser import NetworkDenoiser
 from fewjump.process import Absorbing
 from fewjump.rollouts import rollouts
 from fewjump.sampler import fitted_grid
+from fewjump.sampler.scaled import Scaled
 from fewjump.schedule import LogLinear
 from tests.sampler.by_class import by_class
 
@@ -68,6 +69,27 @@ def test_a_guided_student_may_learn_from_one_of_more_scales() -> None:
     teacher = network(guidance=(0.0, 3.0))
     done = fewjump.distill(teacher, student="chain", guidance=(1.0, 2.0), steps=1, batch_size=2)
     assert done.guidance_range == (1.0, 2.0)
+
+
+@pytest.mark.parametrize("kind", ["any-order", "latent", "product"])
+def test_a_model_asked_for_a_class_takes_the_samplers_that_it_takes_itself(kind: str) -> None:
+    """One seed draws the same by ``label=`` and from the model that has its class already."""
+
+    def outcome(model: fewjump.Denoiser, **asked: Any) -> Any:
+        try:
+            return fewjump.sample(model, 3, 2, generator=0, **asked).tolist()
+        except ValueError as error:
+            return str(error)
+
+    model = network(kind)
+    asked: list[dict[str, Any]] = [{"decoding": "fixed-point"}]
+    names = ("ancestral", "confidence", "entropy-bounded", "euler", "held-latent")
+    asked += [{"sampler": name} for name in names] + [{"sampler": Scaled((1.5,))}]
+    found = [outcome(model, label=1, **one) for one in asked]
+    assert found == [outcome(model.conditioned(1), **one) for one in asked]
+    refused = [type(one) is str for one in found]
+    assert any(refused)
+    assert not all(refused)
 
 
 def test_a_fitted_grid_is_one_for_a_class_and_for_all_batches(

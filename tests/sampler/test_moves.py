@@ -12,7 +12,7 @@ from fewjump.process import Absorbing, ResetToPrior, Uniform
 from fewjump.random import SampleStreams
 from fewjump.sampler.first_hitting import RevealMove
 from fewjump.sampler.moves import JointReverseMove, JumpMove, LawMove
-from fewjump.sampler.rates import CombinedRates
+from fewjump.sampler.rates import CombinedRates, DenseRates
 from fewjump.sampler.reverse import reverse_rates, reverse_step
 from fewjump.sampler.single_stage import reverse_move
 from fewjump.schedule import Linear, LogLinear
@@ -101,6 +101,14 @@ def test_combined_rates_are_clamped_and_say_so() -> None:
     assert torch.allclose(rates.values(index), plain.clamp(min=0))
     assert torch.allclose(rows.total, plain.clamp(min=0).sum(-1))
     assert torch.allclose(negative, -plain.clamp(max=0).sum(-1))
+    # Where nothing is below zero, nothing is clamped: no rounding of float32 sums either.
+    many = torch.rand(2, 3, 700, generator=torch.Generator().manual_seed(0)) + 0.1
+    here = x.new_zeros(1, 3)
+    parts = [DenseRates(table[None], here) for table in many]
+    rates = CombinedRates(parts[0], 1.0, parts[1], 0.7, here)
+    none = rates.open(torch.arange(3)).negative
+    assert none is not None
+    assert torch.equal(none, torch.zeros(3).double())
 
     def build(n: int):
         many = [ProductLaw(law.logits.expand(n, -1, -1)) for law in (first_law, second_law)]

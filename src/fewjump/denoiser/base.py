@@ -17,6 +17,19 @@ from fewjump.process import Process
 from fewjump.registry import ENTRY_POINTS
 from fewjump.schedule import Time, as_time
 
+# What a denoiser that asks another one says of itself too.
+_INHERITED = (
+    "time_conditioned",
+    "padding",
+    "longest",
+    "vocabulary_config",
+    "autoregressive",
+    "joint",
+    "latent",
+    "mixture",
+    "closed_marginals",
+)
+
 
 @dataclass(frozen=True)
 class Condition:
@@ -118,6 +131,14 @@ class Denoiser(nn.Module, ABC):
             clean_vocab_size = process.vocab_size - (process.mask == process.vocab_size - 1)
         self.clean_vocab_size = clean_vocab_size
         self.evaluations = 0
+
+    def take_after(self, inner: Denoiser) -> None:
+        """Declare of its own laws and lengths what another denoiser does, which answers for it.
+
+        Classes are not declared: a wrapper may have been given them already.
+        """
+        for name in _INHERITED:
+            setattr(self, name, getattr(inner, name))
 
     @abstractmethod
     def law(self, x_t: Tensor, t: Tensor) -> Law:

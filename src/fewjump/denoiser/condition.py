@@ -35,9 +35,8 @@ class ConditionedDenoiser(Denoiser):
         super().__init__(inner.process, inner.length, inner.clean_vocab_size)
         self.inner = inner
         self.condition = condition
-        self.time_conditioned, self.padding = inner.time_conditioned, inner.padding
-        self.longest, self.training = inner.longest, inner.training
-        self.vocabulary_config = inner.vocabulary_config
+        self.take_after(inner)
+        self.training = inner.training
 
     @property
     def unconditioned(self) -> Denoiser:

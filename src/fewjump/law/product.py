@@ -239,8 +239,8 @@ class ProductLaw(Law):
         return ProductLaw(self.source.given(x0, known))
 
     def detach(self) -> ProductLaw:
-        """The same law without gradients."""
-        return ProductLaw(self.source.detach())
+        """The same law without gradients; draws by its scores need none."""
+        return ProductLaw(self.source.detach(), self.scores)
 
     def timed(self, clock: Clock) -> ProductLaw:
         scores = None if self.scores is None else self.scores.timed(clock)

@@ -38,6 +38,7 @@ class Evaluated(Denoiser):
         self._laws = [law]
         # Not a submodule: this one owns no parameters.
         self._denoiser = (denoiser,)
+        self.take_after(denoiser)
 
     def law(self, x_t: Tensor, t: Tensor) -> Law:
         return self._laws.pop() if self._laws else self._denoiser[0](x_t, t)

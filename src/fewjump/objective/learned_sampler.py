@@ -264,8 +264,7 @@ class LearnedSampler(Denoiser):
     def __init__(self, teacher: Denoiser, options: SamplerDistillation) -> None:
         super().__init__(teacher.process, teacher.length, teacher.clean_vocab_size)
         self._teacher = (teacher,)
-        for name in ("time_conditioned", "padding", "longest", "autoregressive", "joint"):
-            setattr(self, name, getattr(teacher, name))
+        self.take_after(teacher)
         self.classes, self.guidance_range = teacher.classes, teacher.guidance_range
         self.base: ScaledName = options.base
         self.shortest = _CELLS / options.path_steps

@@ -309,7 +309,7 @@ class StudentWithAuxiliary(Denoiser):
         if not 0 < lr_scale < math.inf:
             raise ValueError(f"lr_scale must be positive, got {lr_scale}")
         self.student, self.auxiliary = student, auxiliary
-        self.time_conditioned = student.time_conditioned
+        self.take_after(student)
         for parameter in auxiliary.parameters():
             parameter.lr_scale = lr_scale  # pyright: ignore[reportAttributeAccessIssue]
 

@@ -27,6 +27,9 @@ DENSE_STATES = 256
 _SLACK = 1e-6
 _POWER_STEPS, _SETTLED = 40, 1e-4
 
+# σ̄ beyond which e^{−σ̄} is below the rounding of 1: what is left of the data is lost in float64.
+MOST_NOISE = 34.5
+
 
 class SingularKernelError(ValueError):
     """A kernel has no inverse in float64. The message goes on from "the kernel ..."."""

@@ -23,6 +23,7 @@ from fewjump.inversion import invert_shared_cdf
 from fewjump.process.base import Process, check_laws
 from fewjump.process.generators import stationary_law
 from fewjump.process.kernel import (
+    MOST_NOISE,
     Kernel,
     SingularKernelError,
     check_dense,
@@ -35,8 +36,6 @@ from fewjump.schedule import Schedule, Time, as_time
 
 # With a norm of at most 1/4 the first term left out, 4^-17/17!, is below 1e-24.
 _SERIES_NORM, _SERIES_TERMS = 0.25, 16
-# Beyond it e^{−τ} is below the rounding of 1.
-_MOST_NOISE = 34.5
 
 
 class LowRankKernel(Kernel):
@@ -108,7 +107,7 @@ class LowRankKernel(Kernel):
     def solve(self, rows: Tensor) -> Tensor:
         grow, inner = self._parts_of(-self.gap)
         finite = bool(inner.isfinite().all() & grow.isfinite().all())
-        if not finite or float(self.gap.max()) > _MOST_NOISE:
+        if not finite or float(self.gap.max()) > MOST_NOISE:
             raise SingularKernelError("is singular in float64")
         return _times(rows.double(), grow, self.members, inner, self.priors)
 

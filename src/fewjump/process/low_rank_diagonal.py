@@ -24,6 +24,7 @@ from fewjump.process.base import Process, check_mask
 from fewjump.process.exponential import stochastic
 from fewjump.process.generators import stationary_law
 from fewjump.process.kernel import (
+    MOST_NOISE,
     ActionKernel,
     SingularKernelError,
     check_dense,
@@ -118,7 +119,7 @@ class LowRankDiagonalKernel(ActionKernel):
     def solve(self, rows: Tensor) -> Tensor:
         # σ_min(P) ≤ det(P)^{1/V} = e^{τ·tr(Q)/V}, and the norm of P is at least 1.
         fastest = float(self.gap.max()) if self.gap.numel() else 0.0
-        if fastest * self.series.decay > 34.5 or fastest * self.series.speed > 700:
+        if fastest * self.series.decay > MOST_NOISE or fastest * self.series.speed > 700:
             raise SingularKernelError("is singular in float64")
         return super().solve(rows)
 

@@ -13,6 +13,7 @@ which are for small V and for tests.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 
@@ -28,7 +29,14 @@ from fewjump.process.bridge import (
     ReverseCoefficients,
     reverse_coefficients,
 )
-from fewjump.process.kernel import Kernel, check_dense, checked_times, expand_time
+from fewjump.process.kernel import (
+    MOST_NOISE,
+    Kernel,
+    SingularKernelError,
+    check_dense,
+    checked_times,
+    expand_time,
+)
 from fewjump.random import Generator, bernoulli, uniform
 from fewjump.schedule import Time, as_time
 
@@ -182,6 +190,9 @@ class RankOneKernel(Kernel):
 
     def solve(self, rows: Tensor) -> Tensor:
         # w = (r − β·Σr)/α, since Σr = Σw (METHOD section 2.2).
+        # Numbers on an accelerator are not read, since that would make it wait.
+        if self.keep.device.type == "cpu" and bool((self.keep < math.exp(-MOST_NOISE)).any()):
+            raise SingularKernelError("is singular in float64")
         x = rows[..., 0]
         keep, forget = self.beside(x)
         noised = self._without_kept(rows)

@@ -32,10 +32,10 @@ class _ByMarginals(Sampler):
 
     def check(self, denoiser: Denoiser) -> None:
         super().check(denoiser)
-        if denoiser.autoregressive and self.by != "token":
+        if not denoiser.closed_marginals and self.by != "token":
             raise ValueError(
-                f"{self.name} ranks positions by their marginals, which an autoregressive law has "
-                "in no closed form; use sampler='ancestral', whose draws are joint anyway, or "
+                f"{self.name} ranks positions by their marginals, which this model's laws have in "
+                "no closed form; use sampler='ancestral', whose draws are joint anyway, or "
                 "'confidence' with by=token"
             )
 

@@ -36,7 +36,7 @@ class _Holding(Denoiser):
     def __init__(self, inner: Denoiser) -> None:
         super().__init__(inner.process, inner.length, inner.clean_vocab_size)
         self.inner, self.kept = inner, []
-        self.time_conditioned = inner.time_conditioned
+        self.take_after(inner)
 
     def law(self, x_t: Tensor, t: Tensor) -> Law:
         return self.inner(x_t, t).held(self.kept)

@@ -122,7 +122,7 @@ class PromptedDenoiser(Denoiser):
     ) -> None:
         super().__init__(inner.process, inner.length, inner.clean_vocab_size)
         self.inner = inner
-        self.time_conditioned = inner.time_conditioned
+        self.take_after(inner)
         self.temperature, self.top_p = temperature, top_p
         self.decoding, self.draft = decoding, draft
         self.prompt: Prompt | None = None

@@ -172,7 +172,8 @@ class CombinedRates(Rates):
 
     def open(self, index: Tensor) -> OpenRows:
         rates = self._signed(index)
-        signed = rates.sum(-1).double()
+        # Of the entries below zero alone: a difference of two sums would be their rounding.
+        negative = -rates.clamp(max=0).sum(-1).double()
         rows = _TableRows(rates.clamp_(min=0))
-        rows.negative = rows.total - signed
+        rows.negative = negative
         return rows
