@@ -192,6 +192,12 @@ def test_mistakes_are_named(teacher, data):
         (lambda: train_teacher(data, process, warm_up=3), "warmup"),
         (lambda: train_teacher(data[0], process), "N, L"),
         (lambda: train_teacher(data + 2, process, network=SMALL, **QUICK), "token 5"),
+        (lambda: train_teacher(data, Absorbing(V, LogLinear()), network=teacher), "its own"),
+        (lambda: train_teacher(data, teacher.process, network=teacher, classes=3), "leave out"),
+        (lambda: distill(teacher, data, student=teacher, head={"rank": 2}), "built already"),
+        (lambda: distill(teacher, data, student=teacher, network=SMALL), "built already"),
+        (lambda: distill(teacher, data, student=teacher, warm_start=False), "built already"),
+        (lambda: fewjump.refine(teacher, teacher, data.tolist()), "as an array or a tensor"),
     ):
         with pytest.raises(ValueError, match=words):
             action()

@@ -32,7 +32,7 @@ from fewjump.assembly import (
 )
 from fewjump.config import changed
 from fewjump.data import Dataset
-from fewjump.data.dataset import labels_of, scales_of
+from fewjump.data.dataset import labels_of, scales_of, tokens_of
 from fewjump.denoiser import Denoiser, NetworkDenoiser
 from fewjump.denoiser.wrappers import weights_checksum
 from fewjump.objective import Objective, freeze
@@ -95,11 +95,17 @@ def train_teacher(
             what is not this run's; see also :func:`fewjump.train.train`.
     """
     (config,) = changed(options, config)
-    tokens = _tokens(data)
+    tokens = tokens_of(data)
     chosen = objective if isinstance(objective, Objective) else data_objective(objective)
     if chosen.needs_teacher:
         raise ValueError(f"{type(chosen).__name__} needs a teacher; use fewjump.distill")
     if isinstance(network, Denoiser):
+        if network.process.config() != process.config() or classes not in (None, network.classes):
+            raise ValueError(
+                f"the network given has the process {network.process!r} and "
+                f"{network.classes or 'no'} classes: give its own, network.process, and leave out "
+                "classes"
+            )
         model = network
     else:
         if len(tokens.shape) != 2:
@@ -132,17 +138,6 @@ def train_teacher(
             label="teacher",
         )
         return finish(result, out, data, chosen, config)
-
-
-def _tokens(data: Dataset | Tokens) -> Tokens:
-    """The training part; ValueError for what holds no tokens in rows."""
-    tokens = data.train if isinstance(data, Dataset) else data
-    if not hasattr(tokens, "shape"):
-        raise ValueError(
-            "data must be a fewjump.data.Dataset or (N, L) token numbers as an array or a tensor, "
-            f"got a {type(data).__name__}"
-        )
-    return tokens
 
 
 def distill(
@@ -226,7 +221,7 @@ def distill(
     (config,) = changed(options, config)
     if isinstance(objective, str) and objective in OBJECTIVES:
         objective = OBJECTIVES[objective]()
-    tokens = None if data is None else _tokens(data)
+    tokens = None if data is None else tokens_of(data)
     length = teacher.length if tokens is None else int(tokens.shape[-1])
     if length is not None:
         teacher.check_length(length)
@@ -263,6 +258,11 @@ def distill(
             )
         model = start_at(start, student, teacher, guidance)
     elif isinstance(student, Denoiser):
+        if network is not None or head or not warm_start:
+            raise ValueError(
+                "a student that is built already has its network, head and weights: leave out "
+                "network, head and warm_start, or name its kind"
+            )
         model = student
     else:
         model = build_student(

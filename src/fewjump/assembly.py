@@ -8,8 +8,6 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any, Literal, cast, get_args
 
-import torch
-
 from fewjump.config import options_of
 from fewjump.denoiser import (
     HEADS,
@@ -31,7 +29,7 @@ from fewjump.objective import (
 from fewjump.objective.base import MatchingObjective
 from fewjump.options.matching import DataOptions, Intermediate, JointIntermediate, Part
 from fewjump.process import Process
-from fewjump.random import fold_seed
+from fewjump.random import initial_weights
 from fewjump.runs import can_save
 
 Network = TransformerConfig | Mapping[str, Any]
@@ -125,8 +123,7 @@ def build_teacher(
 ) -> Denoiser:
     """A fresh denoiser; a concrete-score network where score entropy is to train it."""
     config = {"process": process.config(), "trunk": trunk_options(network), "length": length}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(fold_seed(seed, _INITIAL_WEIGHTS))
+    with initial_weights(seed, _INITIAL_WEIGHTS):
         if isinstance(objective, ScoreEntropy):
             if config["trunk"].get("classes") is not None:
                 raise ValueError(
@@ -187,8 +184,7 @@ def build_student(
         "autocast": source.autocast if source is not None else None,
         "leave_one_out": source is not None and source.leave_one_out,
     }
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(fold_seed(seed, _INITIAL_WEIGHTS))
+    with initial_weights(seed, _INITIAL_WEIGHTS):
         student = NetworkDenoiser.from_config(config)
     student.process = teacher.process
     if warm_start and isinstance(teacher, NetworkDenoiser):
@@ -232,14 +228,21 @@ def start_at(
     return copy.deepcopy(start).requires_grad_(True)
 
 
-def add_adapters(model: Denoiser, teacher: Denoiser, rank: int, seed: int, own: bool) -> None:
+def add_adapters(model: Denoiser, teacher: Denoiser, rank: int, seed: int, fresh: bool) -> None:
     """Low-rank adapters over the teacher's weights in place of weights of the student's own.
+
+    Args:
+        model: the student.
+        teacher: whose weights it takes over.
+        rank: of the adapters.
+        seed: of their initial values.
+        fresh: whether the student is not to start at the teacher's weights: refused.
 
     Raises:
         ValueError: where the student does not start at a transformer teacher's weights.
     """
     both = (model, teacher)
-    if own or not all(isinstance(one, NetworkDenoiser | ScoreDenoiser) for one in both):
+    if fresh or not all(isinstance(one, NetworkDenoiser | ScoreDenoiser) for one in both):
         raise ValueError(
             "lora starts at a transformer teacher's weights: give the kind of student by name, "
             "with warm_start=True"

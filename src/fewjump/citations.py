@@ -6,7 +6,7 @@ import re
 
 _PAPER = "conditional-matching"
 
-# name: (key, type, title, authors, year, arXiv number or other fields)
+# name: (key, title, authors, year, arXiv number)
 _WORKS: dict[str, tuple[str, str, str, int, str]] = {
     _PAPER: (
         "gao2025distillation",

@@ -200,7 +200,7 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: for any other line that is none, with its number.
     """
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = path.read_text(encoding="utf-8", errors="replace").removesuffix("\n").split("\n")
     found = []
     for number, line in enumerate(lines, 1):
         try:

@@ -15,7 +15,8 @@ a flat distribution (arXiv 2409.02908), inversion does not.
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, SupportsIndex, TypeAlias, TypeVar
 
 import numpy as np
@@ -258,6 +259,15 @@ def draw_seed(generator: torch.Generator | int | None) -> int:
     if not 0 <= seed < 1 << 64:
         raise ValueError(f"a seed must lie in [0, 2^64), got {seed}")
     return seed
+
+
+@contextmanager
+def initial_weights(*parts: int) -> Iterator[None]:
+    """Torch's generator of the CPU is seeded by ``parts``; afterwards every one is as it was."""
+    with torch.random.fork_rng(devices=[]):
+        # torch.manual_seed would seed those of accelerators too, and nothing restores them.
+        torch.default_generator.manual_seed(fold_seed(*parts))
+        yield
 
 
 def seed_dropout(seed: int, device: torch.device) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from fewjump.assembly import values_for
 from fewjump.config import changed
 from fewjump.data import Dataset
+from fewjump.data.dataset import tokens_of
 from fewjump.denoiser import Denoiser
 from fewjump.denoiser.wrappers import weights_checksum
 from fewjump.objective import OnPolicyRefinement, RewardRefinement, freeze
@@ -120,7 +121,7 @@ def refine(
             f"the teacher has the noise {teacher.process!r} and the student {student.process!r}: "
             "give the teacher that the student was distilled from"
         )
-    tokens = data.train if isinstance(data, Dataset) else data
+    tokens = None if data is None else tokens_of(data)
     chosen = source or ("student" if tokens is None else "forward")
     kind = RewardRefinement if by_reward else OnPolicyRefinement
     objective = kind(chosen, **values_for(kind, (minimised, rewarded, parts)))

@@ -161,7 +161,7 @@ def _bert_tokenizer(words: Path) -> Any:
     Raises:
         ValueError: for a list without BERT's special tokens, or with a word twice.
     """
-    lines = words.read_text(encoding="utf-8").splitlines()
+    lines = words.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     vocab = {word.strip(): number for number, word in enumerate(lines)}
     missing = [word for word in ("[UNK]", "[CLS]", "[SEP]") if word not in vocab]
     if missing or len(vocab) < len(lines):

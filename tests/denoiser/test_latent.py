@@ -364,6 +364,14 @@ def test_a_saved_student_still_leaves_one_out(tmp_path: Path) -> None:
         assert float((plain(x_t, 0.5).marginals() - expected).abs().max()) > 0.1
 
 
+def test_sequences_of_another_length_than_the_templates_are_refused() -> None:
+    model = student(Absorbing(V, LogLinear()), "all", length=L)
+    assert isinstance(model.head, LatentHead)
+    longer = torch.zeros(2, L + 1, dtype=torch.int64)
+    with pytest.raises(ValueError, match=f"built for length={L}, got sequences of {L + 1}"):
+        model.head.encode(longer, longer, torch.ones(2))
+
+
 def test_a_fresh_process_computes_the_same_bits(tmp_path: Path) -> None:
     process = Absorbing(V, LogLinear())
     model = scramble(student(process, "all")).eval()

@@ -150,7 +150,7 @@ def test_a_score_network_lends_its_weights(kind: str, masked: bool, tmp_path: Pa
         torch.nn.init.normal_(parameter, std=0.3)
     kept = {k: v.clone() for k, v in teacher.state_dict().items()}
     student = build_student(teacher, kind, None, None, True, L, 0)
-    add_adapters(student, teacher, RANK, 0, own=False)
+    add_adapters(student, teacher, RANK, 0, fresh=False)
     lent = pointers(teacher) & pointers(student)
     assert len(lent) >= len(pointers(teacher)) - (0 if masked and kind == "product" else 2)
     # Before the first step the student is what it would be without the difference.

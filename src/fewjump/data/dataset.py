@@ -123,6 +123,21 @@ def split_blocks(
     return rows[:train], rows[train : train + valid], rows[train + valid :]
 
 
+def tokens_of(data: Dataset | Array) -> Array:
+    """The training part of a data set, or the tokens themselves.
+
+    Raises:
+        ValueError: for what holds no tokens in rows.
+    """
+    tokens = data.train if isinstance(data, Dataset) else data
+    if not hasattr(tokens, "shape"):
+        raise ValueError(
+            "data must be a fewjump.data.Dataset or (N, L) token numbers as an array or a tensor, "
+            f"got a {type(data).__name__}"
+        )
+    return tokens
+
+
 def check_fractions(valid_fraction: float, test_fraction: float) -> None:
     """Raise ValueError unless both are ≥ 0 and leave something for training."""
     if not (valid_fraction >= 0 and test_fraction >= 0 and valid_fraction + test_fraction < 1):

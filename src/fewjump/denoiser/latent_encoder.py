@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fewjump.denoiser.joint_heads.states import ComponentWeights
+from fewjump.denoiser.joint_heads.states import ComponentWeights, checked_template
 from fewjump.denoiser.transformer import Transformer, TransformerConfig
 from fewjump.law.latent import (
     DiscreteLatent,
@@ -91,7 +91,7 @@ class TokenPair(nn.Module):
         """(B, L), (B, L) and the noise level (B,) → (B, L, width)."""
         shift = self.second(second)
         if self.template is not None:
-            shift = shift + self.template
+            shift = shift + checked_template(self.template, shift.shape[1])
         return self.trunk.features(first, level, shift)
 
 
@@ -181,12 +181,7 @@ class LatentPrior(nn.Module):
         assert self.embedding is not None
         embedded = self.embedding(x_t)
         if self.template is not None:
-            if self.template.shape[0] != x_t.shape[1]:
-                raise ValueError(
-                    f"this head was built for length={self.template.shape[0]}, got sequences of "
-                    f"{x_t.shape[1]}; length=None takes any length"
-                )
-            embedded = embedded + self.template
+            embedded = embedded + checked_template(self.template, x_t.shape[1])
         return self.weights(embedded)
 
 

@@ -10,15 +10,13 @@ from bisect import bisect_right
 from functools import cache
 from typing import Any, Literal, get_args
 
-import torch
-
 from fewjump.config import one_of, require
 from fewjump.denoiser.heads import head_from_config
 from fewjump.denoiser.meta_device import without_memory
 from fewjump.denoiser.network import NetworkDenoiser, network_from_config
 from fewjump.denoiser.transformer import TransformerConfig
 from fewjump.process import Absorbing
-from fewjump.random import fold_seed
+from fewjump.random import initial_weights
 from fewjump.schedule import LogLinear
 
 Layers = Literal["transformer", "recurrent"]
@@ -49,8 +47,7 @@ def left_to_right(
         ValueError: for fewer parameters than the smallest of these has.
     """
     trunk, head = sized(vocab_size, parameters, layers)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(fold_seed(seed, _INITIAL_WEIGHTS))
+    with initial_weights(seed, _INITIAL_WEIGHTS):
         chosen, network = head_from_config(head), network_from_config(trunk)
     return NetworkDenoiser(network, chosen, Absorbing(trunk.vocab_size, LogLinear()), length)
 

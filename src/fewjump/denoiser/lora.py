@@ -11,12 +11,11 @@ import copy
 import math
 from typing import Any, TypeVar
 
-import torch
 from torch import nn
 
 from fewjump.denoiser.network import NetworkDenoiser
 from fewjump.denoiser.score import ScoreDenoiser, ScoreNetwork
-from fewjump.random import fold_seed
+from fewjump.random import initial_weights
 from fewjump.tokenizing import require
 
 _INITIAL_WEIGHTS = 7
@@ -71,8 +70,7 @@ def adapt(
     config = peft.LoraConfig(
         r=rank, lora_alpha=rank if alpha is None else alpha, target_modules=_targets(trunk)
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(fold_seed(seed, _INITIAL_WEIGHTS))
+    with initial_weights(seed, _INITIAL_WEIGHTS):
         peft.inject_adapter_in_model(config, trunk)
 
 

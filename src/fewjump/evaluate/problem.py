@@ -150,7 +150,7 @@ class ProblemMeter(DataMeter):
           Where it is above 0 the divergence is infinite, and left out.
         """
         method, spec = chosen_sampler(denoiser, sampler, steps, grid)
-        one = prior_law(method.opened(denoiser), self.length)
+        one = prior_law(denoiser, self.length, method)
         if not one.exact_density:
             return {}
         most = _COST if one.independent else _JOINT_COST

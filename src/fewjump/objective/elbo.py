@@ -172,7 +172,7 @@ def rate_divergence(
 
     Args:
         process: any.
-        posterior: (B, L, V) the model's p(x₀ⁱ|x_t); ignored (but for its dtype) with ``ratios``.
+        posterior: (B, L, V) the model's p(x₀ⁱ|x_t); ignored with ``ratios``.
         x_t, x0: (B, L) int64, where x_t can be reached from x₀.
         t: (B,).
         ratios: (B, L, V) the model's concrete scores, if it has them directly.

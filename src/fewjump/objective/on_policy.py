@@ -33,7 +33,7 @@ from fewjump.objective.time_sampling import (
 )
 from fewjump.options.sampled import OnPolicyOptions
 from fewjump.process import Process
-from fewjump.random import Generator, fold_seed, integers
+from fewjump.random import Generator, initial_weights, integers
 
 _AUXILIARY_WEIGHTS = 6
 
@@ -342,8 +342,7 @@ def auxiliary_for(teacher: Denoiser, student: Denoiser, seed: int) -> Denoiser:
             f"neither a {type(teacher).__name__} nor a {type(student).__name__} says what the "
             "auxiliary network should be; give auxiliary=…, a denoiser with a product law"
         )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(fold_seed(seed, _AUXILIARY_WEIGHTS))
+    with initial_weights(seed, _AUXILIARY_WEIGHTS):
         helper = NetworkDenoiser.from_config({**student.config(), "head": {"kind": "product"}})
     helper.trunk.load_state_dict(unwrapped(student.trunk).state_dict())
     helper.process = student.process

@@ -293,7 +293,7 @@ class TimeSampling:
         """What the next step depends on; every process must call this."""
         self._gather()
         pending = self._pending.flatten().tolist()
-        # None has no number for "not seen yet"; losses are never negative.
+        # JSON has no NaN, which stands for "not seen yet"; losses are never negative.
         mean = self._mean.nan_to_num(nan=-1.0).tolist()
         return {"mean": mean, "square": self._square.nan_to_num(nan=-1.0).tolist(), "new": pending}
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fewjump.problem.finite_support import FiniteSupport
-from fewjump.random import Generator, fold_seed, generator_for, uniform
+from fewjump.random import Generator, draw_seed, fold_seed, generator_for, uniform
 
 
 def sudoku(base: int = 2) -> FiniteSupport:
@@ -43,11 +43,10 @@ def random_boards(n: int, generator: torch.Generator | int = 0, base: int = 3) -
     """
     if n < 1 or base < 2:
         raise ValueError(f"n must be at least 1 and base 2, got {n} and {base}")
-    if isinstance(generator, torch.Generator):
-        generator = int(torch.randint(1 << 62, (), generator=generator))
+    seed = draw_seed(generator)
     out = torch.empty(n, base**4, dtype=torch.int64)
     for i in range(n):
-        source = generator_for(fold_seed(generator, i))
+        source = generator_for(fold_seed(seed, i))
         # Priorities of all symbols in all cells, enough for a whole search.
         order = uniform((base**4, base**2), source).argsort(-1).tolist()
         out[i] = torch.tensor(next(_completions(_Board(base, order))))

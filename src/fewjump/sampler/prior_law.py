@@ -6,22 +6,24 @@ import torch
 
 from fewjump.denoiser.base import Denoiser
 from fewjump.law import Law
+from fewjump.sampler.base import Sampler
 from fewjump.sampler.prompt import eval_mode
 
 
 @torch.no_grad()
-def prior_law(denoiser: Denoiser, length: int) -> Law:
+def prior_law(denoiser: Denoiser, length: int, sampler: Sampler | None = None) -> Law:
     """The law of one sequence of noise at t = 1; the evaluation is not counted.
 
     Args:
         denoiser: put in eval mode meanwhile.
         length: L.
+        sampler: whose view of the denoiser is asked (:meth:`fewjump.sampler.Sampler.opened`).
     """
     counted = denoiser.evaluations
     generator = torch.Generator(denoiser.device).manual_seed(0)
     with eval_mode(denoiser):
         noise = denoiser.process.prior_sample((1, length), generator, denoiser.device)
-        law = denoiser(noise, 1.0)
+        law = (denoiser if sampler is None else sampler.opened(denoiser))(noise, 1.0)
     denoiser.evaluations = counted
     return law
 
