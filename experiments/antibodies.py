@@ -19,7 +19,6 @@ Seconds are those of a core (process time), since the machine is never idle whil
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -44,6 +43,7 @@ from experiments.harness import Content, Options, Rows, digest, kept, main, plac
 from experiments.wall_clock import TEACHER
 from fewjump import load, save
 from fewjump.assembly import build_student
+from fewjump.checkpoint import read_config
 from fewjump.demo.parts import Clock
 from fewjump.denoiser.network import NetworkDenoiser, parameter_counts
 from fewjump.objective import freeze
@@ -190,8 +190,7 @@ class Laboratory:
 
     def training(self, kind: str) -> dict[str, Any]:
         """Core seconds that a student was trained for, and parameters of its head."""
-        card = json.loads((self.folder(kind) / "model" / "config.json").read_text())
-        return card["training"]
+        return read_config(self.folder(kind) / "model")["training"]
 
     def sampled(self, name: str, model: NetworkDenoiser, steps: int, count: int) -> Tensor:
         """Samples (N, L), drawn once and gone on with."""

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import torch
 import tyro
 
+from fewjump.files import write_text
 from fewjump.report import machine_facts
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -79,10 +80,7 @@ def main(
 
 def write(path: Path, content: Any) -> None:
     """JSON, in one move."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def digest(*parts: Any) -> str:

@@ -138,9 +138,9 @@ def measure(config: Config) -> Content:
 
 
 def against_teacher(rows: Sequence[dict[str, Any]], student: str) -> Rows:
-    """A student against the teacher at each number of steps, paired by seed.
+    """A student against the teacher at each number of steps.
 
-    ``difference`` is student minus teacher in bigram TV, averaged over seeds, and ``half_width``
+    ``difference`` in bigram TV is the mean of its seeds less the teacher's, and ``half_width``
     that of its 95% interval, from the sampling intervals of both. ``within`` says whether the
     interval holds 0, and ``below`` whether it lies wholly under 0.
     """

@@ -242,9 +242,9 @@ def measure(config: Config, sizes: Sizes | None = None) -> Content:
     if task.problem is None:
         teach(task, plan, sizes)
     file = folder / "plan.yaml"
-    file.write_text(yaml.safe_dump(plan, sort_keys=False))
+    file.write_text(yaml.safe_dump(plan, sort_keys=False), encoding="utf-8")
     compare.run(compare.Options(file, folder, progress=False))
-    found = json.loads((folder / "results.json").read_text())
+    found = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     rows = [row for row in found["rows"] if row["metric"] in METRICS]
     # Of all trainings: this call took up what earlier ones finished.
     seconds = round(sum(row["seconds"] for row in found["costs"]), 1)

@@ -20,7 +20,6 @@ Seconds are those of a core (process time), since the machine is never idle whil
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -36,6 +35,7 @@ from experiments.molecule_data import DESIGNS, Judge, Sizes, data_folder, given_
 from experiments.text_quality import with_ends
 from experiments.wall_clock import TEACHER
 from fewjump.api import distill, train_teacher
+from fewjump.checkpoint import read_config
 from fewjump.commands.compare_plan import Network
 from fewjump.commands.compare_training import network_alone
 from fewjump.data import Dataset
@@ -226,7 +226,7 @@ class Laboratory:
 
     def trained(self, name: str, model: NetworkDenoiser) -> dict[str, Any]:
         """Parameters, steps and seconds (of a clock on the wall) of a training."""
-        card = json.loads((self.folder(name) / "model" / "config.json").read_text())["training"]
+        card = read_config(self.folder(name) / "model")["training"]
         return {
             "parameters": parameter_counts(model)["total"],
             "steps": card["steps"],

@@ -10,7 +10,6 @@ entropy of real text. Run as
 
 from __future__ import annotations
 
-import json
 import time
 import zlib
 from collections.abc import Sequence
@@ -30,6 +29,7 @@ from experiments.text_sizes import (
 from experiments.verdicts import Verdict, best_at, compare
 from experiments.wall_clock import TEACHER
 from fewjump.api import distill, train_teacher
+from fewjump.checkpoint import read_config
 from fewjump.data import Dataset
 from fewjump.demo.parts import Clock, made_once
 from fewjump.denoiser.base import Denoiser
@@ -170,8 +170,7 @@ class Workshop:
 
 def training_seconds(folder: Path) -> float:
     """Seconds that the finished model in a run folder was trained for, interruptions left out."""
-    card = json.loads((folder / "model" / "config.json").read_text())
-    return round(card["training"]["seconds"], 3)
+    return round(read_config(folder / "model")["training"]["seconds"], 3)
 
 
 def seconds_of_parts(rows: Sequence[dict[str, Any]]) -> dict[str, float]:

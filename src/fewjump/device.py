@@ -16,6 +16,10 @@ def usable_device(name: str | torch.device) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise ValueError(f"device {str(name)!r} is unknown; {_choices()}") from None
+    if device.type == "mps":
+        raise ValueError(
+            f"device {str(name)!r} is of no use: it lacks float64, which draws need; {_choices()}"
+        )
     if not _is_there(device):
         raise ValueError(f"device {str(name)!r} is not on this machine; {_choices()}")
     return device
@@ -39,6 +43,4 @@ def _choices() -> str:
     found = ["cpu"]
     if torch.cuda.is_available():
         found += ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-    if torch.backends.mps.is_available():
-        found.append("mps")
     return f"give {' or '.join(found)}" if len(found) < 3 else f"give one of {', '.join(found)}"

@@ -187,12 +187,12 @@ def rollouts(
         if label is None:
             part.replace(path)
         else:
-            arrays = {"labels": _labels(label, 0, num_samples).numpy()}
+            arrays: dict[str, Any] = {"labels": _labels(label, 0, num_samples).numpy()}
             scales = _scales(pair, seed, 0, num_samples)
             if scales is not None:
                 arrays["guidance"] = scales.numpy()
             with whole_file(path) as temporary, temporary.open("wb") as file:
-                np.savez(file, allow_pickle=False, tokens=np.load(part), **arrays)
+                np.savez(file, tokens=np.load(part), **arrays)
             part.unlink()
     return path
 

@@ -19,6 +19,7 @@ from experiments.originals import CASES, compare
 from experiments.originals_ledger import ATOL, Ledger
 from fewjump.checkpoint import load
 from fewjump.denoiser import NetworkDenoiser, ScoreDenoiser
+from fewjump.schedule import LogLinear
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "originals"
@@ -65,8 +66,11 @@ def test_a_run_without_its_configuration_is_read_with_a_warning(tmp_path: Path) 
     weights.parent.mkdir()
     source = ORACLES / "sedd_absorb" / "run" / "checkpoints-meta" / "checkpoint.pth"
     weights.write_bytes(source.read_bytes())
-    with pytest.warns(UserWarning, match="log-linear noise and the defaults of sedd-absorb"):
+    with pytest.warns(UserWarning, match="defaults of sedd-absorb"):
         denoiser = load(tmp_path)
+    with pytest.warns(UserWarning, match="defaults of sedd-absorb") as told:
+        load(tmp_path, schedule=LogLinear(1e-3))
+    assert not any("schedule" in str(one.message) for one in told)
     oracle = Ledger(ORACLES / "sedd_absorb")
     with torch.no_grad():
         found = denoiser.log_score(oracle["x"], oracle["sigma"])

@@ -286,6 +286,18 @@ def test_sequences_are_not_drawn_from_a_teacher_of_framed_texts(
     assert not (tmp_path / "run").exists()
 
 
+def test_another_length_than_the_teachers_is_refused_without_data_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = {"hidden": 8, "blocks": 1, "heads": 2}
+    config = {"process": Uniform(4, LogLinear()).config(), "trunk": network, "length": 4}
+    fewjump.save(NetworkDenoiser.from_config(config), tmp_path / "teacher")
+    words = ["--teacher", str(tmp_path / "teacher"), "--out", str(tmp_path / "run")]
+    assert cli.main(["distill", *words, "--length", "9"]) == cli.USAGE
+    assert "sequences of 4 tokens, not 9: leave out --length" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_learned_sampler_from_the_command_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

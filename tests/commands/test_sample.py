@@ -11,7 +11,7 @@ from fewjump import cli
 from fewjump.data import Characters, ImageLevels, Tokens
 from publish.toy import model
 
-LETTERS = Characters("abc ")
+LETTERS, OTHERS = Characters("abc "), Characters("xyz ")
 
 
 @pytest.fixture
@@ -162,6 +162,9 @@ def test_decoding_side_by_side_gives_the_walks_samples_and_says_what_it_took(
         told = capsys.readouterr()
         assert len(told.out.split("\n\n")) == 5
         assert "of drafted tokens accepted" in told.err
+    other = str(model(kind="shared-chain").save_pretrained(tmp_path / "x", vocabulary=OTHERS))
+    assert cli.main(["sample", *words, "--draft", other]) == cli.USAGE
+    assert "different vocabularies" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import get_args
 import pytest
 import torch
 
+from fewjump import cli
 from fewjump.commands.train import ProcessName, build_process, read_process
 from fewjump.process import (
     GIDDPriors,
@@ -50,6 +51,14 @@ def test_any_process_from_a_file(tmp_path: Path) -> None:
         file.write_text(content)
         with pytest.raises(ValueError, match=message):
             read_process(file, 4)
+
+
+def test_a_schedule_beside_a_file_that_has_one_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--process-file", str(tmp_path / "p.json"), "--schedule", "cosine"]
+    assert cli.main(["train", *words, "--out", str(tmp_path / "run")]) == cli.USAGE
+    assert "takes the place of --process and --schedule" in capsys.readouterr().err
 
 
 def test_low_rank_rates_with_a_mask_from_a_file(tmp_path: Path) -> None:

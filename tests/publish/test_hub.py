@@ -153,6 +153,8 @@ def test_a_repository_round_trip(
     assert options["local_files_only"] is True
     assert same(fewjump.load("hf:me/tiny@v2"), student)
     assert fake.calls[-1][1]["revision"] == "v2"
+    assert same(Denoiser.from_pretrained("hf:me/tiny@v3"), student)
+    assert fake.calls[-1][1]["revision"] == "v3"
     assert cli.main(["sample", "hf:me/tiny", "--num-samples", "1", "--steps", "2"]) == cli.OK
     assert len(capsys.readouterr().out) == 7
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+import math
 import warnings
 from typing import Any
 
@@ -21,6 +23,7 @@ from fewjump.random import generator_for
 from fewjump.schedule import LogLinear
 from fewjump.train import TrainConfig, read_metrics, train
 from fewjump.train.diagnostics import BINS, Diagnostics, variety
+from fewjump.train.log import RunFolder
 from fewjump.train.monitor import Monitor, TrainingWarning
 
 VOCAB, LENGTH = 6, 8
@@ -167,6 +170,14 @@ def test_a_calibrated_teachers_surprise_is_its_entropy() -> None:
     late = probe.calibration()[-1]
     assert late["predicted"] > 1  # over masked positions alone
     assert abs(late["realised"] - late["predicted"]) < 4 * late["error"]
+
+
+def test_numbers_that_are_not_finite_are_null_at_any_depth(tmp_path) -> None:
+    files = RunFolder(tmp_path, {})
+    files.log({"step": 1, "loss": math.nan, "calibration": [{"condition": math.inf, "t": 0.5}]})
+    (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    found = json.loads(line, parse_constant=pytest.fail)
+    assert found == {"step": 1, "loss": None, "calibration": [{"condition": None, "t": 0.5}]}
 
 
 def test_variety_counts_tokens_in_use_and_distinct_runs() -> None:

@@ -7,6 +7,7 @@ import os
 import pickle
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,6 +27,7 @@ from spread import (
     scores,
 )
 from test_loop import config, free_port, weights
+from torch.distributed.checkpoint.metadata import BytesStorageMetadata
 from toy import make_data, make_student
 
 import fewjump
@@ -210,6 +212,35 @@ def test_hostile_metadata_are_not_executed(runs: Path, tmp_path: Path) -> None:
     with pytest.raises(ResumeError, match=r"must not contain posix\.mkdir"):
         run(tmp_path / "run")
     assert not (tmp_path / "executed").exists()
+
+
+def test_bytes_in_a_state_in_parts_are_not_unpickled(runs: Path, tmp_path: Path) -> None:
+    """Torch would read them without restriction, and a state has none."""
+    shutil.copytree(runs / "two" / "begun", tmp_path / "run")
+    (path,) = (tmp_path / "run").glob("training_state.*/.metadata")
+    metadata = pickle.loads(path.read_bytes())
+    metadata.state_dict_metadata["student.more"] = BytesStorageMetadata()
+    path.write_bytes(pickle.dumps(metadata))
+    with pytest.raises(ResumeError, match=r"must not contain .*\.BytesStorageMetadata"):
+        run(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"folder": "../elsewhere"}, "elsewhere"),
+        ({"numbers": None}, "lacks parts"),
+    ],
+)
+def test_a_damaged_pointer_is_refused(
+    change: dict[str, Any], said: str, runs: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(runs / "two" / "begun", tmp_path / "run")
+    place = tmp_path / "run" / "training_state.json"
+    content = {**json.loads(place.read_text()), **change}
+    place.write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
+    with pytest.raises(ResumeError, match=said):
+        run(tmp_path / "run")
 
 
 def test_checkpointed_blocks_have_the_same_gradients_and_keep_less(tmp_path: Path) -> None:

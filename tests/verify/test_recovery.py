@@ -26,7 +26,7 @@ from fewjump.verify.ratio_errors import (
     relative_error,
 )
 from fewjump.verify.ratio_sources import DENSE, STRUCTURED, Source
-from fewjump.verify.recovery import exceeds
+from fewjump.verify.recovery import METHODS, _saved_told, exceeds
 
 
 @pytest.mark.parametrize("family", STRUCTURED + DENSE)
@@ -124,6 +124,20 @@ def test_the_check_on_a_saved_model(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert exceeds(mine, "exact", "clipped", 0.1) is None
 
 
+def test_a_method_that_is_refused_where_it_is_hard_does_not_win_by_it() -> None:
+    """`exact` answers at α = 0.5 alone; there and where all answer it is the worst."""
+
+    def row(method: str, alpha: float, nll: float | None) -> dict:
+        return {"method": method, "alpha": alpha, "nll": nll, "clipped": 0.0}
+
+    rows = [row(m, 0.5, 2.0 if m == "exact" else 1.0) for m in METHODS]
+    rows += [row(m, 0.01, None if m == "exact" else 4.0) for m in METHODS]
+    told = _saved_told(rows)
+    assert "Where all answer the method to use is `clip`" in told
+    none = [row(m, 0.01, None if m == "exact" else 4.0) for m in METHODS]
+    assert "At no α do all methods answer" in _saved_told(none)
+
+
 def test_tokens_that_the_model_does_not_know_are_refused() -> None:
     process = Uniform(3, LogLinear())
     trunk = {"hidden": 8, "blocks": 1, "heads": 1}
@@ -137,6 +151,8 @@ def test_tokens_that_the_model_does_not_know_are_refused() -> None:
     [
         ({"families": ["unifrom"]}, "unknown family 'unifrom'"),
         ({"vocab_sizes": [2]}, "at least 3"),
+        ({"families": ["random rate"], "vocab_sizes": [1024]}, "leave nothing to measure"),
+        ({"families": []}, "leave nothing to measure"),
         ({"threshold": 3.0}, "between 0 and 2"),
         ({"data": "text"}, "belongs to --model"),
         ({"model": Path("no/such")}, "no saved model"),

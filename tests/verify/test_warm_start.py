@@ -63,6 +63,9 @@ def test_the_check_on_a_saved_model(tmp_path: Path) -> None:
     result = run_check("warm-start", model=tmp_path, data=data, steps=8, seeds=1)
     assert result.rows[0]["unit"].endswith("true tokens")
     assert len(result.charts) == 2
+    # One seed has no interval that a difference could lie outside of.
+    assert any(line.endswith(": one seed tells no difference.") for line in result.verdict)
+    assert not any("±" in line for line in result.verdict)
 
 
 def test_the_check_on_a_score_network_whose_law_has_zeros(tmp_path: Path) -> None:

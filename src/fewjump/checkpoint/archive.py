@@ -112,11 +112,15 @@ class Archive:
             records = self._zip.infolist()
         except Exception:  # zipfile raises a dozen kinds for damaged files
             raise CheckpointError(f"{path} {_what_instead(path)}") from None
-        self._records = self._checked(records)
         try:
-            self._read_header()
-        except CheckpointError as error:
-            raise CheckpointError(f"{path}: {error}") from None
+            self._records = self._checked(records)
+            try:
+                self._read_header()
+            except CheckpointError as error:
+                raise CheckpointError(f"{path}: {error}") from None
+        except BaseException:
+            self._zip.close()
+            raise
 
     def __enter__(self) -> Archive:
         return self

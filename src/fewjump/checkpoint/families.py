@@ -103,10 +103,13 @@ def _assumed(family: str | None) -> Description:
             "nothing in the checkpoint says what it is: no configuration was stored with it. Give "
             f"family= (--family), one of {', '.join(FAMILIES)}"
         )
-    note = f"no configuration: log-linear noise and the defaults of {family} are assumed"
+    notes = (
+        f"no configuration: the defaults of {family} are assumed",
+        "no schedule is stated: log-linear noise is assumed",
+    )
     name: FamilyName = "sedd-absorb" if family == "sedd" else family  # type: ignore[assignment]
     return Description(
-        name, LogLinear(CODE_EPS), name != "mdlm", name == "sedd-absorb", notes=(note,)
+        name, LogLinear(CODE_EPS), name != "mdlm", name == "sedd-absorb", notes=notes
     )
 
 

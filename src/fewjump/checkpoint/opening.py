@@ -119,7 +119,7 @@ def place_of(source: str | Path, **hub: Any) -> Path:
     path = Path(source)
     if is_hub(source) and not path.exists():
         name, revision = hub_name(path.as_posix())
-        return _downloaded(name, hub if revision is None else {"revision": revision, **hub})
+        return _downloaded(name, {**hub, "revision": hub.get("revision") or revision})
     with suppress(FileNotFoundError):
         path = path if path.is_file() else resolve(path)
     if not path.exists():

@@ -91,7 +91,9 @@ def settle_vocabulary(
         denoiser.vocabulary_config = described
         return described, keep_unused(denoiser, described)
     if described:
-        raise CheckpointError(f"the model in {place} has a vocabulary; leave out --tokenizer")
+        raise CheckpointError(
+            f"the model in {place} has a vocabulary; leave out tokenizer= (--tokenizer)"
+        )
     given = tokenizer_config(tokenizer)
     return given, adopt_tokenizer(denoiser, given)
 
@@ -149,7 +151,8 @@ def mask_of_pickled(tokenizer: Any) -> int | None:
         if isinstance(number, int) and not isinstance(number, bool):
             return number
     raise CheckpointError(
-        f"the tokenizer has a mask, {symbol[:40]!r}, whose number is not in the file; give mask="
+        f"the tokenizer has a mask, {symbol[:40]!r}, whose number is not in the file; give "
+        "mask= (--mask)"
     )
 
 
@@ -176,7 +179,7 @@ def mask_of_folder(folder: Path) -> int | None:
             return words.index(symbol)
     raise CheckpointError(
         f"the tokenizer of {folder} has a mask, {symbol[:40]!r}, whose number is not in its files; "
-        "give mask="
+        "give mask= (--mask)"
     )
 
 

@@ -119,7 +119,6 @@ class Judging:
             )
             if self.target is not None:
                 rows += _matched(entry, denoiser, meter, plan.samples, seed, self.target, rows)
-            place.parent.mkdir(parents=True, exist_ok=True)
             write_text(place, json.dumps([asdict(row) for row in rows], indent=1) + "\n")
         found = json.loads(place.read_text(encoding="utf-8"))
         return [{"seed": seed, **row} for row in found]

@@ -72,7 +72,7 @@ class Plan(ReadingOptions, DocumentOptions, JudgeOptions):
         for name in ("teacher", "data"):
             if not getattr(self, name):
                 raise ValueError(f"the plan needs {name}: …")
-        check_draws([*self.steps, *self.teacher_steps], self.samples, "samples")
+        check_draws([*self.steps, *self.teacher_steps], self.samples, ("steps", "samples"))
         if self.samples == 1:
             raise ValueError("samples must be at least 2: one has no interval")
         if self.teacher_evaluations is not None and self.teacher_evaluations < 1:

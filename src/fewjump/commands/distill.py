@@ -205,6 +205,12 @@ def run(
             f"this teacher knows texts between special tokens, and --method {options.method} draws "
             "its sequences without them; use --method matching"
         )
+    own = teacher.denoiser.length
+    if options.data is None and own is not None and options.length not in (None, own):
+        raise ValueError(
+            f"the model in {teacher.folder} has sequences of {own} tokens, not {options.length}: "
+            "leave out --length"
+        )
     data = None
     if given is not None:
         data = given.data

@@ -51,7 +51,7 @@ class Options(ReadingOptions, Subject):
 
 
 def run(options: Options) -> int:
-    check_draws([options.steps], options.samples, "--samples")
+    check_draws([options.steps], options.samples, ("--steps", "--samples"))
 
     from fewjump.verify.inspection import inspect
 

@@ -132,7 +132,7 @@ def run(options: Options) -> int:
     from fewjump.sampler.carried_samplers import not_learned
 
     denoiser, vocabulary, folder = open_model(options.path, options.device, reading_values(options))
-    draft = _draft(options, denoiser)
+    draft = _draft(options, denoiser, vocabulary)
     if options.keep_grid:
         _keep_grid(denoiser, sampler, options, folder)
     if note := not_learned(denoiser, sampler, options.steps, options.grid):
@@ -169,8 +169,10 @@ def run(options: Options) -> int:
     return 0
 
 
-def _draft(options: Options, denoiser: Denoiser) -> Denoiser | None:
+def _draft(options: Options, denoiser: Denoiser, vocabulary: Vocabulary) -> Denoiser | None:
     """The model that drafts; what it is for is checked before it is opened."""
+    from fewjump.checkpoint.opening import is_original, place_of
+    from fewjump.data import Tokens
     from fewjump.publish.models import open_model
     from fewjump.sampler.arguments import SEQUENTIAL, make_decoding
 
@@ -182,7 +184,16 @@ def _draft(options: Options, denoiser: Denoiser) -> Denoiser | None:
     make_decoding(denoiser, decoding, None, 1)
     if options.draft is None:
         return None
-    return open_model(options.draft, options.device, reading_values(options))[0]
+    # What an original does not say; a saved model says it.
+    original = is_original(place_of(options.draft))
+    reading = reading_values(options) if original else None
+    draft, said, _ = open_model(options.draft, options.device, reading)
+    if said != vocabulary and not any(isinstance(one, Tokens) for one in (said, vocabulary)):
+        raise ValueError(
+            f"--draft {options.draft} and the model have different vocabularies; draft with a "
+            "model of the same data"
+        )
+    return draft
 
 
 def _check_can_keep(options: Options) -> None:

@@ -145,20 +145,24 @@ def make_sampler(name: str | None, words: Sequence[str]) -> Sampler | None:
         raise ValueError(f"--sampler {name}: {error}") from None
 
 
-def check_draws(steps: Sequence[int], samples: int | None, flag: str = "--num-samples") -> None:
+def check_draws(
+    steps: Sequence[int],
+    samples: int | None,
+    names: tuple[str, str] = ("--steps", "--num-samples"),
+) -> None:
     """Refuse numbers of steps and samples that are slips of the hand, before a model is opened.
 
     Args:
-        steps: those of ``--steps``.
-        samples: of ``flag``; None where it was not given.
-        flag: how many samples are drawn.
+        steps: of the first name.
+        samples: of the second; None where it was not given.
+        names: of both, as the user gave them.
 
     Raises:
-        ValueError: naming the flag.
+        ValueError: with the name.
     """
-    asked = [("--steps", count, _MOST_STEPS) for count in steps]
+    asked = [(names[0], count, _MOST_STEPS) for count in steps]
     if samples is not None:
-        asked.append((flag, samples, _MOST_SAMPLES))
+        asked.append((names[1], samples, _MOST_SAMPLES))
     for name, count, most in asked:
         if not 1 <= count <= most:
             raise ValueError(f"{name} must be at least 1 and at most {most}, got {count}")

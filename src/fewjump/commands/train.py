@@ -111,8 +111,11 @@ def run(options: Options) -> int:
             f"--uniform-share must lie between 0 and 1, got {options.uniform_share:g}; without "
             "uniform noise gidd is --process masked"
         )
-    if options.process_file is not None and options.process != Subject.process:
-        raise ValueError("--process-file takes the place of --process; give one of them")
+    named = (options.process, options.schedule)
+    if options.process_file is not None and named != (Subject.process, Subject.schedule):
+        raise ValueError(
+            "--process-file takes the place of --process and --schedule; leave them out"
+        )
     data = open_data(
         options.data,
         options.length,

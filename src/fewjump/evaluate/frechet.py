@@ -68,10 +68,10 @@ def checked_features(real: Tensor, generated: Tensor) -> tuple[Tensor, Tensor]:
             f"{tuple(generated.shape)}"
         )
     if min(real.shape[0], generated.shape[0]) < 2:
-        raise ValueError("at least 2 real and 2 generated images are needed")
+        raise ValueError("at least 2 real and 2 generated items are needed")
     real, generated = real.detach().cpu().double(), generated.detach().cpu().double()
     if not bool(real.isfinite().all() and generated.isfinite().all()):
-        raise ValueError("features hold NaN or infinity; check the classifier's weights")
+        raise ValueError("features hold NaN or infinity; check the network that made them")
     return real, generated
 
 

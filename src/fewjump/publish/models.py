@@ -39,10 +39,15 @@ def open_model(
         ValueError: for a tokenizer that is not the model's, or for ``reading`` of a model that is
             no original.
     """
+    from fewjump.checkpoint.opening import place_of
+
+    return _open_at(place_of(path), device, reading)
+
+
+def _open_at(place: Path, device: str, reading: Mapping[str, Any] | None) -> Model:
     from fewjump.checkpoint import opening
     from fewjump.checkpoint.originals import Reading
 
-    place = opening.place_of(path)
     denoiser, _ = opening.open_model(place, Reading(**(reading or {})), device)
     return Model(denoiser, said_vocabulary(denoiser, place), place)
 
@@ -95,10 +100,10 @@ def open_models(
         )
     speak = [has_vocabulary(place) for place in places]
     out = []
-    for path, original, speaks in zip(paths, originals, speak):
+    for place, original, speaks in zip(places, originals, speak):
         # Where every model says what its tokens are, the first refuses to be told.
         told = None if speaks and not all(speak) else reading.get("tokenizer")
-        out.append(open_model(path, device, reading if original else {"tokenizer": told}))
+        out.append(_open_at(place, device, reading if original else {"tokenizer": told}))
     return out
 
 

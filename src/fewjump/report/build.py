@@ -250,6 +250,9 @@ def monitor_charts(path: str | Path, title: str) -> list[Chart]:
             ]
             charts.append(Chart(f"{about}: {title}", series, (), "step", unit, log_x=False))
     bins = next((line["calibration"] for line in lines if line.get("calibration")), None)
+    # What is not finite was written as null.
+    shown = ("realised", "predicted", "error")
+    bins = [one for one in bins or () if all(one[key] is not None for key in shown)]
     if bins:
         times = [one["t"] for one in bins]
         low = [one["realised"] - 1.96 * one["error"] for one in bins]
@@ -290,7 +293,7 @@ def _series(label: str, line: Sequence[Row], role: Role) -> Series:
     banded = any(row.low is not None and row.high is not None for row in line)
     low = [row.value if row.low is None else row.low for row in line] if banded else None
     if low is not None and all(row.value >= 0 for row in line):
-        # An interval by symmetric reflection can dip below what the metric can be.
+        # A centred interval can dip below what the metric can be.
         low = [max(0.0, value) for value in low]
     high = [row.value if row.high is None else row.high for row in line] if banded else None
     xs = [float(row.nfe or 0) for row in line]

@@ -44,7 +44,8 @@ def verdicts(rows: list[Row], teacher: str) -> list[Table]:
     columns = ("model", "NFE", "metric", "value", "teacher", "its NFE", "verdict")
     caption = (
         "Against the teacher at its most evaluations. Samples at one temperature: look at entropy "
-        "or recall beside quality before you call one better."
+        "or recall beside quality before you call one better. With one seed the intervals are of "
+        "sampling alone: another training may differ."
     )
     return [Table("Verdicts", columns, lines, caption)] if lines else []
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from fewjump import __version__
+from fewjump.checkpoint.folder import plain
 from fewjump.config import dump_config
 from fewjump.files import naming, read_json_lines, remove_leftovers, write_text
 from fewjump.progress import Progress, tell
@@ -56,8 +57,8 @@ class RunFolder:
 
     def log(self, line: Mapping[str, Any]) -> None:
         """Append one line of metrics. Non-finite numbers are written as null."""
-        clean = {k: None if isinstance(v, float) and v - v != 0 else v for k, v in line.items()}
-        self.logged, path = json.dumps(clean), self.path / METRICS_FILE
+        self.logged = json.dumps(plain(dict(line)), allow_nan=False)
+        path = self.path / METRICS_FILE
         with naming(path), path.open("ab", buffering=0) as file:
             before = file.tell()
             try:

@@ -51,8 +51,8 @@ def train(
     With ``out``, the state is saved every ``save_every`` steps, and the same call on the same
     folder goes on where the last checkpoint is: on the CPU the final weights equal those of an
     uninterrupted run bit for bit (same machine, same number of threads). The call may change
-    ``steps`` (not below those done), ``accumulate``, the number of processes, the device and what
-    is printed and saved; anything else is another run. While it lasts no other process may write
+    what :data:`fewjump.options.training.FREE_OPTIONS` names, ``steps`` not below those done, and
+    the number of processes; anything else is another run. While it lasts no other process may write
     to the folder (:func:`fewjump.lock.sole_writer`).
 
     Args:

@@ -16,6 +16,7 @@ from fewjump.denoiser.base import Denoiser
 from fewjump.objective.elbo import nelbo
 from fewjump.random import SampleStreams, fold_seed
 from fewjump.sampler import sample
+from fewjump.sampler.prompt import eval_mode
 from fewjump.train.state import STATE_FILE
 
 Line = Mapping[str, Any]
@@ -87,7 +88,8 @@ class Monitor:
             return None
         return (
             f"the student is collapsing, far below its teacher: {'; '.join(parts)}. Lower lr, "
-            "lower max_gap, or use intermediate='forward'; for a joint student raise data_weight"
+            "lower max_gap, or match forward (objective='forward', --matching forward); for a "
+            "joint student raise data_weight"
         )
 
     def _clipping(self, line: Line) -> str | None:
@@ -97,7 +99,7 @@ class Monitor:
         return (
             f"the student's draw of x_s overshoots: mass {clipped:.3g} per position was outside "
             "[0, 1] and clipped, so Euler's formula no longer holds; lower max_gap, use more grid "
-            "steps, or intermediate='student-exact' or 'forward'"
+            "steps, or match student-exact or forward (objective=, --matching)"
         )
 
     def _conditioning(self, line: Line) -> str | None:
@@ -249,16 +251,14 @@ class DiversityGuard:
         drawn = sample(
             student, self.samples, None, grid=self.grid, generator=self.seed, length=self.length
         )
-        training = student.training
-        student.eval()
         total = 0.0
-        for first in range(0, self.samples, _BATCH):
-            streams = self._streams(first, _STATES)
-            shape = (streams.batch_size, self.length)
-            x = student.process.prior_sample(shape, streams, student.device)
-            law = student(x, 1.0)
-            total -= float(law.log_prob(law.sample(streams)).double().sum())
-        student.train(training)
+        with eval_mode(student):
+            for first in range(0, self.samples, _BATCH):
+                streams = self._streams(first, _STATES)
+                shape = (streams.batch_size, self.length)
+                x = student.process.prior_sample(shape, streams, student.device)
+                law = student(x, 1.0)
+                total -= float(law.log_prob(law.sample(streams)).double().sum())
         return {**_plug_in(drawn), "joint": total / self.samples / self.length}
 
     def __call__(self, step: int, student: Denoiser) -> Mapping[str, float]:

@@ -94,6 +94,10 @@ def read_pointer(folder: Path, config: Mapping[str, Any] | None = None) -> dict[
         raise ResumeError(
             f"{path} was written by another version of fewjump; choose a new output folder"
         )
+    if {"folder", "config", "numbers"} - content.keys():
+        raise ResumeError(damaged(path, "it lacks parts"))
+    if Path(str(content["folder"])).name != content["folder"]:
+        raise ResumeError(damaged(path, f"its parts lie in {content['folder']!r}, elsewhere"))
     if config is not None:
         check_identity(folder, json.loads(content["config"]), config)
     return content
@@ -141,12 +145,12 @@ class _Reader(FileSystemReader):
 
 
 class _Unpickler(pickle.Unpickler):
+    # No bytes: torch would unpickle them without restriction, and a state has tensors alone.
     allowed: ClassVar[dict[str, set[str]]] = {
         "torch.distributed.checkpoint.metadata": {
             "Metadata",
             "MetadataIndex",
             "TensorStorageMetadata",
-            "BytesStorageMetadata",
             "TensorProperties",
             "ChunkStorageMetadata",
             "StorageMeta",

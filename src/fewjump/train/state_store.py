@@ -77,12 +77,10 @@ class StateStore:
             ResumeError: if it is damaged or belongs to another configuration; and if there is none
                 and the folder holds what another run has made.
         """
-        from fewjump.train.sharded_state import load_shards, read_pointer
+        from fewjump.train.sharded_state import load_shards
 
-        state = load_state(self.folder, self.identity)
-        content = read_pointer(self.folder, self.identity)
-        # Both are there only if a save was killed as it removed the older one.
-        if state is not None and (content is None or state["step"] >= content["numbers"]["step"]):
+        state, content = _newest(self.folder, self.identity)
+        if state is not None:
             return self._load_file(state)
         if content is None:
             check_fresh(self.folder, self.identity)
@@ -154,17 +152,15 @@ def load_weights(folder: Path, model: nn.Module, ema: ExponentialMovingAverage |
     Returns:
         The step after which they were saved.
     """
-    if _in_parts(folder):
-        from fewjump.train.sharded_state import load_shards, read_pointer
+    state, content = _newest(folder)
+    if content is not None:
+        from fewjump.train.sharded_state import load_shards
 
-        content = read_pointer(folder)
-        assert content is not None
         tensors: dict[str, Any] = {"student": model.state_dict()}
         if ema is not None:
             tensors["ema"] = dict(ema.shadow)
         load_shards(folder, tensors)
         return int(content["numbers"]["step"])
-    state = load_state(folder)
     if state is None:
         raise FileNotFoundError(f"{folder} has no {STATE_FILE}")
     model.load_state_dict(state["student"])
@@ -173,8 +169,18 @@ def load_weights(folder: Path, model: nn.Module, ema: ExponentialMovingAverage |
     return int(state["step"])
 
 
-def _in_parts(folder: Path) -> bool:
-    return (folder / "training_state.json").exists()
+def _newest(
+    folder: Path, identity: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """The last state: of a file, or the pointer to one in parts; the other is None, or both."""
+    from fewjump.train.sharded_state import read_pointer
+
+    state, content = load_state(folder, identity), read_pointer(folder, identity)
+    # Both are there only if a save was killed as it removed the older one.
+    if state is None or content is None:
+        return state, content
+    newer = state["step"] >= content["numbers"]["step"]
+    return (state, None) if newer else (None, content)
 
 
 def _remove_parts(folder: Path) -> None:

@@ -327,7 +327,7 @@ class Trainer:
             return
         keys = sorted(self.window)
         window = self.window
-        if keys and self.models.split:
+        if keys and self.world.size > 1:
             means = self.world.mean(torch.stack([window[k].double() for k in keys]))
             window = dict(zip(keys, means.unbind()))
         numbers = {

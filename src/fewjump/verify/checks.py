@@ -98,7 +98,6 @@ class CheckResult:
         from fewjump.report import write
 
         folder, facts = Path(folder), {**facts, "machine": machine_facts()}
-        folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps({**self.content(), **facts}, indent=1, allow_nan=False, default=str)
         write_text(folder / RESULTS_FILE, text + "\n")
         page = Report(
@@ -255,9 +254,9 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def plus_minus(values: Sequence[float]) -> str:
-    """``mean ± half-width`` over seeds."""
+    """``mean ± half-width`` over seeds; of one seed the value alone."""
     centre, half = interval(values)
-    return f"{short(centre)} ± {short(half)}"
+    return f"{short(centre)} ± {short(half)}" if len(values) > 1 else short(centre)
 
 
 def of_seeds(key: str, at_least: float = -math.inf) -> Measure:

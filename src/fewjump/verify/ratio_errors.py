@@ -321,9 +321,10 @@ def measure_trained(family: str, steps: int, seed: int, samples: int = 256) -> l
     chain, data = chain_and_data(seed)
     masked = family == "absorbing"
     process: Process = Absorbing(VOCAB + 1, LogLinear()) if masked else Uniform(VOCAB, LogLinear())
-    torch.manual_seed(seed)
-    score = ScoreDenoiser.from_config(small_network(process))
-    posterior = NetworkDenoiser.from_config(small_network(process))
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        score = ScoreDenoiser.from_config(small_network(process))
+        posterior = NetworkDenoiser.from_config(small_network(process))
     score, direct = (
         trained(model, objective, data, steps, 128, seed)
         for model, objective in ((score, ScoreEntropy()), (posterior, CrossEntropyELBO()))

@@ -58,6 +58,12 @@ class Recovery(ModelCheck):
             one_of("family", family, STRUCTURED + DENSE)
         if not self.vocab_sizes or min(self.vocab_sizes) < 3:
             raise ValueError("--vocab-sizes must be at least 3 (a mask included)")
+        fits = min(self.vocab_sizes) <= self.dense_limit
+        if not any(family in STRUCTURED or fits for family in self.families):
+            raise ValueError(
+                "--families and --dense-limit leave nothing to measure: raise --dense-limit, or "
+                f"name one of {', '.join(STRUCTURED)}"
+            )
         if not 0 < self.threshold < 2 or self.network_steps < 0:
             raise ValueError("--threshold lies between 0 and 2, --network-steps is at least 0")
 
@@ -313,7 +319,9 @@ def exceeds(rows: Rows, method: str, key: str, limit: float) -> float | None:
 
 
 def _saved_told(saved: Rows) -> str:
-    known = [row for row in saved if row["nll"] is not None]
+    # Where a method is refused the others pay for what it does not.
+    shared = {row["alpha"] for row in saved} - {r["alpha"] for r in saved if r["nll"] is None}
+    known = [row for row in saved if row["alpha"] in shared]
     total = {m: sum(row["nll"] for row in pick(known, method=m)) for m in METHODS}
     at = exceeds(saved, "exact", "clipped", 0.1)
     where = (
@@ -322,8 +330,12 @@ def _saved_told(saved: Rows) -> str:
         else f"from α = {short(at)} on the closed form puts more than a tenth of its mass below "
         "zero, or is singular: do not trust it there"
     )
+    if not shared:
+        return f"**Your model**: {where}. At no α do all methods answer, to be compared."
     best = min(total, key=lambda method: total[method])
-    return f"**Your model**: {where}. Over all α the method to use is `{best}`."
+    everywhere = all(row["alpha"] in shared for row in saved)
+    over = "Over all α" if everywhere else "Where all answer"
+    return f"**Your model**: {where}. {over} the method to use is `{best}`."
 
 
 def _saved_chart(saved: Rows) -> Chart:

@@ -15,7 +15,7 @@ from fewjump.objective import CrossEntropyELBO, Objective, freeze
 from fewjump.problem import MarkovChain
 from fewjump.process import Process, Uniform
 from fewjump.publish.models import Model, open_data_like, open_model
-from fewjump.random import fold_seed, generator_for
+from fewjump.random import generator_for, initial_weights
 from fewjump.reading import reading_values
 from fewjump.sampler import sample
 from fewjump.schedule import LogLinear
@@ -180,8 +180,8 @@ def chain_subject(seed: int, teacher_steps: int) -> Subject:
     process = Uniform(VOCAB, LogLinear())
 
     def fresh(part: int) -> NetworkDenoiser:
-        torch.manual_seed(fold_seed(seed, part))
-        model = NetworkDenoiser.from_config(small_network(process))
+        with initial_weights(seed, part):
+            model = NetworkDenoiser.from_config(small_network(process))
         model.process = process
         return model
 
@@ -223,8 +223,8 @@ def saved_subject(check: ModelCheck, seed: int) -> Subject:
             raise ValueError(
                 f"a {type(model).__name__} cannot be built with random weights from its description"
             )
-        torch.manual_seed(fold_seed(seed, 6))
-        fresh = build(describe())
+        with initial_weights(seed, 6):
+            fresh = build(describe())
         fresh.process = model.process
         return fresh
 

@@ -79,14 +79,16 @@ class WarmStart(ModelCheck):
         warm, cold = (curve(rows, start, "quality") for start in STARTS)
         reached = steps_to_reach(rows, "random", teacher)
         behind, half = lead(rows, last)
+        many = len(distinct(rows, "seed")) > 1
         told = (
-            "the warm start is better"
+            "one seed tells no difference"
+            if not many
+            else "the warm start is better"
             if behind > half
             else "the random start is better"
             if behind < -half
             else "no difference can be told"
         )
-        many = len(distinct(rows, "seed")) > 1
         ahead = [s for s in warm.x if many and lead(rows, int(s))[0] > lead(rows, int(s))[1]]
         verdict = [
             f"**Started at the teacher** ({short(teacher)}) the student is at {short(warm.y[-1])} "
@@ -95,7 +97,9 @@ class WarmStart(ModelCheck):
             f"The random start is where the warm one begins after {reached} steps."
             if reached is not None
             else f"In {last} steps the random start does not get to where the warm one begins.",
-            f"After {last} steps it is behind by {short(behind)} ± {short(half)}: {told}."
+            f"After {last} steps it is behind by {short(behind)}"
+            + (f" ± {short(half)}" if many else "")
+            + f": {told}."
             + (
                 f" The lead is beyond the seeds' differences up to step {ahead[-1]}."
                 if ahead
