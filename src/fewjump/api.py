@@ -161,47 +161,46 @@ def distill(
 ) -> Denoiser:
     """Distil a teacher into a student by exact conditional distribution matching.
 
-    A product student (one table per position) matches per position, and can at best be the
-    teacher. A joint student (``mixture``, ``shared-mixture``, ``chain``, ``mixture-of-chains``,
-    ``shared-chain``, ``autoregressive``, ``any-order``, ``tensor-train``, ``latent``) matches the
-    joint conditional, and can draw dependent positions in one step. The encoder of a latent student
-    comes with the model that is returned, but is not in ``model/``.
+    A product student (one table per position) matches per position, and can at best be the teacher.
+    A joint student (any other head) matches the joint conditional, and can draw dependent positions
+    in one step. The encoder of a latent student comes with the model that is returned, but is not
+    in ``model/``.
 
     Args:
         teacher: any denoiser, an exact one of a problem included. It is frozen while this runs
             and is not changed, but moves to the training's device.
         data: clean data as for :func:`train_teacher`; None distils without data, from the
             teacher's own rollouts.
-        student: kind of student (a head: ``product``, ``chain``, …), or a denoiser to train in
-            place. An objective that keeps the teacher's network
-            (:class:`~fewjump.objective.SamplerDistillation`) takes none, and nothing that shapes
-            one.
+        student: kind of student (``product``, ``mixture``, ``shared-mixture``, ``chain``,
+            ``mixture-of-chains``, ``shared-chain``, ``autoregressive``, ``any-order``,
+            ``tensor-train``, ``latent``), or a denoiser to train in place. An objective that keeps
+            the teacher's network (:class:`~fewjump.objective.SamplerDistillation`) takes none, and
+            nothing that shapes one.
         objective: an objective, or its name in :data:`fewjump.registry.OBJECTIVES`, with its
             default options; or the name of how x_s is drawn. For a product student
             ``forward``, ``student-euler`` (the paper's Algorithm 1), ``student-exact``,
             ``student-trapezoidal`` or ``teacher-rollout`` of
-            :class:`~fewjump.objective.ConditionalMatching`; for a joint one
-            ``forward``, ``student`` (or ``student-exact``, the same) or ``teacher-rollout`` of
+            :class:`~fewjump.objective.ConditionalMatching`; for a joint one ``forward``,
+            ``student`` (or ``student-exact``, the same) or ``teacher-rollout`` of
             :class:`~fewjump.objective.JointConditionalMatching`, with s close to the data
-            (:func:`~fewjump.objective.teacher_time.joint_near`). By default
-            ``forward``, exact and free, or ``teacher-rollout`` without data. One in rounds, such as
+            (:func:`~fewjump.objective.teacher_time.joint_near`). By default ``forward``, or
+            ``teacher-rollout`` without data. One in rounds, such as
             :class:`~fewjump.objective.SelfDistillation`, is as many trainings, which share the
             steps.
-        network: the student's transformer; the teacher's by default. Needed for no teacher, but
-            an exact teacher has none, and then the default sizes are used.
+        network: the student's transformer; the teacher's by default, and of default sizes where
+            the teacher (an exact one) has none.
         head: further options of the student's head.
         warm_start: start the student at the teacher's weights, where the teacher has some and
             ``network`` does not ask for another network.
         start: a student of that kind to start at, in place of the teacher's weights; it is copied.
-            Methods that sharpen what a student does then begin with one that can do it.
         lora: rank of a student that is the frozen teacher plus a low-rank difference
-            (:mod:`fewjump.denoiser.lora`): the weights are in memory once. What is returned
-            and saved is an ordinary denoiser. None trains every weight.
+            (:mod:`fewjump.denoiser.lora`): the weights are in memory once. What is returned and
+            saved is an ordinary denoiser. None trains every weight.
         labels: (N,) class of each training sequence, for a teacher with classes; the data set's
             own by default. Without data classes are drawn evenly.
         guidance: least and largest guidance scale. The student then takes the scale as an input,
             and answers in one evaluation as the teacher, guided by it, does in two. Each sequence
-            has a scale of its own: the one that it was drawn with, where the data say so
+            has the scale that it was drawn with, where the data say so
             (:func:`fewjump.rollouts.rollouts`), else one drawn uniformly. Guided samples are not
             distributed as the data: without such data, x_t and x_s come from the guided teacher
             (``teacher-rollout``, then the default).

@@ -38,8 +38,8 @@ def invert_cdf(weights: Tensor, u: Tensor) -> Tensor:
             diverged is not sampled from in silence.
 
     Beyond 512 columns no float64 copy of ``weights`` is made: blocks of 64 are summed in float32
-    (or better), which is as exact as the weights themselves, and accumulated in float64; inside the
-    block chosen the sums are float64. A token of probability 1e-12 keeps its probability.
+    (or better) and accumulated in float64, and inside the block chosen the sums are float64. A
+    token of probability 1e-12 keeps its probability.
     """
     n, v = weights.shape
     invert = _invert_small if v <= _SMALL else _invert_blocks

@@ -8,8 +8,8 @@ Two kinds of ``generator`` are accepted wherever one is asked for:
   device, or on how many other samples were asked for.
 
 Uniform draws are float64 and lie in the open interval (0, 1). Categorical draws invert the
-cumulative distribution in float64: Gumbel noise in float32 lowers the effective temperature of
-a flat distribution (arXiv 2409.02908), inversion does not.
+cumulative distribution in float64: Gumbel noise in float32 lowers the effective temperature
+(arXiv 2409.02908).
 """
 
 from __future__ import annotations

@@ -60,9 +60,9 @@ def refine(
     what the student emits and the teacher's chain
     (:class:`~fewjump.objective.OnPolicyRefinement`). By a reward it raises what the samples are
     worth, and holds the student to where it starts
-    (:class:`~fewjump.objective.RewardRefinement`). The student's variety is watched: before a
-    state is saved, every ``save_every`` steps, and at the end, the entropies of its samples must
-    lie in a band (:class:`~fewjump.train.monitor.DiversityGuard`), or the run stops.
+    (:class:`~fewjump.objective.RewardRefinement`). Before a state is saved, every ``save_every``
+    steps, and at the end, the entropies of the student's samples must lie in a band
+    (:class:`~fewjump.train.monitor.DiversityGuard`), or the run stops.
 
     Args:
         student: the denoiser to refine; product or joint. It is copied, not changed.

@@ -8,8 +8,7 @@ one).
 Times are floats or tensors of any shape; what comes back has the same shape, in float64 for a
 Python float and in the tensor's dtype otherwise. Formulas near the ends are arranged (``log1p``,
 ``expm1``, 1 − (1−eps)t as (1−t) + eps·t) so that float32 keeps full relative precision. The
-originals evaluate 1 − (1−eps)·t as written: in float32 their rate at t = 1 is 999.0129 where
-the formula says 999.
+originals do not: in float32 their rate at t = 1 is 999.0129 where the formula says 999.
 """
 
 from __future__ import annotations

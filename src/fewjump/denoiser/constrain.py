@@ -9,9 +9,9 @@ about it are told it. Logits onto a large vocabulary are left to be computed as 
     p(x_s | x_t) ∝ P_{t|s}[x_s, x_t] · Σ_a P_{s|0}[a, x_s]·p(a),
 
 which is the exact reverse step under uniform noise (METHOD section 2.3) with the network's p in the
-place of the weights w(a) = p(x₀=a|x_t)/P_{t|0}[a, x_t]. The law of x₀ is therefore
-p(a)·P_{t|0}[a, x_tⁱ], normalised: p is what the other positions know. The likelihood is α + (1−α)/V
-at a = x_tⁱ and (1−α)/V elsewhere, so only one logit per position changes, by log(1 + V·α/(1−α)).
+place of the weights w(a) = p(x₀=a|x_t)/P_{t|0}[a, x_t]: p is what the other positions know. The law
+of x₀ is therefore p(a)·P_{t|0}[a, x_tⁱ], normalised. Only one logit per position changes, by
+log(1 + V·α/(1−α)).
 """
 
 from __future__ import annotations

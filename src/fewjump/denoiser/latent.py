@@ -26,11 +26,10 @@ from fewjump.process import Process
 class LatentEntry(nn.Module):
     """z → what is added to the embedded tokens: W·gelu(Σ A·z + template).
 
-    A warm start sets W = 0: every z gives the same law, which is the teacher's. A and the templates
-    are random, so the first gradient of W already tells the values of z apart, where an encoder
-    says which z a sample is of. Without one all z then learn the same, and a share of the fresh W
-    is kept instead (``warm_spread``). A fresh head has nothing to read z with (its product head is
-    zero); there W is random, or neither of the two would have a gradient.
+    A warm start sets W = 0: every z gives the teacher's law. A and the templates are random, so
+    that an encoder's values of z separate from the first gradient on. Without an encoder all z
+    would learn the same: ``warm_spread`` keeps a share of the fresh W. The W of a fresh head is
+    random: its product head is zero, and with W = 0 neither would have a gradient.
 
     Args:
         hidden: width D of the trunk.

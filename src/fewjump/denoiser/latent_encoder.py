@@ -98,9 +98,8 @@ class TokenPair(nn.Module):
 class LatentEncoder(nn.Module):
     """q(z|x_s, x_t): a distribution for every part of z.
 
-    It starts random, not at the prior: then z says something about x_s from the first step on. A
-    posterior equal to the prior is a saddle point that the decoder would never leave, since an
-    uninformative z gives it no reason to listen.
+    It starts random, not at the prior: a posterior equal to the prior is a saddle point that the
+    decoder would never leave.
 
     Args:
         vocab_size: number of states V of the process.

@@ -1,8 +1,8 @@
 """Students that are their teacher plus a low-rank difference: one copy of the weights for both.
 
 Every linear layer of the transformer blocks gets W + (α/r)·B·A beside it (LoRA, arXiv 2106.09685,
-through ``peft``), A (r, in) and B (out, r), B zero at first. W itself is the teacher's own tensor,
-frozen. What is published is an ordinary denoiser with the differences added up (:func:`merged`).
+through ``peft``), A (r, in) and B (out, r), B zero at first. W is the teacher's own tensor, frozen.
+What is published is an ordinary denoiser with the differences added up (:func:`merged`).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Networks whose sizes a file states, built on the meta device first: what they would take is known
 before anything is taken.
 
-A configuration of a few bytes can ask for terabytes. The network is therefore built once on the
-meta device, where tensors have shapes and no memory, and the building stops at the first parameter
-that the weights beside the configuration cannot hold.
+A configuration of a few bytes can ask for terabytes. On the meta device tensors have shapes and no
+memory, and building stops at the first parameter that the weights beside the configuration cannot
+hold.
 """
 
 from __future__ import annotations

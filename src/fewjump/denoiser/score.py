@@ -114,10 +114,9 @@ class ScoreDenoiser(Denoiser):
         """A product denoiser that starts where this network is.
 
         Under a mask its law is this one's (softmax of the network's output over clean tokens, for
-        any scaling). Under uniform noise it starts near it: r_y is in proportion to what the other
-        positions say of a noisy token y, which stands in for what they say of a clean one
-        (``leave_one_out``); they agree at low noise. Under other noise the trunk is taken over and
-        the head starts uniform.
+        any scaling). Under uniform noise it starts near it: what the other positions say of a noisy
+        token stands in for what they say of a clean one (``leave_one_out``); they agree at low
+        noise. Under other noise the trunk is taken over and the head starts uniform.
 
         Raises:
             ValueError: if the network is not a :class:`ScoreNetwork`.
@@ -133,9 +132,8 @@ class ScoreDenoiser(Denoiser):
     def as_student(self) -> Denoiser:
         """A trainable product denoiser that starts at or near this one.
 
-        A copy under a mask with method ``clip``, where its law has no zeros. Recovery under other
-        noise may clip, the projection puts zeros anywhere, and cross-entropy of a law with zeros is
-        infinite: :meth:`as_network` then, for a :class:`ScoreNetwork`.
+        A copy under a mask with method ``clip``. Other laws may have zeros, with which
+        cross-entropy is infinite: then :meth:`as_network`, for a :class:`ScoreNetwork`.
         """
         positive = self.process.absorbing and self.method == "clip"
         if isinstance(self.network, ScoreNetwork) and not positive:

@@ -4,13 +4,12 @@
     noise level ─ cos/sin ─ MLP ─▶ c, which shifts, scales and gates every block (adaLN-zero)
 
 Each block is attention, then an MLP, each on a layer-normalised and modulated copy of x, each added
-back through a gate that is zero at initialisation: a fresh network is the identity followed by a
-norm. Attention sees relative positions only (rotary, arXiv 2104.09864), so any length works.
+back through a gate that is zero at initialisation. Attention sees relative positions only (rotary,
+arXiv 2104.09864), so any length works.
 
 Short depthwise convolutions in front of attention and MLP (*local mixing*) make neighbours visible
-from the first steps, before attention has learned to look there: small images and texts are learned
-in fewer steps, at a few percent more time each. With ``conv_kernel=0`` the network has the layout,
-and computes the function, of the one that SEDD, MDLM, UDLM and Duo share.
+from the first steps, at a few percent more time each. With ``conv_kernel=0`` the network has the
+layout, and computes the function, of the one that SEDD, MDLM, UDLM and Duo share.
 """
 
 from __future__ import annotations

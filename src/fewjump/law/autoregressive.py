@@ -139,12 +139,11 @@ class AutoregressiveLaw(Law):
     """p(x₀|x_t) = Πᵢ p(x₀ⁱ | x₀^{<i}, x_t), where < is the order of the conditionals.
 
     Log-probabilities are exact, in one parallel pass; sampling is sequential in the positions that
-    are not known.
-    :meth:`marginals` has no closed form, unless the conditionals know one (and nothing is
-    tempered): exact by enumeration up to 4096 sequences, otherwise an unbiased average of
-    conditionals over ``marginal_samples`` own draws (from a fixed seed). :meth:`tempered` sharpens
-    each conditional as it is drawn. Positions that x_t shows are certain in the conditionals
-    themselves and may stand anywhere; see :meth:`given` for others.
+    are not known. :meth:`marginals` has a closed form only if the conditionals know one and nothing
+    is tempered. Otherwise it is exact by enumeration up to 4096 sequences, and beyond an unbiased
+    average of conditionals over ``marginal_samples`` own draws (from a fixed seed).
+    :meth:`tempered` sharpens each conditional as it is drawn. Positions that x_t shows are certain
+    in the conditionals themselves and may stand anywhere; see :meth:`given` for others.
 
     Args:
         conditionals: the factors.
@@ -225,14 +224,12 @@ class AutoregressiveLaw(Law):
     def sample_fixed_point(self, generator: Generator = None) -> FixedPointSamples:
         """The draw of :meth:`sample`, found with all positions side by side.
 
-        For given uniform numbers each token is a function of those before it in the order, and the
-        draw is the fixed point of drawing every position anew from the last guess (Jacobi's
-        iteration: Song et al., arXiv 2002.03629). The first k tokens are right after k passes, so
-        that it ends; where tokens depend little on each other it ends early. Rows that have ended
-        are computed no more.
+        For given uniform numbers the draw is the fixed point of drawing every position anew from
+        the last guess (Jacobi's iteration: Song et al., arXiv 2002.03629). The first k tokens are
+        right after k passes; where tokens depend little on each other it ends earlier.
 
         It is the same sample, but where a uniform number falls within rounding of the boundary
-        between two tokens: one pass over all positions and a walk round differently.
+        between two tokens.
         """
         pinned, known = self.pinned()
         u = uniform((self.batch_size, self.length), generator, self.device)
@@ -333,9 +330,8 @@ class AutoregressiveLaw(Law):
         learned to.
 
         Others are exact where the known positions are a left prefix of the positions still
-        uncertain. A known position to the right of an unknown one needs the probability of
-        everything in between, which an autoregressive law does not have in closed form; pinning
-        the token while sampling from left to right would *not* be the conditional.
+        uncertain. The conditional on a known position to the right of an unknown one has no closed
+        form: pinning the token while sampling from left to right would *not* be it.
 
         Raises:
             ValueError: for known positions that are neither a prefix nor certain already, with

@@ -31,19 +31,16 @@ ChainMethod = Literal["sequential", "scan"]
 class ChainLaw(Law):
     """p(x₀|x_t) = Σ_z p(z) Πᵢ eᵢ(x₀ⁱ|zⁱ), where z is a Markov chain over positions.
 
-    The chain is given in one of two ways. By **conditionals**, as a hidden Markov model is:
-    p(z) = softmax(initial)(z¹) Πᵢ softmax(transitionᵢ(zⁱ))(zⁱ⁺¹). Or by **potentials**, as a
-    linear-chain conditional random field (Lafferty et al. 2001):
-    p(z) ∝ Πᵢ exp(potentialᵢ(zⁱ)) Πᵢ exp(transitionᵢ(zⁱ, zⁱ⁺¹)). The law of a hidden Markov chain
-    given independently noised tokens has the second form with the chain's own matrix for all
-    positions, whatever x_t says: with one matrix time is L·r² for the whole batch in matrix
-    products, and memory L·r, so that hundreds of states are cheap. With a block transition
-    (:class:`~fewjump.law.transition.Transition`) time is L·r^1.5, for thousands.
+    The chain is given in one of two ways. By **conditionals**:
+    p(z) = softmax(initial)(z¹) Πᵢ softmax(transitionᵢ(zⁱ))(zⁱ⁺¹), a hidden Markov model. Or by
+    **potentials**: p(z) ∝ Πᵢ exp(potentialᵢ(zⁱ)) Πᵢ exp(transitionᵢ(zⁱ, zⁱ⁺¹)), a linear-chain
+    conditional random field (Lafferty et al. 2001). With one matrix for all positions time is L·r²
+    for the whole batch in matrix products, and memory L·r. With a block transition
+    (:class:`~fewjump.law.transition.Transition`) time is L·r^1.5.
 
-    Log-probabilities by the forward algorithm, marginals from the chain's state marginals, samples
-    by drawing the path and then every token at once; conditioning on known tokens is exact.
-    Where a token is certain (a visible position of an absorbing process) its emission is a point
-    mass in every state, and the transitions through that position remain.
+    Conditioning on known tokens is exact. Where a token is certain (a visible position of an
+    absorbing process) its emission is a point mass in every state, and the transitions through that
+    position remain.
 
     :meth:`tempered` sharpens what :meth:`sample` draws: the first state, each p(zⁱ⁺¹|zⁱ) (of a
     block transition: the new a, then the new b), and each emission. Against a product target the

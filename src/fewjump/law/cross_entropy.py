@@ -193,9 +193,8 @@ def soft_cross_entropy(
     """−Σ_a softmax(target)(a)·log softmax(student)(a) at chosen positions.
 
     Of a linear head, where the weights of the rows in the loss are known, each chunk's gradient is
-    computed while its logits are there (as Liger and torch's own linear cross-entropy do), so that
-    a training step costs the same matrix products as the plain formula. Otherwise the backward pass
-    computes the logits again.
+    computed while its logits are there, so that a training step costs the same matrix products as
+    the plain formula. Otherwise the backward pass computes the logits again.
 
     Args:
         student: with gradients.

@@ -1,7 +1,7 @@
 """Ways to draw from an autoregressive law with all positions side by side.
 
-A walk asks for one conditional after another. Scoring a given sequence takes one pass over all
-positions together, and both ways here draw by scoring guesses. Neither changes the law.
+Scoring a given sequence takes one pass over all positions together, and both ways here draw by
+scoring guesses. Neither changes the law.
 """
 
 from __future__ import annotations
@@ -77,9 +77,8 @@ class DraftAndVerify(Decoding):
     Speculative sampling (Leviathan et al., arXiv 2211.17192). Along the order of the positions a
     drafted token is accepted with probability min(1, p/q), where p is its conditional under the
     law and q under the draft, both given the tokens before it. The first that is not is drawn anew
-    in proportion to (p − q)₊, and what follows is drafted again, given all that is settled. Every
-    pass settles one position at least. The law of the result is the autoregressive law whatever
-    the draft says; a good draft makes it quick.
+    in proportion to (p − q)₊, and what follows is drafted again. The law of the result is the
+    autoregressive law whatever the draft says; a good draft makes it quick.
 
     The draft is ``law.draft``, which must leave every continuation possible (a network's law does,
     a truncated one may not); without one, the product of what the head says of each position

@@ -3,14 +3,11 @@
 The weight of a path z is Πᵢ exp(potentialᵢ(zⁱ)) Πᵢ wᵢ(zⁱ, zⁱ⁺¹). The w are exp(transition); or, for
 a chain of conditionals, the softmax of its rows. A transition is a
 :class:`~fewjump.law.transition.Transition`, or a tensor (B, L−1, r, r) or (r, r) for a dense one.
-With tables that all rows and positions share a step is one matrix product (a block transition's:
-one for each block) over the whole batch and nothing of the tables' size is kept for each position.
 
 Positions are counted with those between the tables of a transition: H = K·(L−1) + 1 of them.
 
-Messages are weights, renormalised at every position (Rabiner 1989): a step is a vector–matrix
-product instead of a logsumexp over r×r. Rows whose messages underflow are computed again in log
-space.
+Messages are weights, renormalised at every position (Rabiner 1989). Rows whose messages underflow
+are computed again in log space.
 """
 
 from __future__ import annotations
@@ -233,9 +230,8 @@ def state_marginals(start: Tensor, transition: Tensor | Transition) -> Tensor:
 def draw_paths(potential: Tensor, transition: Tensor | Transition, u: Tensor) -> Tensor:
     """Draw a path for each row, from left to right: (B, H) int64.
 
-    What follows each position is summed up first, in weights and not in their logarithms: a step of
-    that is a matrix product and three passes over the rows. Rows whose weights underflow as a whole
-    are drawn in log space.
+    What follows each position is summed up first, in weights and not in their logarithms. Rows
+    whose weights underflow as a whole are drawn in log space.
 
     Args:
         potential: (B, H, r), or (1, H, r) for rows that are alike: they are then summed up once.

@@ -1,8 +1,8 @@
 """Where the logits of a product law come from: a tensor, or a head's features times its weight.
 
-At a vocabulary of 50,000 the logits of one training batch take more memory than the network. What
-a loss or a sampler asks of a product law is nearly always a sum over the vocabulary, for some
-positions only: rows of logits are therefore read, and a source may compute them as they are.
+At a vocabulary of 50,000 the logits of one training batch take more memory than the network, and
+losses and samplers mostly ask for a sum over the vocabulary at some positions. Rows of logits are
+therefore read, and a source may compute them as they are.
 """
 
 from __future__ import annotations
@@ -144,8 +144,8 @@ class Logits(Batched, ABC):
 class DenseLogits(Logits):
     """Logits that exist.
 
-    Samplers read masked positions only. Writing certainty into the visible rows of a large
-    vocabulary would cost them more than all their draws: it is written when it is asked for.
+    Certainty is written into the visible rows when it is asked for, as samplers read masked
+    positions only.
 
     Args:
         values: (B, L, V) floating point. Kept, not copied.

@@ -28,14 +28,11 @@ class MixtureLaw(Law):
     What a component says of a position is an :class:`~fewjump.law.emission.Emission`, with one
     state for the whole sequence: logits of their own for small vocabularies; low-rank differences
     where K·V numbers at each position would not fit; tables (L, K, V) shared by all rows, with
-    which thousands of components are cheap. A mixture of products given independently noised
-    tokens has exactly the last form: its tables stay, its logits gain the tokens' evidence and its
-    weights the components'.
+    which thousands of components are cheap.
 
-    There is no closed form for the cross-entropy against a product target (a log of a sum under
-    an expectation), so :meth:`cross_entropy` is the unbiased one-draw estimate of the base class.
-    :meth:`sample` draws the component, then that component's positions; :meth:`tempered` sharpens
-    both, component weights included.
+    :meth:`cross_entropy` against a product target is the unbiased one-draw estimate of the base
+    class. :meth:`sample` draws the component, then that component's positions; :meth:`tempered`
+    sharpens both, component weights included.
 
     Args:
         emission: of B rows, L positions and K states; or logits (B, K, L, V) for a dense one,

@@ -22,23 +22,21 @@ class TensorTrain(Conditionals):
 
         p(x) ∝ Πᵢ softmax(uᵢ)(xⁱ) · ‖G(xᴸ) S_L ⋯ G(x²) S₂ G(x¹) S₁ ℓ‖².
 
-    G are D×D matrices with entries of any sign, S diagonal, ℓ a vector. With matrices of
-    non-negative entries and a sum in place of the square this would be a hidden Markov chain of D
-    states (:class:`~fewjump.law.chain.ChainLaw`); squares let amplitudes cancel, which some laws
-    need fewer states for (Glasser et al., arXiv 1907.03741). Tensor trains as heads of diffusion
-    models: arXiv 2607.03788.
+    G are D×D matrices with entries of any sign, S diagonal, ℓ a vector. Squares let amplitudes
+    cancel, which a hidden Markov chain of D states (:class:`~fewjump.law.chain.ChainLaw`) cannot
+    (Glasser et al., arXiv 1907.03741). Tensor trains as heads of diffusion models: arXiv
+    2607.03788.
 
     What follows a position is summed out in a D×D matrix, its *environment*
 
         E_L = I,  E_{i−1} = S_i (Σ_x softmax(u_i)(x) G(x)ᵀ E_i G(x)) S_i,
 
     so that conditionals, marginals and the law given **any** set of known tokens are exact. With
-    orthogonal G and S = 1 every environment is the identity: the law is then the product law, and
-    the vector already says which tokens came before.
+    orthogonal G and S = 1 every environment is the identity, and the law is the product law.
 
-    Time is L·V·D³ for the environments and L·V·D² for conditionals; both go over the vocabulary in
-    chunks, computed again in the backward pass, so that what is kept is (B, L, D, D), and the
-    (B, L, V) conditionals where all are asked for.
+    Time is L·V·D³ for the environments and L·V·D² for conditionals, in chunks of the vocabulary
+    that the backward pass computes again. What is kept is (B, L, D, D), and the (B, L, V)
+    conditionals where all are asked for.
 
     Args:
         logits: (B, L, V), the u; −inf marks impossible tokens.

@@ -53,9 +53,8 @@ class ConditionalMatching(MatchingObjective, GapOptions):
     * ``teacher-rollout``: x_T from the prior, run down to t and on to s by the teacher's ancestral
       steps. Needs no data; exact as ``rollout_steps`` grows; 2·rollout_steps teacher evaluations.
 
-    At a masked process only positions that are masked in x_t carry loss: the others are known to
-    both. A student whose law is not a product is scored on a draw of x₀ from the teacher's law
-    (the joint form of the objective).
+    At a masked process only positions that are masked in x_t carry loss. A student whose law is not
+    a product is scored on a draw of x₀ from the teacher's law (the joint form of the objective).
 
     Options by keyword: those of :class:`~fewjump.options.matching.MatchingOptions` and
     :class:`~fewjump.options.matching.GapOptions`, and ``times``.

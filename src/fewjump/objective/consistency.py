@@ -23,23 +23,18 @@ class DiscreteConsistency(HalvingObjective):
     the mean over positions of KL(student(x_t) ‖ teacher(x_s)), the published code's, or with
     ``forward`` of KL(teacher(x_s) ‖ student(x_t)).
 
-    **The pair.** With x₀ one-hot and ε standard normal on the tokens, x_t = argmax(r_t·x₀ + ε) is
-    uniform noise of some α_t; r_t is its signal-to-noise ratio, and the paper tabulates the map
-    (its diffusion transformation operator). x_t is x₀ where ε at x₀, plus r_t, exceeds the largest
-    of the others, and where it does not it is that one's token J. As r_t grows a position leaves
-    one and the same J, once, for x₀; by symmetry J is uniform and independent of when. So
-    Pr(x_s = x₀ | x_t = J, x₀) = (α_s − α_t)/(1 − α_t): given x₀ the pair is x_t and the step of the
-    process's flow to s (:meth:`~fewjump.process.Process.flow_step`). No operator is needed, and
-    no V normal numbers for a position (the tests compare the two laws).
+    **The pair.** With x₀ one-hot and ε standard normal on the tokens, the paper's states are x_t =
+    argmax(r_t·x₀ + ε). Given x₀ this pair has the law of x_t and the step of the process's flow to
+    s (:meth:`~fewjump.process.Process.flow_step`): Pr(x_s = x₀ | x_t, x₀) = (α_s − α_t)/(1 − α_t)
+    for x_t ≠ x₀. It is drawn so, without the paper's operator or V normal numbers a position.
 
-    **Fixed point.** As d → 0 the two states are one, and the loss is 0 for the teacher only. For
-    d > 0 the minimiser with ``forward`` is E[p^θ(x₀ⁱ|x_s) | x_t]. That is not p^θ(x₀ⁱ|x_t): x_s and
-    x_t together know more of x₀ than x_s does, so that an exact teacher is not its own student,
-    as it is in conditional matching. With ``reverse`` it is the normalised geometric mean,
-    which is narrower than the laws that it is a mean of: look at entropy beside quality.
+    **Fixed point.** The minimiser with ``forward`` is E[p^θ(x₀ⁱ|x_s) | x_t]. That is not
+    p^θ(x₀ⁱ|x_t): x_s and x_t together know more of x₀ than x_s does, so that an exact teacher is
+    not its own student. With ``reverse`` it is the normalised geometric mean, which is narrower
+    than the laws that it is a mean of: look at entropy beside quality.
 
-    Steps are equal in the process's own time, as those of its samplers are; the paper's are equal
-    in the logarithm of the Gaussian's signal-to-noise ratio.
+    Steps are equal in the process's own time; the paper's are equal in the logarithm of the
+    Gaussian's signal-to-noise ratio.
 
     Options by keyword: those of :class:`~fewjump.options.matching.DataOptions` and
     :class:`~fewjump.options.sampled.HalvingOptions`. :func:`fewjump.distill` runs the rounds.

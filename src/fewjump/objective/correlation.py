@@ -26,36 +26,30 @@ class CorrelationDistillation(Objective, TimeOptions, CorrelationOptions):
       ``distil_until``, where the product of the teacher's marginals is nearly the joint law;
     * consistency: E_{x_t} E_{x_u} CE(p^φ(·|x_u), p^φ(·|x_t)), where the teacher takes x_t to x_u by
       one step of ``teacher_step`` (at most t/2) and the student, without gradient, goes on from
-      there to x₀: a step of the student learns the composition of a short one of the teacher and
-      of a step of its own. From small times on, this hands the correlations that many steps of
-      the teacher make to every t;
+      there to x₀. This hands the correlations that many steps of the teacher make to every t;
     * data: E[−log p^φ(x₀|x_t)] of the data x₀ that x_t is noised from.
 
     Here t is uniform, and x_s and x_t are data noised. The teacher's step is the ancestral one
     (x₀ of its law, then the bridge).
 
-    **The control variate.** −log p^φ(x₀) of a drawn x₀ is noisy, and most of what it says concerns
-    the marginals, of which more is known than the draw. With p̄ the product of p^φ's own marginals,
-    and q the law that x₀ is drawn from,
+    **The control variate.** −log p^φ(x₀) of a drawn x₀ is noisy. With p̄ the product of p^φ's own
+    marginals, and q the law that x₀ is drawn from,
 
       −log p^φ(x₀) + log p̄(x₀) + Σᵢ CE(qⁱ, p̄ⁱ)
 
-    has the expectation of −log p^φ(x₀), gradient included, for every p^φ and q, and the last
-    term has no noise. So the student's draws teach it correlations and their law its marginals. For
-    the data term q is not known, and the teacher's marginals at x_t stand in for it, as in the
-    paper: exact for an exact teacher, a bias towards the teacher otherwise. It is taken for
-    mixtures, whose marginals have a closed form; for other joint laws the terms are as they stand,
-    with ``law.cross_entropy`` as an estimate.
+    has the expectation of −log p^φ(x₀), gradient included, for every p^φ and q, and the last term
+    has no noise. For the data term q is not known, and the teacher's marginals at x_t stand in for
+    it, as in the paper: exact for an exact teacher, a bias towards the teacher otherwise. It is
+    taken for mixtures, whose marginals have a closed form; for other joint laws the terms are as
+    they stand, with ``law.cross_entropy`` as an estimate.
 
-    **Fixed point.** The exact joint law p(x₀|x_t), where teacher and composition are exact: the
-    tower property. The teacher's product step errs by the correlations that it ignores within it,
-    which ``teacher_step`` controls, and the product at ``distil_until`` by E[TC(x₀|x_s)].
+    **Fixed point.** The exact joint law p(x₀|x_t), where teacher and composition are exact. The
+    teacher's product step errs by the correlations within it, which ``teacher_step`` controls, and
+    the product at ``distil_until`` by E[TC(x₀|x_s)].
 
-    **What differs from the paper.** There p^φ is a mixture over a uniform λ, drawn anew for each
-    term, so that a loss sees a mixture of a few draws of λ and its estimate is biased; here laws
-    are whole. The distillation term is there a sum over λ, each matched to the teacher on its own,
-    which bounds this one. A relative, :class:`~fewjump.objective.JointConditionalMatching`, asks a
-    teacher close to the data in place of the student's own answer.
+    **What differs from the paper.** There p^φ is a mixture over a uniform λ of which a loss sees a
+    few draws, so that its estimate is biased; here laws are whole. There each λ is matched to the
+    teacher on its own, which bounds the distillation term here.
 
     Options by keyword: ``min_time``, and those of
     :class:`~fewjump.options.matching.CorrelationOptions`.

@@ -49,20 +49,16 @@ class DataLikelihood(FromData):
     """E_t w(t)·E_{x_t|x₀}[−log p^φ(x₀|x_t)]: maximum likelihood of the data behind a noisy state.
 
     For every student whose likelihood can be computed: joint heads, products, and latent ones of
-    one category per sequence. It is what :class:`~fewjump.objective.JointConditionalMatching` comes
-    to with ``near="zero"``, where the teacher still fills in one token in a thousand. The exact
-    p(x₀|x_t) is the minimiser, for every weight.
+    one category per sequence. The exact p(x₀|x_t) is the minimiser, for every weight.
 
-    **What it bounds.** Write p_K for the law of K ancestral steps along a grid from 1 to 0. An
-    interval costs no more than −log p^φ(x₀|x_t) at its start (data processing: x_s is drawn from
-    x₀ and x_t alone), so that with the times of the grid (``steps``, ``grid``) and uniform weight
+    **What it bounds.** With p_K the law of K ancestral steps along a grid from 1 to 0, the times of
+    that grid (``steps``, ``grid``) and uniform weight,
 
       E[−log p_K(x₀)] ≤ Σ_k E[−log p^φ(x₀|x_{t_k})] + KL(q(x₁|x₀) ‖ prior) = K·L·loss + KL,
 
     with equality for one step under a mask. The weight ``elbo`` makes the loss of a *product* law
     under a mask the likelihood bound of infinitely many steps (MDLM). Of a joint law it makes no
-    bound: of two tokens that are always equal the exact law has half their entropy. An infinitely
-    short step asks for marginals alone.
+    bound.
 
     Options by keyword: those of :class:`~fewjump.options.matching.FewStepOptions`. With ``known``
     a part of every sequence stays clean, and the loss is that of the others given it.
@@ -99,26 +95,17 @@ class DataLikelihood(FromData):
 class RoutedLikelihood(DataLikelihood, ExpertOptions):
     """:class:`DataLikelihood` of a mixture of experts, p^φ(x₀|x_t) = Σ_k π_k(x_t) Πᵢ p_k(x₀ⁱ|x_t).
 
-    After E-MoE (Ivanov et al. 2026, arXiv 2609.37533), whose students also learn correlations from
-    data alone by mixing factorised experts over a discrete choice that a router makes from x_t. The
-    paper was read in its authors' summary and published code (github.com/Arseny5/e-moe), not in
-    full. **What differs:**
-
-    * There the choice is one of the experts of a mixture-of-experts layer at every position and
-      layer, E^(L·D) routes in all, so that the likelihood is bounded: routes are drawn from the
-      router's answer to the clean sequence (straight-through Gumbel), and a KL pulls its answer to
-      the noisy one there. Here one expert is chosen for a sequence, and −log p^φ is exact.
-    * There experts are layers of the trunk. Here they are components of the head over one trunk;
-      with a latent student of one category the choice enters the trunk, at K evaluations a step of
-      training.
-    * There the reconstruction is weighted by 1/t (``weighting="elbo"`` under a mask); here the
-      default is uniform, of which :class:`DataLikelihood` says what it bounds.
+    After E-MoE (Ivanov et al. 2026, arXiv 2609.37533), read in its authors' summary and published
+    code (github.com/Arseny5/e-moe), not in full. There an expert is chosen at every position and
+    layer of the trunk, and the likelihood is bounded. Here one component of the head is chosen for
+    a sequence, and −log p^φ is exact; with a latent student of one category the choice enters the
+    trunk, at K evaluations a step of training. The default weight is uniform, theirs is 1/t
+    (``weighting="elbo"`` under a mask).
 
     **Balance.** ``balance``·(log K − H(π̄)), π̄ the mean of π(x_t) over the batch, is ours: 0 where
-    the experts are used alike, log K where one is. (The authors train without such a term; their
-    ablation has that of switch transformers.) With it the exact law is a fixed point only if its
-    experts are used alike, and the loss depends on how a batch is split: π̄ is that of a part on one
-    device.
+    the experts are used alike, log K where one is. With it the exact law is a fixed point only if
+    its experts are used alike, and the loss depends on how a batch is split: π̄ is that of a part
+    on one device.
 
     Options by keyword: those of :class:`~fewjump.options.matching.FewStepOptions` and
     :class:`~fewjump.options.matching.ExpertOptions`.
@@ -159,14 +146,13 @@ class VariationalLikelihood(LatentBound, FromData):
     VADD (Xie et al. 2025, arXiv 2505.17384): a latent z makes the positions that one step draws
     agree, p^φ(x₀|x_t) = ∫ p(z) Πᵢ p^φ(x₀ⁱ|x_t,z) dz, and a recognition network q(z|x₀,x_t), which
     sees the data, bounds its likelihood. The loss is never below that of :class:`DataLikelihood`,
-    and equal to it where q is the posterior of z: two bounds, one within the other. The KL's weight
-    rises over the first ``kl_warmup`` steps, as it does there, against a z that carries nothing.
+    and equal to it where q is the posterior of z. The KL's weight rises over the first
+    ``kl_warmup`` steps, as it does there.
 
-    The paper was read in its abstract and in E-MoE's published code of it, not in full. **What
-    differs:** z may be any of a latent student's kinds (there it is normal: ``--head size=64
-    categories=0``), and one category per sequence is summed out with the best q, as
-    :class:`~fewjump.objective.LatentMatching` does, of which this is the form without a teacher.
-    That code weighs t as ``weighting="elbo"`` does.
+    The paper was read in its abstract and in E-MoE's published code of it, not in full. There z is
+    normal (``--head size=64 categories=0``) and the weight ``elbo``. Here z may be of any kind, and
+    one category per sequence is summed out with the best q, as in
+    :class:`~fewjump.objective.LatentMatching`.
 
     Options by keyword: those of :class:`~fewjump.options.matching.FewStepOptions` and
     :class:`~fewjump.options.matching.LatentOptions`. Known positions need a mask.

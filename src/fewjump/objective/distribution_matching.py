@@ -92,18 +92,17 @@ class PosteriorMatching(DistributionMatching):
       E[Σᵢ Σ_c qᵢ(c)·(R(c) − E_q[R])·∇log pᵢ^φ(c|x_t)].
 
     It has less noise, and a bias: it leaves out that a token changes x_u, and so what the other
-    positions earn (and, where noise does not mask, its own). It is 0 where p = θ, too. In one
+    positions earn (where noise does not mask, its own too). It is 0 where p = θ, too. In one
     position under a mask the two are equal.
 
     ``estimator``: ``auto`` takes the published form for product students, and for latent ones
-    given a z whose law is not learned; for all others the gradient of D, as ``expected`` (tokens
-    summed out: product, mixture and latent students) and ``score`` (drawn) do for those that have
-    them. A chain has no probabilities of tokens that hold its correlations.
+    given a z whose law is not learned; for all others the gradient of D. ``expected`` (tokens
+    summed out: product, mixture and latent students) and ``score`` (drawn) take the gradient of D.
 
     **Noise as an input.** From a masked start a product student knows only one law. A latent
-    student (``student='latent'``) is one with noise as an input, at every step, and is sampled so:
-    a normal z (``size``, ``position_size``), or a uniform token at each position
-    (``position_categories``). Its likelihood is not needed, so long as there is no anchor.
+    student (``student='latent'``) has noise as an input, at every step: a normal z (``size``,
+    ``position_size``), or a uniform token at each position (``position_categories``). Its
+    likelihood is not needed, so long as there is no anchor.
     """
 
     def _table(self, fake: ProductLaw, real: ProductLaw) -> Tensor:

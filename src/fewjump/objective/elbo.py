@@ -57,8 +57,8 @@ class CrossEntropyELBO(DataObjective):
     At an absorbing process visible positions carry no loss.
 
     With ``known`` a part K of every sequence stays clean, and the loss is that of the others given
-    it: −log p(x₀ᵁ|x₀ᴷ, x_tᵁ), and with ``elbo`` a bound on −log p(x₀ᵁ|x₀ᴷ), since those of U
-    are noised as they always are. Each position of K counts 0 in the mean over positions.
+    it: −log p(x₀ᵁ|x₀ᴷ, x_tᵁ), and with ``elbo`` a bound on −log p(x₀ᵁ|x₀ᴷ). Each position of K
+    counts 0 in the mean over positions.
 
     Attributes:
         weighting: see above.

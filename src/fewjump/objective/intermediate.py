@@ -1,12 +1,10 @@
 """Draws of the intermediate state x_s of conditional matching, and of whole paths of states.
 
-The paper's Algorithm 1 draws x_s by one Euler step of the student. That step, and every other one
-here, is the sampler's (:meth:`fewjump.sampler.Sampler.moves`) with times of each row's own.
+Every step here is a sampler's (:meth:`fewjump.sampler.Sampler.moves`) with times of each row's own.
 
 Of a **path** the times are a (K, B) tensor, in any order within a column; the states that come back
-are in the same order. However they are drawn, the states of one row are a draw of the whole path,
-so that a rule may pick one of them by looking at those of later times (a stopping time of the
-reverse chain).
+are in the same order, and those of one row are a draw of the whole path. So a rule may pick one of
+them by looking at those of later times (a stopping time of the reverse chain).
 """
 
 from __future__ import annotations

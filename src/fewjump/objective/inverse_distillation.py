@@ -25,36 +25,31 @@ class InverseDistillation(DistributionMatching):
 
       D(φ) = Σ_k ∫ du { E[ℓ_θ(x₀, x_u)] − min_ψ E[ℓ_ψ(x₀, x_u)] }    (IDLM, arXiv 2602.19066),
 
-    where the auxiliary denoiser ψ learns the student's samples. The minimum is at the posterior of
-    those, so that D is, for every process, the KL divergence between two laws of whole paths: of
-    the reverse chain with the student's marginals, and of the teacher's. It bounds that of the
-    laws of any x_u on the path. In one step, from noise that tells nothing of the data, x_u is
-    the student's sample noised, and the integral over [a, b] is exactly
+    where the auxiliary denoiser ψ learns the student's samples. For every process D is the KL
+    divergence between two laws of whole paths: of the reverse chain with the student's marginals,
+    and of the teacher's. It bounds that of the laws of any x_u on the path. In one step, from noise
+    that tells nothing of the data, the integral over [a, b] is exactly
 
       KL(p^φ_a ‖ p^θ_a) − KL(p^φ_b ‖ p^θ_b),
 
-    with p_u the laws of x_u: the distribution-matching objective Σ_u w(u)·KL(p^φ_u ‖ p^θ_u), its
-    weights on ``min_time`` and on 1, where both are noise. Its zero is the teacher's own law.
+    with p_u the laws of x_u: the student's sample, noised. Its zero is the teacher's own law.
 
     **Its gradient** is E[∇log p^φ(x₀|x_t)·(ℓ_θ − ℓ_ψ)(x₀, x_u)] (Williams 1992; ψ has none, at the
     minimum), with the mean over the other ``draws`` at the same (x_t, u) as a baseline, which costs
-    no bias. It needs ``sample`` and ``log_prob`` of the student's law and nothing else: joint laws
-    of every kind are trained as product laws are. For product laws and mixtures under a mask x₀ is
-    summed out (``estimator``).
+    no bias. It needs no more than ``sample`` and ``log_prob`` of the student's law. For product
+    laws and mixtures under a mask x₀ is summed out (``estimator``).
 
     **The anchor** (:class:`~fewjump.objective.distribution_matching.DistributionMatching`) is 1 at
     first. In one step from pure noise the optimum at β is in proportion to
-    (p^θ(x₀)·Πᵢ p^θ(x₀ⁱ)^β)^{1/(1+β)}: the student cools from the teacher's product law to its joint
-    law. Without that, reverse KL drives it to the first mode that it finds before it has learned to
-    tell modes apart.
+    (p^θ(x₀)·Πᵢ p^θ(x₀ⁱ)^β)^{1/(1+β)}. Without the anchor reverse KL drives the student to the first
+    mode that it finds.
 
-    **What differs from the papers.** IDLM has the same loss; its student is a product, its gradient
-    passes through samples that are relaxed to the simplex (biased, of lower variance), and it
-    noises them to any u.
+    **What differs from the paper.** IDLM's student is a product. Its gradient passes through
+    samples that are relaxed to the simplex (biased, of lower variance), noised to any u.
 
-    Run by :func:`fewjump.distill`, which makes ψ: a copy of the teacher, at ``auxiliary_lr`` times
-    the learning rate. It is trained, averaged, saved and resumed with the student, and is not part
-    of the result. On-policy gradients are noisy: use a lower rate than for matching (1e-4).
+    :func:`fewjump.distill` makes ψ: a copy of the teacher, at ``auxiliary_lr`` times the learning
+    rate. It is trained and saved with the student, and is not part of the result. On-policy
+    gradients are noisy: use a lower rate than for matching (1e-4).
 
     Options by keyword: those of :class:`~fewjump.options.sampled.OnPolicyOptions`, but for
     ``weighting``, which is the bound's, and of

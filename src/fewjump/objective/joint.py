@@ -37,28 +37,28 @@ class JointConditionalMatching(MatchingObjective, JointOptions):
     whose own law is joint has no such bias. At a masked process the positions visible in x_t are
     certain in both laws and carry no loss.
 
-    x₀ is drawn from the teacher's law and scored by ``law.cross_entropy``, so that laws with a form
-    of lower variance use it (an autoregressive law sums each position's own token out, a product
-    law has no variance at all). ``summed`` does so for chains and mixtures too.
+    x₀ is drawn from the teacher's law and scored by ``law.cross_entropy``: an autoregressive law
+    sums each position's own token out, a product law has no variance at all. ``summed`` does so for
+    chains and mixtures too.
 
     Options by keyword: those of :class:`~fewjump.options.matching.MatchingOptions` and
-    :class:`~fewjump.options.matching.JointOptions`, and ``times``. What ``near`` says of s:
+    :class:`~fewjump.options.matching.JointOptions`, and ``times``. ``near`` says where s is:
     ``zero``: s = min_time; ``uniform``: uniform on (min_time, t); a share c in (0, 1): s = c·t;
     ``adaptive``: for each sample the largest of a few shares whose bias bound is within
-    ``tolerance``, or min_time. One trunk evaluation serves all ``draws`` of x₀. With
-    ``consistency`` the student's own target (its current weights, without gradient) is taken at a
-    time u between s and t, from the same path; in the few-step form u is the next grid time, and
-    rows that have none keep the teacher's target. With a grid t is one of its times but the last,
-    else uniform on (min_time, 1). Both laws are conditioned on what is known.
+    ``tolerance``, or min_time. One trunk evaluation serves all ``draws`` of x₀. ``consistency``
+    adds the student's own target (without gradient) at a time u between s and t, from the same
+    path; in the few-step form u is the next grid time, and rows that have none keep the teacher's
+    target. With a grid t is one of its times but the last, else uniform on (min_time, 1). Both laws
+    are conditioned on what is known.
 
     Attributes:
-        intermediate: how x_s|x_t is drawn. ``forward``: data noised to s and on to t: exact, free.
-            With ``near="zero"`` this is maximum likelihood on the data, and the teacher adds
-            nothing. ``teacher-rollout``: the teacher's ancestral steps, from noise to t and on to
-            s; no data. The student then learns the law of the teacher *run with that many steps*.
+        intermediate: how x_s|x_t is drawn. ``forward``: data noised to s and on to t: exact. With
+            ``near="zero"`` this is maximum likelihood on the data, and the teacher adds nothing.
+            ``teacher-rollout``: the teacher's ancestral steps, from noise to t and on to s; no
+            data. The student then learns the law of the teacher *run with that many steps*.
             ``student``: x₀ from the student's own joint law at x_t, then the bridge to s: exact
-            when the student is. An error of the student is then in its own target and is corrected
-            only through what the teacher says at x_s: use it with larger s.
+            when the student is. Its errors enter its own target, and only the teacher's answer at
+            x_s corrects them: use it with larger s.
 
     Metrics: ``cross_entropy`` and ``teacher_entropy`` (nats per position; the latter of the
     teacher's positions at s), ``bias_bound`` (nats per position, an upper bound of TC(x₀|x_s)),

@@ -37,9 +37,8 @@ Costs = Callable[[Law, Tensor | None], Tensor]
 class LatentBound(Objective, LatentOptions, KnownOptions):
     """An objective that bounds −log p^φ(x₀|x_t) of a latent student by its encoder's q.
 
-    E_{z~q(z|x_s,x_t)}[−log p^φ(x₀|x_t,z)] + KL(q ‖ p(z|x_t)), with what keeps z in use: the KL is
-    scaled up over the first ``kl_warmup`` steps, and each sequence has ``free_bits`` of it for
-    nothing.
+    E_{z~q(z|x_s,x_t)}[−log p^φ(x₀|x_t,z)] + KL(q ‖ p(z|x_t)), where the KL is scaled up over the
+    first ``kl_warmup`` steps, and each sequence has ``free_bits`` of it for nothing.
     """
 
     def __post_init__(self) -> None:
@@ -147,25 +146,24 @@ class LatentMatching(LatentBound, JointConditionalMatching):
 
     This bounds the joint cross-entropy E_{x₀~p^θ(·|x_s)}[−log p^φ(x₀|x_t)] of
     :class:`~fewjump.objective.JointConditionalMatching` from above, with equality where q is the
-    posterior of z. What mixes the cleaner laws is x_s itself, so the encoder may see it; given z
-    both laws are products, and their cross-entropy has a closed form: x₀ is not drawn.
+    posterior of z. Given z both laws are products, and their cross-entropy has a closed form: x₀ is
+    not drawn.
 
     One category of few values is summed over, and then q is the best there is, q*(z) ∝
     p(z|x_t)·exp(−CE(p^θ, p^φ(·|x_t,z))); the encoder only learns to imitate it. A drawn z needs the
-    encoder's q, which lags behind the decoder and finds local optima more often.
+    encoder's q, which finds local optima more often.
 
     Against posterior collapse (z carries nothing, and the student stays a product) the KL is scaled
     up from 0 over the first ``kl_warmup`` steps, and each sequence has ``free_bits`` of it for
-    nothing. The metrics are those of the bound itself, with neither.
+    nothing. The metrics have neither.
 
     Options: those of :class:`~fewjump.objective.JointConditionalMatching` but ``consistency`` and
     ``times``, and by keyword those of :class:`~fewjump.options.matching.LatentOptions`. ``draws``
     are of z. ``data_weight`` is that of the same bound on −log p^φ(x₀|x_t) for the data x₀ of x_t.
-    With the ``estimator`` ``sum``, E_{z~q} is over all values of z with the best q, at K trunk
-    evaluations; with ``sample``, z is drawn from the encoder's q: gradients to a normal z are
-    exact, those to a category straight-through and biased. Known positions need a mask: what is
-    shown clean is then certain for every z, and the bound is that of the others given them. Under
-    other noise they would change p(z|x_t) itself.
+    The ``estimator`` ``sum`` takes E_{z~q} over all values of z with the best q, at K trunk
+    evaluations; ``sample`` draws z from the encoder's q: gradients to a normal z are exact, those
+    to a category straight-through and biased. Known positions need a mask: under other noise they
+    would change p(z|x_t) itself.
 
     Metrics: those of :class:`~fewjump.objective.JointConditionalMatching`, where ``cross_entropy``
     and ``gain_over_product`` are now those of the bound (so the gain is a lower bound of the gain),

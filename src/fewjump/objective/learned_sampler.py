@@ -53,10 +53,9 @@ class SamplerDistillation(Objective, WholeJumpOptions, LearnedSamplerOptions):
 
     Where the trajectory is the exact reverse chain's, J is the KL divergence of the law of the
     states at the τ_k, up to a constant that no Φ and no times change; it bounds that of what is
-    drawn. Gradients pass through P_k, never through a draw; what is drawn only tells P_k from P¹_k.
-    A time between two of the teacher's counts as each of them, in proportion to how near it is: J
-    is continuous in the times, and its gradient is the difference between neighbours. Intervals
-    stay longer than 2/N.
+    drawn. Gradients pass through P_k, never through a draw. A time between two of the teacher's
+    counts as each of them, in proportion to how near it is, so that J is continuous in the times.
+    Intervals stay longer than 2/N.
 
     **Scores** is the published loss (Eq. 6, with ``relaxed`` > 0 Eq. 10), on the rates R = σQ·score
     in place of scores, which moves no minimum:
@@ -64,22 +63,16 @@ class SamplerDistillation(Objective, WholeJumpOptions, LearnedSamplerOptions):
       L_k = E‖Φ_k·R(x_k) − R(x*_k)‖²,
 
     x from the K-step sampler and x* from the teacher, each on a trajectory of its own. ``relaxed``
-    (0.05 in the paper) is the share of tokens at which the noise that x begins from is redrawn.
-    The two states are independent given that noise, and the minimum is
-    Φ_k = E⟨R(x_k), R(x*_k)⟩/E‖R(x_k)‖², below 1 even where both have one law. On the enumerated
-    problems of the tests this takes the sampler away from the teacher's law.
+    (0.05 in the paper) is the share of tokens at which the noise that x begins from is redrawn. The
+    minimum, Φ_k = E⟨R(x_k), R(x*_k)⟩/E‖R(x_k)‖², is below 1 even where both have one law: on
+    enumerated problems it takes the sampler away from the teacher's. The paper's times follow its
+    Eq. 8, whose minimum never reaches data; here they follow J.
 
     **What to expect.** For a consistent teacher the step of ``ancestral`` is at the minimum of J
-    over Φ already. What is learned is the times, and they tend to those of ``grid="fitted"``, which
-    need no training. Under a mask Φ_k only says how many tokens a step unmasks: for a network that
-    ignores time, multipliers and times do the same. ``euler`` and ``tau-leaping`` cannot make some
-    moves of the exact chain, and the cost of these rules J: learn their multipliers alone
-    (``learn_times=False``). Under a mask they gain by it, up to ``ancestral``; under uniform noise
-    J falls and the law of what is drawn gets worse. Totals of Euler's above 1 have no gradient.
-
-    **What differs from the paper.** Its times follow ‖κ_k·s(x_{τ_k}) − s(x*)/N‖² (Eq. 8), whose
-    minimum has Σκ_k near K/N and never reaches data; with the sum held at 1, all that is left over
-    goes to the steps of the smallest scores. J takes its place.
+    over Φ already. What is learned is the times, and they tend to those of ``grid="fitted"``. For
+    ``euler`` and ``tau-leaping`` learn the multipliers alone (``learn_times=False``): they cannot
+    make some moves of the exact chain, whose cost rules J. Under uniform noise J then falls and the
+    law of what is drawn gets worse. Totals of Euler's above 1 have no gradient.
 
     Options by keyword: those of :class:`~fewjump.options.sampled.LearnedSamplerOptions`, and
     ``steps`` (K, 8 by default) or ``grid``, where the times begin. The coefficients learn at 30

@@ -22,9 +22,9 @@ class MomentMatching(PosteriorMatching):
 
       min_φ max_ψ E[CE(x₀, θ) − CE(x₀, ψ) − CE(θ, ψ)],    CE(a, b) = −Σ_c a(c)·log b(c).
 
-    ψ's answer is m = (p + θ)/2, where the bracket is h(p, θ) = 2·KL(m ‖ θ) less the entropy of θ.
-    That entropy depends on x_u alone, which the published gradient holds fixed. Here D has h
-    without it, so that D ≥ 0, and D = 0 where the moments match at every x_u. The reward
+    ψ's answer is m = (p + θ)/2, where the bracket is h(p, θ) = 2·KL(m ‖ θ) less the entropy of θ,
+    which depends on x_u alone. D has h without it, so that D ≥ 0, and D = 0 where the moments match
+    at every x_u. The reward
 
       R(c) = log m(c) − log θ(c) + Σ_a θ(a)·(log m(a) − log θ(a))    is at least −2 log 2,
 
@@ -34,13 +34,12 @@ class MomentMatching(PosteriorMatching):
     is that of Σᵢ Σ_c pᵢ^φ(c|x_t)·(log ψ(c) − log θ(c)), through the student's probabilities alone:
     q is the student's law at x_t.
 
-    **What differs from the paper.** Students are trained for the steps of ``grid``, with x_u
-    anywhere in the step, not for all t with steps up to 1/k; ψ and the student move in the same
-    step, not by turns; ψ learns drawn tokens, not the probabilities that they are drawn from. The
-    paper's masked student has noise as an input (CIFAR-10 at 4 steps: FID 22.3, and 151 without):
-    here that is a latent student, see
-    :class:`~fewjump.objective.distribution_matching.PosteriorMatching`. Students of sharpened
-    teachers are not here.
+    **What differs from the paper.** Students are trained for the steps of ``grid``, not for all t
+    with steps up to 1/k; ψ and the student move in the same step, not by turns; ψ learns drawn
+    tokens, not the probabilities that they are drawn from. Under a mask the paper's student needs
+    noise as an input: here that is a latent student, see
+    :class:`~fewjump.objective.distribution_matching.PosteriorMatching`. There are no students of
+    sharpened teachers.
 
     Options by keyword: those of :class:`~fewjump.options.sampled.OnPolicyOptions` and
     :class:`~fewjump.options.sampled.AnchorOptions`.

@@ -48,12 +48,11 @@ class OnPolicyRefinement(OwnSamples, OnPolicyOptions):
 
       D(φ) = Σ_k ∫_{t_{k+1}}^{t_k} du w(u) E_{x_u~p^φ_u} Σᵢ KL(p^φ(x₀ⁱ|x_u) ‖ p^θ(x₀ⁱ|x_u)).
 
-    It is ≥ 0, and 0 where the student's marginals in each interval follow the teacher's chain.
-    Masked, with w = σα/(1−α): the reverse rates of a chain are σα/(1−α)·p(x₀ⁱ|x_u), so D is the
-    KL between path laws (of the Markov chain with the student's marginals, and the teacher's);
-    hence D ≥ KL(output law of the student ‖ law of the teacher's chain) where x_t comes from the
-    student's own steps, and in one step, where x_u is x₀ noised, they are equal. For other
-    processes D is another divergence with the same zero.
+    D ≥ 0, and D = 0 where the student's marginals in each interval follow the teacher's chain.
+    Masked, with w = σα/(1−α), D is the KL between the path laws of two chains: the one with the
+    student's marginals, and the teacher's. Hence D ≥ KL(output law of the student ‖ law of the
+    teacher's chain) where x_t comes from the student's own steps, with equality in one step, where
+    x_u is x₀ noised. For other processes D is another divergence with the same zero.
 
     **Its gradient.** p^φ(x₀ⁱ|x_u) is not known; an auxiliary denoiser ψ learns it by cross-entropy
     on (x_u → x₀). As the logarithmic score is proper,
@@ -61,19 +60,17 @@ class OnPolicyRefinement(OwnSamples, OnPolicyOptions):
       D(φ) = max_ψ E_{x_t, x₀~p^φ(·|x_t), x_u}[R_ψ],
       R_ψ = w(u) Σᵢ (log p^ψ(x₀ⁱ|x_u) − log p^θ(x₀ⁱ|x_u)),
 
-    so by the envelope theorem ∇D = E[∇log p^φ(x₀|x_t)·R_ψ*(x₀, x_u)], with no derivative of ψ*, and
-    none of R (the bridge does not depend on φ). ``score`` estimates it with a leave-one-out
-    baseline over ``draws`` of (x₀, x_u) at one (x_t, u), for every law; ``expected`` sums x₀ out
-    given x_u, for product laws, and for mixtures given the component (see
-    :mod:`fewjump.objective.score_function`), and for latent students given z, whose own likelihood
-    is then never asked for; its variance is lower, its memory (B, L, V).
+    so by the envelope theorem ∇D = E[∇log p^φ(x₀|x_t)·R_ψ*(x₀, x_u)], with no derivative of R.
+    ``score`` estimates it with a leave-one-out baseline over ``draws`` of (x₀, x_u) at one (x_t,
+    u), for every law. ``expected`` sums x₀ out given x_u, for product laws, for mixtures given the
+    component, and for latent students given z, whose own likelihood is then never asked for
+    (:mod:`fewjump.objective.score_function`); its variance is lower, its memory (B, L, V).
 
-    The states x_t are held fixed: with ``source="student"`` the effect of a step on the states of
-    later steps is left out of the gradient (it vanishes at D = 0, and for K = 1).
+    The states x_t are held fixed: with ``source="student"`` the gradient leaves out what a step
+    does to the states of later steps (nothing at D = 0, and for K = 1).
 
     The student and ψ are one model, :class:`fewjump.objective.on_policy.StudentWithAuxiliary`;
-    both terms are in one loss, and their gradients do not mix. Relatives: D-MMD
-    (arXiv 2603.20155), IDLM (2602.19066), Di[M]O (2503.15457); on images DMD (2311.18828).
+    both terms are in one loss, and their gradients do not mix.
 
     Options by keyword: those of :class:`~fewjump.options.sampled.OnPolicyOptions`; a floor
     bounds the reward, and the gradient is then that of D with a teacher so floored. Reverse KL may

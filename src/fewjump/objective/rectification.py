@@ -31,22 +31,19 @@ class Rectification(InRounds, TimeOptions, CouplingOptions):
 
     **What it gains.** A product student that answers x₁ at once loses the conditional total
     correlation TC(x₀|x₁) = E[KL(π(x₀|x₁) ‖ Πᵢ π(x₀ⁱ|x₁))]. With exact students a round does not
-    increase it (the paper's theorem; by enumeration in the tests), whatever the number of steps
-    that draw the pairs. It is reached by tokens that keep what they began with until they are
-    drawn: draw pairs and, in more than one step, the student by the sampler ``flow-matching``. The
-    ancestral step of uniform noise redraws tokens on the way, so that its samples know little of
-    x₁ and nothing is rectified.
+    increase it (the paper's theorem), whatever the number of steps that draw the pairs. This holds
+    where tokens keep what they began with until they are drawn: draw pairs and, in more than one
+    step, the student by the sampler ``flow-matching``. The ancestral step of uniform noise redraws
+    tokens on the way, and nothing is rectified.
 
     **What it costs.** What the teacher's steps get wrong stays in every later round, so
-    ``pair_steps`` must be many. Data are never read.
-
-    **Which noise.** Position by position between two ends is a path with the process's marginals
-    where noise redraws a token from a law that stands still (``process.straight``). Under a mask x₁
-    is the same for all x₀, and no coupling can be straighter.
+    ``pair_steps`` must be many. Data are never read. The process must be ``straight``: its noise
+    redraws a token from a law that stands still. Under a mask x₁ is the same for all x₀, and no
+    coupling can be straighter.
 
     Options by keyword: those of :class:`~fewjump.options.matching.TimeOptions` and
     :class:`~fewjump.options.sampled.CouplingOptions`. There are none for prompts: the noise of a
-    pair says something of all its tokens, which that of a prompt does not.
+    pair depends on all its tokens, that of a prompt does not.
 
     Batches hold pairs, (B, 2L): x₀ and x₁ side by side.
 

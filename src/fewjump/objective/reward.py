@@ -26,27 +26,23 @@ class RewardRefinement(OwnSamples, RewardOptions, KnownOptions):
     """The expected reward of a student's samples, less their divergence from its start.
 
     **What is maximised.** At each step of the grid the student draws whole sequences
-    x₀ ~ p^φ(·|x_t). With the law at the start, p⁰, and a reward r(x₀) of any kind (a rule that is
-    kept or not, the answer of a classifier, a number from a laboratory),
+    x₀ ~ p^φ(·|x_t). With the law at the start, p⁰, and a reward r(x₀) of any kind,
 
       J(φ) = E_k E_{x_t} [ E_{x₀~p^φ(·|x_t)} r(x₀) − β·KL(p^φ(·|x_t) ‖ p⁰(·|x_t)) ].
 
-    For each x_t the maximum over all laws is p⁰(x₀|x_t)·exp(r(x₀)/β)/Z (the Gibbs variational
-    principle; for language models arXiv 1909.08593, 2205.11275): a rule r ∈ {0, 1} makes what keeps
-    it e^{1/β} times as likely as before, and leaves the proportions among that as they were. β is
-    what holds variety: with β = 0 one sequence that keeps the rule is as good as all.
+    For each x_t the maximum over all laws is p⁰(x₀|x_t)·exp(r(x₀)/β)/Z (for language models arXiv
+    1909.08593, 2205.11275). β is what holds variety: with β = 0 one sequence that keeps a rule is
+    as good as all.
 
-    **Its gradient** is E[∇log p^φ(x₀|x_t)·A] with A = r − β·log(p^φ/p⁰), estimated with a
-    leave-one-out baseline over ``draws`` of x₀ at one x_t (arXiv 1402.0030 on why baselines are
-    free of bias; here each draw's is the mean of the others). It needs the student's likelihood and
-    nothing of the reward but its values. A joint law draws a whole sequence in one evaluation, so
-    that the reward of *that* sequence is what is learned from; under a product law single
-    tokens are praised for what others did.
+    **Its gradient** is E[∇log p^φ(x₀|x_t)·A] with A = r − β·log(p^φ/p⁰), estimated with the mean of
+    the other ``draws`` of x₀ at one x_t as each draw's baseline, which is free of bias (arXiv
+    1402.0030). It needs the student's likelihood. Under a product law single tokens are praised for
+    what others did.
 
     The states x_t are held fixed, as in :class:`~fewjump.objective.OnPolicyRefinement`.
 
-    **Given parts** (``known``): a part of each sequence of the data is shown, and the rest drawn:
-    puzzles, loops, linkers. The reward is of the whole sequence.
+    With ``known`` a part of each sequence of the data is shown, and the rest drawn. The reward is
+    of the whole sequence.
 
     The teacher is the student as it was at the start, frozen.
 

@@ -1,8 +1,7 @@
 """Gradients of E_{x₀~p^φ}[R(x₀, x_u)] for discrete draws: surrogates whose gradient is unbiased.
 
 A surrogate is a tensor whose *gradient* is the estimate; its value means nothing. Rewards are
-constants: nothing flows through them. The last part of the file is the reward of on-policy
-refinement, and the gradient of any with x₀ summed out.
+constants: nothing flows through them.
 """
 
 from __future__ import annotations

@@ -26,13 +26,11 @@ class SelfDistillation(HalvingObjective):
     paper's, or of KL(target ‖ student); positions that are visible in x_t carry none.
 
     With ``forward``, the minimiser is the mean of the targets: for two positions and an exact
-    teacher that is the teacher itself, so nothing is gained but what the average of three or more
-    positions loses. With ``reverse`` it is their normalised geometric mean, which is narrower than
-    any law that the teacher knows: quality is bought with entropy, and both must be looked at.
+    teacher that is the teacher itself. With ``reverse`` it is their normalised geometric mean,
+    which is narrower than any law that the teacher knows: look at entropy beside quality.
 
-    :func:`fewjump.distill` runs the rounds: each is a training of its own, of equal shares of the
-    optimiser steps, with a fresh optimiser. The averaged student of one round is the teacher of
-    the next, and what it starts from.
+    :func:`fewjump.distill` runs the rounds, each with a fresh optimiser and an equal share of the
+    steps. The averaged student of one round is the teacher of the next, and what it starts from.
 
     Options by keyword: those of :class:`~fewjump.options.matching.DataOptions` and
     :class:`~fewjump.options.sampled.HalvingOptions`.

@@ -27,9 +27,8 @@ ADAPTIVE_SHARES = (0.5, 0.25, 0.12, 0.06)
 def joint_near(process: Process) -> float:
     """s/t where nothing else is asked for: 0.1 under a mask, 0.02 otherwise.
 
-    At equal s a visible token says more than one that may be noise. On a Markov chain of four
-    tokens (4 positions, 2.4 nats) the bias, ``fewjump.problem.mixture_bias``, is 0.0004 nats per
-    position at these two shares; at 0.1 the uniform process has 0.006.
+    At equal s a visible token says more than one that may be noise. At these two shares
+    ``fewjump.problem.mixture_bias`` is about the same on a Markov chain of four tokens.
     """
     return 0.1 if process.absorbing else 0.02
 
@@ -69,11 +68,10 @@ class Target(NamedTuple):
 def choose_target(teacher: Denoiser, states: Tensor, times: Tensor, tolerance: float) -> Target:
     """The teacher's law at the latest time whose bias bound is within ``tolerance``.
 
-    The bound is Σᵢ H(x₀ⁱ|x_s) − maxᵢ H(x₀ⁱ|x_s) ≥ TC(x₀|x_s), because the joint entropy is at
-    least that of any position. The choice for a row depends on the states at s and later, never
-    on earlier ones: a stopping time of the reverse chain, for which E p(x₀|x_s) = p(x₀|x_t) holds
-    as it does for a fixed s. The last time is taken where no bound is within the tolerance. Nothing
-    is remembered between calls.
+    The bound is Σᵢ H(x₀ⁱ|x_s) − maxᵢ H(x₀ⁱ|x_s) ≥ TC(x₀|x_s). The choice for a row depends on the
+    states at s and later, never on earlier ones: a stopping time of the reverse chain, for which
+    E p(x₀|x_s) = p(x₀|x_t) holds as it does for a fixed s. The last time is taken where no bound is
+    within the tolerance.
 
     Args:
         teacher: asked at each time for the rows that are left.

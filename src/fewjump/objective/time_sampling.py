@@ -27,8 +27,8 @@ def spread_uniform(
     """Float64 uniforms (B,) that cover (0, 1) evenly: frac(u + i·golden ratio), one shared u.
 
     Each is uniform on its own; together they have low discrepancy, which lowers the variance of
-    an average over times (the purpose of antithetic times). With per-sample streams ``i`` is the
-    sample's global index, so the draw does not depend on how a batch is split.
+    an average over times. With per-sample streams ``i`` is the sample's global index, so the draw
+    does not depend on how a batch is split.
     """
     if isinstance(generator, SampleStreams):
         shared = SampleStreams(fold_seed(generator.seed, generator.calls), torch.zeros(1))

@@ -30,11 +30,9 @@ class TokenMatching(PosteriorMatching, JeffreyOptions):
 
     **What differs from the paper.** ψ and the student move in the same step, not by turns; weights
     and times are those of ``weighting`` (the paper's weight is 1); any noise, and several steps
-    too (``grid``). Its student begins from 60% masks and 40% random tokens, with normal noise on
-    the embeddings, while its teacher sees masks. A denoiser here takes a visible token under a mask
-    for clean, so that such a start would need a network that reads other tokens than its law is
-    conditioned on. A latent student is that: z is added to the embedded masks, a random token at
-    each position with ``position_categories``, normal noise with ``position_size``.
+    too (``grid``). The paper's student begins from 60% masks and 40% random tokens, with normal
+    noise on the embeddings. Here that takes a latent student: ``position_categories`` adds a random
+    token at each position to the embedded masks, ``position_size`` normal noise.
 
     Options by keyword: those of :class:`~fewjump.options.sampled.OnPolicyOptions`,
     :class:`~fewjump.options.sampled.AnchorOptions` and

@@ -257,9 +257,8 @@ class MarkovChain(ChainProblem):
 def reference_markov_chain(length: int = 32) -> MarkovChain:
     """The stationary chain with V = 8 on which the library's curves are measured.
 
-    Entropy rate 1.094 nats. With uniform noise the exact product denoiser's bigram total
-    variation is 0.43 in one step (Σ|π(a)π(b) − π(a)P(a, b)|/2) and about halves with each doubling
-    of the steps, down to 0.008 at 64.
+    Entropy rate 1.094 nats. With uniform noise the exact product denoiser's bigram total variation
+    is 0.43 in one step (Σ|π(a)π(b) − π(a)P(a, b)|/2) and about halves with each doubling of steps.
     """
     return MarkovChain.random(8, length, concentration=0.4, generator=generator_for(482))
 

@@ -33,8 +33,8 @@ def sudoku(base: int = 2) -> FiniteSupport:
 def random_boards(n: int, generator: torch.Generator | int = 0, base: int = 3) -> Tensor:
     """``n`` boards, each by a random search of its own: (n, b⁴) int64.
 
-    Board i depends on the seed and on i only. Cells with the fewest symbols left are filled first,
-    symbols are tried in random order: every board can come up, not all with the same probability.
+    Board i depends on the seed and on i only. Every board can come up, not all with the same
+    probability.
 
     Args:
         n: at least 1.

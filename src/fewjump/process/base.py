@@ -38,11 +38,11 @@ class Process(ABC):
     """A position-wise continuous-time Markov chain that turns data into noise.
 
     A subclass gives the :meth:`kernel`, a generator (:meth:`base_rate` or :meth:`rate`), the limit
-    law and its configuration. Everything else is written here, once, over the kernel; what it costs
-    is the kernel's affair: O(V) for the identity plus rank one, O(V²) for a dense one. The methods
-    raise ValueError for times that are not 0 ≤ s ≤ t ≤ 1, and where a dense kernel would exceed
-    :data:`~fewjump.process.kernel.DENSE_LIMIT` entries. They compute in float64 (identity plus rank
-    one: in the dtype given), and return the dtype of the posterior or ratios they were given.
+    law and its configuration. Everything else is written over the kernel: O(V) for the identity
+    plus rank one, O(V²) for a dense one. The methods raise ValueError for times that are not
+    0 ≤ s ≤ t ≤ 1, and where a dense kernel would exceed :data:`~fewjump.process.kernel.DENSE_LIMIT`
+    entries. They compute in float64 (identity plus rank one: in the dtype given), and return the
+    dtype of the posterior or ratios they were given.
 
     Attributes:
         vocab_size: number of states V, the mask included where there is one.
@@ -207,7 +207,7 @@ class Process(ABC):
     def reverse_marginals(self, posterior: Tensor, x_t: Tensor, s: Time, t: Time) -> Tensor:
         """p(x_s | x_t) per position from p(x₀ | x_t): Σ_a posterior(a)·q(x_s | x_t, a).
 
-        The ancestral step; equals SEDD's analytic one (arXiv 2310.16834, theorem 4.1).
+        The ancestral step; SEDD's analytic step (arXiv 2310.16834, theorem 4.1).
         (B, L, V) → (B, L, V), rows sum to 1. Clean tokens from which x_t cannot be reached are
         ignored, whatever probability the posterior gives them.
         """
@@ -247,10 +247,9 @@ class Process(ABC):
     def ratios_from_posterior(self, posterior: Tensor, x_t: Tensor, t: Time) -> Tensor:
         """Concrete scores r = P_{t|0}ᵀ w from the posterior: (B, L, V) → (B, L, V).
 
-        At a token that some clean token cannot lead to (a visible position of an absorbing
-        process) the posterior does not determine the ratios to other tokens. What is returned
-        there takes the excluded clean tokens to have weight 0; the reverse rates away from such
-        a token are 0 for a reset process, so that no reverse step of one uses it.
+        At a token that some clean token cannot lead to (a visible position of an absorbing process)
+        the posterior does not determine the ratios to other tokens. There the excluded clean tokens
+        are taken to have weight 0; no reverse step of a reset process uses these ratios.
         """
         kernel = self.kernel(0.0, t)
         wide = posterior.to(torch.promote_types(posterior.dtype, kernel.least_dtype))

@@ -5,10 +5,8 @@
 
 *Series*: uniformization with squaring. With q = max|Q_aa| the matrix A = I + Q/q is
 non-negative, P(θ/q) = e^{−θ}·Σ_j θʲ/j!·Aʲ, and P(2τ) = P(τ)². Nothing is ever subtracted, so
-small entries keep their relative precision (Xue & Ye, "Computing exponentials of essentially
-non-negative matrices entrywise to high relative accuracy", Math. Comp. 82, 2013), and no
-eigenvectors are needed. (``torch.linalg.matrix_exp`` cuts its polynomial short for small
-matrices: on a 4×4 generator at τ = 0.01 entries are off by up to 7e-12.)
+small entries keep their relative precision (Xue & Ye, Math. Comp. 82, 2013).
+(``torch.linalg.matrix_exp`` is less exact: on a 4×4 generator at τ = 0.01 by up to 7e-12.)
 """
 
 from __future__ import annotations

@@ -83,9 +83,8 @@ class FixedRate(Process):
     """A chain with rate σ(t)·Q for an arbitrary generator Q.
 
     Q is decomposed once: symmetrised when it is in detailed balance with its limit law, by
-    complex eigenvectors otherwise. A defective matrix, or eigenvectors of condition above 1e6,
-    or a kernel with entries that rounding would swallow, goes through a subtraction-free series
-    (:mod:`fewjump.process.exponential`).
+    complex eigenvectors otherwise. Where that would lose precision a subtraction-free series is
+    taken (:mod:`fewjump.process.exponential`).
 
     Generation starts from the limit law, so the schedule must carry the chain there: a warning
     says when exp(−gap·σ̄(1)) exceeds 0.05, with the spectral gap of Q.

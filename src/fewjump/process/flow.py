@@ -135,9 +135,8 @@ class ActionFlow(Flow):
     """Steps as actions on vectors: nothing of size V×V, whatever R is stored as.
 
     The panels are found once, by step doubling on the rows of at most 8 tokens spread evenly over
-    the vocabulary, so that results do not depend on what else is in a batch. The error is thus
-    controlled on those tokens; states that behave like none of them need a smaller tolerance.
-    A rate that is constant needs no panels.
+    the vocabulary. The error is thus controlled on those tokens; states that behave like none of
+    them need a smaller tolerance. A rate that is constant needs no panels.
 
     Args:
         path, clock, edges, tolerance: as for :class:`DenseFlow`.

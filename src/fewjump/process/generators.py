@@ -148,9 +148,8 @@ def birth_death_rate(
         up: rate k → k+1, one number or V−1 of them (for k = 0 … V−2).
         down: rate k+1 → k, likewise.
 
-    Its slowest mode decays at about (π/V)² for unit rates: such a walk needs σ̄(1) of several
-    times V²/π² to forget where it started. Use a schedule with a larger total, or
-    :func:`rescale_to_gap`.
+    Its slowest mode decays at about (π/V)² for unit rates: use a schedule with σ̄(1) of several
+    times V²/π², or :func:`rescale_to_gap`.
 
     Raises:
         ValueError: for rates that are not positive, or a list of the wrong length.

@@ -6,9 +6,9 @@ For K' = K·R over a step of width h, with R₁, R₂ at the two Gauss points, t
 
 of local error h⁵: the commutator-free form of the Magnus series (Blanes & Moan, "Fourth- and
 sixth-order commutator-free Magnus integrators", Appl. Numer. Math. 56, 2006). With b ≈ −0.04 both
-exponents are generators unless a rate grows fourteenfold within a step, so that the exponentials
-are subtraction-free uniformization series, and small probabilities keep their digits. The classic
-form with one exponent holds a commutator, whose entries have no sign.
+exponents are generators unless a rate grows fourteenfold within a step, so that uniformization
+subtracts nothing. The classic form with one exponent holds a commutator, whose entries have no
+sign.
 """
 
 from __future__ import annotations

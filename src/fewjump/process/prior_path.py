@@ -1,8 +1,7 @@
 """Priors that move: the law a position is redrawn from, as a function of the noise so far.
 
-A path is a function of the total noise ℓ = σ̄ (0 at clean data), so that the schedule is a clock:
-it says when the path is travelled, not which one. What a process needs of it is the law m of a
-position redrawn while the noise grew from ℓ_s to ℓ_t,
+A path is a function of the total noise ℓ = σ̄ (0 at clean data). What a process needs of it is the
+law m of a position redrawn while the noise grew from ℓ_s to ℓ_t,
 
     (1 − e^{−(ℓ_t−ℓ_s)})·m = ∫ e^{−(ℓ_t−ℓ)}·π(ℓ) dℓ   over [ℓ_s, ℓ_t]   (METHOD section 1),
 

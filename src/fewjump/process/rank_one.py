@@ -1,14 +1,12 @@
 """Processes that forget: at rate σ(t) a position is redrawn from a law π_t, whatever it held.
 
 Q_t = σ(t)·(1π_tᵀ − I) gives P_{t|s} = α·I + 1βᵀ with α = exp(−σ̄(s,t)) and
-β_{t|s} = ∫ₛᵗ σ(u)·exp(−σ̄(u,t))·π_u du, which sums to 1 − α (METHOD section 1). If π moves, the Q_t
-do not commute, and the kernel keeps this form all the same. β is handled as (1−α)·m, m the *law of
-a redrawn position*: what it shows at t, given that it was redrawn since s. A prior that stands
-still has m = π.
+β_{t|s} = ∫ₛᵗ σ(u)·exp(−σ̄(u,t))·π_u du, which sums to 1 − α (METHOD section 1). β is handled as
+(1−α)·m, m the *law of a redrawn position*: what it shows at t, given that it was redrawn since s. A
+prior that stands still has m = π.
 
 Every operation here costs O(V) per position (or per element of the batch, where m differs between
-them) and none builds a V×V matrix, except :meth:`RankOneKernel.dense` and :meth:`RankOne.rate`,
-which are for small V and for tests.
+them), except :meth:`RankOneKernel.dense` and :meth:`RankOne.rate`, which build a V×V matrix.
 """
 
 from __future__ import annotations

@@ -1,23 +1,20 @@
 """From concrete scores to posteriors (paper Eq. 8), with the damage reported.
 
 r = P_{t|0}ᵀ w and p(a) = P_{t|0}[a, x]·w(a). Inverting P_{t|0}ᵀ amplifies an error of the scores by
-about 1/α(t): with V = 1000, uniform noise and 1% error of the scores, the L1 error of p is about
-0.016 at α = 0.5, 0.08 at 0.1 and 0.8 at 0.01. Setting negative entries to 0 leaves 0.55 of the
-0.8, the multiplicative iterations about the same. Where the posterior is peaked (a few tens of
-likely tokens) the projection on the simplex leaves 0.17 of the 0.8, far less than the others,
-because it removes small positive noise as well.
+about 1/α(t). With V = 1000, uniform noise and 1% error of the scores the L1 error of p is about
+0.016 at α = 0.5 and 0.8 at α = 0.01. Of the 0.8 clipping and the multiplicative iterations leave
+about 0.55; the projection leaves 0.17 where the posterior is peaked.
 
 When not to trust it:
 
-* the closed form (``exact``) with a trained score below α ≈ 0.05: its entries are then mostly
-  noise, and :attr:`Recovery.clipped_mass` says how much of it fell below zero (a tenth and more
-  is a reason to stop);
+* ``exact`` with a trained score below α ≈ 0.05: its entries are then mostly noise, and
+  :attr:`Recovery.clipped_mass` says how much of it fell below zero (a tenth is a reason to stop);
 * a ``condition_number`` c with scores of relative error e where c·e approaches 1;
-* any method at positions where α is so small that x_t says nothing about x₀: the ratios carry
-  the posterior in their last digits only, and float32 scores have seven.
+* any method at positions where α is so small that x_t says nothing about x₀: the ratios carry the
+  posterior in their last digits only.
 
-The methods that keep p ≥ 0 always return a distribution, not always the right one: what noise
-put below zero they cannot tell from a small probability. Prefer a teacher that gives posteriors.
+The methods that keep p ≥ 0 always return a distribution, not always the right one. Prefer a
+teacher that gives posteriors.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Processes that redraw positions from a law that stands still: uniform noise, masks, any prior.
 
 Q = 1πᵀ − I gives P_{t|s} = α·I + (1−α)·1πᵀ with α = exp(−σ̄(s,t)) (METHOD section 1). Uniform noise
-is π = 1/V, masking is π = e_mask. The algebra, O(V) throughout, is that of
+is π = 1/V, masking is π = e_mask. All of it is O(V), by
 :class:`~fewjump.process.rank_one.RankOneKernel`.
 """
 

@@ -32,9 +32,9 @@ _CHUNK_ELEMENTS = 1 << 22
 class TimeVaryingPrior(RankOne):
     """Redraw each position at rate σ(t) from a law π_t that changes with time.
 
-    The generators σ(t)·(1π_tᵀ − I) of different times do not commute, so that the exponential of
-    their integral is not the kernel; the kernel is α·I + 1βᵀ all the same, in closed form for the
-    paths of :mod:`fewjump.process.prior_path`. Every operation costs O(V).
+    The generators σ(t)·(1π_tᵀ − I) of different times do not commute; the kernel is α·I + 1βᵀ all
+    the same, in closed form for the paths of :mod:`fewjump.process.prior_path`. Every operation
+    costs O(V).
 
     Generation starts from :meth:`prior`, the law at t = 1 of a position that was redrawn at all.
 
@@ -101,7 +101,6 @@ class SampledPriors(PriorPath):
     Once, the noise from 0 to t = 1 is cut into panels on which one 8-point rule agrees with two
     (:func:`fewjump.process.adaptive.refine`), and β_{t|0} is kept at their edges. A kernel then
     costs one rule over the rest of a panel: O(V) for each time, with 8 calls of the function.
-    Steps shorter than a panel are integrated directly, so that nothing cancels.
 
     Args:
         function: times (N,) float64 on the CPU → (N, V), rows non-negative and summing to 1

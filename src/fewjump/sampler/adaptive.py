@@ -44,18 +44,16 @@ class EntropyBounded(_ByMarginals):
     """Unmask as many positions at once as their entropies allow.
 
     Masked positions are sorted by how certain they are, and the longest run of them with
-    Σᵢ Hᵢ − maxᵢ Hᵢ ≤ γ is drawn from one evaluation, at least one. That sum bounds the total
-    correlation of what is drawn together, hence what drawing it independently can lose, for a
-    law whose marginals are exact. Entropies are those before temperature and nucleus. They are
-    sorted to 16 binary places, ties from the left.
+    Σᵢ Hᵢ − maxᵢ Hᵢ ≤ γ, at least one, is drawn from one evaluation. That sum bounds the total
+    correlation of what is drawn together, if the law's marginals are exact. Entropies are those
+    before temperature and nucleus, sorted to 16 binary places, ties from the left.
 
     ``steps`` is the most evaluations there may be: the last of them draws all that is left. With as
     many steps as positions γ alone decides, and a batch ends when its last row has.
 
-    **Law.** The positions are chosen by x_t alone. With γ = 0 and as many steps as positions an
-    exact product posterior gives exactly the data law (positions that are certain go along for
-    free). With γ > 0 it does not, whatever the number of steps: each round adds at most γ to the KL
-    from the data law.
+    **Law.** With γ = 0 and as many steps as positions an exact product posterior gives exactly the
+    data law (positions that are certain go along for free). With γ > 0 it does not, whatever the
+    number of steps: each round adds at most γ to the KL from the data law.
 
     Args:
         gamma: γ in nats, ≥ 0.
@@ -112,14 +110,13 @@ class Confidence(_ByMarginals):
 
     From t to s the number of masks falls by the factor (1 − α(s))/(1 − α(t)), rounded down, and by
     one at least. With ``by="token"`` a token's score is its own log-probability (MaskGIT; the
-    low-confidence remasking of LLaDA), which of an autoregressive law is given the tokens that were
-    drawn before it; otherwise how certain its position is (see :class:`EntropyBounded`). Scores are
+    low-confidence remasking of LLaDA), of an autoregressive law given the tokens drawn before it;
+    otherwise it is how certain the token's position is (see :class:`EntropyBounded`). Scores are
     those before temperature and nucleus, without noise to 16 binary places. Ties go to the left.
 
-    **Law.** It does not keep the data law, and does not converge to it with more steps: ``token``
-    prefers likely tokens even when it unmasks one position at a time. The other three choose by
-    x_t alone, so that with a position a step (or more steps) an exact product posterior gives
-    exactly the data law.
+    **Law.** ``token`` does not keep the data law in any number of steps, because it prefers likely
+    tokens. The other three choose by x_t alone: with a position a step (or more steps) an exact
+    product posterior gives exactly the data law, with fewer it does not.
 
     Args:
         by: ``token``, ``entropy``, ``peak`` or ``margin``.

@@ -2,9 +2,8 @@
 
 A step is a chain of *moves*. A :class:`Move` is a distribution over the next state given all
 that came before; the sampler is a Python generator that yields a move and receives the state
-that followed. The runner answers with a draw (:func:`draw_step`); the exact evaluator answers
-with every state in turn (:mod:`fewjump.sampler.exact`). The law that is tested is therefore the
-law that is sampled.
+that followed. The runner answers with a draw (:func:`draw_step`), the exact evaluator with every
+state in turn (:mod:`fewjump.sampler.exact`).
 """
 
 from __future__ import annotations

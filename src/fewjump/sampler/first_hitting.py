@@ -21,10 +21,9 @@ class FirstHitting(Sampler):
     """Jump from one unmasking event to the next.
 
     With n masked positions at time t the next event is at τ, 1 − α(τ) = (1 − α(t))·u^{1/n}, and
-    unmasks one position chosen uniformly, from the law at τ. With as many steps as masked
-    positions (or more) this is exact, and an exact denoiser gives exactly the data law. With
-    fewer, each round unmasks ⌈n / rounds left⌉ positions from one evaluation, at the time of
-    the first of their events.
+    unmasks one position chosen uniformly, from the law at τ. With as many steps as masked positions
+    (or more) an exact denoiser gives exactly the data law. With fewer, each round unmasks
+    ⌈n / rounds left⌉ positions from one evaluation, at the time of the first of their events.
 
     Evaluations: min(steps, masked positions), and no final step. The grid only sets the number of
     steps and the start.

@@ -1,9 +1,8 @@
 """Time grids fitted to a denoiser: the K intervals that lose the least.
 
-What is minimised is the path KL of the ancestral sampler (see
-:mod:`fewjump.sampler.interval_cost`), which bounds the KL of what it emits. Choosing the times of
-a few-step sampler so is the idea of *Jump Your Steps* (arXiv 2410.07761), which bounds the same
-loss; here it is computed, up to a constant that no grid changes.
+What is minimised is the path KL of the ancestral sampler (:mod:`fewjump.sampler.interval_cost`),
+which bounds the KL of what it emits. *Jump Your Steps* (arXiv 2410.07761) chooses times by a bound
+of the same loss; here it is computed, up to a constant that no grid changes.
 """
 
 from __future__ import annotations
@@ -83,8 +82,7 @@ def interval_costs(
     """Estimate what every interval costs, at one network evaluation a candidate time and batch.
 
     All times share their noise, so that costs of different intervals err together, and each
-    position's noise is spread evenly over the samples (Latin hypercube sampling), which takes out
-    most of the error: how many positions a time has noised.
+    position's noise is spread evenly over the samples (Latin hypercube sampling).
 
     Args:
         denoiser: of product laws; put in eval mode meanwhile.

@@ -17,9 +17,8 @@ class FlowMatching(Sampler):
     Where noise redraws a token once, from a law that stands still, each position becomes x₀'s with
     probability (α_s − α_t)/(1 − α_t) and otherwise keeps its token: the probability velocity of
     discrete flow matching. Under a mask this is the ancestral step. Under uniform noise the
-    ancestral step also redraws tokens on the way, and what a sequence ends in says less of the
-    noise that it began with; here tokens keep what they began with until they are drawn. So this
-    is the step of students of rectified couplings (:class:`fewjump.objective.Rectification`).
+    ancestral step also redraws tokens on the way; here they stay as they began until they are
+    drawn, which students of rectified couplings need (:class:`fewjump.objective.Rectification`).
 
     **Law.** q(x_s | x₀) is kept given x₀, for every process, so that with an exact joint law every
     number of steps is exact. The order stated is that of a product law.

@@ -14,8 +14,8 @@ from fewjump.sampler.single_stage import Ancestral
 class HeldLatent(Ancestral):
     """x_s ~ Σ_{x₀} p(x₀|x_t, z)·q(x_s | x_t, x₀), with one z ~ p(z|x_T) for the whole trajectory.
 
-    VADD's consistency sampler. The ancestral step of a latent student draws z anew, so that only
-    what one step draws agrees; here all steps do. In one step both are the same.
+    VADD's consistency sampler. The ancestral step of a latent student draws z anew; here all steps
+    have the same z. In one step both are the same.
 
     **Law.** The mixture over z of the output laws of the product denoisers p(x₀ⁱ|x_t, z), and the
     order stated is theirs: where these are exact given z, the limit is Σ_z p(z)·p(x₀|z). A product

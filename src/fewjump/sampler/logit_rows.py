@@ -1,7 +1,7 @@
 """Categorical draws straight from rows of logits, in one pass over the vocabulary.
 
 The pass leaves one sum per block of 64 tokens; a draw inverts the block sums and then looks at
-one block. Nothing of the size of the logits is kept, and everything after the pass is small.
+one block. Nothing of the size of the logits is kept.
 """
 
 from __future__ import annotations

@@ -7,11 +7,9 @@ Given x₀ each position moves on its own, by a mixture of the bridge and of fre
 whose average over x_t ~ q(x_t | x₀) is q(x_s | x₀) for every κ. With an exact *joint* law every
 number of steps is therefore exact, as for the ancestral step (κ = 1).
 
-**With a product law** κ < 1 converges to the data law too, but at order ½ in the number K of steps,
-where the ancestral step has order 1. A step redraws the share (1 − κ)(1 − α) of the positions,
-however small it is, independently of each other; the law that such steps settle in is wrong by
-about that share. It falls to 0 with t, but after t ~ K^(−½) too few positions are redrawn for the
-law to follow. A wrong *network* can be corrected on the way; an exact one only loses.
+**With a product law** κ < 1 converges to the data law too, but at order ½ in the number of steps,
+where the ancestral step has order 1: a step redraws the share (1 − κ)(1 − α) of the positions
+independently of each other. A wrong *network* can be corrected on the way; an exact one only loses.
 """
 
 from __future__ import annotations

@@ -169,10 +169,10 @@ def run(
         denoiser: put in eval mode meanwhile.
         num_samples: N ≥ 1.
         steps: intervals of the grid; None when ``grid`` holds the times.
-        sampler: a name of :data:`fewjump.sampler.SAMPLERS`, or a sampler. By default
-            ``ancestral``; but where the denoiser carries a sampler that was learned for this number
-            of steps (``fewjump distill --method lsd``), and no grid is given, that one, with its
-            own times. :attr:`SamplerRun.sampler` says which it was.
+        sampler: a name of :data:`fewjump.sampler.SAMPLERS`, or a sampler. By default the one that
+            the denoiser carries for this number of steps (``fewjump distill --method lsd``), with
+            its own times, if no grid is given; else ``ancestral``. :attr:`SamplerRun.sampler` says
+            which it was.
         grid: ``uniform`` (default), ``cosine``, ``log-linear``, ``fitted`` (to the denoiser, see
             :mod:`fewjump.sampler.fitted_grid`; once), or times from noise to data.
         generator: a seed, a generator that one seed is drawn from, or None for torch's global one.
@@ -181,15 +181,13 @@ def run(
         prompt: clean tokens, (L,) or (N, L) int64. Without ``fixed``, (P,) or (N, P) with P < L
             is a prefix.
         fixed: (L,) or (N, L) boolean: the positions of ``prompt`` that are given. They are shown
-            clean to the network at every step, and the law is conditioned on them; what a
-            product law says of the other positions is up to the network, while a joint law is
-            conditioned exactly.
+            clean to the network at every step. A joint law is conditioned on them exactly; what a
+            product law says of the other positions is up to the network.
         label: class of the samples, for a denoiser with classes: one, or (N,) of them, K for no
             class.
         guidance: scale of classifier-free guidance, or (N,) of them, 1 by default
-            (:meth:`fewjump.denoiser.Denoiser.conditioned`); what it means for a step is in
-            :mod:`fewjump.sampler.guided_rates`. Costs two evaluations, unless the denoiser takes it
-            as an input. A fitted grid is that of the first sample's class: without guidance, or
+            (:mod:`fewjump.sampler.guided_rates`). Costs two evaluations, unless the denoiser takes
+            it as an input. A fitted grid is that of the first sample's class: without guidance, or
             under its scale where the denoiser takes it as an input.
         temperature, top_p: as in :meth:`fewjump.law.Law.tempered`, at every step. A guided law is
             tempered as a whole, and steps are then its own.
@@ -200,14 +198,12 @@ def run(
             numbers within rounding of the boundary between two tokens) or ``draft`` (other samples
             of the same law); see :mod:`fewjump.law.decoding`.
         draft: what ``draft`` drafts with, and implies it: a denoiser of the same tokens and mask,
-            of a product, mixture, chain or autoregressive law. It is told the class if it has
-            classes, and the guidance scale if it can be guided by it. Without one the head's own
-            product drafts.
+            of a product, mixture, chain or autoregressive law; by default the head's own product.
+            It is told the class and the guidance scale where it can take them.
         progress: show progress on stderr (:mod:`fewjump.progress`).
         watch: told the state after every step (see :class:`RunProgress`); batches come in order.
         first: number of the first sample: what is drawn are samples ``first`` to ``first`` + N − 1
-            of the seed. Rows of ``prompt``, ``label`` and ``guidance`` belong to these, from the
-            first.
+            of the seed. Rows of ``prompt``, ``label`` and ``guidance`` belong to these.
 
     Raises:
         ValueError, TypeError: for arguments that make no sense, before anything is computed.

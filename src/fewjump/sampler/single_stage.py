@@ -83,8 +83,8 @@ class TauLeaping(JumpSampler):
     """Each target y of each position has a Poisson clock of its frozen rate; one ring decides.
 
     A position leaves with probability 1 − exp(−Λ·(t − s)), Λ the sum of its rates, and goes to y
-    in proportion to the rate. (Which of several rings counts does not matter: under frozen rates
-    each ring's target has the same law.) Tokens have no sum, so further rings are not added up.
+    in proportion to the rate. Under frozen rates it does not matter which of several rings counts;
+    further rings are not added up.
     """
 
     name: ClassVar[str] = "tau-leaping"

@@ -21,15 +21,14 @@ class ThetaTrapezoidal(Sampler):
 
         α₁ = 1/(2θ(1−θ)),   α₂ = ((1−θ)² + θ²)/(2θ(1−θ)),   α₁ − α₂ = 1.
 
-    Write A_x = Σ_ν μ(x, ν)(T_ν − 1), T_ν = "set position i to y". The two stages agree with the
+    With A_x = Σ_ν μ(x, ν)(T_ν − 1), T_ν = "set position i to y", the two stages agree with the
     exact semigroup 1 + ΔA + Δ²/2·(AA + Ȧ) up to Δ³. At a position that jumped in stage 1 the
-    subtracted term is left out: to order Δ² it would contribute Σ μ(z)μ(y)(T_y − T_z), which
-    vanishes by antisymmetry, and without it no rate is negative there.
+    subtracted term is left out: it vanishes to order Δ², and without it no rate is negative there.
 
     **Clamping.** At the other positions a rate is negative when another position's jump lowered
     it by a factor above α₁/α₂ = 1/((1−θ)² + θ²) ≤ 2 (reached at θ = ½). Where that happens at a
-    rate that does not vanish with Δ the method falls back to first order, with a constant that
-    grows with the clamped mass; the runner reports that mass.
+    rate that does not vanish with Δ the method falls back to first order; the runner reports the
+    clamped mass.
 
     Args:
         theta: in (0, 1). ½ clamps least.
@@ -69,12 +68,9 @@ class ThetaRK2(Sampler):
 
         Δ²/2·Σ_ν μ(x, ν)(T_ν − 1)(A_{T_ν x} − A_x),
 
-    the correlation of a jump with the change of rates that it causes. Its local error is Δ², so
-    the output law converges at first order, and so do its one-position marginals, since the error
-    of the joint law at one step reaches them in the next. (Exact output laws show slopes of 0.8 to
-    1.05.) Among two-stage steps that combine the two rates linearly, keeping the jumps of stage 1
-    and asking for second order leaves one, and that is
-    :class:`ThetaTrapezoidal`: use it. This one is here to compare.
+    the correlation of a jump with the change of rates that it causes. The output law and its
+    one-position marginals converge at first order. :class:`ThetaTrapezoidal` keeps the jumps and is
+    of second order: use it. This one is here to compare.
 
     Args:
         theta: in (0, 1]. Below ½ the first weight is negative and rates may be clamped; the

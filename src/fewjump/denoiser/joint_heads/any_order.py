@@ -1,9 +1,8 @@
 """A head that reads whatever is visible first: causal attention along any order of the positions.
 
 After any-order autoregressive models and self-speculative masked diffusion (arXiv 2510.03929): the
-visible tokens come first, then the holes, each from left to right. Where a left-to-right head
-learns of tokens to the right of a hole through the trunk alone, this one reads them itself, so that
-its law at x_t is that of one network for every set of visible tokens.
+visible tokens come first, then the holes, each from left to right. It reads tokens to the right of
+a hole itself, where a left-to-right head learns of them through the trunk alone.
 """
 
 from __future__ import annotations
@@ -35,8 +34,7 @@ class AnyOrderHead(JointHead):
 
     The element that predicts σ(k) carries the token at σ(k−1) with that position's features, the
     features of σ(k), and the tokens next to σ(k) that come before it in the order. Queries stand
-    at σ(k) and keys at σ(k−1) (rotary), so that each hole knows how far away a token is, on either
-    side. The features of σ(k) are added again at the output.
+    at σ(k) and keys at σ(k−1) (rotary). The features of σ(k) are added again at the output.
 
     ``law.given(x0, known)`` moves the known positions to the front for any set of them: the law of
     x₀ is then the network's own for that set, in one evaluation of the trunk.

@@ -37,11 +37,8 @@ class ChainParameters(nn.Module):
     """Initial law, transitions and emissions of a chain from features and product logits.
 
     Emissions start equal in all states, so the law is the product law. Transitions start with a
-    preference for staying (a state must mean something to the next position before the emissions
-    can learn to use it) and a little noise. Training has local optima in which two tokens share
-    their states. On a copied token with V = 4, 400 steps leave less than 0.3% of the total
-    correlation unlearned in 6 runs of 6 at r = 32; at r = 8 half of the runs leave a quarter.
-    So give the chain several times as many states as it seems to need.
+    preference for staying and a little noise. Training has local optima in which two tokens share
+    their states: give the chain several times as many states as it seems to need.
 
     Args:
         hidden, vocab_size, states, rank, width, length: as for :class:`ChainHead`.
@@ -210,14 +207,13 @@ class SharedChainHead(JointHead):
     """p(x₀, z|x_t) ∝ Πᵢ softmax(uᵢ)(x₀ⁱ)·q(zⁱ|x₀ⁱ)·exp(cᵢ(zⁱ)) Πᵢ exp(A(zⁱ, zⁱ⁺¹)).
 
     u are the product logits of the trunk, c linear in its features; q, which states stand for a
-    token, and A are tables shared by all positions and inputs. With A = c = 0 the states are
-    independent labels of independent tokens, so the law *is* the product law, whatever q: states
-    mean something from the first step, and what is learned first is A, the chain's bigrams. A
-    visible token tells all others through the chain, exactly, without the network's help.
+    token, and A are tables shared by all positions and inputs. With A = c = 0 the law *is* the
+    product law, whatever q. A visible token tells all others through the chain, exactly, without
+    the network's help.
 
     Use many states: on text with 27 symbols, 256 of them cost less than the trunk. From a thousand
     on give them ``blocks``: exp(A) is then a block matrix
-    (:class:`~fewjump.law.transition.Transition`), 1 everywhere at the start as well.
+    (:class:`~fewjump.law.transition.Transition`).
 
     Args:
         hidden: width D of the features.

@@ -29,9 +29,8 @@ class MixtureHead(JointHead):
 
     One component is one global choice, made for all positions at once: what images want. With
     ``evidence`` the choice is Bayes' own: a component that makes the visible tokens likely is more
-    likely, by its templates. The conditionals of a mixture have exactly this form, so a student
-    that is right at t = 1 stays right at smaller t and does not have to learn it again there: more
-    steps then cost no quality. From 8,192 tokens on the components' logits are never written down
+    likely, by its templates. A student that is right at t = 1 then stays right at smaller t. From
+    8,192 tokens on the components' logits are never written down
     (:class:`~fewjump.law.emission.LowRankEmission`).
 
     Args:
@@ -156,9 +155,8 @@ class SharedMixtureHead(JointHead):
 
     u are the product logits of the trunk. The tables T are the same for all inputs, and the weights
     π are those of Bayes' rule: a component's own weight times what its table says of the visible
-    tokens. The conditionals of a mixture have exactly this form, so a student that is right at
-    t = 1 stays right at smaller t and does not have to learn it again there. For absorbing
-    processes, whose visible tokens are certain.
+    tokens. A student that is right at t = 1 thus stays right at smaller t. For absorbing processes,
+    whose visible tokens are certain.
 
     Against :class:`~fewjump.denoiser.joint_heads.mixture.MixtureHead` with ``evidence``: features
     do not correct the components one by one, and a component costs B·L numbers where it costs

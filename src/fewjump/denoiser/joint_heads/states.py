@@ -1,9 +1,9 @@
 """Parameters that the joint heads share, and why they can leave the product law they start at.
 
 Every joint head adds to the product head's logits a correction a(z)·W, with W zero and a(z) random
-and different for every state (or component) z. With W = 0 all states agree, so the law *is* the
-product law. The first gradient reaches W alone, and through the random a(z) the states move apart
-as soon as W does; two states with equal parameters would have equal gradients for ever.
+and different for every state (or component) z. With W = 0 the law *is* the product law. The first
+gradient reaches W alone, and then the states move apart; two states with equal parameters would
+have equal gradients for ever.
 """
 
 from __future__ import annotations
@@ -173,8 +173,8 @@ def require_positive(**sizes: int) -> None:
 def moved(law: Law, reference: Law, draws: int = 1, generator: Generator = None) -> Tensor:
     """KL(law ‖ reference) in nats per sequence, estimated from draws of ``law``: (B,).
 
-    With the teacher's product law as reference it is 0 at a warm start, draw by draw. For a
-    student that kept the teacher's marginals it is the total correlation the student has found.
+    With the teacher's product law as reference it is 0 at a warm start. For a student that kept the
+    teacher's marginals it is the total correlation the student has found.
 
     Args:
         law: the student's law.

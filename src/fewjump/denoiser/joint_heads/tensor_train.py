@@ -21,8 +21,7 @@ class TensorTrainHead(JointHead):
     u are the product logits of the trunk, S diagonal, from 1/e to e, by its features; a matrix G
     for every token and ℓ are shared by all positions and inputs
     (:class:`~fewjump.law.tensor_train.TensorTrain`). It starts with orthogonal G and S = 1: the law
-    *is* the product law, while the bond already carries the tokens to the left. A visible token
-    tells all others through the train, exactly, on either side.
+    *is* the product law. A visible token tells all others through the train, exactly.
 
     Args:
         hidden: width D of the features.
