@@ -26,12 +26,11 @@ from experiments.hybrid_noise import NOISES, folder_of, mean_over_seeds
 from experiments.hybrid_noise import Sizes as Trained
 from experiments.joint_markov import chain_row
 from fewjump.checkpoint import load
-from fewjump.denoiser.base import Denoiser
+from fewjump.denoiser.base import Denoiser, eval_mode
 from fewjump.law import Law
 from fewjump.problem import MarkovChain, reference_markov_chain
 from fewjump.random import generator_for
 from fewjump.sampler import run as draw
-from fewjump.sampler.prompt import eval_mode
 
 #: Who answers in the first evaluation, and who in the second.
 PAIRS = (("exact", "exact"), ("student", "exact"), ("exact", "student"), ("student", "student"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fewjump.denoiser import (
     HEADS,
@@ -20,6 +20,7 @@ from fewjump.denoiser import (
 from fewjump.denoiser.constrain import constrain_logits
 from fewjump.law import ProductLaw
 from fewjump.process import Absorbing, Process, Uniform
+from fewjump.sampler import run
 from fewjump.schedule import Cosine, LogLinear
 
 V, L = 7, 6
@@ -237,6 +238,25 @@ def test_head_registry() -> None:
     with pytest.raises(ValueError, match="exists already: ProductHead"):
         HEADS.add(Impostor.kind, Impostor)
     assert issubclass(HEADS["product"], Head)
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("process", [Absorbing(4, LogLinear()), Uniform(4, LogLinear(), kept=[1])])
+def test_logit_denoiser_does_not_overwrite_its_networks_parameters(process, rows) -> None:
+    class Table(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Parameter(torch.zeros(3, 4))
+
+        def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            return self.table.expand(len(x), -1, -1)
+
+    network = Table()
+    model = LogitDenoiser(network, process, 3).eval()
+    with torch.no_grad():
+        model(torch.tensor([[1, 3, 3]]).expand(rows, 3), 0.5).marginals()
+    run(model, 20, 3, generator=0)
+    assert torch.equal(network.table, torch.zeros(3, 4))
 
 
 def test_logit_denoiser_does_not_overwrite_what_its_network_saved_for_backward() -> None:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
+from fewjump.denoiser import NetworkDenoiser
 from fewjump.evaluate.likelihood import one_evaluation_nll, one_evaluation_nlls
+from fewjump.objective.elbo import nelbo
 from fewjump.problem import EnumeratedJoint
 from fewjump.process import Absorbing, Uniform
+from fewjump.random import generator_for
 from fewjump.sampler import exact_output_law
 from fewjump.schedule import Linear, LogLinear
 
@@ -31,3 +35,30 @@ def test_noise_without_a_single_state_says_nothing_at_its_end() -> None:
     x0 = truth.sample(100, torch.Generator().manual_seed(3))
     expected = float(-truth.probs[x0[:, 0], x0[:, 1]].log().mean() / 2)
     assert one_evaluation_nll(denoiser, x0)[0] == pytest.approx(expected, abs=1e-9)
+
+
+def test_laws_and_bounds_are_of_the_model_without_dropout() -> None:
+    """Whatever mode it is in, which it keeps, as its counter keeps its number."""
+    process = Absorbing(4, LogLinear())
+    trunk = {"hidden": 16, "blocks": 1, "heads": 2, "condition_dim": 8, "dropout": 0.5}
+    torch.manual_seed(0)
+    model = NetworkDenoiser.from_config({"process": process.config(), "length": 3, "trunk": trunk})
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    x0 = torch.tensor([[0, 1, 2], [2, 2, 0]])
+    found = []
+    for training in (False, True):
+        model.train(training)
+        nlls, law = one_evaluation_nlls(model, x0), exact_output_law(model, 2)
+        found.append((nlls, law, nelbo(model, x0, generator=generator_for(0))))
+        assert model.training == training
+    assert all(torch.equal(one, other) for one, other in zip(*found))
+    before = model.evaluations
+    one_evaluation_nlls(model, x0)
+    assert model.evaluations == before
+
+
+def test_an_interval_needs_two_sequences() -> None:
+    model = EnumeratedJoint(torch.eye(2) / 2).denoiser(Absorbing(3, LogLinear()))
+    with pytest.raises(ValueError, match="at least 2 sequences, got 1"):
+        one_evaluation_nll(model, torch.zeros(1, 2, dtype=torch.int64))

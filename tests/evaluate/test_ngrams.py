@@ -113,3 +113,19 @@ def test_dictionary_words(generator):
     # Of length 3 and more: the✓ xyz cat✓ dog✓ qqq www.
     assert dictionary_words(texts, known, generator=generator).value == pytest.approx(3 / 6)
     assert dictionary_words(["   ", "x"], known, generator=generator).value == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+def test_tokens_of_narrow_types_do_not_overflow(dtype: torch.dtype) -> None:
+    x = torch.randint(0, 250, (60, 8), generator=torch.Generator().manual_seed(0))
+    narrow = x.to(dtype)
+    assert torch.equal(ngram_keys(narrow, 3, 250), ngram_keys(x, 3, 250))
+    assert (
+        distinct_ngrams(narrow, 2, 250, generator_for(0)).value
+        == distinct_ngrams(x, 2, 250, generator_for(0)).value
+    )
+    assert torch.equal(sorted_runs(narrow, 5), sorted_runs(x, 5))
+    with pytest.raises(ValueError, match="holds no sequences"):
+        ngram_tv(x, x[:0], 2, 250)
+    with pytest.raises(ValueError, match="give integers"):
+        ngram_keys(x.float(), 2, 250)

@@ -167,3 +167,11 @@ def test_what_has_no_such_bound_is_refused() -> None:
         path_bound(truth.denoiser(process), x0, None, [1.0, 0.5, 0.1])
     with pytest.raises(ValueError, match="keeps"):
         path_bound(truth.denoiser(Absorbing(4, LogLinear(), kept=[0])), x0, 2)
+
+
+def test_what_cannot_be_costs_infinity_in_any_number_of_steps() -> None:
+    truth = EnumeratedJoint(torch.tensor([[0.5, 0.0], [0.2, 0.3]]))
+    x0 = torch.tensor([[0, 1], [1, 1]])
+    for joint, steps in ((True, 1), (True, 4), (False, 4)):
+        found = path_bound(truth.denoiser(Absorbing(3, LogLinear()), joint=joint), x0, steps)
+        assert (found == torch.inf).tolist() == [True, False]

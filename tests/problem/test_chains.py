@@ -277,3 +277,22 @@ def test_runs_that_have_no_table_are_refused() -> None:
 @pytest.mark.parametrize("name", CHAINS)
 def test_a_chain_says_whether_all_is_possible(name: str) -> None:
     assert CHAINS[name].all_possible() == bool((dense(CHAINS[name]).probs > 0).all())
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+def test_tokens_of_narrow_types_have_the_same_probability(dtype: torch.dtype) -> None:
+    """Of torch's index types uint8 is a mask where a table has as many rows."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.tensor([[1, 1, 2], [1, 1, 1], [2, 3, 1], [3, 3, 3]])
+    for problem in (
+        MarkovChain.random(4, 3, generator=generator),
+        HiddenMarkovChain.random(4, 4, 3, generator=generator),
+    ):
+        assert torch.equal(problem.log_prob(x.to(dtype)), problem.log_prob(x))
+        law, t = problem.denoiser(Uniform(4, LogLinear())), 0.5
+        assert torch.equal(law(x.to(dtype), t).marginals(), law(x, t).marginals())
+        for wrong in (x.double(), x.bool()):
+            with pytest.raises(ValueError, match="give integers"):
+                problem.log_prob(wrong)
+            with pytest.raises(ValueError, match="x_t must hold token numbers"):
+                law(wrong, t)

@@ -171,6 +171,25 @@ def test_labels_belong_to_samples_not_to_batches(name: str) -> None:
     assert torch.equal(rest.samples, whole[7:])
 
 
+@each_process
+@pytest.mark.parametrize("sampler", ["ancestral", "euler", "tau-leaping", "theta-trapezoidal"])
+def test_a_scale_of_one_or_zero_draws_the_same_beside_others(
+    process: Process, sampler: str
+) -> None:
+    """One evaluation is enough where all rows are at it; the draws are the same where not all."""
+    model = by_class(process)
+    label = torch.arange(60) % 2
+    for scale in (1.0, 0.0):
+        same = torch.full((60,), scale)
+        alone = sample(model, 60, 3, sampler, generator=3, label=label, guidance=same)
+        mixed = torch.where(torch.arange(60) % 3 == 0, 2.5, same)
+        mixed = torch.where(torch.arange(60) % 5 == 1, 1 - scale, mixed)
+        beside = sample(model, 60, 3, sampler, generator=3, label=label, guidance=mixed)
+        kept = mixed == scale
+        assert torch.equal(beside[kept], alone[kept])
+        assert not torch.equal(beside[~kept], alone[~kept])
+
+
 def test_a_guided_step_costs_two_evaluations_and_one_where_that_is_enough() -> None:
     model = by_class(PROCESSES["uniform"])
     for scale, nfe in ((2.0, 8), (1.0, 4), (0.0, 4), (None, 4)):

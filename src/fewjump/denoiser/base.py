@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -12,7 +13,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from fewjump.law.base import Law
+from fewjump.law.base import Law, whole_numbers
 from fewjump.process import Process
 from fewjump.registry import ENTRY_POINTS
 from fewjump.schedule import Time, as_time
@@ -154,6 +155,8 @@ class Denoiser(nn.Module, ABC):
         Under a ``condition``, for a denoiser with classes; without one it is the law of no class.
         """
         self.evaluations += 1
+        if x_t.dtype != torch.int64:
+            x_t = whole_numbers(x_t, "x_t")
         times = as_time(t, x_t.device).double().expand(x_t.shape[0])
         if condition is None:
             law = self.law(x_t, times)
@@ -260,3 +263,17 @@ class Denoiser(nn.Module, ABC):
     def generate(self, input_ids: Tensor | None = None, **options: Any) -> Tensor:
         """Continue rows of tokens; options of :func:`fewjump.publish.hub.generate`."""
         return ENTRY_POINTS["generate"](self, input_ids, **options)
+
+
+@contextmanager
+def eval_mode(denoiser: Denoiser) -> Iterator[None]:
+    """Eval mode inside; afterwards every submodule is as it was."""
+    # Setting what is set already takes longer than a step of a small network.
+    training = [module for module in denoiser.modules() if module.training]
+    if training:
+        denoiser.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

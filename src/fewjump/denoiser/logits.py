@@ -69,9 +69,11 @@ class LogitDenoiser(Denoiser):
             raise ValueError(f"the network returned {tuple(logits.shape)} logits, not {expected}")
         if self.shift:
             return torch.cat([logits[:, :1], logits[:, :-1]], 1)
-        # Rows that share memory, as an expanded table's, cannot be overwritten one by one.
+        # Rows that share memory, as an expanded table's, cannot be overwritten one by one. A single
+        # row, or all, may be the network's own parameters.
         shared = any(n > 1 and step == 0 for n, step in zip(logits.shape, logits.stride()))
-        return logits.contiguous() if shared else logits
+        kept = len(logits) == 1 or (logits.is_leaf and logits.requires_grad)
+        return logits.clone(memory_format=torch.contiguous_format) if shared or kept else logits
 
     def law(self, x_t: Tensor, t: Tensor) -> ProductLaw:
         logits = self.logits(x_t, t)

@@ -260,7 +260,8 @@ def mauve(
 
     Raises:
         ModuleNotFoundError: without the ``eval`` extra.
-        ValueError: for features of different widths, or that are not finite.
+        ValueError: for features of different widths, or that are not finite, and for more
+            clusters than texts.
     """
     optional("sklearn", "MAUVE", "eval")
     from sklearn.cluster import KMeans
@@ -268,6 +269,11 @@ def mauve(
 
     real, generated = checked_features(real, generated)
     count = clusters or max(2, round(min(len(real), len(generated)) / 10))
+    if not 2 <= count <= len(real) + len(generated):
+        raise ValueError(
+            f"clusters must be from 2 to {len(real) + len(generated)}, the number of texts; got "
+            f"{count}"
+        )
     start = int(integers(2**31 - 1, (1,), generator, torch.device("cpu"))[0])
     both = nn.functional.normalize(torch.cat([real, generated]), dim=-1).numpy()
     both = PCA(n_components=0.9, svd_solver="full").fit_transform(both)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fewjump.denoiser.base import Denoiser
+from fewjump.denoiser.base import Denoiser, eval_mode
 from fewjump.random import SampleStreams, draw_seed
-from fewjump.sampler.prompt import eval_mode
 from fewjump.sampler.reverse import posterior
 from fewjump.sampler.time_grid import GridSpec, times_for
 
@@ -28,17 +27,19 @@ def one_evaluation_nlls(
         generator: of the noise; by default one with seed 0.
     """
     generator = torch.Generator().manual_seed(0) if generator is None else generator
-    x0 = x0.to(denoiser.device)
+    x0, counted = x0.to(denoiser.device), denoiser.evaluations
     total = []
-    for rows in x0.split(256):
-        noise = denoiser.process.prior_sample(rows.shape, generator, denoiser.device)
-        if denoiser.process.absorbing:
-            # All rows are masks: the law is one.
-            noise = noise[:1]
-        law = denoiser(noise, torch.ones(len(noise), dtype=torch.float64, device=denoiser.device))
-        if len(noise) < len(rows):
-            law = law.expand(len(rows))
-        total.append(-law.log_prob(rows).double() / x0.shape[1])
+    with eval_mode(denoiser):
+        for rows in x0.split(256):
+            noise = denoiser.process.prior_sample(rows.shape, generator, denoiser.device)
+            if denoiser.process.absorbing:
+                # All rows are masks: the law is one.
+                noise = noise[:1]
+            law = denoiser(noise, 1.0)
+            if len(noise) < len(rows):
+                law = law.expand(len(rows))
+            total.append(-law.log_prob(rows).double() / x0.shape[1])
+    denoiser.evaluations = counted
     return torch.cat(total)
 
 
@@ -49,7 +50,12 @@ def one_evaluation_nll(
 
     A proper score: less is better, it sees missing variety as well as bad quality, and unseen
     data tell a law that generalises from one that has learned its training set by heart.
+
+    Raises:
+        ValueError: for fewer than two sequences, which have no interval.
     """
+    if len(x0) < 2:
+        raise ValueError(f"an interval needs at least 2 sequences, got {len(x0)}")
     each = one_evaluation_nlls(denoiser, x0, generator)
     return float(each.mean()), 1.96 * float(each.std()) / len(x0) ** 0.5
 
@@ -126,7 +132,9 @@ def path_bound(
                     continue
                 before, x = x, process.bridge(x, clean, s, t, streams)
                 rest = law.given(clean, x != before).log_prob(clean)
-                total -= (law.log_prob(clean) - rest).double()
+                own = law.log_prob(clean)
+                # What cannot be costs infinity, whatever is left of it.
+                total -= torch.where(own == -torch.inf, own, own - rest).double()
             out.append(total.cpu())
     denoiser.evaluations = counted
     return torch.cat(out)

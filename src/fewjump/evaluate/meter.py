@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fewjump.data import Dataset
-from fewjump.denoiser.base import Denoiser
+from fewjump.denoiser.base import Denoiser, eval_mode
 from fewjump.denoiser.condition import make_condition
 from fewjump.evaluate.bootstrap import (
     REPLICATES,
@@ -28,7 +28,6 @@ from fewjump.random import Generator, generator_for
 from fewjump.report import Row
 from fewjump.sampler.arguments import check_budgets
 from fewjump.sampler.base import Sampler
-from fewjump.sampler.prompt import eval_mode
 from fewjump.sampler.run import run
 from fewjump.sampler.time_grid import GridSpec
 

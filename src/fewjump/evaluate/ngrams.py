@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fewjump.evaluate.bootstrap import REPLICATES, Interval, bootstrap, mean
+from fewjump.law.base import whole_numbers
 from fewjump.random import Generator
 
 _MULTIPLIER = 0x2545F4914F6CDD1D
@@ -31,6 +32,8 @@ def ngram_keys(tokens: Tensor, n: int, vocab_size: int) -> Tensor:
         raise ValueError(f"{n}-grams of {vocab_size} tokens do not fit 62 bits; use a smaller n")
     if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < vocab_size:
         raise ValueError(f"tokens must lie in 0..{vocab_size - 1}; was a mask left in a sample?")
+    # A narrow type would overflow.
+    tokens = whole_numbers(tokens, "tokens")
     keys = torch.zeros_like(tokens[:, : tokens.shape[1] - n + 1])
     for i in range(n):
         keys = keys * vocab_size + tokens[:, i : tokens.shape[1] - n + 1 + i]
@@ -89,6 +92,8 @@ def ngram_tv(
     The reference is held fixed in the interval.
     """
     keys, other = ngram_keys(tokens, n, vocab_size), ngram_keys(reference, n, vocab_size)
+    if not other.numel():
+        raise ValueError("the reference holds no sequences; give at least one")
     cells, count = _dense(torch.cat([keys.flatten(), other.flatten()]))
     mine, theirs = cells[: keys.numel()].reshape(keys.shape), cells[keys.numel() :]
     target = torch.bincount(theirs, minlength=count).double() / theirs.numel()
@@ -192,7 +197,7 @@ def copied_runs(
         n: length of a run.
         generator, replicates: of the bootstrap over sequences.
     """
-    mine = _run_sums(tokens, n)
+    mine = _run_sums(tokens.long(), n)
     place = torch.searchsorted(source, mine).clamp_(max=source.numel() - 1)
     copies = (source[place] == mine).any(1)
     return bootstrap(copies.double(), mean, generator, replicates)
@@ -212,7 +217,7 @@ def sorted_runs(source: Tensor, n: int) -> Tensor:
     out = torch.empty(rows, runs, dtype=torch.int64)
     size = max(1, _SOURCE_TOKENS // source.shape[1])
     for part, sums in zip(source.split(size), out.split(size)):
-        sums.copy_(_run_sums(part, n))
+        sums.copy_(_run_sums(part.long(), n))
     # In place: a large training part has as many runs as tokens.
     out = out.flatten()
     out.numpy().sort()

@@ -265,6 +265,17 @@ class Law(Batched, ABC):
         return torch.cat(columns, -1)
 
 
+def whole_numbers(x: Tensor, name: str) -> Tensor:
+    """Token numbers as int64, of which alone torch makes an index everywhere.
+
+    Raises:
+        ValueError: for booleans, and numbers that are not whole by their type.
+    """
+    if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
+        raise ValueError(f"{name} must hold token numbers, and this is {x.dtype}; give integers")
+    return x.long()
+
+
 def enumerate_states(
     vocab_size: int, length: int, device: torch.device | str | None = None
 ) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from fewjump.config import one_of
-from fewjump.denoiser.base import Denoiser
+from fewjump.denoiser.base import Denoiser, eval_mode
 from fewjump.law.base import Law, row_chunks
 from fewjump.law.product import as_product
 from fewjump.objective.base import Given, Metrics, Objective
@@ -243,24 +243,25 @@ def nelbo(
     if num_times < 1:
         raise ValueError(f"num_times must be at least 1, got {num_times}")
     process = denoiser.process
-    total = torch.zeros(x0.shape[0], dtype=torch.float64, device=x0.device)
-    for k in range(num_times):
-        u = (spread_uniform(x0.shape[0], generator, x0.device) + k) / num_times
+    with eval_mode(denoiser):
+        total = torch.zeros(x0.shape[0], dtype=torch.float64, device=x0.device)
+        for k in range(num_times):
+            u = (spread_uniform(x0.shape[0], generator, x0.device) + k) / num_times
+            if process.absorbing:
+                where = bernoulli(u[:, None].expand(x0.shape), generator) & ~process.is_kept(x0)
+                total += masked_density(denoiser, x0, where, u)
+                continue
+            t = min_time + (1 - min_time) * u
+            x_t = process.corrupt(x0, 0.0, t, generator)
+            density = rate_divergence(process, denoiser(x_t, t).marginals(), x_t, x0, t)
+            total += (1 - min_time) * density.sum(-1)
+        total /= num_times
         if process.absorbing:
-            where = bernoulli(u[:, None].expand(x0.shape), generator) & ~process.is_kept(x0)
-            total += masked_density(denoiser, x0, where, u)
-            continue
-        t = min_time + (1 - min_time) * u
-        x_t = process.corrupt(x0, 0.0, t, generator)
-        density = rate_divergence(process, denoiser(x_t, t).marginals(), x_t, x0, t)
-        total += (1 - min_time) * density.sum(-1)
-    total /= num_times
-    if process.absorbing:
-        return total
-    first = torch.full((x0.shape[0],), min_time, dtype=torch.float64, device=x0.device)
-    x_first = process.corrupt(x0, 0.0, first, generator)
-    reconstruction = -denoiser(x_first, first).log_prob(x0)
-    return total + reconstruction + prior_divergence(process, x0)
+            return total
+        first = torch.full((x0.shape[0],), min_time, dtype=torch.float64, device=x0.device)
+        x_first = process.corrupt(x0, 0.0, first, generator)
+        reconstruction = -denoiser(x_first, first).log_prob(x0)
+        return total + reconstruction + prior_divergence(process, x0)
 
 
 def masked_density(denoiser: Denoiser, x0: Tensor, where: Tensor, u: Tensor) -> Tensor:

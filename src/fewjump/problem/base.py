@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fewjump.denoiser.exact import ExactDenoiser
-from fewjump.law.base import ENUMERATION_LIMIT, enumerate_states
+from fewjump.law.base import ENUMERATION_LIMIT, enumerate_states, whole_numbers
 from fewjump.law.posterior import PosteriorLaw, padded, position_entropy
 from fewjump.process import Process
 from fewjump.random import Generator, uniform
@@ -196,12 +196,13 @@ class Problem(ABC):
                 f"take 1 to {self.length} tokens with at most {ENUMERATION_LIMIT:,} runs"
             )
 
-    def check_tokens(self, x: Tensor) -> None:
-        """Raise ValueError unless ``x`` is (n, L) and holds tokens of this problem."""
+    def check_tokens(self, x: Tensor) -> Tensor:
+        """``x`` as int64; ValueError unless it is (n, L) and holds tokens of this problem."""
         if x.dim() != 2 or x.shape[1] != self.length:
             raise ValueError(f"expected (n, {self.length}) tokens, got shape {tuple(x.shape)}")
         if x.numel() and not 0 <= int(x.min()) <= int(x.max()) < self.vocab_size:
             raise ValueError(f"tokens must lie in 0..{self.vocab_size - 1}")
+        return whole_numbers(x, "x")
 
 
 def probability_table(value: Tensor, name: str) -> Tensor:

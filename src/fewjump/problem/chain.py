@@ -138,7 +138,7 @@ class ChainProblem(Problem):
         Frequencies are averaged over samples and positions. Finite samples bias it upwards even
         when they come from the true law: compare with :meth:`bigram_tv_floor`.
         """
-        self.check_tokens(samples)
+        samples = self.check_tokens(samples)
         frequencies = bigram_frequencies(samples, self.vocab_size).cpu()
         return 0.5 * float((frequencies - self.bigram_law()).abs().sum())
 
@@ -226,7 +226,7 @@ class MarkovChain(ChainProblem):
         return f"MarkovChain(vocab_size={self.vocab_size}, length={self.length})"
 
     def log_prob(self, x: Tensor) -> Tensor:
-        self.check_tokens(x)
+        x = self.check_tokens(x)
         start, moves = self.initial.to(x.device).log(), self.transition.to(x.device).log()
         return start[x[:, 0]] + moves[x[:, :-1], x[:, 1:]].sum(-1)
 

@@ -82,7 +82,7 @@ class EnumeratedJoint(Problem):
         return unravel(torch.minimum(index, last), self.vocab_size, self.length)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        self.check_tokens(x)
+        x = self.check_tokens(x)
         return self.probs.to(x.device).flatten()[ravel(x, self.vocab_size)].log()
 
     def entropy(self) -> float:

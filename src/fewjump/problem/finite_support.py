@@ -40,7 +40,7 @@ class FiniteSupport(Problem):
         largest = int(sequences.max())
         self.vocab_size = largest + 1 if vocab_size is None else vocab_size
         self.length = sequences.shape[1]
-        self.check_tokens(sequences)
+        sequences = self.check_tokens(sequences)
         given = torch.ones(len(sequences)) if weights is None else torch.as_tensor(weights)
         given = given.detach().cpu().double()
         fits = given.shape == (len(sequences),)
@@ -63,7 +63,7 @@ class FiniteSupport(Problem):
         return self.support.sequences[invert_shared_cdf(self.probs, uniform((n,), generator))]
 
     def log_prob(self, x: Tensor) -> Tensor:
-        self.check_tokens(x)
+        x = self.check_tokens(x)
         at, found = self.support.to(x.device).find(x)
         return torch.where(found, self.probs.to(x.device)[at].log(), -torch.inf)
 

@@ -69,7 +69,7 @@ class HiddenMarkovChain(ChainProblem):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """By the forward algorithm, rescaled at every position."""
-        self.check_tokens(x)
+        x = self.check_tokens(x)
         out = torch.empty(x.shape[0], dtype=torch.float64, device=x.device)
         for rows in row_chunks(x.shape[0], self.initial.numel()):
             message = self.initial.to(x.device).expand(x[rows].shape[0], -1)

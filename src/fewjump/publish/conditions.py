@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fewjump.data.vocabulary import ImageLevels, Vocabulary
+from fewjump.law.base import whole_numbers
 
 #: Marks one token to be drawn in the text of an infilling.
 MASK_WORD = "[MASK]"
@@ -143,6 +144,7 @@ def _read(
         return []
     masks = {token for token in (mask, vocabulary.mask) if token is not None}
     if isinstance(words, Tensor):
+        words = whole_numbers(words, what)
         table = words.tolist()
         if words.dim() == 1:
             table = [table]

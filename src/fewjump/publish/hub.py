@@ -18,6 +18,7 @@ from fewjump.checkpoint.card import model_card
 from fewjump.checkpoint.folder import CARD_FILE
 from fewjump.checkpoint.opening import is_repository, open_model, place_of
 from fewjump.checkpoint.originals import Reading
+from fewjump.config import check_count
 from fewjump.sampler.run import run
 from fewjump.tokenizing import HUB, require
 
@@ -167,9 +168,10 @@ def generate(
     Raises:
         ValueError: for arguments that make no sense, before anything is computed.
     """
-    if num_return_sequences < 1:
-        raise ValueError(f"num_return_sequences must be at least 1, got {num_return_sequences}")
+    check_count(num_return_sequences, "num_return_sequences")
     rows = _rows(input_ids, attention_mask)
+    if not rows:
+        raise ValueError("input_ids has no rows; give one for each sequence, which may be empty")
     sizes = torch.tensor([len(row) for row in rows])
     ends = _ends(denoiser, sizes, max_new_tokens, max_length)
     length = int(ends.max())

@@ -54,7 +54,16 @@ def chosen_sampler(
     None, or ``scaled`` without multipliers, is the one that the model carries for this number of
     steps, with its own times, where neither a grid nor an end without the final draw is asked for;
     else ``ancestral``, or what would be scaled.
+
+    Raises:
+        TypeError: for something else than a denoiser.
+        ValueError: for a sampler that is unknown.
     """
+    if not isinstance(denoiser, Denoiser):
+        raise TypeError(
+            f"a Denoiser is sampled, and this is a {type(denoiser).__name__}; a network from "
+            "tokens and times to logits becomes one by LogitDenoiser(network, process, length)"
+        )
     method = None if sampler is None else get_sampler(sampler)
     if _is_open(method) and grid is None and denoise:
         for one in denoiser.unconditioned.samplers or ():

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from fewjump.denoiser.base import Denoiser
+from fewjump.denoiser.base import Denoiser, eval_mode
 from fewjump.law.base import ENUMERATION_LIMIT, row_chunks, unravel
 from fewjump.sampler.arguments import check_options
 from fewjump.sampler.base import Move, Moves, Sampler, Step
@@ -102,8 +102,9 @@ def _output_law(
     if only is not None:
         law = torch.zeros_like(law).index_copy(0, torch.tensor([only]).to(device), law[[only]])
     start = denoiser.process.prior_sample((1, length), None, device)
-    for step in trajectory(method, denoiser, start, times.to(device), denoise):
-        law = _push(step, law, vocab, length)
+    with eval_mode(denoiser):
+        for step in trajectory(method, denoiser, start, times.to(device), denoise):
+            law = _push(step, law, vocab, length)
     denoiser.evaluations = counted
     return law.reshape((vocab,) * length)
 

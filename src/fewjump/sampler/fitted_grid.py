@@ -16,13 +16,12 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from fewjump.denoiser.base import Denoiser
+from fewjump.denoiser.base import Denoiser, eval_mode
 from fewjump.law.product import as_product
 from fewjump.random import SampleStreams, draw_seed, fold_seed
 from fewjump.sampler.carried_grids import carried_grid
 from fewjump.sampler.interval_cost import forward_entropies, reverse_entropies
 from fewjump.sampler.prior_law import check_product
-from fewjump.sampler.prompt import eval_mode
 from fewjump.sampler.run import run
 
 _GROUPS = 8

@@ -21,7 +21,7 @@ from fewjump.law.base import row_chunks
 from fewjump.law.logits import Guidance, Logits
 from fewjump.law.product import ProductLaw
 from fewjump.process.bridge import ReverseCoefficients
-from fewjump.sampler.rates import Rates
+from fewjump.sampler.rates import Rates, RatesByRow
 
 #: The numbers of the positions (N,) → rows (N, V) float64: rates, or a whole transition law.
 Rows = Callable[[Tensor], Tensor]
@@ -110,11 +110,32 @@ def rows_of_table(table: Tensor) -> Rows:
 
 
 def guided_rates(
-    guidance: Guidance, x: Tensor, rows: Callable[[ProductLaw], Rows], whole: bool
-) -> GuidedRates:
-    """The guided chain of two laws, whose rows ``rows`` makes."""
+    guidance: Guidance,
+    x: Tensor,
+    rows: Callable[[ProductLaw], Rows],
+    whole: bool,
+    alone: Callable[[ProductLaw], Rates],
+) -> Rates:
+    """The guided chain of two laws.
+
+    Batch rows at scale 1 or 0 are drawn as where all are (:func:`fewjump.denoiser.condition.ask`):
+    what a row draws must not depend on the scales beside it.
+
+    Args:
+        guidance: the laws, and the scale of each row.
+        x: (B, L) int64.
+        rows: makes those of one law.
+        whole: see :class:`GuidedRates`.
+        alone: makes the rates of one law without guidance.
+    """
     conditional, unconditional = (ProductLaw(part) for part in guidance[:2])
+    given, free = guidance.scale == 1, guidance.scale == 0
     moving = guidance.conditional.uncertain()
+    moving = moving[~(given | free)[moving // x.shape[1]]]
     pair = rows(conditional), rows(unconditional)
-    vocab_size = pair[0](moving[:1]).shape[-1] if moving.numel() else conditional.vocab_size
-    return GuidedRates(*pair, guidance.scale, x, vocab_size, moving, whole)
+    vocab_size = pair[0](moving[:1]).shape[-1] if moving.numel() else alone(conditional).vocab_size
+    made = GuidedRates(*pair, guidance.scale, x, vocab_size, moving, whole)
+    if not bool((given | free).any()):
+        return made
+    parts = made, alone(conditional), alone(unconditional)
+    return RatesByRow(parts, given.long() + 2 * free.long())

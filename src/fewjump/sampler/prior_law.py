@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from fewjump.denoiser.base import Denoiser
+from fewjump.denoiser.base import Denoiser, eval_mode
 from fewjump.law import Law
 from fewjump.sampler.base import Sampler
-from fewjump.sampler.prompt import eval_mode
 
 
 @torch.no_grad()

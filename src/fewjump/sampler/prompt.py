@@ -209,20 +209,6 @@ def _alike(*values: Tensor) -> bool:
     return values[0].shape[0] > 1 and all(bool((v == v[:1]).all()) for v in values)
 
 
-@contextmanager
-def eval_mode(denoiser: Denoiser) -> Iterator[None]:
-    """Eval mode inside; afterwards every submodule is as it was."""
-    # Setting what is set already takes longer than a step of a small network.
-    training = [module for module in denoiser.modules() if module.training]
-    if training:
-        denoiser.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
 def synchronise(device: torch.device) -> None:
     """Wait until an accelerator has done what it was asked to: times would miss it."""
     if device.type == "cuda":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -66,6 +67,57 @@ class Rates(ABC):
     def rows_at_once(self) -> int:
         """How many positions to open together."""
         return max(self.values_at_once, rows_per_chunk(self.vocab_size, self.bound.device))
+
+
+class RatesByRow(Rates):
+    """Rates of one kind in some rows of a batch, and of others in the others.
+
+    Args:
+        parts: each for the whole batch, though read in its own rows alone.
+        part: (B,) int64, which of them is a row's.
+    """
+
+    def __init__(self, parts: Sequence[Rates], part: Tensor) -> None:
+        self.parts, self.vocab_size = parts, parts[0].vocab_size
+        self.values_at_once = max(one.values_at_once for one in parts)
+        bounds = torch.stack([one.bound for one in parts])
+        self.bound = bounds[part, torch.arange(len(part), device=part.device)]
+        self.part = part[:, None].expand_as(self.bound).reshape(-1)
+
+    def values(self, index: Tensor) -> Tensor:
+        part = self.part[index]
+        out = None
+        for number, one in enumerate(self.parts):
+            (mine,) = (part == number).nonzero(as_tuple=True)
+            found = one.values(index[mine])
+            out = found.new_empty(len(index), self.vocab_size) if out is None else out
+            out[mine] = found.to(out.dtype)
+        assert out is not None
+        return out
+
+    def open(self, index: Tensor) -> OpenRows:
+        return _RowsByRow(self, index)
+
+
+class _RowsByRow(OpenRows):
+    def __init__(self, rates: RatesByRow, index: Tensor) -> None:
+        self.part = rates.part[index]
+        self.total = torch.empty(len(index), dtype=torch.float64, device=index.device)
+        # Where each position is among those of its part.
+        self.place = torch.empty_like(index)
+        self.opened = []
+        for number, one in enumerate(rates.parts):
+            (mine,) = (self.part == number).nonzero(as_tuple=True)
+            self.opened.append(one.open(index[mine]))
+            self.total[mine] = self.opened[-1].total
+            self.place[mine] = torch.arange(len(mine), device=index.device)
+
+    def draw(self, which: Tensor, u: Tensor) -> Tensor:
+        out, part = torch.empty_like(which), self.part[which]
+        for number, rows in enumerate(self.opened):
+            (mine,) = (part == number).nonzero(as_tuple=True)
+            out[mine] = rows.draw(self.place[which[mine]], u[mine])
+        return out
 
 
 class _TableRows(OpenRows):

@@ -78,7 +78,9 @@ def reverse_step(law: ProductLaw, process: Process, x: Tensor, t: Tensor, s: Ten
                 return rows_of_table(bridge.reverse_marginals(posterior(one, process)))
             return rows_from_coefficients(posterior_logits(one, process), x, coefficients, True)
 
-        return guided_rates(guidance, x, rows, whole=True)
+        return guided_rates(
+            guidance, x, rows, True, lambda one: reverse_step(one, process, x, t, s)
+        )
     if coefficients is None:
         return DenseRates(bridge.reverse_marginals(posterior(law, process)), x)
     ratios = _ratios(law, process)
@@ -96,7 +98,7 @@ def _guided_rates(guidance: Guidance, process: Process, x: Tensor, t: Tensor) ->
         ratios = process.ratios_from_posterior(posterior(one, process), x, t)
         return rows_of_table(process.reverse_rates(ratios, x, t))
 
-    return guided_rates(guidance, x, rows, whole=False)
+    return guided_rates(guidance, x, rows, False, lambda one: reverse_rates(one, process, x, t))
 
 
 def _guidance(law: Law) -> Guidance | None:

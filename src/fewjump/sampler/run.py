@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fewjump.denoiser.base import Denoiser
+from fewjump.denoiser.base import Denoiser, eval_mode
 from fewjump.denoiser.condition import make_condition
 from fewjump.law.decoding import Decoding
 from fewjump.progress import Progress
@@ -35,7 +35,7 @@ from fewjump.sampler.arguments import (
 from fewjump.sampler.base import Move, Moves, Sampler, Step, draw_step
 from fewjump.sampler.carried_samplers import chosen_sampler
 from fewjump.sampler.moves import LawMove
-from fewjump.sampler.prompt import PromptedDenoiser, eval_mode, make_prompt, synchronise
+from fewjump.sampler.prompt import PromptedDenoiser, make_prompt, synchronise
 from fewjump.sampler.time_grid import GridSpec, check_spec, times_for
 
 _BATCH_LIMIT = 256
@@ -208,11 +208,6 @@ def run(
     Raises:
         ValueError, TypeError: for arguments that make no sense, before anything is computed.
     """
-    if not isinstance(denoiser, Denoiser):
-        raise TypeError(
-            f"a Denoiser is sampled, and this is a {type(denoiser).__name__}; a network from "
-            "tokens and times to logits becomes one by LogitDenoiser(network, process, length)"
-        )
     method, grid = chosen_sampler(denoiser, sampler, steps, grid, denoise)
     length = check_sizes(denoiser, num_samples, length, batch_size)
     condition = make_condition(denoiser, label, guidance, num_samples)

@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 
 from fewjump.checkpoint.originals import LARGEST_WEIGHT
-from fewjump.denoiser.base import Denoiser
+from fewjump.denoiser.base import Denoiser, eval_mode
 from fewjump.objective.elbo import nelbo
 from fewjump.random import SampleStreams, fold_seed
 from fewjump.sampler import sample
-from fewjump.sampler.prompt import eval_mode
 from fewjump.train.state import STATE_FILE
 
 Line = Mapping[str, Any]
