@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.harness import ROOT
-from experiments.text_quality import with_ends
+from experiments.harness import ROOT, ask_judge, with_ends
 from fewjump.evaluate.bootstrap import bootstrap, mean
 from fewjump.random import generator_for
 
@@ -39,15 +37,7 @@ def numbered(python: Path, sequences: Sequence[str]) -> Verdicts:
     Raises:
         RuntimeError: with what the interpreter said, where it failed.
     """
-    try:
-        done = subprocess.run(
-            [python, _SCRIPT], input=json.dumps(sequences), capture_output=True, text=True
-        )
-    except OSError as error:
-        raise RuntimeError(f"--judge {python} cannot be run: {error}") from None
-    if done.returncode:
-        raise RuntimeError(f"the judge failed: {done.stderr.strip().splitlines()[-1:]}")
-    return json.loads(done.stdout)
+    return json.loads(ask_judge(python, [str(_SCRIPT)], json.dumps(sequences), "antpack"))
 
 
 def verdict_row(sequences: Sequence[str], verdicts: Verdicts) -> dict[str, Any]:

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from experiments.digits import folders
 from experiments.filling import Fillings
-from experiments.harness import Content, Options, Rows, main, place
-from experiments.text_quality import with_ends
+from experiments.harness import Content, Options, Rows, main, place, with_ends
 from fewjump.api import distill
 from fewjump.data import Dataset, load_data
 from fewjump.demo.digits import Sizes

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from experiments.harness import Rows, digest, kept
-from experiments.text_quality import with_ends
+from experiments.harness import Rows, digest, kept, with_ends
 from experiments.wall_clock import TEACHER
 from fewjump import sample
 from fewjump.demo.parts import Clock

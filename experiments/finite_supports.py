@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from experiments.harness import Content, Options, Rows, kept, main, place
+from experiments.harness import Content, Options, Rows, kept, main, place, with_ends
 from experiments.masked_law import MaskedTables, masked_output_law
 from experiments.training import distilled, network
 from fewjump import sample
@@ -198,12 +198,11 @@ def effective_number(problem: FiniteSupport, drawn: Tensor) -> float | None:
     return total * (total - 1) / pairs if pairs else None
 
 
-def _with_ends(name: str, values: Tensor) -> dict[str, float]:
+def _with_ends(name: str, values: Tensor) -> dict[str, float | None]:
     """A mean and its interval; of a single value, which is exact, both ends are the value."""
     if len(values) == 1:
         return dict.fromkeys((name, f"{name}_low", f"{name}_high"), float(values))
-    found = bootstrap(values, mean, generator_for(0))
-    return {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+    return with_ends(name, bootstrap(values, mean, generator_for(0)))
 
 
 # -- students --------------------------------------------------------------------------------------

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -21,6 +22,7 @@ from typing import Any, TypeVar
 import torch
 import tyro
 
+from fewjump.evaluate.bootstrap import Interval
 from fewjump.files import write_text
 from fewjump.report import machine_facts
 
@@ -103,6 +105,35 @@ def kept(path: Path, compute: Callable[[], Any]) -> Any:
     if not path.is_file():
         write(path, compute())
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def with_ends(name: str, interval: Interval | None) -> dict[str, float | None]:
+    """``name``, ``name_low`` and ``name_high``; None where there is no interval."""
+    if interval is None:
+        return {name: None, f"{name}_low": None, f"{name}_high": None}
+    return {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+
+
+def ask_judge(python: Path, arguments: Sequence[str], given: str, needs: str) -> str:
+    """What another environment's interpreter prints, given a text.
+
+    Args:
+        python: the interpreter.
+        arguments: its own.
+        given: read by it.
+        needs: what its environment must hold, for the error.
+
+    Raises:
+        RuntimeError: with what the interpreter said, where it failed.
+    """
+    try:
+        done = subprocess.run([python, *arguments], input=given, capture_output=True, text=True)
+    except OSError as error:
+        raise RuntimeError(f"--judge {python} cannot be run: {error}") from None
+    if done.returncode:
+        said = done.stderr.strip().splitlines()[-1:]
+        raise RuntimeError(f"the judge failed: {said}; it needs {needs}")
+    return done.stdout
 
 
 def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:

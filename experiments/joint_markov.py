@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
-from experiments.harness import Content, Options, Rows, kept, main, place
+from experiments.harness import Content, Options, Rows, kept, main, place, with_ends
 from experiments.training import distilled, network
 from fewjump.denoiser.base import Denoiser
 from fewjump.denoiser.network import NetworkDenoiser
@@ -96,14 +96,7 @@ def chain_row(chain: Chain, samples: Tensor, seed: int) -> dict[str, Any]:
     cells = ngram_keys(samples, 2, chain.vocab_size)
     error = tv_to_law(cells, chain.bigram_law().flatten(), generator)
     nll = bootstrap(-chain.log_prob(samples) / chain.length, mean, generator)
-    return {
-        "bigram_tv": error.value,
-        "bigram_tv_low": error.low,
-        "bigram_tv_high": error.high,
-        "nll": nll.value,
-        "nll_low": nll.low,
-        "nll_high": nll.high,
-    }
+    return with_ends("bigram_tv", error) | with_ends("nll", nll)
 
 
 def draw_rows(name: str, denoiser: Denoiser, seed: int, about: dict[str, Any]) -> Rows:

@@ -6,7 +6,6 @@ import csv
 import gzip
 import json
 import re
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.harness import ROOT, digest
+from experiments.harness import ROOT, ask_judge, digest
 from fewjump.data import SMILES, Dataset, Pieces
 
 #: Parts of molecules whose other symbols, marked _, are drawn.
@@ -27,6 +26,10 @@ DESIGNS = {
 #: Rows of the training set that are kept for validation.
 _VALID = 1_000
 _SCRIPT = ROOT / "experiments" / "molecule_judge.py"
+_NEEDS = (
+    "rdkit, molsets==0.3.1 and fcd_torch==1.0.7 (experiments/molecules.py says how to make its "
+    "environment)"
+)
 _FIND = "import importlib.util as u; print(u.find_spec('moses').submodule_search_locations[0])"
 
 
@@ -107,7 +110,7 @@ class Judge:
         return self._ask({"smiles": list(smiles), "drawing": True})
 
     def _ask(self, request: dict[str, Any]) -> Any:
-        return json.loads(_run(self.python, [str(_SCRIPT)], json.dumps(request)))
+        return json.loads(ask_judge(self.python, [str(_SCRIPT)], json.dumps(request), _NEEDS))
 
 
 def data_folder(python: Path) -> Path:
@@ -116,7 +119,7 @@ def data_folder(python: Path) -> Path:
     Raises:
         RuntimeError: for an environment without it.
     """
-    return Path(_run(python, ["-c", _FIND]).strip()) / "dataset" / "data"
+    return Path(ask_judge(python, ["-c", _FIND], "", _NEEDS).strip()) / "dataset" / "data"
 
 
 def molecules(file: Path, longest: int | None, runs: Path) -> Dataset:
@@ -181,17 +184,3 @@ def _short(file: Path, longest: int | None) -> list[str]:
     if longest is None:
         return texts
     return [text for text in texts if len(re.findall(SMILES, text)) <= longest]
-
-
-def _run(python: Path, arguments: Sequence[str], given: str = "") -> str:
-    try:
-        done = subprocess.run([python, *arguments], input=given, capture_output=True, text=True)
-    except OSError as error:
-        raise RuntimeError(f"--judge {python} cannot be run: {error}") from None
-    if done.returncode:
-        said = done.stderr.strip().splitlines()[-1:]
-        raise RuntimeError(
-            f"the judge failed: {said}; it needs rdkit, molsets==0.3.1 and fcd_torch==1.0.7 "
-            "(experiments/molecules.py says how to make its environment)"
-        )
-    return done.stdout

@@ -30,9 +30,8 @@ from weakref import WeakSet
 
 import torch
 
-from experiments.harness import Content, Options, Rows, digest, kept, main, place
+from experiments.harness import Content, Options, Rows, digest, kept, main, place, with_ends
 from experiments.molecule_data import DESIGNS, Judge, Sizes, data_folder, given_parts, molecules
-from experiments.text_quality import with_ends
 from experiments.wall_clock import TEACHER
 from fewjump.api import distill, train_teacher
 from fewjump.checkpoint import read_config

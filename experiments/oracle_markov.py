@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from experiments.harness import Content, Options, Rows, digest, kept, main, place
+from experiments.harness import Content, Options, Rows, digest, kept, main, place, with_ends
 from experiments.training import distilled, network
 from fewjump.data import load_data
 from fewjump.denoiser.base import Denoiser
@@ -64,7 +64,7 @@ class Sizes:
     )
 
 
-def rates(chain: MarkovChain, samples: Tensor, seed: int) -> dict[str, float]:
+def rates(chain: MarkovChain, samples: Tensor, seed: int) -> dict[str, float | None]:
     """Numbers of the protocol for samples (n, L), with 95% intervals over samples.
 
     With p̂(·|a) the frequencies after a and w(a) how often a comes first: ``kl_rate`` is
@@ -92,7 +92,7 @@ def rates(chain: MarkovChain, samples: Tensor, seed: int) -> dict[str, float]:
         "tv_rate": (2, tv_rate),
         "unigram_l1": (1, lambda p: (p - pi).abs().sum()),
     }
-    out: dict[str, float] = {}
+    out: dict[str, float | None] = {}
     for name, (width, functional) in ways.items():
 
         def statistic(
@@ -105,19 +105,19 @@ def rates(chain: MarkovChain, samples: Tensor, seed: int) -> dict[str, float]:
 
         cells = ngram_keys(samples, width, vocab)
         found = bootstrap(cells, statistic, generator_for(seed, 5))
-        out |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+        out |= with_ends(name, found)
     out["duplicates"] = 1 - len(samples.unique(dim=0)) / len(samples)
     return out
 
 
 @torch.no_grad()
-def sequence_kl(model: Denoiser, chain: MarkovChain, x0: Tensor) -> dict[str, float]:
+def sequence_kl(model: Denoiser, chain: MarkovChain, x0: Tensor) -> dict[str, float | None]:
     """KL(chain ‖ one evaluation) in nats per token, from sequences x0 of the chain, with ends."""
     assert model.process.mask is not None
     law = model(torch.full((1, chain.length), model.process.mask), 1.0)
     log_q = torch.cat([law.expand(len(part)).log_prob(part).double() for part in x0.split(32)])
     found = bootstrap((chain.log_prob(x0) - log_q) / chain.length, mean, generator_for(0))
-    return {"kl": found.value, "kl_low": found.low, "kl_high": found.high}
+    return with_ends("kl", found)
 
 
 def drawn_row(

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from experiments.finite_supports import board_trunk
-from experiments.harness import Content, Options, Rows, digest, kept, main, place
+from experiments.harness import Content, Options, Rows, digest, kept, main, place, with_ends
 from experiments.training import fitted
 from fewjump import refine
 from fewjump.demo.parts import made_once
@@ -255,7 +255,7 @@ def drawn(
         right = is_board(made.samples) & ((made.samples == x0) | ~shown).all(-1)
         found = bootstrap(right.double(), mean, generator_for(0))
         row: dict[str, Any] = {"clues": clues, "steps": steps, "samples": len(x0)}
-        row |= {"valid": found.value, "valid_low": found.low, "valid_high": found.high}
+        row |= with_ends("valid", found)
         row["seconds"] = round(made.seconds, 3)
         if not clues:
             row["different"] = len(made.samples[right].unique(dim=0)) / len(x0)

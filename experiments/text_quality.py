@@ -10,20 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from experiments.harness import with_ends
 from fewjump.data import Dataset
 from fewjump.denoiser.base import Denoiser
 from fewjump.denoiser.network import NetworkDenoiser
-from fewjump.evaluate.bootstrap import REPLICATES, Interval
+from fewjump.evaluate.bootstrap import REPLICATES
 from fewjump.evaluate.text import Scores, TextMeter, enclosing, matched
 from fewjump.sampler import run as draw
 from fewjump.sampler.time_grid import GridSpec
-
-
-def with_ends(name: str, interval: Interval | None) -> dict[str, float | None]:
-    """``name``, ``name_low`` and ``name_high``; None where there is no interval."""
-    if interval is None:
-        return {name: None, f"{name}_low": None, f"{name}_high": None}
-    return {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
 
 
 @contextmanager

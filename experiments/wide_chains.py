@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from experiments.filling import filling, holes
-from experiments.harness import Content, Options, digest, kept, main
-from experiments.text_quality import reference_row, with_ends
+from experiments.harness import Content, Options, digest, kept, main, with_ends
+from experiments.text_quality import reference_row
 from experiments.text_sizes import SIZES, Sizes, load_corpus
 from experiments.text_students import Workshop
 from experiments.wall_clock import TEACHER

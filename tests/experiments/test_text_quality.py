@@ -7,7 +7,8 @@ import time
 import pytest
 import torch
 
-from experiments.text_quality import timed_trunk, with_ends
+from experiments.harness import with_ends
+from experiments.text_quality import timed_trunk
 from fewjump.denoiser import NetworkDenoiser
 from fewjump.process import Absorbing
 from fewjump.sampler import run as draw
