@@ -6,10 +6,12 @@ import codecs
 import csv
 import io
 import re
+import runpy
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 _CHUNK_BYTES = 1 << 22
 
@@ -224,3 +226,26 @@ def read_lines(path: Path) -> Iterator[str]:
 def read_text(path: Path) -> str:
     """All of :func:`decoded`, for a file that may be empty."""
     return "".join(decoded(path))
+
+
+def function_at(place: str, form: str) -> Callable[..., Any]:
+    """The function that ``FILE.py:NAME`` names. The file is run.
+
+    Args:
+        place: the words.
+        form: what is expected of them, for the error.
+
+    Raises:
+        ValueError: for words of another form, or a file without that function.
+        FileNotFoundError: if there is no such file.
+    """
+    file, _, name = place.rpartition(":")
+    path = Path(file)
+    if not name or path.suffix != ".py":
+        raise ValueError(f"{form}; got {place!r}")
+    if not path.is_file():
+        raise FileNotFoundError(f"the file {path} does not exist")
+    found = runpy.run_path(str(path)).get(name)
+    if not callable(found):
+        raise ValueError(f"{path} holds no function {name!r}")
+    return found

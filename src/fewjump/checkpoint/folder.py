@@ -35,6 +35,7 @@ from fewjump.files import (
     whole_folder,
     write_text,
 )
+from fewjump.process import Process, process_from_config
 from fewjump.reading import CheckpointError, reason
 from fewjump.sampler.carried_grids import current_grids, read_grids
 from fewjump.sampler.carried_samplers import read_samplers
@@ -142,6 +143,24 @@ def read_config(path: str | Path) -> dict[str, Any]:
             f"{FORMAT_VERSION}; use fewjump {config.get('fewjump_version', 'of another version')}"
         )
     return config
+
+
+def process_in(file: Path) -> Process:
+    """The process that a JSON file describes, alone or in a saved model's configuration.
+
+    Raises:
+        ValueError: if the file holds none.
+        FileNotFoundError: if there is no such file.
+    """
+    try:
+        config = json.loads(file.read_text(encoding="utf-8-sig"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file} is not JSON: {error}") from error
+    for part in ("denoiser", "process"):
+        config = config.get(part, config) if isinstance(config, dict) else None
+    if not isinstance(config, dict):
+        raise ValueError(f"{file} must hold one process, as Process.config() gives it")
+    return process_from_config(config)
 
 
 def load_folder(folder: Path) -> NetworkDenoiser | ScoreDenoiser:

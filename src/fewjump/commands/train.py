@@ -199,17 +199,9 @@ def read_process(path: Path, vocab_size: int) -> Process:
         ValueError: if the file holds none, or one over another vocabulary.
         FileNotFoundError: if there is no such file.
     """
-    import json
+    from fewjump.checkpoint.folder import process_in
 
-    from fewjump.process import process_from_config
-
-    try:
-        config = json.loads(path.read_text(encoding="utf-8-sig"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} must hold one process, as Process.config() gives it")
-    process = process_from_config(config)
+    process = process_in(path)
     clean = process.vocab_size - (process.mask == process.vocab_size - 1)
     if vocab_size not in (clean, process.vocab_size):
         raise ValueError(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import runpy
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar, cast
 
 import torch
@@ -19,6 +17,7 @@ from fewjump.objective.score_function import leave_one_out, score_surrogate
 from fewjump.options.matching import KnownOptions
 from fewjump.options.sampled import RewardOptions
 from fewjump.random import Generator, integers
+from fewjump.textfile import function_at
 
 
 @dataclass(eq=False)
@@ -57,6 +56,7 @@ class RewardRefinement(OwnSamples, RewardOptions, KnownOptions):
         ValueError: for options outside their range, a reward that is no function, or one that
             returns anything but a finite number for each sample; at check, for students that only
             bound a sample's likelihood.
+        FileNotFoundError: if the reward's file does not exist.
     """
 
     matches_teacher: ClassVar[bool] = False
@@ -65,7 +65,9 @@ class RewardRefinement(OwnSamples, RewardOptions, KnownOptions):
         super().__post_init__()
         require(self.reward is not None, "refinement by a reward needs one: give reward=")
         self.needs_data = self.needs_data or self.known is not None
-        self._function = self.reward if callable(self.reward) else function_of(str(self.reward))
+        form = "a reward is FILE.py:NAME, a function in a Python file"
+        named = self.reward if callable(self.reward) else function_at(str(self.reward), form)
+        self._function = cast(Callable[[Tensor], Tensor], named)
 
     def check(self, student: Denoiser, teacher: Denoiser | None) -> None:
         super().check(student, teacher)
@@ -114,21 +116,3 @@ class RewardRefinement(OwnSamples, RewardOptions, KnownOptions):
         if not bool(found.isfinite().all()):
             raise ValueError("the reward must be finite; it returned NaN or infinity")
         return found
-
-
-def function_of(place: str) -> Callable[[Tensor], Tensor]:
-    """The function that ``FILE.py:NAME`` names. The file is run.
-
-    Raises:
-        ValueError: if there is no such file, or no such function in it.
-    """
-    file, _, name = place.rpartition(":")
-    path = Path(file)
-    if not name or path.suffix != ".py":
-        raise ValueError(f"a reward is FILE.py:NAME, a function in a Python file; got {place!r}")
-    if not path.is_file():
-        raise ValueError(f"the reward's file {path} does not exist")
-    found = runpy.run_path(str(path)).get(name)
-    if not callable(found):
-        raise ValueError(f"{path} holds no function {name!r}")
-    return cast(Callable[[Tensor], Tensor], found)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewjump.report import Series, Table
+from fewjump.textfile import function_at
 from fewjump.verify.checks import Check, CheckResult, Rows, chart, pick
 
 if TYPE_CHECKING:
@@ -68,9 +69,11 @@ class Commutation(Check):
         """Rows of :func:`commutation`: of the user's generator, or of the known families."""
         asked: dict[str, Process | Callable[[float], Tensor]] = {}
         if self.rate is not None:
-            asked[self.rate] = load_function(self.rate)
+            asked[self.rate] = function_at(self.rate, "--rate takes file.py:function")
         elif self.process is not None:
-            asked[str(self.process)] = load_process(self.process)
+            from fewjump.checkpoint.folder import process_in
+
+            asked[str(self.process)] = process_in(self.process)
         else:
             asked |= families(self.vocab_size)
         return [asdict(commutation(given, name, self.times)) for name, given in asked.items()]
@@ -292,38 +295,3 @@ def told(row: Mapping[str, Any]) -> str:
         f"variation at t = {when:.2g}: use `TimeVaryingPrior` if every Q_t redraws from a law, "
         "`TimeVaryingRate` otherwise."
     )
-
-
-def load_process(path: Path) -> Process:
-    """The process that a JSON file describes, alone or in a saved model's ``config.json``."""
-    import json
-
-    from fewjump.process import process_from_config
-
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config = config.get("denoiser", config) if isinstance(config, dict) else {}
-    return process_from_config(config.get("process", config))
-
-
-def load_function(where: str) -> Callable[[float], Tensor]:
-    """The function that ``file.py:function`` names; the file is run.
-
-    Raises:
-        ValueError: for words of another form, or a file without that function.
-        FileNotFoundError: if there is no such file.
-    """
-    import importlib.util
-
-    file, colon, name = where.rpartition(":")
-    if not colon or not file.endswith(".py"):
-        raise ValueError(f"--rate takes file.py:function, got {where!r}")
-    if not Path(file).is_file():
-        raise FileNotFoundError(f"no such file: {file}")
-    spec = importlib.util.spec_from_file_location("fewjump_user_rate", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not callable(getattr(module, name, None)):
-        raise ValueError(f"{file} has no function {name!r}")
-    return getattr(module, name)
