@@ -24,8 +24,8 @@ from experiments.harness import Content, Options, main, place
 from fewjump.api import train_teacher
 from fewjump.commands import compare
 from fewjump.data import load_data
-from fewjump.data.load import DataKind
 from fewjump.process import Absorbing, Uniform
+from fewjump.reading import DataKind
 from fewjump.schedule import LogLinear
 
 #: Training-free: other ways to sample the teacher, by noise.

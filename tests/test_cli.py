@@ -379,12 +379,10 @@ def test_sample_needs_a_saved_model(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_choices_are_the_librarys() -> None:
     from fewjump.assembly import data_objective
     from fewjump.commands import shared, train
-    from fewjump.data import DataKind
     from fewjump.sampler import FITTED, GRIDS
     from fewjump.schedule import SCHEDULES
 
     assert set(get_args(shared.GridName)) == {*GRIDS, FITTED}
-    assert get_args(shared.DataKindName) == get_args(DataKind)
     made = {type(train.build_schedule(name)).__name__ for name in get_args(train.ScheduleName)}
     assert made == set(SCHEDULES)
     for name in get_args(train.TeacherObjectiveName):

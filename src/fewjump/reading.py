@@ -1,4 +1,4 @@
-"""How a model is read: what opens one, what it does not say itself, and the error if it cannot be.
+"""How models and data are read: what opens a model, what it does not say itself, and the error.
 
 Plain data, so that a command's help need not load what reads the files.
 """
@@ -13,6 +13,11 @@ from fewjump.config import Source
 
 FamilyName = Literal["sedd-absorb", "sedd-uniform", "mdlm", "udlm", "duo"]
 WeightsName = Literal["ema", "raw"]
+DataKind = Literal["auto", "characters", "bytes", "lines", "smiles", "tokens", "documents"]
+Packing = Literal["stream", "documents", "fit"]
+TokenBits = Literal[8, 16, 32, 64]
+#: What the end of a document within a sample is to a judge of texts.
+EndsName = Literal["first", "keep", "drop"]
 #: What opens a model, in the messages that say why something else does not.
 TAKES = (
     "the folder of a saved model (it holds config.json, and so does a masked language model's), "

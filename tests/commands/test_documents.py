@@ -119,17 +119,6 @@ def test_a_teacher_is_trained_in_a_tokenizers_words(lines: str, tmp_path: Path) 
         assert model.padding == hub.PAD
 
 
-def test_choices_are_the_librarys() -> None:
-    from typing import get_args
-
-    from fewjump.commands import shared
-    from fewjump.data import Packing
-    from fewjump.data.tokens import TokenBits
-
-    assert get_args(shared.PackingName) == get_args(Packing)
-    assert get_args(shared.TokenBits) == get_args(TokenBits)
-
-
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from fewjump.commands.compare_problem import EXACT, TEACHER, ProblemPlan, read_problem
 from fewjump.commands.shared import (
-    DataKindName,
     DocumentOptions,
     JudgeOptions,
     SamplerOptions,
@@ -18,7 +17,7 @@ from fewjump.commands.shared import (
 )
 from fewjump.config import changed, one_of, options_of, unknown_key
 from fewjump.options.training import TEACHER_TRAINING, TrainConfig
-from fewjump.reading import ReadingOptions
+from fewjump.reading import DataKind, ReadingOptions
 
 if TYPE_CHECKING:
     from fewjump.denoiser.left_to_right import Layers
@@ -53,7 +52,7 @@ class Plan(ReadingOptions, DocumentOptions, JudgeOptions):
 
     teacher: str = ""
     data: str = ""
-    kind: DataKindName = "auto"
+    kind: DataKind = "auto"
     length: int | None = None
     steps: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16])
     teacher_steps: list[int] = field(default_factory=list)

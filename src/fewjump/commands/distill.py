@@ -12,7 +12,6 @@ import tyro
 
 from fewjump.commands.arguments import save_options
 from fewjump.commands.shared import (
-    DataKindName,
     DocumentOptions,
     document_values,
     named_values,
@@ -38,7 +37,7 @@ from fewjump.options.sampled import (
     LearnedSamplerOptions,
 )
 from fewjump.options.training import DISTILLATION, TrainConfig
-from fewjump.reading import ReadingOptions, reading_values
+from fewjump.reading import DataKind, ReadingOptions, reading_values
 from fewjump.registry import HEADS, METHODS
 
 if TYPE_CHECKING:
@@ -123,7 +122,7 @@ class Subject:
     teacher: Path = Path("runs/teacher")
     out: Path = Path("runs/student")
     data: Source | None = None
-    kind: DataKindName = "auto"
+    kind: DataKind = "auto"
     length: int | None = None
     student: StudentName = "product"
     method: MethodName = "matching"

@@ -12,7 +12,6 @@ import tyro
 
 from fewjump.commands.arguments import flag_of
 from fewjump.commands.shared import (
-    DataKindName,
     DocumentOptions,
     GridOptions,
     JudgeOptions,
@@ -24,7 +23,7 @@ from fewjump.commands.shared import (
 from fewjump.config import Source
 from fewjump.files import check_file_writable, checksum, write_text
 from fewjump.lock import sole_writer
-from fewjump.reading import ReadingOptions, reading_values
+from fewjump.reading import DataKind, ReadingOptions, reading_values
 
 if TYPE_CHECKING:
     from fewjump.data import Dataset
@@ -65,7 +64,7 @@ class Subject:
 
     paths: Annotated[list[Path], tyro.conf.Positional]
     data: Source | None = None
-    kind: DataKindName = "auto"
+    kind: DataKind = "auto"
     length: int | None = None
     steps: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16, 64])
     sampler: list[SamplerName] = field(default_factory=list)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from fewjump.commands.arguments import save_options
 from fewjump.commands.shared import (
-    DataKindName,
     DocumentOptions,
     document_values,
     refuse_without_data,
@@ -23,7 +22,7 @@ from fewjump.options.sampled import (
     StatesName,
 )
 from fewjump.options.training import REFINEMENT, TrainConfig
-from fewjump.reading import ReadingOptions, reading_values
+from fewjump.reading import DataKind, ReadingOptions, reading_values
 
 TEACHER = Path("runs/teacher")
 
@@ -52,7 +51,7 @@ class Subject:
     teacher: Path | None = None
     out: Path = Path("runs/refined")
     data: Source | None = None
-    kind: DataKindName = "auto"
+    kind: DataKind = "auto"
     source: StatesName | None = None
     on_policy: OnPolicyOptions = field(default_factory=OnPolicyOptions)
     rewards: RewardOptions = field(default_factory=RewardOptions)

@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import tyro
 
+from fewjump.reading import EndsName, Packing, TokenBits
 from fewjump.registry import DECODINGS, SAMPLERS
 
-DataKindName = Literal["auto", "characters", "bytes", "lines", "smiles", "tokens", "documents"]
-PackingName = Literal["stream", "documents", "fit"]
-TokenBits = Literal[8, 16, 32, 64]
 if TYPE_CHECKING:
     from fewjump.sampler import Sampler
 
@@ -50,7 +48,7 @@ class DocumentOptions:
     field: Annotated[str, tyro.conf.arg(name="text-field")] = "text"
     split: str = "train"
     limit: Annotated[int | None, tyro.conf.arg(name="documents")] = None
-    packing: PackingName | None = None
+    packing: Packing | None = None
     token_bits: TokenBits | None = None
     cache_folder: Annotated[Path | None, tyro.conf.arg(name="cache")] = None
 
@@ -91,7 +89,7 @@ class JudgeOptions:
     judge: str | None = None
     judge_tokenizer: str | None = None
     judge_length: int | None = None
-    judge_ends: Literal["first", "keep", "drop"] = "first"
+    judge_ends: EndsName = "first"
     judge_precision: Literal["float32", "bfloat16"] = "float32"
 
 

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fewjump.commands.arguments import save_options
-from fewjump.commands.shared import DataKindName, DocumentOptions, document_values, named_values
+from fewjump.commands.shared import DocumentOptions, document_values, named_values
 from fewjump.config import Source
 from fewjump.lock import is_main
 from fewjump.options.matching import DataOptions
 from fewjump.options.training import TEACHER_TRAINING, TrainConfig
+from fewjump.reading import DataKind
 
 if TYPE_CHECKING:
     from fewjump.data import Dataset
@@ -67,7 +68,7 @@ class Subject:
 
     data: Source = "digits"
     out: Path = Path("runs/teacher")
-    kind: DataKindName = "auto"
+    kind: DataKind = "auto"
     tokenizer: Source | None = None
     variable_length: bool = False
     cut_documents: bool = False

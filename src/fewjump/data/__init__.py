@@ -1,14 +1,15 @@
 """Data: sequences of tokens, and what the tokens mean."""
 
-from fewjump.data.corpus import Packing, corpus
+from fewjump.data.corpus import corpus
 from fewjump.data.dataset import Dataset, as_tokens
 from fewjump.data.documents import read_documents
-from fewjump.data.load import BUILTIN, DataKind, builtin_text, digits, load_data
+from fewjump.data.load import BUILTIN, builtin_text, digits, load_data
 from fewjump.data.pieces import SMILES, Pieces
 from fewjump.data.text import line_file, normalise_text, smiles_file, text_file, text_stream
 from fewjump.data.tokenizer import TokenizerVocabulary
 from fewjump.data.tokens import token_file
 from fewjump.data.vocabulary import Bytes, Characters, ImageLevels, Tokens, Vocabulary
+from fewjump.reading import DataKind, Packing
 
 __all__ = [
     "BUILTIN",

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, get_args
 
 import numpy as np
 
@@ -18,10 +18,9 @@ from fewjump.data.dataset import Dataset, check_fractions, split_blocks
 from fewjump.data.documents import read_documents
 from fewjump.data.tokenizer import TokenizerVocabulary
 from fewjump.data.vocabulary import PADDING, Characters, Vocabulary, refuse_padding
+from fewjump.reading import Packing
 from fewjump.textfile import check_file
 from fewjump.tokenizing import is_hub
-
-Packing: TypeAlias = Literal["stream", "documents", "fit"]
 
 # Rows that "fit" keeps open for a document that is short enough.
 _OPEN_ROWS = 64

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypedDict, get_args
+from typing import Any, TypedDict, get_args
 
 import torch
 
 from fewjump.config import check_count, one_of
-from fewjump.data.corpus import Packing, corpus
+from fewjump.data.corpus import corpus
 from fewjump.data.dataset import Dataset
 from fewjump.data.documents import is_documents, unused_by
 from fewjump.data.text import line_file, smiles_file, text_file, text_stream
 from fewjump.data.tokenizer import TokenizerVocabulary
-from fewjump.data.tokens import TokenBits, token_file
+from fewjump.data.tokens import token_file
 from fewjump.data.vocabulary import ImageLevels, Vocabulary
 from fewjump.random import SampleStreams, permutation_keys
+from fewjump.reading import DataKind, Packing, TokenBits
 from fewjump.textfile import check_file, refuse_structured, refuse_unread
 from fewjump.tokenizing import is_hub
-
-DataKind: TypeAlias = Literal[
-    "auto", "characters", "bytes", "lines", "smiles", "tokens", "documents"
-]
 
 BUILTIN = ("digits", "text")
 ARRAYS = (".npy", ".npz", ".bin")

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
-from typing import Literal, TypeAlias, get_args
+from typing import get_args
 
 import numpy as np
 import torch
 
 from fewjump.data.dataset import Dataset, as_tokens, split_blocks, windows
 from fewjump.data.vocabulary import Array, ImageLevels, Tokens, Vocabulary
+from fewjump.reading import TokenBits
 from fewjump.textfile import check_file, format_of
-
-TokenBits: TypeAlias = Literal[8, 16, 32, 64]
 
 MEMORY_LIMIT = 1 << 24
 _CHUNK_TOKENS = 1 << 22

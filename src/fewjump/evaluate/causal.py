@@ -17,11 +17,10 @@ from fewjump.data import Vocabulary
 from fewjump.evaluate.bootstrap import REPLICATES, Interval, bootstrap, ratio
 from fewjump.evaluate.frechet import checked_features
 from fewjump.random import Generator, integers
+from fewjump.reading import EndsName
 from fewjump.tokenizing import HUB, hub_name, is_hub, open_tokenizer
 from fewjump.tokenizing import require as optional
 
-#: What the end of a document within a sample is to the judge.
-EndsName = Literal["first", "keep", "drop"]
 _LOGITS = 1 << 27
 #: Texts with fewer tokens than this have nothing to score: the first token is given.
 _FEWEST = 2

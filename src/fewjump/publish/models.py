@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from fewjump.data import Dataset, Vocabulary
-    from fewjump.data.load import DataKind
     from fewjump.denoiser import Denoiser
+    from fewjump.reading import DataKind
 
 
 class Model(NamedTuple):
