@@ -86,6 +86,11 @@ class Process(ABC):
         """
         return x == self.mask if self.absorbing else None
 
+    def hidden(self, x: Tensor) -> Tensor:
+        """Where a state does not say what is clean: masked positions, all without a mask."""
+        masked = self.masked(x)
+        return torch.ones_like(x, dtype=torch.bool) if masked is None else masked
+
     # -- what a subclass gives --------------------------------------------------------------
 
     @abstractmethod

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewjump.denoiser.base import Denoiser
+from fewjump.denoiser.base import Denoiser, eval_mode
 from fewjump.law.product import as_product
 from fewjump.random import SampleStreams, fold_seed
 from fewjump.sampler import sample
@@ -103,8 +103,7 @@ class Diagnostics:
                 streams = SampleStreams(fold_seed(self.seed, _NOISE, number), index)
                 x_t = process.corrupt(part, 0.0, t, streams)
                 entropy, surprise = _entropy_and_surprise(teacher, x_t, part, t)
-                masked = process.masked(x_t)
-                keep = torch.ones_like(x_t, dtype=torch.bool) if masked is None else masked
+                keep = process.hidden(x_t)
                 gaps.append(((surprise - entropy) * keep).sum(-1))
                 predicted += float((entropy * keep).sum())
                 positions += int(keep.sum())
@@ -139,14 +138,23 @@ class Diagnostics:
 
 def variety(tokens: Tensor) -> dict[str, float]:
     """``support`` and ``distinct`` of a set of sequences (N, L)."""
-    counts = tokens.unique(return_counts=True)[1].double()
-    share = counts / counts.sum()
-    size = min(3, tokens.shape[1])
-    runs = tokens.unfold(1, size, 1).reshape(-1, size)
+    runs = runs_of(tokens, min(3, tokens.shape[1]))
     return {
-        "support": float(torch.exp(-(share * share.log()).sum())),
+        "support": float(entropy_of(runs_of(tokens, 1)).exp()),
         "distinct": runs.unique(dim=0).shape[0] / runs.shape[0],
     }
+
+
+def runs_of(tokens: Tensor, size: int) -> Tensor:
+    """Every ``size`` neighbouring tokens of sequences (N, L), all positions together: (n, size)."""
+    return tokens.unfold(1, size, 1).reshape(-1, size)
+
+
+def entropy_of(runs: Tensor) -> Tensor:
+    """Plug-in entropy of rows (n, size) in nats, a scalar in float64."""
+    counts = runs.unique(dim=0, return_counts=True)[1].double()
+    share = counts / counts.sum()
+    return -(share * share.log()).sum()
 
 
 def _entropy_and_surprise(
@@ -161,16 +169,12 @@ def _entropy_and_surprise(
 @contextmanager
 def _watching(denoiser: Denoiser) -> Iterator[Denoiser]:
     """The denoiser in eval mode and without gradients; mode and counters as before, afterwards."""
-    modes = {module: module.training for module in denoiser.modules()}
     counts = {m: m.evaluations for m in denoiser.modules() if isinstance(m, Denoiser)}
     report = getattr(denoiser, "last_recovery", None)
-    denoiser.eval()
     try:
-        with torch.no_grad():
+        with eval_mode(denoiser), torch.no_grad():
             yield denoiser
     finally:
-        for module, training in modes.items():
-            module.training = training
         for module, count in counts.items():
             module.evaluations = count
         if hasattr(denoiser, "last_recovery"):

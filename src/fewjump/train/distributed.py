@@ -130,3 +130,9 @@ def whole(value: Tensor) -> Tensor:
     """The whole of a tensor that may be split; every process must call this."""
     gathered = getattr(value, "full_tensor", None)
     return value if gathered is None else gathered()
+
+
+def local(value: Tensor) -> Tensor:
+    """This process's part of a tensor that may be split (a DTensor)."""
+    part = getattr(value, "to_local", None)
+    return value if part is None else part()

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from fewjump.train.distributed import local, whole
+
 
 class ExponentialMovingAverage:
     """Shadow weights: shadow ← d·shadow + (1−d)·weight, after each optimiser step.
@@ -34,10 +36,7 @@ class ExponentialMovingAverage:
 
     def gather(self) -> None:
         """Make an average that is split over processes whole; every process must call this."""
-        for name, value in self.shadow.items():
-            full = getattr(value, "full_tensor", None)
-            if full is not None:
-                self.shadow[name] = full()
+        self.shadow = {name: whole(value) for name, value in self.shadow.items()}
 
     def decay_at(self, update: int) -> float:
         """d of the given update, counted from 1."""
@@ -52,7 +51,7 @@ class ExponentialMovingAverage:
         for name, value in module.state_dict().items():
             if name in self.frozen:
                 continue
-            mine, now = _local(self.shadow[name]), _local(value)
+            mine, now = local(self.shadow[name]), local(value)
             if name in parameters and value.is_floating_point():
                 mine.lerp_(now, 1 - keep)
             else:
@@ -73,9 +72,3 @@ class ExponentialMovingAverage:
         for name, value in shadow.items():
             self.shadow[name].copy_(value)
         self.updates = updates
-
-
-def _local(value: Tensor) -> Tensor:
-    """This process's part of a tensor that may be split (a DTensor)."""
-    part = getattr(value, "to_local", None)
-    return value if part is None else part()

@@ -16,6 +16,8 @@ from fewjump.denoiser.base import Denoiser, eval_mode
 from fewjump.objective.elbo import nelbo
 from fewjump.random import SampleStreams, fold_seed
 from fewjump.sampler import sample
+from fewjump.train.diagnostics import entropy_of, runs_of
+from fewjump.train.distributed import local
 from fewjump.train.state import STATE_FILE
 
 Line = Mapping[str, Any]
@@ -151,7 +153,7 @@ class DivergenceError(RuntimeError):
 
 def not_finite(parameters: Sequence[Tensor]) -> bool:
     """Whether some entry (of this process's part) is NaN, infinite, or what no file may hold."""
-    parts = (getattr(p, "to_local", lambda p=p: p)().detach() for p in parameters)
+    parts = (local(p).detach() for p in parameters)
     return not all(bool((part.abs() <= LARGEST_WEIGHT).all()) for part in parts)
 
 
@@ -296,12 +298,5 @@ class DiversityGuard:
 
 def _plug_in(tokens: Tensor) -> dict[str, float]:
     size = min(3, tokens.shape[1])
-    return {"token": _entropy(tokens, 1), "ngram": _entropy(tokens, size) / size}
-
-
-def _entropy(tokens: Tensor, size: int) -> float:
-    """Plug-in entropy in nats of ``size`` neighbouring tokens, all positions together."""
-    runs = tokens.unfold(1, size, 1).reshape(-1, size)
-    counts = runs.unique(dim=0, return_counts=True)[1].double()
-    share = counts / counts.sum()
-    return -float((share * share.log()).sum())
+    token, ngram = (float(entropy_of(runs_of(tokens, width))) for width in (1, size))
+    return {"token": token, "ngram": ngram / size}

@@ -25,9 +25,8 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_distribut
 
 from fewjump.files import naming, write_text
 from fewjump.train.distributed import World
-from fewjump.train.state import STATE_FILE, ResumeError, check_identity, damaged
+from fewjump.train.state import POINTER_FILE, STATE_FILE, ResumeError, check_identity, damaged
 
-POINTER_FILE = "training_state.json"
 _FORMAT = 1
 
 

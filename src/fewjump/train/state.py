@@ -18,6 +18,8 @@ from fewjump.options.training import FREE_OPTIONS
 from fewjump.reading import CheckpointError
 
 STATE_FILE, CONFIG_FILE = "training_state.pt", "config.yaml"
+#: In place of the former where the state lies in parts: which folder holds them.
+POINTER_FILE = "training_state.json"
 _FORMAT = 1
 _PARTS = {"config", "step", "seconds", "window", "window_steps", "student", "optimiser", "ema"}
 # What the verbs leave in a run's folder.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fewjump.train.distributed import World
 from fewjump.train.ema import ExponentialMovingAverage
-from fewjump.train.state import STATE_FILE, check_fresh, load_state, save_state
+from fewjump.train.state import POINTER_FILE, STATE_FILE, check_fresh, load_state, save_state
 
 NUMBERS = ("step", "seconds", "window", "window_steps")
 
@@ -185,6 +185,6 @@ def _newest(
 
 def _remove_parts(folder: Path) -> None:
     """Forget an older state in parts: the newest state is the only one."""
-    (folder / "training_state.json").unlink(missing_ok=True)
-    for path in folder.glob("training_state.[0-9]*"):
+    (folder / POINTER_FILE).unlink(missing_ok=True)
+    for path in folder.glob(f"{Path(POINTER_FILE).stem}.[0-9]*"):
         shutil.rmtree(path, ignore_errors=True)

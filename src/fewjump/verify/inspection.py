@@ -131,8 +131,7 @@ def _at(denoiser: Denoiser, x0: Tensor, t: float, generator: torch.Generator) ->
     x_t = process.corrupt(x0, 0.0, t, generator)
     law: Law = denoiser(x_t, t)
     p = law.precise_marginals()
-    masked = process.masked(x_t)
-    asked = torch.ones_like(x_t, dtype=torch.bool) if masked is None else masked
+    asked = process.hidden(x_t)
     rows = p[asked]
     row = TimeCheck(
         t=t,
@@ -149,7 +148,7 @@ def _at(denoiser: Denoiser, x0: Tensor, t: float, generator: torch.Generator) ->
         hits = (token == x0[asked]).double()
         row.confidence, row.right = float(best.mean()), float(hits.mean())
         row.error = float((hits - best).std(correction=0) / rows.shape[0] ** 0.5)
-    if masked is None and process.uniform:
+    if process.uniform and not process.absorbing:
         alpha = float(process.schedule.alpha(t))
         row.kept = float(p.gather(-1, x_t[..., None]).mean())
         row.kept_expected = alpha + (1 - alpha) / process.vocab_size

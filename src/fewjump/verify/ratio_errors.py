@@ -51,7 +51,6 @@ from fewjump.verify.ratio_sources import (
 from fewjump.verify.subjects import (
     VOCAB,
     chain_and_data,
-    judged,
     small_network,
     trained,
 )
@@ -334,7 +333,7 @@ def measure_trained(family: str, steps: int, seed: int, samples: int = 256) -> l
         generator = generator_for(seed, 100 + number)
         t = float(process.schedule.time_of_alpha(alpha))
         x_t = process.corrupt(chain.sample(samples, generator), 0.0, t, generator)
-        keep = judged(process, x_t)
+        keep = process.hidden(x_t)
         truth = _posterior(exact, x_t, t)
         guessed, ratios = _ratios(score, x_t, t), chain.ratios(x_t, t, process)
         weight = process.likelihood(x_t, t) * ratios
@@ -396,7 +395,7 @@ def measure_checkpoint(denoiser: Denoiser, data: Tensor, seed: int) -> list[dict
         generator = generator_for(seed, 200 + number)
         t = float(process.schedule.time_of_alpha(alpha))
         x_t = process.corrupt(data, 0.0, t, generator)
-        keep = judged(process, x_t)
+        keep = process.hidden(x_t)
         if not bool(keep.any()):
             continue
         ratios = _ratios(denoiser, x_t, t)

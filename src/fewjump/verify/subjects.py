@@ -57,12 +57,6 @@ def tokens_for(model: Model, source: str | None, count: int, seed: int) -> Tenso
     return data.batch(rows, "test")
 
 
-def judged(process: Process, x_t: Tensor) -> Tensor:
-    """The positions that count: masked ones, where a visible one is known; boolean, as ``x_t``."""
-    masked = process.masked(x_t)
-    return torch.ones_like(x_t, dtype=torch.bool) if masked is None else masked
-
-
 @torch.no_grad()
 def surprise(denoiser: Denoiser, data: Tensor, seed: int, batch_size: int = 128) -> float:
     """−log p(x₀ⁱ|x_t), nats per position, over t = 0.2 … 1 and all of ``data``; less is better.
@@ -83,7 +77,7 @@ def surprise(denoiser: Denoiser, data: Tensor, seed: int, batch_size: int = 128)
             x0, t = data[first : first + batch_size], number / 5
             x_t = process.corrupt(x0, 0.0, t, generator)
             picked = denoiser(x_t, t).marginals().gather(-1, x0[..., None])[..., 0]
-            keep = judged(process, x_t)
+            keep = process.hidden(x_t)
             total -= float(picked.double().clamp(min=1e-9).log()[keep].sum())
             count += int(keep.sum())
     return total / count
