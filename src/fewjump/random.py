@@ -231,6 +231,12 @@ def permutation_keys(shape: Sequence[int], generator: Generator, device: torch.d
     return uniform(shape, generator, device)
 
 
+def permutation(size: int, seed: int) -> Tensor:
+    """A uniformly random order of 0 … size − 1, (size,) int64, on the CPU."""
+    streams = SampleStreams(seed, torch.arange(size))
+    return permutation_keys((size,), streams, torch.device("cpu")).argsort()
+
+
 def fold_seed(*parts: int) -> int:
     """A 63-bit seed that depends on every integer of ``parts`` (Philox, not Python's hash)."""
     state = [0, 0]

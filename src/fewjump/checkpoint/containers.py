@@ -32,6 +32,7 @@ from fewjump.checkpoint.original_network import (
 )
 from fewjump.checkpoint.unpickle import Foreign
 from fewjump.checkpoint.vocabulary import mask_of_folder, mask_of_pickled
+from fewjump.denoiser.pretrained import WEIGHTS_FILES
 from fewjump.denoiser.wrappers import split_name
 from fewjump.reading import CheckpointError, WeightsName, listed
 
@@ -40,6 +41,8 @@ ContainerName = Literal[
 ]
 MAX_CONFIG, MAX_YAML = 1 << 26, 1 << 18
 RUN_WEIGHTS = Path("checkpoints-meta") / "checkpoint.pth"
+#: Where a SEDD run or a Lightning run holds its weights.
+RUNS_WEIGHTS = (RUN_WEIGHTS, Path("last.ckpt"), Path("checkpoints") / "last.ckpt")
 
 
 @dataclass
@@ -118,10 +121,7 @@ def _locate(path: Path) -> tuple[Path, Path]:
     """The file with the weights, and where a config.json would be."""
     if path.is_file():
         return path, path.parent / "config.json"
-    for name in ("model.safetensors", "pytorch_model.bin"):
-        if (path / name).is_file():
-            return path / name, path / "config.json"
-    for relative in (RUN_WEIGHTS, Path("last.ckpt"), Path("checkpoints") / "last.ckpt"):
+    for relative in (*WEIGHTS_FILES, *RUNS_WEIGHTS):
         if (path / relative).is_file():
             return path / relative, path / "config.json"
     found = sorted(entry.name for entry in path.iterdir()) if path.is_dir() else []
@@ -296,7 +296,7 @@ def read_json(file: Path) -> dict[str, Any]:
             f"{file.parent} has no config.json beside the weights; copy or download the whole "
             "folder"
         )
-    return _parsed(file, lambda text: json.loads(text))
+    return _parsed(file, json.loads)
 
 
 def hydra_config(weights: Path) -> dict[str, Any] | None:

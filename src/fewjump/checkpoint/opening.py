@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from fewjump.checkpoint.containers import RUN_WEIGHTS
+from fewjump.checkpoint.containers import RUNS_WEIGHTS
 from fewjump.checkpoint.folder import (
     CONFIG_FILE,
     MODEL_FILES,
@@ -43,8 +43,6 @@ from fewjump.reading import (
 from fewjump.schedule import Schedule
 from fewjump.tokenizing import HUB, hub_name, is_hub, require
 
-# Besides a config.json: what a SEDD run or a Lightning run holds.
-_ORIGINALS = (RUN_WEIGHTS, Path("last.ckpt"), Path("checkpoints/last.ckpt"))
 _STATES = ("training_state.pt", "training_state.json")
 # Of a hub repository; never its code. Weights in the form that is read, if there are several.
 _HUB_TEXTS = ("*.json", "*.txt", "*.model")
@@ -138,7 +136,7 @@ def place_of(source: str | Path, **hub: Any) -> Path:
             f"{path} is the state of a training, from which the same command goes on, and no "
             f"model; give {TAKES}"
         )
-    if path.is_file() or any((path / name).is_file() for name in (*_ORIGINALS, *WEIGHTS_FILES)):
+    if path.is_file() or any((path / name).is_file() for name in (*RUNS_WEIGHTS, *WEIGHTS_FILES)):
         return path
     if any((path / name).is_file() for name in _STATES):
         raise FileNotFoundError(

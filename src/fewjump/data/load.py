@@ -16,7 +16,7 @@ from fewjump.data.text import line_file, smiles_file, text_file, text_stream
 from fewjump.data.tokenizer import TokenizerVocabulary
 from fewjump.data.tokens import token_file
 from fewjump.data.vocabulary import ImageLevels, Vocabulary
-from fewjump.random import SampleStreams, permutation_keys
+from fewjump.random import permutation
 from fewjump.reading import DataKind, Packing, TokenBits
 from fewjump.textfile import check_file, refuse_structured, refuse_unread
 from fewjump.tokenizing import is_hub
@@ -243,10 +243,8 @@ def digits(seed: int = 0) -> Dataset:
     rows = vocabulary.encode(torch.from_numpy(bunch.images).round().long())
     classes = torch.from_numpy(bunch.target).long()
     total = rows.shape[0]
-    streams = SampleStreams(seed, torch.arange(total))
-    order = permutation_keys((total,), streams, rows.device).argsort()
     train = total - _DIGITS_VALID - _DIGITS_TEST
-    first, second, third = order.split((train, _DIGITS_VALID, _DIGITS_TEST))
+    first, second, third = permutation(total, seed).split((train, _DIGITS_VALID, _DIGITS_TEST))
     return Dataset(
         rows[first],
         rows[second],

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from fewjump.config import check_count
 from fewjump.data.cache import cached_tokens, file_identity
@@ -31,7 +29,7 @@ from fewjump.data.vocabulary import (
     Vocabulary,
     refuse_padding,
 )
-from fewjump.random import SampleStreams, permutation_keys
+from fewjump.random import permutation
 from fewjump.textfile import check_file, decoded, refuse_unread
 
 Unit: TypeAlias = Literal["characters", "bytes"]
@@ -167,7 +165,8 @@ def line_file(
     else:
         vocabulary = Characters(alphabet + PADDING, PADDING)
     filled = "".join(line.ljust(length, PADDING) for line in lines)
-    rows = _shuffled(vocabulary.encode(filled).reshape(-1, length), seed)
+    rows = vocabulary.encode(filled).reshape(-1, length)
+    rows = rows[permutation(len(rows), seed)]
     parts = split_blocks(rows, valid_fraction, test_fraction, str(path))
     described = f"{path.name}: {len(lines)} lines of up to {length} characters"
     return Dataset(*parts, vocabulary, described)
@@ -201,7 +200,7 @@ def smiles_file(
     texts = [line.split(maxsplit=1)[0] for line in lines if line.strip()]
     given = None if symbols is None else Pieces([*symbols, PADDING], PADDING)
     vocabulary = Pieces.found_in(texts) if given is None else given
-    rows = _shuffled(vocabulary.rows(texts, length), seed)
+    rows = vocabulary.rows(texts, length)[permutation(len(texts), seed)]
     parts = split_blocks(rows, valid_fraction, test_fraction, str(path))
     described = f"{path.name}: {len(texts)} molecules of up to {rows.shape[1]} symbols"
     return Dataset(*parts, vocabulary, described)
@@ -217,11 +216,6 @@ def _lines(path: str | Path, length: int | None) -> tuple[Path, list[str]]:
         raise ValueError(f"{path} holds empty lines only")
     refuse_padding(text, str(path))
     return path, lines
-
-
-def _shuffled(rows: Tensor, seed: int) -> Tensor:
-    streams = SampleStreams(seed, torch.arange(len(rows)))
-    return rows[permutation_keys((len(rows),), streams, rows.device).argsort()]
 
 
 def _checked(path: str | Path, length: int) -> Path:
