@@ -40,11 +40,10 @@ from experiments.antibody_judge import (
 )
 from experiments.frozen_trunk import KeptStates, kept_pairs
 from experiments.harness import Content, Options, Rows, digest, kept, main, place
-from experiments.wall_clock import TEACHER
 from fewjump import load, save
 from fewjump.assembly import build_student
 from fewjump.checkpoint import read_config
-from fewjump.demo.parts import Clock
+from fewjump.demo.parts import TEACHER, Clock
 from fewjump.denoiser.network import NetworkDenoiser, parameter_counts
 from fewjump.objective import freeze
 from fewjump.publish.conditions import read_conditions

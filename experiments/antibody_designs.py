@@ -13,8 +13,8 @@ from experiments.antibody_judge import (
     verdict_row,
 )
 from experiments.harness import Rows, digest, kept
-from experiments.wall_clock import TEACHER
 from fewjump.data import Vocabulary
+from fewjump.demo.parts import TEACHER
 from fewjump.denoiser.network import NetworkDenoiser
 from fewjump.publish.conditions import read_conditions
 from fewjump.sampler import run

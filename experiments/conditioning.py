@@ -23,8 +23,7 @@ from experiments.harness import Content, Options, Rows, main
 from experiments.text_quality import measure_text, reference_row
 from experiments.text_sizes import SIZES, Sizes, load_corpus
 from experiments.text_students import Workshop, seconds_of_parts
-from experiments.wall_clock import TEACHER
-from fewjump.demo.parts import Clock
+from fewjump.demo.parts import TEACHER, Clock
 from fewjump.denoiser.base import Denoiser
 from fewjump.evaluate.text import TextMeter
 

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from experiments.harness import Rows, digest, kept, with_ends
-from experiments.wall_clock import TEACHER
 from fewjump import sample
-from fewjump.demo.parts import Clock
+from fewjump.demo.parts import TEACHER, Clock
 from fewjump.denoiser.base import Denoiser
 from fewjump.evaluate.bootstrap import bootstrap, mean
 from fewjump.law import Law

@@ -32,13 +32,12 @@ import torch
 
 from experiments.harness import Content, Options, Rows, digest, kept, main, place, with_ends
 from experiments.molecule_data import DESIGNS, Judge, Sizes, data_folder, given_parts, molecules
-from experiments.wall_clock import TEACHER
 from fewjump.api import distill, train_teacher
 from fewjump.checkpoint import read_config
 from fewjump.commands.compare_plan import Network
 from fewjump.commands.compare_training import network_alone
 from fewjump.data import Dataset
-from fewjump.demo.parts import Clock, made_once
+from fewjump.demo.parts import TEACHER, Clock, made_once
 from fewjump.denoiser.network import NetworkDenoiser, parameter_counts
 from fewjump.evaluate.bootstrap import bootstrap, mean
 from fewjump.objective import JointConditionalMatching

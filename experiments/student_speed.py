@@ -25,17 +25,11 @@ from experiments.digits import folders
 from experiments.harness import Content, Options, Rows, main
 from experiments.text_sizes import SIZES, load_corpus
 from experiments.text_students import Workshop
-from experiments.wall_clock import (
-    TEACHER,
-    Speed,
-    points_of,
-    points_of_results,
-    speed_at_quality,
-)
+from experiments.wall_clock import Speed, points_of, points_of_results, speed_at_quality
 from fewjump.checkpoint import load
 from fewjump.data import load_data
 from fewjump.demo.digits import Sizes as DigitSizes
-from fewjump.demo.parts import Clock
+from fewjump.demo.parts import TEACHER, Clock
 from fewjump.denoiser.base import Denoiser
 from fewjump.report import Row
 from fewjump.sampler import run as draw

@@ -20,7 +20,7 @@ from experiments.finite_supports import board_trunk
 from experiments.harness import Content, Options, Rows, digest, kept, main, place, with_ends
 from experiments.training import fitted
 from fewjump import refine
-from fewjump.demo.parts import made_once
+from fewjump.demo.parts import TEACHER, made_once
 from fewjump.denoiser.base import Denoiser
 from fewjump.denoiser.network import NetworkDenoiser
 from fewjump.evaluate.bootstrap import bootstrap, mean
@@ -33,7 +33,6 @@ from fewjump.sampler import run as draw
 from fewjump.schedule import LogLinear
 from fewjump.train import read_metrics
 
-TEACHER = "teacher"
 #: Which cells a step draws. The surest first keeps no law but solves puzzles.
 ANY, SUREST = "any", "surest first"
 #: Boards are made and kept in parts of this many.

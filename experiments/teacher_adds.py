@@ -27,12 +27,11 @@ from torch import Tensor
 from experiments.harness import Content, Options, Rows, digest, kept, main, place
 from experiments.text_sizes import SIZES, Sizes, load_corpus
 from experiments.text_students import Workshop, training_seconds
-from experiments.wall_clock import TEACHER
 from fewjump.api import distill
 from fewjump.data import Dataset, load_data
 from fewjump.data.dataset import as_tokens
 from fewjump.demo import digits
-from fewjump.demo.parts import Clock, teacher_for
+from fewjump.demo.parts import TEACHER, Clock, teacher_for
 from fewjump.denoiser.base import Denoiser
 from fewjump.evaluate.likelihood import one_evaluation_nlls, path_bound
 from fewjump.objective import JointConditionalMatching

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from experiments.wall_clock import TEACHER
 from fewjump.data import Dataset, load_data
 from fewjump.data.text import LETTERS_AND_SPACE
+from fewjump.demo.parts import TEACHER
 
 #: Students whose positions are drawn side by side, given one draw of hidden states.
 PARALLEL = ("shared-chain", "chain", "mixture", "latent")

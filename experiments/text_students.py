@@ -27,11 +27,10 @@ from experiments.text_sizes import (
     load_corpus,
 )
 from experiments.verdicts import Verdict, best_at, compare
-from experiments.wall_clock import TEACHER
 from fewjump.api import distill, train_teacher
 from fewjump.checkpoint import read_config
 from fewjump.data import Dataset
-from fewjump.demo.parts import Clock, made_once
+from fewjump.demo.parts import TEACHER, Clock, made_once
 from fewjump.denoiser.base import Denoiser
 from fewjump.denoiser.network import parameter_counts
 from fewjump.evaluate.text import TextMeter
@@ -242,7 +241,7 @@ def measure(config: Config, sizes: Sizes | None = None) -> Content:
         "sizes": asdict(sizes),
         "matched_entropy": target,
         "reference": reference,
-        "verdicts": [v.row() for v in verdicts(rows, sizes.length)],
+        "verdicts": [asdict(v) for v in verdicts(rows, sizes.length)],
         "seconds_of_parts": seconds_of_parts(rows),
         "rows": rows,
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from fewjump.evaluate.bootstrap import half_width
@@ -37,10 +37,6 @@ class Verdict:
     by_seed: tuple[float, ...]
     better: bool
     no_worse: bool
-
-    def row(self) -> dict[str, Any]:
-        """As plain data."""
-        return asdict(self)
 
 
 def compare(

@@ -11,9 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fewjump.demo.parts import TEACHER
 from fewjump.report import Row
-
-TEACHER = "teacher"
 
 
 @dataclass(frozen=True)
@@ -25,14 +24,12 @@ class Point:
         steps: of the grid.
         quality: a number of which less is better.
         seconds_per_sample: wall-clock.
-        seed: of the training.
     """
 
     student: str
     steps: int
     quality: float
     seconds_per_sample: float
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -44,25 +41,21 @@ class Speed:
         reached: whether some number of steps is as good as the teacher.
         steps: the fastest that is; where none is, the number of steps of the best quality.
         quality: at ``steps``, averaged over seeds.
-        samples_per_second: at ``steps``; of the mean time over seeds.
-        speed_up: over the teacher; None where its quality is not reached.
     """
 
     student: str
     reached: bool
     steps: int
     quality: float
-    samples_per_second: float
-    speed_up: float | None
 
 
 def points_of(rows: Sequence[Mapping[str, Any]], metric: str) -> list[Point]:
-    """Points from rows with ``student``, ``steps``, ``seed``, ``samples``, ``seconds``, the metric.
+    """Points from rows with ``student``, ``steps``, ``samples``, ``seconds`` and the metric.
 
     Rows without a value of the metric (None) are left out.
     """
     return [
-        Point(r["student"], r["steps"], r[metric], r["seconds"] / r["samples"], r["seed"])
+        Point(r["student"], r["steps"], r[metric], r["seconds"] / r["samples"])
         for r in rows
         if r.get(metric) is not None
     ]
@@ -80,9 +73,7 @@ def points_of_results(rows: Sequence[Row], metric: str, samples: int) -> list[Po
     ]
 
 
-def speed_at_quality(
-    points: Sequence[Point], steps: int = 64, teacher: str = TEACHER, margin: float = 0.0
-) -> list[Speed]:
+def speed_at_quality(points: Sequence[Point], steps: int = 64) -> list[Speed]:
     """Each student at the quality of the teacher with ``steps`` steps, the teacher's row first.
 
     Measured numbers of steps only: between two of them there is no sampler.
@@ -90,8 +81,6 @@ def speed_at_quality(
     Args:
         points: of the teacher and the students, one for each number of steps and seed.
         steps: of the teacher.
-        teacher: its name.
-        margin: how much worse still counts as equal, in the unit of the quality.
 
     Raises:
         ValueError: without the teacher at that number of steps, or with a time that is not
@@ -100,22 +89,18 @@ def speed_at_quality(
     if any(point.seconds_per_sample <= 0 for point in points):
         raise ValueError("every point needs a positive time per sample")
     curves = _averaged(points)
-    if steps not in curves.get(teacher, {}):
-        found = sorted(curves.get(teacher, {}))
-        raise ValueError(f"no point of {teacher} at {steps} steps; found steps {found}")
-    standard = curves[teacher][steps]
-    out = [Speed(teacher, True, steps, standard.quality, 1 / standard.seconds_per_sample, 1.0)]
+    if steps not in curves.get(TEACHER, {}):
+        found = sorted(curves.get(TEACHER, {}))
+        raise ValueError(f"no point of {TEACHER} at {steps} steps; found steps {found}")
+    standard = curves.pop(TEACHER)[steps]
+    out = [Speed(TEACHER, True, steps, standard.quality)]
     for student, curve in curves.items():
-        if student == teacher:
-            continue
-        good = [p for p in curve.values() if p.quality <= standard.quality + margin]
+        good = [p for p in curve.values() if p.quality <= standard.quality]
         if good:
             p = min(good, key=lambda p: p.seconds_per_sample)
-            speed_up = standard.seconds_per_sample / p.seconds_per_sample
         else:
-            p, speed_up = min(curve.values(), key=lambda p: p.quality), None
-        speed = 1 / p.seconds_per_sample
-        out.append(Speed(student, bool(good), p.steps, p.quality, speed, speed_up))
+            p = min(curve.values(), key=lambda p: p.quality)
+        out.append(Speed(student, bool(good), p.steps, p.quality))
     return out
 
 

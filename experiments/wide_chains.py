@@ -21,8 +21,7 @@ from experiments.harness import Content, Options, digest, kept, main, with_ends
 from experiments.text_quality import reference_row
 from experiments.text_sizes import SIZES, Sizes, load_corpus
 from experiments.text_students import Workshop
-from experiments.wall_clock import TEACHER
-from fewjump.demo.parts import Clock
+from fewjump.demo.parts import TEACHER, Clock
 from fewjump.denoiser.base import Denoiser
 from fewjump.evaluate.bootstrap import bootstrap, mean
 from fewjump.evaluate.text import TextMeter

@@ -6,7 +6,7 @@ from experiments.antibodies import ROLLOUT_STEPS
 from experiments.pages.logos import logos
 from experiments.pages.markdown import MISSING, Row, plus_minus, table, where
 from experiments.pages.road import load
-from experiments.wall_clock import TEACHER
+from fewjump.demo.parts import TEACHER
 
 HEADER = (
     "samples",

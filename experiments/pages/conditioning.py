@@ -15,7 +15,7 @@ from experiments.pages.markdown import (
     where,
 )
 from experiments.pages.road import load
-from experiments.wall_clock import TEACHER
+from fewjump.demo.parts import TEACHER
 
 
 def by_steps(corpus: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from experiments.molecules import ONE_BY_ONE
 from experiments.pages.markdown import MISSING, Row, plus_minus, table, where
 from experiments.pages.road import load
-from experiments.wall_clock import TEACHER
+from fewjump.demo.parts import TEACHER
 
 #: The benchmark's table (arXiv 1811.12823; the numbers of its package's page): a mean over three
 #: trainings on all molecules, of 30,000 samples each.

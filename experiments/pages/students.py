@@ -18,7 +18,7 @@ from experiments.pages.markdown import (
     where,
 )
 from experiments.pages.road import Content, load
-from experiments.wall_clock import TEACHER
+from fewjump.demo.parts import TEACHER
 from fewjump.evaluate.bootstrap import half_width
 
 QUALITY = {"names": "matched NLL", "text": "matched NLL", "digits": "Fréchet distance"}

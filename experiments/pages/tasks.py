@@ -11,7 +11,7 @@ from experiments.molecules import ALONE, ONE_BY_ONE
 from experiments.pages.markdown import Row, mean, table, where
 from experiments.pages.road import load
 from experiments.rule_refinement import WHOLE
-from experiments.wall_clock import TEACHER
+from fewjump.demo.parts import TEACHER
 
 
 def readme() -> str:

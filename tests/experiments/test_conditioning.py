@@ -9,7 +9,7 @@ from torch import Tensor
 
 from experiments.conditioning import HIDDEN, KINDS, Config, measure
 from experiments.filling import filling, filling_one_by_one, holes
-from experiments.wall_clock import TEACHER
+from fewjump.demo.parts import TEACHER
 from fewjump.denoiser.logits import LogitDenoiser
 from fewjump.problem import EnumeratedJoint
 from fewjump.process import Absorbing

@@ -9,10 +9,9 @@ import torch
 
 from experiments import digits_infilling
 from experiments.digits_infilling import HEADS, Config, measure
-from experiments.wall_clock import TEACHER
 from fewjump.data import load_data
 from fewjump.demo.digits import Sizes
-from fewjump.demo.parts import JOINT
+from fewjump.demo.parts import JOINT, TEACHER
 from fewjump.evaluate.image import ImageMeter, train_classifier
 
 

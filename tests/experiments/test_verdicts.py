@@ -44,7 +44,7 @@ def test_one_seed_has_the_interval_of_its_samples(value, better, no_worse) -> No
     verdict = compare(rows, ("gru", 1), ("teacher", 16), "nll")
     assert (verdict.better, verdict.no_worse) == (better, no_worse)
     assert verdict.high - verdict.difference == pytest.approx(0.5)
-    assert verdict.row()["challenger"] == ("gru", 1)
+    assert verdict.challenger == ("gru", 1)
 
 
 def test_values_that_are_missing() -> None:
