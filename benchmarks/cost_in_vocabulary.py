@@ -1,12 +1,9 @@
 """What joint laws cost as the vocabulary grows: it should be linear, and no tensor r·L·V or B·L·V.
 
-One training step (teacher, student, joint conditional matching, backward pass, AdamW) and one
-sampling step of small networks at V = 256, 4,096 and 50,257: a chain head of r = 32 states, a
-shared chain in blocks, a tensor train, and the heads that draw along an order, at more positions
-than their weights are wide. Two records are kept: what every operation returns (its largest tensor,
-and the sum of all that is created), and the allocator's own account (the peak above what was there
-before). The chain's dense form, which does hold r·L·V numbers, is run at the two smaller sizes to
-show that the records can see it.
+One training step and one sampling step of small networks at V = 256, 4,096 and 50,257. Two records
+are kept: what every operation returns (its largest tensor, and the sum of all that is created), and
+the allocator's own account. The chain's dense form, which does hold r·L·V numbers, is run at the
+two smaller sizes to show that the records can see it.
 Run: python -m benchmarks.cost_in_vocabulary; about a minute.
 """
 

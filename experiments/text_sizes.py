@@ -103,11 +103,9 @@ def heads_for(
         anchored: whether a sequence begins where it begins, as a name does; the chains and the
             latent student then have templates too.
         states: r of the chain whose transitions are its own at every position.
-        many: r of the chain with shared transitions.
+        many, table_rate: r and rate of the chain with shared transitions.
         components: K of the mixture.
         size: numbers of the latent student's normal z, one for a whole sequence.
-        width: of the autoregressive layer.
-        table_rate: of the chain with shared transitions.
     """
     template = {"length": length} if anchored else {}
     return {

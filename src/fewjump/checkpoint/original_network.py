@@ -98,18 +98,12 @@ def expected_names(blocks: int, classes: bool) -> list[str]:
 def in_parameter_order(
     shapes: Mapping[str, Shape], average: Sequence[Shape], beside: int = 0
 ) -> list[str]:
-    """Names for the values of an average, which is a list in the order of the parameters.
-
-    The order is that of the file, whose state dictionary is written as modules are registered.
-    Where that does not fit (a dictionary that was sorted), it is the originals' own.
+    """Names for the values of an average, in the order of the file or else the originals' own.
 
     Args:
         shapes: of the network's entries in the order of the file, buffers among them.
-        average: shapes of the list.
+        average: shapes of the list, which is in the order of the parameters.
         beside: parameters that are not the network's and may follow at the end.
-
-    Returns:
-        One name for each of the network's parameters, for the first values of the list.
 
     Raises:
         CheckpointError: if the list fits neither order, or both and they differ.

@@ -1,12 +1,8 @@
 """One restricted unpickler: a pickle becomes plain values and inert placeholders, or is refused.
 
-Python's own unpickler calls whatever a file names. This one is the standard library's in its pure
-Python form, without the instructions that checkpoints do not use, and with every instruction that
-would look up, call or change something replaced: a name stays a name, and a call of it makes a
-placeholder unless it is one of a few that are known. A file can at worst be refused.
-
-Memory is bounded by the size of the file. A count is compared with the bytes that are left before
-anything is allocated, the memo is a dictionary, keys are cheap to hash, and copies are counted.
+It is the standard library's in its pure Python form, with every instruction that would look up,
+call or change something replaced or left out: a name stays a name, and a call of it makes a
+placeholder unless it is one of a few that are known. Memory is bounded by the size of the file.
 """
 
 from __future__ import annotations

@@ -41,16 +41,11 @@ if TYPE_CHECKING:
 class Options:
     """Train several students of one teacher under one budget, and judge all under one protocol.
 
-    The plan is a YAML file: teacher and data, or problem, a law that is known, network, the sizes
-    of its students, and teacher, how a network learns from its draws, if the exact posterior shall
-    not be the teacher; steps, teacher_steps, seeds, samples; shared, what `fewjump distill` is
-    told for all students; students, a name for each and what else it is told; models, names and
-    places of models that others trained; samplers, a name and the sampler, sampler-options and grid
-    of other ways to sample the teacher; autoregressive, how a network of the teacher's size is
-    trained on the data alone. Each student is trained in OUT/students/NAME/SEED, and what is
-    finished is not made again: the same command goes on where it was stopped. rows.json has every
-    number by seed, results.json their means with intervals, report.html charts of quality against
-    evaluations, times, costs, and a verdict wherever intervals separate.
+    The plan is a YAML file, see docs/comparing.md. Each student is trained in
+    OUT/students/NAME/SEED, and what is finished is not made again: the same command goes on where
+    it was stopped. rows.json has every number by seed, results.json their means with intervals,
+    report.html charts of quality against evaluations, times, costs, and a verdict wherever
+    intervals separate.
 
     Attributes:
         plan: the plan file.

@@ -26,18 +26,13 @@ def tried(
 ) -> float | None:
     """What one optimiser step asks of the teacher, in evaluations for each sequence of its batch.
 
-    Found by a trial of a few steps; it does not depend on how far training is. None, and no trial,
-    for a student that asks nothing, or all before it trains.
+    Found by a trial of a few steps. None for a student that asks nothing, or all before it trains.
 
     Args:
-        student: tried as it is, so that what `fewjump distill` refuses is refused here.
+        student, given, started: as for :func:`~fewjump.commands.compare_training.check_student`,
+            and refused alike.
         known: what trials found; this one is added.
         about: the teacher and the data, by what they hold.
-        given: the two, where no file holds the teacher.
-        started: of the kind of what it starts at, if that is not there yet.
-
-    Raises:
-        ValueError: as :func:`~fewjump.commands.compare_training.check_student` does.
     """
     from fewjump.train import read_metrics
 

@@ -30,10 +30,7 @@ class Entry:
     """One thing that is judged.
 
     Attributes:
-        name: of it.
         sampler: that steps it; None for the model's default.
-        steps: numbers of steps.
-        grid: spacing of the steps.
         make: its denoiser by seed, and what that took.
     """
 

@@ -77,8 +77,7 @@ def check_student(
         started: of the kind of what it starts at, if that is not there yet.
 
     Raises:
-        ValueError: as `fewjump distill` does: for a head, noise or teacher that does not fit, or a
-            folder of another run.
+        ValueError: as `fewjump distill` does.
     """
     short = replace(student, training=replace(student.training, progress=False))
     if started is not None and _begun(student.out):

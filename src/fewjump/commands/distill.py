@@ -74,18 +74,12 @@ class Subject:
         length: tokens per sequence, for a teacher that takes any. Default: the teacher's, or 64.
         student: what the student can say: product is the paper's, one table per position. The
             others are joint laws, from which a single step can draw dependent positions.
-        method: matching is the paper's, and ours for joint students; sdtt, self-distillation, for
-            masked product students, halves the number of jumps in rounds; dcd, for uniform
-            noise, answers as its teacher does where the same noise is weaker, in rounds; redi, for
-            uniform noise, learns the teacher's samples together with the noise that they began
-            from, in rounds; idlm, inverse distillation, moves any student's own samples towards the
-            teacher's law, without data; dmmd, moment matching, and dimo, token matching, which
-            needs no data, do so by what is said of a token of the noised samples; di4c gives joint
-            students the correlations that many steps of the teacher make. Three learn the data and
-            never ask the teacher, at whose weights they start: data-only, by any student's
-            likelihood; vadd, by the bound of a latent one's; e-moe, by that of a mixture of
-            experts. lsd trains no network, but multipliers and times of a few-step sampler of the
-            teacher itself, without data.
+        method: matching is the paper's, and ours for joint students. In rounds: sdtt, for masked
+            product students; dcd and redi, for uniform noise. By a second network: idlm and dimo,
+            which need no data, and dmmd. di4c gives joint students the correlations that many steps
+            of the teacher make. data-only, vadd and e-moe learn the data and never ask the teacher,
+            at whose weights they start. lsd trains a few-step sampler of the teacher itself,
+            without data. See docs/methods.md.
         intermediate: how the cleaner state is drawn. student-euler is the paper's Algorithm 1;
             forward noises data and is exact; teacher-rollout needs no data. Default: forward, or
             teacher-rollout if there are no data.

@@ -58,14 +58,10 @@ def cached_tokens(
 ) -> np.ndarray:
     """A read-only memory map of tokens (n,), made on the first call and whenever it is not whole.
 
-    The file's name depends on ``identity``, and so do its last bytes: one that was cut short, or
-    that is another's, is made again. It appears in one move: an interrupted run leaves no half of
-    it under its name.
-
     Args:
         source: the file or folder that is encoded, or a name of the hub.
-        identity: JSON values that tell the tokens from any other source's
-            (:func:`file_identity`), and whatever else they depend on.
+        identity: JSON values that tell the tokens from any others (:func:`file_identity`): the
+            file's name and its last bytes depend on them.
         vocab_size: V, from which the integer type follows.
         pieces: returns the tokens in pieces, from the start, at each call.
         folder: where the file is kept. By default ``.fewjump-cache`` beside the source, or in the

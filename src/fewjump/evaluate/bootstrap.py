@@ -45,9 +45,8 @@ class Interval:
     ) -> Interval:
         """The centred percentile interval: value + quantiles of (replicate − mean replicate).
 
-        Statistics such as a Fréchet distance, an entropy or a total variation are biased by the
-        sample's size, and resampling adds that bias once more. Centring takes the second helping
-        away; the first is part of ``value`` and is compared with a reference of equal size.
+        Resampling doubles the bias by sample size of a Fréchet distance, an entropy or a total
+        variation. Centring takes the second part away; the first is in ``value``.
         """
         if not 0 < confidence < 1:
             raise ValueError(f"confidence must lie in (0, 1), got {confidence}")

@@ -52,8 +52,7 @@ class CausalJudge:
     log-softmax of logits in the precision of the computation, which ``precision`` says.
 
     Args:
-        model: with ``model(input_ids, attention_mask, output_hidden_states=True)`` → logits
-            (B, L, V) and hidden states; it is put in eval mode.
+        model: its forward pass gives logits (B, L, V) and hidden states; put in eval mode.
         tokenizer: of the judge: ``transformers``' or ``tokenizers``', or where it is.
         length: tokens that are read of a text; the rest is cut. Default: 1024, or as many as the
             model can.

@@ -121,13 +121,6 @@ def decompose_error(
     factorization = KL(data ‖ ancestral, E); euler = KL(data ‖ S, E) − factorization;
     network = KL(data ‖ S, N) − KL(data ‖ S, E).
 
-    Args:
-        problem: with few enough states (see :func:`fewjump.sampler.exact.exact_output_law`).
-        process: the forward process.
-        denoiser: N, over the same process.
-        sampler: S.
-        steps, grid: as for :func:`fewjump.sample`.
-
     Raises:
         ValueError: if the denoiser's tokens or length are not the problem's, and as
             ``exact_output_law`` does.

@@ -78,10 +78,9 @@ def path_bound(
         −log p(x₀) ≤ E [ Σ_k Σᵢ KL(q(x_sⁱ|x_tⁱ, x₀ⁱ) ‖ p(x_sⁱ|x_t)) − log p(x₀|x_t) ]
 
     over the intervals that end above 0 and, in the last term, the last positive time, from which
-    the sampler draws x₀. This is the negative ELBO of the *discretised* chain: it holds for any
-    network, needs no judge, and depends on the grid. One path is drawn for each sequence, so that
-    the mean over sequences is unbiased. At one step under masks there is one path, and the bound
-    is −log p(x₀) itself.
+    the sampler draws x₀. This negative ELBO of the *discretised* chain holds for any network. One
+    path is drawn for each sequence; at one step under masks there is only one, and the bound is
+    −log p(x₀) itself.
 
     Args:
         denoiser: of product laws.

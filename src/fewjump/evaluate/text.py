@@ -196,10 +196,8 @@ class FrontierPoint:
 def quality_at_entropy(points: Sequence[FrontierPoint], entropy: float) -> Interval:
     """Quality where the frontier has the given entropy, by linear interpolation.
 
-    Between the two neighbours in entropy. Each replicate is weighted as the values are and then
-    brought to the entropy along the slope of the values, so that the interval holds the uncertainty
-    of both quantities. (A replicate's own slope is a ratio of noise where two temperatures have
-    nearly the same entropy; that the slope is not known exactly matters to second order.)
+    Between the two neighbours in entropy. Each replicate is brought there along the slope of the
+    values, since its own is a ratio of noise where two temperatures have nearly the same entropy.
 
     Args:
         points: at least two temperatures, with equal numbers of replicates.

@@ -33,10 +33,9 @@ class TrainConfig:
     """How to optimise.
 
     Attributes:
-        steps: optimiser steps. A run that was finished goes on where this is raised: from its
-            last state, at the learning rate that a run of the new length has at that step (so a
-            decayed one rises again). Its weights are then not those of a run that had the new
-            length from the start.
+        steps: optimiser steps. A run that was finished goes on where this is raised, at the
+            learning rate that the new length has there (a decayed one rises again). Its weights are
+            then not those of a run that had the new length from the start.
         batch_size: sequences per optimiser step, over all processes and parts: the same options
             give the same training on one process or on eight.
         lr: peak learning rate of AdamW.

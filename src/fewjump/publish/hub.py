@@ -82,13 +82,10 @@ def push_to_hub(
     """Upload a denoiser's three files to a repository, which is made if need be.
 
     Args:
-        denoiser: the model.
         repo_id: ``owner/name``.
         vocabulary, metrics, training: as for :func:`fewjump.save`.
         private: whether a new repository is.
         token: a hub token; by default the one that is stored on this machine.
-        revision: the branch.
-        commit_message: of the one commit.
         create_pr: propose the change instead of making it.
 
     Returns:

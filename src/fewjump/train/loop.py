@@ -58,9 +58,7 @@ def train(
     Args:
         student: trained in place, moved to the chosen device; one whose weights are all in half
             precision is widened to float32, in which small updates are not lost.
-        objective: called on each batch.
         data: (N, L) clean tokens, or None for an objective that needs none.
-        config: how to optimise.
         teacher: frozen (:func:`fewjump.objective.freeze`), moved to the device; or None.
         length: sequence length when there are no data; the student's own by default.
         conditions: classes and guidance scales of the sequences, for models with classes: student
@@ -72,7 +70,6 @@ def train(
             write more into it; nothing is written there before.
         prepare: called on every process before the models are split and trained, once the folder is
             known not to be another run's: for what costs time.
-        label: shown with progress.
 
     Raises:
         ValueError: for data or options that do not fit together.

@@ -65,14 +65,11 @@ def shard(denoiser: Denoiser, mesh: DeviceMesh) -> ShardedDenoiser:
     """Split a denoiser's parameters; :meth:`ShardedDenoiser.release` then frees its own.
 
     Every transformer block is one unit, gathered when it runs; embeddings, head and the rest stay
-    gathered from a call until the end of the backward pass, because a large vocabulary's loss reads
-    the head's weight after the network has returned.
-
+    gathered until the backward pass ends, because a large vocabulary's loss reads the head late.
     Two denoisers may have parameters in common: both are split before either is released.
 
     Args:
         denoiser: whole and equal on every process, on any device.
-        mesh: the processes.
 
     Raises:
         ValueError: for a denoiser that contains no network to split.

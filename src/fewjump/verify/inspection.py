@@ -30,10 +30,8 @@ class TimeCheck:
     error of the mean; a network given the wrong noise level, mask or head has not.
 
     Attributes:
-        t: the time.
         sigma_bar: σ̄(t), what the network is given if it reads time at all.
         open: share of positions that are asked about: masked ones, or all under other noise.
-        finite: whether no log-probability is NaN or +∞.
         normalised: largest |Σp − 1|.
         confidence: mean over those positions of the largest entry of p.
         right: share of them where that entry is x₀ⁱ.
