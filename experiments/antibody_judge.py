@@ -67,16 +67,14 @@ def frequency_row(sequences: Sequence[str], reference: Sequence[str]) -> dict[st
     return row
 
 
-def spread_row(
-    sequences: Sequence[str], reference: Sequence[str], most: int = 128
-) -> dict[str, Any]:
+def spread_row(sequences: Sequence[str], reference: Sequence[str]) -> dict[str, Any]:
     """Edit distances: to the nearest sequence of a reference, and between two of the sample.
 
-    The latter are the sample's diversity, of its first ``most`` sequences: an average over pairs,
+    The latter are the sample's diversity, of its first 128 sequences: an average over pairs,
     which does not depend on how many there are.
     """
     nearest = edit_distances(sequences, reference).amin(1)
-    first = sequences[:most]
+    first = sequences[:128]
     between = edit_distances(first, first).double()
 
     def average(rows: Tensor, weights: Tensor) -> Tensor:

@@ -11,13 +11,14 @@ from __future__ import annotations
 import statistics
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from experiments.harness import Content, Options, Rows, digest, kept, main, place
 from fewjump.api import distill
-from fewjump.checkpoint import load, save
+from fewjump.demo.parts import made_once
 from fewjump.denoiser import Denoiser
 from fewjump.problem import MarkovChain
 from fewjump.process import Absorbing
@@ -69,25 +70,23 @@ def chain(config: Config) -> MarkovChain:
 def student(config: Config, kind: str, head: dict[str, Any]) -> Denoiser:
     """A student of the chain, trained once."""
     settings = (config.vocab_size, config.length, config.training_steps, config.seed, head)
-    folder = place(config.runs, f"decoding {kind}", *settings) / "model"
-    if not folder.is_dir():
+
+    def make(folder: Path) -> Denoiser:
         problem = chain(config)
-        process = Absorbing(config.vocab_size + 1, LogLinear())
-        data = problem.sample(20_000, generator_for(config.seed, 2))
-        network = {"hidden": 32, "blocks": 1, "heads": 2}
-        model = distill(
-            problem.denoiser(process),
-            data,
+        return distill(
+            problem.denoiser(Absorbing(config.vocab_size + 1, LogLinear())),
+            problem.sample(20_000, generator_for(config.seed, 2)),
             student=kind,
             head=head,
-            network=network,
+            network={"hidden": 32, "blocks": 1, "heads": 2},
             steps=config.training_steps,
             batch_size=16,
             lr=5e-3,
             seed=config.seed,
+            out=folder,
         )
-        save(model, folder)
-    return load(folder)
+
+    return made_once(place(config.runs, f"decoding {kind}", *settings), make)
 
 
 def timed(model: Denoiser, batch: int, config: Config, **way: Any) -> dict[str, Any]:

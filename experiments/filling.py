@@ -24,6 +24,7 @@ FILLED_IN = {TEACHER: (1, 16, 64)}
 FEW = (1, 4)
 #: Random orders in which the holes are revealed one by one, for the bound of many steps.
 _ORDERS = 4
+_BATCH = 256
 #: Sequences that are filled one at a time, to time it.
 _ALONE = 20
 
@@ -49,31 +50,29 @@ def holes(kind: str, shape: tuple[int, int], seed: int) -> Tensor:
 
 
 @torch.no_grad()
-def filling(model: Denoiser, x0: Tensor, hole: Tensor, batch: int = 256) -> Tensor:
+def filling(model: Denoiser, x0: Tensor, hole: Tensor) -> Tensor:
     """Exact −log p of the true filling given what is visible, in nats per hole: (N,).
 
     One evaluation of the trunk, at the noise level that hides as many positions.
     """
     out = []
-    for rows in torch.arange(len(x0)).split(batch):
+    for rows in torch.arange(len(x0)).split(_BATCH):
         law = _law(model, x0[rows], hole[rows])
         out.append(-law.log_prob(x0[rows]).double() / hole[rows].sum(1))
     return torch.cat(out)
 
 
 @torch.no_grad()
-def filling_one_by_one(
-    model: Denoiser, x0: Tensor, hole: Tensor, orders: int = _ORDERS, batch: int = 256
-) -> Tensor:
+def filling_one_by_one(model: Denoiser, x0: Tensor, hole: Tensor) -> Tensor:
     """The same if the holes are revealed one by one, in random orders: (N,) averages over orders.
 
     An upper bound of −log p under as many steps as there are holes, which is the most that a law
     of independent positions can do.
     """
     out = []
-    for rows in torch.arange(len(x0)).split(batch):
+    for rows in torch.arange(len(x0)).split(_BATCH):
         x, start, total = x0[rows], hole[rows], torch.zeros(len(rows), dtype=torch.float64)
-        for order in range(orders):
+        for order in range(_ORDERS):
             rank = torch.rand(x0.shape, generator=generator_for(order))[rows]
             left = start.clone()
             while bool(left.any()):
@@ -85,7 +84,7 @@ def filling_one_by_one(
                 now = left.gather(1, at)[:, 0]
                 total -= torch.where(now, p.gather(2, token)[:, 0, 0].log(), 0.0)
                 left = left.scatter(1, at, False)
-        out.append(total / orders / start.sum(1))
+        out.append(total / _ORDERS / start.sum(1))
     return torch.cat(out)
 
 

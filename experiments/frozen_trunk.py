@@ -125,7 +125,6 @@ def _features(teacher: NetworkDenoiser, states: Tensor, file: Path) -> Tensor:
     return kept["features"]
 
 
-@dataclass(eq=False)
 class KeptStates(Objective):
     """E_{(x_t, x_s)} E_{x₀~p^θ(·|x_s)} [−log p^φ(x₀|x_t)] over kept pairs, in nats per position.
 

@@ -9,7 +9,7 @@ what that code computed from them (``oracle.safetensors``, ``oracle.json``).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -66,7 +66,7 @@ def measure(config: Config) -> Content:
         worst = max(found, key=lambda row: row.excess)
         print(f"{name}: {len(found)} tensors, {worst.tensor} at {worst.excess:.2f} of allowed")
         rows += found
-    return {"atol": ATOL, "rtol": RTOL, "rows": [row.plain() for row in rows]}
+    return {"atol": ATOL, "rtol": RTOL, "rows": [asdict(row) for row in rows]}
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import time
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -77,11 +78,14 @@ class Workshop:
     runs: Path
     clock: Clock
 
+    @cached_property
+    def _checksum(self) -> int:
+        return zlib.crc32(self.data.all("train").numpy().tobytes())
+
     def folder(self, model: str) -> Path:
         """Run folder of a model."""
         sizes = self.sizes
-        train = self.data.all("train").numpy()
-        parts: list[Any] = [zlib.crc32(train.tobytes()), sizes.network(), sizes.batch_size]
+        parts: list[Any] = [self._checksum, sizes.network(), sizes.batch_size]
         parts.append(sizes.teacher_steps)
         if model == "product":
             parts.append(sizes.product_steps)

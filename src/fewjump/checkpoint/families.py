@@ -1,9 +1,7 @@
 """Which original a checkpoint is, from the configuration that was stored with it.
 
-Four code bases write configurations: SEDD's (``graph`` and ``noise``), MDLM's and UDLM's
-(``parameterization`` and ``diffusion``), Duo's (``algo``), and SDTT's (``parameterization.name``),
-whose students and teachers are networks of MDLM. MDLM's, UDLM's and Duo's can each train what the
-others introduced; the published folders have a ``model_type``.
+Four code bases write configurations: SEDD's (``graph``), MDLM's and UDLM's (``parameterization``),
+Duo's (``algo``) and SDTT's (``parameterization.name``); published folders have a ``model_type``.
 """
 
 from __future__ import annotations
@@ -64,18 +62,18 @@ class Description:
         return self.family in ("sedd-absorb", "mdlm")
 
 
-def describe(config: Config | None, family: str | None) -> Description:
+def describe(config: Config | None, family: FamilyName | None) -> Description:
     """The family and its settings.
 
     Args:
         config: the stored configuration, plain data; None where there is none.
-        family: what the user says it is: a name of :data:`FAMILIES`, or ``sedd`` for either
-            kind. Needed only if nothing in the checkpoint tells.
+        family: what the user says it is, of :data:`FAMILIES`. Needed only if nothing in the
+            checkpoint tells.
 
     Raises:
         CheckpointError: if nothing tells, if the two disagree, and for what is not supported.
     """
-    if family is not None and family not in (*FAMILIES, "sedd"):
+    if family is not None and family not in FAMILIES:
         raise CheckpointError(f"unknown family {family!r}; known: {', '.join(FAMILIES)}")
     if config is None:
         return _assumed(family)
@@ -89,7 +87,7 @@ def describe(config: Config | None, family: str | None) -> Description:
         found = _sedd_code(config)
     else:
         found = _published(config, family)
-    if family is not None and family not in (found.family, found.family.partition("-")[0]):
+    if family not in (None, found.family):
         raise CheckpointError(
             f"the checkpoint's configuration says it is {found.family}, not {family}; leave family "
             "out, or give the checkpoint you mean"
@@ -97,7 +95,7 @@ def describe(config: Config | None, family: str | None) -> Description:
     return found
 
 
-def _assumed(family: str | None) -> Description:
+def _assumed(family: FamilyName | None) -> Description:
     if family is None:
         raise CheckpointError(
             "nothing in the checkpoint says what it is: no configuration was stored with it. Give "
@@ -107,9 +105,8 @@ def _assumed(family: str | None) -> Description:
         f"no configuration: the defaults of {family} are assumed",
         "no schedule is stated: log-linear noise is assumed",
     )
-    name: FamilyName = "sedd-absorb" if family == "sedd" else family  # type: ignore[assignment]
     return Description(
-        name, LogLinear(CODE_EPS), name != "mdlm", name == "sedd-absorb", notes=notes
+        family, LogLinear(CODE_EPS), family != "mdlm", family == "sedd-absorb", notes=notes
     )
 
 
@@ -227,7 +224,7 @@ def _duo_code(config: Config) -> Description:
     )
 
 
-def _published(config: Config, family: str | None) -> Description:
+def _published(config: Config, family: FamilyName | None) -> Description:
     kind = config.get("model_type")
     if not isinstance(kind, str) or kind not in ("mdlm", "udlm", "duo"):
         names = config.get("architectures")

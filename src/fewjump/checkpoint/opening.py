@@ -35,7 +35,6 @@ from fewjump.reading import (
     TAKES,
     CheckpointError,
     FamilyName,
-    ReadingOptions,
     WeightsName,
     given_flags,
     reading_values,
@@ -191,10 +190,10 @@ def open_model(
     return denoiser.to(device=device, dtype=reading.dtype).eval(), facts
 
 
-def refuse_reading(reading: ReadingOptions, why: str) -> None:
+def refuse_reading(reading: Reading, why: str) -> None:
     """Raise CheckpointError if options say how an original is to be read and there is none."""
     said = given_flags(reading_values(reading) | {"tokenizer": None})
-    if isinstance(reading, Reading) and reading.schedule is not None:
+    if reading.schedule is not None:
         said.append("schedule=")
     if said:
         raise CheckpointError(
@@ -211,7 +210,7 @@ def _own(folder: Path, tokenizer: Any) -> tuple[NetworkDenoiser | ScoreDenoiser,
             f"{folder}: data in config.json must say what the tokens are, or be null; got "
             f"{described!r}"
         )
-    denoiser.vocabulary_config, notes = settle_vocabulary(denoiser, described, tokenizer, folder)
+    notes = settle_vocabulary(denoiser, described, tokenizer, folder)
     trunk = denoiser.trunk if isinstance(denoiser, NetworkDenoiser) else None
     if isinstance(denoiser, ScoreDenoiser) and isinstance(denoiser.network, ScoreNetwork):
         trunk = denoiser.network.trunk

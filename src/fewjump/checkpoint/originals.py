@@ -29,7 +29,7 @@ from fewjump.denoiser import (
     Transformer,
 )
 from fewjump.process import Absorbing, Process, Uniform
-from fewjump.reading import CheckpointError, ReadingOptions, WeightsName
+from fewjump.reading import CheckpointError, FamilyName, ReadingOptions, WeightsName
 from fewjump.schedule import Schedule
 
 # No trained weight is anywhere near; a flipped exponent bit is.
@@ -53,10 +53,8 @@ class Facts:
     """Where a model came from.
 
     Attributes:
-        path: what was opened.
-        container: the kind of file or folder.
         family: the original, or the kind of denoiser of this library's own folder.
-        weights: which weights were read: ``ema`` or ``raw``.
+        weights: which weights were read.
         available: which there are.
         ema: what the average is, in words.
         sizes: of the network.
@@ -225,7 +223,7 @@ def check_values(tensors: dict[str, Tensor]) -> None:
             )
 
 
-def _guessed(found: Opened) -> str | None:
+def _guessed(found: Opened) -> FamilyName | None:
     """SEDD's run folders may come without a configuration; its code's default masks."""
     return "sedd-absorb" if found.container == "SEDD run folder" and found.config is None else None
 

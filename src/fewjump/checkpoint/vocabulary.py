@@ -1,12 +1,8 @@
 """What a tokenizer says of a model's states: which of them no token has, and which is the mask.
 
-One rule for every kind of model. A number that no token has is *kept*: it is never noised and never
-generated (:attr:`fewjump.process.Process.kept`). A model may have such numbers because its rows
-were padded to a round number, or because the tokenizer's own numbers have holes.
-
-MDLM and Duo mask with the tokenizer's own mask where it has one, and otherwise with a state on top
-of its vocabulary. A checkpoint or a folder of theirs may carry the tokenizer, whose files are read
-here without the package that wrote them.
+A number that no token has (the model's rows were padded, or the tokenizer's numbers have holes) is
+*kept*: it is never noised and never generated (:attr:`fewjump.process.Process.kept`). Tokenizer
+files that a checkpoint carries are read without the package that wrote them.
 """
 
 from __future__ import annotations
@@ -74,8 +70,8 @@ def adopt_tokenizer(
 
 def settle_vocabulary(
     denoiser: Denoiser, described: dict[str, Any] | None, tokenizer: Any, place: Path
-) -> tuple[dict[str, Any] | None, list[str]]:
-    """The description of a saved model's vocabulary, and what was decided, in words.
+) -> list[str]:
+    """Give a saved model the description of its vocabulary; what was decided, in words.
 
     Args:
         denoiser: the model.
@@ -89,13 +85,12 @@ def settle_vocabulary(
     """
     if tokenizer is None:
         denoiser.vocabulary_config = described
-        return described, keep_unused(denoiser, described)
+        return keep_unused(denoiser, described)
     if described:
         raise CheckpointError(
             f"the model in {place} has a vocabulary; leave out tokenizer= (--tokenizer)"
         )
-    given = tokenizer_config(tokenizer)
-    return given, adopt_tokenizer(denoiser, given)
+    return adopt_tokenizer(denoiser, tokenizer_config(tokenizer))
 
 
 def keep_unused(denoiser: Denoiser, described: dict[str, Any] | None) -> list[str]:

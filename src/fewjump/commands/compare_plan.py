@@ -15,7 +15,7 @@ from fewjump.commands.shared import (
     SamplerOptions,
     check_draws,
 )
-from fewjump.config import changed, one_of, options_of, unknown_key
+from fewjump.config import changed, check_count, one_of, options_of, unknown_key
 from fewjump.options.training import TEACHER_TRAINING, TrainConfig
 from fewjump.reading import DataKind, ReadingOptions
 
@@ -74,10 +74,8 @@ class Plan(ReadingOptions, DocumentOptions, JudgeOptions):
         check_draws([*self.steps, *self.teacher_steps], self.samples, ("steps", "samples"))
         if self.samples == 1:
             raise ValueError("samples must be at least 2: one has no interval")
-        if self.teacher_evaluations is not None and self.teacher_evaluations < 1:
-            raise ValueError(
-                f"teacher_evaluations must be at least 1, got {self.teacher_evaluations}"
-            )
+        if self.teacher_evaluations is not None:
+            check_count(self.teacher_evaluations, "teacher_evaluations")
         for name in ("steps", "teacher_steps", "seeds"):
             values = getattr(self, name)
             if len(set(values)) < len(values) or (not values and name != "teacher_steps"):
@@ -240,8 +238,7 @@ def _own_budget(budget: Any, plan: Plan) -> int:
         raise ValueError(
             "teacher_evaluations of one student needs that of the plan, for all the others"
         )
-    if isinstance(budget, bool) or not isinstance(budget, int) or budget < 1:
-        raise ValueError(f"teacher_evaluations must be a number of at least 1, got {budget!r}")
+    check_count(budget, "teacher_evaluations")
     return budget
 
 

@@ -303,8 +303,6 @@ def open_problem(plan: ProblemPlan, samples: int | None) -> Opened:
     from fewjump.publish.models import Model
     from fewjump.random import generator_for
 
-    if samples is not None and samples < 2:
-        raise ValueError(f"samples must be at least 2, got {samples}")
     drawn = plan.drawn
     problem = plan.recipe.make()
     process = build_process(drawn.noise, drawn.schedule, problem.vocab_size)

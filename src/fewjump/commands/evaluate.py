@@ -297,15 +297,17 @@ def _first_samples(
 ) -> list[dict[str, Any]]:
     """A few samples of each budget: the first of those that were judged, since sample i depends
     on the seed and on i alone."""
+    from fewjump.data import ImageLevels
     from fewjump.evaluate.meter import classes_in_turn
     from fewjump.sampler import run as draw
 
     entries = []
-    given = meter.given(model.denoiser, SHOWN_IMAGES)
-    given |= classes_in_turn(model.denoiser, SHOWN_IMAGES, options.guidance)
+    count = SHOWN_IMAGES if isinstance(model.vocabulary, ImageLevels) else SHOWN_TEXTS
+    given = meter.given(model.denoiser, count)
+    given |= classes_in_turn(model.denoiser, count, options.guidance)
     seed = options.seeds[0]
     for steps in options.steps:
-        result = draw(model.denoiser, SHOWN_IMAGES, steps, sampler, options.grid, seed, **given)
+        result = draw(model.denoiser, count, steps, sampler, options.grid, seed, **given)
         panel = _as_panel(model.vocabulary, result.samples.cpu())
         entries.append({"model": name, "nfe": result.nfe, **panel})
     return entries

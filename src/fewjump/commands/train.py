@@ -101,7 +101,7 @@ class Options(DocumentOptions, Subject):
 def run(options: Options) -> int:
     from fewjump.api import train_teacher
     from fewjump.assembly import data_objective
-    from fewjump.publish.models import open_data
+    from fewjump.data import Bytes, load_data
 
     if options.classes is None and options.label_dropout != LABEL_DROPOUT:
         raise ValueError("--label-dropout is for models with classes: give --classes")
@@ -117,11 +117,11 @@ def run(options: Options) -> int:
         raise ValueError(
             "--process-file takes the place of --process and --schedule; leave them out"
         )
-    data = open_data(
+    data = load_data(
         options.data,
         options.length,
-        options.kind,
-        options.tokenizer,
+        kind=options.kind,
+        vocabulary=Bytes() if options.tokenizer == "bytes" else options.tokenizer,
         **document_values(options),
     )
     if options.process == "uniform" and data.vocab_size < 2:

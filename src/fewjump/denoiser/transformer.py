@@ -76,6 +76,14 @@ class Transformer(nn.Module):
         self.norm = ModulatedNorm(config.hidden)
         self.modulation = zero_linear(config.condition_dim, 2 * config.hidden)
 
+    def gradient_checkpointing_enable(self) -> None:
+        """Set :attr:`checkpoint_blocks`, by the name that models of ``transformers`` have."""
+        self.checkpoint_blocks = True
+
+    def gradient_checkpointing_disable(self) -> None:
+        """The opposite."""
+        self.checkpoint_blocks = False
+
     def features(
         self,
         x_t: Tensor,

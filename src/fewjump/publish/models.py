@@ -117,20 +117,6 @@ def has_vocabulary(place: Path) -> bool:
         return False
 
 
-def open_data(
-    source: str,
-    length: int | None = None,
-    kind: DataKind = "auto",
-    tokenizer: str | None = None,
-    **documents: Any,
-) -> Dataset:
-    """Load a data set for training from scratch; ``tokenizer`` may be ``bytes``."""
-    from fewjump.data import Bytes, load_data
-
-    vocabulary = Bytes() if tokenizer == "bytes" else tokenizer
-    return load_data(source, length, kind=kind, vocabulary=vocabulary, **documents)
-
-
 def check_alike(models: Sequence[Model], data: Dataset) -> None:
     """Raise ValueError unless all models make sequences of the data's length and vocabulary."""
     for model in models[1:]:

@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from fewjump.denoiser.base import Denoiser
-from fewjump.denoiser.transformer import Transformer
 from fewjump.denoiser.wrappers import weights_checksum
 from fewjump.objective.base import Objective
 from fewjump.objective.time_sampling import TimeSampling
@@ -147,24 +146,21 @@ def blocks_checkpointed(student: Denoiser, config: TrainConfig) -> Iterator[None
     if not config.checkpoint_blocks:
         yield
         return
-    own = [m for m in student.modules() if isinstance(m, Transformer)]
-    foreign = [m for m in student.modules() if hasattr(m, "gradient_checkpointing_enable")]
-    if not own and not foreign:
+    trunks: list[Any] = [
+        m for m in student.modules() if hasattr(m, "gradient_checkpointing_enable")
+    ]
+    if not trunks:
         raise ValueError(
             "checkpoint_blocks=True computes transformer blocks again, and what is trained here "
             "has none: leave it out"
         )
-    for trunk in own:
-        trunk.checkpoint_blocks = True
-    for model in foreign:
-        model.gradient_checkpointing_enable()  # type: ignore[operator]
+    for trunk in trunks:
+        trunk.gradient_checkpointing_enable()
     try:
         yield
     finally:
-        for trunk in own:
-            trunk.checkpoint_blocks = False
-        for model in foreign:
-            model.gradient_checkpointing_disable()  # type: ignore[operator]
+        for trunk in trunks:
+            trunk.gradient_checkpointing_disable()
 
 
 def build_optimiser(parameters: list[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:

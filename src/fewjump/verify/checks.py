@@ -316,7 +316,6 @@ def pivot(
     columns: Mapping[str, Mapping[str, Any]],
     cell: Callable[[Rows], Any],
     corner: str,
-    caption: str = "",
 ) -> Table:
     """A table of cells: a line for each value of ``index``, a column for each selection.
 
@@ -328,10 +327,9 @@ def pivot(
         columns: heading → what the rows of that column have.
         cell: the rows of one cell → what it shows.
         corner: heading of the first column.
-        caption: below the table.
     """
     body = [
         (name, *(cell(pick(rows, **{index: value}, **where)) for where in columns.values()))
         for value, name in lines.items()
     ]
-    return Table(title, (corner, *columns), body, caption)
+    return Table(title, (corner, *columns), body)

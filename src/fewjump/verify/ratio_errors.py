@@ -1,11 +1,9 @@
-"""How exact recovery from ratios is, against α: of exact ratios, of trained networks, of a user's.
+"""How exact recovery from ratios is, against α.
 
-``measure`` looks at one position with a known law p(x₀): its ratios p_t(y)/p_t(x) are exact, so
-that whatever recovery returns can be compared with the posterior by Bayes' rule, and no network is
-in it. ``measure_trained`` does so for a small score network on a Markov chain, whose exact
-posterior is known, beside a network of the same size and training that gives posteriors directly.
-A user's posterior is unknown; there ``measure_checkpoint`` says how much mass is clipped, and how
-surprised each method's posterior is by the true token.
+``measure``: exact ratios of one position with a known law. ``measure_trained``: a small score
+network on a Markov chain, whose posterior is known, beside a network of the same size and training
+that gives posteriors directly. ``measure_checkpoint``: a user's network, whose posterior is
+unknown: how much mass is clipped, and how surprised each method is by the true token.
 """
 
 from __future__ import annotations
@@ -304,7 +302,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return float(f"{sum(known) / len(known):.4g}") if len(known) == len(values) else None
 
 
-def measure_trained(family: str, steps: int, seed: int, samples: int = 256) -> list[dict[str, Any]]:
+def measure_trained(family: str, steps: int, seed: int) -> list[dict[str, Any]]:
     """Rows of a score network and of a posterior network of equal size and training.
 
     For each α and method E‖p̂ − p‖₁, and what 1/α predicts. ``ratio_error`` is the network's own:
@@ -315,7 +313,6 @@ def measure_trained(family: str, steps: int, seed: int, samples: int = 256) -> l
         family: ``uniform`` or ``absorbing``.
         steps: optimiser steps of each, on a Markov chain of 8 tokens and 8 positions.
         seed: of the chain, the data and the training.
-        samples: noised sequences at each α.
     """
     chain, data = chain_and_data(seed)
     masked = family == "absorbing"
@@ -332,7 +329,7 @@ def measure_trained(family: str, steps: int, seed: int, samples: int = 256) -> l
     for number, alpha in enumerate(NETWORK_ALPHAS):
         generator = generator_for(seed, 100 + number)
         t = float(process.schedule.time_of_alpha(alpha))
-        x_t = process.corrupt(chain.sample(samples, generator), 0.0, t, generator)
+        x_t = process.corrupt(chain.sample(256, generator), 0.0, t, generator)
         keep = process.hidden(x_t)
         truth = _posterior(exact, x_t, t)
         guessed, ratios = _ratios(score, x_t, t), chain.ratios(x_t, t, process)

@@ -58,7 +58,7 @@ def tokens_for(model: Model, source: str | None, count: int, seed: int) -> Tenso
 
 
 @torch.no_grad()
-def surprise(denoiser: Denoiser, data: Tensor, seed: int, batch_size: int = 128) -> float:
+def surprise(denoiser: Denoiser, data: Tensor, seed: int) -> float:
     """−log p(x₀ⁱ|x_t), nats per position, over t = 0.2 … 1 and all of ``data``; less is better.
 
     Where there is a mask, over masked positions. The noise depends on the seed alone, so that two
@@ -68,13 +68,12 @@ def surprise(denoiser: Denoiser, data: Tensor, seed: int, batch_size: int = 128)
         denoiser: its per-position marginals are judged.
         data: (N, L) clean tokens that it was not trained on.
         seed: of the noise.
-        batch_size: rows at a time.
     """
     process, total, count = denoiser.process, 0.0, 0
     for number in range(1, 6):
         generator = generator_for(seed, 20 + number)
-        for first in range(0, data.shape[0], batch_size):
-            x0, t = data[first : first + batch_size], number / 5
+        for x0 in data.split(128):
+            t = number / 5
             x_t = process.corrupt(x0, 0.0, t, generator)
             picked = denoiser(x_t, t).marginals().gather(-1, x0[..., None])[..., 0]
             keep = process.hidden(x_t)
