@@ -41,7 +41,10 @@ if TYPE_CHECKING:
 class Options:
     """Train several students of one teacher under one budget, and judge all under one protocol.
 
-    The plan is a YAML file, see docs/comparing.md. Each student is trained in
+    The plan is a YAML file (docs/comparing.md in the repository): teacher and data, or problem, a
+    law that is known, with network and teacher; steps, teacher_steps, seeds, samples; students, a
+    name for each and what `fewjump distill` is told, and shared, what it is told for all; models
+    that others trained; samplers; autoregressive. Each student is trained in
     OUT/students/NAME/SEED, and what is finished is not made again: the same command goes on where
     it was stopped. rows.json has every number by seed, results.json their means with intervals,
     report.html charts of quality against evaluations, times, costs, and a verdict wherever

@@ -77,9 +77,10 @@ class Subject:
         method: matching is the paper's, and ours for joint students. In rounds: sdtt, for masked
             product students; dcd and redi, for uniform noise. By a second network: idlm and dimo,
             which need no data, and dmmd. di4c gives joint students the correlations that many steps
-            of the teacher make. data-only, vadd and e-moe learn the data and never ask the teacher,
-            at whose weights they start. lsd trains a few-step sampler of the teacher itself,
-            without data. See docs/methods.md.
+            of the teacher make. data-only, vadd (latent students) and e-moe (mixtures of experts)
+            learn the data and never ask the teacher, at whose weights they start. lsd trains no
+            network, but a few-step sampler of the teacher itself, without data. Each is told of in
+            docs/methods.md in the repository.
         intermediate: how the cleaner state is drawn. student-euler is the paper's Algorithm 1;
             forward noises data and is exact; teacher-rollout needs no data. Default: forward, or
             teacher-rollout if there are no data.

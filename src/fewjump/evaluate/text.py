@@ -235,26 +235,23 @@ def quality_at_entropy(points: Sequence[FrontierPoint], entropy: float) -> Inter
 def enclosing(
     measure: Callable[[float], Scores],
     target: float,
-    ladder: Sequence[float] | None = None,
     variety: str = "entropy",
 ) -> dict[float, Scores]:
-    """Scores at temperature 1 and on along the ladder until the entropies enclose ``target``.
+    """Scores at temperature 1 and on along :data:`LADDER` until the entropies enclose ``target``.
 
     A walk costs as many runs as the target is far, where a sweep costs all of them.
 
     Args:
         measure: temperature → scores.
         target: in nats.
-        ladder: increasing temperatures, 1 among them; by default :data:`LADDER`.
         variety: the score that is to be ``target``, an entropy, which rises with the temperature.
 
     Returns:
         By temperature. If the ladder ends first, its entropies do not enclose the target.
     """
-    ladder = LADDER if ladder is None else ladder
     found = {1.0: measure(1.0)}
     down = found[1.0][variety].value > target
-    rest = [t for t in ladder if t < 1][::-1] if down else [t for t in ladder if t > 1]
+    rest = [t for t in LADDER if t < 1][::-1] if down else [t for t in LADDER if t > 1]
     for temperature in rest:
         found[temperature] = measure(temperature)
         if (found[temperature][variety].value > target) != down:
