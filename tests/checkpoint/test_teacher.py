@@ -332,7 +332,7 @@ def test_a_hub_repository_is_read_like_a_folder(
     path = folder(tmp_path / "model", prefixed(EMA), published_config("udlm"))
     asked: list[Any] = []
 
-    def fake(repo_id: str, allow_patterns: list[str]) -> str:
+    def fake(repo_id: str, allow_patterns: list[str], revision: None) -> str:
         asked.append((repo_id, allow_patterns))
         return str(path)
 

@@ -160,7 +160,7 @@ def test_a_model_that_does_not_say_is_told_its_tokens(
     assert config["denoiser"]["process"]["kept"] == [size, size + 1, size + 2]
     # Now it says so itself.
     assert cli.main(["sample", str(tmp_path / "s"), *told]) == cli.USAGE
-    assert "leave out --tokenizer" in capsys.readouterr().err
+    assert "leave out tokenizer= (--tokenizer)" in capsys.readouterr().err
     other = str(model(size, 8).save_pretrained(tmp_path / "other"))
     assert cli.main(["sample", other, *told]) == cli.USAGE
     assert "the tokenizer's mask is token 4, the model's is 17" in capsys.readouterr().err

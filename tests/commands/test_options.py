@@ -51,7 +51,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("demo digits --threads 2000000", "--threads must be at least 1 and at most 1024"),
         ("train --data t.txt --uniform-share 0.3", "--uniform-share is for --process gidd"),
         ("train --data t.txt --process uniform --uniform-share 0.3", "is for --process gidd"),
-        ("train --data t.txt --process gidd --process-file p.json", "give one of them"),
+        ("train --data t.txt --process gidd --process-file p.json", "leave them out"),
         ("train --data t.txt --process gidd --uniform-share 0", "without uniform noise gidd is"),
         ("train --data t.txt --known-share 0.3", "--known-share is for sequences"),
         ("train --data t.txt --network mlp=3", "--network has no 'mlp'; it has mlp_ratio"),
