@@ -5,6 +5,8 @@ What draws the uniforms is :mod:`fewjump.random`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -21,6 +23,13 @@ def rows_per_chunk(width: int, device: torch.device) -> int:
     on_cpu = device.type == "cpu"
     elements = _ROWS_PER_CHUNK_ELEMENTS if on_cpu else _ACCELERATOR_CHUNK_ELEMENTS
     return max(1, elements // width)
+
+
+def row_chunks(rows: int, width: int, elements: int = 1 << 22) -> Iterator[slice]:
+    """Slices over ``rows`` such that each covers about ``elements`` entries of a (rows, width)."""
+    step = max(1, elements // max(1, width))
+    for start in range(0, rows, step):
+        yield slice(start, min(rows, start + step))
 
 
 def invert_cdf(weights: Tensor, u: Tensor) -> Tensor:
@@ -47,8 +56,7 @@ def invert_cdf(weights: Tensor, u: Tensor) -> Tensor:
     if n <= rows:
         return invert(weights, u)
     out = torch.empty(n, dtype=torch.int64, device=weights.device)
-    for start in range(0, n, rows):
-        part = slice(start, start + rows)
+    for part in row_chunks(n, 1, rows):
         out[part] = invert(weights[part], u[part])
     return out
 

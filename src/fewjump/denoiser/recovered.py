@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fewjump.denoiser.constrain import constrain_logits, never_clean
-from fewjump.law.base import row_chunks
+from fewjump.inversion import row_chunks
 from fewjump.law.logits import Clock, DenseLogits, Logits
 from fewjump.law.scores import Ratios
 from fewjump.process import Process

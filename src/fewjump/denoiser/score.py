@@ -34,7 +34,7 @@ from fewjump.denoiser.recovered import (
     recovered_logits,
 )
 from fewjump.denoiser.transformer import Transformer, TransformerConfig, zero_linear
-from fewjump.law.base import row_chunks
+from fewjump.inversion import row_chunks
 from fewjump.law.logits import DenseLogits, Logits
 from fewjump.law.product import ProductLaw
 from fewjump.law.scores import Ratios, Scores

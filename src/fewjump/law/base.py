@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
+from fewjump.inversion import row_chunks
 from fewjump.random import Generator
 
 if TYPE_CHECKING:
@@ -317,13 +318,6 @@ def refuse_twice(temperature: float, top_p: float) -> None:
     """Raise ValueError where a law carries these already: they do not compose."""
     if (temperature, top_p) != (1, 1):
         raise ValueError("this law is already tempered; temper the original law instead")
-
-
-def row_chunks(rows: int, width: int, elements: int = 1 << 22) -> Iterator[slice]:
-    """Slices over ``rows`` such that each covers about ``elements`` entries of a (rows, width)."""
-    step = max(1, elements // max(1, width))
-    for start in range(0, rows, step):
-        yield slice(start, min(rows, start + step))
 
 
 def safe_logsumexp(values: Tensor, dim: int = -1) -> Tensor:

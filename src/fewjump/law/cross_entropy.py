@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fewjump.law.base import row_chunks
+from fewjump.inversion import row_chunks
 from fewjump.law.logit_pass import CHUNK_ELEMENTS, DensePass, LinearHead, LinearPass
 
 if TYPE_CHECKING:

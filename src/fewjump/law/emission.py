@@ -15,16 +15,8 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from fewjump.inversion import invert_logits
-from fewjump.law.base import (
-    SHARED,
-    Batched,
-    at_least_float32,
-    exponentiated,
-    nucleus,
-    refuse_twice,
-    row_chunks,
-)
+from fewjump.inversion import invert_logits, row_chunks
+from fewjump.law.base import SHARED, Batched, at_least_float32, exponentiated, nucleus, refuse_twice
 from fewjump.law.cross_entropy import token_log_prob
 from fewjump.law.emission_normaliser import CHUNK, log_matmul_exp, low_rank_normaliser, tiles
 from fewjump.law.logits import pin_logits

@@ -7,16 +7,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from fewjump.inversion import invert_cdf
-from fewjump.law.base import (
-    ENUMERATION_LIMIT,
-    Law,
-    enumerate_states,
-    nucleus,
-    ravel,
-    row_chunks,
-    unravel,
-)
+from fewjump.inversion import invert_cdf, row_chunks
+from fewjump.law.base import ENUMERATION_LIMIT, Law, enumerate_states, nucleus, ravel, unravel
 from fewjump.law.posterior import Fallback, PosteriorLaw, contract, normalised, outer
 from fewjump.random import Generator, uniform
 

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fewjump.inversion import invert_cdf
-from fewjump.law.base import exponentiated, row_chunks, safe_log, safe_logsumexp
+from fewjump.inversion import invert_cdf, row_chunks
+from fewjump.law.base import exponentiated, safe_log, safe_logsumexp
 from fewjump.law.transition import (
     Transition,
     advance,

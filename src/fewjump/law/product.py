@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fewjump.inversion import invert_cdf
-from fewjump.law.base import Draw, Law, at_least_float32, nucleus, row_chunks
+from fewjump.inversion import invert_cdf, row_chunks
+from fewjump.law.base import Draw, Law, at_least_float32, nucleus
 from fewjump.law.cross_entropy import (
     SoftCrossEntropy,
     reverse_divergence,

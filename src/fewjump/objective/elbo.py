@@ -11,7 +11,8 @@ from torch.utils.checkpoint import checkpoint
 
 from fewjump.config import one_of
 from fewjump.denoiser.base import Denoiser
-from fewjump.law.base import Law, row_chunks
+from fewjump.inversion import row_chunks
+from fewjump.law.base import Law
 from fewjump.law.product import as_product
 from fewjump.objective.base import Given, Metrics, Objective
 from fewjump.objective.time_sampling import spread_uniform, time_weight

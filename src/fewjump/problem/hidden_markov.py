@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from fewjump.config import check_count
-from fewjump.inversion import invert_cdf
-from fewjump.law.base import ENUMERATION_LIMIT, row_chunks
+from fewjump.inversion import invert_cdf, row_chunks
+from fewjump.law.base import ENUMERATION_LIMIT
 from fewjump.problem.base import Estimate, random_rows
 from fewjump.problem.chain import ChainProblem, stationary_law
 from fewjump.random import Generator, generator_for, uniform

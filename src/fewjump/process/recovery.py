@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from fewjump.inversion import row_chunks
 from fewjump.process.kernel import Kernel, SingularKernelError
 from fewjump.schedule import Time, as_time
 
@@ -160,15 +161,12 @@ def _parts(
     # A dense kernel for each of several times may not fit where one does.
     together = elements // ratios[0].numel() if apart else 0
     if together > 1:
-        for first in range(0, x_t.shape[0], together):
-            part = slice(first, first + together)
+        for part in row_chunks(x_t.shape[0], 1, together):
             yield ratios[part], x_t[part], t[part] if t.dim() else t
         return
-    width = max(1, elements // ratios.shape[-1])
     for row in range(x_t.shape[0]):
         r, x = ratios[row].reshape(-1, ratios.shape[-1]), x_t[row].reshape(-1)
-        for start in range(0, x.shape[0], width):
-            part = slice(start, start + width)
+        for part in row_chunks(x.shape[0], ratios.shape[-1], elements):
             yield r[None, part], x[None, part], t[row] if t.dim() else t
 
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from fewjump.denoiser.base import Denoiser
-from fewjump.law.base import ENUMERATION_LIMIT, row_chunks, unravel
+from fewjump.inversion import row_chunks
+from fewjump.law.base import ENUMERATION_LIMIT, unravel
 from fewjump.sampler.arguments import check_options
 from fewjump.sampler.base import Move, Moves, Sampler, Step
 from fewjump.sampler.carried_samplers import chosen_sampler

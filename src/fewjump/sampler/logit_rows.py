@@ -9,8 +9,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fewjump.inversion import block_columns, block_sums, choose_block, invert_cdf, rows_per_chunk
-from fewjump.law.base import row_chunks
+from fewjump.inversion import (
+    block_columns,
+    block_sums,
+    choose_block,
+    invert_cdf,
+    row_chunks,
+    rows_per_chunk,
+)
 from fewjump.law.logits import Logits
 
 

@@ -12,8 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from fewjump.inversion import row_chunks
 from fewjump.law import Law
-from fewjump.law.base import row_chunks
 from fewjump.law.product import as_product
 from fewjump.process import Process
 from fewjump.process.kernel import expand_time
