@@ -27,7 +27,6 @@ from fewjump.process.recovery import (
     RecoveryMethod,
     invert_kernel,
     posterior_by_inversion,
-    recover,
 )
 from fewjump.random import Generator, categorical, uniform
 from fewjump.registry import PROCESSES
@@ -267,7 +266,8 @@ class Process(ABC):
         self, ratios: Tensor, x_t: Tensor, t: Time, method: RecoveryMethod = "exact"
     ) -> Recovery:
         """p(x₀|x_t) from concrete scores, with the mass that had to be clipped (paper Eq. 8)."""
-        return recover(self, ratios, x_t, t, method)
+        posterior, clipped = posterior_by_inversion(self, ratios, x_t, t, method)
+        return Recovery(posterior, clipped, self.condition_number(t))
 
     def posterior_from_ratios(
         self, ratios: Tensor, x_t: Tensor, t: Time, method: RecoveryMethod = "exact"
