@@ -91,29 +91,24 @@ def _invert_small(weights: Tensor, u: Tensor) -> Tensor:
     return torch.minimum(index, last)
 
 
-def block_sums(weights: Tensor, out: Tensor | None = None) -> Tensor:
+def block_sums(weights: Tensor) -> Tensor:
     """Sums over blocks of 64 columns, (N, V) → (N, ⌈V/64⌉), in float32 or better.
 
     That is as exact as the weights themselves, and summing float32 straight into float64 costs ten
     times as much: the sums of the blocks are what is to be accumulated in float64.
-
-    Args:
-        weights: (N, V).
-        out: where to write them, and in which dtype.
     """
     n, v = weights.shape
-    if out is None:
-        dtype = torch.promote_types(weights.dtype, torch.float32)
-        out = torch.empty(n, -(-v // _BLOCK), dtype=dtype, device=weights.device)
+    dtype = torch.promote_types(weights.dtype, torch.float32)
+    out = torch.empty(n, -(-v // _BLOCK), dtype=dtype, device=weights.device)
     full = v // _BLOCK
     if full:
         blocks = weights[:, : full * _BLOCK].unflatten(1, (full, _BLOCK))
         if weights.requires_grad and torch.is_grad_enabled():
-            out[:, :full] = blocks.sum(-1, dtype=out.dtype)
+            out[:, :full] = blocks.sum(-1, dtype=dtype)
         else:
-            torch.sum(blocks, -1, dtype=out.dtype, out=out[:, :full])
+            torch.sum(blocks, -1, dtype=dtype, out=out[:, :full])
     if full < out.shape[1]:
-        out[:, full] = weights[:, full * _BLOCK :].sum(-1, dtype=out.dtype)
+        out[:, full] = weights[:, full * _BLOCK :].sum(-1, dtype=dtype)
     return out
 
 
