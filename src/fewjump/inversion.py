@@ -65,8 +65,15 @@ def invert_shared_cdf(weights: Tensor, u: Tensor) -> Tensor:
     """:func:`invert_cdf` with one (V,) vector of weights for all ``u`` (...): O(V + N log V)."""
     cumulative = weights.cumsum(0, dtype=torch.float64)
     _check_total(cumulative[-1:])
-    last = torch.searchsorted(cumulative, cumulative[-1:], right=False)
-    return torch.searchsorted(cumulative, u * cumulative[-1], right=True).minimum(last)
+    return search(cumulative, u)
+
+
+def search(cumulative: Tensor, u: Tensor) -> Tensor:
+    """Where cumulative weights (V,) or (N, V) pass the shares u, (...) or (N, K): of u's shape."""
+    total = cumulative[..., -1:].contiguous()
+    # Rounding can put a share on the last edge; the last index of positive weight is the answer.
+    last = torch.searchsorted(cumulative, total)
+    return torch.searchsorted(cumulative, u * total, right=True).minimum(last)
 
 
 def _check_total(total: Tensor) -> None:
@@ -84,11 +91,7 @@ def _check_total(total: Tensor) -> None:
 def _invert_small(weights: Tensor, u: Tensor) -> Tensor:
     cumulative = weights.cumsum(-1, dtype=torch.float64)
     _check_total(cumulative[:, -1])
-    target = u[:, None] * cumulative[:, -1:]
-    index = torch.searchsorted(cumulative, target, right=True)[:, 0]
-    # Rounding can put the target on the last edge; the last index of positive weight is the answer.
-    last = torch.searchsorted(cumulative, cumulative[:, -1:].contiguous(), right=False)[:, 0]
-    return torch.minimum(index, last)
+    return search(cumulative, u[:, None])[:, 0]
 
 
 def block_sums(weights: Tensor) -> Tensor:
@@ -123,10 +126,7 @@ def choose_block(cumulative: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         (K, 1) int64 numbers of blocks, and (K,) float64 shares of their weight in [0, 1].
     """
     target = u[:, None] * cumulative[:, -1:]
-    block = torch.searchsorted(cumulative, target, right=True)
-    # Rounding can put the target on the last edge, past which blocks may be empty.
-    last = torch.searchsorted(cumulative, cumulative[:, -1:].contiguous(), right=False)
-    block = torch.minimum(block, last)
+    block = search(cumulative, u[:, None])
     upper = cumulative.gather(1, block)
     lower = torch.where(block > 0, cumulative.gather(1, (block - 1).clamp(min=0)), 0.0)
     return block, ((target - lower) / (upper - lower))[:, 0].clamp(0.0, 1.0)
