@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -33,9 +33,7 @@ from fewjump.denoiser.attention import (
     rotary_table,
     rotate,
 )
-
-if TYPE_CHECKING:
-    from fewjump.denoiser.base import Condition
+from fewjump.denoiser.base import Condition
 
 TIME_FREQUENCIES = 128
 _EVERYTHING = AttentionMask()

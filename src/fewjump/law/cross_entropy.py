@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import cache, partial
 from importlib import metadata
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -20,9 +20,7 @@ from torch.nn import functional
 
 from fewjump.inversion import row_chunks
 from fewjump.law.logit_pass import CHUNK_ELEMENTS, DensePass, LinearHead, LinearPass
-
-if TYPE_CHECKING:
-    from fewjump.law.logits import Logits
+from fewjump.law.logits import Logits
 
 #: The first version whose gradients of single rows are known to be right.
 LIGER_VERSION = (0, 8, 5)
