@@ -13,7 +13,7 @@ from fewjump.sampler.base import Sampler
 from fewjump.sampler.carried_grids import carried_grid
 from fewjump.sampler.carried_samplers import chosen_sampler
 from fewjump.sampler.prior_law import check_product
-from fewjump.sampler.time_grid import FITTED, GridSpec, check_spec
+from fewjump.sampler.time_grid import GridSpec, check_spec, is_fitted
 
 #: An autoregressive law is drawn by a walk along its positions.
 SEQUENTIAL = "sequential"
@@ -151,7 +151,7 @@ def check_budgets(
         if not method.uses_grid:
             continue
         size = denoiser.length if length is None else length
-        fitted = isinstance(spec, str) and spec == FITTED and size is not None
+        fitted = is_fitted(spec) and size is not None
         if fitted and carried_grid(denoiser, steps, size) is None:
             check_product(denoiser, size)
         if spec is None or isinstance(spec, str):
