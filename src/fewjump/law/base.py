@@ -336,6 +336,11 @@ def safe_log(values: Tensor) -> Tensor:
     return values.masked_fill(zero, 1.0).log().masked_fill(zero, -torch.inf)
 
 
+def expectation(weights: Tensor, values: Tensor) -> Tensor:
+    """Σ weights·values over the last axis with 0·(±inf) = 0 (in value and in gradient)."""
+    return (weights * values.masked_fill(weights == 0, 0.0)).sum(-1)
+
+
 def at_least_float32(value: Tensor) -> Tensor:
     """Half-precision tensors as float32; others as they are."""
     return value.float() if value.dtype in (torch.bfloat16, torch.float16) else value
