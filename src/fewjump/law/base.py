@@ -270,13 +270,17 @@ def enumerate_states(
     vocab_size: int, length: int, device: torch.device | str | None = None
 ) -> Tensor:
     """All V^L sequences, (V^L, L) int64, the last position varying fastest."""
-    count = vocab_size**length
-    if count > ENUMERATION_LIMIT:
+    check_enumerable(vocab_size, length)
+    return unravel(torch.arange(vocab_size**length, device=device), vocab_size, length)
+
+
+def check_enumerable(vocab_size: int, length: int) -> None:
+    """Raise ValueError for more than 1e6 sequences."""
+    if vocab_size**length > ENUMERATION_LIMIT:
         raise ValueError(
-            f"{vocab_size}^{length} = {count:.3g} states are too many to enumerate "
-            f"(limit {ENUMERATION_LIMIT}); use a smaller problem"
+            f"{vocab_size}^{length} states are too many to enumerate (limit {ENUMERATION_LIMIT}); "
+            "use a smaller problem"
         )
-    return unravel(torch.arange(count, device=device), vocab_size, length)
 
 
 def unravel(index: Tensor, vocab_size: int, length: int) -> Tensor:

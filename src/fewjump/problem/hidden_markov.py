@@ -100,17 +100,9 @@ class HiddenMarkovChain(ChainProblem):
     ) -> Estimate:
         """Entropy with its interval: exact if V^L ≤ 1e6, else from exact log-probabilities."""
         if self.vocab_size**self.length <= ENUMERATION_LIMIT:
-            return Estimate.exact(self._enumerated_entropy())
+            probs = self.ngram_law(self.length)
+            return Estimate.exact(-float(torch.xlogy(probs, probs).sum()))
         return Estimate.from_draws(-self.log_prob(self.sample(samples, generator)))
-
-    def _enumerated_entropy(self) -> float:
-        message = self.initial[None]
-        for i in range(self.length):
-            if i:
-                message = message @ self.transition
-            message = (message[:, None, :] * self.emission.mT).flatten(0, 1)
-        probs = message.sum(-1)
-        return -float(torch.xlogy(probs, probs).sum())
 
     def entropy_rate(
         self,
