@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fewjump.config import check_count
+from fewjump.config import check_counts
 from fewjump.denoiser.exact import check_vocabularies
 from fewjump.inversion import invert_shared_cdf
 from fewjump.law.base import check_enumerable, enumerate_states, ravel, unravel
@@ -57,8 +57,7 @@ class EnumeratedJoint(Problem):
         """Probabilities ∝ exp(roughness·N(0, 1)), independently for every sequence."""
         if not math.isfinite(roughness):
             raise ValueError(f"roughness must be a finite number, got {roughness}")
-        check_count(vocab_size, "vocab_size")
-        check_count(length, "length")
+        check_counts(vocab_size=vocab_size, length=length)
         check_enumerable(vocab_size, length)
         normal = math.sqrt(2) * torch.erfinv(2 * uniform((vocab_size**length,), generator) - 1)
         return cls((roughness * normal).softmax(0).reshape((vocab_size,) * length))
@@ -177,8 +176,7 @@ def ising(rows: int = 4, cols: int = 4, coupling: float = 0.4) -> EnumeratedJoin
     """
     if not math.isfinite(coupling):
         raise ValueError(f"coupling must be a finite number, got {coupling}")
-    check_count(rows, "rows")
-    check_count(cols, "cols")
+    check_counts(rows=rows, cols=cols)
     spins = 2 * enumerate_states(2, rows * cols).double() - 1
     grid = spins.reshape(-1, rows, cols)
     down = (grid[:, 1:] * grid[:, :-1]).sum((1, 2))

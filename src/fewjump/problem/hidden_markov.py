@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fewjump.config import check_count
+from fewjump.config import check_counts
 from fewjump.inversion import invert_cdf, row_chunks
 from fewjump.law.base import ENUMERATION_LIMIT
 from fewjump.problem.base import Estimate, random_rows
@@ -53,9 +53,7 @@ class HiddenMarkovChain(ChainProblem):
             generator: source of the rows.
             stationary: start in the stationary law; otherwise in a random one.
         """
-        check_count(num_states, "num_states")
-        check_count(vocab_size, "vocab_size")
-        check_count(length, "length")
+        check_counts(num_states=num_states, vocab_size=vocab_size, length=length)
         rows = random_rows(num_states + 1, num_states, concentration, generator)
         emission = random_rows(num_states, vocab_size, concentration, generator)
         initial = stationary_law(rows[:-1]) if stationary else rows[-1]

@@ -310,6 +310,12 @@ def check_mask(mask: int | None, vocab_size: int) -> int | None:
     return mask
 
 
+def mask_or_last(mask: int | None, vocab_size: int) -> int:
+    """The mask, the last state by default; ValueError as :func:`check_mask`."""
+    check_mask(mask, vocab_size)
+    return vocab_size - 1 if mask is None else mask
+
+
 def kept_in_range(kept: Iterable[int], vocab_size: int) -> tuple[int, ...]:
     """The tokens in order, each once; ValueError for one that does not exist."""
     tokens = sorted({int(token) for token in kept})

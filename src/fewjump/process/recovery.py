@@ -41,7 +41,7 @@ NEAR_ELEMENTS = 1 << 18
 
 
 class Recovery(NamedTuple):
-    """Result of :meth:`fewjump.Process.recover`.
+    """Result of :meth:`~fewjump.process.Process.recover`.
 
     Attributes:
         posterior: (B, L, V). Method ``exact`` returns the closed form as it is: it sums to 1 for

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fewjump.inversion import row_chunks
 from fewjump.process.adaptive import panel_of, refine
-from fewjump.process.base import check_laws, check_mask
+from fewjump.process.base import check_laws, check_mask, mask_or_last
 from fewjump.process.prior_path import (
     GIDDPriors,
     InterpolatedPriors,
@@ -221,9 +221,7 @@ def mask_to_uniform(
         kept: tokens that are never noised.
     """
     kept = tuple(kept)
-    laws = torch.stack(mask_and_uniform(vocab_size, mask, kept))
-    path = InterpolatedPriors(laws)
-    return TimeVaryingPrior(path, schedule, _or_last(mask, vocab_size), kept=kept)
+    return _line(mask_and_uniform(vocab_size, mask, kept), schedule, mask, kept)
 
 
 def uniform_to_mask(
@@ -231,9 +229,7 @@ def uniform_to_mask(
 ) -> TimeVaryingPrior:
     """Uniform noise over the tokens near the data, masks later; see :func:`mask_to_uniform`."""
     kept = tuple(kept)
-    laws = torch.stack(mask_and_uniform(vocab_size, mask, kept)).flip(0)
-    path = InterpolatedPriors(laws)
-    return TimeVaryingPrior(path, schedule, _or_last(mask, vocab_size), kept=kept)
+    return _line(mask_and_uniform(vocab_size, mask, kept).flip(0), schedule, mask, kept)
 
 
 def gidd(
@@ -249,5 +245,8 @@ def gidd(
     return TimeVaryingPrior(path, schedule, path.mask, kept=kept)
 
 
-def _or_last(mask: int | None, vocab_size: int) -> int:
-    return vocab_size - 1 if mask is None else mask
+def _line(
+    laws: Tensor, schedule: Schedule, mask: int | None, kept: tuple[int, ...]
+) -> TimeVaryingPrior:
+    mask = mask_or_last(mask, laws.shape[1])
+    return TimeVaryingPrior(InterpolatedPriors(laws), schedule, mask, kept=kept)

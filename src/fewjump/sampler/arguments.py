@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fewjump.config import check_count
+from fewjump.config import check_count, check_counts
 from fewjump.denoiser.base import Condition, Denoiser
 from fewjump.denoiser.condition import ConditionedDenoiser
 from fewjump.law.decoding import Decoding
@@ -32,8 +32,7 @@ def check_sizes(
     length = denoiser.length if length is None else length
     if length is None:
         raise ValueError("this denoiser has no length of its own; pass length=")
-    for name, value in (("num_samples", num_samples), ("length", length)):
-        check_count(value, name)
+    check_counts(num_samples=num_samples, length=length)
     if batch_size is not None:
         check_count(batch_size, "batch_size")
     denoiser.check_length(length)
