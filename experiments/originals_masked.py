@@ -99,7 +99,7 @@ def sedd(ledger: Ledger) -> None:
     _graph(ledger, denoiser)
     ratios = denoiser.log_score(x, sigma).double().exp()
     rate = denoiser.process.schedule.sigma(t)
-    density = rate_divergence(denoiser.process, ratios, x, x0, t, ratios=ratios)
+    density = rate_divergence(denoiser.process, ratios, x, x0, t, direct=True)
     ledger.compare("score_entropy", density / rate[:, None], "rate", HUB, "ema")
     ledger.compare("loss", density.sum(-1), "rate", HUB, "ema")
     for name, sampler in (("euler", Euler()), ("analytic", Ancestral())):

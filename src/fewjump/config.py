@@ -87,6 +87,12 @@ def check_count(value: Any, name: str) -> None:
         raise ValueError(f"{name} must be at least 1, got {value}")
 
 
+def check_counts(**values: Any) -> None:
+    """:func:`check_count` of each, by its name."""
+    for name, value in values.items():
+        check_count(value, name)
+
+
 def require(condition: bool, message: str) -> None:
     """Raise ValueError with the message unless the condition holds."""
     if not condition:

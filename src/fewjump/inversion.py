@@ -5,6 +5,8 @@ What draws the uniforms is :mod:`fewjump.random`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -21,6 +23,13 @@ def rows_per_chunk(width: int, device: torch.device) -> int:
     on_cpu = device.type == "cpu"
     elements = _ROWS_PER_CHUNK_ELEMENTS if on_cpu else _ACCELERATOR_CHUNK_ELEMENTS
     return max(1, elements // width)
+
+
+def row_chunks(rows: int, width: int, elements: int = 1 << 22) -> Iterator[slice]:
+    """Slices over ``rows`` such that each covers about ``elements`` entries of a (rows, width)."""
+    step = max(1, elements // max(1, width))
+    for start in range(0, rows, step):
+        yield slice(start, min(rows, start + step))
 
 
 def invert_cdf(weights: Tensor, u: Tensor) -> Tensor:
@@ -47,8 +56,7 @@ def invert_cdf(weights: Tensor, u: Tensor) -> Tensor:
     if n <= rows:
         return invert(weights, u)
     out = torch.empty(n, dtype=torch.int64, device=weights.device)
-    for start in range(0, n, rows):
-        part = slice(start, start + rows)
+    for part in row_chunks(n, 1, rows):
         out[part] = invert(weights[part], u[part])
     return out
 
@@ -57,8 +65,15 @@ def invert_shared_cdf(weights: Tensor, u: Tensor) -> Tensor:
     """:func:`invert_cdf` with one (V,) vector of weights for all ``u`` (...): O(V + N log V)."""
     cumulative = weights.cumsum(0, dtype=torch.float64)
     _check_total(cumulative[-1:])
-    last = torch.searchsorted(cumulative, cumulative[-1:], right=False)
-    return torch.searchsorted(cumulative, u * cumulative[-1], right=True).minimum(last)
+    return search(cumulative, u)
+
+
+def search(cumulative: Tensor, u: Tensor) -> Tensor:
+    """Where cumulative weights (V,) or (N, V) pass the shares u, (...) or (N, K): of u's shape."""
+    total = cumulative[..., -1:].contiguous()
+    # Rounding can put a share on the last edge; the last index of positive weight is the answer.
+    last = torch.searchsorted(cumulative, total)
+    return torch.searchsorted(cumulative, u * total, right=True).minimum(last)
 
 
 def _check_total(total: Tensor) -> None:
@@ -76,36 +91,27 @@ def _check_total(total: Tensor) -> None:
 def _invert_small(weights: Tensor, u: Tensor) -> Tensor:
     cumulative = weights.cumsum(-1, dtype=torch.float64)
     _check_total(cumulative[:, -1])
-    target = u[:, None] * cumulative[:, -1:]
-    index = torch.searchsorted(cumulative, target, right=True)[:, 0]
-    # Rounding can put the target on the last edge; the last index of positive weight is the answer.
-    last = torch.searchsorted(cumulative, cumulative[:, -1:].contiguous(), right=False)[:, 0]
-    return torch.minimum(index, last)
+    return search(cumulative, u[:, None])[:, 0]
 
 
-def block_sums(weights: Tensor, out: Tensor | None = None) -> Tensor:
+def block_sums(weights: Tensor) -> Tensor:
     """Sums over blocks of 64 columns, (N, V) → (N, ⌈V/64⌉), in float32 or better.
 
     That is as exact as the weights themselves, and summing float32 straight into float64 costs ten
     times as much: the sums of the blocks are what is to be accumulated in float64.
-
-    Args:
-        weights: (N, V).
-        out: where to write them, and in which dtype.
     """
     n, v = weights.shape
-    if out is None:
-        dtype = torch.promote_types(weights.dtype, torch.float32)
-        out = torch.empty(n, -(-v // _BLOCK), dtype=dtype, device=weights.device)
+    dtype = torch.promote_types(weights.dtype, torch.float32)
+    out = torch.empty(n, -(-v // _BLOCK), dtype=dtype, device=weights.device)
     full = v // _BLOCK
     if full:
         blocks = weights[:, : full * _BLOCK].unflatten(1, (full, _BLOCK))
         if weights.requires_grad and torch.is_grad_enabled():
-            out[:, :full] = blocks.sum(-1, dtype=out.dtype)
+            out[:, :full] = blocks.sum(-1, dtype=dtype)
         else:
-            torch.sum(blocks, -1, dtype=out.dtype, out=out[:, :full])
+            torch.sum(blocks, -1, dtype=dtype, out=out[:, :full])
     if full < out.shape[1]:
-        out[:, full] = weights[:, full * _BLOCK :].sum(-1, dtype=out.dtype)
+        out[:, full] = weights[:, full * _BLOCK :].sum(-1, dtype=dtype)
     return out
 
 
@@ -120,10 +126,7 @@ def choose_block(cumulative: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         (K, 1) int64 numbers of blocks, and (K,) float64 shares of their weight in [0, 1].
     """
     target = u[:, None] * cumulative[:, -1:]
-    block = torch.searchsorted(cumulative, target, right=True)
-    # Rounding can put the target on the last edge, past which blocks may be empty.
-    last = torch.searchsorted(cumulative, cumulative[:, -1:].contiguous(), right=False)
-    block = torch.minimum(block, last)
+    block = search(cumulative, u[:, None])
     upper = cumulative.gather(1, block)
     lower = torch.where(block > 0, cumulative.gather(1, (block - 1).clamp(min=0)), 0.0)
     return block, ((target - lower) / (upper - lower))[:, 0].clamp(0.0, 1.0)

@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fewjump.inversion import invert_cdf, invert_logits, rows_per_chunk
+from fewjump.inversion import invert_cdf, invert_logits, row_chunks, rows_per_chunk
 
 _MASK32 = 0xFFFFFFFF
 # Philox 4x32 multipliers and Weyl increments: Salmon et al., "Parallel random numbers: as easy
@@ -34,21 +34,20 @@ _PHILOX_W0, _PHILOX_W1 = 0x9E3779B9, 0xBB67AE85
 Word = TypeVar("Word", int, Tensor, NDArray[Any])
 
 
-def philox4x32(counter: Sequence[Word], key: tuple[int, int], rounds: int = 10) -> list[Word]:
-    """Philox-4x32 counter-based generator (Salmon et al. 2011) on 32-bit words.
+def philox4x32(counter: Sequence[Word], key: tuple[int, int]) -> list[Word]:
+    """Philox-4x32 counter-based generator (Salmon et al. 2011) of 10 rounds on 32-bit words.
 
     Args:
         counter: four words in [0, 2^32): integers, or broadcastable int64 tensors, or arrays of
             uint64.
         key: two 32-bit words.
-        rounds: number of rounds; 10 is the published safe default.
 
     Returns:
         Four words of the broadcast shape and the kind of ``counter``.
     """
     c0, c1, c2, c3 = counter
     k0, k1 = key
-    for _ in range(rounds):
+    for _ in range(10):
         # Products wrap modulo 2^64, signed ones too, which leaves every bit of them right.
         p0, p1 = c0 * _PHILOX_M0, c2 * _PHILOX_M1
         hi0, lo0 = (p0 >> 32) & _MASK32, p0 & _MASK32
@@ -197,33 +196,22 @@ def categorical(weights: Tensor, generator: Generator = None) -> Tensor:
     return invert_cdf(weights.reshape(-1, weights.shape[-1]), u.reshape(-1)).reshape(shape)
 
 
-def categorical_from_logits(
-    logits: Tensor, generator: Generator = None, where: Tensor | None = None
-) -> Tensor:
+def categorical_from_logits(logits: Tensor, generator: Generator = None) -> Tensor:
     """Categorical draws from unnormalised log-probabilities, chunked over rows for large V.
 
     Args:
         logits: (B, ..., V) float; −inf marks impossible tokens.
         generator: see the module docstring.
-        where: optional (B, ...) boolean; only those rows are drawn.
 
     Returns:
-        (B, ...) int64, or (N,) for the N True rows of ``where`` in row-major order.
+        (B, ...) int64.
     """
     flat = logits.reshape(-1, logits.shape[-1])
-    if where is None:
-        u = uniform(logits.shape[:-1], generator, logits.device).reshape(-1)
-        rows = None
-    else:
-        u = uniform_where(where, generator)
-        rows = where.reshape(-1).nonzero()[:, 0]
+    u = uniform(logits.shape[:-1], generator, logits.device).reshape(-1)
     out = torch.empty(u.shape[0], dtype=torch.int64, device=logits.device)
-    chunk = rows_per_chunk(flat.shape[-1], logits.device)
-    for start in range(0, u.shape[0], chunk):
-        part = slice(start, start + chunk)
-        piece = flat[part] if rows is None else flat.index_select(0, rows[part])
-        out[part] = invert_logits(piece, u[part])
-    return out.reshape(logits.shape[:-1]) if where is None else out
+    for part in row_chunks(u.shape[0], 1, rows_per_chunk(flat.shape[-1], logits.device)):
+        out[part] = invert_logits(flat[part], u[part])
+    return out.reshape(logits.shape[:-1])
 
 
 def permutation_keys(shape: Sequence[int], generator: Generator, device: torch.device) -> Tensor:

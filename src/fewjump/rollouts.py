@@ -35,7 +35,7 @@ from fewjump.sampler import Sampler, run
 from fewjump.sampler.arguments import check_options, for_grid
 from fewjump.sampler.carried_samplers import chosen_sampler
 from fewjump.sampler.prompt import make_prompt
-from fewjump.sampler.time_grid import FITTED, GridSpec, check_spec, times_for
+from fewjump.sampler.time_grid import GridSpec, check_spec, is_fitted, times_for
 
 # Of NumPy, for an array of two axes.
 _HEADER_BYTES = 128
@@ -146,7 +146,7 @@ def rollouts(
         raise ValueError(f"{path} holds {done} samples already, more than {num_samples}")
     if path.is_file() and done == num_samples:
         return path
-    if isinstance(grid, str) and grid == FITTED:
+    if is_fitted(grid):
         # One for all samples, wherever batches end.
         labels = None if label is None else label[:1]
         first = make_condition(teacher, labels, _scales(pair, seed, 0, 1))

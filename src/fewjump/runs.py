@@ -72,19 +72,17 @@ def run_folder(out: str | Path | None) -> Iterator[None]:
         yield
 
 
-def keep_teacher(teacher: Denoiser, out: str | Path, data: Dataset | Tokens | None = None) -> None:
-    """Write the teacher to ``out/teacher``, if a folder can hold it."""
-    if can_save(teacher):
-        save(teacher, Path(out) / "teacher", vocabulary=vocabulary_of(data, teacher))
-
-
 def keeping(
     teacher: Denoiser, data: Dataset | Tokens | None, accepted: Callable[[Path], object] | None
 ) -> Callable[[Path], None]:
-    """What a run does with its folder once it is accepted: the teacher, and then ``accepted``."""
+    """What a run does with its folder once it is accepted: the teacher, and then ``accepted``.
+
+    The teacher is written to the folder's ``teacher``, if a folder can hold it.
+    """
 
     def keep(folder: Path) -> None:
-        keep_teacher(teacher, folder, data)
+        if can_save(teacher):
+            save(teacher, folder / "teacher", vocabulary=vocabulary_of(data, teacher))
         if accepted is not None:
             accepted(folder)
 

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fewjump.config import require
 from fewjump.registry import SCHEDULES
 
 Time = float | Tensor
@@ -91,7 +92,7 @@ class LogLinear(Schedule):
     eps: float = 1e-3
 
     def __post_init__(self) -> None:
-        _require(0 < self.eps < 1, f"LogLinear needs 0 < eps < 1, got {self.eps}")
+        require(0 < self.eps < 1, f"LogLinear needs 0 < eps < 1, got {self.eps}")
 
     def alpha(self, t: Time) -> Tensor:
         return _remaining(as_time(t), self.eps)
@@ -124,7 +125,7 @@ class Geometric(Schedule):
     sigma_max: float = 20.0
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             0 < self.sigma_min < self.sigma_max < math.inf,
             f"Geometric needs 0 < sigma_min < sigma_max, got {self.sigma_min}, {self.sigma_max}",
         )
@@ -160,7 +161,7 @@ class Cosine(Schedule):
     eps: float = 1e-3
 
     def __post_init__(self) -> None:
-        _require(0 < self.eps < 1, f"Cosine needs 0 < eps < 1, got {self.eps}")
+        require(0 < self.eps < 1, f"Cosine needs 0 < eps < 1, got {self.eps}")
 
     def _angle(self, t: Time) -> Tensor:
         return math.pi / 2 * _remaining(as_time(t), self.eps)
@@ -206,7 +207,7 @@ class Linear(Schedule):
     sigma_min: float = 0.0
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             0 <= self.sigma_min < self.sigma_max < math.inf,
             f"Linear needs 0 <= sigma_min < sigma_max, got {self.sigma_min}, {self.sigma_max}",
         )
@@ -237,8 +238,3 @@ def schedule_from_config(config: dict[str, Any]) -> Schedule:
 def _remaining(t: Tensor, eps: float) -> Tensor:
     """1 − (1−eps)·t as (1−t) + eps·t: the first difference is exact in floating point near 1."""
     return (1 - t) + eps * t
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)

@@ -81,7 +81,7 @@ def test_the_weights_are_in_memory_once() -> None:
 def test_merging_is_the_formula_and_leaves_the_teacher_alone() -> None:
     pytest.importorskip("peft", reason="needs fewjump[lora]")
     student, teacher = make(seed=1).double(), make().double()
-    adapt(student, teacher, RANK, alpha=3.0)
+    adapt(student, teacher, RANK)
     student.double()
     for parameter in student.parameters():
         if parameter.requires_grad:
@@ -89,7 +89,7 @@ def test_merging_is_the_formula_and_leaves_the_teacher_alone() -> None:
     kept = {k: v.clone() for k, v in teacher.state_dict().items()}
     whole = merged(student)
     layer = student.trunk.blocks[1].attention.qkv  # type: ignore[union-attr]
-    difference = layer.lora_B["default"].weight @ layer.lora_A["default"].weight * 3.0 / RANK
+    difference = layer.lora_B["default"].weight @ layer.lora_A["default"].weight
     name = "trunk.blocks.1.attention.qkv.weight"
     torch.testing.assert_close(whole.state_dict()[name], kept[name] + difference)
     torch.testing.assert_close(whole(states(), 0.5).logits, student(states(), 0.5).logits)

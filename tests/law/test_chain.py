@@ -33,7 +33,7 @@ def likelihood_by(total: Callable[[Tensor, Tensor, bool], Tensor]) -> Form:
 
 Form = Callable[[Tensor, Tensor, Tensor], Tensor]
 chain_log_likelihood, log_space_log_likelihood = map(likelihood_by, (log_total, log_space_total))
-FORMS = [chain_log_likelihood, likelihood_by(scan_log_total)]
+FORMS = [chain_log_likelihood, likelihood_by(lambda *given: scan_log_total(*given[:2]))]
 
 
 def factors(length: int, states: int = 4, batch: int = 3, scale: float = 2.0) -> list[Tensor]:

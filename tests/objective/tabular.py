@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from fewjump.denoiser.base import Denoiser
 from fewjump.law.base import enumerate_states, ravel
 from fewjump.law.product import ProductLaw
+from fewjump.objective.base import Given
 from fewjump.objective.conditional import compare
 from fewjump.process import Process
 from fewjump.sampler.moves import JumpMove
@@ -123,7 +124,9 @@ def gradient_at_teacher(length: int, process, clean_size: int, how: str, gap: fl
     x_t = reachable.repeat_interleave(n, 0)[used]
     x_s = reachable.repeat(n, 1)[used]
     law = student(x_t, t)
-    loss, _ = compare(law, teacher(x_s, s), x_t, weights[used] * len(x_t), process)
+    loss, _ = compare(
+        law, teacher(x_s, s), x_t, weights[used] * len(x_t), Given(x_t, None, process)
+    )
     loss.backward()
     assert student.table.grad is not None
     return float(student.table.grad.abs().max())

@@ -9,13 +9,13 @@ import torch
 from tabular import BruteForceDenoiser, euler_table, random_joint
 
 from fewjump.law.base import enumerate_states, ravel
+from fewjump.law.posterior import outer
 from fewjump.law.product import ProductLaw
 from fewjump.objective import ConditionalMatching, freeze
 from fewjump.objective.intermediate import draw_earlier
 from fewjump.process import Absorbing, FixedRate, ResetToPrior, Uniform, birth_death_rate
 from fewjump.process import rescale_to_gap as rescale
 from fewjump.sampler.base import Move
-from fewjump.sampler.moves import product_table
 from fewjump.sampler.two_stage import ThetaTrapezoidal
 from fewjump.schedule import Linear, LogLinear
 
@@ -82,7 +82,7 @@ def test_its_error_is_third_order_in_the_step_and_eulers_is_second():
         truth = reverse(probs, process, states, x_t, t - gap, t)
         later = torch.tensor([t], dtype=torch.float64)
         table = euler_table(process, teacher(x_t, t), x_t, later - gap, later)
-        errors["euler"].append(float((product_table(table)[0] - truth).abs().sum()))
+        errors["euler"].append(float((outer(table)[0] - truth).abs().sum()))
         law = step_law(teacher, x_t, t, t - gap)
         errors["trapezoidal"].append(float((law - truth).abs().sum()))
     order = {k: math.log(a / b) / math.log(gaps[0] / gaps[1]) for k, (a, b) in errors.items()}

@@ -100,14 +100,13 @@ def test_work_is_done_in_float64(method, dtype):
     assert torch.equal(found, expected.to(dtype))
 
 
-def test_multiplicative_iterations_never_lower_the_likelihood_of_the_scores():
+def test_multiplicative_iterations_never_lower_the_likelihood_of_the_scores(monkeypatch):
     process = Uniform(100, LogLinear())
     _, ratios, x_t, t = noisy_scores(process, 0.1, noise=0.05)
 
     def divergence(iterations):
-        posterior = recovery.recover(
-            process, ratios, x_t, t, "multiplicative", iterations=iterations
-        ).posterior
+        monkeypatch.setattr(recovery, "MULTIPLICATIVE_ITERATIONS", iterations)
+        posterior = process.recover(ratios, x_t, t, "multiplicative").posterior
         fitted = process.ratios_from_posterior(posterior, x_t, t)
         fitted = fitted * (ratios.sum(-1, keepdim=True) / fitted.sum(-1, keepdim=True))
         return float((ratios * (ratios / fitted).log()).sum())
@@ -134,12 +133,11 @@ def test_chunks_do_not_change_the_result(method, batched, process, elements, mon
     time = torch.tensor([t, 0.5, 0.3], dtype=torch.float64) if batched else t
     leaves = [ratios.clone().requires_grad_(True) for _ in range(2)]
     weights = torch.rand(ratios.shape, generator=torch.Generator().manual_seed(0)).double()
+    monkeypatch.setattr(recovery, "MULTIPLICATIVE_ITERATIONS", 5)
     found = []
     for leaf in leaves:
-        found.append(recovery.recover(process, ratios, x_t, time, method, iterations=5))
-        posterior, _ = recovery.posterior_by_inversion(
-            process, leaf, x_t, time, method, iterations=5
-        )
+        found.append(process.recover(ratios, x_t, time, method))
+        posterior = process.posterior_from_ratios(leaf, x_t, time, method)
         (posterior * weights).sum().backward()
         monkeypatch.setattr(recovery, "CHUNK_ELEMENTS", elements)
         monkeypatch.setattr(recovery, "NEAR_ELEMENTS", elements)

@@ -30,7 +30,7 @@ PROCESSES: dict[str, Process] = {
     "kept": Uniform(V, LogLinear(), kept=[1]),
     "prior": ResetToPrior(PRIOR, LogLinear()),
     "hybrid": TimeVaryingPrior(
-        InterpolatedPriors(torch.stack(mask_and_uniform(V)).tolist()), LogLinear(), mask=V - 1
+        InterpolatedPriors(mask_and_uniform(V).tolist()), LogLinear(), mask=V - 1
     ),
     "moving": TimeVaryingPrior(
         lambda u: torch.stack([PRIOR, PRIOR.flip(0)])[(u > 0.5).long()], LogLinear()

@@ -56,6 +56,7 @@ def test_large_vocabularies_need_no_second_table():
     """The loss adds at most half a (B, L, V) tensor to the two that the networks emit and the
     gradient."""
     from fewjump.law.product import ProductLaw
+    from fewjump.objective.base import Given
     from fewjump.objective.conditional import compare
 
     B, L, V = 8, 256, 32_000
@@ -67,7 +68,8 @@ def test_large_vocabularies_need_no_second_table():
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         weight = torch.ones(B, device="cuda")
-        loss, _ = compare(ProductLaw(logits), ProductLaw(target), x, weight, process)
+        given = Given(x, None, process)
+        loss, _ = compare(ProductLaw(logits), ProductLaw(target), x, weight, given)
         loss.backward()
         assert torch.cuda.max_memory_allocated() - before < 1.5 * size
         logits.grad = None

@@ -32,6 +32,12 @@ class AttentionMask(NamedTuple):
     near: Tensor | None = None
 
 
+def seen(x_t: Tensor, padding: int) -> Tensor:
+    """Positions (B, L) that are not padding; all of a row that is nothing else."""
+    real = x_t != padding
+    return real | ~real.any(-1, keepdim=True)
+
+
 def attention_mask(
     x_t: Tensor, padding: int | None, separator: int | None, width: int = 0
 ) -> AttentionMask:
@@ -43,10 +49,7 @@ def attention_mask(
         separator: token that ends a document, or None for rows of one document.
         width: k of the local mixing, 0 for none.
     """
-    real = None
-    if padding is not None:
-        real = x_t != padding
-        real = real | ~real.any(-1, keepdim=True)
+    real = None if padding is None else seen(x_t, padding)
     if separator is None:
         return AttentionMask(real, None if real is None else real[:, None, None, :])
     number = document_numbers(x_t, separator)

@@ -10,7 +10,7 @@ from torch import Tensor
 from fewjump.denoiser.base import Denoiser
 from fewjump.law.base import Law
 from fewjump.law.posterior import PosteriorLaw, normalised
-from fewjump.law.product import ProductLaw
+from fewjump.law.product import as_product
 from fewjump.process import Process
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class ExactDenoiser(Denoiser):
 
     def law(self, x_t: Tensor, t: Tensor) -> Law:
         posterior = self.posterior(self._likelihood(x_t, t), x_t)
-        return posterior if self.joint else ProductLaw(posterior.marginals().log())
+        return posterior if self.joint else as_product(posterior)
 
     def _likelihood(self, x_t: Tensor, t: Tensor) -> Tensor:
         if not self.process.absorbing:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fewjump.config import checked_options
+from fewjump.denoiser.base import Condition
 from fewjump.denoiser.constrain import LeftOneOut, linear_law
 from fewjump.denoiser.transformer import Transformer, zero_linear
 from fewjump.law.base import Law
@@ -24,7 +25,6 @@ from fewjump.process import Process
 from fewjump.registry import HEADS
 
 if TYPE_CHECKING:
-    from fewjump.denoiser.base import Condition
     from fewjump.denoiser.huggingface import HuggingFaceTrunk
 
 LawType = TypeVar("LawType", bound=Law)

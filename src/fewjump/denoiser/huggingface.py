@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fewjump.denoiser.attention import seen
 from fewjump.denoiser.base import Condition
 from fewjump.denoiser.heads import ProductHead
 from fewjump.denoiser.meta_device import check_labels
@@ -126,10 +127,8 @@ class HuggingFaceTrunk(nn.Module):
         """
         if x_t.dim() != 2:
             raise ValueError(f"x_t must be (B, L), got shape {tuple(x_t.shape)}")
-        real = torch.ones_like(x_t, dtype=torch.bool)
-        if self.config.padding is not None:
-            real = x_t != self.config.padding
-            real = real | ~real.any(-1, keepdim=True)
+        padding = self.config.padding
+        real = torch.ones_like(x_t) if padding is None else seen(x_t, padding)
         inputs = {"input_ids": x_t} if shift is None else self._shifted(x_t, shift)
         catch = self._part("get_output_embeddings")
         assert isinstance(catch, Catch)

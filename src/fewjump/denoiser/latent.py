@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fewjump.config import check_counts
 from fewjump.denoiser.constrain import certain_positions
 from fewjump.denoiser.heads import Head, JointHead, ProductHead, TrunkRun
-from fewjump.denoiser.joint_heads.states import checked_template, require_positive, spread
+from fewjump.denoiser.joint_heads.states import checked_template, spread
 from fewjump.denoiser.latent_encoder import LatentEncoder, LatentPrior, LatentSizes
 from fewjump.law.latent import Latent, LatentLaw, LatentProduct
 from fewjump.law.product import ProductLaw
@@ -114,7 +115,7 @@ class LatentHead(JointHead):
         super().__init__(hidden, vocab_size)
         if not 0 <= warm_spread < math.inf:
             raise ValueError(f"warm_spread must be ≥ 0, got {warm_spread}")
-        require_positive(
+        check_counts(
             width=width,
             encoder_width=encoder_width,
             encoder_blocks=encoder_blocks,
@@ -151,7 +152,7 @@ class LatentHead(JointHead):
             return run(self, self.entry(parts, length), rows)
 
         visible = certain_positions(run.x_t, run.process)
-        certain = None if visible is None else torch.where(visible, run.x_t, -1)
+        certain = torch.where(visible, run.x_t, -1)
         return LatentLaw(prior, decode, length, self.vocab_size, self.particles, certain=certain)
 
     def encode(self, x_s: Tensor, x_t: Tensor, level: Tensor) -> Latent:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fewjump.denoiser.attention import seen
 from fewjump.denoiser.base import Denoiser
 from fewjump.denoiser.constrain import constrain_logits, constrained_law
 from fewjump.denoiser.huggingface import split
@@ -60,8 +61,7 @@ class LogitDenoiser(Denoiser):
         """What the network says of every position: (B, L), (B,) → (B, L, V)."""
         options = {}
         if self.padding is not None:
-            real = x_t != self.padding
-            options["attention_mask"] = (real | ~real.any(-1, keepdim=True)).long()
+            options["attention_mask"] = seen(x_t, self.padding).long()
         out = self.network(*((x_t, t) if self.time_conditioned else (x_t,)), **options)
         logits = out if isinstance(out, Tensor) else out.logits
         expected = (*x_t.shape, self.process.vocab_size)

@@ -8,7 +8,6 @@ What is published is an ordinary denoiser with the differences added up (:func:`
 from __future__ import annotations
 
 import copy
-import math
 from typing import Any, TypeVar
 
 from torch import nn
@@ -25,14 +24,8 @@ WithTrunk = NetworkDenoiser | ScoreDenoiser
 AnyWithTrunk = TypeVar("AnyWithTrunk", bound=NetworkDenoiser | ScoreDenoiser)
 
 
-def adapt(
-    student: WithTrunk,
-    teacher: WithTrunk,
-    rank: int,
-    alpha: float | None = None,
-    seed: int = 0,
-) -> None:
-    """Make a student share its teacher's weights, and learn a low-rank difference; in place.
+def adapt(student: WithTrunk, teacher: WithTrunk, rank: int, seed: int = 0) -> None:
+    """Make a student share its teacher's weights and learn a low-rank difference B·A, in place.
 
     The trunk is shared, and the layer onto the vocabulary where it means the same in both: product
     heads, and scores under a mask, which are posteriors but for a factor. Another head is the
@@ -42,16 +35,13 @@ def adapt(
         student: of the teacher's trunk configuration; its own trunk weights are let go.
         teacher: whose weights are taken.
         rank: r ≥ 1, below the width of the network.
-        alpha: scale α; ``rank`` by default, so that the difference is B·A.
         seed: of the first A.
 
     Raises:
-        ValueError: for trunks of different configurations, a foreign score network, or a rank or
-            scale outside its range.
+        ValueError: for trunks of different configurations, a foreign score network, or a rank
+            outside its range.
         ModuleNotFoundError: without ``peft``.
     """
-    if alpha is not None and not 0 < alpha < math.inf:
-        raise ValueError(f"alpha must be positive, got {alpha}")
     trunk, source = _trunk(student), _trunk(teacher)
     if not 1 <= rank < source.config.hidden:
         raise ValueError(
@@ -67,9 +57,7 @@ def adapt(
     output, given = student.product_layer(), teacher.product_layer()
     if output is not None and given is not None:
         share(output, given)
-    config = peft.LoraConfig(
-        r=rank, lora_alpha=rank if alpha is None else alpha, target_modules=_targets(trunk)
-    )
+    config = peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=_targets(trunk))
     with initial_weights(seed, _INITIAL_WEIGHTS):
         peft.inject_adapter_in_model(config, trunk)
 
@@ -115,7 +103,7 @@ def is_low_rank(denoiser: nn.Module) -> bool:
 
 
 def merged(student: AnyWithTrunk) -> AnyWithTrunk:
-    """The ordinary denoiser of the same law, with weights of its own: W ← W + (α/r)·B·A."""
+    """The ordinary denoiser of the same law, with weights of its own: W ← W + B·A."""
     whole = copy.deepcopy(student)
     for path, module in list(whole.named_modules()):
         if not hasattr(module, "lora_A"):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import pickle
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from fewjump.denoiser.meta_device import check_labels, without_memory
 from fewjump.denoiser.wrappers import matched_names
+from fewjump.reading import listed, reason
 from fewjump.tokenizing import HUB, hub_name, require
 
 _LOG = logging.getLogger("fewjump")
@@ -64,7 +65,7 @@ class Pretrained:
         """Log in one line what was assumed and left aside."""
         told = [*self.notes]
         if self.aside:
-            told.append(f"weights left aside: {_listed(self.aside)}")
+            told.append(f"weights left aside: {listed(self.aside)}")
         if told:
             _LOG.warning("%s: %s", self.source, "; ".join(told))
 
@@ -179,7 +180,7 @@ def _filled(
     ]
     if wrong:
         raise ValueError(
-            f"the weights do not fit config.json: {_listed(sorted(wrong))}; take both from the "
+            f"the weights do not fit config.json: {listed(sorted(wrong))}; take both from the "
             "same save"
         )
     floats = {name for name, value in expected.items() if value.is_floating_point()}
@@ -218,7 +219,7 @@ def weights_files(source: str, revision: str | None = None) -> list[Path]:
             missing = [str(part) for part, file in files.items() if file is None]
             if missing:
                 raise ValueError(
-                    f"{index} lists {_listed(missing)}, which is not there; copy or download it"
+                    f"{index} lists {listed(missing)}, which is not there; copy or download it"
                 )
             return [file for file in files.values() if file is not None]
     raise ValueError(
@@ -265,14 +266,14 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
                 f"{file} asks for more than tensors and plain values, which was not executed; do "
                 "not trust it, and get the weights again from their authors"
             ) from None
-        raise ValueError(f"{file} is damaged: {_first_line(text)}; copy it again") from None
+        raise ValueError(f"{file} is damaged: {reason(error)}; copy it again") from None
     if isinstance(value, Mapping) and isinstance(value.get("state_dict"), Mapping):
         value = value["state_dict"]
     if not isinstance(value, Mapping) or not value:
         raise ValueError(f"{file} holds no dictionary of tensors")
     wrong = [name for name, entry in value.items() if not isinstance(entry, Tensor)]
     if wrong:
-        raise ValueError(f"{file} holds {_listed(map(str, wrong))}, which is no tensor")
+        raise ValueError(f"{file} holds {listed(wrong)}, which is no tensor")
     return {str(name): entry for name, entry in value.items()}
 
 
@@ -281,7 +282,7 @@ def _check_whole(source: str, name: str, report: Mapping[str, Any]) -> None:
     missing = sorted(report["missing_keys"])
     if missing:
         raise ValueError(
-            f"the weights in {source} lack {_listed(missing)} of a {name}, which would be random; "
+            f"the weights in {source} lack {listed(missing)} of a {name}, which would be random; "
             "give a model that was trained as a masked language model, its head included"
         )
 
@@ -310,16 +311,6 @@ def _quiet(transformers: Any) -> Iterator[None]:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
-
-
-def _first_line(text: str) -> str:
-    return text.partition("\n")[0][:200]
-
-
-def _listed(names: Collection[str] | Iterator[str], limit: int = 3) -> str:
-    found = list(names)
-    more = f" and {len(found) - limit} more" if len(found) > limit else ""
-    return ", ".join(found[:limit]) + more
 
 
 def outputs(model: Any) -> int:

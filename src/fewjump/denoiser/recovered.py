@@ -7,13 +7,13 @@ those who read the law; a draw from it makes a few rows at a time and keeps none
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
 
 from fewjump.denoiser.constrain import constrain_logits, never_clean
-from fewjump.law.base import row_chunks
+from fewjump.inversion import row_chunks
 from fewjump.law.logits import Clock, DenseLogits, Logits
 from fewjump.law.scores import Ratios
 from fewjump.process import Process
@@ -36,6 +36,10 @@ class RecoveryReport:
         self.clipped_mass = clipped_mass
         self.condition_number = condition_number
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        # A copied network need not copy its weights again for the sake of a report.
+        return self
+
     def mean_clipped_mass(self) -> Tensor:
         """Its mean, (): over positions spread evenly where computing all of them costs much."""
         return self.clipped_mass.mean()
@@ -55,10 +59,6 @@ class MaskedRecoveryReport(RecoveryReport):
         self.condition_number = condition_number
         # It outlives the training step, whose graph must not.
         self._logits, self._shift = logits.detach(), shift
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> MaskedRecoveryReport:
-        # A copied network need not copy its weights again for the sake of a report.
-        return self
 
     @cached_property
     def clipped_mass(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -217,9 +217,6 @@ class LateRecoveryReport(RecoveryReport):
     def __init__(self, logits: RecoveredLogits, condition_number: Tensor) -> None:
         self.condition_number = condition_number
         self._logits = logits
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> LateRecoveryReport:
-        return self
 
     @property
     def clipped_mass(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]

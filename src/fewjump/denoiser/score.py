@@ -34,7 +34,7 @@ from fewjump.denoiser.recovered import (
     recovered_logits,
 )
 from fewjump.denoiser.transformer import Transformer, TransformerConfig, zero_linear
-from fewjump.law.base import row_chunks
+from fewjump.inversion import row_chunks
 from fewjump.law.logits import DenseLogits, Logits
 from fewjump.law.product import ProductLaw
 from fewjump.law.scores import Ratios, Scores
@@ -299,10 +299,7 @@ class ScoreNetwork(nn.Module):
 
     def log_ratios(self, x_t: Tensor, sigma_bar: Tensor) -> Tensor:
         """As :meth:`forward`, at noise level σ̄ (B,)."""
-        return self.scaled_scores(self.raw_logits(x_t, sigma_bar), sigma_bar)
-
-    def scaled_scores(self, raw: Tensor, sigma_bar: Tensor) -> Tensor:
-        """Log-ratios from the linear layer's output (B, L, V) at noise level σ̄ (B,)."""
+        raw = self.raw_logits(x_t, sigma_bar)
         if not self._scales():
             return raw
         return raw - self.offset(sigma_bar)[:, None, None].to(raw.dtype)

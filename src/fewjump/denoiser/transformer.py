@@ -16,14 +16,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from fewjump.config import checked_options
+from fewjump.config import checked_options, require
 from fewjump.denoiser.attention import (
     ROTARY_BASE,
     AttentionMask,
@@ -33,9 +33,7 @@ from fewjump.denoiser.attention import (
     rotary_table,
     rotate,
 )
-
-if TYPE_CHECKING:
-    from fewjump.denoiser.base import Condition
+from fewjump.denoiser.base import Condition
 
 TIME_FREQUENCIES = 128
 _EVERYTHING = AttentionMask()
@@ -332,61 +330,61 @@ class TransformerConfig:
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "hidden", "blocks", "heads", "mlp_ratio", "condition_dim"):
-            _require(getattr(self, name) >= 1, f"{name} must be ≥ 1, got {getattr(self, name)}")
-        _require(
+            require(getattr(self, name) >= 1, f"{name} must be ≥ 1, got {getattr(self, name)}")
+        require(
             self.hidden % self.heads == 0,
             f"hidden ({self.hidden}) must be a multiple of heads ({self.heads})",
         )
-        _require(self.positions in ("1d", "2d"), f"positions: 1d or 2d, got {self.positions!r}")
+        require(self.positions in ("1d", "2d"), f"positions: 1d or 2d, got {self.positions!r}")
         part = 2 if self.positions == "1d" else 4
-        _require(
+        require(
             self.head_dim % part == 0,
             f"{self.positions} rotary positions need hidden/heads to be a multiple of {part}, "
             f"got {self.head_dim}",
         )
-        _require(
+        require(
             (self.grid is not None) == (self.positions == "2d"),
             "grid=(rows, columns) goes with positions='2d', and only with it",
         )
         if self.grid is not None:
             object.__setattr__(self, "grid", (int(self.grid[0]), int(self.grid[1])))
-            _require(min(self.grid) >= 1, f"grid must be at least 1×1, got {self.grid}")
-        _require(
+            require(min(self.grid) >= 1, f"grid must be at least 1×1, got {self.grid}")
+        require(
             self.padding is None or 0 <= self.padding < self.vocab_size,
             f"padding must be a token below {self.vocab_size}, got {self.padding}",
         )
-        _require(
+        require(
             self.separator is None or 0 <= self.separator < self.vocab_size,
             f"separator must be a token below {self.vocab_size}, got {self.separator}",
         )
-        _require(
+        require(
             self.separator is None or (self.positions == "1d" and self.separator != self.padding),
             "separator= is for sequences (positions='1d'), and another token than padding",
         )
-        _require(
+        require(
             self.classes is None or self.classes >= 1,
             f"classes must be ≥ 1 (or None), got {self.classes}",
         )
         if self.guidance is not None:
             low, high = (float(end) for end in self.guidance)
             object.__setattr__(self, "guidance", (low, high))
-            _require(self.classes is not None, "guidance is for networks with classes")
-            _require(
+            require(self.classes is not None, "guidance is for networks with classes")
+            require(
                 0 <= low <= high < math.inf,
                 f"guidance must be two scales, 0 ≤ low ≤ high, got {low:g} and {high:g}",
             )
         groups = tuple(tuple(int(part) for part in parts) for parts in self.position_groups)
         object.__setattr__(self, "position_groups", groups)
-        _require(
+        require(
             len({len(parts) for parts in groups}) <= 1 and all(groups),
             "position_groups must all number the same positions, at least one",
         )
-        _require(
+        require(
             all(set(parts) == set(range(max(parts) + 1)) for parts in groups),
             "position_groups must number their parts from 0 without a gap",
         )
-        _require(0 <= self.dropout < 1, f"dropout must lie in [0, 1), got {self.dropout}")
-        _require(
+        require(0 <= self.dropout < 1, f"dropout must lie in [0, 1), got {self.dropout}")
+        require(
             self.conv_kernel == 0 or (self.conv_kernel > 0 and self.conv_kernel % 2 == 1),
             f"conv_kernel must be 0 (none) or odd, got {self.conv_kernel}",
         )
@@ -417,8 +415,3 @@ class TransformerConfig:
         # Models saved before there were classes say that they have no constant condition.
         config = {k: v for k, v in config.items() if (k, v) != ("conditioned", False)}
         return cls(**checked_options(cls, config, "the transformer"))
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)

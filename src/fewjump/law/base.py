@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
+from fewjump.inversion import row_chunks
 from fewjump.random import Generator
 
 if TYPE_CHECKING:
@@ -280,13 +281,17 @@ def enumerate_states(
     vocab_size: int, length: int, device: torch.device | str | None = None
 ) -> Tensor:
     """All V^L sequences, (V^L, L) int64, the last position varying fastest."""
-    count = vocab_size**length
-    if count > ENUMERATION_LIMIT:
+    check_enumerable(vocab_size, length)
+    return unravel(torch.arange(vocab_size**length, device=device), vocab_size, length)
+
+
+def check_enumerable(vocab_size: int, length: int) -> None:
+    """Raise ValueError for more than 1e6 sequences."""
+    if vocab_size**length > ENUMERATION_LIMIT:
         raise ValueError(
-            f"{vocab_size}^{length} = {count:.3g} states are too many to enumerate "
-            f"(limit {ENUMERATION_LIMIT}); use a smaller problem"
+            f"{vocab_size}^{length} states are too many to enumerate (limit {ENUMERATION_LIMIT}); "
+            "use a smaller problem"
         )
-    return unravel(torch.arange(count, device=device), vocab_size, length)
 
 
 def unravel(index: Tensor, vocab_size: int, length: int) -> Tensor:
@@ -330,13 +335,6 @@ def refuse_twice(temperature: float, top_p: float) -> None:
         raise ValueError("this law is already tempered; temper the original law instead")
 
 
-def row_chunks(rows: int, width: int, elements: int = 1 << 22) -> Iterator[slice]:
-    """Slices over ``rows`` such that each covers about ``elements`` entries of a (rows, width)."""
-    step = max(1, elements // max(1, width))
-    for start in range(0, rows, step):
-        yield slice(start, min(rows, start + step))
-
-
 def safe_logsumexp(values: Tensor, dim: int = -1) -> Tensor:
     """logsumexp whose gradient is 0, not NaN, where every term is −inf."""
     peak = values.detach().amax(dim, keepdim=True)
@@ -351,6 +349,11 @@ def safe_log(values: Tensor) -> Tensor:
     """log, with −inf and no gradient at 0."""
     zero = values <= 0
     return values.masked_fill(zero, 1.0).log().masked_fill(zero, -torch.inf)
+
+
+def expectation(weights: Tensor, values: Tensor) -> Tensor:
+    """Σ weights·values over the last axis with 0·(±inf) = 0 (in value and in gradient)."""
+    return (weights * values.masked_fill(weights == 0, 0.0)).sum(-1)
 
 
 def at_least_float32(value: Tensor) -> Tensor:

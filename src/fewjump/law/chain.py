@@ -152,7 +152,7 @@ class ChainLaw(Law):
         if self.conditional:
             potential = self._after_start(seen)
             if self.method == "scan":
-                return scan_log_total(potential, transition.matrix(), True)
+                return scan_log_total(potential, transition.matrix())
             return log_total(potential, transition, True, every)
         if self.start.shape[1] != self.length:
             seen, every = self._between(seen), 1

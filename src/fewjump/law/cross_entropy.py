@@ -12,17 +12,15 @@ from collections.abc import Callable, Sequence
 from functools import cache, partial
 from importlib import metadata
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fewjump.law.base import row_chunks
+from fewjump.inversion import row_chunks
 from fewjump.law.logit_pass import CHUNK_ELEMENTS, DensePass, LinearHead, LinearPass
-
-if TYPE_CHECKING:
-    from fewjump.law.logits import Logits
+from fewjump.law.logits import Logits
 
 #: The first version whose gradients of single rows are known to be right.
 LIGER_VERSION = (0, 8, 5)
@@ -202,18 +200,21 @@ def soft_cross_entropy(
         rows: (N,) int64, counted row-major over (B, L).
         row_weight: (N,) constants; given, the gradient of ``total`` costs a head no second pass.
     """
-    head, early = student.head_at(rows), False
-    source: Source = partial(DensePass, rows)
-    if head is None:
-        parameters = (student.dense().flatten(0, 1),)
-    else:
-        source = partial(LinearPass, head.compute, head.gain)
-        parameters = head.features, head.weight, head.bias
-        early = torch.is_grad_enabled() and row_weight is not None
+    source, parameters, deferred = _inputs(student, rows)
+    early = deferred and torch.is_grad_enabled() and row_weight is not None
     with torch.autocast(rows.device.type, enabled=False):
         return SoftCrossEntropy(
             *_SoftCrossEntropy.apply(source, target, rows, row_weight, early, *parameters)
         )
+
+
+def _inputs(student: Logits, rows: Tensor) -> tuple[Source, tuple[Tensor, ...], bool]:
+    """A pass over chosen rows, the tensors that it differentiates, and whether it is a head's."""
+    head = student.head_at(rows)
+    if head is None:
+        return partial(DensePass, rows), (student.dense().flatten(0, 1),), False
+    parameters = head.features, head.weight, head.bias
+    return partial(LinearPass, head.compute, head.gain), parameters, True
 
 
 class _SoftCrossEntropy(torch.autograd.Function):
@@ -303,13 +304,7 @@ def reverse_divergence(
     Returns:
         () Σ row_weight·KL in nats, with gradients, and (N,) each KL, without.
     """
-    head = student.head_at(rows)
-    if head is None:
-        source: Source = partial(DensePass, rows)
-        parameters = (student.dense().flatten(0, 1),)
-    else:
-        source = partial(LinearPass, head.compute, head.gain)
-        parameters = head.features, head.weight, head.bias
+    source, parameters, _ = _inputs(student, rows)
     with torch.autocast(rows.device.type, enabled=False):
         return _ReverseDivergence.apply(source, target, rows, floor, row_weight, *parameters)
 

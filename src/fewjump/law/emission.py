@@ -15,20 +15,11 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from fewjump.inversion import invert_logits
-from fewjump.law.base import (
-    SHARED,
-    Batched,
-    at_least_float32,
-    exponentiated,
-    nucleus,
-    refuse_twice,
-    row_chunks,
-)
+from fewjump.inversion import invert_logits, row_chunks
+from fewjump.law.base import SHARED, Batched, at_least_float32, exponentiated, nucleus, refuse_twice
 from fewjump.law.cross_entropy import token_log_prob
 from fewjump.law.emission_normaliser import CHUNK, log_matmul_exp, low_rank_normaliser, tiles
 from fewjump.law.logits import pin_logits
-from fewjump.law.product import ProductLaw
 from fewjump.random import Generator, categorical_from_logits, uniform
 
 
@@ -95,7 +86,7 @@ class DenseEmission(Emission):
         weights = weights.reshape(-1, 1, self.states)
         out = []
         for rows in row_chunks(len(flat), self.states * self.vocab_size):
-            each = ProductLaw(flat[rows]).marginals()
+            each = at_least_float32(flat[rows]).softmax(-1)
             out.append((weights[rows].to(each.dtype) @ each)[:, 0])
         return torch.cat(out).reshape(self.batch_size, self.length, self.vocab_size)
 

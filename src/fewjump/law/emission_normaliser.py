@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewjump.law.base import at_least_float32, exponentiated, row_chunks
+from fewjump.inversion import row_chunks
+from fewjump.law.base import at_least_float32, exponentiated
 
 # Entries of a temporary: small enough to stay in a CPU's cache hierarchy, large enough for matmuls.
 CHUNK = 1 << 20
@@ -126,8 +127,8 @@ def _tiles(base: Tensor, states: int) -> Iterator[tuple[slice, slice]]:
     """Rows × vocabulary tiles of about ``CHUNK`` entries once multiplied by the states."""
     width = min(base.shape[1], max(1, CHUNK // (8 * states)))
     for rows in row_chunks(base.shape[0], states * width, CHUNK):
-        for start in range(0, base.shape[1], width):
-            yield rows, slice(start, min(base.shape[1], start + width))
+        for columns in row_chunks(base.shape[1], 1, width):
+            yield rows, columns
 
 
 def _tile(base: Tensor, features: Tensor, tokens: Tensor, rows: slice, columns: slice) -> Tensor:

@@ -7,16 +7,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from fewjump.inversion import invert_cdf
-from fewjump.law.base import (
-    ENUMERATION_LIMIT,
-    Law,
-    enumerate_states,
-    nucleus,
-    ravel,
-    row_chunks,
-    unravel,
-)
+from fewjump.inversion import invert_cdf, row_chunks
+from fewjump.law.base import Law, check_enumerable, enumerate_states, nucleus, ravel, unravel
 from fewjump.law.posterior import Fallback, PosteriorLaw, contract, normalised, outer
 from fewjump.random import Generator, uniform
 
@@ -130,13 +122,9 @@ class EnumeratedLaw(PosteriorLaw):
         log_probs = self._weights(slice(None)).log()
         if self.vocab_size == self.tokens:
             return log_probs
-        count = self.vocab_size**self.length
-        if count > ENUMERATION_LIMIT:
-            raise ValueError(
-                f"{self.vocab_size}^{self.length} = {count:.3g} states are too many to enumerate "
-                f"(limit {ENUMERATION_LIMIT}); use a smaller problem"
-            )
+        check_enumerable(self.vocab_size, self.length)
         index = ravel(enumerate_states(self.tokens, self.length, self.device), self.vocab_size)
+        count = self.vocab_size**self.length
         out = log_probs.new_full((self.batch_size, count), -torch.inf)
         out[:, index] = log_probs
         return out

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fewjump.inversion import invert_cdf
-from fewjump.law.base import exponentiated, nucleus, row_chunks
+from fewjump.inversion import invert_cdf, row_chunks
+from fewjump.law.base import exponentiated, nucleus
 from fewjump.law.posterior import Fallback, PosteriorLaw, normalised, padded
 from fewjump.random import Generator, uniform
 

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fewjump.inversion import invert_cdf
-from fewjump.law.base import exponentiated, row_chunks, safe_log, safe_logsumexp
+from fewjump.inversion import invert_cdf, row_chunks
+from fewjump.law.base import exponentiated, safe_log, safe_logsumexp
 from fewjump.law.transition import (
     Transition,
     advance,
@@ -326,17 +326,14 @@ def _log_space_path(potential: Tensor, transition: Transition, u: Tensor) -> Ten
 # sequences on an accelerator.
 
 
-def scan_log_total(potential: Tensor, transition: Tensor, conditional: bool = False) -> Tensor:
-    """Same value and arguments as :func:`log_total`."""
+def scan_log_total(potential: Tensor, transition: Tensor) -> Tensor:
+    """Same value and arguments as a conditional :func:`log_total`."""
     peak = potential.detach().amax(-1, keepdim=True)
     peak = torch.where(peak.isfinite(), peak, 0.0)
     local = (potential - peak).exp()
-    weights, height = _weights(transition.unsqueeze(-3), conditional)
-    weights = weights.squeeze(-3)
-    matrix = weights * local[:, 1:, None, :]
+    matrix = transition.softmax(-1) * local[:, 1:, None, :]
     # Each row of a product carries its own scale: states of tiny weight keep their precision.
-    scale = torch.zeros_like(matrix[..., 0]) + height[..., None]
-    matrix, scale = _rescale(matrix, scale)
+    matrix, scale = _rescale(matrix, torch.zeros_like(matrix[..., 0]))
     while matrix.shape[1] > 1:
         if matrix.shape[1] % 2:
             matrix, scale = _append_identity(matrix, scale)

@@ -12,7 +12,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from fewjump.law.base import SHARED, Batched, Draw, Law, nucleus
+from fewjump.law.base import SHARED, Batched, Draw, Law, expectation, nucleus
 from fewjump.law.mixture import MixtureOf
 from fewjump.random import Generator, SampleStreams, categorical_from_logits, uniform
 
@@ -73,12 +73,7 @@ class CategoricalLatent(Latent):
     def kl(self, other: CategoricalLatent) -> Tensor:
         """KL(self ‖ other) in nats of each categorical: (B,), or (B, L) with one a position."""
         mine, theirs = self.logits.log_softmax(-1), other.logits.log_softmax(-1)
-        weight = mine.exp()
-        return (weight * (mine - theirs).masked_fill(weight == 0, 0.0)).sum(-1)
-
-    def category(self) -> DiscreteLatent | None:
-        """Itself, where z is one category per sequence, so that it can be summed out."""
-        return None
+        return expectation(mine.exp(), mine - theirs)
 
     def relaxed(self, generator: Generator = None) -> Tensor:
         """One-hot (B, K), or (B, L, K) with one a position, see :func:`straight_through`."""
@@ -179,10 +174,6 @@ class LatentProduct(Latent):
 
     def sample(self, generator: Generator = None) -> Tensor:
         return self._pack([part.sample(generator) for part in self.parts])
-
-    def category(self) -> DiscreteLatent | None:
-        """Itself, where z is one category per sequence, so that it can be summed out."""
-        return None
 
     def relaxed(self, generator: Generator = None) -> Tensor:
         return self._pack([part.relaxed(generator) for part in self.parts])

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fewjump.law.base import row_chunks
+from fewjump.inversion import row_chunks
 
 # Entries of one chunk of a linear head's logits. Fewer rows would read the whole weight too often:
 # at a hidden width of 768 a chunk of 150 rows computes for ten times as long as it reads.

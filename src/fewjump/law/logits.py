@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fewjump.inversion import rows_per_chunk
-from fewjump.law.base import SHARED, Batched, nucleus, refuse_twice, row_chunks
+from fewjump.inversion import row_chunks, rows_per_chunk
+from fewjump.law.base import SHARED, Batched, nucleus, refuse_twice
 from fewjump.law.logit_pass import CHUNK_ELEMENTS, Gain, LinearHead, linear_rows, raise_logits
 
 Clock: TypeAlias = Callable[[], AbstractContextManager[object]]

@@ -8,8 +8,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from fewjump.inversion import invert_cdf
-from fewjump.law.base import ENUMERATION_LIMIT, Law, enumerate_states, nucleus, row_chunks
+from fewjump.inversion import invert_cdf, row_chunks
+from fewjump.law.base import ENUMERATION_LIMIT, Law, nucleus
 from fewjump.law.posterior import Fallback, PosteriorLaw, contract, normalised, outer
 from fewjump.random import Generator, uniform
 
@@ -170,21 +170,6 @@ class MarkovLaw(PosteriorLaw):
         emitted = self.emission[self.which[:, None], position, z] * self.factors
         draws = invert_cdf(emitted.flatten(0, 1), u[..., 1].flatten())
         return draws.reshape(self.batch_size, self.length)
-
-    def enumerate(self) -> Tensor:
-        count = self.vocab_size**self.length
-        if count > ENUMERATION_LIMIT:
-            return super().enumerate()  # raises, with the reason
-        states = enumerate_states(self.vocab_size, self.length, self.device)
-        out = self.factors.new_empty(self.batch_size, count)
-        for columns in row_chunks(count, self.batch_size * self.length * self.states):
-            piece = states[columns]
-            rows = torch.arange(self.batch_size, device=self.device)
-            law = self.select(rows.repeat_interleave(piece.shape[0]))
-            out[:, columns] = law.log_prob(piece.repeat(self.batch_size, 1)).reshape(
-                self.batch_size, -1
-            )
-        return out
 
     def entropy(self) -> Tensor:
         """Entropy of the whole sequence of tokens, in nats: (B,).

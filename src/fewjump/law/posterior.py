@@ -12,7 +12,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fewjump.law.base import Law, row_chunks
+from fewjump.inversion import row_chunks
+from fewjump.law.base import Law
 
 Fallback = Callable[[], Tensor]
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fewjump.inversion import invert_cdf
-from fewjump.law.base import Draw, Law, at_least_float32, nucleus, row_chunks
+from fewjump.inversion import invert_cdf, row_chunks
+from fewjump.law.base import Draw, Law, at_least_float32, expectation, nucleus
 from fewjump.law.cross_entropy import (
     SoftCrossEntropy,
     reverse_divergence,
@@ -249,11 +249,6 @@ class ProductLaw(Law):
     def replaced(self, rows: Tensor, other: ProductLaw) -> ProductLaw:
         """This law with some batch rows (N,) taken from ``other`` (N rows)."""
         return ProductLaw(self.source.replaced(rows, other.source))
-
-
-def expectation(weights: Tensor, values: Tensor) -> Tensor:
-    """Σ weights·values over the last axis with 0·(±inf) = 0 (in value and in gradient)."""
-    return (weights * values.masked_fill(weights == 0, 0.0)).sum(-1)
 
 
 def as_product(law: Law) -> ProductLaw:

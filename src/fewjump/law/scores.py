@@ -12,8 +12,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from fewjump.inversion import rows_per_chunk
-from fewjump.law.base import SHARED, Batched, row_chunks
+from fewjump.inversion import row_chunks, rows_per_chunk
+from fewjump.law.base import SHARED, Batched
 from fewjump.law.logits import Clock, Logits
 
 

@@ -290,7 +290,7 @@ class Given:
     """
 
     def __init__(self, x0: Tensor, known: Tensor | None, process: Process) -> None:
-        self.x0, self.known = x0, known
+        self.x0, self.known, self.process = x0, known, process
         # Under a mask what is shown clean is certain to every law already.
         self.certain = known is None or process.absorbing
 
@@ -314,6 +314,13 @@ class Given:
     def open(self, values: Tensor) -> Tensor:
         """Values (B, L) of the other positions; 0 (or False) at the given ones."""
         return values if self.known is None else values.masked_fill(self.known, 0)
+
+    def asked(self, x_t: Tensor) -> Tensor:
+        """Positions of x_t that are neither visible nor given, counted row-major: (N,) int64."""
+        hidden = self.process.masked(x_t)
+        if hidden is None:
+            hidden = self.open(torch.ones_like(x_t, dtype=torch.bool))
+        return hidden.reshape(-1).nonzero()[:, 0]
 
     def condition(self, law: Law, rows: Tensor | None = None) -> Law:
         """The law of the batch (or of its ``rows``) given those positions."""

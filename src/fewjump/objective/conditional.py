@@ -22,7 +22,6 @@ from fewjump.objective.time_sampling import (
     time_weight,
 )
 from fewjump.options.matching import GapOptions, Intermediate
-from fewjump.process import Process
 from fewjump.random import Generator, uniform
 from fewjump.sampler import Ancestral, Euler, Sampler, ThetaTrapezoidal
 
@@ -127,7 +126,7 @@ class ConditionalMatching(MatchingObjective, GapOptions):
         if spread is not None and self.times is not None:
             weight = weight * spread.weight
             seen = partial(self.times.see, spread.bins)
-        loss, metrics = compare(law, target, x_t, weight, process, generator, given, seen)
+        loss, metrics = compare(law, target, x_t, weight, given, generator, seen)
         metrics["clipped_mass"] = clipped
         for name, model in (("student", student), ("teacher", teacher)):
             # Score networks go through recovery, which may have had to clip as well.
@@ -142,9 +141,8 @@ def compare(
     target: Law,
     x_t: Tensor,
     weight: Tensor,
-    process: Process,
+    given: Given,
     generator: Generator = None,
-    given: Given | None = None,
     seen: Callable[[Tensor], None] | None = None,
 ) -> tuple[Tensor, Metrics]:
     """Weighted cross-entropy of a student's law against a target law, in nats per position.
@@ -154,9 +152,8 @@ def compare(
         target: the teacher's law, without.
         x_t: (B, L) int64, the student's input.
         weight: (B,) w(t).
-        process: for an absorbing one, positions visible in ``x_t`` are left out.
+        given: known positions, which are left out, as those are that a mask shows in ``x_t``.
         generator: used where a joint law must be scored on a draw.
-        given: known positions, which are left out.
         seen: told each sequence's loss before its weight, (B,) nats per position: KL to the target
             between product laws, cross-entropy for joint ones.
 
@@ -166,8 +163,7 @@ def compare(
         share). Joint students report ``cross_entropy`` and ``teacher_entropy`` only.
     """
     if not law.independent:
-        if given is not None:
-            law, target = given.condition(law), given.condition(target)
+        law, target = given.condition(law), given.condition(target)
         bits = law.cross_entropy(target, generator)
         if seen is not None:
             seen(bits.detach() / x_t.shape[1])
@@ -175,13 +171,7 @@ def compare(
         if target.independent:
             metrics["teacher_entropy"] = as_product(target).entropy().mean()
         return (weight.to(bits.dtype) * bits).mean() / x_t.shape[1], metrics
-    masked = process.masked(x_t)
-    if masked is not None:
-        rows = masked.reshape(-1).nonzero()[:, 0]
-    elif given is not None and given.known is not None:
-        rows = (~given.known).reshape(-1).nonzero()[:, 0]
-    else:
-        rows = torch.arange(x_t.numel(), device=x_t.device)
+    rows = given.asked(x_t)
     row_weight = weight[rows // x_t.shape[1]]
     entropies = as_product(law).soft_cross_entropy(as_product(target), rows, row_weight)
     ce, loss = entropies.cross_entropy, entropies.total / x_t.numel()

@@ -68,7 +68,7 @@ class DiscreteConsistency(HalvingObjective):
         x_s = process.flow_step(x_t, batch, s, t, generator)
         with torch.no_grad():
             target = as_product(teacher(x_s, s))
-        rows = given.open(torch.ones_like(x_t, dtype=torch.bool)).reshape(-1).nonzero()[:, 0]
+        rows = given.asked(x_t)
         total, each = self.diverged(as_product(student(x_t, t)), target, rows)
         return total / batch.numel(), {
             "kl_to_teacher": each.sum() / max(1, rows.shape[0]),

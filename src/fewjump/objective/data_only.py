@@ -86,7 +86,7 @@ class DataLikelihood(FromData):
         process = student.process
         t, given, x_t = self.noised(process, batch, generator)
         law = student(x_t, t)
-        cost, mean = cross_entropy(law, process, x_t, batch, given)
+        cost, mean = cross_entropy(law, x_t, batch, given)
         loss = self.weighted(cost, process, t, batch.shape[1])
         return law, loss, {"cross_entropy": mean}
 

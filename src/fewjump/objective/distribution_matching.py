@@ -12,11 +12,11 @@ from torch import Tensor
 
 from fewjump.config import require
 from fewjump.denoiser.base import Denoiser
-from fewjump.law.base import Draw
+from fewjump.law.base import Draw, expectation
 from fewjump.law.product import ProductLaw
 from fewjump.objective.base import require_likelihood
 from fewjump.objective.on_policy import OnPolicyRefinement
-from fewjump.objective.score_function import DrawnAt, expected_reward, table_reward
+from fewjump.objective.score_function import DrawnAt, table_reward
 from fewjump.options.sampled import AnchorOptions
 
 
@@ -108,7 +108,7 @@ class PosteriorMatching(DistributionMatching):
     def _table(self, fake: ProductLaw, real: ProductLaw) -> Tensor:
         with torch.no_grad():
             ratio = table_reward(fake, real, self.floor)
-            return self._variation(ratio, expected_reward(real.marginals(), ratio)[..., None])
+            return self._variation(ratio, expectation(real.marginals(), ratio)[..., None])
 
     def _reward(self, fake: ProductLaw, real: ProductLaw, x0: Tensor, at: DrawnAt) -> Tensor:
         return self._table(fake, real).gather(-1, x0[..., None])[..., 0]

@@ -11,7 +11,8 @@ from torch.utils.checkpoint import checkpoint
 
 from fewjump.config import one_of
 from fewjump.denoiser.base import Denoiser, eval_mode
-from fewjump.law.base import Law, row_chunks
+from fewjump.inversion import row_chunks
+from fewjump.law.base import Law
 from fewjump.law.product import as_product
 from fewjump.objective.base import Given, Metrics, Objective
 from fewjump.objective.time_sampling import spread_uniform, time_weight
@@ -83,7 +84,7 @@ class CrossEntropyELBO(DataObjective):
             density = given.open(rate_divergence(process, posterior, x_t, batch, t))
             loss = (1 - self.min_time) * density.sum() / batch.numel()
             return loss, {"nelbo": loss.detach()}
-        ce, mean = cross_entropy(law, process, x_t, batch, given)
+        ce, mean = cross_entropy(law, x_t, batch, given)
         return self._weighted(ce, process, t, batch), {"cross_entropy": mean}
 
     def _weighted(self, ce: Tensor, process: Process, t: Tensor, batch: Tensor) -> Tensor:
@@ -116,7 +117,7 @@ class ScoreEntropy(DataObjective):
             student.evaluations += 1
             ratios = score(x_t, as_time(t))
             assert isinstance(ratios, Tensor)
-            density = rate_divergence(process, ratios, x_t, batch, t, ratios=ratios)
+            density = rate_divergence(process, ratios, x_t, batch, t, direct=True)
         else:
             posterior = given.condition(student(x_t, t)).marginals()
             density = rate_divergence(process, posterior, x_t, batch, t)
@@ -127,14 +128,11 @@ class ScoreEntropy(DataObjective):
         return loss, {"score_entropy": loss.detach(), "largest_density": largest}
 
 
-def cross_entropy(
-    law: Law, process: Process, x_t: Tensor, x0: Tensor, given: Given
-) -> tuple[Tensor, Tensor]:
+def cross_entropy(law: Law, x_t: Tensor, x0: Tensor, given: Given) -> tuple[Tensor, Tensor]:
     """−log p(x₀|x_t) in nats, over the positions that are neither visible nor given.
 
     Args:
         law: p(x₀|x_t), with gradients.
-        process: for an absorbing one, what is visible in ``x_t`` carries no loss.
         x_t, x0: (B, L) int64.
         given: positions that are left out.
 
@@ -145,10 +143,7 @@ def cross_entropy(
     if not law.independent:
         ce = -given.condition(law).log_prob(x0)
         return ce, ce.detach().sum() / x0.numel()
-    asked = process.masked(x_t)
-    if asked is None:
-        asked = given.open(torch.ones_like(x_t, dtype=torch.bool))
-    rows = asked.reshape(-1).nonzero()[:, 0]
+    rows = given.asked(x_t)
     each = as_product(law).token_cross_entropy(x0, rows)
     total = torch.zeros(x0.shape[0], dtype=each.dtype, device=each.device)
     total = total.index_add(0, rows // x0.shape[1], each)
@@ -157,11 +152,11 @@ def cross_entropy(
 
 def rate_divergence(
     process: Process,
-    posterior: Tensor,
+    model: Tensor,
     x_t: Tensor,
     x0: Tensor,
     t: Tensor,
-    ratios: Tensor | None = None,
+    direct: bool = False,
 ) -> Tensor:
     """Density over t of the path KL between the true and the model's reverse chain: (B, L).
 
@@ -172,13 +167,10 @@ def rate_divergence(
 
     Args:
         process: any.
-        posterior: (B, L, V) the model's p(x₀ⁱ|x_t); ignored with ``ratios``.
+        model: (B, L, V) the model's p(x₀ⁱ|x_t), or with ``direct`` its concrete scores.
         x_t, x0: (B, L) int64, where x_t can be reached from x₀.
         t: (B,).
-        ratios: (B, L, V) the model's concrete scores, if it has them directly.
     """
-    model = posterior if ratios is None else ratios
-    direct = ratios is not None
     parts = []
     width = x_t.shape[1] * process.vocab_size
     for part in row_chunks(x_t.shape[0], width):
@@ -194,7 +186,7 @@ def _rate_divergence(
     process: Process, model: Tensor, direct: bool, x_t: Tensor, x0: Tensor, t: Tensor
 ) -> Tensor:
     index = x_t[..., None]
-    certain = torch.zeros_like(model, requires_grad=False).scatter_(-1, x0[..., None], 1.0)
+    certain = torch.zeros_like(model).scatter_(-1, x0[..., None], 1.0)
     true = process.ratios_from_posterior(certain, x_t, t)
     true = process.reverse_rates(true, x_t, t).scatter(-1, index, 0.0)
     ratios = model if direct else process.ratios_from_posterior(model, x_t, t)

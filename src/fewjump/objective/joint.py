@@ -188,11 +188,10 @@ class JointConditionalMatching(MatchingObjective, JointOptions):
         t: Tensor,
         times: Tensor,
         generator: Generator,
-        given: Given | None = None,
+        given: Given,
     ) -> tuple[Law, Tensor, Tensor]:
         """The student's law at x_t with gradients, x_t (B, L), and the path at ``times``."""
         process = student.process
-        given = Given(batch, None, process) if given is None else given
         if self.intermediate == "forward":
             with torch.no_grad():
                 path = forward_path(process, batch, torch.cat([t[None], times]), generator)
@@ -233,7 +232,7 @@ class JointConditionalMatching(MatchingObjective, JointOptions):
         teacher: Denoiser,
         x_t: Tensor,
         t: Tensor,
-        given: Given | None = None,
+        given: Given,
     ) -> Metrics:
         length = x_t.shape[1]
         metrics = {
@@ -245,8 +244,7 @@ class JointConditionalMatching(MatchingObjective, JointOptions):
             return metrics
         metrics["teacher_entropy"] = target.entropy.mean()
         rows = torch.arange(max(1, x_t.shape[0] // 8), device=x_t.device)
-        product = teacher.rows(rows)(x_t[rows], t[rows])
-        product = product if given is None else given.condition(product, rows)
+        product = given.condition(teacher.rows(rows)(x_t[rows], t[rows]), rows)
         if product.independent:
             theirs = product.cross_entropy(target.law.select(rows))
             metrics["gain_over_product"] = (theirs - entropy[rows]).mean()

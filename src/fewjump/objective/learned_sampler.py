@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from fewjump.config import require
 from fewjump.denoiser.base import Condition, Denoiser
+from fewjump.inversion import row_chunks
 from fewjump.law import Law
-from fewjump.law.base import row_chunks
 from fewjump.law.product import as_product
 from fewjump.objective.base import Metrics, Objective, require_frozen
 from fewjump.options.matching import WholeJumpOptions

@@ -82,7 +82,7 @@ class Rectification(InRounds, TimeOptions, CouplingOptions):
         t = self.min_time + (1 - self.min_time) * t
         x_t = between(process, x0, x1, t, generator)
         nothing = Given(x0, None, process)
-        total, mean = cross_entropy(student(x_t, t), process, x_t, x0, nothing)
+        total, mean = cross_entropy(student(x_t, t), x_t, x0, nothing)
         few = torch.arange(max(1, len(x0) // 8), device=x0.device)
         with torch.no_grad():
             one_step = -student.rows(few)(x1[few], 1.0).log_prob(x0[few])

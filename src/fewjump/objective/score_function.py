@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fewjump.law.base import Draw
+from fewjump.law.base import Draw, expectation
 from fewjump.law.product import ProductLaw
 from fewjump.process import Process
 
@@ -46,11 +46,6 @@ def own_posterior(
     return weights / weights.sum(-1, keepdim=True)
 
 
-def expected_reward(posterior: Tensor, reward: Tensor) -> Tensor:
-    """Σ_a posterior(a)·reward(a), with 0·∞ = 0: (..., V) → (...)."""
-    return torch.where(posterior > 0, posterior * reward, 0.0).sum(-1)
-
-
 def expected_surrogate(
     law: ProductLaw, posterior: Tensor, reward: Tensor, baseline: Tensor, scale: Tensor
 ) -> Tensor:
@@ -68,7 +63,7 @@ def expected_surrogate(
         baseline: b (B,), independent of x_u given x_t.
         scale: (B,) factor of reward and baseline.
     """
-    own = expected_reward(posterior, reward)
+    own = expectation(posterior, reward)
     others = own.sum(-1, keepdim=True) - own - baseline[:, None]
     weight = posterior * (reward + others[..., None]) * scale[:, None, None]
     weight = torch.where(posterior > 0, weight, 0.0).detach()
@@ -120,7 +115,7 @@ def summed_gradient(
     """
     with torch.no_grad():
         mean = torch.stack(
-            [expected_reward(p, r).sum(-1) for p, r in zip(posteriors, rewards, strict=True)]
+            [expectation(p, r).sum(-1) for p, r in zip(posteriors, rewards, strict=True)]
         )
         advantage = leave_one_out(mean)
         baselines = mean if held else mean - advantage

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fewjump.config import check_count
+from fewjump.config import check_counts
 from fewjump.inversion import invert_cdf
 from fewjump.law.markov import MarkovLaw
 from fewjump.problem.base import Estimate, Problem, probability_table, random_rows
@@ -215,8 +215,7 @@ class MarkovChain(ChainProblem):
             generator: source of the rows.
             stationary: start in the stationary law; otherwise in a random one.
         """
-        check_count(vocab_size, "vocab_size")
-        check_count(length, "length")
+        check_counts(vocab_size=vocab_size, length=length)
         rows = random_rows(vocab_size + 1, vocab_size, concentration, generator)
         transition = rows[:-1]
         initial = stationary_law(transition) if stationary else rows[-1]

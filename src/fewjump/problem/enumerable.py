@@ -8,9 +8,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fewjump.config import check_count
+from fewjump.config import check_counts
 from fewjump.denoiser.exact import check_vocabularies
-from fewjump.law.base import ENUMERATION_LIMIT, enumerate_states, ravel, unravel
+from fewjump.inversion import invert_shared_cdf
+from fewjump.law.base import check_enumerable, enumerate_states, ravel, unravel
 from fewjump.law.enumerated import EnumeratedLaw
 from fewjump.law.posterior import outer, padded
 from fewjump.problem.base import Estimate, Problem, probability_table
@@ -40,12 +41,8 @@ class EnumeratedJoint(Problem):
             raise ValueError(
                 f"probs needs one axis of the same size V per position, got {tuple(probs.shape)}"
             )
-        if probs.numel() > ENUMERATION_LIMIT:
-            raise ValueError(
-                f"{probs.shape[0]}^{probs.dim()} = {probs.numel():.3g} states are too many "
-                f"(limit {ENUMERATION_LIMIT}); use a smaller problem, or a MarkovChain"
-            )
         self.vocab_size, self.length = probs.shape[0], probs.dim()
+        check_enumerable(self.vocab_size, self.length)
         #: L axes of size V, float64.
         self.probs = probability_table(probs.flatten(), "probs").reshape(probs.shape)
 
@@ -60,12 +57,9 @@ class EnumeratedJoint(Problem):
         """Probabilities ∝ exp(roughness·N(0, 1)), independently for every sequence."""
         if not math.isfinite(roughness):
             raise ValueError(f"roughness must be a finite number, got {roughness}")
-        check_count(vocab_size, "vocab_size")
-        check_count(length, "length")
-        count = vocab_size**length
-        if count > ENUMERATION_LIMIT:
-            raise ValueError(f"{vocab_size}^{length} states exceed the limit {ENUMERATION_LIMIT}")
-        normal = math.sqrt(2) * torch.erfinv(2 * uniform((count,), generator) - 1)
+        check_counts(vocab_size=vocab_size, length=length)
+        check_enumerable(vocab_size, length)
+        normal = math.sqrt(2) * torch.erfinv(2 * uniform((vocab_size**length,), generator) - 1)
         return cls((roughness * normal).softmax(0).reshape((vocab_size,) * length))
 
     def __repr__(self) -> str:
@@ -74,12 +68,8 @@ class EnumeratedJoint(Problem):
     # -- the data ---------------------------------------------------------------------------
 
     def sample(self, n: int, generator: Generator = None) -> Tensor:
-        cumulative = self.probs.flatten().cumsum(0)
-        u = uniform((n,), generator) * cumulative[-1]
-        index = torch.searchsorted(cumulative, u, right=True)
-        # Rounding can put u on the last edge, past which states have no probability.
-        last = torch.searchsorted(cumulative, cumulative[-1])
-        return unravel(torch.minimum(index, last), self.vocab_size, self.length)
+        index = invert_shared_cdf(self.probs.flatten(), uniform((n,), generator))
+        return unravel(index, self.vocab_size, self.length)
 
     def log_prob(self, x: Tensor) -> Tensor:
         x = self.check_tokens(x)
@@ -186,8 +176,7 @@ def ising(rows: int = 4, cols: int = 4, coupling: float = 0.4) -> EnumeratedJoin
     """
     if not math.isfinite(coupling):
         raise ValueError(f"coupling must be a finite number, got {coupling}")
-    check_count(rows, "rows")
-    check_count(cols, "cols")
+    check_counts(rows=rows, cols=cols)
     spins = 2 * enumerate_states(2, rows * cols).double() - 1
     grid = spins.reshape(-1, rows, cols)
     down = (grid[:, 1:] * grid[:, :-1]).sum((1, 2))
@@ -203,8 +192,7 @@ def xor(length: int = 4) -> EnumeratedJoint:
 
 def copy(vocab_size: int = 4, length: int = 3) -> EnumeratedJoint:
     """One uniform token repeated at every position: TC = (length−1)·log V."""
-    if vocab_size**length > ENUMERATION_LIMIT:
-        raise ValueError(f"{vocab_size}^{length} states exceed the limit {ENUMERATION_LIMIT}")
+    check_enumerable(vocab_size, length)
     probs = torch.zeros((vocab_size,) * length, dtype=torch.float64)
     token = torch.arange(vocab_size)
     probs[(token,) * length] = 1 / vocab_size

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fewjump.config import check_count
-from fewjump.inversion import invert_cdf
-from fewjump.law.base import ENUMERATION_LIMIT, row_chunks
+from fewjump.config import check_counts
+from fewjump.inversion import invert_cdf, row_chunks
+from fewjump.law.base import ENUMERATION_LIMIT
 from fewjump.problem.base import Estimate, random_rows
 from fewjump.problem.chain import ChainProblem, stationary_law
 from fewjump.random import Generator, generator_for, uniform
@@ -53,9 +53,7 @@ class HiddenMarkovChain(ChainProblem):
             generator: source of the rows.
             stationary: start in the stationary law; otherwise in a random one.
         """
-        check_count(num_states, "num_states")
-        check_count(vocab_size, "vocab_size")
-        check_count(length, "length")
+        check_counts(num_states=num_states, vocab_size=vocab_size, length=length)
         rows = random_rows(num_states + 1, num_states, concentration, generator)
         emission = random_rows(num_states, vocab_size, concentration, generator)
         initial = stationary_law(rows[:-1]) if stationary else rows[-1]
@@ -100,17 +98,9 @@ class HiddenMarkovChain(ChainProblem):
     ) -> Estimate:
         """Entropy with its interval: exact if V^L ≤ 1e6, else from exact log-probabilities."""
         if self.vocab_size**self.length <= ENUMERATION_LIMIT:
-            return Estimate.exact(self._enumerated_entropy())
+            probs = self.ngram_law(self.length)
+            return Estimate.exact(-float(torch.xlogy(probs, probs).sum()))
         return Estimate.from_draws(-self.log_prob(self.sample(samples, generator)))
-
-    def _enumerated_entropy(self) -> float:
-        message = self.initial[None]
-        for i in range(self.length):
-            if i:
-                message = message @ self.transition
-            message = (message[:, None, :] * self.emission.mT).flatten(0, 1)
-        probs = message.sum(-1)
-        return -float(torch.xlogy(probs, probs).sum())
 
     def entropy_rate(
         self,

@@ -27,6 +27,12 @@ class Panels(NamedTuple):
     error: float
 
 
+def panel_of(edges: Tensor, level: Tensor) -> Tensor:
+    """The panel (...) int64 that each level lies in, the first or last for one outside."""
+    found = torch.searchsorted(edges, level.contiguous(), right=True) - 1
+    return found.clamp(0, edges.shape[0] - 2)
+
+
 def refine(
     edges: Tensor,
     evaluate: Callable[[Tensor, Tensor], Tensor],

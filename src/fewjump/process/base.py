@@ -27,7 +27,6 @@ from fewjump.process.recovery import (
     RecoveryMethod,
     invert_kernel,
     posterior_by_inversion,
-    recover,
 )
 from fewjump.random import Generator, categorical, uniform
 from fewjump.registry import PROCESSES
@@ -272,7 +271,8 @@ class Process(ABC):
         self, ratios: Tensor, x_t: Tensor, t: Time, method: RecoveryMethod = "exact"
     ) -> Recovery:
         """p(x₀|x_t) from concrete scores, with the mass that had to be clipped (paper Eq. 8)."""
-        return recover(self, ratios, x_t, t, method)
+        posterior, clipped = posterior_by_inversion(self, ratios, x_t, t, method)
+        return Recovery(posterior, clipped, self.condition_number(t))
 
     def posterior_from_ratios(
         self, ratios: Tensor, x_t: Tensor, t: Time, method: RecoveryMethod = "exact"
@@ -313,6 +313,12 @@ def check_mask(mask: int | None, vocab_size: int) -> int | None:
     if mask is not None and not 0 <= int(mask) < vocab_size:
         raise ValueError(f"mask must lie in [0, {vocab_size}), got {mask}")
     return mask
+
+
+def mask_or_last(mask: int | None, vocab_size: int) -> int:
+    """The mask, the last state by default; ValueError as :func:`check_mask`."""
+    check_mask(mask, vocab_size)
+    return vocab_size - 1 if mask is None else mask
 
 
 def kept_in_range(kept: Iterable[int], vocab_size: int) -> tuple[int, ...]:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from fewjump.inversion import invert_cdf
-from fewjump.process.adaptive import refine
+from fewjump.inversion import invert_cdf, row_chunks
+from fewjump.process.adaptive import panel_of, refine
 from fewjump.process.exponential import stochastic
 from fewjump.process.kernel import (
     DENSE_LIMIT,
@@ -26,7 +25,7 @@ from fewjump.random import Generator, uniform
 
 _MOST_PANELS = 1 << 14
 _PROBES = 8
-_CHUNK_ELEMENTS = 1 << 23
+CHUNK_ELEMENTS = 1 << 23
 # A sparse product reads its rows at random: 4 MiB of them stay near the processor, where 16 rows of
 # 131,072 states do not. Fewer than 4 at once would read the indices too often.
 _SPARSE_ELEMENTS, _SPARSE_ROWS = 1 << 19, 4
@@ -50,20 +49,16 @@ class Flow(ABC):
 
     def kernel(self, start: Tensor, end: Tensor) -> Kernel:
         """K as a kernel, for levels () or (B,) on the CPU."""
+        return DenseKernel(partial(self.dense, start, end))
 
-        def matrices() -> Tensor:
-            check_dense(self.vocab_size, end.numel())
-            pairs = torch.stack([start.reshape(-1), end.reshape(-1)])
-            pairs, index = pairs.unique(dim=1, return_inverse=True)
-            # Kept for later, perhaps for a backward pass.
-            with torch.inference_mode(False):
-                return self.matrices(*pairs)[index].reshape(*end.shape, *[self.vocab_size] * 2)
-
-        return DenseKernel(matrices)
-
-    def _panel_of(self, level: Tensor) -> Tensor:
-        found = torch.searchsorted(self.edges, level.contiguous(), right=True) - 1
-        return found.clamp(0, self.edges.shape[0] - 2)
+    def dense(self, start: Tensor, end: Tensor) -> Tensor:
+        """K for levels () or (B,) on the CPU: (V, V) or (B, V, V)."""
+        check_dense(self.vocab_size, end.numel())
+        pairs = torch.stack([start.reshape(-1), end.reshape(-1)])
+        pairs, index = pairs.unique(dim=1, return_inverse=True)
+        # Kept for later, perhaps for a backward pass.
+        with torch.inference_mode(False):
+            return self.matrices(*pairs)[index].reshape(*end.shape, *[self.vocab_size] * 2)
 
 
 class DenseFlow(Flow):
@@ -105,7 +100,7 @@ class DenseFlow(Flow):
 
     def matrices(self, start: Tensor, end: Tensor) -> Tensor:
         check_dense(self.path.vocab_size, start.numel())
-        first, last = self._panel_of(start), self._panel_of(end)
+        first, last = panel_of(self.edges, start), panel_of(self.edges, end)
         head = self._steps(start, torch.minimum(end, self.edges[first + 1]))
         apart = (last > first).nonzero()[:, 0]
         if not apart.numel():
@@ -157,9 +152,7 @@ class ActionFlow(Flow):
 
         def act(rows: Tensor, start: Tensor, end: Tensor) -> Tensor:
             out = torch.empty_like(rows)
-            chunk = max(1, _CHUNK_ELEMENTS // rows[0].numel()) if len(rows) else 1
-            for begin in range(0, rows.shape[0], chunk):
-                part = slice(begin, begin + chunk)
+            for part in row_chunks(len(rows), rows.shape[1:].numel(), CHUNK_ELEMENTS):
                 a, b = (v[part].repeat_interleave(rows.shape[1]) for v in (start, end))
                 flat = step_action(path, clock, rows[part].reshape(-1, size), a, b)
                 out[part] = flat.reshape(rows[part].shape)
@@ -174,49 +167,33 @@ class ActionFlow(Flow):
         size = self.path.vocab_size
         check_dense(size, start.numel())
         eye = torch.eye(size, dtype=torch.float64).repeat(start.numel(), 1)
-        rows = self.push(eye, start.repeat_interleave(size), end.repeat_interleave(size))
+        rows = self.act(eye, start.repeat_interleave(size), end.repeat_interleave(size))
         return stochastic(rows.reshape(start.numel(), size, size))
 
     def kernel(self, start: Tensor, end: Tensor) -> Kernel:
         return FlowKernel(self, start, end)
 
-    def push(self, rows: Tensor, start: Tensor, end: Tensor) -> Tensor:
-        """Row n times K(start_n, end_n): (N, V) → (N, V)."""
-        return self._sweep(rows, start, end, backward=False, transpose=False, inverse=False)
-
-    def pull(self, rows: Tensor, start: Tensor, end: Tensor) -> Tensor:
-        """K(start_n, end_n) times row n: (N, V) → (N, V)."""
-        return self._sweep(rows, start, end, backward=True, transpose=True, inverse=False)
-
-    def push_inverse(self, rows: Tensor, start: Tensor, end: Tensor) -> Tensor:
-        """Row n times K(start_n, end_n)⁻¹: (N, V) → (N, V)."""
-        return self._sweep(rows, start, end, backward=True, transpose=False, inverse=True)
-
-    def pull_inverse(self, rows: Tensor, start: Tensor, end: Tensor) -> Tensor:
-        """K(start_n, end_n)⁻¹ times row n: (N, V) → (N, V)."""
-        return self._sweep(rows, start, end, backward=False, transpose=True, inverse=True)
-
-    def _sweep(
+    def act(
         self,
         rows: Tensor,
         start: Tensor,
         end: Tensor,
         *,
-        backward: bool,
-        transpose: bool,
-        inverse: bool,
+        transpose: bool = False,
+        inverse: bool = False,
     ) -> Tensor:
+        """Row n times K(start_n, end_n), or as :meth:`ActionKernel.act`: (N, V) → (N, V)."""
         out = rows.double().clone()
         size = self.path.vocab_size
-        chunk = max(1, _CHUNK_ELEMENTS // size)
+        chunk = max(1, CHUNK_ELEMENTS // size)
         if self.path.sparse:
             chunk = min(chunk, max(_SPARSE_ROWS, _SPARSE_ELEMENTS // size))
-        for begin in range(0, rows.shape[0], chunk):
-            part = slice(begin, begin + chunk)
+        for part in row_chunks(len(rows), 1, chunk):
             a, b, piece = start[part], end[part], out[part]
-            first, last = int(self._panel_of(a).min()), int(self._panel_of(b).max())
+            first, last = int(panel_of(self.edges, a).min()), int(panel_of(self.edges, b).max())
             panels = range(first, last + 1)
-            for k in reversed(panels) if backward else panels:
+            # Factors act in turn: the last one first on a column, or where each is undone.
+            for k in reversed(panels) if transpose != inverse else panels:
                 lower = torch.maximum(a, self.edges[k])
                 upper = torch.minimum(b, self.edges[k + 1])
                 # The last panel also takes what lies beyond it by rounding.
@@ -247,44 +224,41 @@ class FlowKernel(ActionKernel):
         self.flow, self.start, self.end = flow, start, end
 
     @cached_property
-    def _matrix(self) -> Kernel:
-        return Flow.kernel(self.flow, self.start, self.end)
+    def _matrix(self) -> Tensor:
+        return self.flow.dense(self.start, self.end)
 
     def dense(self) -> Tensor:
-        return self._matrix.dense()
+        return self._matrix
 
     def act(self, rows: Tensor, *, transpose: bool = False, inverse: bool = False) -> Tensor:
-        flow = self.flow
-        if inverse:
-            apply = flow.pull_inverse if transpose else flow.push_inverse
-        else:
-            apply = flow.pull if transpose else flow.push
         count = rows.shape[1]
         start, end = (v.reshape(-1).repeat_interleave(count) for v in (self.start, self.end))
-        return apply(rows.cpu().flatten(0, 1), start, end).reshape(rows.shape).to(rows.device)
+        flat = rows.cpu().flatten(0, 1)
+        out = self.flow.act(flat, start, end, transpose=transpose, inverse=inverse)
+        return out.reshape(rows.shape).to(rows.device)
 
     def rows(self, x: Tensor) -> Tensor:
-        return self._of_tokens(self.flow.push, x)
+        return self._of_tokens(x)
 
     def columns(self, x: Tensor) -> Tensor:
-        return self._of_tokens(self.flow.pull, x)
+        return self._of_tokens(x, transpose=True)
 
     def sample(self, x: Tensor, generator: Generator = None) -> Tensor:
         u = uniform(x.shape, generator, x.device).reshape(-1).cpu()
         tokens, start, end, index = self._distinct(x)
         out = torch.empty(x.numel(), dtype=torch.int64)
-        for part in row_parts(tokens.numel(), self.vocab_size):
-            rows = self.flow.push(self._one_hot(tokens[part]), start[part], end[part])
+        for part in row_chunks(tokens.numel(), self.vocab_size, CHUNK_ELEMENTS):
+            rows = self.flow.act(self._one_hot(tokens[part]), start[part], end[part])
             mine = ((index >= part.start) & (index < part.stop)).nonzero()[:, 0]
-            for some in row_parts(mine.numel(), self.vocab_size):
+            for some in row_chunks(mine.numel(), self.vocab_size, CHUNK_ELEMENTS):
                 chosen = rows.clamp(min=0)[index[mine[some]] - part.start]
                 out[mine[some]] = invert_cdf(chosen, u[mine[some]])
         return out.reshape(x.shape).to(x.device)
 
-    def _of_tokens(self, apply: Callable[[Tensor, Tensor, Tensor], Tensor], x: Tensor) -> Tensor:
-        """``apply`` to the unit vectors of tokens ``x``: (..., V); each distinct one once."""
+    def _of_tokens(self, x: Tensor, transpose: bool = False) -> Tensor:
+        """Rows of K, or of its transpose, for tokens ``x``: (..., V); each distinct one once."""
         tokens, start, end, index = self._distinct(x)
-        rows = apply(self._one_hot(tokens), start, end)
+        rows = self.flow.act(self._one_hot(tokens), start, end, transpose=transpose)
         return rows.clamp(min=0)[index].reshape(*x.shape, -1).to(x.device)
 
     def _distinct(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -299,9 +273,3 @@ class FlowKernel(ActionKernel):
 
     def _one_hot(self, tokens: Tensor) -> Tensor:
         return one_hot(tokens, self.vocab_size).double()
-
-
-def row_parts(count: int, width: int) -> list[slice]:
-    """Slices of {0..count−1} of at most 2²³ entries with ``width`` a row."""
-    rows = max(1, _CHUNK_ELEMENTS // width)
-    return [slice(i, min(i + rows, count)) for i in range(0, count, rows)]

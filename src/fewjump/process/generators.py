@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewjump.process.kernel import check_dense
+from fewjump.process.kernel import check_dense, check_states
 
 # Rows may miss 0 by this share of the largest rate: the rounding of float32.
 _ROW_SLACK = 1e-5
@@ -154,8 +154,7 @@ def birth_death_rate(
     Raises:
         ValueError: for rates that are not positive, or a list of the wrong length.
     """
-    if vocab_size < 2:
-        raise ValueError(f"vocab_size must be at least 2, got {vocab_size}")
+    check_states(vocab_size)
     check_dense(vocab_size)
     rate = torch.zeros(vocab_size, vocab_size, dtype=torch.float64)
     for name, value, offset in (("up", up, 1), ("down", down, -1)):
@@ -182,8 +181,7 @@ def discretised_gaussian_rate(vocab_size: int, width: float = 1.0) -> Tensor:
     Raises:
         ValueError: if ``width`` is not positive, or so small that neighbours get no rate.
     """
-    if vocab_size < 2:
-        raise ValueError(f"vocab_size must be at least 2, got {vocab_size}")
+    check_states(vocab_size)
     if not 0 < width < math.inf:
         raise ValueError(f"width must be positive, got {width}")
     check_dense(vocab_size)

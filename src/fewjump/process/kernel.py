@@ -222,6 +222,12 @@ class ActionKernel(Kernel):
 # -- times and shapes ---------------------------------------------------------------------------
 
 
+def check_states(vocab_size: int) -> None:
+    """Raise ValueError for fewer than two states."""
+    if vocab_size < 2:
+        raise ValueError(f"vocab_size must be at least 2, got {vocab_size}")
+
+
 def check_dense(vocab_size: int, batch: int = 1) -> None:
     """Raise ValueError where a dense (batch, V, V) tensor would exceed :data:`DENSE_LIMIT`."""
     if batch * vocab_size**2 > DENSE_LIMIT:

@@ -19,7 +19,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from fewjump.inversion import invert_cdf
+from fewjump.inversion import invert_cdf, row_chunks
 from fewjump.process.base import Process, check_mask
 from fewjump.process.exponential import stochastic
 from fewjump.process.generators import stationary_law
@@ -84,9 +84,9 @@ class LowRankDiagonalKernel(ActionKernel):
         # Rows for a part of the batch, or of one element of it, at a time.
         across = max(1, min(u.shape[1], _CHUNK_ELEMENTS // self.vocab_size))
         down = max(1, _CHUNK_ELEMENTS // (self.vocab_size * across))
-        for i in range(0, u.shape[0], down):
-            for j in range(0, u.shape[1], across):
-                part = slice(i, i + down), slice(j, j + across)
+        for elements in row_chunks(u.shape[0], 1, down):
+            for positions in row_chunks(u.shape[1], 1, across):
+                part = elements, positions
                 rows = self._of_tokens(self.series.push, tokens[part], gap[part[0]])
                 drawn = invert_cdf(rows.flatten(0, -2), u[part].reshape(-1))
                 out[part] = drawn.reshape(u[part].shape)

@@ -11,10 +11,12 @@ for a row, and nothing V×V. Where s, U, W and the weights are non-negative noth
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
-from fewjump.inversion import rows_per_chunk
+from fewjump.inversion import row_chunks, rows_per_chunk
 
 # So that one triangular system serves neighbouring numbers of terms.
 _TERMS_STEP = 8
@@ -78,12 +80,11 @@ class LowRankSeries:
         # (N, J, n·r): the terms beside the weights, which belong to each of N.
         visits = solved.reshape(terms, self.rank, count, width).permute(2, 0, 3, 1)
         visits = visits.reshape(count, terms, width * self.rank)
-        step = max(1, _HANKEL_ELEMENTS // terms**2)
         ahead = torch.cat([weights[:, 1:], torch.zeros_like(weights[:, 1:])], 1)
         powers_of = torch.cat(
             [
-                ahead[i : i + step].unfold(1, terms, 1)[:, :terms] @ visits[i : i + step]
-                for i in range(0, count, step)
+                ahead[part].unfold(1, terms, 1)[:, :terms] @ visits[part]
+                for part in row_chunks(count, terms**2, _HANKEL_ELEMENTS)
             ]
         )
         outer = powers_of.reshape(count, terms, width, self.rank).permute(0, 2, 1, 3)
@@ -94,10 +95,8 @@ class LowRankSeries:
             columns.append(outer @ self._right_features(part, terms, right))
         return torch.cat(columns, -1)
 
-    def _parts(self, terms: int, device: torch.device) -> list[slice]:
-        size = self.scale.shape[0]
-        width = rows_per_chunk(terms * self.rank, device)
-        return [slice(i, min(i + width, size)) for i in range(0, size, width)]
+    def _parts(self, terms: int, device: torch.device) -> Iterator[slice]:
+        return row_chunks(self.scale.shape[0], 1, rows_per_chunk(terms * self.rank, device))
 
     def _powers(self, part: slice, terms: int, device: torch.device) -> Tensor:
         return _powers_of(self.scale[part].to(device), terms)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewjump.process.base import check_laws, check_mask, kept_in_range
+from fewjump.process.base import check_laws, kept_in_range, mask_or_last
 
 
 class PriorPath(ABC):
@@ -192,9 +192,9 @@ class GIDDPriors(MixturePath):
         if not 0 < peak < 1:
             raise ValueError(f"peak must lie in (0, 1), got {peak}; for 0 use Absorbing")
         self.kept = sorted(kept)
-        super().__init__(torch.stack(mask_and_uniform(vocab_size, mask, self.kept)))
+        super().__init__(mask_and_uniform(vocab_size, mask, self.kept))
         self.peak = peak
-        self.mask = vocab_size - 1 if mask is None else mask
+        self.mask = mask_or_last(mask, vocab_size)
         self._ratio = 2 * peak / (1 - peak)
 
     def config(self) -> dict[str, Any]:
@@ -229,10 +229,8 @@ class GIDDPriors(MixturePath):
         return torch.stack([masked, total - masked], -1)
 
 
-def mask_and_uniform(
-    vocab_size: int, mask: int | None = None, kept: Iterable[int] = ()
-) -> tuple[Tensor, Tensor]:
-    """The mask's law and the uniform one over all other states: two (V,) float64 vectors.
+def mask_and_uniform(vocab_size: int, mask: int | None = None, kept: Iterable[int] = ()) -> Tensor:
+    """The mask's law and the uniform one over all other states: (2, V) float64.
 
     Args:
         vocab_size: number of states V, the mask included.
@@ -248,15 +246,14 @@ def mask_and_uniform(
             "a mask and uniform noise need at least 3 states (the mask counts, kept tokens do "
             f"not), got {vocab_size} with {len(kept)} kept"
         )
-    check_mask(mask, vocab_size)
-    mask = vocab_size - 1 if mask is None else mask
+    mask = mask_or_last(mask, vocab_size)
     if mask in kept:
         raise ValueError(f"the mask {mask} is among the kept tokens; it must be one of its own")
     masked = torch.zeros(vocab_size, dtype=torch.float64)
     masked[mask] = 1
     others = 1 - masked
     others[list(kept)] = 0
-    return masked, others / others.sum()
+    return torch.stack([masked, others / others.sum()])
 
 
 def _excess(g: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from fewjump.inversion import invert_shared_cdf
+from fewjump.inversion import invert_shared_cdf, search
 from fewjump.process.base import Process, kept_in_range
 from fewjump.process.bridge import (
     Bridge,
@@ -81,11 +81,7 @@ class RedrawLaw:
         table = self.on(u.device)
         if table.dim() == 1:
             return invert_shared_cdf(table, u)
-        cumulative = table.cumsum(-1)
-        total = cumulative[:, -1:].contiguous()
-        last = torch.searchsorted(cumulative, total)
-        target = u.reshape(u.shape[0], -1) * total
-        return torch.searchsorted(cumulative, target, right=True).minimum(last).reshape(u.shape)
+        return search(table.cumsum(-1), u.reshape(u.shape[0], -1)).reshape(u.shape)
 
 
 class RankOneKernel(Kernel):

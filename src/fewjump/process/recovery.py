@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from fewjump.inversion import row_chunks
 from fewjump.process.kernel import Kernel, SingularKernelError
 from fewjump.schedule import Time, as_time
 
@@ -40,7 +41,7 @@ NEAR_ELEMENTS = 1 << 18
 
 
 class Recovery(NamedTuple):
-    """Result of :func:`recover`.
+    """Result of :meth:`~fewjump.process.Process.recover`.
 
     Attributes:
         posterior: (B, L, V). Method ``exact`` returns the closed form as it is: it sums to 1 for
@@ -74,15 +75,10 @@ def invert_kernel(kernel: Kernel, ratios: Tensor, t: Time) -> Tensor:
         ) from None
 
 
-def recover(
-    process: Process,
-    ratios: Tensor,
-    x_t: Tensor,
-    t: Time,
-    method: RecoveryMethod = "exact",
-    iterations: int = MULTIPLICATIVE_ITERATIONS,
-) -> Recovery:
-    """p(x₀|x_t) from concrete scores.
+def posterior_by_inversion(
+    process: Process, ratios: Tensor, x_t: Tensor, t: Time, method: RecoveryMethod = "exact"
+) -> tuple[Tensor, Tensor]:
+    """p(x₀|x_t) from concrete scores, and what its closed form put below zero.
 
     Args:
         process: the forward process.
@@ -92,28 +88,15 @@ def recover(
         method: ``exact`` (closed form), ``clip`` (negative entries to 0, renormalised),
             ``project`` (Euclidean projection on the simplex), ``multiplicative``
             (Richardson–Lucy iterations, w ≥ 0 throughout).
-        iterations: of the multiplicative method.
 
     Returns:
-        The posterior in the dtype of ``ratios`` (computed in float64) and diagnostics.
+        The posterior (B, L, V) in the dtype of ``ratios``, computed in float64, and the clipped
+        mass (B, L), as in :class:`Recovery`.
 
     Raises:
         ValueError: for an unknown method, for ratios of the wrong shape, and where P_{t|0} is
             singular in float64.
     """
-    posterior, clipped = posterior_by_inversion(process, ratios, x_t, t, method, iterations)
-    return Recovery(posterior, clipped, process.condition_number(t))
-
-
-def posterior_by_inversion(
-    process: Process,
-    ratios: Tensor,
-    x_t: Tensor,
-    t: Time,
-    method: RecoveryMethod = "exact",
-    iterations: int = MULTIPLICATIVE_ITERATIONS,
-) -> tuple[Tensor, Tensor]:
-    """Posterior and clipped mass of :func:`recover`, whose condition number may cost more."""
     if method not in get_args(RecoveryMethod):
         raise ValueError(f"unknown method {method!r}; known: {', '.join(get_args(RecoveryMethod))}")
     if ratios.shape != (*x_t.shape, process.vocab_size):
@@ -127,7 +110,7 @@ def posterior_by_inversion(
 
     def part_of(r: Tensor, x: Tensor, now: Tensor) -> tuple[Tensor, Tensor]:
         kernel = process.kernel(0.0, now) if shared is None else shared
-        return _recover_part(kernel, r, x, now, method, iterations)
+        return _recover_part(kernel, r, x, now, method)
 
     parts = list(_parts(process, ratios, x_t, t))
     if len(parts) == 1:
@@ -160,20 +143,17 @@ def _parts(
     # A dense kernel for each of several times may not fit where one does.
     together = elements // ratios[0].numel() if apart else 0
     if together > 1:
-        for first in range(0, x_t.shape[0], together):
-            part = slice(first, first + together)
+        for part in row_chunks(x_t.shape[0], 1, together):
             yield ratios[part], x_t[part], t[part] if t.dim() else t
         return
-    width = max(1, elements // ratios.shape[-1])
     for row in range(x_t.shape[0]):
         r, x = ratios[row].reshape(-1, ratios.shape[-1]), x_t[row].reshape(-1)
-        for start in range(0, x.shape[0], width):
-            part = slice(start, start + width)
+        for part in row_chunks(x.shape[0], ratios.shape[-1], elements):
             yield r[None, part], x[None, part], t[row] if t.dim() else t
 
 
 def _recover_part(
-    kernel: Kernel, ratios: Tensor, x_t: Tensor, t: Tensor, method: RecoveryMethod, rounds: int
+    kernel: Kernel, ratios: Tensor, x_t: Tensor, t: Tensor, method: RecoveryMethod
 ) -> tuple[Tensor, Tensor]:
     """Posterior and clipped mass in float64, flattened over positions: (N, V) and (N,)."""
     closed = kernel.times_columns(invert_kernel(kernel, ratios, t), x_t)
@@ -187,7 +167,7 @@ def _recover_part(
             closed = project_to_simplex(closed.masked_fill(likelihood == 0, -torch.inf))
         else:
             start = normalise(closed.clamp(min=0), likelihood)
-            closed = _richardson_lucy(kernel, ratios.double(), start, likelihood, rounds)
+            closed = _richardson_lucy(kernel, ratios.double(), start, likelihood)
     return closed.flatten(0, -2), clipped.reshape(-1)
 
 
@@ -209,16 +189,14 @@ def project_to_simplex(values: Tensor) -> Tensor:
     return (values - shift).clamp(min=0)
 
 
-def _richardson_lucy(
-    kernel: Kernel, ratios: Tensor, start: Tensor, likelihood: Tensor, iterations: int
-) -> Tensor:
+def _richardson_lucy(kernel: Kernel, ratios: Tensor, start: Tensor, likelihood: Tensor) -> Tensor:
     """Maximise Σ r·log(Pᵀw) − Σ Pᵀw over w ≥ 0; rows of P sum to 1, so no further divisor."""
     possible = likelihood > 0
     # A touch of mass everywhere: a zero could never grow again.
     share = possible / possible.sum(-1, keepdim=True)
     start = 0.99 * start + 0.01 * share
     weights = torch.where(possible, start / torch.where(possible, likelihood, 1.0), 0.0)
-    for _ in range(iterations):
+    for _ in range(MULTIPLICATIVE_ITERATIONS):
         fitted = kernel.push(weights)
         quotient = torch.where(fitted > 0, ratios.clamp(min=0) / fitted.clamp(min=1e-300), 0.0)
         weights = weights * kernel.pull(quotient)

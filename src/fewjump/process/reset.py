@@ -13,8 +13,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from fewjump.process.base import check_laws, check_mask, kept_in_range
-from fewjump.process.kernel import check_dense, expand_time
+from fewjump.process.base import check_laws, kept_in_range, mask_or_last
+from fewjump.process.kernel import check_dense, check_states, expand_time
 from fewjump.process.rank_one import RankOne, RedrawLaw
 from fewjump.random import Generator, bernoulli, uniform
 from fewjump.schedule import Schedule, Time
@@ -95,7 +95,7 @@ class Uniform(ResetToPrior):
     uniform = True
 
     def __init__(self, vocab_size: int, schedule: Schedule, kept: Iterable[int] = ()) -> None:
-        _check_vocab(vocab_size)
+        check_states(vocab_size)
         kept = kept_in_range(kept, vocab_size)
         prior = torch.full((vocab_size,), 1 / max(1, vocab_size - len(kept)), dtype=torch.float64)
         prior[list(kept)] = 0
@@ -131,9 +131,8 @@ class Absorbing(ResetToPrior):
         mask: int | None = None,
         kept: Iterable[int] = (),
     ) -> None:
-        _check_vocab(vocab_size)
-        check_mask(mask, vocab_size)
-        mask = vocab_size - 1 if mask is None else mask
+        check_states(vocab_size)
+        mask = mask_or_last(mask, vocab_size)
         prior = torch.zeros(vocab_size, dtype=torch.float64)
         prior[mask] = 1
         kept = kept_in_range(kept, vocab_size)
@@ -174,8 +173,3 @@ class _CertainLaw(RedrawLaw):
         self, shape: Sequence[int], generator: Generator, device: torch.device | str | None
     ) -> Tensor:
         return torch.full(tuple(shape), self.token, dtype=torch.int64, device=device)
-
-
-def _check_vocab(vocab_size: int) -> None:
-    if vocab_size < 2:
-        raise ValueError(f"vocab_size must be at least 2, got {vocab_size}")

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewjump.process.adaptive import refine
-from fewjump.process.base import check_laws, check_mask
+from fewjump.inversion import row_chunks
+from fewjump.process.adaptive import panel_of, refine
+from fewjump.process.base import check_laws, check_mask, mask_or_last
 from fewjump.process.prior_path import (
     GIDDPriors,
     InterpolatedPriors,
@@ -26,7 +27,6 @@ _NODES = 8
 _WIDEST = 0.5
 _MOST_PANELS = 1 << 14
 _TABLE_LIMIT = 1 << 27
-_CHUNK_ELEMENTS = 1 << 22
 
 
 class TimeVaryingPrior(RankOne):
@@ -157,7 +157,7 @@ class SampledPriors(PriorPath):
     def redrawn(self, start: Tensor, end: Tensor, gap: Tensor) -> Tensor:
         start, end, gap = torch.broadcast_tensors(start, end, gap)
         first, last = (v.reshape(-1).cpu().double() for v in (start, end))
-        panel = self._panel_of(last)
+        panel = panel_of(self._edges, last)
         edge = self._edges[panel]
         inner = torch.maximum(first, edge)
         total = self._integral(inner, last)
@@ -179,13 +179,9 @@ class SampledPriors(PriorPath):
             out[still] = self.at(last[still])
         return out.reshape(*end.shape, self.vocab_size).to(end.device)
 
-    def _panel_of(self, level: Tensor) -> Tensor:
-        found = torch.searchsorted(self._edges, level, right=True) - 1
-        return found.clamp(0, self._edges.shape[0] - 2)
-
     def _from_zero(self, level: Tensor) -> Tensor:
         """β at noise ``level`` (N,), from clean data: (N, V)."""
-        panel = self._panel_of(level)
+        panel = panel_of(self._edges, level)
         edge = self._edges[panel]
         keep = torch.exp(-(level - edge))[:, None]
         return keep * self._table[panel] + self._integral(edge, level)
@@ -193,9 +189,7 @@ class SampledPriors(PriorPath):
     def _integral(self, start: Tensor, end: Tensor) -> Tensor:
         """∫ e^{−(end − ℓ)}·π(ℓ) dℓ by one rule: (N,), (N,) → (N, V)."""
         out = torch.empty(start.shape[0], self.vocab_size, dtype=torch.float64)
-        rows = max(1, _CHUNK_ELEMENTS // (_NODES * self.vocab_size))
-        for begin in range(0, start.shape[0], rows):
-            part = slice(begin, begin + rows)
+        for part in row_chunks(start.shape[0], _NODES * self.vocab_size):
             half = (end[part] - start[part])[:, None] / 2
             before_end = half * (1 - self._nodes)
             levels = end[part, None] - before_end
@@ -227,9 +221,7 @@ def mask_to_uniform(
         kept: tokens that are never noised.
     """
     kept = tuple(kept)
-    laws = torch.stack(mask_and_uniform(vocab_size, mask, kept))
-    path = InterpolatedPriors(laws)
-    return TimeVaryingPrior(path, schedule, _or_last(mask, vocab_size), kept=kept)
+    return _line(mask_and_uniform(vocab_size, mask, kept), schedule, mask, kept)
 
 
 def uniform_to_mask(
@@ -237,9 +229,7 @@ def uniform_to_mask(
 ) -> TimeVaryingPrior:
     """Uniform noise over the tokens near the data, masks later; see :func:`mask_to_uniform`."""
     kept = tuple(kept)
-    laws = torch.stack(mask_and_uniform(vocab_size, mask, kept)).flip(0)
-    path = InterpolatedPriors(laws)
-    return TimeVaryingPrior(path, schedule, _or_last(mask, vocab_size), kept=kept)
+    return _line(mask_and_uniform(vocab_size, mask, kept).flip(0), schedule, mask, kept)
 
 
 def gidd(
@@ -255,5 +245,8 @@ def gidd(
     return TimeVaryingPrior(path, schedule, path.mask, kept=kept)
 
 
-def _or_last(mask: int | None, vocab_size: int) -> int:
-    return vocab_size - 1 if mask is None else mask
+def _line(
+    laws: Tensor, schedule: Schedule, mask: int | None, kept: tuple[int, ...]
+) -> TimeVaryingPrior:
+    mask = mask_or_last(mask, laws.shape[1])
+    return TimeVaryingPrior(InterpolatedPriors(laws), schedule, mask, kept=kept)

@@ -9,8 +9,9 @@ from typing import Any, Literal, Self, get_args
 import torch
 from torch import Tensor
 
+from fewjump.inversion import row_chunks
 from fewjump.process.base import Process, check_mask
-from fewjump.process.flow import ActionFlow, DenseFlow, Flow, row_parts
+from fewjump.process.flow import CHUNK_ELEMENTS, ActionFlow, DenseFlow, Flow
 from fewjump.process.generators import birth_death_rate, stationary_law, warn_if_unmixed
 from fewjump.process.kernel import DENSE_STATES, Kernel, checked_times, expand_time
 from fewjump.process.rate_path import (
@@ -133,7 +134,7 @@ class TimeVaryingRate(Process):
         per = max(1, flat.numel() // max(1, when.numel()))
         times = when.reshape(-1).cpu().repeat_interleave(per).expand(flat.numel())
         columns = torch.empty(flat.numel(), self.vocab_size, dtype=torch.float64)
-        for part in row_parts(flat.numel(), self.vocab_size):
+        for part in row_chunks(flat.numel(), self.vocab_size, CHUNK_ELEMENTS):
             ones = torch.ones_like(times[part])
             operator = self.path.operator((times[part],), (1.0,), ones)
             columns[part] = operator.right(

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from fewjump.denoiser.base import Denoiser
+from fewjump.inversion import row_chunks
 from fewjump.law import Law, ProductLaw
-from fewjump.law.base import ravel, row_chunks
+from fewjump.law.base import ravel
 from fewjump.law.product import as_product
 from fewjump.random import Generator, uniform
 from fewjump.sampler.base import Move, Moves, Sampler, Step

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fewjump.config import check_count
+from fewjump.config import check_count, check_counts
 from fewjump.denoiser.base import Condition, Denoiser
 from fewjump.denoiser.condition import ConditionedDenoiser
 from fewjump.law.decoding import Decoding
@@ -13,7 +13,7 @@ from fewjump.sampler.base import Sampler
 from fewjump.sampler.carried_grids import carried_grid
 from fewjump.sampler.carried_samplers import chosen_sampler
 from fewjump.sampler.prior_law import check_product
-from fewjump.sampler.time_grid import FITTED, GridSpec, check_spec
+from fewjump.sampler.time_grid import GridSpec, check_spec, is_fitted
 
 #: An autoregressive law is drawn by a walk along its positions.
 SEQUENTIAL = "sequential"
@@ -32,8 +32,7 @@ def check_sizes(
     length = denoiser.length if length is None else length
     if length is None:
         raise ValueError("this denoiser has no length of its own; pass length=")
-    for name, value in (("num_samples", num_samples), ("length", length)):
-        check_count(value, name)
+    check_counts(num_samples=num_samples, length=length)
     if batch_size is not None:
         check_count(batch_size, "batch_size")
     denoiser.check_length(length)
@@ -151,7 +150,7 @@ def check_budgets(
         if not method.uses_grid:
             continue
         size = denoiser.length if length is None else length
-        fitted = isinstance(spec, str) and spec == FITTED and size is not None
+        fitted = is_fitted(spec) and size is not None
         if fitted and carried_grid(denoiser, steps, size) is None:
             check_product(denoiser, size)
         if spec is None or isinstance(spec, str):

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from fewjump.denoiser.base import Denoiser, eval_mode
-from fewjump.law.base import ENUMERATION_LIMIT, row_chunks, unravel
+from fewjump.inversion import row_chunks
+from fewjump.law.base import ENUMERATION_LIMIT, unravel
+from fewjump.law.posterior import outer
 from fewjump.sampler.arguments import check_options
 from fewjump.sampler.base import Move, Moves, Sampler, Step
 from fewjump.sampler.carried_samplers import chosen_sampler
-from fewjump.sampler.moves import product_table
 from fewjump.sampler.run import NOISE_LEFT, trajectory
 from fewjump.sampler.time_grid import GridSpec, times_for
 
@@ -98,7 +99,7 @@ def _output_law(
         )
     device, counted = denoiser.device, denoiser.evaluations
     prior = denoiser.process.prior().to(device)
-    law = product_table(prior.expand(1, length, vocab))[0]
+    law = outer(prior.expand(1, length, vocab))[0]
     if only is not None:
         law = torch.zeros_like(law).index_copy(0, torch.tensor([only]).to(device), law[[only]])
     start = denoiser.process.prior_sample((1, length), None, device)

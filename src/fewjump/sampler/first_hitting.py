@@ -8,12 +8,14 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from fewjump.denoiser.base import Denoiser
 from fewjump.law import Law
+from fewjump.law.posterior import outer
 from fewjump.random import Generator, permutation_keys, uniform
 from fewjump.sampler.base import Move, Moves, Sampler, Step
-from fewjump.sampler.moves import fill, law_table, one_hot, product_table
+from fewjump.sampler.moves import fill, law_table
 from fewjump.sampler.reverse import posterior
 
 
@@ -125,7 +127,7 @@ class RevealMove(Move):
         vocab, (batch, length) = self.process.vocab_size, self.x.shape
         joint = self._joint(self.denoiser(self.x, self.start))
         joint = joint.reshape(batch, *(vocab,) * length)
-        here = one_hot(self.x, vocab)
+        here = one_hot(self.x, vocab).double()
         out = torch.zeros_like(joint)
         for chosen in itertools.product((False, True), repeat=length):
             weight = self._weight(chosen)
@@ -136,7 +138,7 @@ class RevealMove(Move):
 
     def _joint(self, law: Law) -> Tensor:
         if law.independent:
-            return product_table(posterior(law, self.process))
+            return outer(posterior(law, self.process))
         return law_table(law, self.process.vocab_size)
 
     def _weight(self, chosen: tuple[bool, ...]) -> Tensor:

@@ -7,7 +7,6 @@ of the same loss; here it is computed, up to a constant that no grid changes.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +22,7 @@ from fewjump.sampler.carried_grids import carried_grid
 from fewjump.sampler.interval_cost import forward_entropies, reverse_entropies
 from fewjump.sampler.prior_law import check_product
 from fewjump.sampler.run import run
+from fewjump.sampler.time_grid import time_grid
 
 _GROUPS = 8
 _NOISE, _ROLLOUT = 1, 2
@@ -154,9 +154,8 @@ def fitted_grid(
         ValueError: for arguments that make no sense, or a denoiser of joint laws, whose steps do
             not lose what is minimised here.
     """
-    if isinstance(steps, bool) or not 1 <= steps < math.inf or steps % 1:
-        raise ValueError(f"steps must be an integer of at least 1, got {steps!r}")
-    times = _candidates(candidates, int(steps))
+    uniform = time_grid("uniform", steps, denoiser.process.schedule)
+    times = _candidates(candidates, uniform)
     if samples < 2:
         raise ValueError(f"samples must be at least 2, got {samples}")
     seed = draw_seed(generator)
@@ -165,7 +164,6 @@ def fitted_grid(
         rollout = fold_seed(seed, _ROLLOUT)
         x0 = run(denoiser, samples, _ROLLOUT_STEPS, generator=rollout, length=length).samples
     table = interval_costs(denoiser, x0[:samples], times, seed, batch_size=batch_size)
-    uniform = torch.linspace(1, 0, int(steps) + 1, dtype=torch.float64)
     groups = table.costs.shape[0]
     savings = []
     for held in range(groups):
@@ -209,14 +207,13 @@ def remembered_grid(denoiser: Denoiser, steps: int, length: int | None) -> Tenso
     return kept[key].clone()
 
 
-def _candidates(candidates: int | Sequence[float] | Tensor, steps: int) -> Tensor:
+def _candidates(candidates: int | Sequence[float] | Tensor, uniform: Tensor) -> Tensor:
     if isinstance(candidates, int):
         if candidates < 1:
             raise ValueError(f"candidates must be at least 1, got {candidates}")
         times = torch.linspace(0, 1, candidates + 1, dtype=torch.float64)
     else:
         times = torch.as_tensor(candidates, dtype=torch.float64).detach().cpu().reshape(-1)
-    uniform = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
     times = torch.cat([times, uniform]).sort().values
     # Equal times may differ in their last bit.
     apart = torch.cat([times.diff() > 1e-9, torch.ones(1, dtype=torch.bool)])

@@ -16,8 +16,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fewjump.inversion import rows_per_chunk
-from fewjump.law.base import row_chunks
+from fewjump.inversion import row_chunks, rows_per_chunk
 from fewjump.law.logits import Guidance, Logits
 from fewjump.law.product import ProductLaw
 from fewjump.process.bridge import ReverseCoefficients

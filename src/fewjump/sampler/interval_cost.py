@@ -19,9 +19,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fewjump.inversion import rows_per_chunk
+from fewjump.inversion import row_chunks, rows_per_chunk
 from fewjump.law import ProductLaw
-from fewjump.law.base import row_chunks
 from fewjump.process import Process
 from fewjump.sampler.reverse import posterior_logits
 
@@ -56,8 +55,8 @@ def reverse_entropies(
         now = earlier[times]
         kernels = _kernels(process, t, now, x_t.device) if dense else None
         step = rows_per_chunk(process.vocab_size * (1 if masked else len(now)), x_t.device)
-        for start in range(0, index.shape[0], step):
-            part = index[start : start + step]
+        for rows in row_chunks(index.shape[0], 1, step):
+            part = index[rows]
             p = logits.read(part).double().softmax(-1)
             if masked:
                 values = _masked_entropies(p, process, t, now)

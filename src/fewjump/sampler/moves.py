@@ -11,9 +11,11 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
+from fewjump.inversion import row_chunks
 from fewjump.law import Law
-from fewjump.law.base import row_chunks
+from fewjump.law.posterior import outer
 from fewjump.law.product import as_product
 from fewjump.process import Process
 from fewjump.process.kernel import expand_time
@@ -105,7 +107,7 @@ class JumpMove(Move):
         return rows.reshape(*self.x.shape, -1)
 
     def table(self) -> Tensor:
-        return product_table(self.rows())
+        return outer(self.rows())
 
 
 class LawMove(Move):
@@ -138,14 +140,14 @@ class LawMove(Move):
         """
         rows = posterior(self.law, self.process)
         if self.open is not None:
-            certain = one_hot(self.x, self.process.vocab_size)
+            certain = one_hot(self.x, self.process.vocab_size).double()
             rows = torch.where(self.open[..., None], rows, certain)
         return rows
 
     def table(self) -> Tensor:
         if not self.law.independent:
             return law_table(self.law, self.process.vocab_size)
-        return product_table(self.rows())
+        return outer(self.rows())
 
 
 class JointReverseMove(Move):
@@ -250,10 +252,9 @@ class UnmaskMove(Move):
         return fill(self.x, self.law, self.show, generator)
 
     def table(self) -> Tensor:
-        here = one_hot(self.x, self.process.vocab_size)[..., None, :].expand(
-            -1, -1, self.process.vocab_size, -1
-        )
-        drawn = torch.eye(self.process.vocab_size, dtype=torch.float64, device=self.x.device)
+        vocab = self.process.vocab_size
+        here = one_hot(self.x, vocab).double()[..., None, :].expand(-1, -1, vocab, -1)
+        drawn = torch.eye(vocab, dtype=torch.float64, device=self.x.device)
         given = torch.where(self.show[..., None, None], drawn, here)
         return through_positions(LawMove(self.law, self.x, self.process).table(), given)
 
@@ -301,14 +302,6 @@ def fill(x: Tensor, law: Law, where: Tensor, generator: Generator) -> Tensor:
     return x.masked_scatter(where, as_product(law).sample_where(where, generator))
 
 
-def product_table(rows: Tensor) -> Tensor:
-    """Independent positions (B, L, V) → the probability of every state (B, V^L)."""
-    table = rows[:, 0]
-    for i in range(1, rows.shape[1]):
-        table = (table[:, :, None] * rows[:, i, None, :]).reshape(rows.shape[0], -1)
-    return table
-
-
 def law_table(law: Law, vocab_size: int) -> Tensor:
     """Probability of every clean sequence, over states that may hold a mask too: (B, V^L)."""
     table = law.enumerate().double().exp()
@@ -318,9 +311,3 @@ def law_table(law: Law, vocab_size: int) -> Tensor:
     clean = (slice(None), *(slice(0, law.vocab_size),) * law.length)
     wide[clean] = table.reshape(law.batch_size, *(law.vocab_size,) * law.length)
     return wide.reshape(law.batch_size, -1)
-
-
-def one_hot(x: Tensor, vocab_size: int) -> Tensor:
-    """(...) int64 → (..., V) float64."""
-    out = torch.zeros(*x.shape, vocab_size, dtype=torch.float64, device=x.device)
-    return out.scatter_(-1, x[..., None], 1.0)

@@ -7,7 +7,8 @@ x → y of an exact reverse step, have one form (METHOD section 2.3):
 
 with p the posterior of x₀ at that position and m the law of a redrawn one. Their sum over y is
 decreasing in p(x), so its value at p(x) = 0 bounds it without reading a row of the network's
-output.
+output. A row that is read is read in one pass, which leaves one sum per block of 64 tokens; a draw
+inverts the block sums and then looks at one block. Nothing of the size of the logits is kept.
 """
 
 from __future__ import annotations
@@ -15,9 +16,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fewjump.inversion import (
+    block_columns,
+    block_sums,
+    choose_block,
+    invert_cdf,
+    row_chunks,
+    rows_per_chunk,
+)
 from fewjump.law.logits import Logits
 from fewjump.process.bridge import ReverseCoefficients
-from fewjump.sampler.logit_rows import LogitRows
 from fewjump.sampler.rates import OpenRows, Rates
 
 
@@ -79,7 +87,7 @@ class _ResetRows(OpenRows):
     def __init__(self, rates: ResetRates, index: Tensor) -> None:
         self.x = rates.x[index]
         self.prior, self.row = rates.prior, index // rates.length
-        self.rows = LogitRows(rates.logits, index, exclude=self.x)
+        self.rows = LogitRows(rates.logits, index, self.x)
         mass = self.rows.total + self.rows.at
         away, same = self.rows.total / mass, self.rows.at / mass
         self.through_data = rates.data[index] * away
@@ -101,6 +109,80 @@ class _ResetRows(OpenRows):
         chosen = which[other]
         out[other] = draw_other(self.prior, self.x[chosen], share, self.row[chosen])
         return out
+
+
+class LogitRows:
+    """Chosen rows of logits, exponentiated relative to their maximum and summed by blocks.
+
+    Args:
+        logits: of a product law.
+        index: (N,) int64, the positions wanted, counted row-major.
+        exclude: (N,) int64, a token of each row that is not to be drawn.
+
+    Attributes:
+        total: (N,) float64, Σ exp(logit − top) without the excluded token.
+        at: (N,) float64, exp(logit − top) of the excluded token.
+
+    Raises:
+        ValueError: if a row holds NaN or +inf, or no possible token at all.
+
+    Blocks are summed in float32 (or better), which is as exact as the exponentials, and
+    accumulated in float64.
+    """
+
+    def __init__(self, logits: Logits, index: Tensor, exclude: Tensor) -> None:
+        rows, vocab = logits.rows_at_once(), logits.vocab_size
+        self.logits, self.index, self.exclude = logits, index, exclude
+        self._elements = rows * vocab
+        near = rows_per_chunk(vocab, logits.device)
+        self.dtype = torch.promote_types(logits.dtype, torch.float32)
+        self.top = torch.empty(index.shape[0], 1, dtype=self.dtype, device=logits.device)
+        nothing = torch.empty(0, vocab, dtype=self.dtype, device=logits.device)
+        sums = [block_sums(nothing)]
+        at = torch.zeros_like(self.top)
+        for part in row_chunks(index.shape[0], 1, rows):
+            piece = logits.read(index[part]).to(self.dtype)
+            # What was read in one go is worked through while it is near the processor.
+            for few in row_chunks(piece.shape[0], 1, near):
+                here = slice(part.start + few.start, part.start + few.stop)
+                weights, token = piece[few], exclude[here, None]
+                top = self.top[here] = weights.amax(-1, keepdim=True)
+                weights.sub_(top).exp_()
+                at[here] = weights.gather(-1, token)
+                weights.scatter_(-1, token, 0.0)
+                sums.append(block_sums(weights))
+        self.cumulative = torch.cat(sums).double().cumsum_(-1)
+        self.total, self.at = self.cumulative[:, -1], at[:, 0].double()
+        if not bool((self.total + self.at).isfinite().all()):
+            raise ValueError(
+                "cannot draw from logits that hold NaN or +inf, or −inf for every token of a "
+                "position; check the network's output"
+            )
+
+    def draw(self, which: Tensor, u: Tensor) -> Tensor:
+        """Invert the law of some rows.
+
+        Args:
+            which: (K,) int64, numbers in {0..N−1}, of rows with ``total`` > 0.
+            u: (K,) float64 in (0, 1).
+
+        Returns:
+            (K,) int64 tokens, never an excluded or impossible one.
+        """
+        block, share = choose_block(self.cumulative.index_select(0, which), u)
+        columns, past = block_columns(block, self.logits.vocab_size)
+        out = torch.empty_like(which)
+        for part in row_chunks(which.shape[0], columns.shape[1], self._elements):
+            inside = self._within(columns[part], past[part], which[part], share[part])
+            out[part] = columns[part, 0] + inside
+        return out
+
+    def _within(self, columns: Tensor, past: Tensor, which: Tensor, share: Tensor) -> Tensor:
+        """Places (K,) among ``columns`` (K, C), at ``share`` (K,) of their weight."""
+        inside = self.logits.entries(self.index[which], columns).to(self.dtype)
+        inside = inside.sub_(self.top.index_select(0, which)).exp_()
+        out = past | (columns == self.exclude[which, None])
+        return invert_cdf(inside.masked_fill_(out, 0.0), share)
 
 
 def draw_other(prior: Tensor, x: Tensor, u: Tensor, row: Tensor) -> Tensor:

@@ -97,13 +97,9 @@ class Scaled(Sampler):
         self, denoiser: Denoiser, multiplier: float, t: Tensor, s: Tensor, x: Tensor
     ) -> Moves:
         if multiplier == 1:
-            return self.moves(denoiser, x, t, s)
-        return self._scaled(denoiser, multiplier, t, s, x)
-
-    def _scaled(
-        self, denoiser: Denoiser, multiplier: float, t: Tensor, s: Tensor, x: Tensor
-    ) -> Moves:
-        yield self.jump(denoiser(x, t), denoiser.process, x, t, s, multiplier)
+            yield from self.moves(denoiser, x, t, s)
+        else:
+            yield self.jump(denoiser(x, t), denoiser.process, x, t, s, multiplier)
 
     def jump(
         self,

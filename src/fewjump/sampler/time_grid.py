@@ -16,16 +16,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
+from fewjump.denoiser.base import Denoiser
 from fewjump.registry import ENTRY_POINTS
 from fewjump.schedule import Schedule
-
-if TYPE_CHECKING:
-    from fewjump.denoiser.base import Denoiser
 
 GridSpec: TypeAlias = str | Sequence[float] | Tensor
 
@@ -50,7 +48,7 @@ def log_linear_grid(steps: int, schedule: Schedule) -> Tensor:
     """Equally spaced in log σ̄ from t = 1 to t = 1/steps, then 0: (steps + 1,)."""
     first = schedule.sigma_bar(1.0).log()
     last = schedule.sigma_bar(1 / steps).log()
-    share = torch.linspace(0, 1, max(steps, 1), dtype=torch.float64)
+    share = torch.linspace(0, 1, steps, dtype=torch.float64)
     times = schedule.time_of_sigma_bar(torch.exp(first + (last - first) * share))
     times[0] = 1
     return torch.cat([times, times.new_zeros(1)])
@@ -115,14 +113,15 @@ def times_for(
     Raises:
         ValueError: as :func:`time_grid` does; for ``fitted``, for a denoiser of joint laws.
     """
-    check_spec(spec, steps, denoiser.process.schedule)
-    if not isinstance(spec, str) or spec != FITTED:
-        return time_grid(spec, steps, denoiser.process.schedule)
-    assert steps is not None
-    return ENTRY_POINTS[FITTED](denoiser, steps, length)
+    times = check_spec(spec, steps, denoiser.process.schedule)
+    return ENTRY_POINTS[FITTED](denoiser, steps, length) if is_fitted(spec) else times
 
 
-def check_spec(spec: GridSpec | None, steps: int | None, schedule: Schedule) -> None:
-    """Raise ValueError where :func:`time_grid` would; of ``fitted``, only ``steps`` is judged."""
-    fitted = isinstance(spec, str) and spec == FITTED
-    time_grid("uniform" if fitted else spec, steps, schedule)
+def is_fitted(spec: GridSpec | None) -> bool:
+    """Whether the times depend on the denoiser."""
+    return isinstance(spec, str) and spec == FITTED
+
+
+def check_spec(spec: GridSpec | None, steps: int | None, schedule: Schedule) -> Tensor:
+    """:func:`time_grid`; for ``fitted``, of which only ``steps`` is judged, the uniform one."""
+    return time_grid("uniform" if is_fitted(spec) else spec, steps, schedule)

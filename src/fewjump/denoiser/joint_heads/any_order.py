@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fewjump.config import check_counts
 from fewjump.denoiser.attention import rotary_table
 from fewjump.denoiser.constrain import certain_positions
 from fewjump.denoiser.heads import JointHead
 from fewjump.denoiser.joint_heads.autoregressive import CausalAttention
-from fewjump.denoiser.joint_heads.states import TokenFactor, require_positive
+from fewjump.denoiser.joint_heads.states import TokenFactor
 from fewjump.law.autoregressive import AutoregressiveLaw, Conditionals, RowsAhead, Walk
 from fewjump.law.base import SHARED, at_least_float32
 from fewjump.law.logits import Logits
@@ -65,7 +66,7 @@ class AnyOrderHead(JointHead):
         columns: int | None = None,
     ) -> None:
         super().__init__(hidden, vocab_size)
-        require_positive(width=width, heads=heads, blocks=blocks)
+        check_counts(width=width, heads=heads, blocks=blocks)
         if neighbours and min(neighbours) < 1:
             raise ValueError(
                 f"neighbours are distances, such as (1,) or (1, 8); got {tuple(neighbours)}"

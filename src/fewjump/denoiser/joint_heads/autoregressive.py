@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fewjump.config import check_counts
 from fewjump.denoiser.attention import rotary_table, rotate
 from fewjump.denoiser.constrain import certain_positions
 from fewjump.denoiser.heads import JointHead
-from fewjump.denoiser.joint_heads.states import TokenFactor, require_positive
+from fewjump.denoiser.joint_heads.states import TokenFactor
 from fewjump.law.autoregressive import AutoregressiveLaw, Conditionals, RowsAhead, Walk
 from fewjump.law.base import SHARED, at_least_float32
 from fewjump.law.logits import Logits
@@ -152,7 +153,7 @@ class AutoregressiveHead(JointHead):
         lookahead: bool = False,
     ) -> None:
         super().__init__(hidden, vocab_size)
-        require_positive(width=width, heads=heads)
+        check_counts(width=width, heads=heads)
         if causal not in get_args(CausalKind):
             known = ", ".join(get_args(CausalKind))
             raise ValueError(f"unknown causal layer {causal!r}; known: {known}")

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from fewjump.config import check_counts
 from fewjump.denoiser import constrain
 from fewjump.denoiser.heads import JointHead
 from fewjump.denoiser.joint_heads.states import (
@@ -15,7 +16,6 @@ from fewjump.denoiser.joint_heads.states import (
     StateFeatures,
     TokenFactor,
     checked_template,
-    require_positive,
     spread,
 )
 from fewjump.denoiser.transformer import zero_linear
@@ -58,7 +58,7 @@ class ChainParameters(nn.Module):
         method: ChainMethod,
     ) -> None:
         super().__init__()
-        require_positive(states=states, rank=rank, width=width)
+        check_counts(states=states, rank=rank, width=width)
         if emission is None:
             emission = "dense" if vocab_size < constrain.DEFER_FROM else "low-rank"
         if emission not in get_args(EmissionKind):
@@ -173,7 +173,7 @@ class MixtureOfChainsHead(JointHead):
         method: ChainMethod = "sequential",
     ) -> None:
         super().__init__(hidden, vocab_size)
-        require_positive(components=components)
+        check_counts(components=components)
         _check_template(emission, length)
         self.components, self.rank, self.width, self.length = components, rank, width, length
         self.embedding = nn.Parameter(torch.randn(components, hidden))
@@ -241,7 +241,7 @@ class SharedChainHead(JointHead):
         blocks: int | None = None,
     ) -> None:
         super().__init__(hidden, vocab_size)
-        require_positive(states=states, blocks=1 if blocks is None else blocks)
+        check_counts(states=states, blocks=1 if blocks is None else blocks)
         if blocks is not None and states % blocks:
             raise ValueError(f"blocks must divide states={states}, got {blocks}")
         if not 0 < table_rate < math.inf:

@@ -8,6 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from fewjump.config import check_counts
 from fewjump.denoiser import constrain
 from fewjump.denoiser.heads import JointHead
 from fewjump.denoiser.joint_heads.states import (
@@ -15,7 +16,6 @@ from fewjump.denoiser.joint_heads.states import (
     ComponentWeights,
     StateFeatures,
     TokenFactor,
-    require_positive,
     visible_evidence,
 )
 from fewjump.law.base import SHARED, at_least_float32, nucleus, refuse_twice
@@ -58,7 +58,7 @@ class MixtureHead(JointHead):
         evidence: bool = False,
     ) -> None:
         super().__init__(hidden, vocab_size)
-        require_positive(components=components, rank=rank, width=width)
+        check_counts(components=components, rank=rank, width=width)
         if evidence and length is None:
             raise ValueError("evidence=True compares templates with tokens: give length=…")
         self.components, self.rank, self.width = components, rank, width
@@ -179,7 +179,7 @@ class SharedMixtureHead(JointHead):
         self, hidden: int, vocab_size: int, length: int, components: int = 256, rank: int = 32
     ) -> None:
         super().__init__(hidden, vocab_size)
-        require_positive(length=length, components=components, rank=rank)
+        check_counts(length=length, components=components, rank=rank)
         self.length, self.components, self.rank = length, components, rank
         self.template = nn.Parameter(torch.randn(length, components, rank))
         self.tokens = TokenFactor(vocab_size, rank)

@@ -162,13 +162,6 @@ def visible_evidence(base: Tensor, tables: Tensor, x_t: Tensor, mask: int) -> Te
     return each.masked_fill(hidden[..., None], 0.0).sum(1)
 
 
-def require_positive(**sizes: int) -> None:
-    """Raise ValueError naming the first size below 1."""
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, got {size}")
-
-
 @torch.no_grad()
 def moved(law: Law, reference: Law, draws: int = 1, generator: Generator = None) -> Tensor:
     """KL(law ‖ reference) in nats per sequence, estimated from draws of ``law``: (B,).

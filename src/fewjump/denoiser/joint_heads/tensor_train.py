@@ -7,8 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+from fewjump.config import check_counts
 from fewjump.denoiser.heads import JointHead, ProductHead
-from fewjump.denoiser.joint_heads.states import checked_template, require_positive
+from fewjump.denoiser.joint_heads.states import checked_template
 from fewjump.denoiser.transformer import zero_linear
 from fewjump.law.autoregressive import AutoregressiveLaw
 from fewjump.law.tensor_train import TensorTrain
@@ -44,7 +45,7 @@ class TensorTrainHead(JointHead):
         table_rate: float = 15.0,
     ) -> None:
         super().__init__(hidden, vocab_size)
-        require_positive(bond=bond)
+        check_counts(bond=bond)
         if not 0 < table_rate < math.inf:
             raise ValueError(f"table_rate must be above 0, got {table_rate}")
         self.bond, self.length, self.table_rate = bond, length, table_rate

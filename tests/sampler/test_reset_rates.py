@@ -1,4 +1,4 @@
-"""One-pass draws: their law for any vocabulary size, exclusion, precision and bad rows."""
+"""One-pass draws: their law for any vocabulary size, token left out, precision and bad rows."""
 
 from __future__ import annotations
 
@@ -8,16 +8,21 @@ import torch
 from fewjump.law import DenseLogits
 from fewjump.process import ResetToPrior
 from fewjump.process.bridge import ReverseCoefficients
-from fewjump.sampler.logit_rows import LogitRows
-from fewjump.sampler.reset_rates import ResetRates, draw_other
+from fewjump.sampler.reset_rates import LogitRows, ResetRates, draw_other
 from fewjump.schedule import LogLinear
 from sampler.oracle import chi_square_p
 
 N = 8_000
 
 
-def rows_of(logits: torch.Tensor, *options: torch.Tensor | None) -> LogitRows:
-    return LogitRows(DenseLogits(logits[None]), *options)
+def rows_of(logits: torch.Tensor, exclude: int = 0) -> LogitRows:
+    """Every row of logits (N, V), without one token."""
+    every = torch.arange(len(logits))
+    return LogitRows(DenseLogits(logits[None]), every, torch.full_like(every, exclude))
+
+
+def drawn(rows: LogitRows, u: torch.Tensor) -> torch.Tensor:
+    return rows.draw(torch.arange(len(u)), u)
 
 
 def uniforms(n: int, seed: int = 0) -> torch.Tensor:
@@ -25,40 +30,37 @@ def uniforms(n: int, seed: int = 0) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("exclude", [False, True])
+@pytest.mark.parametrize("possible", [False, True])
 @pytest.mark.parametrize("vocab", [2, 18, 256, 257, 700, 1024])
-def test_draws_the_softmax(vocab: int, exclude: bool, dtype: torch.dtype) -> None:
+def test_draws_the_softmax(vocab: int, possible: bool, dtype: torch.dtype) -> None:
     source = torch.Generator().manual_seed(vocab)
     logits = torch.randn(3, vocab, generator=source).to(dtype)
     logits[1, : vocab // 2] = -torch.inf
     index = torch.ones(N, dtype=torch.int64)
-    token = torch.full((N,), vocab - 1)
+    token = vocab - 1 if possible else 0
     if vocab == 2:
         logits[1] = torch.tensor([0.5, 0.0])
-    rows = rows_of(logits, index, token if exclude else None)
+    rows = LogitRows(DenseLogits(logits[None]), index, torch.full((N,), token))
     weights = logits[1].double().exp()
-    if exclude:
-        weights[-1] = 0
-        share = rows.at / (rows.at + rows.total)
-        expected = logits[1].double().softmax(-1)[-1]
-        assert torch.allclose(share, expected.expand(N), rtol=1e-5)
-    samples = rows.draw(torch.arange(N), uniforms(N))
+    weights[token] = 0
+    share = rows.at / (rows.at + rows.total)
+    expected = logits[1].double().softmax(-1)[token]
+    assert torch.allclose(share, expected.expand(N), rtol=1e-5)
+    samples = drawn(rows, uniforms(N))
     assert chi_square_p(samples[:, None], weights / weights.sum(), vocab) > 1e-4
 
 
 def test_chunks_do_not_matter(monkeypatch) -> None:
     logits = torch.randn(50, 600, generator=torch.Generator().manual_seed(1))
-    whole = rows_of(logits).draw(None, uniforms(50))
+    whole = drawn(rows_of(logits), uniforms(50))
     monkeypatch.setattr("fewjump.inversion._ROWS_PER_CHUNK_ELEMENTS", 1300)
-    assert torch.equal(whole, rows_of(logits).draw(None, uniforms(50)))
-    assert torch.equal(whole, rows_of(logits, torch.arange(50)).draw(None, uniforms(50)))
+    assert torch.equal(whole, drawn(rows_of(logits), uniforms(50)))
 
 
 def test_the_logits_are_left_alone() -> None:
     logits = torch.randn(4, 300, generator=torch.Generator().manual_seed(1))
     before = logits.clone()
-    rows_of(logits).draw(None, uniforms(4))
-    rows_of(logits, torch.arange(4), torch.zeros(4, dtype=torch.int64)).draw(None, uniforms(4))
+    drawn(rows_of(logits), uniforms(4))
     assert torch.equal(logits, before)
 
 
@@ -67,7 +69,7 @@ def test_end_points_return_possible_tokens() -> None:
     logits[0, 300], logits[0, 520] = 0.0, 0.0
     for u, expected in ((1e-300, 300), (1 - 2.0**-53, 520)):
         rows = rows_of(logits)
-        assert int(rows.draw(None, torch.tensor([u], dtype=torch.float64))) == expected
+        assert int(drawn(rows, torch.tensor([u], dtype=torch.float64))) == expected
 
 
 def test_rare_tokens_keep_their_probability() -> None:
@@ -76,7 +78,7 @@ def test_rare_tokens_keep_their_probability() -> None:
     logits[0, 10], logits[0, 700] = 0.0, torch.tensor(1e-12).log()
     rows = rows_of(logits)
     for u, expected in ((1 - 2e-12, 10), (1 - 5e-13, 700)):
-        assert int(rows.draw(None, torch.tensor([u], dtype=torch.float64))) == expected
+        assert int(drawn(rows, torch.tensor([u], dtype=torch.float64))) == expected
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
