@@ -37,7 +37,6 @@ from fewjump.evaluate.likelihood import one_evaluation_nlls, path_bound
 from fewjump.objective import JointConditionalMatching
 from fewjump.random import generator_for
 from fewjump.rollouts import rollouts
-from fewjump.runs import for_sampling
 from fewjump.sampler import run
 
 Corpus = Literal["names", "text", "digits"]
@@ -222,7 +221,7 @@ class Bench:
                 monitor=False,
             )
             with self.clock.part("judging"):
-                found = judged(for_sampling(student), self.data, budget)
+                found = judged(student.for_sampling(), self.data, budget)
             seen = float(one_evaluation_nlls(student, chosen[: budget.judged // 2]).mean())
             return {
                 "source": source.name,

@@ -35,7 +35,6 @@ from fewjump.objective import (
     Objective,
 )
 from fewjump.options.matching import JointIntermediate, Near
-from fewjump.runs import for_sampling
 from fewjump.sampler import run as draw
 
 STEPS = (1, 4)
@@ -127,7 +126,7 @@ def rows_of(
         )
 
     def compute() -> dict[str, Any]:
-        student = for_sampling(made_once(folder, make))
+        student = made_once(folder, make).for_sampling()
         begin = time.perf_counter()
         nll, half = one_evaluation_nll(student, shop.data.all("test", sizes.samples))
         about = {

@@ -37,7 +37,6 @@ from fewjump.denoiser.network import parameter_counts
 from fewjump.evaluate.text import TextMeter
 from fewjump.objective import JointConditionalMatching, LatentMatching, Objective
 from fewjump.process import Absorbing
-from fewjump.runs import for_sampling
 from fewjump.schedule import LogLinear
 
 #: Of the way rows are measured: another number leaves the rows of earlier versions aside.
@@ -143,7 +142,7 @@ class Workshop:
             )
 
         with self.clock.part(f"{self.corpus}: distilling {kind}"):
-            return for_sampling(made_once(self.folder(kind), make))
+            return made_once(self.folder(kind), make).for_sampling()
 
     def rows(self, name: str, model: Denoiser, meter: TextMeter, target: float) -> Rows:
         """One row for each number of steps of a model."""

@@ -33,7 +33,7 @@ from fewjump.assembly import (
 from fewjump.config import changed
 from fewjump.data import Dataset
 from fewjump.data.dataset import labels_of, scales_of, tokens_of
-from fewjump.denoiser import Denoiser, NetworkDenoiser
+from fewjump.denoiser import Denoiser
 from fewjump.denoiser.wrappers import weights_checksum
 from fewjump.objective import Objective, freeze
 from fewjump.options.training import DISTILLATION, TEACHER_TRAINING, TrainConfig
@@ -277,9 +277,8 @@ def distill(
         if isinstance(objective, Objective):
             chosen = objective
         else:
-            kind = model.kind if isinstance(model, NetworkDenoiser) else "product"
             like_data = data is not None and (guidance is None or scales is not None)
-            chosen = matching(kind, objective or default_source(like_data))
+            chosen = matching(model.kind, objective or default_source(like_data))
         if conditions is not None and conditions.labels is None and chosen.needs_data:
             raise ValueError(
                 "the teacher has classes, and these data have no labels: give labels=…, an .npz "

@@ -30,7 +30,6 @@ from fewjump.objective.base import MatchingObjective
 from fewjump.options.matching import DataOptions, Intermediate, JointIntermediate, Part
 from fewjump.process import Process
 from fewjump.random import initial_weights
-from fewjump.runs import can_save
 
 Network = TransformerConfig | Mapping[str, Any]
 
@@ -163,7 +162,7 @@ def build_student(
     if has_weights and not isinstance(teacher, NetworkDenoiser):
         if plain and warm_start:
             return teacher.as_student()
-        if network is None and can_save(teacher):
+        if network is None and teacher.described() is not None:
             assert isinstance(teacher, ScoreDenoiser)
             network_teacher = teacher.as_network()
             return build_student(network_teacher, kind, None, head, warm_start, length, seed)
@@ -209,10 +208,10 @@ def start_at(
     Raises:
         ValueError: for a student of another kind, noise, vocabulary or condition.
     """
-    mine = start.kind if isinstance(start, NetworkDenoiser) else "product"
-    if kind != mine:
+    if kind != start.kind:
         raise ValueError(
-            f"the start is a {mine} student, and {kind} was asked for: give student={mine!r}"
+            f"the start is a {start.kind} student, and {kind} was asked for: give "
+            f"student={start.kind!r}"
         )
     for what, own, wanted in (
         ("noise", start.process.config(), teacher.process.config()),

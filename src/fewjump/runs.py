@@ -10,12 +10,7 @@ from typing import Any
 
 from fewjump.checkpoint.folder import CONFIG_FILE, MODEL_FILES, save
 from fewjump.data import Dataset
-from fewjump.denoiser import (
-    Denoiser,
-    NetworkDenoiser,
-    ScoreDenoiser,
-    ScoreNetwork,
-)
+from fewjump.denoiser import Denoiser, NetworkDenoiser, ScoreDenoiser
 from fewjump.denoiser.lora import is_low_rank, merged
 from fewjump.files import check_replaceable
 from fewjump.lock import is_main, sole_writer
@@ -81,7 +76,7 @@ def keeping(
     """
 
     def keep(folder: Path) -> None:
-        if can_save(teacher):
+        if teacher.described() is not None:
             save(teacher, folder / "teacher", vocabulary=vocabulary_of(data, teacher))
         if accepted is not None:
             accepted(folder)
@@ -220,7 +215,7 @@ def finish(
         model.samplers = None
     if isinstance(model, NetworkDenoiser | ScoreDenoiser) and is_low_rank(model):
         model = merged(model)
-    if out is None or not is_main() or not can_save(model):
+    if out is None or not is_main() or model.described() is None:
         return model
     training = {
         "objective": describe(objective),
@@ -234,37 +229,14 @@ def finish(
         **more,
     }
     vocabulary = vocabulary_of(data, model)
-    save(for_sampling(model), Path(out) / "model", vocabulary=vocabulary, training=training)
+    save(model.for_sampling(), Path(out) / "model", vocabulary=vocabulary, training=training)
     return model
 
 
-def for_sampling(model: Denoiser) -> Denoiser:
-    """The denoiser without what only training needs (a latent student's encoder)."""
-    if not isinstance(model, NetworkDenoiser):
-        return model
-    head = model.head.for_sampling()
-    if head is model.head:
-        return model
-    slim = NetworkDenoiser(
-        model.trunk, head, model.process, model.length, model.autocast, model.leave_one_out
-    )
-    slim.vocabulary_config = model.vocabulary_config
-    return slim.train(model.training)
-
-
-def describe_model(model: Denoiser) -> Any:
+def describe_model(model: Denoiser) -> dict[str, Any]:
     """The denoiser's own configuration, or for foreign networks its class and process."""
-    if can_save(model):
-        assert isinstance(model, NetworkDenoiser | ScoreDenoiser)
-        return model.config()
-    return {"class": type(model).__qualname__, "process": model.process.config()}
-
-
-def can_save(model: Denoiser) -> bool:
-    """Whether a model folder can hold the denoiser."""
-    if isinstance(model, ScoreDenoiser):
-        return isinstance(model.network, ScoreNetwork)
-    return isinstance(model, NetworkDenoiser)
+    foreign = {"class": type(model).__qualname__, "process": model.process.config()}
+    return model.described() or foreign
 
 
 def vocabulary_of(data: Dataset | Tokens | None, model: Denoiser | None = None) -> Any:

@@ -29,7 +29,6 @@ from fewjump.law.latent import (
 from fewjump.law.product import ProductLaw
 from fewjump.process import Absorbing, Process, Uniform
 from fewjump.random import SampleStreams, generator_for
-from fewjump.runs import for_sampling
 from fewjump.sampler import run
 from fewjump.schedule import LogLinear
 
@@ -326,7 +325,7 @@ def test_straight_through_draws_are_exact_and_pass_gradients() -> None:
 def test_a_saved_student_needs_no_encoder_and_answers_the_same(kind: str, tmp_path: Path) -> None:
     process = Absorbing(V, LogLinear())
     model = scramble(student(process, kind)).eval()
-    save(for_sampling(model), tmp_path / "model")
+    save(model.for_sampling(), tmp_path / "model")
     assert not [n for n in load_file(tmp_path / "model/model.safetensors") if "encoder" in n]
     loaded = load(tmp_path / "model")
     x_t, x0 = torch.full((2, L), process.mask), torch.zeros(2, L, dtype=torch.int64)
@@ -355,7 +354,7 @@ def test_a_saved_student_still_leaves_one_out(tmp_path: Path) -> None:
     process = Uniform(V, LogLinear())
     head = {"kind": "latent", **SMALL, **KINDS["category"]}
     model = scramble(network(process, head, leave_one_out=True)).eval()
-    save(for_sampling(model), tmp_path / "model")
+    save(model.for_sampling(), tmp_path / "model")
     loaded, x_t = load(tmp_path / "model"), states(process)
     with torch.no_grad():
         found, expected = loaded(x_t, 0.5).marginals(), model(x_t, 0.5).marginals()
@@ -375,7 +374,7 @@ def test_sequences_of_another_length_than_the_templates_are_refused() -> None:
 def test_a_fresh_process_computes_the_same_bits(tmp_path: Path) -> None:
     process = Absorbing(V, LogLinear())
     model = scramble(student(process, "all")).eval()
-    save(for_sampling(model), tmp_path / "model")
+    save(model.for_sampling(), tmp_path / "model")
     x_t = torch.full((3, L), process.mask)
     with torch.no_grad():
         law = model(x_t, 0.5)

@@ -117,6 +117,7 @@ class Joint(Exact):
 class Latent(Joint):
     """The same with the component as a latent variable."""
 
+    latent = mixture = True
     head = SimpleNamespace(encoder=True, is_one_category=lambda: True)
 
     def law(self, x_t: Tensor, t: Tensor) -> Law:

@@ -24,6 +24,7 @@ _INHERITED = (
     "padding",
     "longest",
     "vocabulary_config",
+    "kind",
     "autoregressive",
     "joint",
     "latent",
@@ -85,6 +86,7 @@ class Denoiser(nn.Module, ABC):
         time_conditioned: whether the law depends on t given x_t.
         padding: the token after the end of a short sequence, where the denoiser has one: it is
             not attended to, and does not change what is said of other positions.
+        kind: name of the kind of student, its head's; ``product`` for a denoiser without a head.
         autoregressive: whether its laws are autoregressive, and can be drawn in several ways (see
             :mod:`fewjump.law.decoding`).
         joint: whether its laws are known to be joint: guidance cannot combine those.
@@ -113,6 +115,7 @@ class Denoiser(nn.Module, ABC):
     vocabulary_config: dict[str, Any] | None = None
     grids: dict[str, Any] | None = None
     samplers: list[dict[str, Any]] | None = None
+    kind: str = "product"
     autoregressive: bool = False
     joint: bool = False
     latent: bool = False
@@ -223,6 +226,14 @@ class Denoiser(nn.Module, ABC):
         model = copy.deepcopy(self).requires_grad_(True)
         model.evaluations = 0
         return model
+
+    def described(self) -> dict[str, Any] | None:
+        """The plain data from which a model's folder rebuilds it; None where no folder can."""
+        return None
+
+    def for_sampling(self) -> Denoiser:
+        """The denoiser without what only training needs, such as a latent student's encoder."""
+        return self
 
     def product_layer(self) -> nn.Module | None:
         """The layer whose softmax over clean tokens is the law, if there is one."""

@@ -73,7 +73,7 @@ class NetworkDenoiser(Denoiser):
         self.autocast: Autocast = check_autocast(autocast)
         self.time_conditioned = config.time_conditioned
         self.autoregressive, self.joint = head.autoregressive, head.joint
-        self.mixture, self.latent = head.mixture, head.latent
+        self.kind, self.mixture, self.latent = head.kind, head.mixture, head.latent
         self.closed_marginals = head.closed_marginals
         self.padding = config.padding
         self.classes = getattr(config, "classes", None)
@@ -82,13 +82,21 @@ class NetworkDenoiser(Denoiser):
         if length is not None:
             self.check_length(length)
 
-    @property
-    def kind(self) -> str:
-        """Name of the kind of student: its head's."""
-        return self.head.kind
-
     def product_layer(self) -> nn.Module | None:
         return self.head.product_layer()
+
+    def described(self) -> dict[str, Any]:
+        return self.config()
+
+    def for_sampling(self) -> NetworkDenoiser:
+        head = self.head.for_sampling()
+        if head is self.head:
+            return self
+        slim = NetworkDenoiser(
+            self.trunk, head, self.process, self.length, self.autocast, self.leave_one_out
+        )
+        slim.vocabulary_config = self.vocabulary_config
+        return slim.train(self.training)
 
     def law(self, x_t: Tensor, t: Tensor) -> Law:
         return self._law(x_t, t, None)

@@ -236,6 +236,9 @@ class ScoreDenoiser(Denoiser):
     def _recovered(self, ratios: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return recovered_logits(self.process, self.method, ratios, x_t, t)
 
+    def described(self) -> dict[str, Any] | None:
+        return self.config() if isinstance(self.network, ScoreNetwork) else None
+
     def config(self) -> dict[str, Any]:
         """Plain data from which :meth:`from_config` rebuilds the denoiser.
 

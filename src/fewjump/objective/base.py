@@ -204,8 +204,7 @@ def require_frozen(teacher: Denoiser | None, student: Denoiser) -> Denoiser:
 
 def require_likelihood(student: Denoiser, method: str) -> None:
     """Raise ValueError for a student whose laws only bound the likelihood of a sample."""
-    one_category = getattr(getattr(student, "head", None), "is_one_category", None)
-    if one_category is not None and not one_category():
+    if student.latent and not student.mixture:
         raise ValueError(
             f"{method} needs the likelihood of a sample, and this latent student has a bound of "
             "it; give its latent one category per sequence and nothing else, use another kind of "

@@ -72,7 +72,7 @@ class CorrelationDistillation(Objective, TimeOptions, CorrelationOptions):
     def check(self, student: Denoiser, teacher: Denoiser | None) -> None:
         super().check(student, teacher)
         require_likelihood(student, "di4c")
-        if getattr(student, "kind", None) == "product":
+        if student.product_layer() is not None:
             raise ValueError(
                 "di4c teaches correlations, which a product student cannot hold: use a joint one, "
                 "such as student='mixture', or --method matching"

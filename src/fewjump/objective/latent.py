@@ -257,8 +257,7 @@ def latent_head(student: Denoiser) -> LatentHead:
     student = student.unconditioned
     if isinstance(student, NetworkDenoiser) and isinstance(student.head, LatentHead):
         return student.head
-    kind = student.kind if isinstance(student, NetworkDenoiser) else type(student).__name__
     raise ValueError(
-        f"this objective trains latent students, got {kind}; use student='latent', or "
+        f"this objective trains latent students, got {student.kind}; use student='latent', or "
         "another method"
     )

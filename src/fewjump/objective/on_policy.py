@@ -331,8 +331,7 @@ def auxiliary_for(teacher: Denoiser, student: Denoiser, seed: int) -> Denoiser:
     Raises:
         ValueError: where neither is a network.
     """
-    product = isinstance(teacher, NetworkDenoiser) and teacher.kind == "product"
-    if product or isinstance(teacher, ScoreDenoiser):
+    if teacher.kind == "product" and isinstance(teacher, NetworkDenoiser | ScoreDenoiser):
         return teacher.as_student()
     if not isinstance(student, NetworkDenoiser):
         raise ValueError(
