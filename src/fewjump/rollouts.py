@@ -33,7 +33,7 @@ from fewjump.progress import Progress
 from fewjump.random import SampleStreams, fold_seed, uniform
 from fewjump.sampler import Sampler, run
 from fewjump.sampler.arguments import check_options, for_grid
-from fewjump.sampler.carried_samplers import chosen_sampler
+from fewjump.sampler.carried import chosen_sampler
 from fewjump.sampler.prompt import make_prompt
 from fewjump.sampler.time_grid import GridSpec, check_spec, is_fitted, times_for
 

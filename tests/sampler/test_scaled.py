@@ -17,7 +17,7 @@ from fewjump.process import Absorbing
 from fewjump.publish import Pipeline
 from fewjump.sampler import SAMPLERS, Scaled, carry_sampler, exact_output_law, run
 from fewjump.sampler.arguments import check_budgets
-from fewjump.sampler.carried_samplers import read_samplers
+from fewjump.sampler.carried import read_samplers
 from fewjump.schedule import LogLinear
 from fewjump.verify.enumeration import processes
 from sampler.oracle import chi_square_p, problem_for

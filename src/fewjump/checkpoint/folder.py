@@ -37,8 +37,7 @@ from fewjump.files import (
 )
 from fewjump.process import Process, process_from_config
 from fewjump.reading import CheckpointError, reason
-from fewjump.sampler.carried_grids import current_grids, read_grids
-from fewjump.sampler.carried_samplers import read_samplers
+from fewjump.sampler.carried import current_grids, read_grids, read_samplers
 
 FORMAT_VERSION = 1
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"

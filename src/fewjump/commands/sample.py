@@ -129,7 +129,7 @@ def run(options: Options) -> int:
     from fewjump.progress import tell
     from fewjump.publish import Pipeline
     from fewjump.publish.models import open_model
-    from fewjump.sampler.carried_samplers import not_learned
+    from fewjump.sampler.carried import not_learned
 
     denoiser, vocabulary, folder = open_model(options.path, options.device, reading_values(options))
     draft = _draft(options, denoiser, vocabulary)

@@ -100,10 +100,10 @@ class Denoiser(nn.Module, ABC):
         evaluations: number of calls so far, one per batch (the NFE counter).
         vocabulary_config: what the tokens stand for, as plain data, where the model came from a
             folder that says so; saving keeps it.
-        grids: time grids fitted to the model, as plain data (:mod:`fewjump.sampler.carried_grids`);
+        grids: time grids fitted to the model, as plain data (:mod:`fewjump.sampler.carried`);
             saving keeps them while the model is what they were fitted to.
         samplers: samplers learned for the model, as plain data
-            (:mod:`fewjump.sampler.carried_samplers`): its default at their numbers of steps.
+            (:mod:`fewjump.sampler.carried`): its default at their numbers of steps.
     """
 
     process: Process

@@ -23,7 +23,7 @@ from fewjump.problem import FiniteSupport, Problem
 from fewjump.random import generator_for
 from fewjump.report import Row
 from fewjump.sampler.base import Sampler
-from fewjump.sampler.carried_samplers import chosen_sampler
+from fewjump.sampler.carried import chosen_sampler
 from fewjump.sampler.exact import enumeration_cost, exact_output_law
 from fewjump.sampler.prior_law import prior_law
 from fewjump.sampler.time_grid import GridSpec, times_for

@@ -20,7 +20,7 @@ from fewjump.options.sampled import LearnedSamplerOptions, ScaledName
 from fewjump.random import Generator, bernoulli, integers
 from fewjump.sampler import Ancestral, Scaled
 from fewjump.sampler.base import draw_step
-from fewjump.sampler.carried_samplers import carry_sampler
+from fewjump.sampler.carried import carry_sampler
 from fewjump.sampler.interval_cost import forward_entropies, reverse_entropies
 from fewjump.sampler.rates import Rates
 from fewjump.sampler.reverse import reverse_rates

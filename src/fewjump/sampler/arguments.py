@@ -10,8 +10,7 @@ from fewjump.denoiser.condition import ConditionedDenoiser
 from fewjump.law.decoding import Decoding
 from fewjump.registry import DECODINGS
 from fewjump.sampler.base import Sampler
-from fewjump.sampler.carried_grids import carried_grid
-from fewjump.sampler.carried_samplers import chosen_sampler
+from fewjump.sampler.carried import carried_grid, chosen_sampler
 from fewjump.sampler.prior_law import check_product
 from fewjump.sampler.time_grid import GridSpec, check_spec, is_fitted
 

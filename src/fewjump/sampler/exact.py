@@ -17,7 +17,7 @@ from fewjump.law.base import ENUMERATION_LIMIT, unravel
 from fewjump.law.posterior import outer
 from fewjump.sampler.arguments import check_options
 from fewjump.sampler.base import Move, Moves, Sampler, Step
-from fewjump.sampler.carried_samplers import chosen_sampler
+from fewjump.sampler.carried import chosen_sampler
 from fewjump.sampler.run import NOISE_LEFT, trajectory
 from fewjump.sampler.time_grid import GridSpec, times_for
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from fewjump.denoiser.base import Denoiser, eval_mode
 from fewjump.law.product import as_product
 from fewjump.random import SampleStreams, draw_seed, fold_seed
-from fewjump.sampler.carried_grids import carried_grid
+from fewjump.sampler.carried import carried_grid
 from fewjump.sampler.interval_cost import forward_entropies, reverse_entropies
 from fewjump.sampler.prior_law import check_product
 from fewjump.sampler.run import run

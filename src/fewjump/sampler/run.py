@@ -33,7 +33,7 @@ from fewjump.sampler.arguments import (
     make_decoding,
 )
 from fewjump.sampler.base import Move, Moves, Sampler, Step, draw_step
-from fewjump.sampler.carried_samplers import chosen_sampler
+from fewjump.sampler.carried import chosen_sampler
 from fewjump.sampler.moves import LawMove
 from fewjump.sampler.prompt import PromptedDenoiser, make_prompt, synchronise
 from fewjump.sampler.time_grid import GridSpec, check_spec, times_for

@@ -1,4 +1,5 @@
-"""Samplers of one evaluation a step: the exact reverse step, Euler's, and tau-leaping."""
+"""Samplers of one evaluation a step: the exact reverse step, with its latent drawn anew or held,
+Euler's, tau-leaping, and the step of flow matching."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from fewjump.law import Law
 from fewjump.law.product import as_product
 from fewjump.process import Process
 from fewjump.sampler.base import Move, Moves, Sampler
-from fewjump.sampler.moves import JointReverseMove, JumpMove, Rule
+from fewjump.sampler.moves import FlowMove, JointReverseMove, JumpMove, Rule
 from fewjump.sampler.rates import Rates
 from fewjump.sampler.reverse import reverse_rates, reverse_step
 
@@ -92,3 +93,56 @@ class TauLeaping(JumpSampler):
 
     def jump(self, law: Law, process: Process, x_t: Tensor, t: Tensor, s: Tensor) -> Jump:
         return Jump(reverse_rates(law, process, x_t, t), t - s, "poisson")
+
+
+class HeldLatent(Ancestral):
+    """x_s ~ Σ_{x₀} p(x₀|x_t, z)·q(x_s | x_t, x₀), with one z ~ p(z|x_T) for the whole trajectory.
+
+    VADD's consistency sampler. The ancestral step of a latent student draws z anew; here all steps
+    have the same z. In one step both are the same.
+
+    **Law.** The mixture over z of the output laws of the product denoisers p(x₀ⁱ|x_t, z), and the
+    order stated is theirs: where these are exact given z, the limit is Σ_z p(z)·p(x₀|z). A product
+    law has no latent, and its step is the ancestral one. Other joint laws are refused.
+    """
+
+    name: ClassVar[str] = "held-latent"
+    holds_latent: ClassVar[bool] = True
+    reference: ClassVar[str] = "VADD arXiv 2505.17384"
+
+    def opened(self, denoiser: Denoiser) -> Denoiser:
+        return _Holding(denoiser)
+
+
+class _Holding(Denoiser):
+    """A denoiser whose laws draw the latent of one trajectory."""
+
+    def __init__(self, inner: Denoiser) -> None:
+        super().__init__(inner.process, inner.length, inner.clean_vocab_size)
+        self.inner, self.kept = inner, []
+        self.take_after(inner)
+
+    def law(self, x_t: Tensor, t: Tensor) -> Law:
+        return self.inner(x_t, t).held(self.kept)
+
+
+class FlowMatching(Sampler):
+    """x₀ from the law, then x_s that moves as little from x_t as q(x_s | x₀) allows.
+
+    Where noise redraws a token once, from a law that stands still, each position becomes x₀'s with
+    probability (α_s − α_t)/(1 − α_t) and otherwise keeps its token: the probability velocity of
+    discrete flow matching. Under a mask this is the ancestral step. Under uniform noise the
+    ancestral step also redraws tokens on the way; here they stay as they began until they are
+    drawn, which students of rectified couplings need (:class:`fewjump.objective.Rectification`).
+
+    **Law.** q(x_s | x₀) is kept given x₀, for every process, so that with an exact joint law every
+    number of steps is exact. The order stated is that of a product law.
+    """
+
+    name: ClassVar[str] = "flow-matching"
+    order: ClassVar[float] = 1
+    evaluations: ClassVar[int] = 1
+    reference: ClassVar[str] = "Gat et al. 2024, arXiv 2407.15595; Campbell et al., 2402.04997"
+
+    def moves(self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor) -> Moves:
+        yield FlowMove(denoiser(x_t, t), denoiser.process, x_t, t, s)

@@ -75,7 +75,7 @@ def inspect(
 
     Returns:
         The fields of :class:`~fewjump.checkpoint.originals.Facts`, ``process``, ``schedule``, the
-        ``samplers`` that the model carries (:mod:`fewjump.sampler.carried_samplers`), and
+        ``samplers`` that the model carries (:mod:`fewjump.sampler.carried`), and
         with ``check`` the key ``check``: ``ok`` (finite and normalised), ``times`` (fields of
         :class:`TimeCheck`) and what was drawn.
 

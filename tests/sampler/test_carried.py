@@ -17,7 +17,7 @@ from fewjump.denoiser import LogitDenoiser, NetworkDenoiser
 from fewjump.process import Absorbing, Uniform
 from fewjump.publish import Pipeline
 from fewjump.sampler import carried_grid, carry_grid, fitted_grid, run
-from fewjump.sampler.carried_grids import model_digest, read_grids
+from fewjump.sampler.carried import model_digest, read_grids
 from fewjump.schedule import Cosine, LogLinear
 
 TIMES = [1.0, 0.7, 0.2, 0.0]
