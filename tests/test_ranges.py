@@ -75,8 +75,8 @@ def test_numbers_that_are_not_finite_are_refused(name: str) -> None:
                 take(**{option: value})
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, 2.5, 0])
-def test_steps_are_whole(value: float) -> None:
+@pytest.mark.parametrize("value", [math.nan, math.inf, 2.5, 0, 10**9, "3"])
+def test_steps_are_whole(value: float | str) -> None:
     from fewjump.sampler.time_grid import time_grid
 
     with pytest.raises(ValueError, match="steps must be an integer"):

@@ -45,6 +45,14 @@ def test_every_process_can_be_rebuilt():
         ({"name": "Uniform", "vocab_size": 3}, "lacks its 'schedule'"),
         ({"name": "Uniform", "schedule": {"name": "LogLinear"}}, "does not fit process Uniform"),
         (
+            {"name": "Uniform", "vocab_size": 3.5, "schedule": {"name": "LogLinear"}},
+            "vocab_size must be a whole number, got 3.5",
+        ),
+        (
+            {"name": "Uniform", "vocab_size": 3, "kept": 2, "schedule": {"name": "LogLinear"}},
+            r"kept lists tokens, such as kept=\[2\]",
+        ),
+        (
             {"name": "Uniform", "vocab_size": 3, "mask": 1, "schedule": {"name": "LogLinear"}},
             "does not fit process Uniform",
         ),

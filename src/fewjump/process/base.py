@@ -323,6 +323,8 @@ def mask_or_last(mask: int | None, vocab_size: int) -> int:
 
 def kept_in_range(kept: Iterable[int], vocab_size: int) -> tuple[int, ...]:
     """The tokens in order, each once; ValueError for one that does not exist."""
+    if not isinstance(kept, Iterable):
+        raise ValueError(f"kept lists tokens, such as kept=[{kept}]; got {kept!r}")
     tokens = sorted({int(token) for token in kept})
     if tokens and not 0 <= tokens[0] <= tokens[-1] < vocab_size:
         raise ValueError(f"kept tokens must lie in [0, {vocab_size}), got {tokens}")

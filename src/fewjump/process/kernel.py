@@ -16,6 +16,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from fewjump.config import check_count
 from fewjump.process.bridge import Bridge
 from fewjump.random import Generator, categorical
 from fewjump.schedule import Time, as_time
@@ -223,7 +224,8 @@ class ActionKernel(Kernel):
 
 
 def check_states(vocab_size: int) -> None:
-    """Raise ValueError for fewer than two states."""
+    """Raise ValueError for fewer than two states, or a number that is not whole."""
+    check_count(vocab_size, "vocab_size")
     if vocab_size < 2:
         raise ValueError(f"vocab_size must be at least 2, got {vocab_size}")
 

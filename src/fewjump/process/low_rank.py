@@ -76,6 +76,7 @@ class LowRankKernel(Kernel):
         return keep[..., None, None] * eye + members @ inner @ priors
 
     def sample(self, x: Tensor, generator: Generator = None) -> Tensor:
+        x = x.long()
         # r + 1 outcomes: nothing happened, or the last redraw was from one of r clusters.
         keep, inner = self._parts
         clusters = multiply_rows(self.members.to(x.device)[x], inner)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from numbers import Real
 from typing import TypeAlias
 
 import torch
@@ -28,6 +29,8 @@ from fewjump.schedule import Schedule
 GridSpec: TypeAlias = str | Sequence[float] | Tensor
 
 FITTED = "fitted"
+# More than that is a slip, and its times alone would take gigabytes.
+MOST_STEPS = 1_000_000
 
 
 def uniform_grid(steps: int, schedule: Schedule) -> Tensor:
@@ -86,8 +89,11 @@ def time_grid(spec: GridSpec | None, steps: int | None, schedule: Schedule) -> T
         if name not in GRIDS:
             known = ", ".join((*GRIDS, FITTED))
             raise ValueError(f"unknown grid {name!r}; known: {known}, or a list of times")
-        if steps is None or isinstance(steps, bool) or not 1 <= steps < math.inf or steps % 1:
-            raise ValueError(f"steps must be an integer of at least 1, got {steps!r}")
+        number = isinstance(steps, Real) and not isinstance(steps, bool)
+        if not number or not 1 <= steps <= MOST_STEPS or steps % 1:
+            raise ValueError(
+                f"steps must be an integer of at least 1 and at most {MOST_STEPS}, got {steps!r}"
+            )
         times = GRIDS[name](int(steps), schedule)
     else:
         times = torch.as_tensor(spec, dtype=torch.float64).detach().cpu()
