@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -13,8 +14,25 @@ from fewjump.law.posterior import PosteriorLaw, normalised
 from fewjump.law.product import as_product
 from fewjump.process import Process
 
-if TYPE_CHECKING:
-    from fewjump.problem.base import Problem
+
+class KnownLaw(Protocol):
+    """What is asked of a :class:`fewjump.problem.Problem`."""
+
+    vocab_size: int
+    length: int
+
+    def marginals(self) -> Tensor:
+        """p(x₀ⁱ), (L, V) float64."""
+        ...
+
+    def posterior_law(
+        self,
+        factors: Tensor,
+        vocab_size: int | None = None,
+        fallback: Callable[[], Tensor] | None = None,
+    ) -> PosteriorLaw:
+        """Its law times ``factors`` (B, L, V), normalised."""
+        ...
 
 
 class ExactDenoiser(Denoiser):
@@ -36,7 +54,7 @@ class ExactDenoiser(Denoiser):
         ValueError: if the vocabularies do not fit.
     """
 
-    def __init__(self, problem: Problem, process: Process, joint: bool = False) -> None:
+    def __init__(self, problem: KnownLaw, process: Process, joint: bool = False) -> None:
         check_vocabularies(problem, process)
         super().__init__(process, problem.length)
         self.problem = problem
@@ -81,7 +99,7 @@ class ExactDenoiser(Denoiser):
         return self.problem.posterior_law(factors, self.process.vocab_size, independent)
 
 
-def check_vocabularies(problem: Problem, process: Process) -> None:
+def check_vocabularies(problem: KnownLaw, process: Process) -> None:
     """Raise ValueError, naming the remedy, unless ``process`` can noise ``problem``'s tokens."""
     tokens, states = problem.vocab_size, process.vocab_size
     name = type(process).__name__

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from numbers import Real
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -89,12 +89,7 @@ def time_grid(spec: GridSpec | None, steps: int | None, schedule: Schedule) -> T
         if name not in GRIDS:
             known = ", ".join((*GRIDS, FITTED))
             raise ValueError(f"unknown grid {name!r}; known: {known}, or a list of times")
-        number = isinstance(steps, Real) and not isinstance(steps, bool)
-        if not number or not 1 <= steps <= MOST_STEPS or steps % 1:
-            raise ValueError(
-                f"steps must be an integer of at least 1 and at most {MOST_STEPS}, got {steps!r}"
-            )
-        times = GRIDS[name](int(steps), schedule)
+        times = GRIDS[name](_whole(steps), schedule)
     else:
         times = torch.as_tensor(spec, dtype=torch.float64).detach().cpu()
         if times.dim() != 1 or times.numel() < 2:
@@ -109,6 +104,15 @@ def time_grid(spec: GridSpec | None, steps: int | None, schedule: Schedule) -> T
             f"times must decrease strictly within [0, 1], from noise to data; got {times.tolist()}"
         )
     return times
+
+
+def _whole(steps: Any) -> int:
+    number = isinstance(steps, Real) and not isinstance(steps, bool)
+    if not number or not 1 <= steps <= MOST_STEPS or steps % 1:
+        raise ValueError(
+            f"steps must be an integer of at least 1 and at most {MOST_STEPS}, got {steps!r}"
+        )
+    return int(steps)
 
 
 def times_for(
