@@ -107,7 +107,8 @@ def time_grid(spec: GridSpec | None, steps: int | None, schedule: Schedule) -> T
 
 
 def _whole(steps: Any) -> int:
-    number = isinstance(steps, Real) and not isinstance(steps, bool)
+    # NumPy's numbers are counted too.
+    number = issubclass(type(steps), Real) and not isinstance(steps, bool)
     if not number or not 1 <= steps <= MOST_STEPS or steps % 1:
         raise ValueError(
             f"steps must be an integer of at least 1 and at most {MOST_STEPS}, got {steps!r}"
