@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import importlib
 import math
 import operator
 import types
@@ -97,6 +98,14 @@ def require(condition: bool, message: str) -> None:
     """Raise ValueError with the message unless the condition holds."""
     if not condition:
         raise ValueError(message)
+
+
+def optional(name: str, what: str, extra: str = "hub") -> Any:
+    """An optional module; ModuleNotFoundError naming the extra that brings it."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"{what} needs {name}: pip install 'fewjump[{extra}]'") from error
 
 
 def one_of(name: str, value: object, known: Iterable[object]) -> None:

@@ -8,6 +8,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from fewjump.config import optional
+
 #: Begins the name of something of the Hugging Face hub, where a path could be meant.
 HUB = "hf:"
 MASK_SYMBOLS = ("[MASK]", "<mask>", "<|mask|>", "<|mdm_mask|>")
@@ -84,7 +86,7 @@ def open_tokenizer(source: Any, trust_remote_code: bool = False) -> Any:
                 f"{path} holds no tokenizer (no {', '.join((*TOKENIZER_FILES, BERT_WORDS))}); say "
                 "where it is: --tokenizer (tokenizer=)"
             )
-        transformers = require("transformers", "reading a tokenizer")
+        transformers = optional("transformers", "reading a tokenizer")
         name, revision = hub_name(source) if is_hub(source) else (str(source), None)
         try:
             source = transformers.AutoTokenizer.from_pretrained(
@@ -175,16 +177,6 @@ def _bert_tokenizer(words: Path) -> Any:
     return tokenizers().BertWordPieceTokenizer(vocab, lowercase=lowercase, strip_accents=lowercase)
 
 
-def require(name: str, what: str, extra: str = "hub") -> Any:
-    """An optional module; ModuleNotFoundError naming the extra that brings it."""
-    import importlib
-
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"{what} needs {name}: pip install 'fewjump[{extra}]'") from error
-
-
 def backend_of(content: Mapping[str, Any]) -> Any:
     """A ``tokenizers.Tokenizer`` of a tokenizer.json's content, to which every text is text.
 
@@ -209,7 +201,7 @@ def unknown_token(content: Mapping[str, Any]) -> int | None:
 
 def tokenizers() -> Any:
     """The ``tokenizers`` module."""
-    return require("tokenizers", "a tokenizer")
+    return optional("tokenizers", "a tokenizer")
 
 
 def _number(source: Any, backend: Any, name: str, symbols: Sequence[str]) -> int | None:

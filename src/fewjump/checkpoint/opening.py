@@ -19,6 +19,7 @@ from fewjump.checkpoint.folder import (
 )
 from fewjump.checkpoint.originals import Facts, Reading, check_values, read_original
 from fewjump.checkpoint.vocabulary import settle_vocabulary
+from fewjump.config import optional
 from fewjump.denoiser import NetworkDenoiser, ScoreDenoiser, ScoreNetwork
 from fewjump.denoiser.logits import from_masked_lm
 from fewjump.denoiser.network import parameter_counts
@@ -40,7 +41,7 @@ from fewjump.reading import (
     reading_values,
 )
 from fewjump.schedule import Schedule
-from fewjump.tokenizing import HUB, hub_name, is_hub, require
+from fewjump.tokenizing import HUB, hub_name, is_hub
 
 _STATES = ("training_state.pt", "training_state.json")
 # Of a hub repository; never its code. Weights in the form that is read, if there are several.
@@ -258,7 +259,7 @@ def _downloaded(repository: str, hub: dict[str, Any]) -> Path:
     """The local copy of what a repository's model needs; only what is new is transferred."""
     if not is_repository(repository):
         raise FileNotFoundError(f"{HUB}{repository} names no repository; they are {HUB}owner/name")
-    client = require("huggingface_hub", f"reading {HUB}{repository}")
+    client = optional("huggingface_hub", f"reading {HUB}{repository}")
 
     def copied(*patterns: str) -> Path:
         try:

@@ -402,12 +402,12 @@ def open_writer(out: Path | None, vocabulary: Vocabulary, scale: int) -> Writer:
 
 def _images(vocabulary: Vocabulary) -> ImageLevels:
     """The vocabulary, if pictures can be made of it here."""
+    from fewjump.config import optional
     from fewjump.data import ImageLevels
-    from fewjump.tokenizing import require
 
     if not isinstance(vocabulary, ImageLevels):
         raise ValueError(f".png is for models of images; this one makes {vocabulary.name}")
-    require("PIL.Image", "a picture", "report")
+    optional("PIL.Image", "a picture", "report")
     return vocabulary
 
 

@@ -11,9 +11,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from fewjump.config import check_count
+from fewjump.config import check_count, optional
 from fewjump.textfile import check_file, decoded, read_lines, read_text, refuse_unread
-from fewjump.tokenizing import HUB, hub_name, is_hub, require
+from fewjump.tokenizing import HUB, hub_name, is_hub
 
 _ROWS = 1024
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -143,7 +143,7 @@ def _of_text(path: Path) -> Iterator[str]:
 
 
 def _of_parquet(path: Path, field: str) -> Iterator[str]:
-    require("pyarrow", "reading Parquet", "train")
+    optional("pyarrow", "reading Parquet", "train")
     from pyarrow import ArrowInvalid, parquet
 
     try:
@@ -157,7 +157,7 @@ def _of_parquet(path: Path, field: str) -> Iterator[str]:
 
 
 def _of_folder(path: Path, field: str, split: str) -> Iterator[str]:
-    datasets = require("datasets", "reading a data set's folder", "train")
+    datasets = optional("datasets", "reading a data set's folder", "train")
     try:
         data = datasets.load_from_disk(str(path))
     except (FileNotFoundError, ValueError) as error:
@@ -175,7 +175,7 @@ def _of_folder(path: Path, field: str, split: str) -> Iterator[str]:
 
 
 def _of_hub(source: str | Path, field: str, split: str) -> Iterator[str]:
-    datasets = require("datasets", "reading a data set of the hub", "train")
+    datasets = optional("datasets", "reading a data set of the hub", "train")
     place, _, configuration = str(source).removeprefix(HUB).partition(":")
     name, revision = hub_name(place)
     data = datasets.load_dataset(

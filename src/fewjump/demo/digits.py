@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from fewjump.config import optional
 from fewjump.data import load_data
 from fewjump.data.vocabulary import ImageLevels
 from fewjump.demo import parts
@@ -16,7 +17,6 @@ from fewjump.evaluate.image import ImageMeter, classifier_for
 from fewjump.evaluate.meter import TEST_DATA
 from fewjump.random import generator_for
 from fewjump.report import ImageSamples, KeyNumber, contact_sheet, encode_png, short
-from fewjump.tokenizing import require
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def run_demo(out: Path, seed: int = 0, quick: bool = False) -> Path:
         seed: of every draw.
         quick: tiny sizes that only show that everything works.
     """
-    require("PIL.Image", "this demo, which saves pictures,", "report")
+    optional("PIL.Image", "this demo, which saves pictures,", "report")
     sizes = QUICK if quick else DEMO
     steps = (1, 2, 4, 8) if quick else (1, 2, 4, 8, 16, 64)
     data = load_data("digits")

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fewjump.config import optional
 from fewjump.denoiser.attention import seen
 from fewjump.denoiser.base import Condition
 from fewjump.denoiser.heads import ProductHead
 from fewjump.denoiser.meta_device import check_labels
-from fewjump.tokenizing import require
 
 KIND = "huggingface"
 # What a configuration says about where code or kernels are to come from, and not about the network.
@@ -94,7 +94,7 @@ class HuggingFaceTrunk(nn.Module):
             ModuleNotFoundError: without the ``hub`` extra.
             ValueError: for a model that this version of ``transformers`` does not have.
         """
-        transformers = require("transformers", "a model that was made from a Hugging Face one")
+        transformers = optional("transformers", "a model that was made from a Hugging Face one")
         options = _of_network(config.model)
         check_labels(options)
         name = (options.get("architectures") or [""])[0]

@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from fewjump.config import optional
 from fewjump.denoiser.network import NetworkDenoiser
 from fewjump.denoiser.score import ScoreDenoiser, ScoreNetwork
 from fewjump.random import initial_weights
-from fewjump.tokenizing import require
 
 _INITIAL_WEIGHTS = 7
 
@@ -52,7 +52,7 @@ def adapt(student: WithTrunk, teacher: WithTrunk, rank: int, seed: int = 0) -> N
         raise ValueError(
             "a low-rank student has its teacher's network: leave out network=…, or lora=…"
         )
-    peft: Any = require("peft", "a low-rank student", "lora")
+    peft: Any = optional("peft", "a low-rank student", "lora")
     share(trunk, source)
     output, given = student.product_layer(), teacher.product_layer()
     if output is not None and given is not None:

@@ -21,10 +21,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from fewjump.config import optional
 from fewjump.denoiser.meta_device import check_labels, without_memory
 from fewjump.denoiser.wrappers import matched_names
 from fewjump.reading import listed, reason
-from fewjump.tokenizing import HUB, hub_name, require
+from fewjump.tokenizing import HUB, hub_name
 
 _LOG = logging.getLogger("fewjump")
 
@@ -118,7 +119,7 @@ def read_pretrained(place: str | Path, trust_remote_code: bool = False) -> Pretr
             have, for weights that are damaged, and for a network that they do not fill.
     """
     source = str(place).removeprefix(HUB)
-    transformers = require("transformers", f"reading {source}")
+    transformers = optional("transformers", f"reading {source}")
     name, revision = (source, None) if Path(source).exists() else hub_name(source)
     stated = folder_config(Path(source))
     check_labels(stated)

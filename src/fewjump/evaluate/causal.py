@@ -12,14 +12,13 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from fewjump.config import one_of, require
+from fewjump.config import one_of, optional, require
 from fewjump.data import Vocabulary
 from fewjump.evaluate.bootstrap import REPLICATES, Interval, bootstrap, ratio
 from fewjump.evaluate.frechet import checked_features
 from fewjump.random import Generator, integers
 from fewjump.reading import EndsName
 from fewjump.tokenizing import HUB, hub_name, is_hub, open_tokenizer
-from fewjump.tokenizing import require as optional
 
 _LOGITS = 1 << 27
 #: Texts with fewer tokens than this have nothing to score: the first token is given.

@@ -18,9 +18,9 @@ from fewjump.checkpoint.card import model_card
 from fewjump.checkpoint.folder import CARD_FILE
 from fewjump.checkpoint.opening import is_repository, open_model, place_of
 from fewjump.checkpoint.originals import Reading
-from fewjump.config import check_count
+from fewjump.config import check_count, optional
 from fewjump.sampler.run import run
-from fewjump.tokenizing import HUB, require
+from fewjump.tokenizing import HUB
 
 if TYPE_CHECKING:
     from fewjump.denoiser import Denoiser
@@ -97,7 +97,7 @@ def push_to_hub(
     """
     if not is_repository(repo_id):
         raise ValueError(f"a repository is named owner/name, got {repo_id!r}")
-    api = require("huggingface_hub", "pushing a model").HfApi(token=token)
+    api = optional("huggingface_hub", "pushing a model").HfApi(token=token)
     # Everything that can be wrong with the model is found before anything is made on the hub.
     with TemporaryDirectory() as scratch:
         folder = save(

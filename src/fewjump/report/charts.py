@@ -24,8 +24,8 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
+from fewjump.config import optional
 from fewjump.report.content import Chart, Series, shipped, short
-from fewjump.tokenizing import require
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -106,7 +106,7 @@ def new_figure(width: float, height: float) -> Figure:
     Raises:
         ModuleNotFoundError: without matplotlib, naming the extra.
     """
-    require("matplotlib", "a chart", "report")
+    optional("matplotlib", "a chart", "report")
     from matplotlib.figure import Figure
 
     with _style():
@@ -249,7 +249,7 @@ def encode_png(pixels: Pixels) -> bytes:
         ModuleNotFoundError: without Pillow, which matplotlib brings, naming the extra.
     """
     buffer = BytesIO()
-    require("PIL.Image", "a picture", "report").fromarray(pixels).save(buffer, format="png")
+    optional("PIL.Image", "a picture", "report").fromarray(pixels).save(buffer, format="png")
     return buffer.getvalue()
 
 

@@ -14,15 +14,15 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from fewjump.config import optional
 from fewjump.files import write_text
 from fewjump.report.charts import as_pixels, contact_sheet, encode_png, line_chart
 from fewjump.report.content import Chart, ImageSamples, Report, Row, shipped, short
-from fewjump.tokenizing import require
 
 
 def render(report: Report) -> str:
     """The page's HTML. It refers to nothing outside itself and runs no script."""
-    jinja = require("jinja2", "a report page", "report")
+    jinja = optional("jinja2", "a report page", "report")
     environment = jinja.Environment(autoescape=True, undefined=jinja.StrictUndefined)
     environment.filters |= {"inline": _inline, "plain": _plain, "cell": _cell}
     template = environment.from_string(shipped("page.html"))
