@@ -198,6 +198,45 @@ def test_lower_halves_of_digits_in_one_evaluation() -> None:
     assert chain["precision_high"] < slow["precision_low"]
 
 
+def test_students_that_condition_on_shakespeare() -> None:
+    """One seed: a claim is one where intervals separate."""
+    content = load("conditioning_text")
+    rows = {(r["student"], r["steps"]): r for r in content["rows"]}
+    ends = [(rows["shared-chain", k], rows["shared-chain", 2 * k]) for k in (1, 2, 4, 8)]
+    assert all(later["matched_nll"] < now["matched_nll"] for now, later in ends)
+    best, first = rows["shared-chain", 16], rows["shared-chain", 1]
+    assert best["matched_nll_high"] < first["matched_nll_low"]
+    assert best["matched_nll_high"] < rows["teacher", 64]["matched_nll_low"]
+    walks = ("autoregressive", "autoregressive with lookahead", "any-order")
+    for kind in walks:
+        assert best["matched_nll_high"] < rows[kind, 16]["matched_nll_low"]
+        assert rows[kind, 16]["matched_nll_low"] > rows[kind, 1]["matched_nll_high"]
+    for kind in ("any-order", "shared-chain"):
+        assert rows["autoregressive", 1]["matched_nll_high"] < rows[kind, 1]["matched_nll_low"]
+    for hidden in ("stretch", "scattered"):
+        mine = [r for r in content["fillings"] if r["hidden"] == hidden]
+        drawn = {(r["student"], r["steps"]): r for r in mine if "steps" in r}
+        truth = {r["student"]: r for r in mine if "steps" not in r}
+        slow, bound = drawn["teacher", 64], truth["teacher"]["one_by_one"]
+        assert truth["shared-chain"]["nll_high"] < truth["teacher"]["one_by_one_low"]
+        assert drawn["shared-chain", 1]["matched_nll_high"] < slow["matched_nll_low"]
+        if hidden == "stretch":
+            assert all(
+                drawn[kind, 1]["nll_high"] < slow["nll_low"] for kind in (*walks, "shared-chain")
+            )
+            assert all(
+                truth[kind]["nll_high"] < truth["teacher"]["one_by_one_low"] for kind in walks[:2]
+            )
+            assert abs(truth["any-order"]["nll"] - bound) < truth["any-order"]["nll_high"] - bound
+        else:
+            assert truth["any-order"]["nll"] > bound
+            assert all(
+                truth["shared-chain"]["nll"] < r["nll"]
+                for kind, r in truth.items()
+                if kind not in ("shared-chain", "teacher")
+            )
+
+
 def test_more_steps_of_students_that_condition() -> None:
     found = over_seeds(load("conditioning_names")["rows"], ("student", "steps"), "matched_nll")
     drifts = {
