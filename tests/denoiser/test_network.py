@@ -257,6 +257,11 @@ def test_logit_denoiser_does_not_overwrite_its_networks_parameters(process, rows
         model(torch.tensor([[1, 3, 3]]).expand(rows, 3), 0.5).marginals()
     run(model, 20, 3, generator=0)
     assert torch.equal(network.table, torch.zeros(3, 4))
+    # A function that returns one table again and again keeps it too.
+    table = torch.zeros(3, 4)
+    one = LogitDenoiser(lambda x, t: table.expand(len(x), -1, -1), process, 3)
+    one(torch.tensor([[1, 3, 3]]).expand(rows, 3), 0.5).marginals()
+    assert torch.equal(table, torch.zeros(3, 4))
 
 
 def test_logit_denoiser_does_not_overwrite_what_its_network_saved_for_backward() -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fewjump.denoiser.attention import seen
 from fewjump.denoiser.base import Denoiser
@@ -69,11 +70,21 @@ class LogitDenoiser(Denoiser):
             raise ValueError(f"the network returned {tuple(logits.shape)} logits, not {expected}")
         if self.shift:
             return torch.cat([logits[:, :1], logits[:, :-1]], 1)
-        # Rows that share memory, as an expanded table's, cannot be overwritten one by one. A single
-        # row, or all, may be the network's own parameters.
+        # Rows that share memory, as an expanded table's, cannot be overwritten one by one.
         shared = any(n > 1 and step == 0 for n, step in zip(logits.shape, logits.stride()))
-        kept = len(logits) == 1 or (logits.is_leaf and logits.requires_grad)
-        return logits.clone(memory_format=torch.contiguous_format) if shared or kept else logits
+        if shared or self._keeps(logits):
+            return logits.clone(memory_format=torch.contiguous_format)
+        return logits
+
+    def _keeps(self, logits: Tensor) -> bool:
+        """Whether they may be the network's own: parameters, or what a function returns again."""
+        if len(logits) > 1:
+            return logits.is_leaf and logits.requires_grad
+        if not isinstance(self.network, nn.Module):
+            return True
+        place = logits.untyped_storage().data_ptr()
+        own = chain(self.network.parameters(), self.network.buffers())
+        return any(place == one.untyped_storage().data_ptr() for one in own)
 
     def law(self, x_t: Tensor, t: Tensor) -> ProductLaw:
         logits = self.logits(x_t, t)
