@@ -208,6 +208,14 @@ def test_ratios_that_determine_nothing_are_refused(make):
         process.posterior_from_ratios(torch.ones(1, 2, 4), torch.zeros(1, 2).long(), 1.0)
 
 
+@pytest.mark.parametrize("make", [lambda s: Uniform(3, s), lambda s: Absorbing(3, s)])
+@pytest.mark.parametrize("wrong", [-1, 3])
+def test_states_that_there_are_not_are_not_noised(make, wrong):
+    x = torch.tensor([[0, 1, wrong]])
+    with pytest.raises(ValueError, match=r"states must lie in 0\.\.2"):
+        make(LogLinear()).corrupt(x, 0.0, 0.5)
+
+
 # -- ordinal constructors -----------------------------------------------------------------------
 
 

@@ -147,7 +147,19 @@ class Process(ABC):
     # -- the forward chain ------------------------------------------------------------------
 
     def corrupt(self, x: Tensor, s: Time, t: Time, generator: Generator = None) -> Tensor:
-        """Draw x_t ~ P_{t|s}(·|x): same shape as ``x``."""
+        """Draw x_t ~ P_{t|s}(·|x): same shape as ``x``.
+
+        Raises:
+            ValueError: on the CPU, for numbers that are no states of the process.
+        """
+        # Numbers on an accelerator are not read, since that would make it wait.
+        if x.device.type == "cpu" and x.numel():
+            low, high = (int(end) for end in x.aminmax())
+            if low < 0 or high >= self.vocab_size:
+                raise ValueError(
+                    f"states must lie in 0..{self.vocab_size - 1}, got {low} to {high}; give the "
+                    "process as many states as the data have tokens, and its mask one of its own"
+                )
         return self.kernel(s, t).sample(x, generator)
 
     def prior_sample(
