@@ -37,6 +37,8 @@ T = TypeVar("T")
 #: Marks text that names a file or a folder, unless there is none and it means something else.
 PLACE = "a place"
 Source = Annotated[str, PLACE]
+#: Of a sampler. More is a slip: the times alone would take gigabytes.
+MOST_STEPS = 1_000_000
 
 
 _KINDS = {int: "a whole number", float: "a number", str: "text", Path: "a path"}

@@ -185,9 +185,9 @@ def _draft(options: Options, denoiser: Denoiser, vocabulary: Vocabulary) -> Deno
     if options.draft is None:
         return None
     # What an original does not say; a saved model says it.
-    original = is_original(place_of(options.draft))
-    reading = reading_values(options) if original else None
-    draft, said, _ = open_model(options.draft, options.device, reading)
+    place = place_of(options.draft)
+    reading = reading_values(options) if is_original(place) else None
+    draft, said, _ = open_model(place, options.device, reading)
     if said != vocabulary and not any(isinstance(one, Tokens) for one in (said, vocabulary)):
         raise ValueError(
             f"--draft {options.draft} and the model have different vocabularies; draft with a "

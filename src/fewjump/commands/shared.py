@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import tyro
 
+from fewjump.config import MOST_STEPS
 from fewjump.reading import EndsName, Packing, TokenBits
 from fewjump.registry import DECODINGS, SAMPLERS
 
@@ -23,7 +24,7 @@ else:
 GridName = Literal["uniform", "cosine", "log-linear", "fitted"]
 
 # Each step is a time that is written down, and an evaluation.
-_MOST_STEPS, _MOST_SAMPLES = 1_000_000, 100_000_000
+_MOST_SAMPLES = 100_000_000
 
 
 @dataclass
@@ -158,7 +159,7 @@ def check_draws(
     Raises:
         ValueError: with the name.
     """
-    asked = [(names[0], count, _MOST_STEPS) for count in steps]
+    asked = [(names[0], count, MOST_STEPS) for count in steps]
     if samples is not None:
         asked.append((names[1], samples, _MOST_SAMPLES))
     for name, count, most in asked:

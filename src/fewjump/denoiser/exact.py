@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -15,24 +15,30 @@ from fewjump.law.product import as_product
 from fewjump.process import Process
 
 
-class KnownLaw(Protocol):
-    """What is asked of a :class:`fewjump.problem.Problem`."""
+class KnownLaw(ABC):
+    """What exact posteriors follow from: the part of a :class:`fewjump.problem.Problem`."""
 
     vocab_size: int
     length: int
 
+    @abstractmethod
     def marginals(self) -> Tensor:
-        """p(x₀ⁱ), (L, V) float64."""
-        ...
+        """Law of each position: (L, V) float64."""
 
+    @abstractmethod
     def posterior_law(
         self,
         factors: Tensor,
         vocab_size: int | None = None,
         fallback: Callable[[], Tensor] | None = None,
     ) -> PosteriorLaw:
-        """Its law times ``factors`` (B, L, V), normalised."""
-        ...
+        """The law ∝ p(x₀)·Πᵢ factorsᵢ(x₀ⁱ).
+
+        Args:
+            factors: (B, L, vocab_size) non-negative.
+            vocab_size: tokens of the law that is returned; the extra ones have probability 0.
+            fallback: see :class:`~fewjump.law.enumerated.EnumeratedLaw`.
+        """
 
 
 class ExactDenoiser(Denoiser):

@@ -26,6 +26,8 @@ from fewjump.tokenizing import (
     unused_tokens,
 )
 
+_SMALL = 1 << 16
+
 
 class LogitDenoiser(Denoiser):
     """A network that returns (B, L, V) logits of p(x₀ⁱ|x_t), as a denoiser.
@@ -80,7 +82,8 @@ class LogitDenoiser(Denoiser):
         """Whether they may be the network's own: parameters, or what a function returns again."""
         if len(logits) > 1:
             return logits.is_leaf and logits.requires_grad
-        if not isinstance(self.network, nn.Module):
+        # A small copy takes less time than a look.
+        if not isinstance(self.network, nn.Module) or logits.numel() <= _SMALL:
             return True
         place = logits.untyped_storage().data_ptr()
         own = chain(self.network.parameters(), self.network.buffers())

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable
+from abc import abstractmethod
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from fewjump.denoiser.exact import ExactDenoiser
+from fewjump.denoiser.exact import ExactDenoiser, KnownLaw
 from fewjump.law.base import ENUMERATION_LIMIT, enumerate_states, whole_numbers
 from fewjump.law.posterior import PosteriorLaw, padded, position_entropy
 from fewjump.process import Process
@@ -39,16 +38,13 @@ class Estimate(NamedTuple):
         return cls(mean, mean - error, mean + error)
 
 
-class Problem(ABC):
+class Problem(KnownLaw):
     """A law over sequences of ``length`` tokens in {0..vocab_size−1}, known exactly.
 
     Subclasses give the law and its conditionals; the posteriors and scores of every process
     follow, because noise acts on each position alone: p(x₀|x_t) ∝ p(x₀)·Πᵢ P_{t|0}[x₀ⁱ, x_tⁱ].
     All numbers are float64 and all entropies are in nats.
     """
-
-    vocab_size: int
-    length: int
 
     @abstractmethod
     def sample(self, n: int, generator: Generator = None) -> Tensor:
@@ -65,21 +61,6 @@ class Problem(ABC):
     @abstractmethod
     def entropy(self) -> float:
         """Entropy of a whole sequence in nats."""
-
-    @abstractmethod
-    def posterior_law(
-        self,
-        factors: Tensor,
-        vocab_size: int | None = None,
-        fallback: Callable[[], Tensor] | None = None,
-    ) -> PosteriorLaw:
-        """The law ∝ p(x₀)·Πᵢ factorsᵢ(x₀ⁱ).
-
-        Args:
-            factors: (B, L, vocab_size of the problem) non-negative.
-            vocab_size: tokens of the law; the extra ones have probability 0.
-            fallback: see :class:`~fewjump.law.enumerated.EnumeratedLaw`.
-        """
 
     def listed(self) -> tuple[Tensor, Tensor] | None:
         """Sequences (N, L), all that can occur among them, and their probabilities (N,) float64.

@@ -22,6 +22,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from fewjump.config import MOST_STEPS
 from fewjump.denoiser.base import Denoiser
 from fewjump.registry import ENTRY_POINTS
 from fewjump.schedule import Schedule
@@ -29,8 +30,6 @@ from fewjump.schedule import Schedule
 GridSpec: TypeAlias = str | Sequence[float] | Tensor
 
 FITTED = "fitted"
-# More than that is a slip, and its times alone would take gigabytes.
-MOST_STEPS = 1_000_000
 
 
 def uniform_grid(steps: int, schedule: Schedule) -> Tensor:
