@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from experiments.antibody_judge import (
     LOOPS,
@@ -12,15 +12,12 @@ from experiments.antibody_judge import (
     numbered,
     verdict_row,
 )
+from experiments.antibody_models import Laboratory, vocabulary_of
 from experiments.harness import Rows, digest, kept
-from fewjump.data import Vocabulary
 from fewjump.demo.parts import TEACHER
 from fewjump.denoiser.network import NetworkDenoiser
 from fewjump.publish.conditions import read_conditions
 from fewjump.sampler import run
-
-if TYPE_CHECKING:
-    from experiments.antibodies import Laboratory
 
 #: Heavy chains that people know, whose loops are designed anew.
 FRAMEWORKS = {
@@ -30,12 +27,6 @@ FRAMEWORKS = {
     "SLYLQMNSLRAEDTAVYYCAKVSYLSTASSLDYWGQGTLVTVSS",
 }
 DESIGNS = {"CDR3": ("CDR3",), "three loops": tuple(LOOPS)}
-
-
-def vocabulary_of(model: NetworkDenoiser) -> Vocabulary:
-    """What a model's tokens stand for."""
-    assert model.vocabulary_config is not None
-    return Vocabulary.from_config(model.vocabulary_config)
 
 
 def designs(

@@ -34,16 +34,22 @@ EXTRAS = modules_of(
 
 
 class Imports(ast.NodeVisitor):
-    """Modules a file imports, apart from those for type checkers only."""
+    """Modules a file imports; of those for type checkers only the members alone, apart."""
 
     def __init__(self) -> None:
         self.depth = 0
         self.found: list[tuple[str, bool]] = []
         self.members: list[tuple[str, str]] = []
+        self.hints: list[tuple[str, str]] = []
 
     def visit_If(self, node: ast.If) -> None:
         if "TYPE_CHECKING" not in ast.unparse(node.test):
             self.generic_visit(node)
+            return
+        inner = Imports()
+        for child in node.body:
+            inner.visit(child)
+        self.hints += inner.members
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
         self.depth += 1
@@ -141,14 +147,16 @@ def test_imports_point_downward() -> None:
 
 
 def test_no_import_goes_round() -> None:
-    """Within functions neither; what a room calls of one above it goes through the registry."""
+    """Within functions and for type hints neither; what a room calls of one above it goes through
+    the registry, whose own hints alone point upward."""
     modules = {
         ".".join(("fewjump", *path.with_suffix("").parts)).removesuffix(".__init__"): path
         for path in IMPORTS
     }
     graph: dict[str, set[str]] = {}
     for name, path in modules.items():
-        members = [f"{module}.{member}" for module, member in VISITED[path].members]
+        hints = [] if name == "fewjump.registry" else VISITED[path].hints
+        members = [f"{module}.{member}" for module, member in VISITED[path].members + hints]
         found = {m if m in modules else m.rpartition(".")[0] for m in members}
         graph[name] = (found & set(modules)) - {name}
     assert len(list(TopologicalSorter(graph).static_order())) == len(modules)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from experiments.antibodies import ROLLOUT_STEPS
+from experiments.antibody_models import ROLLOUT_STEPS
 from experiments.pages.logos import logos
 from experiments.pages.markdown import MISSING, Row, plus_minus, table, where
 from experiments.pages.road import load

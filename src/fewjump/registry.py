@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
     from fewjump.denoiser.heads import Head
-    from fewjump.law.decoding import Decoding
+    from fewjump.law.base import Decoding
     from fewjump.objective.base import Objective
     from fewjump.process.base import Process
     from fewjump.sampler.base import Sampler

@@ -11,7 +11,7 @@ import torch
 pytest.importorskip("transformers", reason="needs the hub extra")
 
 import tiny_antibodies
-from experiments import antibodies, antibody_designs, antibody_judge
+from experiments import antibodies, antibody_designs, antibody_judge, antibody_models
 from experiments.frozen_trunk import KeptStates, kept_pairs, nested_states
 from fewjump import load
 from fewjump.assembly import build_student
@@ -37,7 +37,7 @@ def teacher(folder: Path) -> NetworkDenoiser:
 
 
 def sequences(teacher: NetworkDenoiser, count: int) -> torch.Tensor:
-    prompt, fixed = antibodies.frame(teacher, LENGTH)
+    prompt, fixed = antibody_models.frame(teacher, LENGTH)
     return run(teacher, count, 4, generator=0, length=LENGTH, prompt=prompt.expand(count, -1),
                fixed=fixed.expand(count, -1)).samples  # fmt: skip
 
@@ -138,12 +138,13 @@ def test_a_judge_that_fails_is_named(tmp_path: Path) -> None:
 def test_rows_are_whole_and_remembered(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(antibodies, "ROLLOUT_STEPS", 3)
+    for module in (antibodies, antibody_models):
+        monkeypatch.setattr(module, "ROLLOUT_STEPS", 3)
     monkeypatch.setattr(antibody_designs, "FRAMEWORKS", {"one": "ACDEFGHIKLMNPQRSTVWY"})
     small = {"width": 8}
     heads = {"product": {}, "shared-chain": {"states": 8}, "autoregressive": small}
-    monkeypatch.setattr(antibodies, "HEADS", heads)
-    config = antibodies.Config(
+    monkeypatch.setattr(antibody_models, "HEADS", heads)
+    config = antibody_models.Config(
         teacher=folder,
         judge=tiny_antibodies.judge(tmp_path / "judge"),
         runs=tmp_path / "runs",

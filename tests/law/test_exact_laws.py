@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from fewjump.law.base import enumerate_states, nucleus
+from fewjump.law.base import enumerate_states
 from fewjump.law.enumerated import EnumeratedLaw
+from fewjump.law.log_weights import nucleus
 from fewjump.law.markov import MarkovLaw
 from fewjump.law.product import ProductLaw
 from fewjump.random import SampleStreams

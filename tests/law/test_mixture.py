@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fewjump.law.base import safe_logsumexp
 from fewjump.law.cross_entropy import token_log_prob
 from fewjump.law.emission import DenseEmission
+from fewjump.law.log_weights import safe_logsumexp
 from fewjump.law.mixture import MixtureLaw
 from fewjump.law.product import ProductLaw
 

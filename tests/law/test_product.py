@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fewjump.law.base import enumerate_states, nucleus
+from fewjump.law.base import enumerate_states
 from fewjump.law.chain import ChainLaw
+from fewjump.law.log_weights import nucleus
 from fewjump.law.logits import pin_logits
 from fewjump.law.product import ProductLaw
 from fewjump.random import generator_for

@@ -10,7 +10,7 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from inspect import signature
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,17 +18,28 @@ from torch import Tensor, nn
 from fewjump.config import checked_options
 from fewjump.denoiser.base import Condition
 from fewjump.denoiser.constrain import LeftOneOut, linear_law
-from fewjump.denoiser.transformer import Transformer, zero_linear
+from fewjump.denoiser.transformer import zero_linear
 from fewjump.law.base import Law
 from fewjump.law.product import ProductLaw
 from fewjump.process import Process
 from fewjump.registry import HEADS
 
-if TYPE_CHECKING:
-    from fewjump.denoiser.huggingface import HuggingFaceTrunk
-
 LawType = TypeVar("LawType", bound=Law)
 Read = Callable[[Tensor, Tensor, Process], LawType]
+
+
+class Trunk(Protocol):
+    """A network that makes features of tokens."""
+
+    def features(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        shift: Tensor | None = None,
+        condition: Condition | None = None,
+    ) -> Tensor:
+        """Features of every position: (B, L, D)."""
+        ...
 
 
 class TrunkRun:
@@ -49,7 +60,7 @@ class TrunkRun:
 
     def __init__(
         self,
-        trunk: Transformer | HuggingFaceTrunk,
+        trunk: Trunk,
         x_t: Tensor,
         level: Tensor,
         process: Process,

@@ -1,9 +1,9 @@
 """Laws: distributions over whole clean sequences."""
 
 from fewjump.law.autoregressive import AutoregressiveLaw, Conditionals, Walk
-from fewjump.law.base import Law
+from fewjump.law.base import Decoding, Law
 from fewjump.law.chain import ChainLaw
-from fewjump.law.decoding import Decoding, DraftAndVerify, FixedPoint
+from fewjump.law.decoding import DraftAndVerify, FixedPoint
 from fewjump.law.emission import (
     DenseEmission,
     Emission,

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from fewjump.inversion import invert_logits
-from fewjump.law.base import SHARED, Batched, Law, nucleus, refuse_twice
+from fewjump.law.base import Decoding, Law
+from fewjump.law.batched import SHARED, Batched
 from fewjump.law.cross_entropy import token_log_prob
+from fewjump.law.log_weights import nucleus, refuse_twice
 from fewjump.law.logits import Logits
 from fewjump.law.product import ProductLaw
 from fewjump.random import Generator, SampleStreams, categorical, uniform
-
-if TYPE_CHECKING:
-    from fewjump.law.decoding import Decoding
 
 _EXACT_MARGINAL_STATES = 4096
 

@@ -3,81 +3,22 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import fields, is_dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+from dataclasses import dataclass
+from typing import ClassVar, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from fewjump.inversion import row_chunks
+from fewjump.law.batched import Batched
+from fewjump.law.log_weights import safe_log
+from fewjump.law.logits import Clock
+from fewjump.law.scores import Scores
 from fewjump.random import Generator
-
-if TYPE_CHECKING:
-    from fewjump.law.decoding import Decoding
-    from fewjump.law.logits import Clock
-    from fewjump.law.product import ProductLaw
-    from fewjump.law.scores import Scores
 
 ENUMERATION_LIMIT = 1_000_000
 # Rows of one call of log_prob while states are enumerated.
 _ENUMERATED_ROWS = 1024
-#: Metadata of a dataclass field of a :class:`Batched` that all rows have in common: a table, an
-#: option.
-SHARED = {"shared": True}
-
-
-class Batched:
-    """A dataclass of tensors whose first axis is the batch, or of other such dataclasses.
-
-    Rows are picked and repeated in every field at once, but for those marked :data:`SHARED`
-    and those that are None.
-    """
-
-    batch_size: int
-
-    def _batched(self) -> dict[str, Tensor | Batched]:
-        parts = {f.name: getattr(self, f.name) for f in fields(self) if not f.metadata}  # type: ignore[arg-type]
-        return {name: part for name, part in parts.items() if part is not None}
-
-    def _each(self, change: Callable[[Tensor | Batched], Tensor | Batched]) -> Self:
-        return self._with(**{name: change(part) for name, part in self._batched().items()})
-
-    def _with(self, **changes: Any) -> Self:
-        return replace(self, **changes)  # type: ignore[type-var]
-
-    @property
-    def device(self) -> torch.device:
-        """Where the parameters live."""
-        return next(iter(self._batched().values())).device
-
-    def select(self, rows: Tensor) -> Self:
-        """The given batch rows: ``rows`` is an index or boolean tensor over B."""
-        return self._each(lambda v: v[rows] if isinstance(v, Tensor) else v.select(rows))
-
-    def expand(self, batch_size: int) -> Self:
-        """A batch of one as ``batch_size`` rows, each drawn on its own.
-
-        As with :meth:`torch.Tensor.expand` nothing of the law's size is copied, so the tensors of
-        the result are not to be written to.
-
-        Raises:
-            ValueError: for a batch of more than one row.
-        """
-        if self.batch_size != 1:
-            raise ValueError(f"only a batch of one row can be expanded, this has {self.batch_size}")
-        return self._expanded(batch_size)
-
-    def _expanded(self, batch_size: int) -> Self:
-        if not is_dataclass(self):
-            return self.select(torch.zeros(batch_size, dtype=torch.int64, device=self.device))
-
-        def repeat(part: Tensor | Batched) -> Tensor | Batched:
-            if isinstance(part, Tensor):
-                return part.expand(batch_size, *part.shape[1:])
-            return part.expand(batch_size)
-
-        return self._each(repeat)
 
 
 class Draw(NamedTuple):
@@ -90,7 +31,7 @@ class Draw(NamedTuple):
     """
 
     x0: Tensor
-    law: ProductLaw | None
+    law: Law | None
     log_choice: Tensor | None
 
 
@@ -266,6 +207,42 @@ class Law(Batched, ABC):
         return torch.cat(columns, -1)
 
 
+LawType = TypeVar("LawType", bound=Law)
+
+
+@dataclass
+class Decoding(ABC, Generic[LawType]):
+    """A way to draw sequences from laws of one kind, and what it took.
+
+    Attributes:
+        kind: what the user types.
+        sequences: drawn so far.
+        passes: of the conditionals over all positions at once, summed over those sequences.
+        tokens: that those sequences had to have drawn: what a walk would have taken in steps.
+    """
+
+    kind: ClassVar[str]
+    sequences: int = 0
+    passes: int = 0
+    tokens: int = 0
+
+    @abstractmethod
+    def draw(self, law: LawType, generator: Generator = None) -> Tensor:
+        """One draw of x₀ for each row of the law: (B, L) int64."""
+
+    def _count(self, law: LawType, passes: Tensor, known: Tensor | None) -> None:
+        self.sequences += law.batch_size
+        self.passes += int(passes.sum())
+        self.tokens += law.batch_size * law.length - (0 if known is None else int(known.sum()))
+
+    def __str__(self) -> str:
+        each = max(1, self.sequences)
+        return (
+            f"{self.kind} decoding: {self.passes / each:.1f} passes over all positions for "
+            f"{self.tokens / each:.1f} tokens, on average"
+        )
+
+
 def whole_numbers(x: Tensor, name: str) -> Tensor:
     """Token numbers as int64, of which alone torch makes an index everywhere.
 
@@ -304,65 +281,3 @@ def ravel(x: Tensor, vocab_size: int) -> Tensor:
     """Sequences (..., L) → state numbers (...), the last position varying fastest."""
     powers = vocab_size ** torch.arange(x.shape[-1] - 1, -1, -1, device=x.device)
     return (x * powers).sum(-1)
-
-
-def nucleus(logits: Tensor, temperature: float, top_p: float) -> Tensor:
-    """Log-weights after temperature and nucleus truncation, (..., V) → (..., V).
-
-    ``temperature`` 0 keeps the (first) most likely token only.
-    """
-    if not 0 <= temperature < float("inf") or not 0 < top_p <= 1:
-        raise ValueError(
-            f"temperature must be ≥ 0 and top_p in (0, 1]; got {temperature} and {top_p}"
-        )
-    if temperature == 0:
-        best = logits.argmax(-1, keepdim=True)
-        return torch.full_like(logits, -torch.inf).scatter(-1, best, 0.0)
-    if temperature != 1:
-        logits = logits / temperature
-    if top_p == 1:
-        return logits
-    ordered, index = logits.sort(-1, descending=True)
-    probabilities = ordered.softmax(-1)
-    before = probabilities.cumsum(-1) - probabilities
-    ordered = ordered.masked_fill(before >= top_p, -torch.inf)
-    return torch.empty_like(logits).scatter_(-1, index, ordered)
-
-
-def refuse_twice(temperature: float, top_p: float) -> None:
-    """Raise ValueError where a law carries these already: they do not compose."""
-    if (temperature, top_p) != (1, 1):
-        raise ValueError("this law is already tempered; temper the original law instead")
-
-
-def safe_logsumexp(values: Tensor, dim: int = -1) -> Tensor:
-    """logsumexp whose gradient is 0, not NaN, where every term is −inf."""
-    peak = values.detach().amax(dim, keepdim=True)
-    peak = torch.where(peak.isfinite(), peak, 0.0)
-    total = (values - peak).exp().sum(dim)
-    empty = total == 0
-    finite = torch.where(empty, 1.0, total).log() + peak.squeeze(dim)
-    return finite.masked_fill(empty, -torch.inf)
-
-
-def safe_log(values: Tensor) -> Tensor:
-    """log, with −inf and no gradient at 0."""
-    zero = values <= 0
-    return values.masked_fill(zero, 1.0).log().masked_fill(zero, -torch.inf)
-
-
-def expectation(weights: Tensor, values: Tensor) -> Tensor:
-    """Σ weights·values over the last axis with 0·(±inf) = 0 (in value and in gradient)."""
-    return (weights * values.masked_fill(weights == 0, 0.0)).sum(-1)
-
-
-def at_least_float32(value: Tensor) -> Tensor:
-    """Half-precision tensors as float32; others as they are."""
-    return value.float() if value.dtype in (torch.bfloat16, torch.float16) else value
-
-
-def exponentiated(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """exp(logits − row maximum) and the maximum (..., 1), a constant; a row of −inf gives zeros."""
-    peak = logits.detach().amax(-1, keepdim=True)
-    peak = torch.where(peak.isfinite(), peak, 0.0)
-    return (logits - peak).exp_(), peak

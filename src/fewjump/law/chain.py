@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from fewjump.inversion import invert_cdf
-from fewjump.law.base import SHARED, Batched, Law, nucleus, safe_log
+from fewjump.law.base import Law
+from fewjump.law.batched import SHARED, Batched
 from fewjump.law.emission import DenseEmission, Emission
 from fewjump.law.forward_algorithm import (
     backward_messages,
@@ -21,6 +22,7 @@ from fewjump.law.forward_algorithm import (
     scan_states,
     state_marginals,
 )
+from fewjump.law.log_weights import nucleus, safe_log
 from fewjump.law.transition import Transition, landing, log_vector_product
 from fewjump.random import Generator, uniform
 

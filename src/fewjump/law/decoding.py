@@ -6,57 +6,21 @@ scoring guesses. Neither changes the law.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from fewjump.inversion import invert_cdf
+from fewjump.law.autoregressive import AutoregressiveLaw
+from fewjump.law.base import Decoding
 from fewjump.law.cross_entropy import token_log_prob
 from fewjump.random import Generator, forked, of_rows, uniform
 
-if TYPE_CHECKING:
-    from fewjump.law.autoregressive import AutoregressiveLaw
-
 
 @dataclass
-class Decoding(ABC):
-    """How sequences are drawn from autoregressive laws, and what it took.
-
-    Attributes:
-        kind: what the user types.
-        sequences: drawn so far.
-        passes: of the conditionals over all positions at once, summed over those sequences.
-        tokens: that those sequences had to have drawn: what a walk would have taken in steps.
-    """
-
-    kind: ClassVar[str]
-    sequences: int = 0
-    passes: int = 0
-    tokens: int = 0
-
-    @abstractmethod
-    def draw(self, law: AutoregressiveLaw, generator: Generator = None) -> Tensor:
-        """One draw of x₀ for each row of the law: (B, L) int64."""
-
-    def _count(self, law: AutoregressiveLaw, passes: Tensor) -> None:
-        self.sequences += law.batch_size
-        self.passes += int(passes.sum())
-        known = 0 if law.known is None else int(law.known.sum())
-        self.tokens += law.batch_size * law.length - known
-
-    def __str__(self) -> str:
-        each = max(1, self.sequences)
-        return (
-            f"{self.kind} decoding: {self.passes / each:.1f} passes over all positions for "
-            f"{self.tokens / each:.1f} tokens, on average"
-        )
-
-
-@dataclass
-class FixedPoint(Decoding):
+class FixedPoint(Decoding[AutoregressiveLaw]):
     """The walk's own samples, by iteration.
 
     See :meth:`~fewjump.law.autoregressive.AutoregressiveLaw.sample_fixed_point`.
@@ -66,12 +30,12 @@ class FixedPoint(Decoding):
 
     def draw(self, law: AutoregressiveLaw, generator: Generator = None) -> Tensor:
         found = law.sample_fixed_point(generator)
-        self._count(law, found.passes)
+        self._count(law, found.passes, law.known)
         return found.samples
 
 
 @dataclass
-class DraftAndVerify(Decoding):
+class DraftAndVerify(Decoding[AutoregressiveLaw]):
     """A cheaper law drafts all positions; the autoregressive one accepts the first of them.
 
     Speculative sampling (Leviathan et al., arXiv 2211.17192). Along the order of the positions a
@@ -115,7 +79,7 @@ class DraftAndVerify(Decoding):
             here = of_rows(source, rows)
             x0[rows], settled[rows] = self._round(part, x0[rows], settled[rows], here)
             passes[rows] += 1
-        self._count(law, passes)
+        self._count(law, passes, law.known)
         return x0
 
     def _round(

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from fewjump.inversion import invert_logits, row_chunks
-from fewjump.law.base import SHARED, Batched, at_least_float32, exponentiated, nucleus, refuse_twice
+from fewjump.law.batched import SHARED, Batched
 from fewjump.law.cross_entropy import token_log_prob
 from fewjump.law.emission_normaliser import CHUNK, log_matmul_exp, low_rank_normaliser, tiles
+from fewjump.law.log_weights import at_least_float32, exponentiated, nucleus, refuse_twice
 from fewjump.law.logits import pin_logits
 from fewjump.random import Generator, categorical_from_logits, uniform
 

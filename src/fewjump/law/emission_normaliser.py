@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fewjump.inversion import row_chunks
-from fewjump.law.base import at_least_float32, exponentiated
+from fewjump.law.log_weights import at_least_float32, exponentiated
 
 # Entries of a temporary: small enough to stay in a CPU's cache hierarchy, large enough for matmuls.
 CHUNK = 1 << 20

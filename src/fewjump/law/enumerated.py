@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from fewjump.inversion import invert_cdf, row_chunks
-from fewjump.law.base import Law, check_enumerable, enumerate_states, nucleus, ravel, unravel
+from fewjump.law.base import Law, check_enumerable, enumerate_states, ravel, unravel
+from fewjump.law.log_weights import nucleus
 from fewjump.law.posterior import Fallback, PosteriorLaw, contract, normalised, outer
 from fewjump.random import Generator, uniform
 

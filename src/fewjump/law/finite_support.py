@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fewjump.inversion import invert_cdf, row_chunks
-from fewjump.law.base import exponentiated, nucleus
+from fewjump.law.log_weights import exponentiated, nucleus
 from fewjump.law.posterior import Fallback, PosteriorLaw, normalised, padded
 from fewjump.random import Generator, uniform
 

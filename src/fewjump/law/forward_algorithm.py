@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fewjump.inversion import invert_cdf, row_chunks
-from fewjump.law.base import exponentiated, safe_log, safe_logsumexp
+from fewjump.law.log_weights import exponentiated, safe_log, safe_logsumexp
 from fewjump.law.transition import (
     Transition,
     advance,

@@ -14,7 +14,9 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from fewjump.law.base import SHARED, Law, nucleus, refuse_twice
+from fewjump.law.base import Law
+from fewjump.law.batched import SHARED
+from fewjump.law.log_weights import nucleus, refuse_twice
 from fewjump.law.logits import Clock, DenseLogits, Guidance, Logits
 from fewjump.law.product import ProductLaw, as_product
 

@@ -12,7 +12,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from fewjump.law.base import SHARED, Batched, Draw, Law, expectation, nucleus
+from fewjump.law.base import Draw, Law
+from fewjump.law.batched import SHARED, Batched
+from fewjump.law.log_weights import expectation, nucleus
 from fewjump.law.mixture import MixtureOf
 from fewjump.random import Generator, SampleStreams, categorical_from_logits, uniform
 

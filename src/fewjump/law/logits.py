@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from fewjump.inversion import row_chunks, rows_per_chunk
-from fewjump.law.base import SHARED, Batched, nucleus, refuse_twice
+from fewjump.law.batched import SHARED, Batched
+from fewjump.law.log_weights import nucleus, refuse_twice
 from fewjump.law.logit_pass import CHUNK_ELEMENTS, Gain, LinearHead, linear_rows, raise_logits
 
 Clock: TypeAlias = Callable[[], AbstractContextManager[object]]

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from fewjump.inversion import invert_cdf, row_chunks
-from fewjump.law.base import ENUMERATION_LIMIT, Law, nucleus
+from fewjump.law.base import ENUMERATION_LIMIT, Law
+from fewjump.law.log_weights import nucleus
 from fewjump.law.posterior import Fallback, PosteriorLaw, contract, normalised, outer
 from fewjump.random import Generator, uniform
 

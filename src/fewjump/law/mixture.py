@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fewjump.law.base import Draw, Law, at_least_float32, nucleus, safe_log, safe_logsumexp
+from fewjump.law.base import Draw, Law
 from fewjump.law.emission import DenseEmission, Emission
+from fewjump.law.log_weights import at_least_float32, nucleus, safe_log, safe_logsumexp
 from fewjump.law.product import ProductLaw
 from fewjump.random import Generator, categorical_from_logits, forked, of_rows
 

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from fewjump.inversion import invert_cdf, row_chunks
-from fewjump.law.base import Draw, Law, at_least_float32, expectation, nucleus
+from fewjump.law.base import Draw, Law
 from fewjump.law.cross_entropy import (
     SoftCrossEntropy,
     reverse_divergence,
     soft_cross_entropy,
     token_cross_entropy,
 )
+from fewjump.law.log_weights import at_least_float32, expectation, nucleus
 from fewjump.law.logits import Clock, DenseLogits, Logits
 from fewjump.law.scores import Scores
 from fewjump.random import Generator, uniform, uniform_where

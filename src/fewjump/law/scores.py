@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fewjump.inversion import row_chunks, rows_per_chunk
-from fewjump.law.base import SHARED, Batched
+from fewjump.law.batched import SHARED, Batched
 from fewjump.law.logits import Clock, Logits
 
 

@@ -11,8 +11,9 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from fewjump.law.autoregressive import Conditionals, Walk
-from fewjump.law.base import SHARED, at_least_float32
+from fewjump.law.batched import SHARED
 from fewjump.law.emission_normaliser import CHUNK
+from fewjump.law.log_weights import at_least_float32
 from fewjump.law.logits import DenseLogits, pin_logits
 
 

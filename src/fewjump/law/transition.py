@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fewjump.law.base import Batched, exponentiated, safe_logsumexp
+from fewjump.law.batched import Batched
+from fewjump.law.log_weights import exponentiated, safe_logsumexp
 
 
 @dataclass(eq=False)

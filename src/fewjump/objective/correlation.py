@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from fewjump.denoiser.base import Denoiser
-from fewjump.law.base import Law, safe_log
+from fewjump.law.base import Law
+from fewjump.law.log_weights import safe_log
 from fewjump.law.product import ProductLaw
 from fewjump.objective.base import Metrics, Objective, require_frozen, require_likelihood
 from fewjump.objective.time_sampling import spread_uniform

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from fewjump.config import require
 from fewjump.denoiser.base import Denoiser
-from fewjump.law.base import Draw, expectation
-from fewjump.law.product import ProductLaw
+from fewjump.law.base import Draw
+from fewjump.law.log_weights import expectation
+from fewjump.law.product import ProductLaw, as_product
 from fewjump.objective.base import require_likelihood
 from fewjump.objective.on_policy import OnPolicyRefinement
 from fewjump.objective.score_function import DrawnAt, table_reward
@@ -129,4 +130,4 @@ class PosteriorMatching(DistributionMatching):
             return super()._posterior(number, one, fake, at)
         assert one.law is not None
         with torch.no_grad():
-            return self._guess(one.law, fake)
+            return self._guess(as_product(one.law), fake)

@@ -191,7 +191,8 @@ class OnPolicyRefinement(OwnSamples, OnPolicyOptions):
     def _posterior(self, number: int, one: Draw, fake: ProductLaw, at: DrawnAt) -> Tensor:
         """The law of each token given x_u by which it is summed out: (B, L, V)."""
         assert one.law is not None
-        return own_posterior(one.law, at.x_u[number], at.u, at.x_t, at.t, at.process)
+        law = as_product(one.law)
+        return own_posterior(law, at.x_u[number], at.u, at.x_t, at.t, at.process)
 
     def _holds(self, one: Draw) -> bool:
         """Whether x_u is held fixed where tokens are summed out."""

@@ -12,8 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fewjump.law.base import Draw, expectation
-from fewjump.law.product import ProductLaw
+from fewjump.law.base import Draw
+from fewjump.law.log_weights import expectation
+from fewjump.law.product import ProductLaw, as_product
 from fewjump.process import Process
 
 
@@ -122,7 +123,7 @@ def summed_gradient(
     surrogates = []
     for one, reward, posterior, base, gain in zip(drawn, rewards, posteriors, baselines, advantage):
         assert one.law is not None
-        value = expected_surrogate(one.law, posterior, reward, base, scale)
+        value = expected_surrogate(as_product(one.law), posterior, reward, base, scale)
         if one.log_choice is not None:
             value = value + score_surrogate(one.log_choice, gain * scale)
         surrogates.append(value)

@@ -6,17 +6,15 @@ are the identity plus rank one: three for a step by a posterior, two for one by 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from abc import ABC, abstractmethod
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from fewjump.inversion import block_sums
+from fewjump.process.redraw_law import RedrawLaw
 from fewjump.random import Generator, categorical, uniform
-
-if TYPE_CHECKING:
-    from fewjump.process.kernel import Kernel
-    from fewjump.process.rank_one import RankOneKernel, RedrawLaw
 
 
 class ReverseCoefficients(NamedTuple):
@@ -84,14 +82,8 @@ class RatioCoefficients(NamedTuple):
         return stays
 
 
-class Bridge:
-    """x_s between a clean token and x_t, from the kernels of any process.
-
-    Args:
-        before: P_{s|0}.
-        between: P_{t|s}.
-        whole: P_{t|0}.
-        x_t: (B, ...) int64.
+class Bridge(ABC):
+    """x_s between a clean token and x_t.
 
     Attributes:
         coefficients: the step as three numbers for each position, where the kernels are the
@@ -99,51 +91,23 @@ class Bridge:
         by_ratios: the same of a step by ratios.
     """
 
-    coefficients: ReverseCoefficients | None
-    by_ratios: RatioCoefficients | None
+    coefficients: ReverseCoefficients | None = None
+    by_ratios: RatioCoefficients | None = None
 
-    def __init__(self, before: Kernel, between: Kernel, whole: Kernel, x_t: Tensor) -> None:
-        self.before, self.between, self.whole, self.x_t = before, between, whole, x_t
-        self.coefficients = self.by_ratios = None
-
+    @abstractmethod
     def marginals(self, x0: Tensor) -> Tensor:
         """P_{s|0}[x₀, ·]·P_{t|s}[·, x_t] / P_{t|0}[x₀, x_t]: (..., V) float64.
 
-        Where x_t cannot be reached from x₀ at all the law of x_s given x₀ alone is returned.
+        Where x_t cannot be reached from x₀ at all it is a law, but none in particular.
         """
-        forward = self.before.rows(x0)
-        return _normalised(forward * self.between.columns(self.x_t), forward)
 
     def sample(self, x0: Tensor, generator: Generator = None) -> Tensor:
         """Draw x_s ~ q(x_s | x_t, x₀): same shape as ``x0``."""
         return categorical(self.marginals(x0), generator)
 
+    @abstractmethod
     def reverse_marginals(self, posterior: Tensor) -> Tensor:
         """Σ_a posterior(a)·q(x_s | x_t, a): (..., V) in the posterior's dtype."""
-        weights = self.whole.divide_columns(posterior.double(), self.x_t)
-        pushed = self.before.push(weights)
-        stay = torch.zeros_like(pushed).scatter(-1, self.x_t[..., None], 1.0)
-        return _normalised(pushed * self.between.columns(self.x_t), stay).to(posterior.dtype)
-
-
-def reverse_coefficients(
-    entered: Tensor, before: RankOneKernel, whole: RankOneKernel, x_t: Tensor
-) -> ReverseCoefficients:
-    """The numbers of a reverse step, or of reverse rates.
-
-    Args:
-        entered: probability (or rate) of x_t being drawn in the step, for each position.
-        before: P_{s|0}; for rates P_{t|0}.
-        whole: P_{t|0}.
-        x_t: (B, ...) int64.
-    """
-    keep_t, from_prior = whole.beside(x_t)
-    from_prior = from_prior * whole.redrawn.at(x_t)
-    possible = from_prior > 0
-    share = torch.where(possible, entered / torch.where(possible, from_prior, 1.0), 0.0)
-    share_self = torch.where(possible, entered / (keep_t + from_prior), 0.0)
-    keep, forget = before.beside(x_t)
-    return ReverseCoefficients(share * keep, share * forget, share_self * forget, before.redrawn)
 
 
 class RankOneBridge(Bridge):
@@ -188,10 +152,3 @@ class RankOneBridge(Bridge):
         out.addcmul_(toward_prior[..., None].to(dtype), law.beside(x_t, dtype))
         leave = data * (1 - p_x) + toward_prior * (1 - law.at(x_t))
         return out.scatter_(-1, index, (1 - leave)[..., None].to(dtype))
-
-
-def _normalised(weights: Tensor, otherwise: Tensor) -> Tensor:
-    """Rows of ``weights`` divided by their sum; rows without mass become ``otherwise``."""
-    total = weights.sum(-1, keepdim=True)
-    possible = total > 0
-    return torch.where(possible, weights / torch.where(possible, total, 1.0), otherwise)

@@ -115,7 +115,31 @@ class Kernel(ABC):
             whole: P_{t|0}.
             x_t: (B, ...) int64.
         """
-        return Bridge(before, self, whole, x_t)
+        return KernelBridge(before, self, whole, x_t)
+
+
+class KernelBridge(Bridge):
+    """A bridge from the kernels of any process.
+
+    Args:
+        before: P_{s|0}.
+        between: P_{t|s}.
+        whole: P_{t|0}.
+        x_t: (B, ...) int64.
+    """
+
+    def __init__(self, before: Kernel, between: Kernel, whole: Kernel, x_t: Tensor) -> None:
+        self.before, self.between, self.whole, self.x_t = before, between, whole, x_t
+
+    def marginals(self, x0: Tensor) -> Tensor:
+        forward = self.before.rows(x0)
+        return _normalised(forward * self.between.columns(self.x_t), forward)
+
+    def reverse_marginals(self, posterior: Tensor) -> Tensor:
+        weights = self.whole.divide_columns(posterior.double(), self.x_t)
+        pushed = self.before.push(weights)
+        stay = torch.zeros_like(pushed).scatter(-1, self.x_t[..., None], 1.0)
+        return _normalised(pushed * self.between.columns(self.x_t), stay).to(posterior.dtype)
 
 
 class DenseKernel(Kernel):
@@ -299,3 +323,10 @@ def largest_singular_value(square: Callable[[Tensor], Tensor], count: int, size:
         if bool(((length - before).abs() <= _SETTLED * length).all()):
             break
     return length.sqrt()
+
+
+def _normalised(weights: Tensor, otherwise: Tensor) -> Tensor:
+    """Rows of ``weights`` divided by their sum; rows without mass become ``otherwise``."""
+    total = weights.sum(-1, keepdim=True)
+    possible = total > 0
+    return torch.where(possible, weights / torch.where(possible, total, 1.0), otherwise)

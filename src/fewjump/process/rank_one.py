@@ -18,14 +18,12 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from fewjump.inversion import invert_shared_cdf, search
 from fewjump.process.base import Process, kept_in_range
 from fewjump.process.bridge import (
     Bridge,
     RankOneBridge,
     RatioCoefficients,
     ReverseCoefficients,
-    reverse_coefficients,
 )
 from fewjump.process.kernel import (
     MOST_NOISE,
@@ -35,53 +33,9 @@ from fewjump.process.kernel import (
     checked_times,
     expand_time,
 )
-from fewjump.random import Generator, bernoulli, uniform
+from fewjump.process.redraw_law import RedrawLaw
+from fewjump.random import Generator, bernoulli
 from fewjump.schedule import Time, as_time
-
-
-class RedrawLaw:
-    """m, or π: the law that a position is redrawn from.
-
-    Args:
-        weights: (V,) float64, or (B, V) of each element of the batch.
-    """
-
-    def __init__(self, weights: Tensor) -> None:
-        self.weights = weights
-        self._copies: dict[tuple[torch.device, torch.dtype], Tensor] = {}
-
-    def on(
-        self, device: torch.device | str | None = None, dtype: torch.dtype = torch.float64
-    ) -> Tensor:
-        """The weights on a device, copied there once: (V,) or (B, V)."""
-        key = self.weights.device if device is None else torch.device(device), dtype
-        if key not in self._copies:
-            # A copy made under inference mode could not take part in a later backward pass.
-            with torch.inference_mode(False):
-                self._copies[key] = self.weights.to(*key)
-        return self._copies[key]
-
-    def at(self, x: Tensor) -> Tensor:
-        """m[x]: float64, same shape as ``x``."""
-        table = self.on(x.device)
-        if table.dim() == 1:
-            return table[x]
-        return table.gather(1, x.reshape(x.shape[0], -1)).reshape(x.shape)
-
-    def beside(self, x: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
-        """The weights shaped to broadcast with rows (B, ..., V) for states (B, ...)."""
-        table = self.on(x.device, dtype)
-        return table if table.dim() == 1 else table.reshape(len(table), *[1] * (x.dim() - 1), -1)
-
-    def sample(
-        self, shape: Sequence[int], generator: Generator, device: torch.device | str | None
-    ) -> Tensor:
-        """Tokens of ``shape``, int64."""
-        u = uniform(shape, generator, device)
-        table = self.on(u.device)
-        if table.dim() == 1:
-            return invert_shared_cdf(table, u)
-        return search(table.cumsum(-1), u.reshape(u.shape[0], -1)).reshape(u.shape)
 
 
 class RankOneKernel(Kernel):
@@ -241,6 +195,26 @@ class RankOneKernel(Kernel):
         coefficients = reverse_coefficients(entered, before, whole, x_t)
         by_ratios = RatioCoefficients(entered / keep, forget, self.redrawn, self.kept)
         return RankOneBridge(coefficients, by_ratios, x_t)
+
+
+def reverse_coefficients(
+    entered: Tensor, before: RankOneKernel, whole: RankOneKernel, x_t: Tensor
+) -> ReverseCoefficients:
+    """The numbers of a reverse step, or of reverse rates.
+
+    Args:
+        entered: probability (or rate) of x_t being drawn in the step, for each position.
+        before: P_{s|0}; for rates P_{t|0}.
+        whole: P_{t|0}.
+        x_t: (B, ...) int64.
+    """
+    keep_t, from_prior = whole.beside(x_t)
+    from_prior = from_prior * whole.redrawn.at(x_t)
+    possible = from_prior > 0
+    share = torch.where(possible, entered / torch.where(possible, from_prior, 1.0), 0.0)
+    share_self = torch.where(possible, entered / (keep_t + from_prior), 0.0)
+    keep, forget = before.beside(x_t)
+    return ReverseCoefficients(share * keep, share * forget, share_self * forget, before.redrawn)
 
 
 class RankOne(Process):

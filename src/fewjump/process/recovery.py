@@ -20,7 +20,7 @@ teacher that gives posteriors.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -28,9 +28,6 @@ from torch import Tensor
 from fewjump.inversion import row_chunks
 from fewjump.process.kernel import Kernel, SingularKernelError
 from fewjump.schedule import Time, as_time
-
-if TYPE_CHECKING:
-    from fewjump.process.base import Process
 
 RecoveryMethod = Literal["exact", "clip", "project", "multiplicative"]
 MULTIPLICATIVE_ITERATIONS = 200
@@ -55,6 +52,17 @@ class Recovery(NamedTuple):
     condition_number: Tensor
 
 
+class HasKernels(Protocol):
+    """What recovery asks of a :class:`~fewjump.process.Process`."""
+
+    vocab_size: int
+    rows_apart: bool
+
+    def kernel(self, s: Time, t: Time) -> Kernel:
+        """P_{t|s}."""
+        ...
+
+
 def invert_kernel(kernel: Kernel, ratios: Tensor, t: Time) -> Tensor:
     """w = P_{t|0}⁻ᵀ r, the inversion of Eq. 8, in float64: (B, L, V).
 
@@ -76,7 +84,7 @@ def invert_kernel(kernel: Kernel, ratios: Tensor, t: Time) -> Tensor:
 
 
 def posterior_by_inversion(
-    process: Process, ratios: Tensor, x_t: Tensor, t: Time, method: RecoveryMethod = "exact"
+    process: HasKernels, ratios: Tensor, x_t: Tensor, t: Time, method: RecoveryMethod = "exact"
 ) -> tuple[Tensor, Tensor]:
     """p(x₀|x_t) from concrete scores, and what its closed form put below zero.
 
@@ -131,7 +139,7 @@ def posterior_by_inversion(
 
 
 def _parts(
-    process: Process, ratios: Tensor, x_t: Tensor, t: Tensor
+    process: HasKernels, ratios: Tensor, x_t: Tensor, t: Tensor
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Cut a batch so that float64 temporaries stay small: whole elements of it, with their times,
     where several fit; else some positions of one, (1, n, V) and (1, n), at a scalar time."""

@@ -7,7 +7,7 @@ is π = 1/V, masking is π = e_mask. All of it is O(V), by
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, Self
 
 import torch
@@ -15,8 +15,9 @@ from torch import Tensor
 
 from fewjump.process.base import check_laws, kept_in_range, mask_or_last
 from fewjump.process.kernel import check_dense, check_states, expand_time
-from fewjump.process.rank_one import RankOne, RedrawLaw
-from fewjump.random import Generator, bernoulli, uniform
+from fewjump.process.rank_one import RankOne
+from fewjump.process.redraw_law import CertainLaw, RedrawLaw, UniformLaw
+from fewjump.random import Generator, bernoulli
 from fewjump.schedule import Schedule, Time
 
 
@@ -102,7 +103,7 @@ class Uniform(ResetToPrior):
         super().__init__(prior, schedule, kept)
 
     def _redraws(self, prior: Tensor) -> RedrawLaw:
-        return RedrawLaw(prior) if self.kept else _UniformLaw(prior)
+        return RedrawLaw(prior) if self.kept else UniformLaw(prior)
 
     @classmethod
     def example(cls, schedule: Schedule) -> Self:
@@ -142,7 +143,7 @@ class Absorbing(ResetToPrior):
         super().__init__(prior, schedule, kept)
 
     def _redraws(self, prior: Tensor) -> RedrawLaw:
-        return _CertainLaw(prior, self.mask)
+        return CertainLaw(prior, self.mask)
 
     @classmethod
     def example(cls, schedule: Schedule) -> Self:
@@ -150,26 +151,3 @@ class Absorbing(ResetToPrior):
 
     def config(self) -> dict[str, Any]:
         return self._described(vocab_size=self.vocab_size, mask=self.mask)
-
-
-class _UniformLaw(RedrawLaw):
-    """All V tokens alike: drawn without a search."""
-
-    def sample(
-        self, shape: Sequence[int], generator: Generator, device: torch.device | str | None
-    ) -> Tensor:
-        size = len(self.weights)
-        return (uniform(shape, generator, device) * size).long().clamp_(max=size - 1)
-
-
-class _CertainLaw(RedrawLaw):
-    """One token: drawn without randomness."""
-
-    def __init__(self, weights: Tensor, token: int) -> None:
-        super().__init__(weights)
-        self.token = token
-
-    def sample(
-        self, shape: Sequence[int], generator: Generator, device: torch.device | str | None
-    ) -> Tensor:
-        return torch.full(tuple(shape), self.token, dtype=torch.int64, device=device)

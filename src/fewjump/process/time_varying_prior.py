@@ -19,7 +19,8 @@ from fewjump.process.prior_path import (
     mask_and_uniform,
     prior_path_from_config,
 )
-from fewjump.process.rank_one import RankOne, RedrawLaw
+from fewjump.process.rank_one import RankOne
+from fewjump.process.redraw_law import RedrawLaw
 from fewjump.schedule import Schedule, Time, as_time
 
 # Of the quadrature: nodes a panel, and the widest panel to start from.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fewjump.data.vocabulary import ImageLevels, Vocabulary
-from fewjump.law.decoding import Decoding
+from fewjump.law.base import Decoding
 from fewjump.publish.conditions import Words, read_conditions
 from fewjump.publish.hub import from_pretrained, generate, push_to_hub, save
 from fewjump.publish.models import said_vocabulary

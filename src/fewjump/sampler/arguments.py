@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from fewjump.config import check_count, check_counts
 from fewjump.denoiser.base import Condition, Denoiser
 from fewjump.denoiser.condition import ConditionedDenoiser
-from fewjump.law.decoding import Decoding
+from fewjump.law.base import Decoding
 from fewjump.registry import DECODINGS
 from fewjump.sampler.base import Sampler
 from fewjump.sampler.carried import carried_grid, chosen_sampler

@@ -13,7 +13,7 @@ from torch import Tensor
 from fewjump.denoiser.base import Condition, Denoiser
 from fewjump.denoiser.condition import ask, can_guide
 from fewjump.law import Law
-from fewjump.law.decoding import Decoding
+from fewjump.law.base import Decoding
 from fewjump.process.base import Process
 
 

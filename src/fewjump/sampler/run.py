@@ -21,7 +21,7 @@ from torch import Tensor
 
 from fewjump.denoiser.base import Denoiser, eval_mode
 from fewjump.denoiser.condition import make_condition
-from fewjump.law.decoding import Decoding
+from fewjump.law.base import Decoding
 from fewjump.progress import Progress
 from fewjump.random import SampleStreams, draw_seed
 from fewjump.sampler.arguments import (

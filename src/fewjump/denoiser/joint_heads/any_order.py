@@ -22,7 +22,8 @@ from fewjump.denoiser.heads import JointHead
 from fewjump.denoiser.joint_heads.autoregressive import CausalAttention
 from fewjump.denoiser.joint_heads.states import TokenFactor
 from fewjump.law.autoregressive import AutoregressiveLaw, Conditionals, RowsAhead, Walk
-from fewjump.law.base import SHARED, at_least_float32
+from fewjump.law.batched import SHARED
+from fewjump.law.log_weights import at_least_float32
 from fewjump.law.logits import Logits
 from fewjump.process import Process
 

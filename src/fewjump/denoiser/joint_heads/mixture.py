@@ -18,8 +18,9 @@ from fewjump.denoiser.joint_heads.states import (
     TokenFactor,
     visible_evidence,
 )
-from fewjump.law.base import SHARED, at_least_float32, nucleus, refuse_twice
+from fewjump.law.batched import SHARED
 from fewjump.law.emission import DenseEmission, Emission, LowRankEmission, SharedFactorEmission
+from fewjump.law.log_weights import at_least_float32, nucleus, refuse_twice
 from fewjump.law.mixture import MixtureLaw
 from fewjump.process import Process
 
