@@ -52,7 +52,7 @@ class Config(Options):
     """Sequences drawn together."""
 
     repeats: int = 5
-    """Timings, of which the median is kept."""
+    """Timings of core seconds, of which the median is kept; the ways take turns."""
 
 
 def chain(config: Config) -> MarkovChain:
@@ -89,18 +89,22 @@ def student(config: Config, kind: str, head: dict[str, Any]) -> Denoiser:
     return made_once(place(config.runs, f"decoding {kind}", *settings), make)
 
 
-def timed(model: Denoiser, batch: int, config: Config, **way: Any) -> dict[str, Any]:
-    """The median over repeats, all of the same samples."""
-    seconds, result = [], run(model, batch, 1, generator=config.seed, **way)
-    for _ in range(config.repeats):
-        begin = time.perf_counter()
-        result = run(model, batch, 1, generator=config.seed, **way)
-        seconds.append(time.perf_counter() - begin)
-    found: dict[str, Any] = {"seconds": statistics.median(seconds), "samples": result.samples}
-    if result.decoding is not None:
-        found["passes"] = result.decoding.passes / result.decoding.sequences
-        found["acceptance"] = getattr(result.decoding, "acceptance", None)
-    return found
+def in_turns(model: Denoiser, batch: int, config: Config, ways: Ways) -> dict[str, dict[str, Any]]:
+    """The median over repeats of each way's core seconds, one after the other in every repeat."""
+    spent: dict[str, list[float]] = {way: [] for way in ways}
+    found: dict[str, dict[str, Any]] = {}
+    for repeat in range(config.repeats + 1):
+        for way, options in ways.items():
+            begin = time.process_time()
+            result = run(model, batch, 1, generator=config.seed, **options)
+            # The first one warms up.
+            if repeat:
+                spent[way].append(time.process_time() - begin)
+            found[way] = {"samples": result.samples}
+            if result.decoding is not None:
+                found[way]["passes"] = result.decoding.passes / result.decoding.sequences
+                found[way]["acceptance"] = getattr(result.decoding, "acceptance", None)
+    return {way: row | {"seconds": statistics.median(spent[way])} for way, row in found.items()}
 
 
 def measure(config: Config) -> Content:
@@ -118,7 +122,7 @@ def measure(config: Config) -> Content:
         for batch in config.batches:
 
             def compute(model: Denoiser = model, batch: int = batch, ways: Ways = ways) -> Rows:
-                found = {way: timed(model, batch, config, **o) for way, o in ways.items()}
+                found = in_turns(model, batch, config, ways)
                 walk = found["sequential"]
                 return [
                     {
@@ -132,7 +136,7 @@ def measure(config: Config) -> Content:
                     for way, row in found.items()
                 ]
 
-            key = digest(name, batch, config.repeats, config.training_steps, list(ways))
+            key = digest(name, batch, config.repeats, config.training_steps, list(ways), "in turns")
             each = kept(place(config.runs, f"decoding rows {name}", key) / "rows.json", compute)
             rows += [{"student": name, "batch": batch, **row} for row in each]
     return {"length": config.length, "vocab_size": config.vocab_size, "rows": rows}
