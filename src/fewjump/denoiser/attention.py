@@ -105,8 +105,9 @@ def rotary_table(
     device: torch.device,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Rotation angles' (cos, sin) of each position: (2, L, 1, 1, head_dim/2).
+    """What :func:`rotate` turns each position by: (2, L, 1, 1, head_dim).
 
+    The cosines of the angles, for both halves of a head, and their sines, −sin for the first half.
     Frequencies base^(−2i/d). In 2-D the first half of them turns with the row, the second half
     with the column (axial rotary), each half with the full range of frequencies.
     """
@@ -115,22 +116,22 @@ def rotary_table(
     count = head_dim // (2 * len(axes))
     step = torch.arange(count, dtype=dtype, device=device) / count
     angle = torch.cat([axis[:, None] * ROTARY_BASE**-step for axis in axes], -1)
-    return torch.stack([angle.cos(), angle.sin()])[:, :, None, None]
+    cos, sin = angle.cos(), angle.sin()
+    return torch.stack([torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)])[:, :, None, None]
 
 
 def rotate(vectors: Tensor, rotation: Tensor) -> Tensor:
     """Turn each pair (i, i + d/2) of (B, L, ..., d) vectors by its position's angle."""
     cos, sin = rotation
     if torch.compiler.is_compiling():
-        first, second = vectors.chunk(2, -1)
-        turned = [first * cos - second * sin, second * cos + first * sin]
-        return torch.cat(turned, -1).to(vectors.dtype)
+        swapped = torch.cat(vectors.chunk(2, -1)[::-1], -1)
+        return (vectors * cos + swapped * sin).to(vectors.dtype)
     turn = _Rotation.apply if torch.is_grad_enabled() else _turn
     return turn(vectors, cos, sin)
 
 
 class _Rotation(torch.autograd.Function):
-    """:func:`rotate` in two passes each way; what autograd records by itself takes twice as long.
+    """:func:`rotate` in three passes each way; what autograd records by itself takes twice as long.
 
     The gradient of a rotation is the rotation by the opposite angle.
     """
@@ -147,9 +148,4 @@ class _Rotation(torch.autograd.Function):
 
 
 def _turn(vectors: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    out = torch.empty_like(vectors)
-    first, second = vectors.chunk(2, -1)
-    out_first, out_second = out.chunk(2, -1)
-    torch.mul(first, cos, out=out_first).addcmul_(second, sin, value=-1)
-    torch.mul(second, cos, out=out_second).addcmul_(first, sin)
-    return out
+    return vectors.roll(vectors.shape[-1] // 2, -1).mul_(sin).addcmul_(vectors, cos)

@@ -210,13 +210,16 @@ class AutoregressiveLaw(Law):
             start = int(known.long().cumprod(1).sum(1).min())
             if start < self.length:
                 walk.skip(start, x0)
+        shares, pins = u.unbind(1), known.any(0).tolist()
+        places = x0.unbind(1) if order is None else order.split(1, 1)
         for step in range(start, self.length):
-            drawn = invert_logits(self._shape(walk.next_logits(step, x0)), u[:, step])
-            drawn = torch.where(known[:, step], pinned[:, step], drawn)
+            drawn = invert_logits(self._shape(walk.next_logits(step, x0)), shares[step])
+            if pins[step]:
+                drawn = torch.where(known[:, step], pinned[:, step], drawn)
             if order is None:
-                x0[:, step] = drawn
+                places[step].copy_(drawn)
             else:
-                x0.scatter_(1, order[:, step, None], drawn[:, None])
+                x0.scatter_(1, places[step], drawn[:, None])
         return x0
 
     @torch.no_grad()

@@ -7,7 +7,6 @@ a hole itself, where a left-to-right head learns of them through the trunk alone
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -144,7 +143,7 @@ class AnyOrderConditionals(Conditionals):
 
     @cached_property
     def table(self) -> Tensor:
-        """The rotary table of all positions: (2, L, 1, width/2·heads)."""
+        """The rotary table of all positions: (2, L, 1, width/heads)."""
         head, size = self.head, self.head.width // self.head.heads
         return rotary_table(self.length, size, head.columns, self.order.device)[..., 0, :]
 
@@ -195,67 +194,69 @@ class AnyOrderConditionals(Conditionals):
             others.append(other.masked_fill(outside, absent + 1))
         return torch.stack(places, -1), torch.stack(others, -1)
 
-    def elements(self, steps: slice, x0: Tensor, tables: Tables | None = None) -> Tensor:
+    def elements(self, steps: slice, x0: Tensor) -> Tensor:
         """What the attention reads at some steps: (B, n, width).
 
         Of the tokens x0 (B, L) those at positions that come before a step's are read.
         """
         place, other = (part[:, steps] for part in self.sources)
         tokens = x0.gather(1, place.flatten(1)).view_as(place)
-        tokens, out = torch.where(other < 0, tokens, other), self.context[:, steps]
-        if tables is not None:
-            return out + tables.sum(tokens)
-        for number, embedding in enumerate(self.head.embeddings):
-            out = out + embedding(tokens[..., number])
-        return out
+        tokens = torch.where(other < 0, tokens, other)
+        return self.context[:, steps] + self.embedded(tokens)
+
+    def embedded(self, tokens: Tensor) -> Tensor:
+        """The sum of what the head's embeddings say of tokens (..., n): (..., width)."""
+        each = zip(self.head.embeddings, tokens.unbind(-1), strict=True)
+        return torch.stack([embedding(token) for embedding, token in each]).sum(0)
 
     @cached_property
     def rotation(self) -> Tensor:
-        """Where the queries and keys of all steps stand: (2, B, L, 2, 1, width/2·heads)."""
+        """Where the queries and keys of all steps stand: (2, B, L, 2, 1, width/heads)."""
         return torch.stack([self.table[:, self.order], self.table[:, self.before]], 3)
 
 
-class Tables:
-    """The embeddings of a head one below the other, for a walk: their sum is one call."""
-
-    def __init__(self, embeddings: Sequence[nn.Embedding]) -> None:
-        self.weight = torch.cat([one.weight for one in embeddings])
-        rows = len(self.weight) // len(embeddings)
-        self.first = torch.arange(0, len(self.weight), rows, device=self.weight.device)
-
-    def sum(self, tokens: Tensor) -> Tensor:
-        """(B, n, tables) → (B, n, width)."""
-        rows = (tokens + self.first).flatten(0, 1)
-        found = functional.embedding_bag(rows, self.weight, mode="sum")
-        return found.unflatten(0, tokens.shape[:2])
-
-
 class _AnyOrderWalk(Walk):
-    def __init__(self, conditionals: AnyOrderConditionals) -> None:
-        self.conditionals, order = conditionals, conditionals.order
-        self.caches = [layer.begin(conditionals.last) for layer in conditionals.head.layers]  # type: ignore[operator]
-        self.mix = _at(conditionals.mix, order)
-        tables = list(conditionals.head.embeddings)
-        small = sum(one.weight.numel() for one in tables) <= _COPIED  # type: ignore[operator]
-        self.tables = Tables(tables) if small else None  # type: ignore[arg-type]
-        self.base = RowsAhead(conditionals.base, order)
+    """A walk is hundreds of calls on a few numbers each: what does not wait for a token is done
+    for all steps at once, and cut into steps once."""
 
-    def _advance(self, steps: slice, x0: Tensor) -> Tensor:
-        given = self.conditionals
-        states = given.elements(steps, x0, self.tables)
-        rotation = given.rotation[:, :, steps]
-        for layer, cache in zip(given.head.layers, self.caches):
-            states = layer.step(states, steps.start, cache, rotation)  # type: ignore[operator]
-        return states
+    def __init__(self, conditionals: AnyOrderConditionals) -> None:
+        given, head = conditionals, conditionals.head
+        self.conditionals = conditionals
+        self.caches = [layer.begin(given.last) for layer in head.layers]  # type: ignore[operator]
+        self.mix = _at(given.mix, given.order).unbind(1)
+        self.base = RowsAhead(given.base, given.order)
+        self.context = given.context.split(1, 1)
+        self.rotation = given.rotation.split(1, 2)
+        place, other = given.sources
+        self.place, reads = place.unbind(1), (other < 0).unbind(1)
+        # Small embeddings are copied one below the other, since the sum of their rows is one call.
+        weights: list[Tensor] = [one.weight for one in head.embeddings]  # type: ignore[misc]
+        first = torch.zeros(len(weights), dtype=torch.int64, device=place.device)
+        self.table = None
+        if sum(weight.numel() for weight in weights) <= _COPIED:
+            self.table = torch.cat(weights)
+            first = torch.arange(len(weights), device=place.device) * len(weights[0])
+        self.first, self.reads, self.other = first, reads, (other + first).unbind(1)
 
     def skip(self, steps: int, x0: Tensor) -> None:
         if steps:
-            self._advance(slice(0, steps), x0)
+            given = self.conditionals
+            states, rotation = given.elements(slice(0, steps), x0), given.rotation[:, :, :steps]
+            for layer, cache in zip(given.head.layers, self.caches):
+                states = layer.step(states, 0, cache, rotation)  # type: ignore[operator]
 
     def next_logits(self, step: int, x0: Tensor) -> Tensor:
-        head = self.conditionals.head
-        states = self._advance(slice(step, step + 1), x0)[:, 0]
-        return self.base[step] + head.tokens(head.factors(states, self.mix[:, step]))
+        head, table = self.conditionals.head, self.table
+        rows = x0.gather(1, self.place[step]) + self.first
+        rows = torch.where(self.reads[step], rows, self.other[step])
+        if table is None:
+            embedded = self.conditionals.embedded(rows)
+        else:
+            embedded = functional.embedding(rows, table).sum(1)
+        states = self.context[step] + embedded[:, None]
+        for layer, cache in zip(head.layers, self.caches):
+            states = layer.step(states, step, cache, self.rotation[step])  # type: ignore[operator]
+        return self.base[step] + head.tokens(head.factors(states[:, 0], self.mix[step]))
 
 
 def _at(values: Tensor, position: Tensor) -> Tensor:

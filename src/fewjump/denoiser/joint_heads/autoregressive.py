@@ -76,7 +76,7 @@ class CausalAttention(nn.Module):
         """(B, L, width) → (B, L, width); output i reads inputs 0..i.
 
         ``rotation`` has the rotary tables of where queries and keys stand, (2, [B,] L, 2, 1,
-        width/2·heads); by default both at 0..L−1.
+        width/heads); by default both at 0..L−1.
         """
         q, k, v = self._project(inputs, 0, rotation)
         mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
