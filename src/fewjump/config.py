@@ -13,8 +13,8 @@ import math
 import operator
 import types
 from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
-from inspect import signature
+from functools import cache, lru_cache
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import (
     Annotated,
@@ -144,6 +144,12 @@ def changed(options: Mapping[str, Any], *groups: Any) -> tuple[Any, ...]:
     )
 
 
+@cache
+def parameters_of(cls: type) -> Mapping[str, Parameter]:
+    """A constructor's arguments, which take Python a third of a millisecond to find."""
+    return signature(cls).parameters
+
+
 def checked_options(
     cls: type, options: Mapping[str, Any], what: str, given: Iterable[str] = ()
 ) -> dict[str, Any]:
@@ -159,7 +165,7 @@ def checked_options(
         ValueError: for an option that it has not, lacks, or of another type.
     """
     say = f"options do not fit {what}"
-    parameters = dict(signature(cls).parameters)
+    parameters = parameters_of(cls)
     own = [name for name in parameters if name not in given]
     known = f"it has {', '.join(own)}" if own else "it has none"
     for name in options:

@@ -9,13 +9,12 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from inspect import signature
 from typing import Any, ClassVar, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from fewjump.config import checked_options
+from fewjump.config import checked_options, parameters_of
 from fewjump.denoiser.base import Condition
 from fewjump.denoiser.constrain import LeftOneOut, linear_law
 from fewjump.denoiser.transformer import zero_linear
@@ -185,7 +184,7 @@ class Head(nn.Module, ABC):
 
         The arguments of the constructor, each read from the attribute of its name.
         """
-        options = {name: getattr(self, name) for name in signature(type(self)).parameters}
+        options = {name: getattr(self, name) for name in parameters_of(type(self))}
         return {
             "kind": self.kind,
             **{k: list(v) if isinstance(v, tuple) else v for k, v in options.items()},

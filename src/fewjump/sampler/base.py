@@ -12,13 +12,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from collections.abc import Generator as Coroutine
 from functools import partial
-from inspect import signature
 from itertools import pairwise
 from typing import Any, ClassVar
 
 from torch import Tensor
 
-from fewjump.config import checked_options
+from fewjump.config import checked_options, parameters_of
 from fewjump.denoiser.base import Denoiser
 from fewjump.random import Generator
 from fewjump.registry import SAMPLERS
@@ -78,7 +77,7 @@ class Sampler(ABC):
     @property
     def label(self) -> str:
         """The name, with the options that are not the defaults: ``psi(kappa=0.9)``."""
-        options = signature(type(self)).parameters.values()
+        options = parameters_of(type(self)).values()
         values = {option: getattr(self, option.name, option.default) for option in options}
         own = [f"{o.name}={value}" for o, value in values.items() if value != o.default]
         return f"{self.name}({', '.join(own)})" if own else self.name

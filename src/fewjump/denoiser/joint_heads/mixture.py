@@ -95,30 +95,44 @@ class MixtureHead(JointHead):
             emission = DenseEmission(self.states.logits(features, self.tokens) + base[:, :, None])
         else:
             inner = at_least_float32(self.states.body(features))
-            emission = DeferredEmission(base, inner, self)
+            emission = DeferredEmission(base, self, inner)
         return MixtureLaw(emission, weights)
+
+    def emission(self, base: Tensor, inner: Tensor | None) -> Emission:
+        """All components at once, from product logits and the hidden layer's output."""
+        assert inner is not None
+        return DenseEmission(self.states.logits_of(inner, self.tokens) + base[:, :, None])
+
+    def vectors_of(self, inner: Tensor | None, index: Tensor) -> Tensor:
+        """a of component ``index`` (B,) of each row: (B, L, rank)."""
+        assert inner is not None
+        return self.states.of_state(inner, index)
 
     def _evidence(self, x_t: Tensor, process: Process) -> Tensor:
         """log-likelihood of the visible tokens under each component's templates: (B, K)."""
         assert process.mask is not None
-        template = self.states.template_features().unflatten(-1, (self.components, self.rank))
-        return visible_evidence(self.prior, self.tokens(template), x_t, process.mask)
+        shape = (self.components, self.rank)
+
+        def tables(positions: Tensor | slice) -> Tensor:
+            return self.tokens(self.states.template_features(positions).unflatten(-1, shape))
+
+        return visible_evidence(self.prior, tables, x_t, process.mask)
 
 
 @dataclass(eq=False)
 class DeferredEmission(Emission):
-    """The components of a :class:`MixtureHead`, without gradients: a draw computes only its own.
+    """The components of a mixture, without gradients: a draw computes only its own.
 
     Args:
         base: (B, L, V) constrained product logits.
-        inner: (B, L, width), what the head's hidden layer makes of the features.
         head: whose parameters are used, outside any autocast that the trunk ran in.
+        inner: (B, L, width), what the head's hidden layer makes of the features, if it has one.
         temperature, top_p: applied to every component's positions.
     """
 
     base: Tensor
-    inner: Tensor
-    head: MixtureHead = field(metadata=SHARED)
+    head: MixtureHead | SharedMixtureHead = field(metadata=SHARED)
+    inner: Tensor | None = None
     temperature: float = field(default=1.0, metadata=SHARED)
     top_p: float = field(default=1.0, metadata=SHARED)
 
@@ -127,11 +141,10 @@ class DeferredEmission(Emission):
         self.states = self.head.components
 
     @cached_property
-    def dense(self) -> DenseEmission:
+    def dense(self) -> Emission:
         """All of them at once."""
         with torch.no_grad():
-            logits = self.head.states.logits_of(self.inner, self.head.tokens)
-            dense = DenseEmission(logits + self.base[:, :, None])
+            dense = self.head.emission(self.base, self.inner)
             return dense.tempered(self.temperature, self.top_p)
 
     def log_likelihood(self, x0: Tensor) -> Tensor:
@@ -143,7 +156,7 @@ class DeferredEmission(Emission):
     @torch.no_grad()
     def logits_of(self, state: Tensor) -> Tensor:
         """As for every emission; ``state`` is one component for each row."""
-        vectors = self.head.states.of_state(self.inner, state[:, 0])
+        vectors = self.head.vectors_of(self.inner, state[:, 0])
         return nucleus(self.head.tokens(vectors) + self.base, self.temperature, self.top_p)
 
     def tempered(self, temperature: float, top_p: float) -> DeferredEmission:
@@ -206,7 +219,24 @@ class SharedMixtureHead(JointHead):
             )
         assert process.mask is not None
         base = self.base(features, x_t, process).logits
-        tables = self.tokens(self.template)
         weights = self.weights(features) + self.log_weights
-        weights = weights + visible_evidence(self.prior, tables, x_t, process.mask)
-        return MixtureLaw(SharedFactorEmission(base, tables), weights)
+        if torch.is_grad_enabled():
+            tables = self.tokens(self.template)
+            weights = weights + visible_evidence(
+                self.prior, lambda positions: tables[positions], x_t, process.mask
+            )
+            return MixtureLaw(SharedFactorEmission(base, tables), weights)
+        weights = weights + visible_evidence(
+            self.prior, lambda positions: self.tokens(self.template[positions]), x_t, process.mask
+        )
+        return MixtureLaw(DeferredEmission(base, self), weights)
+
+    def emission(self, base: Tensor, inner: Tensor | None) -> Emission:
+        """All components at once, from product logits."""
+        del inner
+        return SharedFactorEmission(base, self.tokens(self.template))
+
+    def vectors_of(self, inner: Tensor | None, index: Tensor) -> Tensor:
+        """a of component ``index`` (B,) of each row: (B, L, rank)."""
+        del inner
+        return self.template[:, index].transpose(0, 1)

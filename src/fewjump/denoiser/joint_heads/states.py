@@ -8,11 +8,14 @@ have equal gradients for ever.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from fewjump.law.base import Law
 from fewjump.law.emission import position_rows
+from fewjump.law.log_weights import at_least_float32
 from fewjump.random import Generator
 
 #: Multiple of the learning rate for tables that no layer stands in front of.
@@ -84,10 +87,10 @@ class StateFeatures(nn.Module):
             out = out + template[:, index].transpose(0, 1)
         return out
 
-    def template_features(self) -> Tensor:
-        """What the vectors are to features that g maps to 0: (length, r·rank)."""
+    def template_features(self, positions: Tensor | slice = slice(None)) -> Tensor:
+        """What the vectors are to features that g maps to 0, at n positions: (n, r·rank)."""
         assert self.template is not None
-        return self.template + self.project.bias
+        return self.template[positions] + self.project.bias
 
     def _checked_template(self, features: Tensor) -> Tensor:
         assert self.template is not None
@@ -138,24 +141,26 @@ class ComponentWeights(nn.Module):
         return self.out(self.body(features).mean(1))
 
 
-def visible_evidence(base: Tensor, tables: Tensor, x_t: Tensor, mask: int) -> Tensor:
+def visible_evidence(
+    base: Tensor, tables: Callable[[Tensor | slice], Tensor], x_t: Tensor, mask: int
+) -> Tensor:
     """log-likelihood of the visible tokens of x_t under each component: (B, K).
 
     Args:
         base: (L, V), added to the logits of all components.
-        tables: (L, K, V) logits of the components at each position.
+        tables: (n, K, V) logits of the components at n positions, a slice or (n,); overwritten.
         x_t: (B, L) tokens.
         mask: the token that says nothing and is never drawn.
     """
     hidden = x_t == mask
     base = base.index_fill(-1, torch.tensor(mask, device=x_t.device), -torch.inf)
     if torch.is_grad_enabled():
-        logits = base[:, None] + tables
+        logits = base[:, None] + tables(slice(None))
         each = position_rows(logits, x_t) - logits.logsumexp(-1)
     else:
         # To draw, what is hidden in all rows need not be looked at.
-        seen = ~hidden.all(0)
-        logits = base[seen][:, None] + tables[seen]
+        seen = (~hidden.all(0)).nonzero()[:, 0]
+        logits = at_least_float32(tables(seen)).add_(base[seen][:, None])
         found = position_rows(logits, x_t[:, seen]) - logits.logsumexp(-1)
         each = found.new_zeros(*x_t.shape, found.shape[-1])
         each[:, seen] = found
