@@ -595,6 +595,48 @@ def test_methods_under_one_budget_with_uniform_noise() -> None:
     assert tv("LSD", 8).meets(tv("teacher", 8))
 
 
+def test_methods_on_letters() -> None:
+    found = methods_of("letters", 1)
+
+    def tv(model: str, steps: int) -> Judged:
+        return found(model, "bigram_tv", steps)
+
+    def kl(model: str) -> Judged:
+        return found(model, "kl_rate", 1)
+
+    entropy = found("exact samples", "entropy", None)
+    chain = "joint shared-chain"
+    assert tv(chain, 1).meets(tv("exact posterior", 64))
+    assert tv(chain, 1).below(tv("teacher", 64))
+    assert kl(chain).value < kl("exact posterior").value / 200
+    assert found(chain, "nll", 16).below(found(chain, "nll", 1))
+    assert found(chain, "nll", 16).low > found("exact samples", "nll", None).high
+    assert found(chain, "entropy", 16).meets(entropy)
+    any_order = [found("joint any-order", "nll", k) for k in (1, 2, 4, 8, 16)]
+    assert all(a.meets(b) for a in any_order for b in any_order)
+    models = {row["model"] for row in where(load("methods_letters")["rows"], metric="kl_rate")}
+    alone = kl("data-only shared-chain")
+    assert all(alone.below(kl(one)) for one in models - {"data-only shared-chain"})
+    rest = models - {"data-only shared-chain", chain}
+    assert all(kl(chain).below(kl(one)) for one in rest)
+    di4c = {"Di4C shared-chain", "joint half"}
+    assert all(kl("Di4C shared-chain").value <= kl(one).value for one in rest - di4c)
+    for same in ("VADD", "E-MoE", "joint mixture", "Di4C mixture"):
+        assert all(tv(same, k).meets(tv("teacher", k)) for k in (1, 2, 4, 8, 16))
+    assert all(tv("LSD", k).meets(tv("teacher", k)) for k in (1, 2, 4, 16))
+    assert tv("teacher", 8).below(tv("LSD", 8))
+    assert all(tv("D-MMD product", k).below(tv("teacher", k)) for k in (1, 2, 4))
+    assert all(tv("teacher", k).below(tv("D-MMD product", k)) for k in (8, 16))
+    assert found("D-MMD product", "entropy", 16).below(entropy)
+    for method in ("D-MMD", "IDLM", "DiMO"):
+        assert kl(f"{method} shared-chain").value > kl("exact posterior").value
+    assert tv("theta-trapezoidal", 2).below(tv("teacher", 2))
+    assert tv("teacher", 4).below(tv("theta-trapezoidal", 2))
+    assert tv("theta-trapezoidal", 4).meets(tv("teacher", 8))
+    assert tv("entropy-bounded", 16).value > 0.85 * tv("teacher", 1).value
+    assert found("confidence", "entropy", 64).value < entropy.value / 2
+
+
 def test_methods_on_boards() -> None:
     found = methods_of("boards", 3)
 

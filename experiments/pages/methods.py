@@ -45,6 +45,7 @@ def one_step(task: str, *metrics: str) -> str:
 SHOWN: dict[str, tuple[str, str, str | None, str]] = {
     "masked-chain": ("masked chain: pairs, TV", "bigram_tv", None, "3"),
     "uniform-chain": ("uniform chain: pairs, TV", "bigram_tv", None, "3"),
+    "letters": ("letters: pairs, TV", "bigram_tv", None, "3"),
     "names": ("names: nats (entropy)", "nll", "entropy", "2"),
     "text": ("text: nats (entropy)", "nll", "entropy", "2"),
     "digits": ("digits: Fréchet (recall)", "frechet", "recall", "2"),
