@@ -595,6 +595,20 @@ def test_methods_under_one_budget_with_uniform_noise() -> None:
     assert tv("LSD", 8).meets(tv("teacher", 8))
 
 
+def test_the_walk_wins_on_a_cpu() -> None:
+    rows = load("decoding_speed")["rows"]
+    aside = [row for row in rows if row["way"] != "sequential"]
+    assert all(row["speed_up"] < 1.05 for row in aside)
+    fixed = where(rows, way="fixed-point", batch=1)
+    near = [row["speed_up"] for row in fixed if "GRU" not in row["student"]]
+    assert min(near) > 0.6
+    assert all(row["same_samples"] for row in rows if row["way"] == "fixed-point")
+    drafted = where(rows, way="draft, shared-chain", batch=64)
+    assert all(row["passes"] < 64 / 12 and row["acceptance"] > 0.93 for row in drafted)
+    own = where(rows, way="draft, itself", batch=64)
+    assert all(row["acceptance"] < 0.45 for row in own)
+
+
 def test_methods_on_letters() -> None:
     found = methods_of("letters", 1)
 
