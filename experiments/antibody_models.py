@@ -36,7 +36,7 @@ HEADS: dict[str, dict[str, Any]] = {
     "product": {},
     "shared-chain": {"states": 256},
     "autoregressive": {"width": 128, "lookahead": True},
-    "any-order": {"width": 128},
+    "any-order": {"width": 128, "neighbours": (1,)},
 }
 ROLLOUT_STEPS = 64
 

@@ -57,7 +57,7 @@ def sizes_of(config: Config, sizes: Sizes) -> Sizes:
     heads = {
         "autoregressive": {"width": width},
         LOOKAHEAD: {"kind": "autoregressive", "width": width, "lookahead": True},
-        "any-order": {"width": width},
+        "any-order": {"width": width, "neighbours": (1, 2, 3, 4)},
         "shared-chain": sizes.heads["shared-chain"],
     }
     return replace(sizes, heads=heads, joint_steps=config.steps, longer={}, seeds=config.seeds)

@@ -27,7 +27,7 @@ from fewjump.sampler import run
 from fewjump.schedule import LogLinear
 
 STUDENTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "any-order": ("any-order", {"width": 64}),
+    "any-order": ("any-order", {"width": 64, "neighbours": (1,)}),
     "autoregressive, attention": ("autoregressive", {"width": 64, "causal": "attention"}),
     "autoregressive, GRU": ("autoregressive", {"width": 64}),
 }

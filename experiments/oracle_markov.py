@@ -58,7 +58,7 @@ class Sizes:
         default_factory=lambda: {
             "product": {},
             "shared-chain": {"states": 64},
-            "any-order": {"width": 64},
+            "any-order": {"width": 64, "neighbours": (1,)},
             "autoregressive": {"width": 64},
         }
     )

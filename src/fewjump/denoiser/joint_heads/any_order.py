@@ -28,6 +28,8 @@ from fewjump.process import Process
 
 # Embeddings of so many numbers are copied for a walk.
 _COPIED = 1 << 20
+# Tokens up to which more than the nearest neighbours are embedded by default.
+_FAR_UP_TO = 4096
 
 
 class AnyOrderHead(JointHead):
@@ -46,8 +48,11 @@ class AnyOrderHead(JointHead):
         width: of the attention blocks.
         heads: attention heads.
         blocks: attention blocks.
-        neighbours: distances, to either side, at which tokens next to a position enter it. (1,) for
-            a sequence; (1, W) adds those above and below in an image of W columns.
+        neighbours: distances, to either side, at which tokens beside a position enter it, each by
+            an embedding of its own: what the attention would be long in finding. (1, W) are the
+            pixels around one in an image of W columns. By default four to either side (in an image:
+            two in each direction); of vocabularies beyond 4,096 tokens, whose embeddings are large,
+            one.
         columns: W, for positions on an image of W columns; None for a sequence.
     """
 
@@ -62,11 +67,16 @@ class AnyOrderHead(JointHead):
         width: int = 128,
         heads: int = 4,
         blocks: int = 1,
-        neighbours: tuple[int, ...] = (1,),
+        neighbours: tuple[int, ...] | None = None,
         columns: int | None = None,
     ) -> None:
         super().__init__(hidden, vocab_size)
         check_counts(width=width, heads=heads, blocks=blocks)
+        if neighbours is None:
+            far = vocab_size <= _FAR_UP_TO
+            neighbours = (1, 2, 3, 4) if far else (1,)
+            if columns is not None:
+                neighbours = (1, 2, columns, 2 * columns) if far else (1, columns)
         if neighbours and min(neighbours) < 1:
             raise ValueError(
                 f"neighbours are distances, such as (1,) or (1, 8); got {tuple(neighbours)}"
