@@ -29,6 +29,8 @@ from fewjump.evaluate.text import TextMeter
 
 LOOKAHEAD = "autoregressive with lookahead"
 KINDS = ("autoregressive", LOOKAHEAD, "any-order", "shared-chain")
+#: Kinds that draw from left to right: they are asked to reveal positions in that order too.
+WALKS = ("autoregressive", "any-order")
 HIDDEN = ("stretch", "scattered")
 
 
@@ -112,6 +114,8 @@ def measure(config: Config, sizes: Sizes | None = None) -> Content:
         for kind in (TEACHER, *KINDS):
             model = teacher if kind == TEACHER else workshop.student(kind, teacher)
             rows += workshop.rows(kind, model, meter, entropy)
+            if kind in WALKS:
+                rows += workshop.rows(kind, model, meter, entropy, left=True)
             fillings += filled.rows(kind, model)
     return {
         "data": data.description,

@@ -40,8 +40,6 @@ KINDS = (
     "autoregressive",
     "any-order",
 )
-#: Kinds that are trained fewer times than the others.
-FEWER = {"any-order": 2}
 #: Kinds that walk from token to token, and learn for ``walk_steps``.
 WALKS = ("autoregressive", "any-order")
 #: Tables of every mask pattern are kept up to this many entries; above, steps are sampled.
@@ -56,6 +54,8 @@ class World:
         make: the problem.
         steps: optimiser steps; the heads that walk take ``walk_steps``.
         width: of the heads that walk.
+        any_order: steps and width of the any-order head, which learns more than one order, where
+            they are larger.
         states: of the chain; the mixture has twice as many components, the chain with shared
             transitions four times as many states.
     """
@@ -67,6 +67,7 @@ class World:
     width: int
     states: int
     near: float = 0.1
+    any_order: tuple[int, int] | None = None
     samples: int = 500_000
 
 
@@ -81,7 +82,9 @@ WORLDS = {
     ),
     # 4096 free numbers with no pattern to help: each must be learned on its own.
     "random V=4 L=6": World(
-        lambda: EnumeratedJoint.random(4, 6, 2.0, generator_for(3)), 500, 1800, 256, 128, 32
+        lambda: EnumeratedJoint.random(4, 6, 2.0, generator_for(3)),
+        *(500, 1800, 256, 128, 32),
+        any_order=(5000, 256),
     ),
 }
 
@@ -98,6 +101,9 @@ def head_options(kind: str, world: World, length: int) -> dict[str, Any]:
         return {"states": 4 * world.states, "length": length}
     if kind == "mixture-of-chains":
         return {"components": 4, "states": world.states // 2, "length": length}
+    if kind == "any-order":
+        width = world.width if world.any_order is None else world.any_order[1]
+        return {"width": width, "neighbours": tuple(range(1, min(length, 6)))}
     return {"width": world.width} if kind in WALKS else {}
 
 
@@ -112,6 +118,9 @@ def train_student(
     kind: str, world: World, problem: EnumeratedJoint, seed: int, out: Path | None = None
 ) -> Denoiser:
     """Distil the exact product teacher on the four-step grid; averaged weights."""
+    steps = world.walk_steps if kind in WALKS else world.steps
+    if kind == "any-order" and world.any_order is not None:
+        steps = world.any_order[0]
     return distilled(
         build(kind, world, problem, seed),
         problem,
@@ -120,7 +129,7 @@ def train_student(
         out,
         joint=False,
         samples=world.samples,
-        steps=world.walk_steps if kind in WALKS else world.steps,
+        steps=steps,
         batch_size=world.batch_size,
         lr=5e-3,
     )
@@ -237,10 +246,12 @@ class Config(Options):
     Attributes:
         seeds: trainings of every student.
         worlds: problems.
+        kinds: of students.
     """
 
     seeds: int = 3
     worlds: tuple[str, ...] = tuple(WORLDS)
+    kinds: tuple[str, ...] = KINDS
 
 
 def measure(config: Config) -> Content:
@@ -248,9 +259,8 @@ def measure(config: Config) -> Content:
     rows = [row for name in config.worlds for row in teacher_rows(name)]
     for seed in range(config.seed, config.seed + config.seeds):
         for name in config.worlds:
-            for kind in KINDS:
-                if seed - config.seed < FEWER.get(kind, config.seeds):
-                    rows += rows_of(name, kind, seed, config.runs)
+            for kind in config.kinds:
+                rows += rows_of(name, kind, seed, config.runs)
     return {"summary": summary(rows), "rows": rows}
 
 

@@ -16,6 +16,7 @@ from fewjump.denoiser.base import Denoiser
 from fewjump.denoiser.network import NetworkDenoiser
 from fewjump.evaluate.bootstrap import REPLICATES
 from fewjump.evaluate.text import Scores, TextMeter, enclosing, matched
+from fewjump.sampler import Sampler
 from fewjump.sampler import run as draw
 from fewjump.sampler.time_grid import GridSpec
 
@@ -63,18 +64,19 @@ def measure_text(
     grid: GridSpec | None = None,
     prompt: Tensor | None = None,
     fixed: Tensor | None = None,
+    sampler: str | Sampler = "ancestral",
 ) -> dict[str, Any]:
     """Everything about ``count`` samples at ``steps`` steps.
 
     Args:
         denoiser: a network.
         meter: judge and dictionary.
-        steps: of the ancestral sampler.
+        steps: of the sampler.
         count: samples at each temperature.
         seed: of the draws.
         target: trigram entropy in nats that quality is matched at.
         replicates: of every interval.
-        grid, prompt, fixed: as for :func:`fewjump.sample`.
+        grid, prompt, fixed, sampler: as for :func:`fewjump.sample`.
 
     Returns:
         The metrics of :class:`~fewjump.evaluate.text.TextMeter` at temperature 1 with ``_low`` and
@@ -91,6 +93,7 @@ def measure_text(
                 denoiser,
                 count,
                 steps,
+                sampler,
                 grid=grid,
                 generator=seed,
                 temperature=temperature,

@@ -37,10 +37,13 @@ from fewjump.denoiser.network import parameter_counts
 from fewjump.evaluate.text import TextMeter
 from fewjump.objective import JointConditionalMatching, LatentMatching, Objective
 from fewjump.process import Absorbing
+from fewjump.sampler import FirstHitting
 from fewjump.schedule import LogLinear
 
 #: Of the way rows are measured: another number leaves the rows of earlier versions aside.
 MEASURED = 2
+#: Behind the name of a student whose positions are revealed from left to right.
+LEFT = ", from the left"
 
 
 def joint_objective(kind: str, sizes: Sizes) -> Objective:
@@ -144,28 +147,49 @@ class Workshop:
         with self.clock.part(f"{self.corpus}: distilling {kind}"):
             return made_once(self.folder(kind), make).for_sampling()
 
-    def rows(self, name: str, model: Denoiser, meter: TextMeter, target: float) -> Rows:
-        """One row for each number of steps of a model."""
+    def rows(
+        self, name: str, model: Denoiser, meter: TextMeter, target: float, left: bool = False
+    ) -> Rows:
+        """One row for each number of steps of a model.
+
+        Args:
+            name: of the model.
+            model: the model.
+            meter: the judge.
+            target: entropy in nats that quality is matched at.
+            left: reveal positions from left to right, in several steps; by chance otherwise.
+        """
         sizes, out = self.sizes, []
-        for steps in sizes.steps_of(name):
-            key = digest(sizes.samples, sizes.replicates, target, MEASURED)
+        sampler = FirstHitting(block=1) if left else "ancestral"
+        said = f"{name}{LEFT}" if left else name
+        for steps in [k for k in sizes.steps_of(name) if k > 1 or not left]:
+            parts = [sizes.samples, sizes.replicates, target, MEASURED]
+            key = digest(*parts, *(["left"] if left else []))
 
             def compute(steps: int = steps) -> dict[str, Any]:
                 begin = time.perf_counter()
                 measured = measure_text(
-                    model, meter, steps, sizes.samples, self.seed, target, sizes.replicates
+                    model,
+                    meter,
+                    steps,
+                    sizes.samples,
+                    self.seed,
+                    target,
+                    sizes.replicates,
+                    sampler=sampler,
                 )
                 about = {
                     "corpus": self.corpus,
-                    "student": name,
+                    "student": said,
                     "seed": self.seed,
                     "parameters": parameter_counts(model)["total"],
-                    "training_seconds": training_seconds(self.folder(name)),
+                    # The same model is counted once.
+                    "training_seconds": 0.0 if left else training_seconds(self.folder(name)),
                     "measuring_seconds": round(time.perf_counter() - begin, 3),
                 }
                 return {**about, **measured}
 
-            with self.clock.part(f"{self.corpus}: sampling {name} at {steps} steps"):
+            with self.clock.part(f"{self.corpus}: sampling {said} at {steps} steps"):
                 out.append(kept(self.folder(name) / f"row-{steps}-{key}.json", compute))
         return out
 

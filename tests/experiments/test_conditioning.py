@@ -7,8 +7,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from experiments.conditioning import HIDDEN, KINDS, Config, measure
+from experiments.conditioning import HIDDEN, KINDS, WALKS, Config, measure
 from experiments.filling import filling, filling_one_by_one, holes
+from experiments.text_students import LEFT
 from fewjump.demo.parts import TEACHER
 from fewjump.denoiser.logits import LogitDenoiser
 from fewjump.problem import EnumeratedJoint
@@ -68,7 +69,9 @@ def test_rows_are_whole_and_remembered(tmp_path, monkeypatch):
     few = replace(SIZES, steps=(1, 2), teacher_extra=())
     config = Config(names=names_file(tmp_path), runs=tmp_path / "runs", steps=2)
     found = measure(config, few)
-    assert {row["student"] for row in found["rows"]} == {"teacher", *KINDS}
+    left = {f"{kind}{LEFT}" for kind in WALKS}
+    assert {row["student"] for row in found["rows"]} == {"teacher", *KINDS, *left}
+    assert {row["steps"] for row in found["rows"] if row["student"] in left} == {2}
     counts = {k: len(HIDDEN) * (2 if k == TEACHER else 1) + 3 for k in (TEACHER, *KINDS)}
     for kind, count in counts.items():
         assert sum(row["student"] == kind for row in found["fillings"]) == count

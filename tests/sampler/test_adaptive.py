@@ -17,6 +17,7 @@ from fewjump.process import Absorbing, ResetToPrior, Uniform
 from fewjump.sampler import (
     Confidence,
     EntropyBounded,
+    FirstHitting,
     Psi,
     ReMDM,
     Sampler,
@@ -89,13 +90,24 @@ DOUBT = {
 }
 
 
+def in_turn(hidden: list[int], block: int | None) -> list[list[int]]:
+    """Positions block by block."""
+    size = block or L
+    parts = ([i for i in hidden if i // size == number] for number in range(L))
+    return [part for part in parts if part]
+
+
+@pytest.mark.parametrize("block", [None, 1, 2])
 @pytest.mark.parametrize("by", DOUBT)
 @pytest.mark.parametrize(("gamma", "steps"), [(0.0, 3), (0.0, 2), (1.0, 3), (1.05, 2), (9.0, 3)])
-def test_entropy_bounded_is_its_enumeration(by: str, gamma: float, steps: int) -> None:
+def test_entropy_bounded_is_its_enumeration(
+    by: str, gamma: float, steps: int, block: int | None
+) -> None:
     def one(x: State, last: bool) -> Law:
         rows = marginals(x)
         hidden = sorted((i for i in range(L) if x[i] == MASK), key=lambda i: DOUBT[by](rows[i]))
-        if not last:
+        if not last and hidden:
+            hidden = in_turn(hidden, block)[0]
             taken = 1
             while taken < len(hidden):
                 h = [DOUBT["entropy"](rows[i]) for i in hidden[: taken + 1]]
@@ -107,14 +119,17 @@ def test_entropy_bounded_is_its_enumeration(by: str, gamma: float, steps: int) -
 
     rounds = [lambda x, k=k: one(x, k == steps - 1) for k in range(steps)]
     expected = walked(START, rounds)
-    law = exact_output_law(MASKED, steps, EntropyBounded(gamma, by))  # type: ignore[arg-type]
+    law = exact_output_law(MASKED, steps, EntropyBounded(gamma, by, block))  # type: ignore[arg-type]
     torch.testing.assert_close(law, expected, atol=1e-13, rtol=0)
 
 
 @pytest.mark.parametrize("by", ["token", *DOUBT])
 @pytest.mark.parametrize("noise", [0.0, 0.8])
 @pytest.mark.parametrize("steps", [2, 3, 5])
-def test_confidence_is_its_enumeration(by: str, noise: float, steps: int) -> None:
+@pytest.mark.parametrize("block", [None, 1, 2])
+def test_confidence_is_its_enumeration(
+    by: str, noise: float, steps: int, block: int | None
+) -> None:
     times = torch.linspace(1, 0, steps + 1, dtype=torch.float64).tolist()
 
     def one(x: State, t: float, s: float) -> Law:
@@ -134,11 +149,12 @@ def test_confidence_is_its_enumeration(by: str, noise: float, steps: int) -> Non
             for chosen in itertools.permutations(hidden, count):
                 rest, chance = list(hidden), 1.0
                 for i in chosen:
+                    now = in_turn(rest, block)[0]
                     if noise:
-                        weights = {j: math.exp(score[j] / (noise * forget_s)) for j in rest}
-                        chance *= weights[i] / sum(weights.values())
+                        weights = {j: math.exp(score[j] / (noise * forget_s)) for j in now}
+                        chance *= weights.get(i, 0.0) / sum(weights.values())
                     else:
-                        chance *= float(i == max(rest, key=lambda j: score[j]))
+                        chance *= float(i == max(now, key=lambda j: score[j]))
                     rest.remove(i)
                 z = tuple(y[i] if i in chosen else x[i] for i in range(L))
                 out[z] += mass * chance
@@ -146,7 +162,7 @@ def test_confidence_is_its_enumeration(by: str, noise: float, steps: int) -> Non
 
     walk = [lambda x, t=t, s=s: one(x, t, s) for t, s in itertools.pairwise(times[:-1])]
     expected = walked(START, [*walk, final])
-    law = exact_output_law(MASKED, steps, Confidence(by, noise))  # type: ignore[arg-type]
+    law = exact_output_law(MASKED, steps, Confidence(by, noise, block))  # type: ignore[arg-type]
     torch.testing.assert_close(law, expected, atol=1e-13, rtol=0)
 
 
@@ -176,6 +192,49 @@ def test_positions_are_ranked_by_marginals_in_closed_form_alone(
         return
     with pytest.raises(ValueError, match="in no closed form"):
         run(model, 4, 2, sampler)
+
+
+@pytest.mark.parametrize("block", [None, 1, 2])
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_first_hitting_is_its_enumeration(steps: int, block: int | None) -> None:
+    def one(x: State, left: int) -> Law:
+        hidden = [i for i in range(L) if x[i] == MASK]
+        count, out = -(-len(hidden) // left), defaultdict(float)
+        size = block or L
+        turns = sorted(i // size for i in hidden)
+        orders = [o for o in itertools.permutations(hidden) if [i // size for i in o] == turns]
+        for order in orders:
+            for y, mass in drawn(x, set(order[:count])).items():
+                out[y] += mass / len(orders)
+        return out
+
+    expected = walked(START, [lambda x, k=k: one(x, k) for k in range(steps, 0, -1)])
+    law = exact_output_law(MASKED, steps, FirstHitting(block))
+    torch.testing.assert_close(law, expected, atol=1e-13, rtol=0)
+    drawn_ones = run(MASKED, 20_000, steps, FirstHitting(block), generator=3).samples
+    assert chi_square_p(drawn_ones, expected, V) > 1e-4
+
+
+def test_blocks_from_the_left_let_a_left_to_right_law_go_on() -> None:
+    """A law that knows each token given those before it alone: in any number of steps its own."""
+    head = {"kind": "autoregressive", "width": 8}
+    trunk = {"hidden": 8, "blocks": 1, "heads": 2, "condition_dim": 4, "time_conditioned": False}
+    process = Absorbing(V + 1, SCHEDULE)
+    torch.manual_seed(1)
+    described = {"process": process.config(), "trunk": trunk, "length": L, "head": head}
+    model = NetworkDenoiser.from_config(described).double()
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, std=0.35)
+    for weight in model.trunk.parameters():
+        torch.nn.init.zeros_(weight)
+    model.eval()
+    whole = exact_output_law(model, 1, FirstHitting())
+    for steps in (2, 3):
+        torch.testing.assert_close(
+            exact_output_law(model, steps, FirstHitting(1)), whole, atol=1e-12, rtol=0
+        )
+    random = exact_output_law(model, 3, FirstHitting())
+    assert total_variation(random, whole) > 1e-3
 
 
 @pytest.mark.parametrize("kind", ["any-order", "autoregressive"])
@@ -343,6 +402,10 @@ def test_one_position_at_a_time_is_the_data_law_where_positions_are_chosen_by_th
         EntropyBounded(0.0, "margin"),
         Confidence("entropy"),
         Confidence("peak", 0.5),
+        EntropyBounded(0.0, block=2),
+        Confidence("entropy", block=2),
+        FirstHitting(1),
+        FirstHitting(2),
     ):
         law = exact_output_law(MASKED, L, sampler)
         assert total_variation(law, PROBLEM.probs) < 1e-13, sampler.label
@@ -429,6 +492,8 @@ def test_positions_are_ranked_before_temperature() -> None:
         ("entropy-bounded", {"by": "token"}, "by"),
         ("confidence", {"by": "luck"}, "by"),
         ("confidence", {"noise": -1}, "noise must be at least 0"),
+        ("confidence", {"block": 0}, "block must be at least 1"),
+        ("first-hitting", {"block": 1.5}, "block takes a whole number"),
         ("remdm", {"eta": 1.5}, r"eta must lie in \[0, 1\]"),
         ("remdm", {"variant": "loop"}, "variant"),
         ("psi", {"kappa": 2}, r"kappa must lie in \[0, 1\]"),

@@ -15,6 +15,7 @@ from fewjump.law.base import ravel
 from fewjump.law.product import as_product
 from fewjump.random import Generator, uniform
 from fewjump.sampler.base import Move, Moves, Sampler, Step
+from fewjump.sampler.first_hitting import checked_block, turns
 from fewjump.sampler.moves import LawMove, UnmaskMove
 
 Certainty = Literal["entropy", "peak", "margin"]
@@ -60,6 +61,8 @@ class EntropyBounded(_ByMarginals):
         gamma: γ in nats, ≥ 0.
         by: what makes a position certain: a small ``entropy``, a large probability of its likeliest
             token (``peak``), or a large distance between the two likeliest (``margin``).
+        block: a round draws positions of one block only; see
+            :class:`~fewjump.sampler.first_hitting.FirstHitting`.
 
     Raises:
         ValueError: for options outside these.
@@ -69,11 +72,13 @@ class EntropyBounded(_ByMarginals):
     reference: ClassVar[str] = "Ben-Hamu et al. 2025, arXiv 2505.24857"
     uses_grid: ClassVar[bool] = False
 
-    def __init__(self, gamma: float = 0.1, by: Certainty = "entropy") -> None:
+    def __init__(
+        self, gamma: float = 0.1, by: Certainty = "entropy", block: int | None = None
+    ) -> None:
         if not 0 <= gamma < float("inf"):
             raise ValueError(f"gamma must be at least 0 (nats), got {gamma}")
         _check_choice(by, Certainty)
-        self.gamma, self.by = gamma, by
+        self.gamma, self.by, self.block = gamma, by, checked_block(block)
 
     def moves(self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor) -> Moves:
         """One round that is not the last; s plays no part."""
@@ -98,6 +103,8 @@ class EntropyBounded(_ByMarginals):
         """Where to unmask: (B, L) boolean."""
         product = as_product(law.untempered or law)
         entropy = product.entropy().double()
+        turn = turns(hidden, self.block)
+        hidden = hidden & (turn == turn.amin(-1, keepdim=True))
         doubt = _doubt(product, self.by, hidden).masked_fill(~hidden, torch.inf)
         order = _settled(doubt).argsort(stable=True, dim=-1)
         entropy, there = entropy.gather(-1, order), hidden.gather(-1, order)
@@ -114,6 +121,7 @@ class Confidence(_ByMarginals):
     low-confidence remasking of LLaDA), of an autoregressive law given the tokens drawn before it;
     otherwise it is how certain the token's position is (see :class:`EntropyBounded`). Scores are
     those before temperature and nucleus, without noise to 16 binary places. Ties go to the left.
+    With ``block`` all tokens of the first blocks are kept before any of the next.
 
     **Law.** ``token`` does not keep the data law in any number of steps, because it prefers likely
     tokens. The other three choose by x_t alone: with a position a step (or more steps) an exact
@@ -123,6 +131,8 @@ class Confidence(_ByMarginals):
         by: ``token``, ``entropy``, ``peak`` or ``margin``.
         noise: scale, ≥ 0, of Gumbel noise added to the scores, times 1 − α(s) (MaskGIT's choice
             temperature, which falls to 0); with a large one positions are chosen at random.
+        block: length of the blocks that are filled from left to right (LLaDA's block length,
+            counted from the first position); None for no order.
 
     Raises:
         ValueError: for options outside these.
@@ -131,11 +141,11 @@ class Confidence(_ByMarginals):
     name: ClassVar[str] = "confidence"
     reference: ClassVar[str] = "Chang et al. 2022, arXiv 2202.04200; LLaDA, arXiv 2502.09992"
 
-    def __init__(self, by: Ranking = "token", noise: float = 0.0) -> None:
+    def __init__(self, by: Ranking = "token", noise: float = 0.0, block: int | None = None) -> None:
         _check_choice(by, Ranking)
         if not 0 <= noise < float("inf"):
             raise ValueError(f"noise must be at least 0, got {noise}")
-        self.by, self.noise = by, noise
+        self.by, self.noise, self.block = by, noise, checked_block(block)
 
     def moves(self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor) -> Moves:
         process = denoiser.process
@@ -157,11 +167,12 @@ class Confidence(_ByMarginals):
         left = (number * (left_s / left_t) + 1e-9).floor().long()
         count = (number - left).clamp(min=1).minimum(number)
         scale = (self.noise * left_s).expand(x_t.shape[0])
-        yield PickMove(x_t, x0, process.vocab_size, hidden, score, count, scale)
+        turn = turns(hidden, self.block)
+        yield PickMove(x_t, x0, process.vocab_size, turn, score, count, scale)
 
 
 class PickMove(Move):
-    """Take ``count`` of the hidden positions from x0, those of the highest noisy score.
+    """Take ``count`` of the hidden positions from x0, turn after turn, by the highest noisy score.
 
     With Gumbel noise of scale c this draws positions one after another without replacement, in
     proportion to exp(score/c) (Plackett–Luce).
@@ -169,7 +180,8 @@ class PickMove(Move):
     Args:
         x, x0: (B, L) int64, the state and the proposal.
         vocab_size: V.
-        hidden: (B, L) boolean, the positions there are.
+        turn: (B, L) int64, in which each hidden position is taken, see
+            :func:`~fewjump.sampler.first_hitting.turns`; L where it is not hidden.
         score: (B, L) float64.
         count: (B,) int64.
         scale: (B,) float64, of the noise.
@@ -180,13 +192,14 @@ class PickMove(Move):
         x: Tensor,
         x0: Tensor,
         vocab_size: int,
-        hidden: Tensor,
+        turn: Tensor,
         score: Tensor,
         count: Tensor,
         scale: Tensor,
     ) -> None:
         self.x, self.x0, self.vocab_size = x, x0, vocab_size
-        self.hidden, self.count, self.scale = hidden, count, scale
+        self.turn, self.count, self.scale = turn, count, scale
+        self.hidden = turn < x.shape[1]
         # Noise settles ties where there is some.
         self.score = torch.where(scale[:, None] > 0, score, _settled(score))
 
@@ -198,9 +211,8 @@ class PickMove(Move):
         return self._taken(self._best(score))
 
     def _best(self, score: Tensor) -> Tensor:
-        order = score.masked_fill(~self.hidden, -torch.inf).argsort(
-            stable=True, dim=-1, descending=True
-        )
+        order = score.argsort(stable=True, dim=-1, descending=True)
+        order = order.gather(-1, self.turn.gather(-1, order).argsort(stable=True, dim=-1))
         first = torch.arange(order.shape[1], device=order.device) < self.count[:, None]
         return torch.zeros_like(self.hidden).scatter(-1, order, first) & self.hidden
 
@@ -215,7 +227,6 @@ class PickMove(Move):
             return out.scatter_(-1, index[:, None], 1.0)
         # Probability of every set of positions taken so far, by the bits of its number.
         scale = self.scale[:, None].clamp(min=torch.finfo(torch.float64).tiny)
-        weight = (self.score / scale).masked_fill(~self.hidden, -torch.inf).softmax(-1)
         sets = [
             torch.zeros(batch, dtype=torch.float64, device=self.x.device)
             for _ in range(1 << length)
@@ -229,10 +240,12 @@ class PickMove(Move):
             show[:, bits] = True
             index = ravel(self._taken(show), self.vocab_size)
             out.scatter_add_(-1, index[:, None], (chance * ended)[:, None])
-            total = weight[:, rest].sum(-1)
+            turn = self.turn.masked_fill(show, length)
+            now = self.hidden & (turn == turn.amin(-1, keepdim=True)) & ~show
+            share = (self.score / scale).masked_fill(~now, -torch.inf).softmax(-1)
+            share = torch.where(now, share, 0.0)
             for i in rest:
-                share = torch.where(total > 0, weight[:, i] / total, 0.0)
-                sets[number | 1 << i] += torch.where(ended, 0.0, chance * share)
+                sets[number | 1 << i] += torch.where(ended, 0.0, chance * share[:, i])
         return out
 
 

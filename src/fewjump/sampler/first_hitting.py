@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from fewjump.config import check_count
 from fewjump.denoiser.base import Denoiser
 from fewjump.law import Law
 from fewjump.law.posterior import outer
@@ -27,6 +28,14 @@ class FirstHitting(Sampler):
     (or more) an exact denoiser gives exactly the data law. With fewer, each round unmasks
     ⌈n / rounds left⌉ positions from one evaluation, at the time of the first of their events.
 
+    With ``block`` the positions are those of the first block of so many that still has masks,
+    chosen uniformly there, and then those of the next (semi-autoregressive: LLaDA, block
+    diffusion); 1 goes from left to right. An exact denoiser that ignores time keeps the data law
+    then too, and a student that draws from left to right continues its own prefix.
+
+    Args:
+        block: length of the blocks, counted from the first position; None for no order.
+
     Evaluations: min(steps, masked positions), and no final step. The grid only sets the number of
     steps and the start.
     """
@@ -39,27 +48,30 @@ class FirstHitting(Sampler):
     random_times: ClassVar[bool] = True
     masked_only: ClassVar[bool] = True
 
+    def __init__(self, block: int | None = None) -> None:
+        self.block = checked_block(block)
+
     def moves(self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor) -> Moves:
         """One round: all masked positions are unmasked at the first event after t."""
         yield RevealMove(denoiser, x_t, t.expand(x_t.shape[0]), 1)
 
     def steps(self, denoiser: Denoiser, x: Tensor, times: Tensor) -> list[Step]:
         rounds = min(times.shape[0] - 1, int((x == denoiser.process.mask).sum(-1).max()))
-        clock = _Clock(times[0])
+        clock = _Clock(times[0], self.block)
         return [clock.step(denoiser, rounds - done) for done in range(rounds)]
 
 
 class _Clock:
     """The time each sample of one trajectory has reached."""
 
-    def __init__(self, start: Tensor) -> None:
-        self.start = start
+    def __init__(self, start: Tensor, block: int | None) -> None:
+        self.start, self.block = start, block
         self.time: Tensor | None = None
 
     def step(self, denoiser: Denoiser, rounds_left: int) -> Step:
         def moves(x: Tensor) -> Moves:
             time = self.start.expand(x.shape[0]) if self.time is None else self.time
-            move = RevealMove(denoiser, x, time, rounds_left)
+            move = RevealMove(denoiser, x, time, rounds_left, self.block)
             yield move
             self.time = move.time
 
@@ -76,15 +88,24 @@ class RevealMove(Move):
         x: (B, L) int64.
         time: (B,) float64, the time reached.
         rounds_left: rounds left, this one included.
+        block: see :class:`FirstHitting`.
 
     Attributes:
         time: after :meth:`sample`, the time of the last event of the round.
     """
 
-    def __init__(self, denoiser: Denoiser, x: Tensor, time: Tensor, rounds_left: int) -> None:
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        x: Tensor,
+        time: Tensor,
+        rounds_left: int,
+        block: int | None = None,
+    ) -> None:
         process = denoiser.process
         self.denoiser, self.process, self.x = denoiser, process, x
         self.masked = x == process.mask
+        self.turn = turns(self.masked, block)
         self.number = self.masked.sum(-1)
         self.count = -(-self.number // rounds_left)
         self.start = time
@@ -92,8 +113,7 @@ class RevealMove(Move):
 
     def sample(self, generator: Generator = None) -> Tensor:
         keys = permutation_keys(self.x.shape, generator, self.x.device)
-        keys = keys.masked_fill(~self.masked, 2.0)
-        reveal = keys.argsort(-1).argsort(-1) < self.count[:, None]
+        reveal = (self.turn + keys).argsort(-1).argsort(-1) < self.count[:, None]
         first = self._event_times(generator)
         return fill(self.x, self.denoiser(self.x, first), reveal, generator)
 
@@ -145,8 +165,30 @@ class RevealMove(Move):
         """Probability that exactly these positions are revealed: (B,) float64."""
         subset = torch.tensor(chosen, device=self.x.device)
         fits = (subset <= self.masked).all(-1) & (self.count == sum(chosen))
-        ways = [math.comb(int(n), int(k)) for n, k in zip(self.number, self.count, strict=True)]
+        # All of the blocks before the last one that is reached, and some of that one.
+        last = self.turn.masked_fill(~subset, -1).amax(-1, keepdim=True)
+        fits &= (subset | (self.turn >= last)).all(-1)
+        there = (self.turn == last).sum(-1)
+        taken = (subset & (self.turn == last)).sum(-1)
+        ways = [math.comb(int(n), int(k)) for n, k in zip(there, taken, strict=True)]
         return fits.double() / torch.tensor(ways, device=self.x.device)
+
+
+def checked_block(block: int | None) -> int | None:
+    """A length of blocks; ValueError below 1."""
+    if block is not None:
+        check_count(block, "block")
+    return block
+
+
+def turns(masked: Tensor, block: int | None) -> Tensor:
+    """The turn of each masked position of (B, L), by its block; after all of them where it is none.
+
+    Without blocks all positions have the first turn.
+    """
+    place = torch.arange(masked.shape[-1], device=masked.device)
+    number = torch.zeros_like(place) if block is None else place // block
+    return number.expand_as(masked).masked_fill(~masked, masked.shape[-1])
 
 
 def _keep_only(joint: Tensor, here: Tensor, chosen: tuple[bool, ...]) -> Tensor:
