@@ -8,7 +8,7 @@ a hole itself, where a left-to-right head learns of them through the trunk alone
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, reduce
 
 import torch
 from torch import Tensor, nn
@@ -217,7 +217,7 @@ class AnyOrderConditionals(Conditionals):
     def embedded(self, tokens: Tensor) -> Tensor:
         """The sum of what the head's embeddings say of tokens (..., n): (..., width)."""
         each = zip(self.head.embeddings, tokens.unbind(-1), strict=True)
-        return torch.stack([embedding(token) for embedding, token in each]).sum(0)
+        return reduce(torch.add, (embedding(token) for embedding, token in each))
 
     @cached_property
     def rotation(self) -> Tensor:
