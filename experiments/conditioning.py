@@ -117,11 +117,14 @@ def measure(config: Config, sizes: Sizes | None = None) -> Content:
             if kind in WALKS:
                 rows += workshop.rows(kind, model, meter, entropy, left=True)
             fillings += filled.rows(kind, model)
+    parts = seconds_of_parts(rows)
     return {
         "data": data.description,
+        # Of all trainings and samples: this call took up what earlier ones finished.
+        "seconds": round(sum(parts.values()), 1),
         "sizes": asdict(sizes),
         "reference": reference,
-        "seconds_of_parts": seconds_of_parts(rows),
+        "seconds_of_parts": parts,
         "rows": rows,
         "fillings": fillings,
     }
