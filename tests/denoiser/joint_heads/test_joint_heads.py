@@ -369,11 +369,22 @@ def test_given_any_known_positions_a_law_is_left(make: Any, process: Process) ->
         (lambda: AutoregressiveHead(HIDDEN, V, causal="lstm"), "lstm"),  # type: ignore[arg-type]
         (lambda: AutoregressiveHead(HIDDEN, V, neighbours=(8,)), "include 1"),
         (lambda: AutoregressiveHead(HIDDEN, V, width=18, causal="attention"), "multiple"),
+        (lambda: AnyOrderHead(HIDDEN, V, neighbours=(0,)), "neighbours are distances"),
     ],
 )
 def test_bad_options_are_refused(build: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_neighbours_are_as_far_as_embeddings_are_small() -> None:
+    def default(size: int, columns: int | None = None) -> tuple[int, ...] | None:
+        return AnyOrderHead(HIDDEN, size, width=32, heads=4, columns=columns).neighbours
+
+    assert default(V) == (1, 2, 3, 4)
+    assert default(V, 8) == (1, 2, 8, 16)
+    assert default(4097) == (1,)
+    assert default(4097, 8) == (1, 8)
 
 
 def test_templates_refuse_another_length() -> None:
