@@ -832,13 +832,14 @@ def test_any_order_on_enumerated_problems() -> None:
     def kl(problem: str, student: str, steps: int) -> float:
         asked = (problem, student, steps)
         here = [r for r in rows if (r["problem"], r["student"], r["steps"]) == asked]
-        assert len(here) == {"any-order": 2, "autoregressive": 3}.get(student, 1)
+        seeds = {"any-order": 1 if problem == "random V=4 L=6" else 2, "autoregressive": 3}
+        assert len(here) == seeds.get(student, 1)
         return sum(r["kl"] for r in here) / len(here)
 
     assert all(kl("xor L=4", "any-order", k) < 0.004 for k in (1, 2, 4))
     assert all(kl("random V=3 L=4", "any-order", k) < 0.02 for k in (1, 2, 4))
     random = "random V=4 L=6"
-    assert kl(random, "any-order", 1) > 5 * kl(random, "autoregressive", 1)
-    teacher = kl(random, "exact product teacher", 4)
-    assert kl(random, "any-order", 4) > 2 * teacher
-    assert 0.8 * teacher < kl(random, "autoregressive", 4) < teacher
+    floor = kl(random, "exact product teacher", 1)
+    for steps in (1, 2, 4):
+        assert kl(random, "any-order", steps) < 0.05 * floor
+        assert kl(random, "any-order", steps) < kl(random, "autoregressive", steps)
