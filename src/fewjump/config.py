@@ -183,7 +183,8 @@ def checked_options(
             out[name] = convert(hints[name], value, name) if name in hints else value
         except ConfigError:
             asked = "true or false" if hints[name] is bool else type_in_words(hints[name])
-            if get_origin(hints[name]) in (list, tuple):
+            kinds = (hints[name], *get_args(hints[name]))
+            if any(get_origin(kind) in (list, tuple) for kind in kinds):
                 asked = f"a list, such as [1, 8] ({asked})"
             raise ValueError(f"{say}: {name} takes {asked}; got {value!r}") from None
     return out
