@@ -90,7 +90,7 @@ def tensor_train(batch: int = 1, length: int = 48, bond: int = 6) -> Form:
 
 def along_an_order(kind: str, batch: int = 2, length: int = 128, width: int = 16) -> Form:
     """May hold the product's weight beside its own factor; not the logits of the batch."""
-    head = {"kind": kind, "width": width, "heads": 2}
+    head = {"kind": kind, "width": width, "heads": 2, "neighbours": [1]}
     return Form(head, batch, length, 32 + width, batch * length)
 
 

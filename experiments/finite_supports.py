@@ -238,7 +238,7 @@ def head_options(kind: str, sizes: Sizes, columns: int | None) -> dict[str, Any]
     if kind == "shared-chain":
         return {"states": sizes.states}
     if columns is None:
-        return {"width": sizes.width}
+        return {"width": sizes.width, "neighbours": (1,)}
     near: dict[str, Any] = {"width": sizes.width, "neighbours": (1, columns)}
     return near | ({"columns": columns} if kind == "any-order" else {"causal": "attention"})
 

@@ -220,21 +220,21 @@ class SharedMixtureHead(JointHead):
         assert process.mask is not None
         base = self.base(features, x_t, process).logits
         weights = self.weights(features) + self.log_weights
+        emission, tables = DeferredEmission(base, self), self._tables
         if torch.is_grad_enabled():
-            tables = self.tokens(self.template)
-            weights = weights + visible_evidence(
-                self.prior, lambda positions: tables[positions], x_t, process.mask
-            )
-            return MixtureLaw(SharedFactorEmission(base, tables), weights)
-        weights = weights + visible_evidence(
-            self.prior, lambda positions: self.tokens(self.template[positions]), x_t, process.mask
-        )
-        return MixtureLaw(DeferredEmission(base, self), weights)
+            every = self._tables(slice(None))
+            emission, tables = SharedFactorEmission(base, every), every.__getitem__
+        weights = weights + visible_evidence(self.prior, tables, x_t, process.mask)
+        return MixtureLaw(emission, weights)
+
+    def _tables(self, positions: Tensor | slice) -> Tensor:
+        """T at n positions: (n, K, V)."""
+        return self.tokens(self.template[positions])
 
     def emission(self, base: Tensor, inner: Tensor | None) -> Emission:
         """All components at once, from product logits."""
         del inner
-        return SharedFactorEmission(base, self.tokens(self.template))
+        return SharedFactorEmission(base, self._tables(slice(None)))
 
     def vectors_of(self, inner: Tensor | None, index: Tensor) -> Tensor:
         """a of component ``index`` (B,) of each row: (B, L, rank)."""
