@@ -18,7 +18,7 @@ from fewjump.denoiser.base import Denoiser
 from fewjump.evaluate.image import ImageMeter
 from fewjump.evaluate.likelihood import one_evaluation_nll
 from fewjump.evaluate.meter import mean_over_seeds, quality
-from fewjump.report import Row
+from fewjump.results import Row
 
 STEPS = (1, 2, 4, 8, 16, 64)
 JOINT_STEPS = (1, 2, 4, 8, 16)

@@ -24,7 +24,7 @@ import tyro
 
 from fewjump.evaluate.bootstrap import Interval
 from fewjump.files import write_text
-from fewjump.report import machine_facts
+from fewjump.results import machine_facts
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

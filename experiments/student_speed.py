@@ -31,7 +31,7 @@ from fewjump.data import load_data
 from fewjump.demo.digits import Sizes as DigitSizes
 from fewjump.demo.parts import TEACHER, Clock
 from fewjump.denoiser.base import Denoiser
-from fewjump.report import Row
+from fewjump.results import Row
 from fewjump.sampler import run as draw
 
 Sampler = tuple[str, int]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fewjump.demo.parts import TEACHER
-from fewjump.report import Row
+from fewjump.results import Row
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from tyro import _fmtlib
 from fewjump import __version__, cli
 from fewjump.commands.arguments import arguments, as_mapping, parse, save_options
 from fewjump.registry import OBJECTIVES
-from fewjump.report import Row, write_results
+from fewjump.results import Row, write_results
 from fewjump.verify.checks import CHECKS
 
 
@@ -464,7 +464,7 @@ def test_evaluate_and_report(
     pictures: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from fewjump.data import Characters
-    from fewjump.report import read_results
+    from fewjump.results import read_results
 
     if pictures:
         pytest.importorskip("sklearn")

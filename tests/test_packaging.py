@@ -128,8 +128,9 @@ BELOW = {
     "denoiser": ("sampler", "objective", "train", "checkpoint", "data", "evaluate"),
     "sampler": ("objective", "train", "checkpoint", "data", "evaluate"),
     "objective": ("train", "checkpoint", "data", "evaluate"),
-    "checkpoint": ("objective", "train", "data", "evaluate", "publish", "verify"),
-    "train": ("evaluate", "publish", "verify"),
+    "checkpoint": ("objective", "train", "data", "evaluate", "publish", "verify", "report"),
+    "train": ("evaluate", "publish", "verify", "report"),
+    "evaluate": ("publish", "verify", "report"),
     "report": ("process", "law", "denoiser", "sampler", "objective", "train", "evaluate"),
 }
 

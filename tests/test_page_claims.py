@@ -12,7 +12,7 @@ from experiments.pages.checkpoints import FAMILIES
 from experiments.pages.markdown import where
 from experiments.pages.road import load
 from fewjump.evaluate.meter import mean_over_seeds
-from fewjump.report.content import as_row
+from fewjump.results import as_row
 
 Places = dict[str, set[tuple[str, str, int]]]
 

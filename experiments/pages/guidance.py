@@ -5,7 +5,7 @@ from __future__ import annotations
 from experiments.pages.markdown import Row, mean, pivot, where
 from experiments.pages.road import load
 from fewjump.evaluate.meter import mean_over_seeds
-from fewjump.report.content import as_row
+from fewjump.results import as_row
 
 
 def scales(metric: str, digits: str = "2") -> str:

@@ -23,7 +23,7 @@ from fewjump.denoiser import HEADS, Denoiser, LogitDenoiser, NetworkDenoiser, Sc
 from fewjump.process import Absorbing, Process, ResetToPrior, Uniform
 from fewjump.publish import Pipeline
 from fewjump.publish.models import open_model
-from fewjump.report import Row
+from fewjump.results import Row
 from fewjump.schedule import Cosine, Geometric, LogLinear
 
 V, L = 6, 8

@@ -23,8 +23,8 @@ from fewjump.evaluate.meter import as_result
 from fewjump.evaluate.text import TextMeter
 from fewjump.problem import MarkovChain
 from fewjump.random import generator_for, integers
-from fewjump.report import Row
 from fewjump.report.verdicts import suspects, verdicts
+from fewjump.results import Row
 
 STUDENTS = {
     "shared chain": {"student": "shared-chain", "head": ["states=4"]},

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fewjump.demo.parts import value_of
-from fewjump.report import read_results
+from fewjump.results import read_results
 
 
 def check_outputs(out: Path, report: Path, models: set[str]) -> None:

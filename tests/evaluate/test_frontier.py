@@ -7,7 +7,7 @@ import torch
 
 from fewjump.evaluate import FrontierPoint, Interval, as_result, quality_at_entropy
 from fewjump.evaluate.text import LADDER, enclosing, matched
-from fewjump.report import Row, read_results, write_results
+from fewjump.results import Row, read_results, write_results
 
 
 def interval(value: float, spread: float = 0.0) -> Interval:

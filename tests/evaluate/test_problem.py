@@ -19,8 +19,8 @@ from fewjump.problem import EnumeratedJoint, FiniteSupport, MarkovChain, Problem
 from fewjump.problem.sudoku import sudoku
 from fewjump.process import Absorbing, Process, Uniform
 from fewjump.random import generator_for
-from fewjump.report import Row
 from fewjump.report.verdicts import suspects, verdicts
+from fewjump.results import Row
 from fewjump.schedule import LogLinear
 
 V, L = 3, 3

@@ -12,7 +12,7 @@ from experiments.wall_clock import (
     points_of_results,
     speed_at_quality,
 )
-from fewjump.report import Row
+from fewjump.results import Row
 
 
 def made_up() -> list[Point]:

@@ -16,7 +16,7 @@ from fewjump import cli
 from fewjump.data import Characters
 from fewjump.denoiser import Denoiser, NetworkDenoiser, ScoreDenoiser
 from fewjump.publish import Pipeline
-from fewjump.report import Row, write_results
+from fewjump.results import Row, write_results
 from publish.toy import model
 
 ROWS = [

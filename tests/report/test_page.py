@@ -17,19 +17,17 @@ from fewjump.report import (
     KeyNumber,
     Note,
     Report,
-    Row,
     SampleGroup,
     Series,
     Table,
     TextSamples,
     from_results,
     quality_chart,
-    read_results,
     render,
     training_charts,
     write,
-    write_results,
 )
+from fewjump.results import Row, read_results, write_results
 
 ROWS = [
     Row("teacher", "ancestral", n, n, "bigram_tv", v, v * 0.9, v * 1.1, 0.1 * n)

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 from fewjump import cli
-from fewjump.report import Row, monitor_charts, monitor_table, write_results
+from fewjump.report import monitor_charts, monitor_table
+from fewjump.results import Row, write_results
 
 BIN = {"t": 0.5, "predicted": 1.0, "realised": 1.5, "error": 0.1}
 SEEN = {"loss": 1.0, "student_support": 2.0, "teacher_support": 3.0}

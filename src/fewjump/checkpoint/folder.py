@@ -37,6 +37,7 @@ from fewjump.files import (
 )
 from fewjump.process import Process, process_from_config
 from fewjump.reading import CheckpointError, reason
+from fewjump.results import read_results
 from fewjump.sampler.carried import current_grids, read_grids, read_samplers
 
 FORMAT_VERSION = 1
@@ -88,14 +89,12 @@ def save(
     Raises:
         ValueError: if the denoiser has no configuration, if the given data is not plain, if
             ``path`` is something other than a saved model, or as
-            :func:`fewjump.report.read_results` does.
+            :func:`fewjump.results.read_results` does.
         OSError: naming the file, where the disk is full or the folder cannot be written.
     """
     path = Path(path)
     denoiser = unwrapped(denoiser)
     if isinstance(metrics, str | Path):
-        from fewjump.report import read_results
-
         metrics = read_results(metrics)[0]
     if vocabulary is None:
         vocabulary = denoiser.vocabulary_config

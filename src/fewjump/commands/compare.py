@@ -349,8 +349,9 @@ def _entries(
 
 def _measure(options: Options, contents: Contents, opened: Opened, entries: list[Entry]) -> None:
     """Train and judge, and write what was found."""
-    from fewjump.report import from_results, machine_facts, write, write_results
+    from fewjump.report import from_results, write
     from fewjump.report.verdicts import COMPARISON, comparison_tables
+    from fewjump.results import machine_facts, write_results
 
     plan, data, meter = contents.plan, opened.data, opened.meter
     learned = None if contents.problem is None else contents.problem.training

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fewjump.denoiser import Denoiser
     from fewjump.evaluate.bootstrap import Interval
     from fewjump.evaluate.meter import DataMeter
-    from fewjump.report import Row
+    from fewjump.results import Row
     from fewjump.sampler import Sampler
 
 Making: TypeAlias = "Callable[[int], tuple[Denoiser, dict[str, Any]]]"
@@ -170,7 +170,7 @@ def over_seeds_of(tidy: list[dict[str, Any]]) -> list[Row]:
     A metric that one of the seeds lacks, such as an infinite divergence, has no mean.
     """
     from fewjump.evaluate.meter import mean_over_seeds
-    from fewjump.report.content import as_row
+    from fewjump.results import as_row
 
     groups: dict[tuple[Any, ...], list[Row]] = {}
     seeds: dict[tuple[Any, ...], set[int]] = {}

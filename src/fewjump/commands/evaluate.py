@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from fewjump.evaluate import Meter
     from fewjump.evaluate.meter import DataMeter
     from fewjump.publish.models import Model
-    from fewjump.report import Row
+    from fewjump.results import Row
     from fewjump.sampler import Sampler
 
 SHOWN_IMAGES, SHOWN_TEXTS = 24, 3
@@ -93,7 +93,7 @@ def run(options: Options) -> int:
     from fewjump.checkpoint.folder import WEIGHTS_FILE
     from fewjump.evaluate.meter import classes_in_turn
     from fewjump.publish.models import check_alike, open_data_like, open_models
-    from fewjump.report import machine_facts, write_results
+    from fewjump.results import machine_facts, write_results
     from fewjump.sampler.arguments import check_budgets
 
     if not options.paths:

@@ -12,7 +12,8 @@ import tyro
 from fewjump.files import check_writable
 
 if TYPE_CHECKING:
-    from fewjump.report import Chart, Row, SampleGroup, Table
+    from fewjump.report import Chart, SampleGroup, Table
+    from fewjump.results import Row
 
 
 @dataclass
@@ -39,8 +40,9 @@ class Options:
 def run(options: Options) -> int:
     from dataclasses import replace
 
-    from fewjump.report import from_results, read_results, write
+    from fewjump.report import from_results, write
     from fewjump.report.verdicts import COMPARISON, comparison_tables, cost_table
+    from fewjump.results import read_results
 
     if not options.runs:
         raise ValueError("name at least one run folder")

@@ -13,16 +13,14 @@ from fewjump.process import Absorbing, Process, Uniform
 from fewjump.random import generator_for
 from fewjump.report import (
     KeyNumber,
-    Row,
     SampleGroup,
     TextSamples,
     explanation,
     from_results,
-    machine_facts,
     short,
     write,
-    write_results,
 )
+from fewjump.results import Row, machine_facts, write_results
 from fewjump.sampler import sample
 from fewjump.schedule import LogLinear
 

@@ -23,17 +23,15 @@ from fewjump.process import Absorbing
 from fewjump.report import (
     ImageSamples,
     Role,
-    Row,
     SampleGroup,
     TextSamples,
     from_results,
-    machine_facts,
     monitor_charts,
     monitor_table,
     training_charts,
     write,
-    write_results,
 )
+from fewjump.results import Row, machine_facts, write_results
 from fewjump.sampler import sample
 from fewjump.schedule import LogLinear
 

@@ -25,7 +25,7 @@ from fewjump.evaluate.causal import CausalJudge
 from fewjump.evaluate.ngrams import copied_runs, ngram_keys, sorted_runs, tv_to_law
 from fewjump.problem import MarkovChain
 from fewjump.random import Generator, generator_for
-from fewjump.report import Row
+from fewjump.results import Row
 from fewjump.sampler.arguments import check_budgets
 from fewjump.sampler.base import Sampler
 from fewjump.sampler.run import run

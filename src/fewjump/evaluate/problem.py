@@ -21,7 +21,7 @@ from fewjump.evaluate.ngrams import (
 from fewjump.law.base import ENUMERATION_LIMIT
 from fewjump.problem import FiniteSupport, Problem
 from fewjump.random import generator_for
-from fewjump.report import Row
+from fewjump.results import Row
 from fewjump.sampler.base import Sampler
 from fewjump.sampler.carried import chosen_sampler
 from fewjump.sampler.exact import enumeration_cost, exact_output_law

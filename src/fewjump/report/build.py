@@ -24,14 +24,13 @@ from fewjump.report.content import (
     Reference,
     Report,
     Role,
-    Row,
     SampleGroup,
     Series,
     Table,
-    as_row,
     shipped,
     short,
 )
+from fewjump.results import Row, as_row
 
 CURVE_POINTS = 160
 
@@ -78,7 +77,7 @@ def from_results(
     """A complete report from measured rows; whatever is given replaces what would be written.
 
     Args:
-        rows: see :class:`fewjump.report.content.Row`. Rows without evaluations are reference lines.
+        rows: see :class:`fewjump.results.Row`. Rows without evaluations are reference lines.
         title, subtitle, summary, key_numbers: the opening; written from the rows when left out.
         samples, training: further sections.
         notes: by default, what the floor is and what the method can do.

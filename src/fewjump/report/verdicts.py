@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from fewjump.report.build import metric_called
-from fewjump.report.content import Row, Table
+from fewjump.report.content import Table
+from fewjump.results import Row
 
 COMPARISON = "Students of one teacher, compared"
 

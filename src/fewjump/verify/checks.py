@@ -30,9 +30,9 @@ from fewjump.report import (
     Role,
     Series,
     Table,
-    machine_facts,
     short,
 )
+from fewjump.results import machine_facts
 
 #: Name on the command line → class in the file of that name.
 CHECKS: dict[str, str] = {

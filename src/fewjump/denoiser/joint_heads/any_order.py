@@ -190,19 +190,24 @@ class AnyOrderConditionals(Conditionals):
         The position that it reads, and what it has in place of that token; −1 where it reads.
         """
         head, length, absent = self.head, self.length, self.vocab_size
-        step = torch.arange(length, device=self.order.device)
-        none = torch.where(step > 0, -1, absent + 1).expand_as(self.order)
-        places, others = [self.before], [none]
-        for offset in (side * d for d in head.neighbours for side in (-1, 1)):
-            beside = self.order + offset
-            outside = (beside < 0) | (beside >= length)
-            if head.columns is not None and abs(offset) < head.columns:
-                outside |= beside // head.columns != self.order // head.columns
-            beside = beside.clamp(0, length - 1)
-            other = torch.where(self.rank.gather(1, beside) < step, -1, absent)
-            places.append(beside)
-            others.append(other.masked_fill(outside, absent + 1))
-        return torch.stack(places, -1), torch.stack(others, -1)
+        order, device = self.order[..., None], self.order.device
+        step = torch.arange(length, device=device)[:, None]
+        offsets = torch.tensor(
+            [side * d for d in head.neighbours for side in (-1, 1)],
+            dtype=torch.int64,
+            device=device,
+        )
+        beside = order + offsets
+        outside = (beside < 0) | (beside >= length)
+        if head.columns is not None:
+            row = torch.div(beside, head.columns, rounding_mode="floor")
+            same = offsets.abs() >= head.columns
+            outside |= ~same & (row != torch.div(order, head.columns, rounding_mode="floor"))
+        beside = beside.clamp_(0, length - 1)
+        rank = self.rank.gather(1, beside.flatten(1)).view_as(beside)
+        other = torch.where(rank < step, -1, absent).masked_fill_(outside, absent + 1)
+        first = torch.where(step > 0, -1, absent + 1).expand_as(order)
+        return torch.cat([self.before[..., None], beside], -1), torch.cat([first, other], -1)
 
     def elements(self, steps: slice, x0: Tensor) -> Tensor:
         """What the attention reads at some steps: (B, n, width).
