@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ DESIGNS = {
 }
 #: Rows of the training set that are kept for validation.
 _VALID = 1_000
+Notation = Literal["smiles", "selfies"]
 _SCRIPT = ROOT / "experiments" / "molecule_judge.py"
 _NEEDS = (
     "rdkit, molsets==0.3.1 and fcd_torch==1.0.7 (experiments/molecules.py says how to make its "
@@ -109,6 +110,10 @@ class Judge:
         """Valid molecules side by side, as SVG."""
         return self._ask({"smiles": list(smiles), "drawing": True})
 
+    def translated(self, texts: Sequence[str], notation: Notation) -> list[str | None]:
+        """SELFIES of SMILES, or SMILES of SELFIES (``selfies``); None for what has none."""
+        return self._ask({"smiles": list(texts), "translation": notation})
+
     def _ask(self, request: dict[str, Any]) -> Any:
         return json.loads(ask_judge(self.python, [str(_SCRIPT)], json.dumps(request), _NEEDS))
 
@@ -122,10 +127,13 @@ def data_folder(python: Path) -> Path:
     return Path(ask_judge(python, ["-c", _FIND], "", _NEEDS).strip()) / "dataset" / "data"
 
 
-def molecules(file: Path, longest: int | None, runs: Path) -> Dataset:
+def molecules(
+    file: Path, longest: int | None, runs: Path, notation: Notation, judge: Judge
+) -> Dataset:
     """Molecules of ``file`` (train.csv.gz, a column SMILES) of at most ``longest`` tokens.
 
-    The test part is that of test.csv.gz beside it. Rows are written once.
+    The test part is that of test.csv.gz beside it. Rows are written once. As SELFIES they are the
+    same molecules, which then have other numbers of tokens; the judge translates them.
 
     Raises:
         FileNotFoundError: if one of the files is not there.
@@ -135,11 +143,14 @@ def molecules(file: Path, longest: int | None, runs: Path) -> Dataset:
     for each in files:
         if not each.is_file():
             raise FileNotFoundError(f"there is no {each}; --judge or --data says where it is")
-    stored = runs / f"tokens-{digest([(str(f), f.stat().st_size) for f in files], longest)}.npz"
+    parts: list[Any] = [[(str(f), f.stat().st_size) for f in files], longest]
+    stored = runs / f"tokens-{digest(*parts, *([notation] if notation != 'smiles' else []))}.npz"
     if not stored.is_file():
         texts = [_short(each, longest) for each in files]
         if len(texts[0]) <= 2 * _VALID:
             raise ValueError(f"{file} holds {len(texts[0])} molecules of {longest} tokens")
+        if notation != "smiles":
+            texts = [[t for t in judge.translated(each, notation) if t] for each in texts]
         vocabulary = Pieces.found_in(part for each in texts for part in each)
         length = max(len(re.findall(SMILES, text)) for each in texts for text in each)
         rows = [vocabulary.rows(each, length).numpy().astype(np.uint8) for each in texts]
@@ -151,13 +162,16 @@ def molecules(file: Path, longest: int | None, runs: Path) -> Dataset:
     symbols = found["symbols"].tolist()
     vocabulary = Pieces(symbols, symbols[-1])
     train = found["train"]
+    length = train.shape[1]
+    size = f"at most {length} tokens"
+    if notation != "smiles":
+        size = f"at most {longest or 57} tokens, as {notation.upper()} {length}"
     return Dataset(
         train[:-_VALID],
         train[-_VALID:],
         found["test"],
         vocabulary,
-        f"MOSES: {len(train):,} molecules of at most {train.shape[1]} tokens "
-        f"({vocabulary.size} kinds)",
+        f"MOSES: {len(train):,} molecules of {size} ({vocabulary.size} kinds)",
     )
 
 

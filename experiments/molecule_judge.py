@@ -3,10 +3,11 @@
     python experiments/molecule_judge.py < REQUEST.json > VERDICT.json
 
 A request holds ``smiles``, and the verdict is the canonical SMILES of each, null where it is no
-molecule. With ``drawing`` it is a picture of them, as SVG. With ``statistics``, a file, it is the
-benchmark's own metrics against its two test sets. With ``longest`` those are reduced to molecules
-of so many tokens, which the regular expression ``pattern`` cuts; their statistics take minutes, and
-are kept in the file.
+molecule. With ``drawing`` it is a picture of them, as SVG. With ``translation``, ``selfies`` or
+``smiles``, it is each of them in that notation, null where that cannot be. With ``statistics``, a
+file, it is the benchmark's own metrics against its two test sets. With ``longest`` those are
+reduced to molecules of so many tokens, which the regular expression ``pattern`` cuts; their
+statistics take minutes, and are kept in the file.
 
 It imports nothing of this project: the benchmark's package is a tool of the experiment and not a
 dependency. That package is of 2020 and imports names that are gone since; they are put back, and
@@ -29,6 +30,21 @@ def canonical(smiles: str) -> str | None:
     """How the benchmark writes a molecule; None for what is none."""
     molecule = Chem.MolFromSmiles(smiles) if smiles else None
     return None if molecule is None else Chem.MolToSmiles(molecule)
+
+
+def translated(texts: list[str], notation: str) -> list[str | None]:
+    """SELFIES of SMILES, or SMILES of SELFIES; None for what has none."""
+    import selfies  # type: ignore[import-not-found]
+
+    translate = {"selfies": selfies.encoder, "smiles": selfies.decoder}[notation]
+
+    def one(text: str) -> str | None:
+        try:
+            return translate(text) or None
+        except (selfies.EncoderError, selfies.DecoderError):
+            return None
+
+    return [one(text) for text in texts]
 
 
 def picture(smiles: list[str], columns: int = 4, side: int = 180) -> str:
@@ -93,6 +109,8 @@ if __name__ == "__main__":
     with contextlib.redirect_stdout(sys.stderr):
         if "statistics" in request:
             verdict = metrics(**request)
+        elif "translation" in request:
+            verdict = translated(request["smiles"], request["translation"])
         elif "drawing" in request:
             verdict = picture(request["smiles"])
         else:

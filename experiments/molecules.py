@@ -6,10 +6,14 @@ own, of CPython 3.11:
     python3 -m venv moses
     moses/bin/pip install torch==2.13.0 'numpy<2' 'pandas<2' scipy tqdm matplotlib rdkit
     moses/bin/pip install --no-deps molsets==0.3.1 fcd_torch==1.0.7
+    moses/bin/pip install selfies==2.2.0    # for --notation selfies
 
 Run as
 
     python -m experiments.molecules --judge moses/bin/python
+
+With ``--notation selfies`` (arXiv 1905.13741) every sequence is a molecule, and the distances of
+the benchmark alone are the judge. Parts of a molecule are no parts of its SELFIES: none are given.
 
 It goes on where it was stopped, and ``--teacher-steps`` may be raised later: the teacher is then
 trained further, and new students are distilled from it. Beside them stands a recurrent network of
@@ -31,7 +35,15 @@ from weakref import WeakSet
 import torch
 
 from experiments.harness import Content, Options, Rows, digest, kept, main, place, with_ends
-from experiments.molecule_data import DESIGNS, Judge, Sizes, data_folder, given_parts, molecules
+from experiments.molecule_data import (
+    DESIGNS,
+    Judge,
+    Notation,
+    Sizes,
+    data_folder,
+    given_parts,
+    molecules,
+)
 from fewjump.api import distill, train_teacher
 from fewjump.checkpoint import read_config
 from fewjump.commands.compare_plan import Network
@@ -64,8 +76,9 @@ class Config(Options):
     Attributes:
         judge: python of an environment with the benchmark.
         data: train.csv.gz of the benchmark, test.csv.gz beside it; by default the judge's.
-        longest: tokens of the molecules that are learned, and that samples are compared with; 57
-            takes all.
+        longest: tokens, in SMILES, of the molecules that are learned, and that samples are compared
+            with; 57 takes all.
+        notation: in which they are learned.
         teacher_steps: optimiser steps of the teacher.
         students: kinds that are made.
         samples: of every cell. FCD means something from 10,000 on.
@@ -83,6 +96,7 @@ class Config(Options):
     judge: Path
     data: Path | None = None
     longest: int = 30
+    notation: Notation = "smiles"
     teacher_steps: int = 10_000
     students: tuple[str, ...] = ("any-order", "shared-chain", "autoregressive", "product")
     samples: int = 10_000
@@ -148,7 +162,10 @@ class Laboratory:
             parts += [config.teacher_steps, sizes.heads_of[name], sizes.student_lr]
             steps = sizes.product_steps if name == "product" else sizes.student_steps
             parts += [steps, sizes.near, sizes.grid_steps]
-        return place(config.runs / "molecules", f"{name}-{config.longest}-{config.seed}", *parts)
+        label = f"{name}-{config.longest}-{config.seed}"
+        if config.notation != "smiles":
+            label, parts = f"{config.notation}-{label}", [*parts, config.notation]
+        return place(config.runs / "molecules", label, *parts)
 
     def teacher(self, steps: int) -> NetworkDenoiser:
         """Trained up to ``steps``, from where it was stopped. A constant rate lets it go on."""
@@ -252,6 +269,8 @@ class Laboratory:
         seconds = time.process_time() - begin
         model.autocast = precise
         smiles = self.data.vocabulary.decode(found.samples)
+        if self.config.notation != "smiles":
+            smiles = [text or "" for text in self.judge.translated(smiles, "smiles")]
         return {"smiles": smiles, "seconds": round(seconds, 3)}
 
     def validity(self, smiles: Sequence[str]) -> dict[str, Any]:
@@ -362,10 +381,10 @@ def measure(config: Config, sizes: Sizes | None = None) -> Content:
     sizes = Sizes() if sizes is None else sizes
     file = config.data or data_folder(config.judge) / "train.csv.gz"
     shared = config.runs / "molecules"
-    data = molecules(file, config.longest, shared)
+    judge = Judge(config.judge, config.longest if config.longest < 57 else None, shared)
+    data = molecules(file, config.longest, shared, config.notation, judge)
     print(data.description, flush=True)
-    longest = config.longest if config.longest < 57 else None
-    laboratory = Laboratory(config, sizes, data, Judge(config.judge, longest, shared), Clock())
+    laboratory = Laboratory(config, sizes, data, judge, Clock())
     teacher, curve = laboratory.curve()
     models = {TEACHER: teacher}
     # A student that is done is judged before the next one is trained.
@@ -373,7 +392,7 @@ def measure(config: Config, sizes: Sizes | None = None) -> Content:
     for kind in config.students:
         models[kind] = laboratory.student(kind, teacher)
         rows += laboratory.rows(kind, models[kind])
-    designed = laboratory.designs(models)
+    designed = laboratory.designs(models) if config.notation == "smiles" else []
     if config.network:
         models[ALONE] = laboratory.alone(teacher)
         rows.append(laboratory.row(ALONE, models[ALONE], 1))
@@ -391,4 +410,4 @@ def measure(config: Config, sizes: Sizes | None = None) -> Content:
 
 
 if __name__ == "__main__":
-    main("molecules_{longest}", Config, measure)
+    main("molecules_{notation}_{longest}", Config, measure)

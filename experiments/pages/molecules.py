@@ -1,4 +1,4 @@
-"""Tables and pictures of the molecules; ``longest`` says which result."""
+"""Tables and pictures of the molecules; ``which`` result is a notation and a number of tokens."""
 
 from __future__ import annotations
 
@@ -45,25 +45,25 @@ PUBLISHED = {
 }
 
 
-def curve(longest: str) -> str:
+def curve(which: str) -> str:
     """Validity of the teacher's samples, one by one, while it was trained."""
     lines = [
         (f"{row['teacher_steps']:,}", plus_minus(row, "valid", 2), f"{row['different']:.2f}")
-        for row in load(f"molecules_{longest}")["curve"]
+        for row in load(f"molecules_{which}")["curve"]
     ]
     return table(("teacher steps", "valid", "valid and different"), lines)
 
 
-def training(longest: str) -> str:
+def training(which: str) -> str:
     """What every model's training took."""
     lines = [
         (name, f"{m['parameters']:,}", f"{m['steps']:,}", f"{m['seconds'] / 60:.0f}")
-        for name, m in load(f"molecules_{longest}")["trained"].items()
+        for name, m in load(f"molecules_{which}")["trained"].items()
     ]
     return table(("model", "parameters", "optimiser steps", "minutes"), lines)
 
 
-def cells(longest: str) -> str:
+def cells(which: str) -> str:
     """Validity of every model at every number of evaluations."""
     lines = [
         (
@@ -73,15 +73,15 @@ def cells(longest: str) -> str:
             f"{row['different']:.3f}",
             f"{1000 * row['core_seconds'] / row['n']:.1f}",
         )
-        for row in _rows(longest)
+        for row in _rows(which)
     ]
     header = ("evaluations", "samples", "valid", "valid and different")
     return table((*header, "seconds of a core for 1,000"), lines)
 
 
-def benchmark(longest: str) -> str:
+def benchmark(which: str) -> str:
     """The benchmark's metrics, beside its own table."""
-    rows = [(_said(r), r["n"], r["moses"]) for r in _rows(longest) if "moses" in r]
+    rows = [(_said(r), r["n"], r["moses"]) for r in _rows(which) if "moses" in r]
     rows += [(name, 30_000, found) for name, found in PUBLISHED.items()]
     keys = list(PUBLISHED["CharRNN, published"])
     lines = [
@@ -91,7 +91,7 @@ def benchmark(longest: str) -> str:
     return table(("evaluations", "samples", *keys), lines)
 
 
-def designs(longest: str) -> str:
+def designs(which: str) -> str:
     """Given parts completed."""
     lines = [
         (
@@ -102,32 +102,32 @@ def designs(longest: str) -> str:
             f"{row['different']:.2f}",
             f"{row['a_second']:.1f}",
         )
-        for row in load(f"molecules_{longest}")["designs"]
+        for row in load(f"molecules_{which}")["designs"]
     ]
     header = ("parts", "evaluations", "completions", "valid", "valid and different")
     return table((*header, "of these in a second of a core"), lines)
 
 
-def cell(longest: str, student: str, steps: str, key: str) -> str:
+def cell(which: str, student: str, steps: str, key: str) -> str:
     """One number of the first table with half of its interval."""
-    rows = where(load(f"molecules_{longest}")["rows"], student=student, steps=int(steps))
+    rows = where(load(f"molecules_{which}")["rows"], student=student, steps=int(steps))
     return plus_minus(rows[0], key)
 
 
-def one_by_one(longest: str, key: str) -> str:
+def one_by_one(which: str, key: str) -> str:
     """One number of the teacher drawn symbol by symbol."""
-    return plus_minus(where(load(f"molecules_{longest}")["rows"], student=ONE_BY_ONE)[0], key)
+    return plus_minus(where(load(f"molecules_{which}")["rows"], student=ONE_BY_ONE)[0], key)
 
 
-def pictures(longest: str, design: str, student: str) -> str:
+def pictures(which: str, design: str, student: str) -> str:
     """Some of the molecules that a student made of given parts in one evaluation."""
     title = f"{design.capitalize()} by {student} in one evaluation"
-    return f"![{title}](experiments/{'-'.join([longest, design, student])}.svg)"
+    return f"![{title}](experiments/{'-'.join([which, design, student])}.svg)"
 
 
-def pictures_drawing(longest: str, design: str, student: str) -> str:
+def pictures_drawing(which: str, design: str, student: str) -> str:
     """The SVG behind :func:`pictures`."""
-    rows = load(f"molecules_{longest}")["designs"]
+    rows = load(f"molecules_{which}")["designs"]
     row = where(rows, design=design, student=student, steps=1)[0]
     start, end, rest = row["picture"].partition(">")
     if start.startswith("<?"):
@@ -137,8 +137,8 @@ def pictures_drawing(longest: str, design: str, student: str) -> str:
     return f"{start}{end}{said}{rest}"
 
 
-def _rows(longest: str) -> list[Row]:
-    rows = load(f"molecules_{longest}")["rows"]
+def _rows(which: str) -> list[Row]:
+    rows = load(f"molecules_{which}")["rows"]
     return sorted(rows, key=lambda r: (not r["student"].startswith(TEACHER), r["steps"]))
 
 

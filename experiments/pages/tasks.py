@@ -47,7 +47,7 @@ def _antibodies() -> Sequence[str]:
 
 def _molecules() -> Sequence[str]:
     """Share of strings that are molecules."""
-    found = load("molecules_30")
+    found = load("molecules_smiles_30")
     rows = [row for row in found["rows"] if row["student"] != ALONE]
     teachers = [row for row in rows if row["student"] == TEACHER]
     students = [row for row in rows if row["student"] not in (TEACHER, ONE_BY_ONE)]

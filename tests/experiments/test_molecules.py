@@ -7,6 +7,7 @@ import dataclasses
 import gzip
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,17 +16,21 @@ from experiments import molecule_data, molecules
 from experiments.molecule_data import Judge, given_parts
 from experiments.pages import molecules as pages
 from fewjump import load
-from fewjump.data import Vocabulary
+from fewjump.data import Dataset, Vocabulary
 from fewjump.denoiser import NetworkDenoiser, parameter_counts
 from fewjump.objective import CrossEntropyELBO
 
 TEXTS = ["CCO", "ClCC", "C1CC1", "CC(C)O", "c1ccccc1", "CCCCCCCCCCCC", "C=CC", "CC#N"]
 #: Stands for an interpreter with the benchmark: a molecule is what closes all that it opens.
 _JUDGE = """#!{python}
-import json, sys
+import json, re, sys
 asked = json.load(sys.stdin)
 valid = [s if s and s.count("(") == s.count(")") else None for s in asked["smiles"]]
-if "drawing" in asked:
+if asked.get("translation") == "selfies":
+    valid = ["".join("[" + atom + "]" for atom in re.findall("Cl|.", s)) for s in asked["smiles"]]
+elif "translation" in asked:
+    valid = [s.replace("[", "").replace("]", "") or None for s in asked["smiles"]]
+elif "drawing" in asked:
     valid = " ".join(asked["smiles"])
 elif "statistics" in asked:
     found = [s for s in valid if s]
@@ -69,24 +74,57 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "train.csv.gz"
 
 
+def short_ones(
+    data: Path, tmp_path: Path, judge: Path = Path(), notation: Any = "smiles"
+) -> Dataset:
+    """The molecules of ``data`` of at most 8 tokens."""
+    runs = tmp_path / "runs"
+    return molecule_data.molecules(data, 8, runs, notation, Judge(judge, 8, runs))
+
+
 def test_longer_molecules_are_left_out(data: Path, tmp_path: Path) -> None:
-    found = molecule_data.molecules(data, 8, tmp_path / "runs")
+    found = short_ones(data, tmp_path)
     short = [text for text in TEXTS if text != "CCCCCCCCCCCC"]
     assert found.length == 8
     assert found.vocabulary.decode(found.test) == short
     assert found.vocabulary.decode(found.train) == (short * 5)[:-2]
     # Read from the file that was written, and the same.
-    again = molecule_data.molecules(data, 8, tmp_path / "runs")
+    again = short_ones(data, tmp_path)
     assert again.vocabulary == found.vocabulary
     assert (again.train == found.train).all()
+    nobody = Judge(Path(), None, tmp_path)
     with pytest.raises(ValueError, match="holds 0 molecules of 2 tokens"):
-        molecule_data.molecules(data, 2, tmp_path / "runs")
+        molecule_data.molecules(data, 2, tmp_path / "runs", "smiles", nobody)
     with pytest.raises(FileNotFoundError, match="--judge or --data"):
-        molecule_data.molecules(tmp_path / "none.csv.gz", 8, tmp_path / "runs")
+        molecule_data.molecules(tmp_path / "none.csv.gz", 8, tmp_path / "runs", "smiles", nobody)
+
+
+def test_the_same_molecules_are_learned_as_selfies(data: Path, judge: Path, tmp_path: Path) -> None:
+    smiles = short_ones(data, tmp_path)
+    found = short_ones(data, tmp_path, judge, "selfies")
+    rows = found.vocabulary.decode(found.train)
+    assert rows[:3] == ["[C][C][O]", "[Cl][C][C]", "[C][1][C][C][1]"]
+    assert Judge(judge, 8, tmp_path).translated(rows, "smiles") == smiles.vocabulary.decode(
+        smiles.train
+    )
+    assert found.description.startswith("MOSES: 35 molecules of at most 8 tokens, as SELFIES 8 (")
+    config = molecules.Config(judge=judge, data=data, longest=8, notation="selfies",
+                              runs=tmp_path / "runs", teacher_steps=2, samples=6, steps=(1,),
+                              students=("any-order",), walked=(1,), judged=(1,), network=False,
+                              precision="float32", compile=False)  # fmt: skip
+    content = molecules.measure(config, TINY)
+    # What is judged are SMILES, and nothing that was made of the one notation serves the other.
+    judged = [text for row in content["rows"] for text in row["examples"]]
+    assert judged
+    assert not any("[" in text for text in judged)
+    assert content["designs"] == []
+    made = [folder.name for folder in (tmp_path / "runs" / "molecules").glob("*/")]
+    assert made
+    assert all(name.startswith("selfies-") for name in made)
 
 
 def test_parts_of_molecules_are_given(data: Path, tmp_path: Path) -> None:
-    found = molecule_data.molecules(data, 8, tmp_path / "runs")
+    found = short_ones(data, tmp_path)
     prompt, fixed = given_parts(found, "Cl_(__)O")
     assert fixed.tolist() == [True, False, True, False, False, True, True, True]
     assert found.vocabulary.decode(prompt) == ["ClC(CC)O"]
@@ -102,6 +140,17 @@ def test_a_judge_that_fails_is_named(tmp_path: Path) -> None:
     broken.chmod(0o755)
     with pytest.raises(RuntimeError, match=r"no rdkit.*molsets==0\.3\.1"):
         Judge(broken, None, tmp_path).canonical(["C"])
+
+
+def test_selfies_and_back() -> None:
+    pytest.importorskip("rdkit", reason="the judge's environment has it")
+    pytest.importorskip("selfies", reason="the judge's environment has it")
+    judge = Judge(Path(sys.executable), None, Path())
+    texts = ["CCO", "c1ccccc1", "not one"]
+    there = judge.translated(texts, "selfies")
+    assert (there[0], there[2]) == ("[C][C][O]", None)
+    back = judge.translated([text or "" for text in there], "smiles")
+    assert judge.canonical([text or "" for text in back]) == ["CCO", "c1ccccc1", None]
 
 
 def test_rdkit_says_what_a_molecule_is() -> None:
@@ -163,7 +212,7 @@ def test_the_network_without_a_teacher_sees_nothing(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its objective is −log p of whole molecules, whatever it is called."""
-    found = molecule_data.molecules(data, 8, tmp_path / "runs")
+    found = short_ones(data, tmp_path)
     config = molecules.Config(judge=tmp_path, longest=8, runs=tmp_path / "runs", teacher_steps=1,
                               precision="float32", compile=False)  # fmt: skip
     judge = Judge(tmp_path, 8, tmp_path)
@@ -210,23 +259,23 @@ def test_pages_read_what_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
         "rows": [judged, row],
         "designs": [design],
     }
-    monkeypatch.setattr(pages, "load", {"molecules_30": found}.__getitem__)
-    assert pages.cells("30").splitlines()[2:] == [
+    monkeypatch.setattr(pages, "load", {"molecules_smiles_30": found}.__getitem__)
+    assert pages.cells("smiles_30").splitlines()[2:] == [
         "| teacher, 30 | 10 | 0.500 ± 0.100 | 0.400 | 200.0 |",
         "| any-order, 1 | 10 | 0.500 ± 0.100 | 0.400 | 200.0 |",
     ]
-    first, *published = pages.benchmark("30").splitlines()[2:]
+    first, *published = pages.benchmark("smiles_30").splitlines()[2:]
     assert first.startswith("| any-order, 1 | 10 | 0.500 | – | – | 3.000 | – |")
     assert published[0].startswith(
         "| CharRNN, published | 30,000 | 0.975 | 1.000 | 0.999 | 0.073 |"
     )
-    assert "| 500 | 0.50 ± 0.10 | 0.40 |" in pages.curve("30")
-    assert "| teacher | 1,234 | 500 | 1 |" in pages.training("30")
-    assert "| linker | any-order, 1 | 10 | 0.50 ± 0.10 | 0.40 | 2.0 |" in pages.designs("30")
-    assert pages.cell("30", "any-order", "1", "valid") == "0.500 ± 0.100"
-    assert pages.pictures("30", "linker", "any-order").endswith(
-        "(experiments/30-linker-any-order.svg)"
+    assert "| 500 | 0.50 ± 0.10 | 0.40 |" in pages.curve("smiles_30")
+    assert "| teacher | 1,234 | 500 | 1 |" in pages.training("smiles_30")
+    assert "| linker | any-order, 1 | 10 | 0.50 ± 0.10 | 0.40 | 2.0 |" in pages.designs("smiles_30")
+    assert pages.cell("smiles_30", "any-order", "1", "valid") == "0.500 ± 0.100"
+    assert pages.pictures("smiles_30", "linker", "any-order").endswith(
+        "(experiments/smiles_30-linker-any-order.svg)"
     )
-    assert pages.pictures_drawing("30", "linker", "any-order") == (
+    assert pages.pictures_drawing("smiles_30", "linker", "any-order") == (
         "<svg><title>linker by any-order</title><desc>CC, CO</desc></svg>"
     )
