@@ -66,7 +66,16 @@ def alone(
                 continue
             prompt, fixed = frame(models[name], length)
             begin = time.process_time()
-            run(models[name], 1, k, generator=seed, length=length, prompt=prompt, fixed=fixed)
+            run(
+                models[name],
+                1,
+                k,
+                "ancestral",
+                generator=seed,
+                length=length,
+                prompt=prompt,
+                fixed=fixed,
+            )
             # The first one warms up.
             if seed:
                 spent[name, k].append(time.process_time() - begin)

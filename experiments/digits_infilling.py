@@ -81,7 +81,7 @@ def measure(config: Config) -> Content:
     rows: Rows = []
 
     def measured(model: Denoiser, steps: int, hole: Tensor) -> dict[str, Any]:
-        drawn = draw(model, len(x0), steps, generator=0, prompt=x0, fixed=~hole)
+        drawn = draw(model, len(x0), steps, "ancestral", generator=0, prompt=x0, fixed=~hole)
         found = {**meter.measure(drawn.samples), **meter.of_classes(drawn.samples, labels)}
         ends = [with_ends(name, interval) for name, interval in found.items()]
         return {"nfe": drawn.nfe, **{k: v for part in ends for k, v in part.items()}}

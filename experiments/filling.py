@@ -159,7 +159,7 @@ class Fillings:
         x0, shown = self.x0[:_ALONE], ~hole[:_ALONE]
         begin = time.perf_counter()
         for row in range(len(x0)):
-            sample(model, 1, steps, generator=row, prompt=x0[row], fixed=shown[row])
+            sample(model, 1, steps, "ancestral", generator=row, prompt=x0[row], fixed=shown[row])
         return (time.perf_counter() - begin) / len(x0)
 
     def _kept(

@@ -174,7 +174,13 @@ def boards_rows(
                 many = samples // len(x0)
                 prompt, fixed = (part.repeat_interleave(many, 0) for part in (x0, shown))
                 drawn = sample(
-                    model, len(prompt), number, generator=seed, prompt=prompt, fixed=fixed
+                    model,
+                    len(prompt),
+                    number,
+                    "ancestral",
+                    generator=seed,
+                    prompt=prompt,
+                    fixed=fixed,
                 )
                 right = is_board(drawn) & ((drawn == prompt) | ~fixed).all(-1)
                 # Draws of one puzzle are no independent items.

@@ -155,7 +155,7 @@ def judge(problem: EnumeratedJoint, denoiser: Denoiser, seed: int, samples: int 
             law = law / law.sum()
             row |= {"kl": kl(problem.probs, law), "tv": tv(problem.probs, law)}
         if tables is None:
-            drawn = draw(denoiser, samples, steps, generator=seed, batch_size=4096)
+            drawn = draw(denoiser, samples, steps, "ancestral", generator=seed, batch_size=4096)
             row |= sampled(problem, drawn.samples)
         rows.append(row)
     return rows

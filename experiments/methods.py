@@ -154,12 +154,15 @@ def methods(task: Task, sizes: Sizes) -> dict[str, dict[str, Any]]:
     """
     chain = {"student": "shared-chain", "head": [f"states={task.states}"], "lr": 0.003}
     mixture = {"student": "mixture", "head": [f"components={task.components}"], "lr": 0.003}
+    # As every other student; by default they are drawn from left to right.
+    by_chance = {"sampler": "ancestral"}
     attending = {
         "student": "any-order",
         "head": [f"width={task.width}", "neighbours=[1]"],
         "lr": 0.003,
+        **by_chance,
     }
-    left = {"student": "autoregressive", "head": [f"width={task.width}"], "lr": 0.003}
+    left = {"student": "autoregressive", "head": [f"width={task.width}"], "lr": 0.003, **by_chance}
     latent = {"student": "latent", "head": [f"size={task.width}", "categories=0"], "lr": 0.003}
     noise = {"student": "latent", "head": ["categories=0", "position_size=8"]}
     joint = {"jumps": 4, "near": 0.1}

@@ -126,7 +126,9 @@ def drawn_row(
     """One row: samples in so many steps, and the exact density in one."""
     count = sizes.tokens // chain.length
     batch = max(16, (1 << 15) // chain.length)
-    result = draw(model, count, steps, generator=seed, length=chain.length, batch_size=batch)
+    result = draw(
+        model, count, steps, "ancestral", generator=seed, length=chain.length, batch_size=batch
+    )
     row = {
         "length": chain.length,
         "steps": steps,

@@ -45,12 +45,12 @@ def in_turns(
     The first of the students' turns warms them up and is not counted.
     """
     for name, steps in samplers[1:]:
-        draw(models[name], count, steps, generator=0)
+        draw(models[name], count, steps, "ancestral", generator=0)
     seconds: dict[Sampler, list[float]] = {sampler: [] for sampler in samplers}
     for repeat in range(repeats):
         for name, steps in samplers:
             begin = time.perf_counter()
-            draw(models[name], count, steps, generator=repeat)
+            draw(models[name], count, steps, "ancestral", generator=repeat)
             seconds[name, steps].append(time.perf_counter() - begin)
     return seconds
 

@@ -28,7 +28,7 @@ from fewjump.objective import CrossEntropyELBO, JointConditionalMatching
 from fewjump.problem.sudoku import is_board, random_boards, random_clues
 from fewjump.process import Absorbing
 from fewjump.random import Generator, fold_seed, generator_for, uniform
-from fewjump.sampler import Confidence, Sampler
+from fewjump.sampler import Ancestral, Confidence, Sampler
 from fewjump.sampler import run as draw
 from fewjump.schedule import LogLinear
 from fewjump.train import read_metrics
@@ -231,7 +231,7 @@ def drawn(
     seed: int,
     test: Tensor,
     clues_of_rows: tuple[int, ...],
-    sampler: Sampler | None = None,
+    sampler: Sampler | str = "ancestral",
 ) -> Rows:
     """Whole boards and puzzles in so many steps: shares of valid ones, with 95% intervals.
 
@@ -364,14 +364,14 @@ def _rows(
         "parameters": sum(p.numel() for p in model.parameters()),
     }
     out = []
-    for order, sampler in {ANY: None, SUREST: Confidence()}.items():
+    for order, sampler in {ANY: Ancestral(), SUREST: Confidence()}.items():
         # In one step there is no order.
         for number in steps if order == ANY else steps[1:]:
 
-            def judge(number: int = number, sampler: Sampler | None = sampler) -> Rows:
+            def judge(number: int = number, sampler: Sampler = sampler) -> Rows:
                 return drawn(model, number, sizes, config.seed, test, (0, *sizes.clues), sampler)
 
-            chosen = "" if sampler is None else "surest-"
+            chosen = "" if order == ANY else "surest-"
             file = folder / f"rows-{chosen}{config.teacher_steps}-{number}.json"
             out += [{**about, "order": order, **row} for row in kept(file, judge)]
     return out

@@ -37,7 +37,7 @@ from fewjump.denoiser.network import parameter_counts
 from fewjump.evaluate.text import TextMeter
 from fewjump.objective import JointConditionalMatching, LatentMatching, Objective
 from fewjump.process import Absorbing
-from fewjump.sampler import FirstHitting
+from fewjump.sampler import Ancestral
 from fewjump.schedule import LogLinear
 
 #: Of the way rows are measured: another number leaves the rows of earlier versions aside.
@@ -160,11 +160,11 @@ class Workshop:
             left: reveal positions from left to right, in several steps; by chance otherwise.
         """
         sizes, out = self.sizes, []
-        sampler = FirstHitting(block=1) if left else "ancestral"
+        sampler = Ancestral(block=1 if left else None)
         said = f"{name}{LEFT}" if left else name
         for steps in [k for k in sizes.steps_of(name) if k > 1 or not left]:
             parts = [sizes.samples, sizes.replicates, target, MEASURED]
-            key = digest(*parts, *(["left"] if left else []))
+            key = digest(*parts, *([sampler.label] if left else []))
 
             def compute(steps: int = steps) -> dict[str, Any]:
                 begin = time.perf_counter()

@@ -210,6 +210,18 @@ def test_samples_do_not_depend_on_the_batch_split(make: Make) -> None:
 
 
 @every_law
+def test_some_positions_are_drawn_as_with_all(make: Make) -> None:
+    law = make()
+    for places in ([0], [1], [0, 2], []):
+        where = torch.zeros(B, L, dtype=torch.bool)
+        where[:, places] = True
+        where[0] = where[0].flip(0)
+        some = law.sample_at(where, SampleStreams(3, torch.arange(B)))
+        whole = law.sample(SampleStreams(3, torch.arange(B)))
+        assert torch.equal(some[where], whole[where])
+
+
+@every_law
 def test_expanded_law_draws_what_its_copies_draw(make: Make) -> None:
     copies = 50
     for b in range(B):

@@ -15,6 +15,7 @@ import torch
 from fewjump.denoiser.network import NetworkDenoiser
 from fewjump.process import Absorbing, ResetToPrior, Uniform
 from fewjump.sampler import (
+    Ancestral,
     Confidence,
     EntropyBounded,
     FirstHitting,
@@ -215,9 +216,42 @@ def test_first_hitting_is_its_enumeration(steps: int, block: int | None) -> None
     assert chi_square_p(drawn_ones, expected, V) > 1e-4
 
 
-def test_blocks_from_the_left_let_a_left_to_right_law_go_on() -> None:
-    """A law that knows each token given those before it alone: in any number of steps its own."""
-    head = {"kind": "autoregressive", "width": 8}
+@pytest.mark.parametrize("block", [1, 2])
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_ancestral_in_blocks_is_its_enumeration(steps: int, block: int) -> None:
+    """Every mask leaves by a coin of its own; as many positions as coins fell are drawn in turn."""
+
+    def one(x: State, t: float, s: float) -> Law:
+        hidden = [i for i in range(L) if x[i] == MASK]
+        leave = 1 - float(SCHEDULE.one_minus_alpha(s)) / float(SCHEDULE.one_minus_alpha(t))
+        turns, out = sorted(i // block for i in hidden), defaultdict(float)
+        orders = [o for o in itertools.permutations(hidden) if [i // block for i in o] == turns]
+        for coins in itertools.product((False, True), repeat=len(hidden)):
+            chance = math.prod(leave if coin else 1 - leave for coin in coins)
+            for order in orders:
+                for y, mass in drawn(x, set(order[: sum(coins)])).items():
+                    out[y] += chance * mass / len(orders)
+        return out
+
+    times = torch.linspace(1, 0, steps + 1, dtype=torch.float64).tolist()
+    walk = [lambda x, t=t, s=s: one(x, t, s) for t, s in itertools.pairwise(times[:-1])]
+    expected = walked(START, [*walk, final])
+    law = exact_output_law(MASKED, steps, Ancestral(block))
+    torch.testing.assert_close(law, expected, atol=1e-13, rtol=0)
+    drawn_ones = run(MASKED, 20_000, steps, Ancestral(block), generator=3).samples
+    assert chi_square_p(drawn_ones, expected, V) > 1e-4
+
+
+@pytest.mark.parametrize("sampler", [FirstHitting(1), Ancestral(1), None])
+@pytest.mark.parametrize("kind", ["autoregressive", "any-order"])
+def test_blocks_from_the_left_let_a_left_to_right_law_go_on(
+    kind: str, sampler: Sampler | None
+) -> None:
+    """A law that knows each token given those before it alone: in any number of steps its own.
+
+    Such laws are drawn so where no sampler is named.
+    """
+    head = {"kind": kind, "width": 8} | ({"heads": 2} if kind == "any-order" else {})
     trunk = {"hidden": 8, "blocks": 1, "heads": 2, "condition_dim": 4, "time_conditioned": False}
     process = Absorbing(V + 1, SCHEDULE)
     torch.manual_seed(1)
@@ -229,12 +263,29 @@ def test_blocks_from_the_left_let_a_left_to_right_law_go_on() -> None:
         torch.nn.init.zeros_(weight)
     model.eval()
     whole = exact_output_law(model, 1, FirstHitting())
-    for steps in (2, 3):
+    for steps in (1, 2, 3):
         torch.testing.assert_close(
-            exact_output_law(model, steps, FirstHitting(1)), whole, atol=1e-12, rtol=0
+            exact_output_law(model, steps, sampler), whole, atol=1e-12, rtol=0
         )
-    random = exact_output_law(model, 3, FirstHitting())
-    assert total_variation(random, whole) > 1e-3
+    for named in (FirstHitting(), "ancestral"):
+        assert total_variation(exact_output_law(model, 3, named), whole) > 1e-3
+    found = run(model, 20_000, 2, sampler, generator=0)
+    assert chi_square_p(found.samples, whole, V) > 1e-4
+    assert found.sampler == ("ancestral(block=1)" if sampler is None else sampler.label)
+
+
+def test_only_masked_walks_are_drawn_from_the_left_unasked() -> None:
+    trunk = {"hidden": 8, "blocks": 1, "heads": 2, "condition_dim": 4}
+    for process, kind in (
+        (Uniform(V, SCHEDULE), "autoregressive"),
+        (Absorbing(V + 1, SCHEDULE), "chain"),
+    ):
+        model = NetworkDenoiser.from_config(
+            {"process": process.config(), "trunk": trunk, "length": L, "head": {"kind": kind}}
+        ).eval()
+        assert run(model, 2, 2, generator=0).sampler == "ancestral"
+    with pytest.raises(ValueError, match="block is about masks"):
+        run(PROBLEM.denoiser(Uniform(V, SCHEDULE)), 2, 2, Ancestral(1))
 
 
 @pytest.mark.parametrize("kind", ["any-order", "autoregressive"])
@@ -499,7 +550,7 @@ def test_positions_are_ranked_before_temperature() -> None:
         ("psi", {"kappa": 2}, r"kappa must lie in \[0, 1\]"),
         ("psi", {"start": 0.2, "stop": 0.5}, "0 ≤ stop ≤ start ≤ 1"),
         ("psi", {"kapa": 1}, "there is no 'kapa'; did you mean 'kappa'"),
-        ("ancestral", {"eta": 0.1}, "it has none"),
+        ("euler", {"eta": 0.1}, "it has none"),
         ("remdm", {"eta": "much"}, "eta takes a number; got 'much'"),
     ],
 )

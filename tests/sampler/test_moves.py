@@ -10,7 +10,7 @@ from fewjump.denoiser.logits import LogitDenoiser
 from fewjump.law import ProductLaw
 from fewjump.process import Absorbing, ResetToPrior, Uniform
 from fewjump.random import SampleStreams
-from fewjump.sampler.first_hitting import RevealMove
+from fewjump.sampler.first_hitting import EventMove
 from fewjump.sampler.moves import JointReverseMove, JumpMove, LawMove
 from fewjump.sampler.rates import CombinedRates, DenseRates
 from fewjump.sampler.reverse import reverse_rates, reverse_step
@@ -169,8 +169,8 @@ def test_reveal(joint: bool, rounds: int) -> None:
     denoiser = random_joint(2, 3).denoiser(process, joint=joint)
     for state in ([2, 2, 2], [2, 1, 2], [0, 1, 1]):
         assert_draws_its_table(
-            lambda n, s=state: RevealMove(
-                denoiser, torch.tensor([s]).expand(n, -1), T.expand(n), rounds
+            lambda n, s=state: EventMove(
+                denoiser, torch.tensor([s]).expand(n, -1), T.expand(n), rounds, None
             ),
             3,
         )
@@ -182,7 +182,7 @@ def test_event_times_have_their_law() -> None:
     denoiser = random_joint(2, 3).denoiser(process)
     x = torch.full((20_000, 3), 2)
     for rounds, events in ((3, 1), (2, 2), (1, 3)):
-        move = RevealMove(denoiser, x, T.expand(len(x)), rounds)
+        move = EventMove(denoiser, x, T.expand(len(x)), rounds, None)
         move.sample(torch.Generator().manual_seed(0))
         assert move.time is not None
         share = process.schedule.one_minus_alpha(move.time) / process.schedule.one_minus_alpha(T)

@@ -196,10 +196,22 @@ class AutoregressiveLaw(Law):
     def log_prob(self, x0: Tensor) -> Tensor:
         return self.token_log_prob(x0).sum(-1)
 
-    @torch.no_grad()
     def sample(self, generator: Generator = None) -> Tensor:
         if self.decoding is not None:
             return self.decoding.draw(self, generator)
+        return self._walked(self.length, generator)
+
+    def sample_at(self, where: Tensor, generator: Generator = None) -> Tensor:
+        """The tokens of :meth:`sample` there, from as much of its walk as they need."""
+        if self.decoding is not None:
+            return self.decoding.draw(self, generator)
+        order = self.conditionals.order
+        steps = (where if order is None else where.gather(1, order)).any(0).nonzero()
+        return self._walked(int(steps[-1]) + 1 if len(steps) else 0, generator)
+
+    @torch.no_grad()
+    def _walked(self, steps: int, generator: Generator) -> Tensor:
+        """The first ``steps`` positions of each row's order, drawn one after another."""
         walk, order = self.conditionals.begin(), self.conditionals.order
         pinned, known = self.pinned()
         x0 = pinned.clone()
@@ -207,12 +219,12 @@ class AutoregressiveLaw(Law):
         start = 0
         if order is not None:
             u, known, pinned = (each.gather(1, order) for each in (u, known, pinned))
-            start = int(known.long().cumprod(1).sum(1).min())
-            if start < self.length:
+            start = min(steps, int(known.long().cumprod(1).sum(1).min()))
+            if start < steps:
                 walk.skip(start, x0)
         shares, pins = u.unbind(1), known.any(0).tolist()
         places = x0.unbind(1) if order is None else order.split(1, 1)
-        for step in range(start, self.length):
+        for step in range(start, steps):
             drawn = invert_logits(self._shape(walk.next_logits(step, x0)), shares[step])
             if pins[step]:
                 drawn = torch.where(known[:, step], pinned[:, step], drawn)

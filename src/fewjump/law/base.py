@@ -66,6 +66,15 @@ class Law(Batched, ABC):
     def sample(self, generator: Generator = None) -> Tensor:
         """One exact draw of x₀ for each batch row: (B, L) int64."""
 
+    def sample_at(self, where: Tensor, generator: Generator = None) -> Tensor:
+        """As :meth:`sample`, for who reads only the positions ``where`` (B, L): (B, L) int64.
+
+        A law that draws one position after another ends at the last of them; what it returns
+        elsewhere means nothing.
+        """
+        del where
+        return self.sample(generator)
+
     def draw(self, generator: Generator = None) -> Draw:
         """As :meth:`sample`, with the product law that the draw is of, for laws that have one."""
         with torch.no_grad():

@@ -15,8 +15,8 @@ from fewjump.law.base import ravel
 from fewjump.law.product import as_product
 from fewjump.random import Generator, uniform
 from fewjump.sampler.base import Move, Moves, Sampler, Step
-from fewjump.sampler.first_hitting import checked_block, turns
 from fewjump.sampler.moves import LawMove, UnmaskMove
+from fewjump.sampler.reveal import checked_block, turns
 
 Certainty = Literal["entropy", "peak", "margin"]
 Ranking = Literal["token", "entropy", "peak", "margin"]
@@ -181,7 +181,7 @@ class PickMove(Move):
         x, x0: (B, L) int64, the state and the proposal.
         vocab_size: V.
         turn: (B, L) int64, in which each hidden position is taken, see
-            :func:`~fewjump.sampler.first_hitting.turns`; L where it is not hidden.
+            :func:`~fewjump.sampler.reveal.turns`; L where it is not hidden.
         score: (B, L) float64.
         count: (B,) int64.
         scale: (B,) float64, of the noise.

@@ -174,8 +174,9 @@ def chosen_sampler(
     """The sampler and the grid that are meant.
 
     None, or ``scaled`` without multipliers, is the one that the model carries for this number of
-    steps, with its own times, where neither a grid nor an end without the final draw is asked for;
-    else ``ancestral``, or what would be scaled.
+    steps, with its own times, where neither a grid nor an end without the final draw is asked for.
+    Else None is ``ancestral``, from left to right (``block=1``) of a masked model whose laws are
+    autoregressive, and ``scaled`` is what would be scaled.
 
     Raises:
         TypeError: for something else than a denoiser.
@@ -191,7 +192,10 @@ def chosen_sampler(
         for one in denoiser.unconditioned.samplers or ():
             if one["steps"] == steps and (method is None or one["base"] == method.open_base):
                 return Scaled(tuple(one["multipliers"]), one["base"]), one["times"]
-    return get_sampler("ancestral") if method is None else method, grid
+    if method is None:
+        walks = denoiser.autoregressive and denoiser.process.absorbing
+        method = get_sampler("ancestral", **({"block": 1} if walks else {}))
+    return method, grid
 
 
 def _is_open(method: Sampler | None) -> bool:

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
-from fewjump.config import check_count
 from fewjump.denoiser.base import Denoiser
 from fewjump.law import Law
-from fewjump.law.posterior import outer
-from fewjump.random import Generator, permutation_keys, uniform
-from fewjump.sampler.base import Move, Moves, Sampler, Step
-from fewjump.sampler.moves import fill, law_table
-from fewjump.sampler.reverse import posterior
+from fewjump.random import Generator, uniform
+from fewjump.sampler.base import Moves, Sampler, Step
+from fewjump.sampler.moves import fill
+from fewjump.sampler.reveal import RevealMove, checked_block
 
 
 class FirstHitting(Sampler):
@@ -53,7 +48,7 @@ class FirstHitting(Sampler):
 
     def moves(self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor) -> Moves:
         """One round: all masked positions are unmasked at the first event after t."""
-        yield RevealMove(denoiser, x_t, t.expand(x_t.shape[0]), 1)
+        yield EventMove(denoiser, x_t, t.expand(x_t.shape[0]), 1, self.block)
 
     def steps(self, denoiser: Denoiser, x: Tensor, times: Tensor) -> list[Step]:
         rounds = min(times.shape[0] - 1, int((x == denoiser.process.mask).sum(-1).max()))
@@ -71,14 +66,14 @@ class _Clock:
     def step(self, denoiser: Denoiser, rounds_left: int) -> Step:
         def moves(x: Tensor) -> Moves:
             time = self.start.expand(x.shape[0]) if self.time is None else self.time
-            move = RevealMove(denoiser, x, time, rounds_left, self.block)
+            move = EventMove(denoiser, x, time, rounds_left, self.block)
             yield move
             self.time = move.time
 
         return moves
 
 
-class RevealMove(Move):
+class EventMove(RevealMove):
     """Unmask ⌈n / rounds left⌉ of the n masked positions of each row.
 
     The evaluation time is itself random, so the denoiser is called when the move is drawn.
@@ -95,25 +90,16 @@ class RevealMove(Move):
     """
 
     def __init__(
-        self,
-        denoiser: Denoiser,
-        x: Tensor,
-        time: Tensor,
-        rounds_left: int,
-        block: int | None = None,
+        self, denoiser: Denoiser, x: Tensor, time: Tensor, rounds_left: int, block: int | None
     ) -> None:
-        process = denoiser.process
-        self.denoiser, self.process, self.x = denoiser, process, x
-        self.masked = x == process.mask
-        self.turn = turns(self.masked, block)
-        self.number = self.masked.sum(-1)
+        super().__init__(denoiser.process, x, block)
+        self.denoiser = denoiser
         self.count = -(-self.number // rounds_left)
         self.start = time
         self.time: Tensor | None = None
 
     def sample(self, generator: Generator = None) -> Tensor:
-        keys = permutation_keys(self.x.shape, generator, self.x.device)
-        reveal = (self.turn + keys).argsort(-1).argsort(-1) < self.count[:, None]
+        reveal = self.chosen(self.count, generator)
         first = self._event_times(generator)
         return fill(self.x, self.denoiser(self.x, first), reveal, generator)
 
@@ -132,8 +118,8 @@ class RevealMove(Move):
         self.time = time_of(shrink.sum(-1))
         return time_of(shrink[:, 0])
 
-    def table(self) -> Tensor:
-        """As the class says; the law is taken at the start of the round.
+    def law_of_table(self) -> Law:
+        """The law at the start of the round.
 
         Raises:
             ValueError: if the law depends on the time, which is random here.
@@ -144,58 +130,7 @@ class RevealMove(Move):
                 "exists only for a denoiser that ignores time (time_conditioned=False); "
                 "use sampler='ancestral', or estimate the output law from samples"
             )
-        vocab, (batch, length) = self.process.vocab_size, self.x.shape
-        joint = self._joint(self.denoiser(self.x, self.start))
-        joint = joint.reshape(batch, *(vocab,) * length)
-        here = one_hot(self.x, vocab).double()
-        out = torch.zeros_like(joint)
-        for chosen in itertools.product((False, True), repeat=length):
-            weight = self._weight(chosen)
-            if bool((weight > 0).any()):
-                shaped = weight.reshape(-1, *(1,) * length)
-                out += shaped * _keep_only(joint, here, chosen)
-        return out.reshape(batch, -1)
+        return self.denoiser(self.x, self.start)
 
-    def _joint(self, law: Law) -> Tensor:
-        if law.independent:
-            return outer(posterior(law, self.process))
-        return law_table(law, self.process.vocab_size)
-
-    def _weight(self, chosen: tuple[bool, ...]) -> Tensor:
-        """Probability that exactly these positions are revealed: (B,) float64."""
-        subset = torch.tensor(chosen, device=self.x.device)
-        fits = (subset <= self.masked).all(-1) & (self.count == sum(chosen))
-        # All of the blocks before the last one that is reached, and some of that one.
-        last = self.turn.masked_fill(~subset, -1).amax(-1, keepdim=True)
-        fits &= (subset | (self.turn >= last)).all(-1)
-        there = (self.turn == last).sum(-1)
-        taken = (subset & (self.turn == last)).sum(-1)
-        ways = [math.comb(int(n), int(k)) for n, k in zip(there, taken, strict=True)]
-        return fits.double() / torch.tensor(ways, device=self.x.device)
-
-
-def checked_block(block: int | None) -> int | None:
-    """A length of blocks; ValueError below 1."""
-    if block is not None:
-        check_count(block, "block")
-    return block
-
-
-def turns(masked: Tensor, block: int | None) -> Tensor:
-    """The turn of each masked position of (B, L), by its block; after all of them where it is none.
-
-    Without blocks all positions have the first turn.
-    """
-    place = torch.arange(masked.shape[-1], device=masked.device)
-    number = torch.zeros_like(place) if block is None else place // block
-    return number.expand_as(masked).masked_fill(~masked, masked.shape[-1])
-
-
-def _keep_only(joint: Tensor, here: Tensor, chosen: tuple[bool, ...]) -> Tensor:
-    """Sum out the positions not chosen and put them back at their current token."""
-    for i, is_chosen in enumerate(chosen):
-        if not is_chosen:
-            shape = [joint.shape[0], *(1,) * len(chosen)]
-            shape[i + 1] = joint.shape[i + 1]
-            joint = joint.sum(i + 1, keepdim=True) * here[:, i].reshape(shape)
-    return joint
+    def chance(self, count: int) -> Tensor:
+        return (self.count == count).double()

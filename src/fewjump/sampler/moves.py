@@ -298,7 +298,7 @@ def through_positions(table: Tensor, given: Tensor) -> Tensor:
 def fill(x: Tensor, law: Law, where: Tensor, generator: Generator) -> Tensor:
     """``x`` (B, L) with its masked positions ``where`` (B, L) drawn, independently or jointly."""
     if not law.independent:
-        return torch.where(where, law.sample(generator), x)
+        return torch.where(where, law.sample_at(where, generator), x)
     return x.masked_scatter(where, as_product(law).sample_where(where, generator))
 
 

@@ -15,6 +15,7 @@ from fewjump.process import Process
 from fewjump.sampler.base import Move, Moves, Sampler
 from fewjump.sampler.moves import FlowMove, JointReverseMove, JumpMove, Rule
 from fewjump.sampler.rates import Rates
+from fewjump.sampler.reveal import AncestralRevealMove, checked_block
 from fewjump.sampler.reverse import reverse_rates, reverse_step
 
 
@@ -47,13 +48,37 @@ class Ancestral(JumpSampler):
     ancestral step of D3PM and MDLM (METHOD section 2.3). For a joint law x₀ is drawn jointly and
     x_s from the bridge: with an exact joint law every number of steps is exact. The order stated
     is that of a product law, whose only error is that positions move independently.
+
+    With ``block``, of an absorbing process, as many masks are drawn as without, but those of the
+    first block of so many positions that still has masks, and then those of the next; 1 goes from
+    left to right. An exact joint law that ignores time keeps the data law then too. It is what an
+    autoregressive law is drawn by where no sampler is named: it continues its own prefix, where by
+    chance it would have to meet what stands to the right.
+
+    Args:
+        block: length of the blocks, counted from the first position; None for no order.
     """
 
     name: ClassVar[str] = "ancestral"
     reference: ClassVar[str] = "arXiv 2512.12889, Eq. 8; SEDD arXiv 2310.16834, Sec. 4.2"
 
+    def __init__(self, block: int | None = None) -> None:
+        self.block = checked_block(block)
+
+    def check(self, denoiser: Denoiser) -> None:
+        super().check(denoiser)
+        if self.block is not None and not denoiser.process.absorbing:
+            raise ValueError(
+                f"block is about masks, which {denoiser.process} does not have; leave it out, or "
+                "use an Absorbing process"
+            )
+
     def moves(self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor) -> Moves:
-        yield reverse_move(denoiser(x_t, t), denoiser.process, x_t, t, s)
+        law, process = denoiser(x_t, t), denoiser.process
+        if self.block is None:
+            yield reverse_move(law, process, x_t, t, s)
+        else:
+            yield AncestralRevealMove(law, process, x_t, t, s, self.block)
 
     def jump(self, law: Law, process: Process, x_t: Tensor, t: Tensor, s: Tensor) -> Jump:
         return Jump(reverse_step(as_product(law), process, x_t, t, s), 1.0, "linear")
