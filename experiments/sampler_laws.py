@@ -22,6 +22,7 @@ from fewjump.verify.enumeration import random_joint
 
 SAMPLERS: tuple[tuple[str, dict[str, object]], ...] = (
     ("ancestral", {}),
+    ("ancestral", {"block": 1}),
     ("euler", {}),
     ("tau-leaping", {}),
     ("theta-trapezoidal", {}),

@@ -15,7 +15,7 @@ from fewjump.process import (
     Uniform,
     gidd,
 )
-from fewjump.sampler import SAMPLERS, Sampler, exact_output_law, run
+from fewjump.sampler import SAMPLERS, exact_output_law, run
 from fewjump.schedule import Cosine, LogLinear
 from laws.registry import PROCESSES, random_rate
 from laws.registry_samplers import SAMPLER_CASES
@@ -45,10 +45,6 @@ def test_every_sampler_is_tested_and_registered() -> None:
     assert {sampler.name for sampler in SAMPLERS.values()} == set(SAMPLERS)
 
 
-def of_masks_alone(sampler: Sampler) -> bool:
-    return sampler.masked_only or getattr(sampler, "block", None) is not None
-
-
 # What has no grid to stop at goes to the end.
 DRAWS = [
     pytest.param(*param.values, process_name, denoise, id=f"{param.id}-{process_name}-{denoise}")
@@ -56,7 +52,7 @@ DRAWS = [
     for process_name in PROCESSES.names()
     for denoise in (True, False)
     if (denoise or param.values[0]().uses_grid)
-    and (process_name.startswith("Absorbing") or not of_masks_alone(param.values[0]()))
+    and (process_name.startswith("Absorbing") or not param.values[0]().masked_only)
 ]
 
 

@@ -284,7 +284,7 @@ def test_only_masked_walks_are_drawn_from_the_left_unasked() -> None:
             {"process": process.config(), "trunk": trunk, "length": L, "head": {"kind": kind}}
         ).eval()
         assert run(model, 2, 2, generator=0).sampler == "ancestral"
-    with pytest.raises(ValueError, match="block is about masks"):
+    with pytest.raises(ValueError, match=r"ancestral\(block=1\) is about masks"):
         run(PROBLEM.denoiser(Uniform(V, SCHEDULE)), 2, 2, Ancestral(1))
 
 

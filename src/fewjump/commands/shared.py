@@ -114,7 +114,8 @@ class SamplerOptions(GridOptions):
     Attributes:
         sampler: how to step. Default: what the model has learned for as many steps (distill
             --method lsd), with its own times; else ancestral, which is exact up to drawing
-            positions independently.
+            positions independently, from left to right (block=1) of a masked student that draws
+            them one after another.
         sampler_options: options of the sampler as name=value, such as gamma=0.1 of entropy-bounded,
             kappa=0.9 of psi or theta=0.3 of theta-trapezoidal.
     """

@@ -27,7 +27,7 @@ class _ByMarginals(Sampler):
 
     order: ClassVar[float] = 0
     evaluations: ClassVar[int] = 1
-    masked_only: ClassVar[bool] = True
+    masked_only: bool = True
 
     #: What makes a position certain.
     by: Ranking

@@ -70,7 +70,7 @@ class Sampler(ABC):
     reference: ClassVar[str]
     uses_grid: ClassVar[bool] = True
     random_times: ClassVar[bool] = False
-    masked_only: ClassVar[bool] = False
+    masked_only: bool = False
     holds_latent: ClassVar[bool] = False
     open_base: str | None = None
 
@@ -111,7 +111,7 @@ class Sampler(ABC):
         """Raise ValueError, naming the remedy, if the sampler does not apply to this denoiser."""
         if self.masked_only and not denoiser.process.absorbing:
             raise ValueError(
-                f"{self.name} is about masks, which {denoiser.process} does not have; use "
+                f"{self.label} is about masks, which {denoiser.process} does not have; use "
                 "sampler='ancestral', or an Absorbing process"
             )
         if self.holds_latent and denoiser.joint and not denoiser.latent:

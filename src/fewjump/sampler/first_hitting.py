@@ -41,7 +41,7 @@ class FirstHitting(Sampler):
     reference: ClassVar[str] = "Zheng et al. 2024, arXiv 2409.02908"
     uses_grid: ClassVar[bool] = False
     random_times: ClassVar[bool] = True
-    masked_only: ClassVar[bool] = True
+    masked_only: bool = True
 
     def __init__(self, block: int | None = None) -> None:
         self.block = checked_block(block)

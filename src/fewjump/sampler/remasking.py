@@ -48,7 +48,7 @@ class ReMDM(Sampler):
     order: ClassVar[float] = 0.5
     evaluations: ClassVar[int] = 1
     reference: ClassVar[str] = "Wang et al. 2025, arXiv 2503.00307"
-    masked_only: ClassVar[bool] = True
+    masked_only: bool = True
 
     def __init__(self, eta: float = 0.05, variant: Remasking = "cap") -> None:
         if not 0 <= eta <= 1:

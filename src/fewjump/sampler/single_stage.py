@@ -64,14 +64,7 @@ class Ancestral(JumpSampler):
 
     def __init__(self, block: int | None = None) -> None:
         self.block = checked_block(block)
-
-    def check(self, denoiser: Denoiser) -> None:
-        super().check(denoiser)
-        if self.block is not None and not denoiser.process.absorbing:
-            raise ValueError(
-                f"block is about masks, which {denoiser.process} does not have; leave it out, or "
-                "use an Absorbing process"
-            )
+        self.masked_only = block is not None
 
     def moves(self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor) -> Moves:
         law, process = denoiser(x_t, t), denoiser.process
