@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import Any
 
 import pytest
@@ -86,7 +87,8 @@ def test_a_draft_does_not_change_the_law(process: str, head: str, draft: str) ->
     assert 0 < decoding.acceptance < 1
     assert decoding.sequences == DRAWS
     assert isinstance(law, AutoregressiveLaw)
-    known = 0 if law.known is None else int(law.known[0].sum())
+    known = int(law.pinned()[1][0].sum())
+    assert known == (process == "masked")
     assert decoding.tokens == (L - known) * DRAWS
     assert DRAWS < decoding.passes <= decoding.tokens
 
@@ -169,6 +171,47 @@ def test_fixed_points_are_the_walks_samples_through_the_sampler(process: str, he
         assert found.decoding.sequences == 80
         assert 80 <= found.decoding.passes <= 80 * 9
         assert "passes over all positions" in str(found.decoding)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_walk_passes_what_is_visible_and_ends_at_what_is_read(
+    head: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    denoiser = model(PROCESSES["masked"], HEADS[head], 0, length=8)
+    x = torch.full((3, 8), denoiser.process.mask or 0)
+    x[:, [0, 1, 2, 6]] = torch.tensor([[0, 1, 2, 1], [1, 1, 0, 2], [2, 0, 1, 0]])
+    x[1:, 3] = 1
+    law = denoiser.requires_grad_(False)(x, 0.5)
+    assert isinstance(law, AutoregressiveLaw)
+    visible, begin, steps = x != denoiser.process.mask, type(law.conditionals).begin, []
+
+    def counting(conditionals: Any) -> Any:
+        walk = begin(conditionals)
+        following = walk.next_logits
+        steps.clear()
+
+        def next_logits(step: int, x0: Tensor) -> Tensor:
+            steps.append(step)
+            return following(step, x0)
+
+        monkeypatch.setattr(walk, "next_logits", next_logits)
+        return walk
+
+    monkeypatch.setattr(type(law.conditionals), "begin", counting)
+    streams = partial(SampleStreams, 3, torch.arange(3))
+    found = law.sample(streams())
+    assert torch.equal(found[visible], x[visible])
+    # All of the shortest prefix, in the order of the law; a token that stands later is met.
+    assert steps == list(range(4 if head == "any-order" else 3, 8))
+    some = torch.zeros_like(visible)
+    some[:, 4] = True
+    part = law.sample_at(some, streams())
+    assert torch.equal(part[:, 4], found[:, 4])
+    assert steps == ([4, 5] if head == "any-order" else [3, 4])
+    # The same tokens come of a walk that passes nothing.
+    monkeypatch.setattr(AutoregressiveLaw, "pinned", lambda law: (x * 0, visible & False))
+    assert torch.equal(law.sample(streams()), found)
+    assert steps == list(range(8))
 
 
 def test_infilling_scattered_holes_by_fixed_point() -> None:

@@ -149,6 +149,7 @@ class AutoregressiveLaw(Law):
         marginal_samples: draws that :meth:`marginals` averages over.
         temperature, top_p: applied to every conditional.
         x0, known: (B, L) known tokens, pinned: the first ones of the order, or certain.
+        certain: (B, L) int64, the token where the conditionals leave no other, −1 elsewhere.
         decoding: how :meth:`sample` draws; None walks along the order.
         draft: the law that ``decoding`` drafts from, if it drafts: of the same rows.
     """
@@ -159,6 +160,7 @@ class AutoregressiveLaw(Law):
     top_p: float = field(default=1.0, metadata=SHARED)
     x0: Tensor | None = None
     known: Tensor | None = None
+    certain: Tensor | None = None
     decoding: Decoding | None = field(default=None, metadata=SHARED)
     draft: Law | None = None
     conditions_exactly = False
@@ -216,12 +218,11 @@ class AutoregressiveLaw(Law):
         pinned, known = self.pinned()
         x0 = pinned.clone()
         u = uniform((self.batch_size, self.length), generator, self.device)
-        start = 0
         if order is not None:
             u, known, pinned = (each.gather(1, order) for each in (u, known, pinned))
-            start = min(steps, int(known.long().cumprod(1).sum(1).min()))
-            if start < steps:
-                walk.skip(start, x0)
+        start = min(steps, int(known.long().cumprod(1).sum(1).min()))
+        if start < steps:
+            walk.skip(start, x0)
         shares, pins = u.unbind(1), known.any(0).tolist()
         places = x0.unbind(1) if order is None else order.split(1, 1)
         for step in range(start, steps):
@@ -330,11 +331,15 @@ class AutoregressiveLaw(Law):
         return replace(self, temperature=temperature, top_p=top_p)
 
     def pinned(self) -> tuple[Tensor, Tensor]:
-        """The known tokens and where they are known: (B, L) each."""
+        """The tokens that are known or certain, and where they are: (B, L) each."""
+        if self.certain is None:
+            x0 = torch.zeros(self.batch_size, self.length, dtype=torch.int64, device=self.device)
+            known = x0.bool()
+        else:
+            x0, known = self.certain.clamp(min=0), self.certain >= 0
         if self.x0 is not None and self.known is not None:
-            return self.x0, self.known
-        none = torch.zeros(self.batch_size, self.length, dtype=torch.int64, device=self.device)
-        return none, none.bool()
+            x0, known = torch.where(self.known, self.x0, x0), self.known | known
+        return x0, known
 
     def given(self, x0: Tensor, known: Tensor) -> AutoregressiveLaw:
         """Condition on known positions, as far as the conditionals can.
@@ -358,7 +363,7 @@ class AutoregressiveLaw(Law):
         if conditionals is not None:
             return replace(self, conditionals=conditionals, x0=x0, known=known)
         prefix = known.long().cumprod(-1).bool()
-        loose = known & ~prefix
+        loose = known & ~prefix & ~before
         if bool(loose.any()) and not bool(self._certain(x0)[loose].all()):
             raise ValueError(
                 "an autoregressive law of one order conditions exactly on a left prefix only. Use "

@@ -239,10 +239,10 @@ class Decoding(ABC, Generic[LawType]):
     def draw(self, law: LawType, generator: Generator = None) -> Tensor:
         """One draw of x₀ for each row of the law: (B, L) int64."""
 
-    def _count(self, law: LawType, passes: Tensor, known: Tensor | None) -> None:
+    def _count(self, law: LawType, passes: Tensor, known: Tensor) -> None:
         self.sequences += law.batch_size
         self.passes += int(passes.sum())
-        self.tokens += law.batch_size * law.length - (0 if known is None else int(known.sum()))
+        self.tokens += law.batch_size * law.length - int(known.sum())
 
     def __str__(self) -> str:
         each = max(1, self.sequences)

@@ -30,7 +30,7 @@ class FixedPoint(Decoding[AutoregressiveLaw]):
 
     def draw(self, law: AutoregressiveLaw, generator: Generator = None) -> Tensor:
         found = law.sample_fixed_point(generator)
-        self._count(law, found.passes, law.known)
+        self._count(law, found.passes, law.pinned()[1])
         return found.samples
 
 
@@ -79,7 +79,7 @@ class DraftAndVerify(Decoding[AutoregressiveLaw]):
             here = of_rows(source, rows)
             x0[rows], settled[rows] = self._round(part, x0[rows], settled[rows], here)
             passes[rows] += 1
-        self._count(law, passes, law.known)
+        self._count(law, passes, law.pinned()[1])
         return x0
 
     def _round(

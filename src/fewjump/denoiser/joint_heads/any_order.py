@@ -108,7 +108,7 @@ class AnyOrderHead(JointHead):
         )
         visible = certain_positions(x_t, process)
         conditionals = AnyOrderConditionals(self, base, last, following, mix, order_of(visible))
-        return AutoregressiveLaw(conditionals, x0=torch.where(visible, x_t, 0), known=visible)
+        return AutoregressiveLaw(conditionals, certain=torch.where(visible, x_t, -1))
 
     def factors(self, states: Tensor, mix: Tensor) -> Tensor:
         """What, times the token factor, is added to the product logits: (..., width)."""

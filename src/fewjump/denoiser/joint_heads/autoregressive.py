@@ -37,7 +37,7 @@ class CausalGRU(nn.Module):
         return [inputs.new_zeros(1, inputs.shape[0], inputs.shape[2])]
 
     def step(self, inputs: Tensor, position: int, cache: list[Tensor]) -> Tensor:
-        """One position, (B, 1, width) → (B, 1, width); the cache is brought forward in place."""
+        """The next n positions, (B, n, width) → (B, n, width); the cache is brought forward."""
         state, cache[0] = self.gru(inputs, cache[0])
         return state
 
@@ -189,12 +189,11 @@ class AutoregressiveHead(JointHead):
         inputs = at_least_float32(self.condition(features))
         mix = at_least_float32(self.mix(features))
         conditionals = HeadConditionals(self, base, inputs, mix)
-        if not self.lookahead:
-            return AutoregressiveLaw(conditionals)
         visible = certain_positions(x_t, process)
-        x0 = torch.where(visible, x_t, 0)
-        right = self.to_the_right(x0, visible)
-        return AutoregressiveLaw(replace(conditionals, right=right), x0=x0, known=visible)
+        if self.lookahead:
+            right = self.to_the_right(torch.where(visible, x_t, 0), visible)
+            conditionals = replace(conditionals, right=right)
+        return AutoregressiveLaw(conditionals, certain=torch.where(visible, x_t, -1))
 
     def to_the_right(self, x0: Tensor, known: Tensor) -> Tensor:
         """What the known tokens to the right of each position say: (B, L) → (B, L, width)."""
@@ -281,12 +280,18 @@ class _HeadWalk(Walk):
         self.base, self.inputs = RowsAhead(conditionals.base), conditionals.conditions()
         self.cache = layer.begin(self.inputs)
 
+    def skip(self, steps: int, x0: Tensor) -> None:
+        if steps:
+            self._states(slice(0, steps), x0)
+
     def next_logits(self, step: int, x0: Tensor) -> Tensor:
-        given, head = self.conditionals, self.conditionals.head
-        at = slice(step, step + 1)
-        inputs = head.embed(x0, at) + self.inputs[:, at]
-        state = head.layer.step(inputs, step, self.cache)[:, 0]
-        return given.row(self.base[step], step, state)
+        state = self._states(slice(step, step + 1), x0)[:, 0]
+        return self.conditionals.row(self.base[step], step, state)
+
+    def _states(self, steps: slice, x0: Tensor) -> Tensor:
+        head = self.conditionals.head
+        inputs = head.embed(x0, steps) + self.inputs[:, steps]
+        return head.layer.step(inputs, steps.start, self.cache)
 
 
 class _GRUWalk(Walk):
@@ -300,6 +305,12 @@ class _GRUWalk(Walk):
         self.gates = layer.gates(inputs[:1] if alike else inputs)
         self.tables = [layer.gates(e.weight) for e in head.embeddings]  # type: ignore[arg-type]
         self.state = inputs.new_zeros(inputs.shape[0], inputs.shape[2])
+
+    def skip(self, steps: int, x0: Tensor) -> None:
+        if steps:
+            given, first = self.conditionals, slice(0, steps)
+            inputs = given.head.embed(x0, first) + given.conditions()[:, first]
+            self.state = self.layer(inputs)[:, -1]
 
     def next_logits(self, step: int, x0: Tensor) -> Tensor:
         given, head = self.conditionals, self.conditionals.head
