@@ -17,13 +17,7 @@ from typing import Any
 from fewjump.config import optional
 from fewjump.files import write_text
 from fewjump.report.charts import as_pixels, contact_sheet, encode_png, line_chart
-from fewjump.report.content import (
-    Chart,
-    ImageSamples,
-    Report,
-    shipped,
-    short,
-)
+from fewjump.report.content import Chart, ImageSamples, Report, shipped, short
 from fewjump.results import Row
 
 

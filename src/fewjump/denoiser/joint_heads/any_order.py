@@ -192,17 +192,13 @@ class AnyOrderConditionals(Conditionals):
         head, length, absent = self.head, self.length, self.vocab_size
         order, device = self.order[..., None], self.order.device
         step = torch.arange(length, device=device)[:, None]
-        offsets = torch.tensor(
-            [side * d for d in head.neighbours for side in (-1, 1)],
-            dtype=torch.int64,
-            device=device,
-        )
+        sides = [side * distance for distance in head.neighbours for side in (-1, 1)]
+        offsets = torch.tensor(sides, dtype=torch.int64, device=device)
         beside = order + offsets
         outside = (beside < 0) | (beside >= length)
         if head.columns is not None:
-            row = torch.div(beside, head.columns, rounding_mode="floor")
-            same = offsets.abs() >= head.columns
-            outside |= ~same & (row != torch.div(order, head.columns, rounding_mode="floor"))
+            in_row = offsets.abs() < head.columns
+            outside |= in_row & (beside // head.columns != order // head.columns)
         beside = beside.clamp_(0, length - 1)
         rank = self.rank.gather(1, beside.flatten(1)).view_as(beside)
         other = torch.where(rank < step, -1, absent).masked_fill_(outside, absent + 1)
