@@ -21,6 +21,7 @@ from torch import Tensor
 
 from experiments.harness import Content, Options, Rows, kept, main, place, with_ends
 from experiments.masked_law import MaskedTables, masked_output_law
+from experiments.text_students import LEFT
 from experiments.training import distilled, network
 from fewjump import sample
 from fewjump.denoiser.base import Denoiser
@@ -30,6 +31,7 @@ from fewjump.problem import FiniteSupport, Problem
 from fewjump.problem.sudoku import is_board, random_clues, sudoku
 from fewjump.process import Absorbing
 from fewjump.random import fold_seed, generator_for, integers, uniform
+from fewjump.sampler import Ancestral
 from fewjump.schedule import LogLinear
 
 SUDOKU, EXACT = "4×4 Sudoku", "exact product teacher"
@@ -159,13 +161,18 @@ def boards_rows(
     seed: int,
     samples: int,
     count: int,
+    left: bool = False,
 ) -> Rows:
-    """One row for each number of clues and steps, with 95% intervals over puzzles or samples."""
+    """One row for each number of clues and steps, with 95% intervals over puzzles or samples.
+
+    ``left`` reveals cells from left to right, in several steps; otherwise by chance.
+    """
     rows = []
     for clues in CLUES:
         x0, shown = puzzles(problem, clues, count, seed)
         # Puzzles are solved in one evaluation and in the most.
-        for number in steps if not clues else (1, steps[-1]):
+        asked = steps if not clues else (1, steps[-1])
+        for number in [k for k in asked if k > 1 or not left]:
             row: dict[str, Any] = {"clues": clues, "steps": number}
             if number == 1:
                 for name, values in one_evaluation(model, problem, x0, shown).items():
@@ -177,7 +184,7 @@ def boards_rows(
                     model,
                     len(prompt),
                     number,
-                    "ancestral",
+                    Ancestral(block=1 if left else None),
                     generator=seed,
                     prompt=prompt,
                     fixed=fixed,
@@ -347,7 +354,12 @@ def _of_boards(sizes: Sizes, seed: int, config: Config) -> Rows:
     problem, trunk = sudoku(), board_trunk(2)
 
     def judge(model: Denoiser, steps: tuple[int, ...] = STEPS) -> Rows:
-        return boards_rows(model, problem, steps, seed, sizes.samples, sizes.puzzles)
+        asked = problem, steps, seed, sizes.samples, sizes.puzzles
+        found = boards_rows(model, *asked)
+        if model.autoregressive:
+            left = boards_rows(model, *asked, left=True)
+            found += [{**row, "student": f"{model.kind}{LEFT}"} for row in left]
+        return found
 
     rows: Rows = []
     if seed == config.seed:  # the teacher has no training that another seed could repeat

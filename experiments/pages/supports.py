@@ -41,7 +41,7 @@ def boards() -> str:
     for student in dict.fromkeys(r["student"] for r in rows):
         mine = where(rows, student=student)
         one = where(mine, steps=1)
-        cells = [_cell(one, key) for key in ("solved", "kl", "tv")]
+        cells = [_cell(one, key) if one else MISSING for key in ("solved", "kl", "tv")]
         for steps in (2, 4, 16):
             some = where(mine, steps=steps)
             cells.append(seeds_cell(some, "solved") if some else MISSING)
