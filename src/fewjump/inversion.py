@@ -26,9 +26,12 @@ def rows_per_chunk(width: int, device: torch.device) -> int:
 
 
 def row_chunks(rows: int, width: int, elements: int = 1 << 22) -> Iterator[slice]:
-    """Slices over ``rows`` such that each covers about ``elements`` entries of a (rows, width)."""
+    """Slices over ``rows`` such that each covers about ``elements`` entries of a (rows, width).
+
+    Of no rows it is one slice of none, so that results can be joined whatever their number.
+    """
     step = max(1, elements // max(1, width))
-    for start in range(0, rows, step):
+    for start in range(0, max(1, rows), step):
         yield slice(start, min(rows, start + step))
 
 

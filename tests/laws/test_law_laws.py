@@ -177,6 +177,17 @@ def test_select_takes_rows(make: Make) -> None:
 
 
 @every_law
+def test_no_rows_have_a_law_too(make: Make, generator: torch.Generator) -> None:
+    """What a mask picks may be nothing."""
+    law, x0 = make().select(torch.zeros(B, dtype=torch.bool)), torch.zeros(0, L, dtype=torch.int64)
+    assert law.batch_size == 0
+    assert law.sample(generator).shape == (0, L)
+    assert law.log_prob(x0).shape == law.cross_entropy(law, generator).shape == (0,)
+    assert law.marginals().shape == (0, L, V)
+    assert law.given(x0, x0.bool()).sample(generator).shape == (0, L)
+
+
+@every_law
 @pytest.mark.parametrize(("temperature", "top_p"), [(0.5, 1.0), (1.0, 0.7), (1.6, 0.9)])
 def test_tempered_law_is_a_law_and_is_what_it_samples(
     make: Make, temperature: float, top_p: float, generator: torch.Generator

@@ -250,7 +250,8 @@ class LocalMixing(nn.Module):
             return h + mix_near(h, self.weight[:, 0, 0], near)
         batch, length, hidden = h.shape
         # (B, L, D) seen as an image is already in channels-last order: nothing is copied.
-        image = h.view(batch, -1, self.columns or length, hidden).permute(0, 3, 1, 2)
+        columns = self.columns or length
+        image = h.view(batch, length // columns, columns, hidden).permute(0, 3, 1, 2)
         mixed = F.conv2d(image, self.weight, padding=self.padding, groups=hidden)
         return h + mixed.permute(0, 2, 3, 1).reshape(h.shape)
 

@@ -97,7 +97,7 @@ class RowsAhead:
         first = torch.arange(0, batch * length, length, device=source.device)
         self._index = (order + first[:, None]).T
         self._source, self._start = source, 0
-        self._most = max(1, source.rows_at_once() // batch)
+        self._most = max(1, source.rows_at_once() // max(1, batch))
         self._rows: Tensor | None = None
 
     def __getitem__(self, step: int) -> Tensor:
@@ -220,7 +220,8 @@ class AutoregressiveLaw(Law):
         u = uniform((self.batch_size, self.length), generator, self.device)
         if order is not None:
             u, known, pinned = (each.gather(1, order) for each in (u, known, pinned))
-        start = min(steps, int(known.long().cumprod(1).sum(1).min()))
+        leading = known.long().cumprod(1).sum(1)
+        start = min(steps, int(leading.min())) if len(leading) else steps
         if start < steps:
             walk.skip(start, x0)
         shares, pins = u.unbind(1), known.any(0).tolist()

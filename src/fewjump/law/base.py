@@ -210,9 +210,9 @@ class Law(Batched, ABC):
         rows = torch.arange(self.batch_size, device=self.device)
         columns = []
         for part in row_chunks(len(states), len(rows), _ENUMERATED_ROWS):
-            x = states[part].repeat(len(rows), 1)
-            law = self.select(rows.repeat_interleave(len(x) // len(rows)))
-            columns.append(law.log_prob(x).view(len(rows), -1))
+            each = states[part]
+            law = self.select(rows.repeat_interleave(len(each)))
+            columns.append(law.log_prob(each.repeat(len(rows), 1)).view(len(rows), len(each)))
         return torch.cat(columns, -1)
 
 

@@ -256,7 +256,7 @@ class SharedFactorEmission(FactoredEmission):
     def _ungrouped(self, value: Tensor) -> Tensor:
         if self.log_factor.dim() == 3:
             return value.transpose(0, 1)
-        return value.reshape(self.batch_size, self.length, -1)
+        return value.reshape(self.batch_size, self.length, value.shape[-1])
 
     def _tables(self) -> Tensor:
         return self.log_factor.reshape(-1, self.states, self.vocab_size)

@@ -133,5 +133,5 @@ def _tiles(base: Tensor, states: int) -> Iterator[tuple[slice, slice]]:
 
 def _tile(base: Tensor, features: Tensor, tokens: Tensor, rows: slice, columns: slice) -> Tensor:
     part = features[rows]
-    scores = (part.flatten(0, 1) @ tokens[columns].T).reshape(*part.shape[:2], -1)
+    scores = (part.flatten(0, 1) @ tokens[columns].T).unflatten(0, part.shape[:2])
     return at_least_float32(scores).add_(base[rows, None, columns])

@@ -176,5 +176,5 @@ def _leave_one_out(table: Tensor, factors: Tensor) -> list[Tensor]:
         others = factors.clone()
         others[:, i] = 1
         joint = table * outer(others)
-        parts.append(joint.reshape(batch, size**i, size, -1).sum((1, 3)))
+        parts.append(joint.reshape(batch, size**i, size, size ** (count - 1 - i)).sum((1, 3)))
     return parts

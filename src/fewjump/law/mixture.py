@@ -259,7 +259,8 @@ class JoinedLaw(Law):
         for law in self.laws:
             inside = (self.order >= offset) & (self.order < offset + law.batch_size)
             rows = inside.nonzero()[:, 0]
-            if rows.numel():
+            # Of no rows there is one law still.
+            if rows.numel() or not (parts or self.batch_size):
                 parts.append((rows, law.select(self.order[rows] - offset)))
             offset += law.batch_size
         return parts

@@ -82,7 +82,7 @@ class TensorTrain(Conditionals):
 
         The gradient of a split is put together once, that of slices is as large for each of them.
         """
-        size = max(1, CHUNK // rows)
+        size = max(1, CHUNK // max(1, rows))
         return lambda values, axis: values.split(size, axis)
 
     def _environments(self) -> Tensor:
