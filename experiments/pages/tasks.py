@@ -97,7 +97,7 @@ def _letters() -> Sequence[str]:
 
 def _best(rows: Sequence[Row], key: str, teacher: str, least: bool = False) -> str:
     """The student that is best in one evaluation."""
-    names = {row["student"] for row in rows} - {teacher}
+    names = {row["student"] for row in rows if row["steps"] == 1} - {teacher}
     chosen = min if least else max
     return chosen(sorted(names), key=lambda name: mean(where(rows, student=name, steps=1), key))
 
