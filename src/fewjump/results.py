@@ -11,8 +11,6 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import fewjump
 from fewjump.files import write_text
 
@@ -124,6 +122,9 @@ def write_results(
 
 def machine_facts() -> dict[str, Any]:
     """What a reader needs to judge a timing: processor, threads, versions."""
+    # Reports and checks are listed without it.
+    import torch
+
     return {
         "processor": platform.processor() or platform.machine(),
         "cpu_count": os.cpu_count(),

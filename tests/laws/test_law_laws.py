@@ -122,7 +122,7 @@ def backwards(law: Law) -> bool:
     """Whether a position that is not known is drawn after one to its right."""
     if not isinstance(law, AutoregressiveLaw) or law.conditionals.order is None:
         return False
-    known = law.known if law.known is not None else torch.zeros(B, L).bool()
+    known = law.pinned()[1]
     open_positions = [
         [i for i in row if not known[b, i]] for b, row in enumerate(law.conditionals.order.tolist())
     ]
