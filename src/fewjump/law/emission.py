@@ -19,7 +19,13 @@ from fewjump.inversion import invert_logits, row_chunks
 from fewjump.law.batched import SHARED, Batched
 from fewjump.law.cross_entropy import token_log_prob
 from fewjump.law.emission_normaliser import CHUNK, log_matmul_exp, low_rank_normaliser, tiles
-from fewjump.law.log_weights import at_least_float32, exponentiated, nucleus, refuse_twice
+from fewjump.law.log_weights import (
+    at_least_float32,
+    exponentiated,
+    nucleus,
+    outside_autocast,
+    refuse_twice,
+)
 from fewjump.law.logits import pin_logits
 from fewjump.random import Generator, categorical_from_logits, uniform
 
@@ -88,7 +94,7 @@ class DenseEmission(Emission):
         out = []
         for rows in row_chunks(len(flat), self.states * self.vocab_size):
             each = at_least_float32(flat[rows]).softmax(-1)
-            out.append((weights[rows].to(each.dtype) @ each)[:, 0])
+            out.append(_product(weights[rows].to(each.dtype), each)[:, 0])
         return torch.cat(out).reshape(self.batch_size, self.length, self.vocab_size)
 
     def tempered(self, temperature: float, top_p: float) -> DenseEmission:
@@ -294,6 +300,12 @@ class SharedFactorEmission(FactoredEmission):
         return self._ungrouped(torch.cat([torch.cat(parts, 1) for parts in out]))
 
 
+@outside_autocast
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    return left @ right
+
+
+@outside_autocast
 def _mixed(base: Tensor, tables: Tensor, weights: Tensor) -> Tensor:
     """Marginals of some positions: (g, n, V), (g, r, V), (g, n, r) → (g, n, V)."""
     share, _ = exponentiated(at_least_float32(base))
@@ -351,7 +363,7 @@ class LowRankEmission(FactoredEmission):
         features = self.features.flatten(0, 1)
         normaliser = low_rank_normaliser(self._flat_base(), features, self.tokens)
         chosen = at_least_float32(self.base.gather(-1, x0[..., None]))
-        chosen = chosen + (self.features @ self.tokens[x0][..., None])[..., 0]
+        chosen = chosen + _product(self.features, self.tokens[x0][..., None])[..., 0]
         return chosen - normaliser.reshape(chosen.shape)
 
     def _state_logits(self, rows: slice, state: Tensor) -> Tensor:

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from fewjump.inversion import row_chunks
-from fewjump.law.log_weights import at_least_float32, exponentiated
+from fewjump.law.log_weights import at_least_float32, exponentiated, outside_autocast
 
 # Entries of a temporary: small enough to stay in a CPU's cache hierarchy, large enough for matmuls.
 CHUNK = 1 << 20
 
 
+@outside_autocast
 def log_matmul_exp(base: Tensor, log_factor: Tensor) -> Tensor:
     """log Σ_x exp(base[g, n, x] + log_factor[g, z, x]): (G, N, V), (G, r, V) → (G, N, r).
 
@@ -82,6 +83,7 @@ def tiles(groups: int, rows: int, width: int) -> Iterator[tuple[slice, slice]]:
             yield some, part
 
 
+@outside_autocast
 def low_rank_normaliser(base: Tensor, features: Tensor, tokens: Tensor) -> Tensor:
     """log Σ_x exp(base[n, x] + features[n, z]·tokens[x]): → (N, r).
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fewjump.inversion import invert_cdf, row_chunks
-from fewjump.law.log_weights import exponentiated, safe_log, safe_logsumexp
+from fewjump.law.log_weights import exponentiated, outside_autocast, safe_log, safe_logsumexp
 from fewjump.law.transition import (
     Transition,
     advance,
@@ -32,6 +32,7 @@ from fewjump.law.transition import (
 )
 
 
+@outside_autocast
 def log_total(
     potential: Tensor, transition: Tensor | Transition, conditional: bool = False, every: int = 1
 ) -> Tensor:
@@ -53,6 +54,7 @@ def log_total(
     return value
 
 
+@outside_autocast
 def log_space_total(
     potential: Tensor, transition: Tensor | Transition, conditional: bool = False, every: int = 1
 ) -> Tensor:
@@ -172,6 +174,7 @@ def _weights(table: Tensor, conditional: bool) -> tuple[Tensor, Tensor]:
     return (table - height[..., None, None, None]).exp(), height
 
 
+@outside_autocast
 def forward_messages(potential: Tensor, transition: Tensor | Transition) -> Tensor:
     """log of the summed weight of what stands before position i, given zⁱ: (B, H, r).
 
@@ -190,6 +193,7 @@ def forward_messages(potential: Tensor, transition: Tensor | Transition) -> Tens
     return torch.stack(out, 1)
 
 
+@outside_autocast
 def backward_messages(potential: Tensor, transition: Tensor | Transition) -> Tensor:
     """log of the summed weight of everything after position i, given zⁱ: (B, H, r).
 
@@ -208,6 +212,7 @@ def backward_messages(potential: Tensor, transition: Tensor | Transition) -> Ten
     return torch.stack(out[::-1], 1)
 
 
+@outside_autocast
 def state_marginals(start: Tensor, transition: Tensor | Transition) -> Tensor:
     """Pr(zⁱ = ·): (B, H, r). Of conditionals (B, L−1, ...), from initial logits (B, r); or of
     potentials (B, H, r)."""
@@ -227,6 +232,7 @@ def state_marginals(start: Tensor, transition: Tensor | Transition) -> Tensor:
 # -- paths of shared tables -----------------------------------------------------------------
 
 
+@outside_autocast
 def draw_paths(potential: Tensor, transition: Tensor | Transition, u: Tensor) -> Tensor:
     """Draw a path for each row, from left to right: (B, H) int64.
 
@@ -326,6 +332,7 @@ def _log_space_path(potential: Tensor, transition: Transition, u: Tensor) -> Ten
 # sequences on an accelerator.
 
 
+@outside_autocast
 def scan_log_total(potential: Tensor, transition: Tensor) -> Tensor:
     """Same value and arguments as a conditional :func:`log_total`."""
     peak = potential.detach().amax(-1, keepdim=True)
@@ -345,6 +352,7 @@ def scan_log_total(potential: Tensor, transition: Tensor) -> Tensor:
     return value + safe_logsumexp(path)
 
 
+@outside_autocast
 def scan_state_marginals(initial: Tensor, transition: Tensor) -> Tensor:
     """Pr(zᵢ = ·) with no observation, by a prefix scan (Hillis & Steele): (B, L, r)."""
     matrix = transition.softmax(-1)

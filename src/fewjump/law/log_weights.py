@@ -2,8 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
+from typing import Concatenate, ParamSpec, TypeVar
+
 import torch
 from torch import Tensor
+
+Rest = ParamSpec("Rest")
+Result = TypeVar("Result")
+
+
+def outside_autocast(
+    function: Callable[Concatenate[Tensor, Rest], Result],
+) -> Callable[Concatenate[Tensor, Rest], Result]:
+    """The function with its products in its tensors' own precision, whatever surrounds the call.
+
+    Normalisers in bfloat16 are no normalisers: probabilities would not sum to one.
+    """
+
+    @wraps(function)
+    def precise(first: Tensor, /, *args: Rest.args, **options: Rest.kwargs) -> Result:
+        if not torch.is_autocast_enabled(first.device.type):
+            return function(first, *args, **options)
+        with torch.autocast(first.device.type, enabled=False):
+            return function(first, *args, **options)
+
+    return precise
 
 
 def nucleus(logits: Tensor, temperature: float, top_p: float) -> Tensor:

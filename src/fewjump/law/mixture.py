@@ -179,7 +179,8 @@ class MixtureOf(Law):
     def marginals(self) -> Tensor:
         each = self.components.marginals()
         each = each.reshape(self.batch_size, self.components_count, *each.shape[1:])
-        return torch.einsum("bk,bklv->blv", self.weight_logits.softmax(-1).to(each.dtype), each)
+        with torch.autocast(self.device.type, enabled=False):
+            return torch.einsum("bk,bklv->blv", self.weight_logits.softmax(-1).to(each.dtype), each)
 
     def conditional_logits(self, x0: Tensor) -> Tensor:
         shape = (self.batch_size, self.components_count, self.length, self.vocab_size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from fewjump.law.base import Law, enumerate_states, ravel
 from fewjump.law.product import ProductLaw
 from fewjump.process import Absorbing, Process, Uniform
 from fewjump.random import generator_for
+from fewjump.registry import HEADS
 from fewjump.schedule import LogLinear
 
 HIDDEN, V, L = 16, 4, 4
@@ -480,3 +482,29 @@ def test_a_mixture_without_gradients_computes_the_component_it_draws(
         assert "dense" not in vars(mine.emission)
         torch.testing.assert_close(mine.emission.dense.logits, theirs.emission.logits)
         assert not mine.emission.dense.logits.requires_grad
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_probabilities_sum_to_one_whatever_precision_the_network_has(kind: str) -> None:
+    """Autocast is for networks: a normaliser in bfloat16 is none."""
+    torch.manual_seed(0)
+    described = {
+        "process": Absorbing(4, LogLinear()).config(),
+        "trunk": {"hidden": 16, "blocks": 1, "heads": 2, "condition_dim": 8},
+        "head": {"kind": kind},
+        "length": 3,
+        "autocast": "bfloat16",
+    }
+    model = NetworkDenoiser.from_config(described).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.2 * torch.randn_like(weight))
+        law = model(torch.tensor([[3, 3, 3], [3, 1, 3]]), 0.5)
+        surrounded = torch.autocast("cpu", torch.bfloat16)
+        for around in (nullcontext(), surrounded):
+            with around:
+                total = law.enumerate().double().exp().sum(-1)
+                marginals = law.marginals().double()
+            torch.testing.assert_close(total, torch.ones(2).double(), atol=2e-5, rtol=0)
+            sums = marginals.sum(-1)
+            torch.testing.assert_close(sums, torch.ones_like(sums), atol=2e-5, rtol=0)
