@@ -8,7 +8,13 @@ import yaml
 
 import fewjump
 from fewjump.api import distill, train_teacher
-from fewjump.denoiser import LogitDenoiser, NetworkDenoiser, ScoreDenoiser, TransformerConfig
+from fewjump.denoiser import (
+    LogitDenoiser,
+    NetworkDenoiser,
+    ScoreDenoiser,
+    TransformerConfig,
+    from_logits,
+)
 from fewjump.objective import ConditionalMatching, MomentMatching
 from fewjump.objective.teacher_time import joint_near
 from fewjump.problem import EnumeratedJoint, MarkovChain, mixture_bias
@@ -237,3 +243,33 @@ def test_joint_students_take_head_options_and_name_their_mistakes(teacher, data)
     assert model.config()["head"]["states"] == 3
     with pytest.raises(ValueError, match=r"joint student.*forward, teacher-rollout, student"):
         distill(teacher, data, student="chain", objective="student-euler", **QUICK)
+
+
+def test_a_network_may_write_into_its_input() -> None:
+    """It has no token for the mask, and puts another there."""
+    table = torch.randn(5, 5, generator=torch.Generator().manual_seed(0))
+
+    def writing(x: torch.Tensor) -> torch.Tensor:
+        x[x == 4] = 0
+        return table[x]
+
+    drawn = [
+        fewjump.sample(from_logits(network, vocab_size=5, mask=4, length=6), 4, 3, generator=0)
+        for network in (writing, lambda x: writing(x.clone()))
+    ]
+    assert torch.equal(*drawn)
+    assert bool(drawn[0].any())
+
+
+@pytest.mark.parametrize(
+    ("output", "found"),
+    [
+        (lambda x: (torch.zeros(*x.shape, 5),), "tuple"),
+        (lambda x: torch.zeros(*x.shape, 5).numpy(), "ndarray"),
+        (lambda x: torch.zeros(*x.shape, 5).long(), "torch.int64 tensor"),
+    ],
+)
+def test_what_is_no_logits_is_named(output, found: str) -> None:
+    denoiser = from_logits(output, vocab_size=5, mask=4, length=6)
+    with pytest.raises(TypeError, match=f"must return logits.*it returned a? ?{found}"):
+        fewjump.sample(denoiser, 2, 2)

@@ -160,6 +160,24 @@ def test_the_loss_does_not_depend_on_the_batch_split() -> None:
     torch.testing.assert_close((value(0, 6) + value(6, 12)) / 2, value(0, 12))
 
 
+def test_a_reward_may_write_into_its_samples() -> None:
+    process = Absorbing(V + 1, LogLinear())
+    student, start = moved(process, "mixture")
+    batch = torch.zeros(12, L, dtype=torch.int64)
+
+    def writing(x0: Tensor) -> Tensor:
+        values = worth(x0)
+        x0.zero_()
+        return values
+
+    found = [
+        RewardRefinement("student", steps=2, reward=reward)(student, start, batch, generator_for(3))
+        for reward in (worth, writing)
+    ]
+    assert found[0][1] == found[1][1]
+    torch.testing.assert_close(found[0][0], found[1][0], atol=0.0, rtol=0.0)
+
+
 def network(kind: str = "any-order") -> NetworkDenoiser:
     config = {
         "process": Absorbing(V + 1, LogLinear()).config(),

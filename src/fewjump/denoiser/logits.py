@@ -65,8 +65,16 @@ class LogitDenoiser(Denoiser):
         options = {}
         if self.padding is not None:
             options["attention_mask"] = seen(x_t, self.padding).long()
-        out = self.network(*((x_t, t) if self.time_conditioned else (x_t,)), **options)
-        logits = out if isinstance(out, Tensor) else out.logits
+        # A network may write into its input, which is the sampler's state.
+        given = x_t.clone()
+        out = self.network(*((given, t) if self.time_conditioned else (given,)), **options)
+        logits = out if isinstance(out, Tensor) else getattr(out, "logits", None)
+        if not isinstance(logits, Tensor) or not logits.is_floating_point():
+            found = f"a {logits.dtype} tensor" if isinstance(logits, Tensor) else type(out).__name__
+            raise TypeError(
+                "the network must return logits, a tensor of floating-point numbers, or an output "
+                f"with .logits; it returned {found}"
+            )
         expected = (*x_t.shape, self.process.vocab_size)
         if logits.shape != expected:
             raise ValueError(f"the network returned {tuple(logits.shape)} logits, not {expected}")

@@ -87,7 +87,7 @@ class ScoreDenoiser(Denoiser):
         For rate-based samplers and score-entropy training, which need no posterior. Not counted
         as an evaluation: whoever calls it directly does that.
         """
-        return Ratios(DenseLogits(self.network(x_t, t)), x_t, self.log).dense()
+        return Ratios(DenseLogits(self.network(x_t.clone(), t)), x_t, self.log).dense()
 
     def raw_logits(self, x_t: Tensor, sigma: Tensor | float) -> Tensor:
         """The network's linear layer at noise level σ̄, before any scaling: (B, L, V).

@@ -107,7 +107,7 @@ class RewardRefinement(OwnSamples, RewardOptions, KnownOptions):
 
     def _worth(self, x0: Tensor) -> Tensor:
         """r of samples (N, L): (N,) float64."""
-        found = torch.as_tensor(self._function(x0), device=x0.device).double()
+        found = torch.as_tensor(self._function(x0.clone()), device=x0.device).double()
         if found.shape != x0.shape[:1]:
             raise ValueError(
                 f"the reward of {tuple(x0.shape)} samples must have shape ({len(x0)},), one number "
