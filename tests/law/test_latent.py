@@ -84,6 +84,13 @@ def test_conditioning_a_continuous_latent_is_refused() -> None:
         normal_law().given(torch.zeros(B, L, dtype=torch.int64), torch.ones(B, L).bool())
 
 
+def test_what_is_known_is_said_in_booleans() -> None:
+    """~1 is not 0: as numbers they would say that nothing is known."""
+    law = normal_law()
+    with pytest.raises(ValueError, match=r"known must be boolean, got torch\.int64"):
+        law.given(torch.zeros(1, law.length).long(), torch.ones(1, law.length).long())
+
+
 def test_sampling_a_discrete_latent_decodes_once() -> None:
     calls = []
 

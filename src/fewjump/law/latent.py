@@ -374,9 +374,13 @@ class LatentLaw(Law):
         What is certain already says nothing of z: known tokens of that kind leave the law as it is.
 
         Raises:
-            ValueError: for a continuous latent and other known tokens, whose conditional has no
-                closed form.
+            ValueError: for a ``known`` that is not boolean; for a continuous latent and other known
+                tokens, whose conditional has no closed form.
         """
-        if self.certain is not None and bool((~known | (self.certain == x0)).all()):
-            return self
+        if known.dtype != torch.bool:
+            raise ValueError(f"known must be boolean, got {known.dtype}")
+        if self.certain is not None:
+            already = (self.certain == x0) & (x0 >= 0)
+            if bool((already | ~known).all()):
+                return self
         return self.exact().given(x0, known)

@@ -214,7 +214,7 @@ class JointOptions(Part):
             under a mask, 0.02 otherwise.
         tolerance: with near adaptive: the largest bias that is allowed, in nats per position.
         draws: sequences drawn from the teacher for each that is noised; draws of its latent for a
-            latent student.
+            latent student, where that is not summed out.
         summed: of what is drawn from the teacher, sum every token out given those to its left: less
             noise, most where near is large. For chains and mixtures, in more time; an
             autoregressive student's loss is so always.
