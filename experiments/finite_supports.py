@@ -19,9 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from experiments.harness import Content, Options, Rows, kept, main, place, with_ends
+from experiments.harness import LEFT, Content, Options, Rows, kept, main, place, with_ends
 from experiments.masked_law import MaskedTables, masked_output_law
-from experiments.text_students import LEFT
 from experiments.training import distilled, network
 from fewjump import sample
 from fewjump.denoiser.base import Denoiser

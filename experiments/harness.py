@@ -28,6 +28,8 @@ from fewjump.results import machine_facts
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+#: Behind the name of a student whose positions are revealed from left to right.
+LEFT = ", from the left"
 
 Content = dict[str, Any]
 Rows = list[dict[str, Any]]

@@ -67,7 +67,7 @@ class Sizes:
     designs: int = 512
     heads_of: dict[str, dict[str, Any]] = field(
         default_factory=lambda: {
-            "any-order": {"width": 192, "blocks": 2},
+            "any-order": {"width": 192, "blocks": 2, "neighbours": (1,)},
             "shared-chain": {"states": 256},
             "autoregressive": {"width": 256, "lookahead": True},
             "product": {},

@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from experiments.harness import Content, Options, Rows, digest, kept, main, place
+from experiments.harness import LEFT, Content, Options, Rows, digest, kept, main, place
 from experiments.text_quality import measure_text, reference_row
 from experiments.text_sizes import (
     PARALLEL,
@@ -42,8 +42,6 @@ from fewjump.schedule import LogLinear
 
 #: Of the way rows are measured: another number leaves the rows of earlier versions aside.
 MEASURED = 2
-#: Behind the name of a student whose positions are revealed from left to right.
-LEFT = ", from the left"
 
 
 def joint_objective(kind: str, sizes: Sizes) -> Objective:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from experiments.conditioning import HIDDEN, KINDS, WALKS, Config, measure
 from experiments.filling import filling, filling_one_by_one, holes
-from experiments.text_students import LEFT
+from experiments.harness import LEFT
 from fewjump.demo.parts import TEACHER
 from fewjump.denoiser.logits import LogitDenoiser
 from fewjump.problem import EnumeratedJoint

@@ -206,7 +206,7 @@ class AutoregressiveLaw(Law):
     def sample_at(self, where: Tensor, generator: Generator = None) -> Tensor:
         """The tokens of :meth:`sample` there, from as much of its walk as they need."""
         if self.decoding is not None:
-            return self.decoding.draw(self, generator)
+            return self.sample(generator)
         order = self.conditionals.order
         steps = (where if order is None else where.gather(1, order)).any(0).nonzero()
         return self._walked(int(steps[-1]) + 1 if len(steps) else 0, generator)
