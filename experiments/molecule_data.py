@@ -67,12 +67,20 @@ class Sizes:
     designs: int = 512
     heads_of: dict[str, dict[str, Any]] = field(
         default_factory=lambda: {
-            "any-order": {"width": 192, "blocks": 2, "neighbours": (1,)},
+            "any-order": {"width": 192, "blocks": 2},
             "shared-chain": {"states": 256},
             "autoregressive": {"width": 256, "lookahead": True},
             "product": {},
         }
     )
+
+    @classmethod
+    def of(cls, notation: Notation) -> Sizes:
+        """The committed table's: that of SMILES is of a head that looks at one neighbour."""
+        sizes = cls()
+        if notation == "smiles":
+            sizes.heads_of["any-order"]["neighbours"] = (1,)
+        return sizes
 
 
 @dataclass(frozen=True)

@@ -378,7 +378,7 @@ class Laboratory:
 
 def measure(config: Config, sizes: Sizes | None = None) -> Content:
     """The teacher's curve, rows of every model and number of evaluations, designs."""
-    sizes = Sizes() if sizes is None else sizes
+    sizes = Sizes.of(config.notation) if sizes is None else sizes
     file = config.data or data_folder(config.judge) / "train.csv.gz"
     shared = config.runs / "molecules"
     judge = Judge(config.judge, config.longest if config.longest < 57 else None, shared)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -114,6 +116,23 @@ def test_calls_are_counted_and_time_may_be_a_number_or_a_batch() -> None:
     b = product_law(denoiser, x, torch.full((3,), 0.25)).logits
     assert torch.equal(a, b)
     assert denoiser.evaluations == 2
+
+
+@pytest.mark.parametrize("process", [Uniform(V, LogLinear()), Absorbing(V, LogLinear())])
+@pytest.mark.parametrize(
+    ("t", "message"),
+    [
+        (1.5, r"0 <= s <= t <= 1, got s=0\.0, t=1\.5"),
+        (-0.5, "0 <= s <= t <= 1"),
+        (float("nan"), "0 <= s <= t <= 1"),
+        (torch.tensor([0.5, 2.0]), "0 <= s <= t <= 1"),
+        (torch.full((3,), 0.5), r"one for each of the 2 rows, got \(3,\)"),
+        (torch.full((2, 1), 0.5), r"one for each of the 2 rows, got \(2, 1\)"),
+    ],
+)
+def test_times_that_are_none_are_refused(process: Process, t: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        network(process)(tokens(2, L), t)
 
 
 def test_the_trunk_is_given_the_noise_level() -> None:

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from fewjump.law.base import Law, whole_numbers
 from fewjump.process import Process
+from fewjump.process.kernel import checked_times
 from fewjump.registry import ENTRY_POINTS
-from fewjump.schedule import Time, as_time
+from fewjump.schedule import Time
 
 # What a denoiser that asks another one says of itself too.
 _INHERITED = (
@@ -156,15 +157,25 @@ class Denoiser(nn.Module, ABC):
         """p(x₀|x_t) for x_t (B, L) int64 and t a float or a (B,) tensor.
 
         Under a ``condition``, for a denoiser with classes; without one it is the law of no class.
+
+        Raises:
+            ValueError: for tokens that are no whole numbers, times outside [0, 1], and laws that
+                are not of x_t's rows and positions.
         """
         self.evaluations += 1
         if x_t.dtype != torch.int64:
             x_t = whole_numbers(x_t, "x_t")
-        times = as_time(t, x_t.device).double().expand(x_t.shape[0])
+        times = checked_times(0.0, t)[1].to(x_t.device)
+        rows = x_t.shape[0]
+        if times.shape not in ((), (1,), (rows,)):
+            raise ValueError(
+                f"t must be a number, or one for each of the {rows} rows, got {tuple(times.shape)}"
+            )
+        times = times.expand(rows)
         if condition is None:
             law = self.law(x_t, times)
         else:
-            law = self.conditional_law(x_t, times, condition.expand(x_t.shape[0]))
+            law = self.conditional_law(x_t, times, condition.expand(rows))
         if not isinstance(law, Law):
             raise ValueError(
                 f"the law of a {type(self).__name__} must be a Law, such as ProductLaw(logits); "

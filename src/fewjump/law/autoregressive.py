@@ -190,6 +190,7 @@ class AutoregressiveLaw(Law):
 
     def token_log_prob(self, x0: Tensor) -> Tensor:
         """Log-probability of each token of ``x0`` (B, L) given those before it: (B, L)."""
+        x0 = self.checked(x0)
         along = self.along(x0)
         if along.source.deferred:
             return along.token_log_prob(x0)
@@ -357,9 +358,10 @@ class AutoregressiveLaw(Law):
             ValueError: for known positions that are neither a prefix nor certain already, with
                 conditionals of one order.
         """
+        x0 = self.checked(x0, known)
         pinned, before = self.pinned()
         known = known | before
-        x0 = torch.where(before, pinned, torch.where(known, x0, 0))
+        x0 = torch.where(before, pinned, x0)
         conditionals = self.conditionals.given(x0, known)
         if conditionals is not None:
             return replace(self, conditionals=conditionals, x0=x0, known=known)
@@ -393,6 +395,7 @@ class AutoregressiveLaw(Law):
         their conditional probabilities; one is then drawn in proportion. Exact as ``particles``
         → ∞; the effective sample size says how far from it one is.
         """
+        x0 = self.checked(x0, known)
         repeat = torch.arange(self.batch_size, device=self.device).repeat(particles)
         # Known tokens are pinned for the draw only; weights come from the unpinned conditionals.
         mine, before = self.pinned()

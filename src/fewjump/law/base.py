@@ -82,7 +82,11 @@ class Law(Batched, ABC):
 
     @abstractmethod
     def log_prob(self, x0: Tensor) -> Tensor:
-        """Joint log-probability of (B, L) sequences, in nats: (B,)."""
+        """Joint log-probability of (B, L) sequences, in nats: (B,).
+
+        Raises:
+            ValueError: as :meth:`checked`.
+        """
 
     @abstractmethod
     def marginals(self) -> Tensor:
@@ -104,6 +108,7 @@ class Law(Batched, ABC):
 
         An autoregressive law's are given the tokens before, in its order.
         """
+        x0 = self.checked(x0)
         return safe_log(self.marginals().gather(-1, x0[..., None])[..., 0])
 
     def precise_marginals(self) -> Tensor:
@@ -134,7 +139,41 @@ class Law(Batched, ABC):
         Args:
             x0: (B, L) int64; read only where ``known`` holds.
             known: (B, L) boolean.
+
+        Raises:
+            ValueError: as :meth:`checked`.
         """
+
+    def checked(self, x0: Tensor, known: Tensor | None = None) -> Tensor:
+        """The sequences that this law is asked about, as int64: 0 wherever they are not ``known``.
+
+        Raises:
+            ValueError: unless ``x0`` is (B, L), of the law's own B and L, and holds tokens in
+                {0..V−1}, and ``known`` is (B, L) and boolean; where ``known`` is False, nothing is
+                asked of the token. Tokens of ``log_prob`` that live on an accelerator are not
+                read, since that would make it wait.
+        """
+        x0 = whole_numbers(x0, "x0")
+        shape = (self.batch_size, self.length)
+        if known is not None and known.dtype != torch.bool:
+            raise ValueError(f"known must be boolean, got {known.dtype}; use known.bool()")
+        for name, value in (("x0", x0), ("known", known)):
+            if value is not None and value.shape != shape:
+                raise ValueError(
+                    f"{name} must be (B, L) = {shape} for this law, got {tuple(value.shape)}; "
+                    "expand it, or select the law's rows"
+                )
+        if known is None and x0.device.type != "cpu":
+            return x0
+        if known is not None:
+            x0 = torch.where(known, x0, 0)
+        wrong = (x0 < 0) | (x0 >= self.vocab_size)
+        if bool(wrong.any()):
+            raise ValueError(
+                f"x0 holds {int(x0[wrong][0])}, outside the tokens of this law, "
+                f"{{0..{self.vocab_size - 1}}}"
+            )
+        return x0
 
     def conditional_logits(self, x0: Tensor) -> Tensor:
         """Log-weights of every position given those to its left, along x0 (B, L): (B, L, V).

@@ -147,7 +147,7 @@ class ChainLaw(Law):
         return nn.functional.pad(first, (0, 0, 0, values.shape[1] - 1)) + values
 
     def log_prob(self, x0: Tensor) -> Tensor:
-        seen = self.emission.log_likelihood(x0)
+        seen = self.emission.log_likelihood(self.checked(x0))
         dtype = torch.promote_types(seen.dtype, self.transition.dtype)
         seen, transition = seen.to(dtype), self.transition.to(dtype)
         every = self.transition.turns
@@ -257,7 +257,8 @@ class ChainLaw(Law):
 
         Tokens that no state allows leave their position's potentials as they are.
         """
-        evidence = self.emission.log_likelihood(torch.where(known, x0, 0))
+        x0 = self.checked(x0, known)
+        evidence = self.emission.log_likelihood(x0)
         evidence = evidence.masked_fill(~known[..., None], 0.0)
         impossible = (evidence == -torch.inf).all(-1, keepdim=True)
         potential, transition = self._potentials()

@@ -320,6 +320,7 @@ class LatentLaw(Law):
                 "a latent that is held over several draws gives none of them a likelihood of its "
                 "own; use sampler='ancestral', or estimate the law from samples"
             )
+        x0 = self.checked(x0)
         if self.prior.category() is not None:
             return self.exact().log_prob(x0)
         return self.bound(x0, self.prior, self.particles, self._fixed_streams())
@@ -374,11 +375,10 @@ class LatentLaw(Law):
         What is certain already says nothing of z: known tokens of that kind leave the law as it is.
 
         Raises:
-            ValueError: for a ``known`` that is not boolean; for a continuous latent and other known
-                tokens, whose conditional has no closed form.
+            ValueError: as :meth:`checked`; for a continuous latent and other known tokens, whose
+                conditional has no closed form.
         """
-        if known.dtype != torch.bool:
-            raise ValueError(f"known must be boolean, got {known.dtype}")
+        x0 = self.checked(x0, known)
         if self.certain is not None:
             already = (self.certain == x0) & (x0 >= 0)
             if bool((already | ~known).all()):

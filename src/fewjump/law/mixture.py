@@ -64,7 +64,7 @@ class MixtureLaw(Law):
 
     def component_log_prob(self, x0: Tensor) -> Tensor:
         """log Πᵢ p(x₀ⁱ|k) for each component: (B, L) → (B, K)."""
-        return self.emission.log_likelihood(x0).sum(1)
+        return self.emission.log_likelihood(self.checked(x0)).sum(1)
 
     def log_prob(self, x0: Tensor) -> Tensor:
         return safe_logsumexp(self.weight_logits.log_softmax(-1) + self.component_log_prob(x0))
@@ -103,7 +103,8 @@ class MixtureLaw(Law):
 
         Tokens that no component allows leave the weights as they are.
         """
-        evidence = self.emission.log_likelihood(x0.masked_fill(~known, 0))
+        x0 = self.checked(x0, known)
+        evidence = self.emission.log_likelihood(x0)
         evidence = evidence.masked_fill(~known[..., None], 0.0).sum(1)
         weights = reweighted(self.weight_logits, evidence)
         return MixtureLaw(self.emission.pinned(x0, known), weights)
@@ -166,7 +167,7 @@ class MixtureOf(Law):
 
     def component_log_prob(self, x0: Tensor) -> Tensor:
         """log p_k(x₀) of each component: (B, L) → (B, K)."""
-        each = self.components.log_prob(self._repeat(x0))
+        each = self.components.log_prob(self._repeat(self.checked(x0)))
         return each.reshape(self.batch_size, self.components_count)
 
     def log_prob(self, x0: Tensor) -> Tensor:
@@ -208,7 +209,7 @@ class MixtureOf(Law):
         The evidence p_k(known tokens) is the ratio p_k(y)/p_k(y|known) at any sequence y that the
         conditioned component allows, so no marginalisation is written twice.
         """
-        x0, known = self._repeat(x0), self._repeat(known)
+        x0, known = self._repeat(self.checked(x0, known)), self._repeat(known)
         conditioned = self.components.given(x0, known)
         with torch.no_grad():
             # A likely completion keeps the ratio well conditioned; any completion is exact.
@@ -271,6 +272,7 @@ class JoinedLaw(Law):
         return torch.cat([value for _, value in values])[rows.argsort()]
 
     def log_prob(self, x0: Tensor) -> Tensor:
+        x0 = self.checked(x0)
         return self._gather([(rows, law.log_prob(x0[rows])) for rows, law in self._parts()])
 
     def conditional_logits(self, x0: Tensor) -> Tensor:
@@ -294,6 +296,6 @@ class JoinedLaw(Law):
         return JoinedLaw(self.laws, self.order[rows])
 
     def given(self, x0: Tensor, known: Tensor) -> JoinedLaw:
-        parts = self._parts()
+        x0, parts = self.checked(x0, known), self._parts()
         laws = [law.given(x0[rows], known[rows]) for rows, law in parts]
         return JoinedLaw(laws, torch.cat([rows for rows, _ in parts]).argsort())

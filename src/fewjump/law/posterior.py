@@ -108,6 +108,7 @@ class PosteriorLaw(Law):
         return padded(normalised(self.cavity() * self.factors), self.vocab_size)
 
     def log_prob(self, x0: Tensor) -> Tensor:
+        x0 = self.checked(x0)
         inside = (x0 < self.tokens).all(-1)
         x = x0.clamp(max=self.tokens - 1)
         factors = self.factors.gather(-1, x[..., None])[..., 0].log().sum(-1)
@@ -133,6 +134,7 @@ class PosteriorLaw(Law):
         Where the law gives the known tokens probability 0 the answer is a product law: certainty
         at the known positions, this law's marginals elsewhere.
         """
+        x0 = self.checked(x0, known)
 
         def fallback() -> Tensor:
             return certain(self.marginals()[..., : self.tokens], x0, known)

@@ -121,6 +121,7 @@ class ProductLaw(Law):
 
     def token_log_prob(self, x0: Tensor) -> Tensor:
         """Per-position log-probability of (B, L) tokens: (B, L)."""
+        x0 = self.checked(x0)
         source, rows = self.source, self.source.uncertain()
         head = source.head_at(rows)
         if head is None and (source.recorded or not source.deferred):
@@ -237,7 +238,7 @@ class ProductLaw(Law):
         return ProductLaw(self.source.expand(batch_size), scores)
 
     def given(self, x0: Tensor, known: Tensor) -> ProductLaw:
-        return ProductLaw(self.source.given(x0, known))
+        return ProductLaw(self.source.given(self.checked(x0, known), known))
 
     def detach(self) -> ProductLaw:
         """The same law without gradients; draws by its scores need none."""

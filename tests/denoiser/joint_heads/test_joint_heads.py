@@ -484,23 +484,34 @@ def test_a_mixture_without_gradients_computes_the_component_it_draws(
         assert not mine.emission.dense.logits.requires_grad
 
 
-@pytest.mark.parametrize("kind", HEADS)
-def test_probabilities_sum_to_one_whatever_precision_the_network_has(kind: str) -> None:
-    """Autocast is for networks: a normaliser in bfloat16 is none."""
-    torch.manual_seed(0)
-    described = {
+def described(kind: str, **options: Any) -> dict[str, Any]:
+    """A network of three positions over three tokens and a mask."""
+    return {
         "process": Absorbing(4, LogLinear()).config(),
         "trunk": {"hidden": 16, "blocks": 1, "heads": 2, "condition_dim": 8},
         "head": {"kind": kind},
         "length": 3,
-        "autocast": "bfloat16",
+        **options,
     }
-    model = NetworkDenoiser.from_config(described).eval()
+
+
+@pytest.mark.parametrize("narrow", ["autocast", "bfloat16", "float16"])
+@pytest.mark.parametrize("kind", HEADS)
+def test_probabilities_sum_to_one_whatever_precision_the_network_has(
+    kind: str, narrow: str
+) -> None:
+    """Autocast is for networks: a normaliser in bfloat16 is none."""
+    torch.manual_seed(0)
+    autocast = {"autocast": "bfloat16"} if narrow == "autocast" else {}
+    model = NetworkDenoiser.from_config(described(kind, **autocast)).eval()
+    if narrow != "autocast":
+        model = model.to(getattr(torch, narrow))
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(0.2 * torch.randn_like(weight))
         law = model(torch.tensor([[3, 3, 3], [3, 1, 3]]), 0.5)
-        surrounded = torch.autocast("cpu", torch.bfloat16)
+        # A network in float16 is none to run in bfloat16.
+        surrounded = torch.autocast("cpu", torch.bfloat16, enabled=narrow != "float16")
         for around in (nullcontext(), surrounded):
             with around:
                 total = law.enumerate().double().exp().sum(-1)
@@ -508,3 +519,37 @@ def test_probabilities_sum_to_one_whatever_precision_the_network_has(kind: str) 
             torch.testing.assert_close(total, torch.ones(2).double(), atol=2e-5, rtol=0)
             sums = marginals.sum(-1)
             torch.testing.assert_close(sums, torch.ones_like(sums), atol=2e-5, rtol=0)
+        assert torch.equal(law.sample(generator_for(0))[1, 1], torch.tensor(1))
+
+
+NO_TOKEN = torch.tensor([[0, 9, 0], [0, 0, 0]])
+FIRST = torch.tensor([[True, False, False]] * 2)
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_sequences_that_a_law_cannot_be_asked_about_are_refused(kind: str) -> None:
+    law = NetworkDenoiser.from_config(described(kind)).eval()(torch.full((2, 3), 3), 1.0)
+    zero = torch.zeros(2, 3, dtype=torch.int64)
+    for x0, message in [
+        (zero[:1], r"x0 must be \(B, L\) = \(2, 3\) for this law, got \(1, 3\)"),
+        (zero[:, :2], r"got \(2, 2\)"),
+        (zero.float(), "x0 must hold token numbers"),
+        (zero.bool(), "x0 must hold token numbers"),
+        (NO_TOKEN, r"x0 holds 9, outside the tokens of this law, \{0\.\.3\}"),
+        (zero - 1, "x0 holds -1, outside"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            law.log_prob(x0)
+    for x0, known, message in [
+        (zero[:1], FIRST, r"x0 must be \(B, L\) = \(2, 3\)"),
+        (zero, FIRST[0], r"known must be \(B, L\) = \(2, 3\) for this law, got \(3,\)"),
+        (zero, FIRST.long(), r"known must be boolean, got torch\.int64"),
+        (zero.float(), FIRST, "x0 must hold token numbers"),
+        (NO_TOKEN.flip(1), ~FIRST, "x0 holds 9, outside"),
+        (zero - 1, FIRST, "x0 holds -1, outside"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            law.given(x0, known)
+    # What is not known is not read.
+    assert law.given(NO_TOKEN, FIRST).sample(generator_for(0))[:, 0].tolist() == [0, 0]
+    assert law.given(zero.int(), FIRST).log_prob(zero.int()).shape == (2,)

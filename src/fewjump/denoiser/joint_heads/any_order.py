@@ -22,7 +22,6 @@ from fewjump.denoiser.joint_heads.autoregressive import CausalAttention
 from fewjump.denoiser.joint_heads.states import TokenFactor
 from fewjump.law.autoregressive import AutoregressiveLaw, Conditionals, RowsAhead, Walk
 from fewjump.law.batched import SHARED
-from fewjump.law.log_weights import at_least_float32
 from fewjump.law.logits import Logits
 from fewjump.process import Process
 
@@ -104,7 +103,7 @@ class AnyOrderHead(JointHead):
     def forward(self, features: Tensor, x_t: Tensor, process: Process) -> AutoregressiveLaw:
         base = self.base(features, x_t, process).source
         last, following, mix = (
-            at_least_float32(layer(features)) for layer in (self.last, self.next, self.mix)
+            layer(features).to(layer.weight.dtype) for layer in (self.last, self.next, self.mix)
         )
         visible = certain_positions(x_t, process)
         conditionals = AnyOrderConditionals(self, base, last, following, mix, order_of(visible))

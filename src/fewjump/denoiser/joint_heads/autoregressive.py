@@ -16,7 +16,6 @@ from fewjump.denoiser.heads import JointHead
 from fewjump.denoiser.joint_heads.states import TokenFactor
 from fewjump.law.autoregressive import AutoregressiveLaw, Conditionals, RowsAhead, Walk
 from fewjump.law.batched import SHARED
-from fewjump.law.log_weights import at_least_float32
 from fewjump.law.logits import Logits
 from fewjump.process import Process
 
@@ -185,9 +184,10 @@ class AutoregressiveHead(JointHead):
 
     def forward(self, features: Tensor, x_t: Tensor, process: Process) -> AutoregressiveLaw:
         base = self.base(features, x_t, process).source
-        # The causal layer runs when the law is asked, outside any autocast the trunk ran in.
-        inputs = at_least_float32(self.condition(features))
-        mix = at_least_float32(self.mix(features))
+        # The causal layer runs when the law is asked, outside any autocast the trunk ran in: what
+        # it reads has the precision of its weights.
+        inputs = self.condition(features).to(self.condition.weight.dtype)
+        mix = self.mix(features).to(self.mix.weight.dtype)
         conditionals = HeadConditionals(self, base, inputs, mix)
         visible = certain_positions(x_t, process)
         if self.lookahead:

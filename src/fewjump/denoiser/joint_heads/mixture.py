@@ -20,7 +20,7 @@ from fewjump.denoiser.joint_heads.states import (
 )
 from fewjump.law.batched import SHARED
 from fewjump.law.emission import DenseEmission, Emission, LowRankEmission, SharedFactorEmission
-from fewjump.law.log_weights import at_least_float32, nucleus, refuse_twice
+from fewjump.law.log_weights import nucleus, refuse_twice
 from fewjump.law.mixture import MixtureLaw
 from fewjump.process import Process
 
@@ -94,7 +94,7 @@ class MixtureHead(JointHead):
         elif torch.is_grad_enabled():
             emission = DenseEmission(self.states.logits(features, self.tokens) + base[:, :, None])
         else:
-            inner = at_least_float32(self.states.body(features))
+            inner = self.states.body(features).to(self.tokens.weight.dtype)
             emission = DeferredEmission(base, self, inner)
         return MixtureLaw(emission, weights)
 
