@@ -137,6 +137,10 @@ def test_objectives_have_names(teacher, data, monkeypatch):
     assert torch.equal(weights(own), weights(distill(teacher, data, objective=Own(), **options)))
     with pytest.raises(ValueError, match="unknown objective 'other'"):
         distill(teacher, data, objective="other", **options)
+    with pytest.raises(ValueError, match="data must hold token numbers, and these are bool"):
+        distill(teacher, torch.zeros(8, 4, dtype=torch.bool), **options)
+    with pytest.raises(ValueError, match=r"prompt must hold token numbers.*torch\.bool"):
+        fewjump.sample(teacher, 2, 1, prompt=torch.tensor([True, False]))
 
 
 def test_an_exact_teacher_teaches_a_given_network(problem, data):
@@ -241,7 +245,7 @@ def test_joint_students_take_head_options_and_name_their_mistakes(teacher, data)
     model = distill(teacher, student="chain", head={"states": 3}, **{**QUICK, "steps": 1})
     assert isinstance(model, NetworkDenoiser)
     assert model.config()["head"]["states"] == 3
-    with pytest.raises(ValueError, match=r"joint student.*forward, teacher-rollout, student"):
+    with pytest.raises(ValueError, match="a joint one; use forward, teacher-rollout, student"):
         distill(teacher, data, student="chain", objective="student-euler", **QUICK)
 
 

@@ -79,9 +79,14 @@ def matching(kind: str, name: str, options: Sequence[Part] = (), **more: Any) ->
     if kind != "product" and name == "student-exact":
         name = "student"
     if name not in names:
-        told = "product" if kind == "product" else "joint"
+        told, other = ("product", "joint") if kind == "product" else ("joint", "product")
         # The command line has one name for both kinds.
         known = ["student-exact" if one == "student" else one for one in names]
+        if name in (*get_args(Intermediate), *get_args(JointIntermediate)):
+            raise ValueError(
+                f"{name!r} is for {other} students, and {kind} is a {told} one; use "
+                f"{', '.join(known)} (--matching)"
+            )
         raise ValueError(
             f"unknown objective {name!r} for a {told} student; known: {', '.join(known)}, "
             "or an Objective"

@@ -98,7 +98,8 @@ def refine(
     """
     if student.classes is not None:
         raise ValueError(
-            "refine is for students without classes; distil with guidance=(low, high) instead"
+            "refine is for students without classes; distil one for a range of guidance instead "
+            "(guidance=(low, high), --guidance LOW HIGH)"
         )
     given = (
         on_policy or OnPolicyOptions(),

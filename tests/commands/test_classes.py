@@ -155,6 +155,8 @@ def test_archives_are_read_with_their_labels_or_refused(tmp_path: Path) -> None:
         ({"tokens": tokens, "labels": np.arange(9)}, "must be 10 whole numbers"),
         ({"tokens": tokens, "labels": np.arange(10) / 2}, "must be 10 whole numbers"),
         ({"tokens": tokens, "labels": np.arange(10) - 1}, "holds label -1"),
+        ({"tokens": tokens, "guidance": np.full(10, np.nan)}, "holds guidance nan"),
+        ({"tokens": tokens, "guidance": np.linspace(-1, 1, 10)}, "holds guidance -1"),
         ({"tokens": tokens.reshape(-1)}, "holds a stream"),
         ({"tokens": tokens / 2}, "not integer tokens"),
     ):

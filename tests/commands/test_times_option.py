@@ -37,10 +37,10 @@ def test_times_of_a_product_student(name: str) -> None:
 def test_times_of_joint_students() -> None:
     chain = objective("--times", "importance", "--student", "chain")
     assert "importance=True" in chain.times.describe()
-    for student, times in (
-        ("chain", "gap-halving"),
-        ("chain", "importance-pairs"),
-        ("latent", "importance"),
+    for student, times, said in (
+        ("chain", "gap-halving", r"use it with student='product', or leave it out \(--times\)"),
+        ("chain", "importance-pairs", r"use gap_bins=1 \(--times importance\)"),
+        ("latent", "importance", "times is not for latent students"),
     ):
-        with pytest.raises(ValueError, match=r"near=|latent"):
+        with pytest.raises(ValueError, match=said):
             objective("--times", times, "--student", student)

@@ -146,6 +146,17 @@ def test_the_metrics_are_those_of_the_bound(estimator: Any) -> None:
     assert float(bound["kl_bits"]) == pytest.approx(float(bound["kl"]) / math.log(2))
 
 
+def test_a_latent_that_is_summed_out_is_not_drawn() -> None:
+    teacher = freeze(PROBLEM.denoiser(MASKED))
+    one, several = student(categories=4), student(position_categories=4)
+    for estimator in ("auto", "sum"):
+        objective = LatentMatching(draws=2, estimator=estimator)
+        with pytest.raises(ValueError, match=r"summed out over its 4 values.*leave draws at 1"):
+            objective.check(one, teacher)
+    LatentMatching(draws=2, estimator="sample").check(one, teacher)
+    LatentMatching(draws=2).check(several, teacher)
+
+
 # -- free bits, warm-up ---------------------------------------------------------------------------
 
 

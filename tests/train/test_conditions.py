@@ -202,5 +202,5 @@ def test_clear_errors() -> None:
         fewjump.distill(teacher, guidance=(3, 2), steps=1, **QUIET)
     with pytest.raises(ValueError, match="which sequence is of which"):
         train(network(), CrossEntropyELBO(), x0, TrainConfig(steps=1, **QUIET))
-    with pytest.raises(ValueError, match="refine is for students without classes"):
+    with pytest.raises(ValueError, match="refine is for students without classes; distil one"):
         fewjump.refine(network(), teacher, x0)

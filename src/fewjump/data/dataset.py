@@ -135,6 +135,9 @@ def tokens_of(data: Dataset | Array) -> Array:
             "data must be a fewjump.data.Dataset or (N, L) token numbers as an array or a tensor, "
             f"got a {type(data).__name__}"
         )
+    kind = str(tokens.dtype).removeprefix("torch.")
+    if not kind.startswith(("int", "uint")):
+        raise ValueError(f"data must hold token numbers, and these are {kind}; give integers")
     return tokens
 
 

@@ -144,6 +144,12 @@ def _open_archive(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         found[name] = values.astype(np.int64 if name == "labels" else np.float64)
     if "labels" in found and int(found["labels"].min()) < 0:
         raise ValueError(f"{path} holds label {int(found['labels'].min())}; labels must be ≥ 0")
+    scales = found.get("guidance", np.zeros(0))
+    wrong = scales[~(np.isfinite(scales) & (scales >= 0))]
+    if wrong.size:
+        raise ValueError(
+            f"{path} holds guidance {wrong[0]:g}; scales of guidance must be finite and ≥ 0"
+        )
     return np.ascontiguousarray(tokens), found
 
 

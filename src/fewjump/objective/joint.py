@@ -97,13 +97,13 @@ class JointConditionalMatching(MatchingObjective, JointOptions):
         self.needs_data = self.intermediate != "teacher-rollout" or self.known is not None
         if self.times is not None and self.times.curriculum != "none":
             raise ValueError(
-                "a curriculum bounds t − s, which joint matching sets by near=; use it with "
-                "ConditionalMatching, or leave it out"
+                "a curriculum bounds t − s, which joint matching sets by near; use it with "
+                "student='product', or leave it out (--times)"
             )
         if self.times is not None and self.times.gap_bins > 1:
             raise ValueError(
-                "joint matching sets s by near=, so there are no pairs (t, s) to draw; use "
-                "gap_bins=1"
+                "joint matching sets s by near, so there are no pairs (t, s) to draw; use "
+                "gap_bins=1 (--times importance)"
             )
 
     def settle(self, student: Denoiser, steps: int, earlier: Mapping[str, Any]) -> None:

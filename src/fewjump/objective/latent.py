@@ -99,7 +99,7 @@ class LatentBound(Objective, LatentOptions, KnownOptions):
             gradients; and metrics.
         """
         category, gap = posterior.category(), None
-        if category is not None and self._sums(category):
+        if category is not None and self._sums(category.values):
             posterior, each = summed(law, costs)
             gap = posterior.kl(category)
         else:
@@ -116,10 +116,8 @@ class LatentBound(Objective, LatentOptions, KnownOptions):
             metrics["encoder_gap"] = gap.detach().mean()
         return total, (each + kl[:, None]).detach(), metrics
 
-    def _sums(self, posterior: DiscreteLatent) -> bool:
-        return self.estimator == "sum" or (
-            self.estimator == "auto" and posterior.values <= SUM_LIMIT
-        )
+    def _sums(self, values: int) -> bool:
+        return self.estimator == "sum" or (self.estimator == "auto" and values <= SUM_LIMIT)
 
     @torch.no_grad()
     def _latent_metrics(
@@ -174,7 +172,7 @@ class LatentMatching(LatentBound, JointConditionalMatching):
 
     Raises:
         ValueError: for options outside their range; at :meth:`check`, for a student that is not
-            latent or has no encoder.
+            latent or has no encoder, and for several draws of a latent that is summed out.
     """
 
     def __post_init__(self) -> None:
@@ -188,6 +186,15 @@ class LatentMatching(LatentBound, JointConditionalMatching):
             raise ValueError("summed is not for latent students; leave it out")
         if self.times is not None:
             raise ValueError("times is not for latent students; leave it out")
+
+    def check(self, student: Denoiser, teacher: Denoiser | None) -> None:
+        super().check(student, teacher)
+        head = latent_head(student)
+        if self.draws > 1 and head.is_one_category() and self._sums(head.categories):
+            raise ValueError(
+                f"this student's latent is summed out over its {head.categories} values, so there "
+                "are no draws of it; leave draws at 1, or use estimator='sample'"
+            )
 
     def __call__(
         self, student: Denoiser, teacher: Denoiser | None, batch: Tensor, generator: Generator

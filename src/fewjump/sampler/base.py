@@ -112,7 +112,7 @@ class Sampler(ABC):
         if self.masked_only and not denoiser.process.absorbing:
             raise ValueError(
                 f"{self.label} is about masks, which {denoiser.process} does not have; use "
-                "sampler='ancestral', or an Absorbing process"
+                "sampler='ancestral', or a masked model"
             )
         if self.holds_latent and denoiser.joint and not denoiser.latent:
             raise ValueError(

@@ -13,7 +13,7 @@ from torch import Tensor
 from fewjump.denoiser.base import Condition, Denoiser
 from fewjump.denoiser.condition import ask, can_guide
 from fewjump.law import Law
-from fewjump.law.base import Decoding
+from fewjump.law.base import Decoding, whole_numbers
 from fewjump.process.base import Process
 
 
@@ -66,9 +66,7 @@ def make_prompt(
         return None
     x0 = torch.as_tensor(prompt, device=device)
     # Of nothing torch makes floats.
-    if x0.numel() and (x0.is_floating_point() or x0.is_complex()):
-        raise ValueError(f"a prompt holds token numbers, and this one is {x0.dtype}; round it")
-    x0 = x0.long()
+    x0 = whole_numbers(x0, "prompt") if x0.numel() else x0.long()
     if x0.dim() not in (1, 2) or (x0.dim() == 2 and x0.shape[0] != num_samples):
         raise ValueError(
             f"prompt must be (L,) or ({num_samples}, L), one row a sample; got {tuple(x0.shape)}"
