@@ -96,24 +96,6 @@ def check_counts(**values: Any) -> None:
         check_count(value, name)
 
 
-def checked_groups(groups: Iterable[Iterable[int]]) -> tuple[tuple[int, ...], ...]:
-    """Partitions of the same positions, each position by the number of its part.
-
-    Raises:
-        ValueError: unless each numbers all positions, and its parts from 0 without a gap.
-    """
-    found = tuple(tuple(int(part) for part in parts) for parts in groups)
-    require(
-        len({len(parts) for parts in found}) <= 1 and all(found),
-        "position_groups must all number the same positions, at least one",
-    )
-    require(
-        all(set(parts) == set(range(max(parts) + 1)) for parts in found),
-        "position_groups must number their parts from 0 without a gap",
-    )
-    return found
-
-
 def require(condition: bool, message: str) -> None:
     """Raise ValueError with the message unless the condition holds."""
     if not condition:

@@ -68,7 +68,6 @@ class NetworkDenoiser(Denoiser):
                 f"has hidden={config.hidden} and the process vocab_size={process.vocab_size}"
             )
         head.check_process(process)
-        _check_groups(head, length)
         self.trunk = trunk
         self.head = head
         self.autocast: Autocast = check_autocast(autocast)
@@ -271,15 +270,11 @@ def check_sizes(
         raise ValueError(
             f"length {length} does not fill whole rows of a grid of {trunk.grid[1]} columns"
         )
-    _check_groups(trunk, length)
-
-
-def _check_groups(owner: object, length: int | None) -> None:
-    groups: tuple[tuple[int, ...], ...] = getattr(owner, "position_groups", ())
-    if length is not None and groups and len(groups[0]) != length:
-        raise ValueError(
-            f"position_groups number {len(groups[0])} positions, the length is {length}"
-        )
+    for parts in getattr(trunk, "position_groups", ()):
+        if len(parts) != length:
+            raise ValueError(
+                f"position_groups number {len(parts)} positions, the length is {length}"
+            )
 
 
 def check_autocast(autocast: str | None) -> Autocast:

@@ -23,7 +23,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from fewjump.config import checked_groups, checked_options, require
+from fewjump.config import checked_options, require
 from fewjump.denoiser.attention import (
     ROTARY_BASE,
     AttentionMask,
@@ -374,7 +374,16 @@ class TransformerConfig:
                 0 <= low <= high < math.inf,
                 f"guidance must be two scales, 0 ≤ low ≤ high, got {low:g} and {high:g}",
             )
-        object.__setattr__(self, "position_groups", checked_groups(self.position_groups))
+        groups = tuple(tuple(int(part) for part in parts) for parts in self.position_groups)
+        object.__setattr__(self, "position_groups", groups)
+        require(
+            len({len(parts) for parts in groups}) <= 1 and all(groups),
+            "position_groups must all number the same positions, at least one",
+        )
+        require(
+            all(set(parts) == set(range(max(parts) + 1)) for parts in groups),
+            "position_groups must number their parts from 0 without a gap",
+        )
         require(0 <= self.dropout < 1, f"dropout must lie in [0, 1), got {self.dropout}")
         require(
             self.conv_kernel == 0 or (self.conv_kernel > 0 and self.conv_kernel % 2 == 1),

@@ -26,11 +26,9 @@ from fewjump.denoiser.joint_heads import (
     TensorTrainHead,
     moved,
 )
-from fewjump.denoiser.joint_heads.any_order import AnyOrderConditionals
 from fewjump.denoiser.joint_heads.states import StateFeatures, TokenFactor
 from fewjump.denoiser.network import NetworkDenoiser
 from fewjump.denoiser.transformer import Transformer, TransformerConfig
-from fewjump.law.autoregressive import AutoregressiveLaw
 from fewjump.law.base import Law, enumerate_states, ravel
 from fewjump.law.product import ProductLaw
 from fewjump.process import Absorbing, Process, Uniform
@@ -93,12 +91,6 @@ CASES: list[Any] = [
             HIDDEN, V, 16, heads=2, blocks=2, neighbours=(1, 2), columns=2, **k
         ),
         id="any-order-2d",
-    ),
-    pytest.param(
-        lambda **k: AnyOrderHead(
-            HIDDEN, V, 16, heads=2, position_groups=((0, 0, 1, 1), (0, 1, 0, 2)), **k
-        ),
-        id="any-order-groups",
     ),
 ]
 every_head = pytest.mark.parametrize("make", CASES)
@@ -285,9 +277,8 @@ def test_low_rank_chain_is_the_dense_chain() -> None:
     )
 
 
-ANY_ORDER = ("any-order", "any-order-2d", "any-order-groups")
-WALKS = ("gru", "gru-2d", "attention", "lookahead", "tensor-train", *ANY_ORDER)
-ANY_SET = [c for c in CASES if c.id in ("lookahead", "tensor-train", *ANY_ORDER)]
+WALKS = ("gru", "gru-2d", "attention", "lookahead", "any-order", "any-order-2d", "tensor-train")
+ANY_SET = [c for c in CASES if c.id in ("lookahead", "tensor-train", "any-order", "any-order-2d")]
 
 
 @pytest.mark.parametrize("make", [c for c in CASES if c.id in WALKS])
@@ -326,9 +317,8 @@ def test_step_by_step_equals_all_at_once(
 def test_the_fixed_point_is_the_walk(make: Any) -> None:
     """The same uniform numbers give the same samples, in fewer passes than positions."""
     torch.manual_seed(12)
-    process, rows = Uniform(V, LogLinear()), 50
+    process, length, rows = Uniform(V, LogLinear()), 12, 50
     head = disturbed(make()).double()
-    length = L if getattr(head, "position_groups", ()) else 12
     features = torch.randn(rows, length, HIDDEN, dtype=torch.float64)
     x0 = torch.randint(V, (rows, length))
     law = head(features, x0, process)
@@ -382,39 +372,11 @@ def test_given_any_known_positions_a_law_is_left(make: Any, process: Process) ->
         (lambda: AutoregressiveHead(HIDDEN, V, neighbours=(8,)), "include 1"),
         (lambda: AutoregressiveHead(HIDDEN, V, width=18, causal="attention"), "multiple"),
         (lambda: AnyOrderHead(HIDDEN, V, neighbours=(0,)), "neighbours are distances"),
-        (lambda: AnyOrderHead(HIDDEN, V, position_groups=((0, 2),)), "without a gap"),
-        (
-            lambda: AnyOrderHead(HIDDEN, V, position_groups=((0, 1),))(
-                torch.zeros(1, 3, HIDDEN), torch.zeros(1, 3).long(), Uniform(V, LogLinear())
-            ),
-            "position_groups number 2 positions, got 3",
-        ),
     ],
 )
 def test_bad_options_are_refused(build: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build()
-
-
-def test_groups_bring_in_what_was_drawn_in_them() -> None:
-    """A sum over the earlier positions of each part, against one written position by position."""
-    torch.manual_seed(3)
-    groups = ((0, 0, 1, 1, 0), (0, 1, 2, 0, 1))
-    head = AnyOrderHead(HIDDEN, V, 16, heads=2, position_groups=groups).double()
-    features, x0 = torch.randn(2, 5, HIDDEN).double(), torch.randint(V, (2, 5))
-    known = torch.tensor([[False, True, False, False, True], [False] * 5])
-    law = head(features, torch.full((2, 5), V - 1), Absorbing(V, LogLinear())).given(x0, known)
-    assert isinstance(law, AutoregressiveLaw)
-    assert isinstance(law.conditionals, AnyOrderConditionals)
-    found = law.conditionals.drawn(slice(0, 5), x0)
-    for row, order in enumerate(((1, 4, 0, 2, 3), (0, 1, 2, 3, 4))):
-        for step, place in enumerate(order):
-            wanted = torch.zeros(16).double()
-            for parts, embedding in zip(groups, head.groups):
-                for other in order[:step]:
-                    if parts[other] == parts[place]:
-                        wanted += embedding.weight[x0[row, other]]  # type: ignore[operator,index]
-            torch.testing.assert_close(found[row, step], wanted)
 
 
 def test_neighbours_are_as_far_as_embeddings_are_small() -> None:

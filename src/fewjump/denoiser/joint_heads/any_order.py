@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fewjump.config import check_counts, checked_groups
+from fewjump.config import check_counts
 from fewjump.denoiser.attention import rotary_table
 from fewjump.denoiser.constrain import certain_positions
 from fewjump.denoiser.heads import JointHead
@@ -54,9 +53,6 @@ class AnyOrderHead(JointHead):
             two in each direction); of vocabularies beyond 4,096 tokens, whose embeddings are large,
             one.
         columns: W, for positions on an image of W columns; None for a sequence.
-        position_groups: partitions of the positions, such as the rows, columns and boxes of a
-            board: for each, the number of the part that every position lies in. What has been drawn
-            in a position's part enters it as a sum, by an embedding of the partition's own.
     """
 
     kind = "any-order"
@@ -72,7 +68,6 @@ class AnyOrderHead(JointHead):
         blocks: int = 1,
         neighbours: tuple[int, ...] | None = None,
         columns: int | None = None,
-        position_groups: tuple[tuple[int, ...], ...] = (),
     ) -> None:
         super().__init__(hidden, vocab_size)
         check_counts(width=width, heads=heads, blocks=blocks)
@@ -97,12 +92,6 @@ class AnyOrderHead(JointHead):
         self.embeddings = nn.ModuleList(nn.Embedding(vocab_size + 2, width) for _ in range(sides))
         for embedding in self.embeddings:
             nn.init.normal_(embedding.weight, std=1.0)  # type: ignore[arg-type]
-        self.position_groups = checked_groups(position_groups)
-        self.groups = nn.ModuleList(nn.Embedding(vocab_size, width) for _ in self.position_groups)
-        for embedding, parts in zip(self.groups, self.position_groups):
-            # The sum over a part is then as large as one token.
-            std = (len(parts) / (max(parts) + 1)) ** -0.5
-            nn.init.normal_(embedding.weight, std=std)  # type: ignore[arg-type]
         self.last = nn.Linear(hidden, width)
         self.next = nn.Linear(hidden, width)
         self.layers = nn.ModuleList(CausalAttention(width, heads) for _ in range(blocks))
@@ -112,11 +101,6 @@ class AnyOrderHead(JointHead):
         self.tokens = TokenFactor(vocab_size, width)
 
     def forward(self, features: Tensor, x_t: Tensor, process: Process) -> AutoregressiveLaw:
-        for parts in self.position_groups[:1]:
-            if len(parts) != x_t.shape[1]:
-                raise ValueError(
-                    f"position_groups number {len(parts)} positions, got {x_t.shape[1]}"
-                )
         base = self.base(features, x_t, process).source
         last, following, mix = (
             layer(features).to(layer.weight.dtype) for layer in (self.last, self.next, self.mix)
@@ -124,12 +108,6 @@ class AnyOrderHead(JointHead):
         visible = certain_positions(x_t, process)
         conditionals = AnyOrderConditionals(self, base, last, following, mix, order_of(visible))
         return AutoregressiveLaw(conditionals, certain=torch.where(visible, x_t, -1))
-
-    def config(self) -> dict[str, Any]:
-        found = super().config()
-        groups = [list(parts) for parts in found.pop("position_groups")]
-        # What was written before there was this option reads the same.
-        return {**found, "position_groups": groups} if groups else found
 
     def factors(self, states: Tensor, mix: Tensor) -> Tensor:
         """What, times the token factor, is added to the product logits: (..., width)."""
@@ -234,27 +212,7 @@ class AnyOrderConditionals(Conditionals):
         place, other = (part[:, steps] for part in self.sources)
         tokens = x0.gather(1, place.flatten(1)).view_as(place)
         tokens = torch.where(other < 0, tokens, other)
-        found = self.context[:, steps] + self.embedded(tokens)
-        return found + self.drawn(steps, x0) if self.head.position_groups else found
-
-    @cached_property
-    def parts(self) -> Tensor:
-        """The part of each step's position in every partition, numbered through: (B, L, G)."""
-        groups = torch.tensor(self.head.position_groups, device=self.order.device)
-        sizes = groups.amax(1, keepdim=True) + 1
-        return (groups + sizes.cumsum(0) - sizes).T[self.order]
-
-    def drawn(self, steps: slice, x0: Tensor) -> Tensor:
-        """The sum of what was drawn before some steps in the parts of theirs: (B, n, width)."""
-        tokens = x0.gather(1, self.order[:, : steps.stop])
-        step = torch.arange(self.length, device=tokens.device)
-        earlier = step[: steps.stop] < step[steps, None]
-        total = torch.zeros((), device=tokens.device)
-        for embedding, part in zip(self.head.groups, self.parts.unbind(-1), strict=True):
-            values = embedding(tokens)
-            same = (part[:, None, : steps.stop] == part[:, steps, None]) & earlier
-            total = total + same.to(values.dtype) @ values
-        return total
+        return self.context[:, steps] + self.embedded(tokens)
 
     def embedded(self, tokens: Tensor) -> Tensor:
         """The sum of what the head's embeddings say of tokens (..., n): (..., width)."""
@@ -289,29 +247,13 @@ class _AnyOrderWalk(Walk):
             self.table = torch.cat(weights)
             first = torch.arange(len(weights), device=place.device) * len(weights[0])
         self.first, self.reads, self.other = first, reads, (other + first).unbind(1)
-        self.drawn: Tensor | None = None
-        if head.position_groups:
-            self.rows = torch.arange(given.batch_size, device=place.device)[:, None]
-            count = sum(max(parts) + 1 for parts in head.position_groups)
-            self.drawn = given.last.new_zeros(given.batch_size, count, head.width)
 
     def skip(self, steps: int, x0: Tensor) -> None:
         if steps:
             given = self.conditionals
-            self._add(slice(0, steps - 1), x0)
             states, rotation = given.elements(slice(0, steps), x0), given.rotation[:, :, :steps]
             for layer, cache in zip(given.head.layers, self.caches):
                 states = layer.step(states, 0, cache, rotation)  # type: ignore[operator]
-
-    def _add(self, steps: slice, x0: Tensor) -> None:
-        """What was drawn at some steps, to the sums over its parts."""
-        if self.drawn is None:
-            return
-        given, groups = self.conditionals, self.conditionals.head.groups
-        tokens = x0.gather(1, given.order[:, steps])
-        values = torch.stack([embedding(tokens) for embedding in groups], -2).flatten(1, 2)
-        where = (self.rows, given.parts[:, steps].flatten(1))
-        self.drawn.index_put_(where, values, accumulate=True)
 
     def next_logits(self, step: int, x0: Tensor) -> Tensor:
         head, table = self.conditionals.head, self.table
@@ -321,9 +263,6 @@ class _AnyOrderWalk(Walk):
             embedded = self.conditionals.embedded(rows)
         else:
             embedded = functional.embedding(rows, table).sum(1)
-        if self.drawn is not None:
-            self._add(slice(max(step - 1, 0), step), x0)
-            embedded = embedded + self.drawn[self.rows, self.conditionals.parts[:, step]].sum(1)
         states = self.context[step] + embedded[:, None]
         for layer, cache in zip(head.layers, self.caches):
             states = layer.step(states, step, cache, self.rotation[step])  # type: ignore[operator]
