@@ -13,9 +13,7 @@ import torch
 import yaml
 
 from fewjump import cli, load
-from fewjump.commands.compare_plan import read_plan
 from fewjump.commands.compare_problem import open_problem, read_problem
-from fewjump.commands.compare_training import student_options
 from fewjump.problem import (
     reference_hidden_markov_chain,
     reference_markov_chain,
@@ -197,13 +195,29 @@ def test_a_file_of_something_else_is_refused(
 
 
 @pytest.mark.parametrize("name", ["markov", "oracle-markov", "sudoku"])
-def test_shipped_plans_are_read(name: str) -> None:
+def test_shipped_plans_run(name: str, tmp_path: Path) -> None:
+    """At a fraction of their budgets."""
     content = yaml.safe_load((ROOT / "examples" / "plans" / f"{name}.yaml").read_text())
-    found = read_plan(content, name)
-    assert found.problem is not None
-    assert found.problem.kind == name
-    for own in found.students.values():
-        student_options(found.plan, own, 0, [], name)
+    network = {**content["network"], "hidden": 16, "blocks": 1}
+    fewer = {"seeds": [0], "samples": 20, "steps": [1], "teacher-steps": [2]}
+    fewer |= {"teacher-evaluations": 256}
+    content |= {**SMALL, **fewer, "network": network}
+    if name == "oracle-markov":
+        content["problem"] |= {"length": 12, "sequences": 50}
+    content["autoregressive"] |= {"steps": 2, "batch-size": 8}
+    for student in content["students"].values():
+        small = {
+            "teacher-evaluations": 32,
+            "steps": 2,
+            "auxiliary-steps": 1,
+            "rounds": 1,
+            "lr": 0.001,
+            "batch-size": 8,
+        }
+        student |= {key: value for key, value in small.items() if key in student}
+    assert compare(content, tmp_path) == cli.OK
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert {row["model"] for row in found["rows"]} >= {*content["students"], "teacher"}
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,8 @@ def test_conditional_total_correlation_is_its_formula() -> None:
     assert conditional_total_correlation(coupling, 3) == pytest.approx(truth, abs=1e-13)
     with pytest.raises(ValueError, match="9 columns"):
         conditional_total_correlation(coupling, 2)
+    # One token has one sequence.
+    assert conditional_total_correlation(torch.full((4, 1), 0.25), 1) == pytest.approx(0, abs=1e-12)
 
 
 def test_the_loss_is_that_of_the_enumerated_pairs(monkeypatch) -> None:

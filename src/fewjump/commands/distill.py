@@ -245,7 +245,7 @@ def run(
         data,
         student=options.student,
         objective=objective,
-        network=None if given is None else given.network,
+        network=None if given is None or started is not None else given.network,
         head=named_values("head", options.head),
         warm_start=options.warm_start,
         start=started,

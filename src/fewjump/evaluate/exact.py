@@ -63,7 +63,7 @@ def conditional_total_correlation(coupling: Tensor, vocab_size: int) -> float:
         ValueError: for a width that is no power of V, negative entries or another sum than 1.
     """
     coupling = _law(coupling, "coupling")
-    length = round(math.log(coupling.shape[1], vocab_size))
+    length = round(math.log(coupling.shape[1], vocab_size)) if vocab_size > 1 else 0
     if vocab_size**length != coupling.shape[1]:
         raise ValueError(f"{coupling.shape[1]} columns are not {vocab_size}^L sequences")
     table = coupling.reshape(-1, *(vocab_size,) * length)
