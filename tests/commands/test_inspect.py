@@ -118,7 +118,11 @@ def test_a_file_that_is_no_model_is_named(
 # -- the check itself ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("process", [Uniform(4, LogLinear()), Absorbing(5, LogLinear())], ids=str)
+@pytest.mark.parametrize(
+    "process",
+    [Uniform(4, LogLinear()), Uniform(4, LogLinear(), kept=[3]), Absorbing(5, LogLinear())],
+    ids=["uniform", "a kept token", "absorbing"],
+)
 def test_an_exact_denoiser_is_calibrated(process: Uniform | Absorbing) -> None:
     denoiser = ExactDenoiser(PROBLEM, process, joint=True)
     result = check_denoiser(denoiser, samples=4000, steps=8, length=3)

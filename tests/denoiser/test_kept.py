@@ -40,8 +40,9 @@ def check_law(law: Law, x: torch.Tensor, process: Process) -> None:
     seen = marginals.gather(-1, x[..., None])[..., 0]
     torch.testing.assert_close(seen[kept], torch.ones_like(seen[kept]), rtol=0, atol=1e-12)
     never = [*process.kept, *([] if process.mask is None else [process.mask])]
-    open_rows = marginals[x == MASK] if process.mask is not None else marginals[~kept]
-    assert open_rows[:, never].abs().max() == 0
+    hidden = x == MASK if process.mask is not None else ~kept
+    assert torch.equal(process.hidden(x), hidden)
+    assert marginals[hidden][:, never].abs().max() == 0
     draws = law.sample(torch.Generator().manual_seed(0))
     assert torch.equal(draws[kept], x[kept])
     assert not torch.isin(draws[~kept], torch.tensor(process.kept)).any()

@@ -86,9 +86,9 @@ class Process(ABC):
         return x == self.mask if self.absorbing else None
 
     def hidden(self, x: Tensor) -> Tensor:
-        """Where a state does not say what is clean: masked positions, all without a mask."""
+        """Where a state does not say what is clean: masked positions, or all but kept tokens."""
         masked = self.masked(x)
-        return torch.ones_like(x, dtype=torch.bool) if masked is None else masked
+        return ~self.is_kept(x) if masked is None else masked
 
     # -- what a subclass gives --------------------------------------------------------------
 

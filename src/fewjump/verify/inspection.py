@@ -31,13 +31,15 @@ class TimeCheck:
 
     Attributes:
         sigma_bar: σ̄(t), what the network is given if it reads time at all.
-        open: share of positions that are asked about: masked ones, or all under other noise.
+        open: share of positions that are asked about: masked ones; under other noise all but those
+            of tokens that it keeps.
         normalised: largest |Σp − 1|.
         confidence: mean over those positions of the largest entry of p.
         right: share of them where that entry is x₀ⁱ.
         error: standard error of the difference of the two, positions taken as independent.
-        kept: uniform noise: mean of p(x_tⁱ), the model's probability that noise left the token.
-        kept_expected: α + (1−α)/V, the share that it leaves.
+        kept: uniform noise: mean of p(x_tⁱ) over those positions, the model's probability that
+            noise left the token.
+        kept_expected: α + (1−α)/V, the share that it leaves, of V tokens that it does not keep.
     """
 
     t: float
@@ -146,8 +148,8 @@ def _at(denoiser: Denoiser, x0: Tensor, t: float, generator: torch.Generator) ->
         hits = (token == x0[asked]).double()
         row.confidence, row.right = float(best.mean()), float(hits.mean())
         row.error = float((hits - best).std(correction=0) / rows.shape[0] ** 0.5)
-    if process.uniform and not process.absorbing:
+    if process.uniform and not process.absorbing and rows.shape[0]:
         alpha = float(process.schedule.alpha(t))
-        row.kept = float(p.gather(-1, x_t[..., None]).mean())
-        row.kept_expected = alpha + (1 - alpha) / process.vocab_size
+        row.kept = float(rows.gather(-1, x_t[asked][:, None]).mean())
+        row.kept_expected = alpha + (1 - alpha) / (process.vocab_size - len(process.kept))
     return row
