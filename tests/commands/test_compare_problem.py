@@ -227,7 +227,11 @@ def test_shipped_plans_run(name: str, tmp_path: Path) -> None:
         ({"data": "t.txt", "judge": "gpt2"}, "leave out data, judge, or the problem"),
         ({"length": 4}, "leave out length, or the problem"),
         ({"problem": {"kind": "joint"}}, "problem: needs kind, one of markov"),
-        ({"problem": {"kind": "chess", "noise": "masked"}}, "unknown kind 'chess'"),
+        ({"problem": {"kind": "chess", "noise": "masked"}}, "problem: unknown kind 'chess'"),
+        (
+            {"problem": {"kind": "joint", "noise": "masked", "vocab-size": 3, "vocab_size": 4}},
+            "plan.yaml: problem gives vocab_size twice",
+        ),
         ({"problem": {"kind": "joint", "noise": "gaussian"}}, "noise: must be one of"),
         ({"problem": {"kind": "joint", "noise": "masked", "states": 2}}, "unknown key 'states'"),
         ({"problem": {"kind": "sudoku", "noise": "masked", "base": 3}}, "give boards"),
@@ -235,7 +239,12 @@ def test_shipped_plans_run(name: str, tmp_path: Path) -> None:
         ({"problem": {"kind": "joint", "noise": "masked", "length": 40}}, "too many"),
         ({"problem": None}, "network: is of the students of a problem:"),
         ({"network": {"vocab-size": 5}}, "network: vocab_size follows from the problem"),
-        ({"network": {"hiden": 5}}, "did you mean 'hidden'"),
+        ({"network": {"hiden": 5}}, "network: unknown key 'hiden'; did you mean 'hidden'"),
+        ({"network": {"hidden": 15}}, "network: hidden (15) must be a multiple of heads"),
+        (
+            {"students": {"a": {}, "b": {"start": "c"}}},
+            "b starts at 'c', which is neither a student of the plan nor a path; give one of a",
+        ),
         ({"teacher": {"steps": 5, "device": "cpu"}}, "teacher: --device is for `fewjump compare"),
         ({"teacher": {"stepz": 5}}, "teacher: unknown key 'stepz'"),
         ({"teacher": {"steps": 5}, "students": {"a": {"method": "dcd"}}}, "a: dcd noises data"),
@@ -287,5 +296,7 @@ def test_what_contradicts_a_problem_is_refused_before_anything_is_trained(
     problem = {"kind": "joint", "noise": "masked", "sequences": 20, "length": 3}
     content = {"problem": problem, "students": {"a": {}}, **SMALL, "teacher-evaluations": None}
     assert compare(content | changes, tmp_path) == cli.USAGE
-    assert message in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("plan.yaml") <= 1
     assert not (tmp_path / "out").exists()

@@ -289,6 +289,11 @@ def test_evaluate_asks_for_the_data(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "give --data" in refused(["evaluate", str(tmp_path / "r")], capsys)
 
 
+def test_known_parts_of_a_refinement_go_with_a_reward(capsys: pytest.CaptureFixture[str]) -> None:
+    said = refused(["refine", "--known", "prefix"], capsys)
+    assert "--known shows a part of the data to a student with a reward: give --reward" in said
+
+
 @pytest.mark.parametrize("count", ["0", "-1"])
 def test_documents_are_counted_from_one(
     count: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -71,6 +71,8 @@ def test_documents_of_every_container(
         ("d.json", "[1, 2]", "entry 1 of .* has no text"),
         ("d.csv", "a,b\n1,2\n", "no field 'text'; it has a, b"),
         ("d.csv", "text,b\none, two, three\n", "line 2 .* has 3 columns, its header 2"),
+        ("d.csv", "text,text\none,two\n", "several columns 'text'; rename all but one"),
+        ("d.json", '[{"text": 5}]', "'text' of entry 1 of .* holds int, not text"),
         ("d.csv", 'text\n"open\n', "no row of a table"),
         ("d.csv", "text\n" + "x" * 200_000 + "\n", "save the texts as .jsonl"),
         ("d.jsonl", "\n \n", "holds no documents"),

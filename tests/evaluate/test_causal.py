@@ -170,6 +170,8 @@ def test_a_judge_of_a_folder_reads_as_its_network_does(tmp_path: Path) -> None:
         expected = nn.functional.cross_entropy(said.logits[0, :-1], row[0, 1:], reduction="sum")
         assert float(found.nll[i]) == pytest.approx(float(expected), abs=1e-4)
         torch.testing.assert_close(found.features[i], said.hidden_states[-1][0, -1])
+    with pytest.raises(ValueError, match="no texts to read"):
+        judge.read([])
 
 
 def test_a_folder_without_a_whole_judge_is_refused(tmp_path: Path) -> None:

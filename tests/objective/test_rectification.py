@@ -99,7 +99,9 @@ def test_conditional_total_correlation_is_its_formula() -> None:
     assert conditional_total_correlation(coupling, 3) == pytest.approx(truth, abs=1e-13)
     with pytest.raises(ValueError, match="9 columns"):
         conditional_total_correlation(coupling, 2)
-    # One token has one sequence.
+    # A single position misses nothing, and one token has one sequence.
+    one = torch.tensor([[0.1, 0.4], [0.3, 0.2]], dtype=torch.float64)
+    assert conditional_total_correlation(one, 2) == pytest.approx(0, abs=1e-12)
     assert conditional_total_correlation(torch.full((4, 1), 0.25), 1) == pytest.approx(0, abs=1e-12)
 
 

@@ -221,6 +221,16 @@ def test_wall_clock_is_tabled_by_budget() -> None:
     assert list(table.rows[0]) == ["teacher", "ancestral", 0.1, 0.4, 6.4]
 
 
+def test_steps_that_cost_as_many_evaluations_do_not_hide_each_other() -> None:
+    rows = [
+        Row("teacher", "first-hitting", steps, min(steps, 6), "nll", 1.0, seconds=steps / 10)
+        for steps in (2, 8, 16)
+    ]
+    table = from_results(rows).tables[-1]
+    assert list(table.columns[2:]) == ["NFE 2", "NFE 6, 8 steps", "NFE 6, 16 steps"]
+    assert list(table.rows[0][2:]) == [0.2, 0.8, 1.6]
+
+
 def test_headline_metric_comes_first() -> None:
     assert from_results(ROWS, headline="entropy").charts[0].y_label == "nats"
     with pytest.raises(ValueError, match="no row measures 'fid'"):

@@ -12,7 +12,7 @@ import tyro
 from fewjump.commands import distill
 from fewjump.commands.compare_budget import asks, cost_of, steps_within, sum_of, tried
 from fewjump.commands.compare_measure import Entry, Judging, Making, held_by, over_seeds_of
-from fewjump.commands.compare_plan import NETWORK, Contents, read_plan, told_of
+from fewjump.commands.compare_plan import NETWORK, Contents, read_plan
 from fewjump.commands.compare_problem import EXACT, TEACHER, open_problem, trained
 from fewjump.commands.compare_training import (
     check_network,
@@ -22,7 +22,7 @@ from fewjump.commands.compare_training import (
     untrained,
 )
 from fewjump.commands.evaluate import PAGE, RESULTS, ROWS, TRIALS, judge_facts, meter_for
-from fewjump.commands.shared import document_values, make_sampler
+from fewjump.commands.shared import document_values, make_sampler, told_of
 from fewjump.config import read_yaml
 from fewjump.files import check_file_writable, write_text
 from fewjump.lock import sole_writer

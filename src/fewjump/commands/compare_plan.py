@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from fewjump.commands.compare_problem import EXACT, TEACHER, ProblemPlan, read_problem
@@ -14,6 +14,7 @@ from fewjump.commands.shared import (
     JudgeOptions,
     SamplerOptions,
     check_draws,
+    told_of,
 )
 from fewjump.config import changed, check_count, one_of, options_of, unknown_key
 from fewjump.options.training import TEACHER_TRAINING, TrainConfig
@@ -154,9 +155,9 @@ def read_plan(content: Any, where: str) -> Contents:
     problem = training = None
     if known_law and isinstance(rest.get("teacher"), dict):
         training = _training(rest.pop("teacher"), where, "teacher")
+    own, network = (_normal(parts[part], where, part) for part in ("problem", "network"))
     with told_of(where):
         if known_law:
-            own, network = (_normal(parts[part], where, part) for part in ("problem", "network"))
             problem = _problem(rest, own, network, training)
             rest |= {"teacher": problem.posterior, "data": "draws of the problem"}
         elif parts["network"]:
@@ -223,7 +224,15 @@ def _starts(students: Mapping[str, dict[str, Any]], where: str) -> dict[str, str
     """Which students start at another of the plan; a start of another name is a place."""
     found: dict[str, str] = {}
     for place, (name, own) in enumerate(students.items()):
-        if not isinstance(own.get("start"), str) or own["start"] not in students:
+        if not isinstance(own.get("start"), str):
+            continue
+        if own["start"] not in students:
+            if not own["start"].startswith("hf:") and not Path(own["start"]).exists():
+                before = ", ".join(list(students)[:place]) or "these"
+                raise ValueError(
+                    f"{where}: {name} starts at {own['start']!r}, which is neither a student of "
+                    f"the plan nor a path; give one of {before}"
+                )
             continue
         found[name] = own.pop("start")
         if found[name] not in list(students)[:place]:
@@ -278,17 +287,6 @@ def _normal(options: Any, where: str, name: str) -> dict[str, Any]:
             raise ValueError(f"{where}: {name} gives {known} twice, with - and with _")
         out[known] = value
     return out
-
-
-@contextmanager
-def told_of(where: str) -> Iterator[None]:
-    """Begin what a ValueError, or that of a missing file, says with the place it is about."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{where}: {error}") from None
 
 
 def _sampler(own: dict[str, Any], where: str, name: str) -> SamplerOptions:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fewjump.commands.distill import Given
+from fewjump.commands.shared import told_of
 from fewjump.commands.train import ProcessName, ScheduleName, build_process
 from fewjump.config import Source, changed, one_of
 from fewjump.options.training import TrainConfig
@@ -260,12 +261,14 @@ def read_problem(
             f"problem: needs kind, one of {', '.join(RECIPES)}, and noise, masked or uniform or "
             "another of `fewjump train --process`"
         )
-    one_of("kind", kind, RECIPES)
-    drawn, recipe = changed(rest, Drawn(), RECIPES[kind]())
+    with told_of("problem"):
+        one_of("kind", kind, RECIPES)
+        drawn, recipe = changed(rest, Drawn(), RECIPES[kind]())
     fixed = ("vocab_size", "time_conditioned", "classes", "guidance")
     if said := [name for name in network if name in fixed]:
         raise ValueError(f"network: {', '.join(said)} follows from the problem; leave it out")
-    (config,) = changed(network, TransformerConfig(2))
+    with told_of("network"):
+        (config,) = changed(network, TransformerConfig(2))
     sizes = {name: getattr(config, name) for name in network}
     return ProblemPlan(kind, recipe, drawn, sizes, training)
 

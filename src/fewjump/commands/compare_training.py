@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from fewjump.commands import distill
 from fewjump.commands.arguments import flags_of, parse
 from fewjump.commands.compare_budget import cost_of
-from fewjump.commands.compare_plan import READING, Network, Plan, told_of
-from fewjump.commands.shared import named_values
+from fewjump.commands.compare_plan import READING, Network, Plan
+from fewjump.commands.shared import named_values, told_of
 from fewjump.config import options_of
 
 if TYPE_CHECKING:

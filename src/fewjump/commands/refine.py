@@ -84,6 +84,10 @@ def run(options: Options) -> int:
     rewarded = options.rewards.reward is not None
     if rewarded and options.teacher is not None:
         raise ValueError("with --reward the student is held to its own start: leave --teacher out")
+    if not rewarded and options.shown != KnownOptions():
+        raise ValueError(
+            "--known shows a part of the data to a student with a reward: give --reward"
+        )
     if options.data is None and options.source == "forward":
         raise ValueError("--source forward starts from data: give --data")
     if options.data is None and options.shown.known is not None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
@@ -25,6 +26,17 @@ GridName = Literal["uniform", "cosine", "log-linear", "fitted"]
 
 # Each step is a time that is written down, and an evaluation.
 _MOST_SAMPLES = 100_000_000
+
+
+@contextmanager
+def told_of(where: str) -> Iterator[None]:
+    """Begin what a ValueError, or that of a missing file, says with the place it is about."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{where}: {error}") from None
 
 
 @dataclass

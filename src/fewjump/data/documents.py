@@ -96,7 +96,9 @@ def _of_json(path: Path, field: str) -> Iterator[str]:
 
 
 def _of_record(record: Any, field: str, where: str) -> str:
-    text = record.get(field) if isinstance(record, dict) else record
+    text = record
+    if isinstance(record, dict) and field in record:
+        text = _text(record[field], field, where)
     if not isinstance(text, str):
         known = ", ".join(record) if isinstance(record, dict) else type(record).__name__
         raise ValueError(
@@ -115,6 +117,8 @@ def _of_table(path: Path, field: str, delimiter: str) -> Iterator[str]:
     try:
         names = next(rows, [])
         _check_field(field, names, str(path))
+        if names.count(field) > 1:
+            raise ValueError(f"{path} has several columns {field!r}; rename all but one")
         for row in rows:
             if row and len(row) != len(names):
                 raise ValueError(

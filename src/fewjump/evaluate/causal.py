@@ -160,7 +160,13 @@ class CausalJudge:
         return parts
 
     def read(self, documents: Sequence[Sequence[str]]) -> Readings:
-        """Score texts, each of which is one document or several."""
+        """Score texts, each of which is one document or several.
+
+        Raises:
+            ValueError: for none.
+        """
+        if not documents:
+            raise ValueError("there are no texts to read")
         rows = [self._tokens(parts) for parts in documents]
         vocabulary = int(self.model.get_output_embeddings().weight.shape[0])  # type: ignore[operator]
         longest = max(map(len, rows), default=1)

@@ -69,7 +69,8 @@ def conditional_total_correlation(coupling: Tensor, vocab_size: int) -> float:
     table = coupling.reshape(-1, *(vocab_size,) * length)
     # H(x₀ⁱ|x₁) and H(x₀|x₁), each with H(x₁) added.
     axes = range(1, length + 1)
-    each = [entropy(table.sum([a for a in axes if a != i])) for i in axes]
+    # Of no axis torch sums over all.
+    each = [entropy(table.sum([a for a in axes if a != i]) if length > 1 else table) for i in axes]
     return sum(each) - entropy(table) - (length - 1) * entropy(coupling.sum(1))
 
 

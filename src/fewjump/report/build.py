@@ -146,19 +146,24 @@ def quality_chart(rows: Sequence[Row], metric: str, caption: str | None = None) 
 def wall_clock_table(rows: Sequence[Row]) -> Table | None:
     """Sampling seconds: a line per model and sampler, a column per number of evaluations.
 
-    None if no row has seconds.
+    Steps that do not cost one evaluation each have columns of their own. None if no row has
+    seconds.
     """
-    seen: dict[tuple[str, str], dict[float, float]] = {}
+    seen: dict[tuple[str, str], dict[tuple[float, int], float]] = {}
     for row in rows:
         if row.seconds is not None and row.nfe:
-            seen.setdefault((row.model, row.sampler), {})[row.nfe] = row.seconds
+            budget = row.nfe, round(row.nfe) if row.steps is None else row.steps
+            seen.setdefault((row.model, row.sampler), {})[budget] = row.seconds
     if not seen:
         return None
-    budgets = sorted({nfe for times in seen.values() for nfe in times})
+    budgets = sorted({budget for times in seen.values() for budget in times})
     return Table(
         title="Wall-clock seconds",
-        columns=("model", "sampler", *(f"NFE {short(nfe)}" for nfe in budgets)),
-        rows=[(*key, *(times.get(nfe) for nfe in budgets)) for key, times in seen.items()],
+        columns=(
+            *("model", "sampler"),
+            *(f"NFE {short(nfe)}" + f", {k} steps" * (k != nfe) for nfe, k in budgets),
+        ),
+        rows=[(*key, *(times.get(budget) for budget in budgets)) for key, times in seen.items()],
         caption="Seconds to draw the samples that were judged, on the machine named below. NFE is "
         "the number of network evaluations per sample, as counted.",
     )

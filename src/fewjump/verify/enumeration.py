@@ -157,7 +157,9 @@ def _floors(joint: Tensor, seed: int) -> Iterator[Identity]:
     law = exact_output_law(problem.denoiser(Absorbing(joint.shape[0] + 1, LogLinear())), 1)
     product = joint.new_ones(())
     for axis in range(joint.dim()):
-        product = product[..., None] * joint.sum([i for i in range(joint.dim()) if i != axis])
+        others = [i for i in range(joint.dim()) if i != axis]
+        # Of no axis torch sums over all.
+        product = product[..., None] * (joint.sum(others) if others else joint)
     correlation = kl(joint, product)
     yield Identity(
         "one-step floor",
