@@ -9,6 +9,7 @@ import torch
 from fewjump.denoiser.base import Denoiser
 from fewjump.denoiser.logits import LogitDenoiser
 from fewjump.law import ProductLaw
+from fewjump.problem import EnumeratedJoint
 from fewjump.process import Absorbing, ResetToPrior, Uniform
 from fewjump.sampler import (
     SAMPLERS,
@@ -74,6 +75,21 @@ def test_prompts_do_not_break_batch_independence() -> None:
         ]
         assert torch.equal(runs[0], runs[2]), name
         assert torch.equal(runs[1], runs[2]), name
+
+
+@pytest.mark.parametrize("joint", [False, True])
+@pytest.mark.parametrize("process", [Absorbing(3, LogLinear()), Uniform(2, LogLinear())], ids=str)
+def test_who_hears_a_prompt(process, joint: bool, recwarn: pytest.WarningsRecorder) -> None:
+    """A second token that follows the first nine times of ten: by a mask, or by a joint law."""
+    problem = EnumeratedJoint(torch.tensor([[0.45, 0.05], [0.05, 0.45]], dtype=torch.float64))
+    denoiser = problem.denoiser(process, joint=joint)
+    found = sample(denoiser, 20_000, 1, generator=0, prompt=torch.tensor([1]))
+    assert bool((found[:, 0] == 1).all())
+    heard = isinstance(process, Absorbing) or joint
+    share = float((found[:, 1] == 1).double().mean())
+    assert share == pytest.approx(0.9 if heard else 0.5, abs=0.012)
+    said = [str(warning.message) for warning in recwarn if warning.category is UserWarning]
+    assert any("hears little of a prompt" in text for text in said) is not heard
 
 
 def test_generators() -> None:

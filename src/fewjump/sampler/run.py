@@ -10,6 +10,7 @@ one-shot generation for all; a grid that ends above 0 costs one evaluation more.
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -182,7 +183,8 @@ def run(
             is a prefix.
         fixed: (L,) or (N, L) boolean: the positions of ``prompt`` that are given. They are shown
             clean to the network at every step. A joint law is conditioned on them exactly; what a
-            product law says of the other positions is up to the network.
+            product law says of the other positions is up to the network. Under noise that is no
+            mask, only one that was trained with ``known`` tells them from noisy ones.
         label: class of the samples, for a denoiser with classes: one, or (N,) of them, K for no
             class.
         guidance: scale of classifier-free guidance, or (N,) of them, 1 by default
@@ -218,6 +220,14 @@ def run(
     device = denoiser.device
     vocab_size, mask = denoiser.clean_vocab_size, denoiser.process.mask
     given = make_prompt(prompt, fixed, num_samples, length, vocab_size, device, mask)
+    deaf = not (denoiser.process.absorbing or denoiser.joint)
+    if deaf and given is not None and bool(given.fixed.any()):
+        warnings.warn(
+            f"under {denoiser.process} a product law hears little of a prompt in few steps, unless "
+            "its network was trained with known=… (--known), which tells given tokens from noisy "
+            "ones; joint students and masked models hear it",
+            stacklevel=2,
+        )
     # A fit costs more than all that is checked above.
     times = times_for(grid, steps, for_grid(denoiser, condition), length)
     seed = draw_seed(generator)
