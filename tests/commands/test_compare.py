@@ -232,7 +232,7 @@ def test_a_student_may_start_at_another_and_answers_for_both(
     assert "of one student needs that of the plan" in capsys.readouterr().err
     late = {"half": half, "sharp": {**SHARP, "start": "nowhere"}}
     assert compare(plan(made, students=late, **more), tmp_path / "b") == cli.USAGE
-    assert "sharp: there is no saved model in nowhere" in capsys.readouterr().err
+    assert "sharp starts at 'nowhere', which is neither a student" in capsys.readouterr().err
     assert not (tmp_path / "b").exists()
 
 
