@@ -23,14 +23,17 @@ from experiments.harness import Content, Options, Rows, main
 from experiments.text_quality import measure_text, reference_row
 from experiments.text_sizes import SIZES, Sizes, load_corpus
 from experiments.text_students import Workshop, seconds_of_parts
+from fewjump.config import one_of
 from fewjump.demo.parts import TEACHER, Clock
 from fewjump.denoiser.base import Denoiser
 from fewjump.evaluate.text import TextMeter
 
 LOOKAHEAD = "autoregressive with lookahead"
+#: With one block more than by default.
+DEEPER = "any-order with two blocks"
 KINDS = ("autoregressive", LOOKAHEAD, "any-order", "shared-chain")
 #: Kinds that draw from left to right: they are asked to reveal positions in that order too.
-WALKS = ("autoregressive", "any-order")
+WALKS = ("autoregressive", "any-order", DEEPER)
 HIDDEN = ("stretch", "scattered")
 
 
@@ -44,6 +47,7 @@ class Config(Options):
         text: text file, reduced to a–z and space; without it the documentation that Python ships.
         seeds: trainings of everything.
         steps: optimiser steps of each student.
+        kinds: of students.
     """
 
     corpus: Literal["names", "text"] = "names"
@@ -51,6 +55,11 @@ class Config(Options):
     text: Path | None = None
     seeds: int = 1
     steps: int = 2000
+    kinds: tuple[str, ...] = KINDS
+
+    def __post_init__(self) -> None:
+        for kind in self.kinds:
+            one_of("kinds", kind, (*KINDS, DEEPER))
 
 
 def sizes_of(config: Config, sizes: Sizes) -> Sizes:
@@ -60,8 +69,10 @@ def sizes_of(config: Config, sizes: Sizes) -> Sizes:
         "autoregressive": {"width": width},
         LOOKAHEAD: {"kind": "autoregressive", "width": width, "lookahead": True},
         "any-order": {"width": width, "neighbours": (1, 2, 3, 4)},
+        DEEPER: {"kind": "any-order", "width": width, "neighbours": (1, 2, 3, 4), "blocks": 2},
         "shared-chain": sizes.heads["shared-chain"],
     }
+    heads = {kind: heads[kind] for kind in config.kinds}
     return replace(sizes, heads=heads, joint_steps=config.steps, longer={}, seeds=config.seeds)
 
 
@@ -111,7 +122,7 @@ def measure(config: Config, sizes: Sizes | None = None) -> Content:
         workshop = Workshop(config.corpus, data, sizes, seed, config.runs, clock)
         filled = fillings_of(workshop, meter, x0, entropy)
         teacher = workshop.teacher()
-        for kind in (TEACHER, *KINDS):
+        for kind in (TEACHER, *config.kinds):
             model = teacher if kind == TEACHER else workshop.student(kind, teacher)
             rows += workshop.rows(kind, model, meter, entropy)
             if kind in WALKS:
