@@ -199,6 +199,25 @@ def test_lower_halves_of_digits_in_one_evaluation() -> None:
     assert chain["precision_high"] < slow["precision_low"]
 
 
+def test_molecules_as_selfies() -> None:
+    """FCD of one set of 10,000 samples each; twice as near is no matter of draws."""
+    content = load("molecules_selfies_30")
+    assert {row["n"] for row in content["rows"] if "moses" in row} == {10_000}
+    assert all(row["valid"] > 0.998 for row in content["rows"])
+    fcd = {(r["student"], r["steps"]): r["moses"]["FCD/Test"] for r in content["rows"]}
+    slow = fcd["teacher, one by one", 32]
+    assert slow < fcd["teacher", 32]
+    assert 1.9 < slow / fcd["any-order", 1] < 2.1
+    assert fcd["any-order", 1] == pytest.approx(fcd["autoregressive network", 1], rel=0.05)
+    assert fcd["shared-chain", 4] < slow
+    assert fcd["any-order", 4] > 1.2 * fcd["any-order", 1]
+    smiles = load("molecules_smiles_30")
+    (valid,) = (r for r in smiles["rows"] if (r["student"], r["steps"]) == ("any-order", 1))
+    assert valid["moses"]["FCD/Test"] < 0.5 * fcd["any-order", 1]
+    assert smiles["teacher_steps"] == 3 * content["teacher_steps"]
+    assert "neighbours" not in content["sizes"]["heads_of"]["any-order"]
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_students_that_condition_on_shakespeare(seed: int) -> None:
     """Two seeds: a claim is one where intervals separate in both."""

@@ -114,6 +114,17 @@ def cell(which: str, student: str, steps: str, key: str) -> str:
     return plus_minus(rows[0], key)
 
 
+def speedup(which: str, student: str, steps: str) -> str:
+    """How many times as fast as the teacher in all steps, at so many samples at once."""
+    rows = load(f"molecules_{which}")["rows"]
+    length = load(f"molecules_{which}")["length"]
+    slow, fast = (
+        where(rows, student=name, steps=k)[0]["core_seconds"]
+        for name, k in ((TEACHER, length), (student, int(steps)))
+    )
+    return f"{slow / fast:.0f}"
+
+
 def one_by_one(which: str, key: str) -> str:
     """One number of the teacher drawn symbol by symbol."""
     return plus_minus(where(load(f"molecules_{which}")["rows"], student=ONE_BY_ONE)[0], key)
