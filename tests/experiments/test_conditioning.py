@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 import torch
 from torch import Tensor
 
-from experiments.conditioning import HIDDEN, KINDS, WALKS, Config, measure
+from experiments.conditioning import DEEPER, HIDDEN, KINDS, WALKS, Config, measure
 from experiments.filling import filling, filling_one_by_one, holes
 from experiments.harness import LEFT
 from fewjump.demo.parts import TEACHER
@@ -67,12 +68,15 @@ def test_rows_are_whole_and_remembered(tmp_path, monkeypatch):
     monkeypatch.setattr("experiments.filling._ALONE", 1)
     monkeypatch.setattr("fewjump.evaluate.text.LADDER", (0.5, 1.0, 2.0))
     few = replace(SIZES, steps=(1, 2), teacher_extra=())
-    config = Config(names=names_file(tmp_path), runs=tmp_path / "runs", steps=2)
+    with pytest.raises(ValueError, match="unknown kinds 'chain'"):
+        Config(kinds=("chain",))
+    kinds = (*KINDS, DEEPER)
+    config = Config(names=names_file(tmp_path), runs=tmp_path / "runs", steps=2, kinds=kinds)
     found = measure(config, few)
     left = {f"{kind}{LEFT}" for kind in WALKS}
-    assert {row["student"] for row in found["rows"]} == {"teacher", *KINDS, *left}
+    assert {row["student"] for row in found["rows"]} == {"teacher", *kinds, *left}
     assert {row["steps"] for row in found["rows"] if row["student"] in left} == {2}
-    counts = {k: len(HIDDEN) * (2 if k == TEACHER else 1) + 3 for k in (TEACHER, *KINDS)}
+    counts = {k: len(HIDDEN) * (2 if k == TEACHER else 1) + 3 for k in (TEACHER, *kinds)}
     for kind, count in counts.items():
         assert sum(row["student"] == kind for row in found["fillings"]) == count
     drawn = [row for row in found["fillings"] if "steps" in row]
