@@ -380,7 +380,6 @@ class LatentLaw(Law):
         """
         x0 = self.checked(x0, known)
         if self.certain is not None:
-            already = (self.certain == x0) & (x0 >= 0)
-            if bool((already | ~known).all()):
+            if bool(((self.certain == x0) | ~known).all()):
                 return self
         return self.exact().given(x0, known)
