@@ -13,6 +13,7 @@ from experiments.pages import supports
 from experiments.pages.checkpoints import FAMILIES
 from experiments.pages.markdown import where
 from experiments.pages.road import load
+from fewjump.evaluate.bootstrap import half_width
 from fewjump.evaluate.meter import mean_over_seeds
 from fewjump.results import as_row
 
@@ -218,6 +219,30 @@ def test_molecules_as_selfies() -> None:
     assert "neighbours" not in content["sizes"]["heads_of"]["any-order"]
 
 
+def test_a_second_block_on_shakespeare() -> None:
+    """The paired differences of three seeds separate, and every seed agrees with their mean."""
+    content = load("conditioning_text")
+    deeper = "any-order with two blocks"
+    gaps, exact = [], []
+    for seed in (0, 1, 2):
+        rows = {(r["student"], r["steps"]): r for r in content["rows"] if r["seed"] == seed}
+        mine, theirs = rows[deeper, 1], rows["autoregressive", 1]
+        gaps.append(theirs["matched_nll"] - mine["matched_nll"])
+        assert mine["nll"] < theirs["nll"]
+        assert mine["matched_nll_high"] > theirs["matched_nll_low"]
+        for steps in (2, 4, 8, 16):
+            left = rows[f"{deeper}, from the left", steps]
+            assert left["matched_nll_low"] < mine["matched_nll_high"]
+            assert left["matched_nll"] < theirs["matched_nll"]
+        assert mine["training_seconds"] > theirs["training_seconds"]
+        truth = [r for r in content["fillings"] if r["seed"] == seed and "steps" not in r]
+        told = {(r["hidden"], r["student"]): r["nll"] for r in truth}
+        exact += [told[h, deeper] - told[h, "autoregressive"] for h in ("stretch", "scattered")]
+    assert min(gaps) > 0
+    assert sum(gaps) / 3 > half_width(gaps)
+    assert min(exact) > 0
+
+
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_students_that_condition_on_shakespeare(seed: int) -> None:
     """Three seeds: a claim is one where intervals separate in each."""
@@ -229,7 +254,8 @@ def test_students_that_condition_on_shakespeare(seed: int) -> None:
     best, first = rows["shared-chain", 16], rows["shared-chain", 1]
     assert best["matched_nll_high"] < first["matched_nll_low"]
     assert best["matched_nll_high"] < rows["teacher", 64]["matched_nll_low"]
-    walks = ("autoregressive", "autoregressive with lookahead", "any-order")
+    deeper = "any-order with two blocks"
+    walks = ("autoregressive", "autoregressive with lookahead", "any-order", deeper)
     for kind in walks:
         assert rows[kind, 16]["matched_nll_low"] > rows[kind, 1]["matched_nll_high"]
     for kind in ("autoregressive", "any-order"):

@@ -16,6 +16,7 @@ from experiments.pages.markdown import (
 )
 from experiments.pages.road import load
 from fewjump.demo.parts import TEACHER
+from fewjump.evaluate.bootstrap import half_width
 
 
 def by_steps(corpus: str) -> str:
@@ -100,11 +101,31 @@ def _timed(rows: Sequence[Row]) -> list[Row]:
     return where(rows, seed=min(row["seed"] for row in rows))
 
 
+def ahead(corpus: str, student: str, other: str) -> str:
+    """How much less NLL at matched entropy a student has in one step than another, by seeds."""
+    gaps = [
+        theirs["matched_nll"] - mine["matched_nll"]
+        for mine, theirs in zip(_of(corpus, student, 1), _of(corpus, other, 1), strict=True)
+    ]
+    return f"{sum(gaps) / len(gaps):.3f} ± {half_width(gaps):.3f}"
+
+
+def parameters(corpus: str, student: str) -> str:
+    """Of a student, trunk included."""
+    return f"{_of(corpus, student, 1)[0]['parameters']:,}"
+
+
 def drift(corpus: str, student: str) -> str:
-    """NLL at matched entropy at the most steps, less that at one; hyphens stand for spaces too."""
-    rows = load(f"conditioning_{corpus}")["rows"]
-    mine = [r for r in rows if r["student"].replace(" ", "-") == student]
-    last = max(r["steps"] for r in mine)
-    values = (mean(where(mine, steps=k), "matched_nll") for k in (1, last))
+    """NLL at matched entropy at the most steps, less that at one."""
+    last = max(r["steps"] for r in _of(corpus, student))
+    values = (mean(_of(corpus, student, k), "matched_nll") for k in (1, last))
     first, most = values
     return f"{most - first:.3f}"
+
+
+def _of(corpus: str, student: str, steps: int | None = None) -> list[Row]:
+    """Rows of a student, in whose name hyphens stand for spaces too, seed by seed."""
+    rows = load(f"conditioning_{corpus}")["rows"]
+    mine = [r for r in rows if r["student"].replace(" ", "-") == student]
+    found = mine if steps is None else where(mine, steps=steps)
+    return sorted(found, key=lambda row: row["seed"])

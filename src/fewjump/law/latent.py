@@ -379,7 +379,6 @@ class LatentLaw(Law):
                 conditional has no closed form.
         """
         x0 = self.checked(x0, known)
-        if self.certain is not None:
-            if bool(((self.certain == x0) | ~known).all()):
-                return self
+        if self.certain is not None and bool(((self.certain == x0) | ~known).all()):
+            return self
         return self.exact().given(x0, known)
