@@ -69,9 +69,9 @@ def sizes_of(config: Config, sizes: Sizes) -> Sizes:
         "autoregressive": {"width": width},
         LOOKAHEAD: {"kind": "autoregressive", "width": width, "lookahead": True},
         "any-order": {"width": width, "neighbours": (1, 2, 3, 4)},
-        DEEPER: {"kind": "any-order", "width": width, "neighbours": (1, 2, 3, 4), "blocks": 2},
         "shared-chain": sizes.heads["shared-chain"],
     }
+    heads[DEEPER] = {"kind": "any-order", **heads["any-order"], "blocks": 2}
     heads = {kind: heads[kind] for kind in config.kinds}
     return replace(sizes, heads=heads, joint_steps=config.steps, longer={}, seeds=config.seeds)
 

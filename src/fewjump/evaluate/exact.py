@@ -68,9 +68,8 @@ def conditional_total_correlation(coupling: Tensor, vocab_size: int) -> float:
         raise ValueError(f"{coupling.shape[1]} columns are not {vocab_size}^L sequences")
     table = coupling.reshape(-1, *(vocab_size,) * length)
     # H(x₀ⁱ|x₁) and H(x₀|x₁), each with H(x₁) added.
-    axes = range(1, length + 1)
-    # Of no axis torch sums over all.
-    each = [entropy(table.sum([a for a in axes if a != i]) if length > 1 else table) for i in axes]
+    aside = (table.movedim(i + 1, 1).reshape(len(table), vocab_size, -1) for i in range(length))
+    each = [entropy(one.sum(-1)) for one in aside]
     return sum(each) - entropy(table) - (length - 1) * entropy(coupling.sum(1))
 
 

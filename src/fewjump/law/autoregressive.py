@@ -293,12 +293,11 @@ class AutoregressiveLaw(Law):
         return torch.as_tensor(total) / self.marginal_samples
 
     def _enumerated_marginals(self) -> Tensor:
-        probability = self.enumerate().exp()
-        grid = (self.batch_size,) + (self.vocab_size,) * self.length
-        joint = probability.reshape(grid)
-        axes = range(1, self.length + 1)
-        each = [joint.sum([a for a in axes if a != i]) if self.length > 1 else joint for i in axes]
-        return torch.stack(each, 1)
+        rows, size, length = self.batch_size, self.vocab_size, self.length
+        joint = self.enumerate().exp().reshape(rows, *(size,) * length)
+        shape = (rows, size, size ** (length - 1))
+        aside = (joint.movedim(i + 1, 1).reshape(shape) for i in range(length))
+        return torch.stack([one.sum(-1) for one in aside], 1)
 
     def conditional_logits(self, x0: Tensor) -> Tensor:
         self.check_left_to_right()

@@ -156,10 +156,8 @@ def _floors(joint: Tensor, seed: int) -> Iterator[Identity]:
     problem = EnumeratedJoint(joint)
     law = exact_output_law(problem.denoiser(Absorbing(joint.shape[0] + 1, LogLinear())), 1)
     product = joint.new_ones(())
-    for axis in range(joint.dim()):
-        others = [i for i in range(joint.dim()) if i != axis]
-        # Of no axis torch sums over all.
-        product = product[..., None] * (joint.sum(others) if others else joint)
+    for axis, size in enumerate(joint.shape):
+        product = product[..., None] * joint.movedim(axis, 0).reshape(size, -1).sum(-1)
     correlation = kl(joint, product)
     yield Identity(
         "one-step floor",
