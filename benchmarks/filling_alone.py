@@ -2,7 +2,8 @@
 
 Networks of the sizes of :mod:`experiments.digits_infilling`, with weights as they begin: what is
 timed does not depend on them. The teacher with 64 steps and every student with one take turns, so
-that whatever else the machine does slows all of them alike, and a ratio is taken within each turn.
+that whatever else the machine does slows all of them, and a ratio is taken within each turn. Other
+work slows a walk of many small calls more than a network: let the machine do nothing else.
 
 Run: python -m benchmarks.filling_alone
 """

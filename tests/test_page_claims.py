@@ -873,10 +873,11 @@ def test_sampling_beside_the_network_alone() -> None:
 
 
 def test_filling_half_of_a_picture_alone() -> None:
-    ratio = {row["student"]: row["ratio"] for row in load("filling_alone")["rows"]}
+    rows = load("filling_alone")["rows"]
+    ratio = {row["student"]: row["ratio"] for row in rows}
     assert 28 < ratio["joint student"] < 35
-    assert ratio["shared-chain"] > 20
-    assert 18 < ratio["any-order"] < 20
+    # In every turn, not in the median one alone.
+    assert all(row["ratio_least"] > 20 for row in rows if row["student"] != "teacher")
 
 
 def test_any_order_on_enumerated_problems() -> None:
