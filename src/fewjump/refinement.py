@@ -11,6 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from fewjump.assembly import values_for
 from fewjump.config import changed
 from fewjump.data import Dataset
@@ -29,6 +32,8 @@ from fewjump.options.sampled import (
 from fewjump.options.training import REFINEMENT, TrainConfig
 from fewjump.random import fold_seed
 from fewjump.runs import describe_model, finish, keeping, run_folder, set_aside
+from fewjump.sampler import sample
+from fewjump.sampler.run import prompt_of_kept
 from fewjump.train import TrainResult, train
 from fewjump.train.data import Tokens
 from fewjump.train.ema import ExponentialMovingAverage
@@ -144,6 +149,14 @@ def refine(
         told = {"auxiliary": describe_model(helper)}
     for each in (student, teacher):
         each.check_length(length)
+    # What draws have in common with data beside their law: where they end, what frames them.
+    rows = None if tokens is None else torch.as_tensor(tokens[: limits.guard_samples]).long()
+
+    def few() -> Tensor:
+        given = prompt_of_kept(student.process, None if rows is None else rows[:1].expand(2, -1))
+        return sample(student, 2, 1, length=length, generator=config.seed, **given)
+
+    objective.rehearse(few)
     run = {
         "verb": "refine",
         "denoiser": describe_model(own),
@@ -162,6 +175,7 @@ def refine(
                 grid=objective.few_step_times(),
                 length=length,
                 samples=limits.guard_samples,
+                rows=rows,
                 band=limits.band,
                 seed=seed,
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import hashlib
 import io
 import re
 import runpy
@@ -228,12 +229,16 @@ def read_text(path: Path) -> str:
     return "".join(decoded(path))
 
 
-def function_at(place: str, form: str) -> Callable[..., Any]:
-    """The function that ``FILE.py:NAME`` names. The file is run.
+def function_at(place: str, form: str) -> tuple[Callable[..., Any], str]:
+    """The function that ``FILE.py:NAME`` names, and what it is known by. The file is run.
 
     Args:
         place: the words.
         form: what is expected of them, for the error.
+
+    Returns:
+        The function; and the names of file and function with a digest of the file's content, the
+        same wherever the file is.
 
     Raises:
         ValueError: for words of another form, or a file without that function.
@@ -245,7 +250,8 @@ def function_at(place: str, form: str) -> Callable[..., Any]:
         raise ValueError(f"{form}; got {place!r}")
     if not path.is_file():
         raise FileNotFoundError(f"the file {path} does not exist")
+    content = hashlib.sha256(path.read_bytes()).hexdigest()
     found = runpy.run_path(str(path)).get(name)
     if not callable(found):
         raise ValueError(f"{path} holds no function {name!r}")
-    return found
+    return found, f"{path.name}:{name} ({content[:16]})"

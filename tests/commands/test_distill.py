@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -32,6 +34,7 @@ from fewjump.objective import (
 )
 from fewjump.process import Absorbing, Uniform
 from fewjump.schedule import LogLinear
+from fewjump.train import read_metrics
 
 MASKED = Absorbing(5, LogLinear())
 SMALL = ["--steps", "2", "--batch-size", "8", "--warmup", "1", "--device", "cpu", "--no-progress"]
@@ -283,7 +286,39 @@ def test_sequences_are_not_drawn_from_a_teacher_of_framed_texts(
     for method in ("redi", "lsd"):
         assert cli.main([*words, "--method", method]) == cli.USAGE
         assert f"between special tokens, and --method {method}" in capsys.readouterr().err
+    np.save(tmp_path / "x.npy", torch.zeros(9, 4, dtype=torch.int64).numpy())
+    own = ["--data", str(tmp_path / "x.npy"), "--matching", "teacher-rollout"]
+    assert cli.main([*words, *own]) == cli.USAGE
+    assert "match forward on its file" in capsys.readouterr().err
+    refined = ["refine", "--student", words[2], "--out", words[4], "--teacher", words[2]]
+    for more in ([], [*own[:2], "--source", "student"]):
+        assert cli.main([*refined, *more]) == cli.USAGE
+        assert "between special tokens, and its own samples" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_what_watches_a_framed_teacher_draws_within_its_frame(tmp_path: Path, capsys) -> None:
+    pytest.importorskip("transformers")
+    sys.path.insert(0, str(Path(__file__).parents[1] / "denoiser"))
+    import tiny_hub
+
+    folder, rows = str(tiny_hub.save(tmp_path / "esm", "esm")), str(tmp_path / "x.npy")
+    drawn = ["rollouts", folder, "--length", "8", "--num-samples", "32", "--steps", "2"]
+    assert cli.main([*drawn, "--out", rows]) == cli.OK
+    words = ["--steps", "1", "--batch-size", "4", "--data", rows, "--device", "cpu"]
+    student = ["distill", "--teacher", folder, "--student", "shared-chain", "--head", "states=4"]
+    assert cli.main([*student, *words, "--out", str(tmp_path / "run")]) == cli.OK
+    (line,) = [line for line in read_metrics(tmp_path / "run") if "loss" in line]
+    assert line["student_support"] > 1 and line["teacher_support"] > 1
+    assert cli.main(["inspect", folder, "--length", "8", "--samples", "4", "--steps", "2"]) == cli.OK
+    assert "verdict: finite and normalised" in capsys.readouterr().out
+    # Its own samples, too: those of the guard and those that a reward is tried on.
+    (tmp_path / "rule.py").write_text(
+        "def r(x):\n    assert (x[:, 0] == 2).all() and (x[:, -1] == 3).all()\n    return x[:, 1]\n"
+    )
+    refined = ["refine", "--student", str(tmp_path / "run"), "--reward", f"{tmp_path}/rule.py:r"]
+    refined += ["--guard-samples", "8", "--out", str(tmp_path / "refined")]
+    assert cli.main([*refined, *words]) == cli.OK, capsys.readouterr().err
 
 
 def test_another_length_than_the_teachers_is_refused_without_data_too(

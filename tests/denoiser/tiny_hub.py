@@ -17,7 +17,8 @@ SIZES: dict[str, dict[str, Any]] = {
     "roberta": {"max_position_embeddings": 34, "pad_token_id": 0},
     "modernbert": {"cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3},
     "albert": {"embedding_size": 8, "max_position_embeddings": 32},
-    "esm": {"mask_token_id": 4, "position_embedding_type": "rotary"},
+    # As published: a row of nothing but masks is NaN, one with its frame is not.
+    "esm": {"mask_token_id": 4, "position_embedding_type": "rotary", "token_dropout": True},
 }
 
 

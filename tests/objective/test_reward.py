@@ -214,11 +214,19 @@ def tokens(x0):
 def wild(x0):
     return torch.full((len(x0),), float("nan"))
 
+def nothing(x0):
+    pass
+
+def pair(x0, more):
+    return x0
+
 number = 3
 """
 
 
-def test_the_command_line_refines_by_a_rule_and_resumes(tmp_path: Path, capsys) -> None:
+def test_the_command_line_refines_by_a_rule_and_resumes(
+    tmp_path: Path, capsys, monkeypatch
+) -> None:
     (tmp_path / "rule.py").write_text(RULE)
     fewjump.save(network(), tmp_path / "student", vocabulary=Tokens(V))
     np.save(tmp_path / "data.npy", torch.zeros(8, 4, dtype=torch.int64).numpy())
@@ -235,6 +243,16 @@ def test_the_command_line_refines_by_a_rule_and_resumes(tmp_path: Path, capsys) 
     fewjump.load(tmp_path / "run" / "model")
     assert cli.main([*words, *given, "--steps", "4", "--anchor", "0.3"]) != cli.OK
     assert "anchor: 0.2 → 0.3" in capsys.readouterr().err
+    # Elsewhere the file is the same; with other content it is another reward.
+    (tmp_path / "else").mkdir()
+    monkeypatch.chdir(tmp_path / "else")
+    again = ["refine", "--config", str(tmp_path / "run" / "options.yaml")]
+    assert cli.main([*again, "--steps", "5", "--max-seconds", "100"]) == cli.OK
+    assert cli.main([*words, "--reward", "../rule.py:same", "--anchor", "0.2"]) == cli.OK
+    (tmp_path / "rule.py").write_text(RULE.replace(".float()", ".double()"))
+    capsys.readouterr()
+    assert cli.main([*again, "--steps", "6"]) != cli.OK
+    assert "objective.reward: 'rule.py:same (" in capsys.readouterr().err
     shown = ["--known", "scattered", "--out", str(tmp_path / "shown")]
     data = ["--data", str(tmp_path / "data.npy")]
     assert cli.main([*words, *given, *shown, *data, "--steps", "2"]) == cli.OK
@@ -254,9 +272,17 @@ def test_the_command_line_refines_by_a_rule_and_resumes(tmp_path: Path, capsys) 
 
 def test_rewards_that_are_none_are_refused(tmp_path: Path) -> None:
     (tmp_path / "rule.py").write_text(RULE)
-    for name, message in (("tokens", r"shape \(128,\), one number"), ("wild", "finite")):
+    for name, message in (
+        ("tokens", r"shape \(2,\), one number"),
+        ("wild", "finite"),
+        ("nothing", r"the reward takes samples.* fails with RuntimeError"),
+        ("pair", r"the reward takes samples.*missing 1 required positional argument"),
+    ):
+        place = f"{tmp_path / 'rule.py'}:{name}"
         with pytest.raises(ValueError, match=message):
-            fewjump.refine(network(), reward=f"{tmp_path / 'rule.py'}:{name}", steps=1, **QUICK)
+            fewjump.refine(network(), reward=place, steps=1, out=tmp_path / "run", **QUICK)
+        # The folder is free for what it was meant for.
+        assert not list((tmp_path / "run").glob("*"))
     with pytest.raises(ValueError, match="teacher, or a reward"):
         fewjump.refine(network(), steps=1, **QUICK)
     with pytest.raises(ValueError, match="leave teacher and auxiliary out"):

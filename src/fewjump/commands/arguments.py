@@ -374,8 +374,13 @@ def _plain(value: Any, is_path: bool) -> Any:
         # A hub repository is no path, though typed as one.
         is_name = value.as_posix().startswith(HUB)
         return value.as_posix() if is_name else str(value.absolute())
-    if is_path and isinstance(value, str) and Path(value).exists():
-        return str(Path(value).absolute())
+    if is_path and isinstance(value, str):
+        # A path, or FILE.py:NAME.
+        file, colon, name = value.rpartition(":")
+        if Path(value).exists():
+            return str(Path(value).absolute())
+        if Path(file).is_file():
+            return f"{Path(file).absolute()}{colon}{name}"
     return value
 
 

@@ -225,6 +225,11 @@ def run(
         raise ValueError("--label-dropout is for teachers with classes, and this one has none")
     guided = options.guidance is not None and (data is None or not data.scales)
     objective = objective_of(options, guided)
+    if framed and not objective.needs_data:
+        raise ValueError(
+            "this teacher knows texts between special tokens, and --matching teacher-rollout draws "
+            "its sequences without them; run `fewjump rollouts`, and match forward on its file"
+        )
     if given is not None and given.network is not None and objective.keeps_network:
         raise ValueError(
             f"--method {options.method} learns a sampler of its teacher's network, and an exact "

@@ -101,6 +101,12 @@ def run(options: Options) -> int:
                 "different vocabularies; give the teacher the student was distilled from"
             )
     data = None
+    if any(student.vocabulary.frame) and (options.data is None or options.source == "student"):
+        raise ValueError(
+            "this student knows texts between special tokens, and its own samples within a "
+            "training begin without them: give --data, whose texts have them, and leave --source "
+            "student out; `fewjump rollouts` draws texts where there are none"
+        )
     if options.data is not None:
         source = [*teachers, student][0]
         data = open_data_like(source, options.data, options.kind, **document_values(options))

@@ -28,7 +28,7 @@ from fewjump.random import Generator, generator_for
 from fewjump.results import Row
 from fewjump.sampler.arguments import check_budgets
 from fewjump.sampler.base import Sampler
-from fewjump.sampler.run import run
+from fewjump.sampler.run import prompt_of_kept, run
 from fewjump.sampler.time_grid import GridSpec
 
 TEST_DATA = "test data"
@@ -134,12 +134,11 @@ class DataMeter(Meter):
         Returns:
             ``length``, and ``prompt`` and ``fixed`` where the process keeps tokens.
         """
-        out: dict[str, Any] = {"length": self.length}
-        if denoiser.process.kept:
-            index = torch.arange(num_samples) % len(self.dataset.test)
-            rows = self.dataset.batch(index, "test")
-            out |= {"prompt": rows, "fixed": denoiser.process.is_kept(rows)}
-        return out
+        index = torch.arange(num_samples) % len(self.dataset.test)
+        return {
+            "length": self.length,
+            **prompt_of_kept(denoiser.process, self.dataset.batch(index, "test")),
+        }
 
 
 class ChainMeter(Meter):

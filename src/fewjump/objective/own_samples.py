@@ -47,6 +47,9 @@ class OwnSamples(Objective, OwnSamplesOptions):
         """
         self._inspect = inspect
 
+    def rehearse(self, few: Callable[[], Tensor]) -> None:
+        """Try what the loss asks of samples, (N, L) from ``few``, before anything is written."""
+
     def before_save(self, step: int, student: Denoiser) -> Mapping[str, float]:
         return {} if self._inspect is None else self._inspect(step, self.own(student))
 
@@ -77,6 +80,8 @@ class OwnSamples(Objective, OwnSamplesOptions):
         given = Given(batch, None, process) if given is None else given
         x = given.pin(process.prior_sample(batch.shape, generator, batch.device))
         if self.source == "forward":
+            # At the noisiest time too, data show what noise never touches: where they end, say.
+            x = process.with_kept(x, batch)
             noised = given.pin(process.corrupt(batch, 0.0, t, generator))
             return torch.where((k == 0)[:, None], x, noised)
         for now, after, step in zip(grid, grid[1:-1], range(len(grid))):

@@ -65,8 +65,10 @@ class RewardRefinement(OwnSamples, RewardOptions, KnownOptions):
         super().__post_init__()
         require(self.reward is not None, "refinement by a reward needs one: give reward=")
         self.needs_data = self.needs_data or self.known is not None
-        form = "a reward is FILE.py:NAME, a function in a Python file"
-        named = self.reward if callable(self.reward) else function_at(str(self.reward), form)
+        named = self.reward
+        if not callable(named):
+            form = "a reward is FILE.py:NAME, a function in a Python file"
+            named, self.reward = function_at(str(named), form)
         self._function = cast(Callable[[Tensor], Tensor], named)
 
     def check(self, student: Denoiser, teacher: Denoiser | None) -> None:
@@ -105,9 +107,18 @@ class RewardRefinement(OwnSamples, RewardOptions, KnownOptions):
             metrics["data_nll"] = nll.detach()
         return loss, metrics
 
+    def rehearse(self, few: Callable[[], Tensor]) -> None:
+        self._worth(few())
+
     def _worth(self, x0: Tensor) -> Tensor:
         """r of samples (N, L): (N,) float64."""
-        found = torch.as_tensor(self._function(x0.clone()), device=x0.device).double()
+        try:
+            found = torch.as_tensor(self._function(x0.clone()), device=x0.device).double()
+        except Exception as error:
+            raise ValueError(
+                f"the reward takes samples, an integer tensor (N, L), and returns N numbers; of "
+                f"{tuple(x0.shape)} samples it fails with {type(error).__name__}: {error}"
+            ) from error
         if found.shape != x0.shape[:1]:
             raise ValueError(
                 f"the reward of {tuple(x0.shape)} samples must have shape ({len(x0)},), one number "

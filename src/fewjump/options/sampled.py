@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, cast, get_args
 
 import tyro
 
-from fewjump.config import one_of, require
+from fewjump.config import PLACE, one_of, require
 from fewjump.options.matching import (
     Part,
     Weighting,
@@ -228,7 +228,7 @@ class RewardOptions(Part):
             sequence: the student's law tends to that law times exp(reward/β).
     """
 
-    reward: Annotated[Reward | str | None, _by_text()] = None
+    reward: Annotated[Reward | str | None, _by_text(), PLACE] = None
     anchor: float = 0.1
 
     whose = "refinement by a reward; give --reward"

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from torch import Tensor
 from fewjump.denoiser.base import Denoiser, eval_mode
 from fewjump.denoiser.condition import make_condition
 from fewjump.law.base import Decoding
+from fewjump.process import Process
 from fewjump.progress import Progress
 from fewjump.random import SampleStreams, draw_seed
 from fewjump.sampler.arguments import (
@@ -91,6 +92,17 @@ class RunProgress(NamedTuple):
     steps: int
     indices: Tensor
     x: Tensor
+
+
+def prompt_of_kept(process: Process, rows: Tensor | None) -> dict[str, Any]:
+    """``prompt`` and ``fixed`` of :func:`run`: what a process keeps, where ``rows`` (N, L) have it.
+
+    A process never makes the tokens that it keeps: where sequences end and what frames them is
+    given. Nothing without rows, or for a process that keeps none.
+    """
+    if rows is None or not process.kept:
+        return {}
+    return {"prompt": rows, "fixed": process.is_kept(rows)}
 
 
 def sample(

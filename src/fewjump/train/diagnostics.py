@@ -17,6 +17,7 @@ from fewjump.denoiser.base import Denoiser, eval_mode
 from fewjump.law.product import as_product
 from fewjump.random import SampleStreams, fold_seed
 from fewjump.sampler import sample
+from fewjump.sampler.run import prompt_of_kept
 
 #: Middles of the bins of time in which the teacher is judged.
 BINS = (0.125, 0.375, 0.625, 0.875)
@@ -32,7 +33,8 @@ class Diagnostics:
         teacher: frozen.
         length: L.
         seed: of every draw.
-        data: (N, L) clean tokens for the teacher's calibration; None uses its own samples.
+        data: (N, L) clean tokens for the teacher's calibration; None uses its own samples. Draws
+            have the tokens that the process keeps where these have them.
         samples: sequences in every set that is compared.
         batch_size: sequences at a time, which changes no number; all by default.
 
@@ -59,6 +61,7 @@ class Diagnostics:
         self.student, self.teacher = student, teacher
         self.length, self.seed, self.samples = length, seed, samples
         self.data = data
+        self.rows = rows_of(data, samples)
         self._drawn: Tensor | None = None
         self._reference: dict[str, float] | None = None
 
@@ -76,6 +79,8 @@ class Diagnostics:
                 streams = SampleStreams(fold_seed(self.seed, _STUDENT), index)
                 shape = (index.shape[0], self.length)
                 x = student.process.prior_sample(shape, streams, student.device)
+                if self.rows is not None:
+                    x = student.process.with_kept(x, self.rows[index].to(x.device))
                 drawn.append(student(x, 1.0).sample(streams))
         mine = variety(torch.cat(drawn))
         if self._reference is None:
@@ -132,8 +137,14 @@ class Diagnostics:
                     generator=seed,
                     length=self.length,
                     batch_size=self.batch_size,
+                    **prompt_of_kept(teacher.process, self.rows),
                 )
         return self._drawn
+
+
+def rows_of(data: Tensor | None, count: int) -> Tensor | None:
+    """So many rows of data (N, L), in order and over again."""
+    return None if data is None else data[torch.arange(count, device=data.device) % len(data)]
 
 
 def variety(tokens: Tensor) -> dict[str, float]:

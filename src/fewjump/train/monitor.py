@@ -15,7 +15,8 @@ from fewjump.denoiser.base import Denoiser, eval_mode
 from fewjump.objective.elbo import nelbo
 from fewjump.random import SampleStreams, fold_seed
 from fewjump.sampler import sample
-from fewjump.train.diagnostics import entropy_of, runs_of
+from fewjump.sampler.run import prompt_of_kept
+from fewjump.train.diagnostics import entropy_of, rows_of, runs_of
 from fewjump.train.distributed import local
 from fewjump.train.state import STATE_FILE
 
@@ -206,6 +207,7 @@ class DiversityGuard:
         teacher: sampled with ``teacher_steps`` ancestral steps; or None.
         grid: the times that the student is sampled with.
         samples: sequences in each set.
+        rows: (n, L) clean tokens, from which draws have those that the process keeps.
         band: (low, high), 0 ≤ low < 1 < high.
 
     Attributes:
@@ -220,23 +222,32 @@ class DiversityGuard:
         grid: Sequence[float],
         length: int,
         samples: int = 256,
+        rows: Tensor | None = None,
         band: tuple[float, float] = (0.7, 1.3),
         teacher_steps: int = 64,
         seed: int = 0,
     ) -> None:
         self.band, self.grid, self.length = band, tuple(grid), length
         self.samples, self.seed = samples, seed
+        self.rows = rows_of(rows, samples)
         self.start = self.teacher = self.measure(student)
         if teacher is None:
             return
-        drawn = sample(teacher, samples, teacher_steps, generator=seed, length=length)
+        given = prompt_of_kept(teacher.process, self.rows)
+        drawn = sample(teacher, samples, teacher_steps, generator=seed, length=length, **given)
         self.teacher = {**_plug_in(drawn), "joint": self._bound(teacher, drawn)}
 
     @torch.no_grad()
     def measure(self, student: Denoiser) -> dict[str, float]:
         """``token``, ``ngram`` and ``joint`` of a student. Its mode and streams are left alone."""
         drawn = sample(
-            student, self.samples, None, grid=self.grid, generator=self.seed, length=self.length
+            student,
+            self.samples,
+            None,
+            grid=self.grid,
+            generator=self.seed,
+            length=self.length,
+            **prompt_of_kept(student.process, self.rows),
         )
         total = 0.0
         with eval_mode(student):
@@ -244,6 +255,9 @@ class DiversityGuard:
                 streams = self._streams(first, _STATES)
                 shape = (streams.batch_size, self.length)
                 x = student.process.prior_sample(shape, streams, student.device)
+                if self.rows is not None:
+                    rows = self.rows[first : first + streams.batch_size]
+                    x = student.process.with_kept(x, rows.to(x.device))
                 law = student(x, 1.0)
                 total -= float(law.log_prob(law.sample(streams)).double().sum())
         return {**_plug_in(drawn), "joint": total / self.samples / self.length}

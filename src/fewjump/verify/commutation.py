@@ -69,7 +69,7 @@ class Commutation(Check):
         """Rows of :func:`commutation`: of the user's generator, or of the known families."""
         asked: dict[str, Process | Callable[[float], Tensor]] = {}
         if self.rate is not None:
-            asked[self.rate] = function_at(self.rate, "--rate takes file.py:function")
+            asked[self.rate] = function_at(self.rate, "--rate takes file.py:function")[0]
         elif self.process is not None:
             from fewjump.checkpoint.folder import process_in
 

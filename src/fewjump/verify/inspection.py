@@ -14,6 +14,8 @@ from fewjump.checkpoint.opening import open_model, place_of
 from fewjump.checkpoint.originals import Reading
 from fewjump.denoiser import Denoiser
 from fewjump.law import Law
+from fewjump.publish.conditions import read_conditions
+from fewjump.publish.models import said_vocabulary
 from fewjump.sampler import sample
 
 TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -98,21 +100,32 @@ def inspect(
     if check:
         own = min(denoiser.length or 32, denoiser.longest or 128)
         length = min(own, 128) if length is None else length
-        found["check"] = check_denoiser(denoiser, samples, steps, length, seed)
+        framed = read_conditions(said_vocabulary(denoiser, source), samples, length)
+        found["check"] = check_denoiser(
+            denoiser, samples, steps, length, seed, framed.prompt, framed.fixed
+        )
     return found
 
 
 @torch.no_grad()
 def check_denoiser(
-    denoiser: Denoiser, samples: int = 16, steps: int = 16, length: int = 32, seed: int = 0
+    denoiser: Denoiser,
+    samples: int = 16,
+    steps: int = 16,
+    length: int = 32,
+    seed: int = 0,
+    prompt: Tensor | None = None,
+    fixed: Tensor | None = None,
 ) -> dict[str, Any]:
     """Ask a denoiser about noised samples of its own; see :class:`TimeCheck`.
 
-    One with classes is asked for none in particular.
+    One with classes is asked for none in particular. ``prompt`` and ``fixed`` are those of
+    :func:`fewjump.sample`: what frames the model's texts.
     """
     if denoiser.classes is not None:
         denoiser = denoiser.conditioned(denoiser.classes)
-    x0 = sample(denoiser, samples, steps, generator=seed, length=length)
+    given: dict[str, Any] = {"length": length, "prompt": prompt, "fixed": fixed}
+    x0 = sample(denoiser, samples, steps, generator=seed, **given)
     generator = torch.Generator(x0.device).manual_seed(seed + 1)
     rows = [_at(denoiser, x0, t, generator) for t in TIMES]
     ok = all(row.finite and row.normalised <= NORMALISED_WITHIN for row in rows)
