@@ -53,6 +53,12 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
     write_text(tmp_path / "link", "text")
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "real" / "file").read_text() == "text"
+    (tmp_path / "folder").symlink_to(tmp_path / "real" / "model")
+    for text in ("one", "two"):
+        with whole_folder(tmp_path / "folder") as folder:
+            write_text(folder / "file", text)
+        assert (tmp_path / "folder").is_symlink()
+        assert (tmp_path / "real" / "model" / "file").read_text() == text
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("no"), OSError("no disk")])

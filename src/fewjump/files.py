@@ -75,20 +75,22 @@ def whole_folder(path: Path) -> Iterator[Path]:
     Raises:
         OSError: with the name that the file would have had, whatever library met a full disk.
     """
+    # A link stays one: its target is replaced.
+    target = Path(os.path.realpath(path))
     with naming(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _beside(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _beside(target)
     try:
         with naming(path, temporary):
             temporary.mkdir()
             yield temporary
             for file in temporary.rglob("*"):
                 flush(file)
-            _move_into_place(temporary, path)
+            _move_into_place(temporary, target)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    flush(path.parent)
+    flush(target.parent)
 
 
 def resolve(path: Path) -> Path:

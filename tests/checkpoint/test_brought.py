@@ -66,6 +66,24 @@ def test_weights_of_another_shape_are_named(tmp_path: Path) -> None:
     assert "ignore_mismatched_sizes" not in str(refusal.value)
 
 
+@pytest.mark.parametrize("layers", [0, 1])
+def test_fewer_layers_than_the_file_holds_are_refused(layers: int, tmp_path: Path) -> None:
+    folder = hub.save(tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": layers}))
+    with pytest.raises(ValueError, match=rf"more layers than its config.json.*layer\.{layers}\."):
+        from_masked_lm(folder)
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    folder = hub.save(tmp_path / "m")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["bert.embeddings.word_embeddings.weight"][3] = float("nan")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(fewjump.CheckpointError, match="16 values that are not finite"):
+        fewjump.load(folder)
+
+
 def test_two_models_in_one_file_are_refused() -> None:
     with pytest.raises(ValueError, match="two tensors are called a once wrappers are stripped"):
         matched_names(["model.a", "module.a"], ["a"])

@@ -64,6 +64,20 @@ def test_the_experiment_goes_on_where_it_was(tmp_path, monkeypatch) -> None:
         sudoku.measure(dataclasses.replace(config, teacher_steps=1), TINY)
 
 
+def test_students_of_boards_alone_have_no_teacher(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(sudoku, "_PART", 8)
+    config = sudoku.Config(source="boards", runs=tmp_path, students=("any-order",))
+    found = sudoku.measure(config, TINY)
+    names = {row["student"] for row in found["rows"]}
+    assert names == {"any-order of boards", "any-order of boards, refined"}
+    assert found["costs"][0]["teacher_evaluations"] == 0
+    assert sudoku.measure(config, TINY)["rows"] == found["rows"]
+    # Only the head is deeper, and what is distilled keeps the sizes that its rows were made with.
+    deep, plain = sudoku.Sizes.of("boards"), sudoku.Sizes.of("teacher")
+    assert deep.heads["any-order"] == {**plain.heads["any-order"], "blocks": 4}
+    assert plain == sudoku.Sizes()
+
+
 def test_clues_stay_and_the_true_board_counts() -> None:
     boards = random_boards(4, 2)
 

@@ -232,6 +232,7 @@ def _own(folder: Path, tokenizer: Any) -> tuple[NetworkDenoiser | ScoreDenoiser,
 def _masked_lm(folder: Path, tokenizer: Any, told: bool) -> tuple[NetworkDenoiser, Facts]:
     found = read_pretrained(folder)
     denoiser = from_masked_lm(found, tokenizer)
+    check_values(dict(denoiser.named_parameters()))
     # Without code of its own, a model ends in a linear layer or is refused.
     assert isinstance(denoiser, NetworkDenoiser)
     if told:

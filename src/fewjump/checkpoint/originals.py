@@ -238,7 +238,7 @@ def _chosen(found: Opened, weights: WeightsName) -> Weights:
         )
     raise CheckpointError(
         f"{found.file} holds one set of weights, the published or averaged one, which is what "
-        "weights='ema' (--weights ema) means; there are no others to be read with weights='raw'"
+        "weights='ema' means; there are no others to be read with weights='raw'"
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import pickle
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -147,7 +148,7 @@ def read_pretrained(place: str | Path, trust_remote_code: bool = False) -> Pretr
                 "read it, then pass trust_remote_code=True"
             ) from error
         raise ValueError(f"no masked language model could be read from {source}: {text}") from error
-    _check_whole(source, type(model).__name__, report)
+    _check_whole(source, model, report)
     return Pretrained(
         model.eval(),
         source if Path(source).exists() else HUB + source,
@@ -278,13 +279,29 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     return {str(name): entry for name, entry in value.items()}
 
 
-def _check_whole(source: str, name: str, report: Mapping[str, Any]) -> None:
-    """Raise ValueError unless every weight of the network was in the files (tied ones aside)."""
-    missing = sorted(report["missing_keys"])
+def _check_whole(source: str, model: nn.Module, report: Mapping[str, Any]) -> None:
+    """Raise ValueError unless files and network have the same weights.
+
+    Tied ones may be missing, and parts beside the network aside; layers may not.
+    """
+    missing, aside = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
     if missing:
         raise ValueError(
-            f"the weights in {source} lack {listed(missing)} of a {name}, which would be random; "
-            "give a model that was trained as a masked language model, its head included"
+            f"the weights in {source} lack {listed(missing)} of a {type(model).__name__}, which "
+            "would be random; give a model that was trained as a masked language model, its head "
+            "included"
+        )
+    numbered = re.compile(r"\.\d+\.")
+    layers = {numbered.sub(".0.", name) for name in model.state_dict() if numbered.search(name)}
+    more = [
+        name
+        for name in aside
+        if numbered.search(name) and (not layers or numbered.sub(".0.", name) in layers)
+    ]
+    if more:
+        raise ValueError(
+            f"the weights in {source} have more layers than its config.json says: "
+            f"{listed(more)}; take both from the same save"
         )
 
 

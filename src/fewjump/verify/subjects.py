@@ -14,6 +14,7 @@ from fewjump.denoiser.network import NetworkDenoiser
 from fewjump.objective import CrossEntropyELBO, Objective, freeze
 from fewjump.problem import MarkovChain
 from fewjump.process import Process, Uniform
+from fewjump.publish.conditions import read_conditions
 from fewjump.publish.models import Model, open_data_like, open_model
 from fewjump.random import generator_for, initial_weights
 from fewjump.reading import reading_values
@@ -51,7 +52,9 @@ def tokens_for(model: Model, source: str | None, count: int, seed: int) -> Tenso
         ValueError: for data in another vocabulary.
     """
     if source is None:
-        return sample(model.denoiser, count, 64, generator=seed)
+        given = read_conditions(model.vocabulary, count, model.denoiser.length)
+        framed = {"length": given.length, "prompt": given.prompt, "fixed": given.fixed}
+        return sample(model.denoiser, count, 64, generator=seed, **framed)
     data = open_data_like(model, source)
     rows = torch.randperm(len(data.test), generator=generator_for(seed, 3))[:count]
     return data.batch(rows, "test")
