@@ -309,8 +309,9 @@ def test_what_watches_a_framed_teacher_draws_within_its_frame(tmp_path: Path, ca
     student = ["distill", "--teacher", folder, "--student", "shared-chain", "--head", "states=4"]
     assert cli.main([*student, *words, "--out", str(tmp_path / "run")]) == cli.OK
     (line,) = [line for line in read_metrics(tmp_path / "run") if "loss" in line]
-    assert line["student_support"] > 1 and line["teacher_support"] > 1
-    assert cli.main(["inspect", folder, "--length", "8", "--samples", "4", "--steps", "2"]) == cli.OK
+    assert min(line["student_support"], line["teacher_support"]) > 1
+    looked = ["inspect", folder, "--length", "8", "--samples", "4", "--steps", "2"]
+    assert cli.main(looked) == cli.OK
     assert "verdict: finite and normalised" in capsys.readouterr().out
     # Its own samples, too: those of the guard and those that a reward is tried on.
     (tmp_path / "rule.py").write_text(
