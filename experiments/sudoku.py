@@ -1,15 +1,15 @@
 """9×9 Sudoku: whole boards and puzzles in a few evaluations, judged by the rules.
 
 A masked teacher is trained on boards of our own making, and students are distilled from it by joint
-conditional matching. Run as ``python -m experiments.sudoku``; it goes on where it was stopped, and
-``--teacher-steps`` may be raised later: the teacher is then trained further, and new students are
-distilled from it.
+conditional matching; or, with ``--source boards``, learn from the boards alone. Run as
+``python -m experiments.sudoku``; it goes on where it was stopped, and ``--teacher-steps`` may be
+raised later: the teacher is then trained further, and new students are distilled from it.
 """
 
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +25,7 @@ from fewjump.denoiser.base import Denoiser
 from fewjump.denoiser.network import NetworkDenoiser
 from fewjump.evaluate.bootstrap import bootstrap, mean
 from fewjump.objective import CrossEntropyELBO, JointConditionalMatching
+from fewjump.objective.data_only import DataLikelihood
 from fewjump.problem.sudoku import is_board, random_boards, random_clues
 from fewjump.process import Absorbing
 from fewjump.random import Generator, fold_seed, generator_for, uniform
@@ -54,6 +55,7 @@ class Sizes:
         clues: of the puzzles.
         refining: optimiser steps by the rule, on puzzles that show up to the share ``shown``, held
             to the start by ``anchor``.
+        grid: times but the last behind which a student of the boards alone learns.
         heads: options of each student's head.
     """
 
@@ -79,6 +81,7 @@ class Sizes:
     refining_lr: float = 5e-4
     anchor: float = 0.05
     shown: float = 0.6
+    grid: tuple[float, ...] = (1.0, 0.875, 0.75, 0.5, 0.0)
     heads: dict[str, dict[str, Any]] = field(
         default_factory=lambda: {
             "any-order": {"width": 128, "columns": 9, "neighbours": (1, 9)},
@@ -86,6 +89,17 @@ class Sizes:
             "autoregressive": {"width": 128, "causal": "attention", "neighbours": (1, 9)},
         }
     )
+
+    @classmethod
+    def of(cls, source: str) -> Sizes:
+        """Those of a student of the boards alone have more blocks in the head than in the trunk."""
+        sizes = cls()
+        if source == "teacher":
+            return sizes
+        sizes.heads["any-order"]["blocks"] = 4
+        return replace(
+            sizes, blocks=3, student_steps=9_000, student_lr=2e-3, refining=300, refining_batch=64
+        )
 
 
 def boards(count: int, seed: int, runs: Path) -> Tensor:
@@ -196,6 +210,27 @@ def train_student(
     )
 
 
+def train_alone(
+    kind: str, x: Tensor, sizes: Sizes, seed: int, folder: Path, **options: Any
+) -> Denoiser:
+    """Learns whole boards from none and from parts of them, without a teacher."""
+    return fitted(
+        board_network(sizes, fold_seed(seed, 1), {"kind": kind, **sizes.heads[kind]}),
+        DataLikelihood(grid=sizes.grid),
+        x,
+        None,
+        folder,
+        steps=sizes.student_steps,
+        batch_size=sizes.batch_size,
+        lr=sizes.student_lr,
+        ema=0.995,
+        seed=seed,
+        log_every=50,
+        save_every=50,
+        **options,
+    )
+
+
 def refine_student(
     student: Denoiser, x: Tensor, sizes: Sizes, seed: int, folder: Path, **options: Any
 ) -> Denoiser:
@@ -267,6 +302,7 @@ class Config(Options):
     """9×9 Sudoku.
 
     Attributes:
+        source: what students learn from: a teacher and boards, or boards alone.
         teacher_steps: optimiser steps of the teacher.
         students: kinds that are distilled from it.
         refined: those of them that are refined by the rule, too.
@@ -275,24 +311,31 @@ class Config(Options):
         compile: compile the networks that are trained, which needs a C++ compiler.
     """
 
+    source: Literal["teacher", "boards"] = "teacher"
     teacher_steps: int = 12_000
     students: tuple[str, ...] = ("any-order", "shared-chain", "autoregressive")
     refined: tuple[str, ...] = ("any-order",)
     precision: Literal["float32", "bfloat16"] = "float32"
     compile: bool = False
 
+    def training(self) -> dict[str, Any]:
+        """How every network is trained."""
+        return {"precision": self.precision, "compile": self.compile}
+
 
 def measure(config: Config, sizes: Sizes | None = None) -> Content:
     """The teacher's curve, then teacher and students at every number of steps."""
-    sizes = Sizes() if sizes is None else sizes
+    sizes = Sizes.of(config.source) if sizes is None else sizes
     known = boards(sizes.boards + sizes.tests, config.seed, config.runs)
     test = known[sizes.boards :]
     x = other_forms(known[: sizes.boards].repeat(sizes.copies, 1), generator_for(config.seed, 1))
+    if config.source == "boards":
+        return measure_alone(config, sizes, x, test)
     parent, seed = config.runs / "sudoku", config.seed
     asked = ("boards", "copies", "hidden", "blocks", "batch_size", "teacher_lr")
     parts = [getattr(sizes, name) for name in asked]
     folder = place(parent, f"teacher-{seed}", *parts)
-    options = {"precision": config.precision, "compile": config.compile}
+    options = config.training()
     curve, teacher = [], None
     for steps in range(sizes.every, config.teacher_steps + 1, sizes.every):
         file = folder / f"judged-{steps}.json"
@@ -318,14 +361,8 @@ def measure(config: Config, sizes: Sizes | None = None) -> Content:
         settings = [*parts, *at, sizes.student_steps, sizes.student_lr]
         place_of = place(parent, f"{kind}-{seed}", *settings, sizes.near, sizes.heads[kind])
         student = train_student(kind, teacher, x, sizes, seed, place_of, **options)
-        costs.append(_cost(kind, place_of, sizes.batch_size))
-        rows += _rows(kind, student, sizes.steps, sizes, config, test, place_of)
-        if kind in config.refined:
-            about = [sizes.refining, sizes.refining_batch, sizes.refining_lr, sizes.anchor]
-            refined = place_of / f"refined-{digest(*about, sizes.shown)}"
-            better = refine_student(student, x, sizes, seed, refined, **options)
-            costs.append(_cost(f"{kind}, refined", refined, sizes.refining_batch))
-            rows += _rows(f"{kind}, refined", better, sizes.steps, sizes, config, test, refined)
+        judged = _judged(kind, kind, student, x, test, sizes, config, place_of)
+        costs, rows = costs + judged[0], rows + judged[1]
     return {
         "teacher_steps": config.teacher_steps,
         "precision": config.precision,
@@ -334,6 +371,42 @@ def measure(config: Config, sizes: Sizes | None = None) -> Content:
         "costs": costs,
         "rows": rows,
     }
+
+
+def measure_alone(config: Config, sizes: Sizes, x: Tensor, test: Tensor) -> Content:
+    """Students of the boards alone at every number of steps."""
+    costs, rows = [], []
+    asked = ("boards", "copies", "hidden", "blocks", "batch_size", "student_steps", "student_lr")
+    about = [*(getattr(sizes, name) for name in asked), sizes.grid]
+    for kind in config.students:
+        label = f"{kind}-of-boards-{config.seed}"
+        folder = place(config.runs / "sudoku", label, *about, sizes.heads[kind])
+        student = train_alone(kind, x, sizes, config.seed, folder, **config.training())
+        judged = _judged(kind, f"{kind} of boards", student, x, test, sizes, config, folder)
+        costs, rows = costs + judged[0], rows + judged[1]
+    return {"precision": config.precision, "sizes": asdict(sizes), "costs": costs, "rows": rows}
+
+
+def _judged(
+    kind: str,
+    name: str,
+    student: Denoiser,
+    x: Tensor,
+    test: Tensor,
+    sizes: Sizes,
+    config: Config,
+    folder: Path,
+) -> tuple[list[dict[str, Any]], Rows]:
+    """What a student took and draws; and, if it is asked for, the same refined by the rule."""
+    costs = [_cost(name, folder, sizes.batch_size)]
+    rows = _rows(name, student, sizes.steps, sizes, config, test, folder)
+    if kind in config.refined:
+        about = [sizes.refining, sizes.refining_batch, sizes.refining_lr, sizes.anchor]
+        refined = folder / f"refined-{digest(*about, sizes.shown)}"
+        better = refine_student(student, x, sizes, config.seed, refined, **config.training())
+        costs.append(_cost(f"{name}, refined", refined, sizes.refining_batch))
+        rows += _rows(f"{name}, refined", better, sizes.steps, sizes, config, test, refined)
+    return costs, rows
 
 
 def _cost(name: str, folder: Path, batch_size: int) -> dict[str, Any]:
@@ -378,4 +451,4 @@ def _rows(
 
 
 if __name__ == "__main__":
-    main("sudoku", Config, measure)
+    main("sudoku_{source}", Config, measure)

@@ -523,8 +523,12 @@ def test_guidance_with_three_seeds() -> None:
     assert ends("frechet", "joint student", 1, 1)[0] > ends("frechet", "teacher", 64, 1)[1]
 
 
+def nine_costs(source: str) -> list[Any]:
+    return load(f"sudoku_{source}")["costs"]
+
+
 def test_nine_by_nine_boards() -> None:
-    rows = load("sudoku")["rows"]
+    rows = load("sudoku_teacher")["rows"]
     found = {(r["student"], r["order"], r["clues"], r["steps"]): r["valid"] for r in rows}
     valid = {key: round(value, 3) for key, value in found.items()}
     surest = "surest first"
@@ -548,6 +552,24 @@ def test_nine_by_nine_boards() -> None:
         if key[0] == "any-order" and key != ("any-order", "any", 0, 1):
             better = ends["any-order, refined", *key[1:]]
             assert better["valid_low"] <= row["valid_high"]
+    alone = load("sudoku_boards")["rows"]
+
+    def of_boards(order: str, clues: int, steps: int) -> float:
+        (row,) = where(alone, order=order, clues=clues, steps=steps)
+        return round(row["valid"], 3)
+
+    (whole,) = where(alone, order="any", clues=0, steps=1)
+    assert whole["different"] == whole["valid"] == 0.07
+    assert whole["valid_low"] > valid["any-order", "any", 0, 1] == 0
+    assert all(
+        of_boards(row["order"], 0, row["steps"]) <= 0.01 for row in alone if row["steps"] > 1
+    )
+    assert (of_boards("any", 40, 1), of_boards(surest, 40, 8)) == (0.06, 0.07)
+    # The solved puzzles of each, far apart.
+    assert ends["any-order", "any", 40, 1]["valid_low"] > 0.2
+    costs = {c["model"]: c["minutes"] for s in ("teacher", "boards") for c in nine_costs(s)}
+    assert round(sum(v for name, v in costs.items() if name.startswith("teacher"))) == 91
+    assert (round(costs["any-order"]), round(costs["any-order of boards"])) == (17, 56)
 
 
 class Judged(NamedTuple):

@@ -75,7 +75,7 @@ def _by_clues(rows: Sequence[Row]) -> str:
 
 def nine(clues: str) -> str:
     """9×9 boards that obey the rules and their clues: share, by which cells a step draws."""
-    rows = where(load("sudoku")["rows"], clues=int(clues))
+    rows = where(_nine("rows"), clues=int(clues))
 
     def cell(here: list[Row]) -> str:
         (row,) = here
@@ -85,11 +85,15 @@ def nine(clues: str) -> str:
     return pivot(rows, index, "steps", cell, steps_head)
 
 
+def _nine(part: str) -> list[Row]:
+    return [row for source in ("teacher", "boards") for row in load(f"sudoku_{source}")[part]]
+
+
 def nine_costs() -> str:
     """What the trainings of 9×9 boards took."""
     lines = [
         (c["model"], f"{c['steps']:,}", f"{c['minutes']:.0f}", f"{c['teacher_evaluations']:,}")
-        for c in load("sudoku")["costs"]
+        for c in _nine("costs")
     ]
     return table(("training", "optimiser steps", "minutes", "teacher evaluations"), lines)
 
