@@ -390,7 +390,7 @@ def test_the_verdict_on_boards() -> None:
 
 def test_what_the_rule_alone_does_to_boards() -> None:
     rows = load("rule_refinement")["rows"]
-    assert {r["seed"] for r in rows} == {0, 1}
+    assert {r["seed"] for r in rows} == {0, 1, 2}
     about = ("student", "refined", "anchor", "clues")
     ones = [r for r in rows if r["steps"] == 1]
     valid = over_seeds(ones, about, "solved")
