@@ -36,7 +36,14 @@ def test_padding_is_left_alone_when_asked(
     assert model.padding == padding
     words = ["distill", "--teacher", teacher, *data, "--out", student, "--student", "chain"]
     assert cli.main([*words, *QUICK]) == cli.OK
-    capsys.readouterr()
+    assert "several lengths" not in capsys.readouterr().err
+    alone = ["distill", "--teacher", teacher, "--out", str(tmp_path / "a"), "--student", "chain"]
+    assert cli.main([*alone, *QUICK]) == cli.OK
+    assert "several lengths: those that this training draws" in capsys.readouterr().err
+    refined = ["refine", "--student", student, "--teacher", teacher, "--out", str(tmp_path / "r")]
+    refined += ["--auxiliary-steps", "1", "--no-guard"]
+    assert cli.main([*refined, *QUICK]) == cli.OK
+    assert "several lengths: its own samples" in capsys.readouterr().err
     words = ["sample", student, "--num-samples", "4", "--length", "5", "9", "--steps", "3"]
     assert cli.main(words) == cli.OK
     texts = capsys.readouterr().out.removesuffix("\n").split("\n\n")

@@ -84,6 +84,11 @@ def test_characters_are_found_and_short_documents_padded(tmp_path: Path) -> None
     assert data.vocabulary.decode(data.all()) == TEXTS
     assert data.vocabulary.padding_token == data.vocab_size - 1
     assert "rows of 30 characters, packed as documents" in data.description
+    # A saved model's characters are those of its data: the same documents are the same rows.
+    again = corpus(
+        containers(tmp_path)["jsonl"], 30, data.vocabulary, valid_fraction=0, test_fraction=0
+    )
+    assert torch.equal(again.all(), data.all())
 
 
 def test_a_stream_of_bytes_needs_no_padding(tmp_path: Path) -> None:

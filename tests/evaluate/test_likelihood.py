@@ -37,6 +37,22 @@ def test_noise_without_a_single_state_says_nothing_at_its_end() -> None:
     assert one_evaluation_nll(denoiser, x0)[0] == pytest.approx(expected, abs=1e-9)
 
 
+@pytest.mark.parametrize("joint", [True, False])
+def test_padding_is_given(joint: bool) -> None:
+    """The law of what is hidden, where the padding of each sequence is shown."""
+    table = torch.zeros(3, 3, 3, dtype=torch.float64)
+    table[:2, :2, :2], table[:2, :2, 2] = torch.tensor([[0.3, 0.1], [0.1, 0.1]])[:, None], 0.05
+    truth = EnumeratedJoint(table / table.sum())
+    process = Absorbing(4, LogLinear(), kept=(2,))
+    denoiser = truth.denoiser(process, joint=joint)
+    x0 = truth.sample(200, torch.Generator().manual_seed(1))
+    assert bool((x0[:, 2] == 2).any())
+    x_1 = torch.where(x0 == 2, 2, 3)
+    each = -denoiser(x_1, 1.0).log_prob(x0).double() / 3
+    assert bool(each.isfinite().all())
+    torch.testing.assert_close(one_evaluation_nlls(denoiser, x0), each, atol=1e-9, rtol=0)
+
+
 def test_laws_and_bounds_are_of_the_model_without_dropout() -> None:
     """Whatever mode it is in, which it keeps, as its counter keeps its number."""
     process = Absorbing(4, LogLinear())

@@ -37,8 +37,8 @@ EVERY = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
 @pytest.mark.parametrize("name", ["prefix", "infill", "scattered"])
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.99])
 def test_rules_leave_something_and_stay_within_the_share(name, share: float) -> None:
-    x0 = torch.zeros(4000, 10, dtype=torch.int64)
-    known = draw_known(name, share, x0, torch.Generator().manual_seed(0))
+    real = torch.ones(4000, 10, dtype=torch.bool)
+    known = draw_known(name, share, real, torch.Generator().manual_seed(0))
     count = known.sum(-1)
     assert int(count.max()) < 10
     if name == "scattered":
@@ -59,11 +59,30 @@ def test_rules_leave_something_and_stay_within_the_share(name, share: float) -> 
         assert bool(known[:, -1].any())
 
 
+@pytest.mark.parametrize("name", ["prefix", "infill", "scattered"])
+def test_rules_are_about_positions_that_are_hidden(name) -> None:
+    """What a process keeps, before, between and behind, is neither given nor counted."""
+    real = torch.zeros(4000, 16, dtype=torch.bool)
+    places = [1, 2, 3, 5, 6, 9]
+    real[:, places] = True
+    short = draw_known(name, 0.5, real, torch.Generator().manual_seed(0))
+    assert not bool((short & ~real).any())
+    dense = torch.ones(4000, 6, dtype=torch.bool)
+    if name == "scattered":
+        assert float(short[:, places].float().mean()) == pytest.approx(0.25, abs=0.01)
+    else:
+        alone = draw_known(name, 0.5, dense, torch.Generator().manual_seed(0))
+        assert torch.equal(short[:, places], alone)
+    one = torch.zeros(500, 9, dtype=torch.bool)
+    one[:, 4] = True
+    assert not bool(draw_known(name, 0.99, one, torch.Generator().manual_seed(1)).any())
+
+
 def test_rules_do_not_depend_on_the_batch_split() -> None:
-    x0 = torch.zeros(6, 8, dtype=torch.int64)
+    real = torch.ones(6, 8, dtype=torch.bool)
     for name in ("prefix", "infill", "scattered"):
-        whole = draw_known(name, 0.7, x0, SampleStreams(3, torch.arange(6)))
-        parts = [draw_known(name, 0.7, x0[:3], SampleStreams(3, torch.arange(6)[p])) for p in
+        whole = draw_known(name, 0.7, real, SampleStreams(3, torch.arange(6)))
+        parts = [draw_known(name, 0.7, real[:3], SampleStreams(3, torch.arange(6)[p])) for p in
                  (slice(0, 3), slice(3, 6))]  # fmt: skip
         assert torch.equal(whole, torch.cat(parts))
 

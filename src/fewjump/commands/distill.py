@@ -16,6 +16,7 @@ from fewjump.commands.shared import (
     document_values,
     named_values,
     refuse_without_data,
+    tell_of_lengths,
 )
 from fewjump.commands.train import LABEL_DROPOUT
 from fewjump.config import Source
@@ -229,6 +230,13 @@ def run(
         raise ValueError(
             "this teacher knows texts between special tokens, and --matching teacher-rollout draws "
             "its sequences without them; run `fewjump rollouts`, and match forward on its file"
+        )
+    if not objective.needs_data:
+        tell_of_lengths(
+            teacher.denoiser,
+            "those that this training draws are full ones, and the student learns of them alone; "
+            "--method matching from --data learns of every length (`fewjump rollouts --length` "
+            "draws some)",
         )
     if given is not None and given.network is not None and objective.keeps_network:
         raise ValueError(

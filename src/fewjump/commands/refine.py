@@ -11,6 +11,7 @@ from fewjump.commands.shared import (
     DocumentOptions,
     document_values,
     refuse_without_data,
+    tell_of_lengths,
 )
 from fewjump.config import Source
 from fewjump.lock import is_main
@@ -106,6 +107,12 @@ def run(options: Options) -> int:
             "this student knows texts between special tokens, and its own samples within a "
             "training begin without them: give --data, whose texts have them, and leave --source "
             "student out; `fewjump rollouts` draws texts where there are none"
+        )
+    if options.data is None or options.source == "student":
+        tell_of_lengths(
+            student.denoiser,
+            "its own samples within a training are full ones, and it is refined on those; --data, "
+            "with --source forward, show every length",
         )
     if options.data is not None:
         source = [*teachers, student][0]

@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 import tyro
 
 from fewjump.config import MOST_STEPS
+from fewjump.lock import is_main
+from fewjump.progress import tell
 from fewjump.reading import EndsName, Packing, TokenBits
 from fewjump.registry import DECODINGS, SAMPLERS
 
 if TYPE_CHECKING:
+    from fewjump.denoiser import Denoiser
     from fewjump.sampler import Sampler
 
     SamplerName: TypeAlias = str
@@ -37,6 +40,18 @@ def told_of(where: str) -> Iterator[None]:
         raise ValueError(f"{where}: {error}") from None
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{where}: {error}") from None
+
+
+def tell_of_lengths(model: Denoiser, how: str) -> None:
+    """Say that states which no data stand behind are never padded, to a model that knows shorter
+    sequences.
+
+    Args:
+        model: whose own samples are learned from.
+        how: what draws them, and what to do about it.
+    """
+    if model.padding is not None and is_main():
+        tell(f"this model knows sequences of several lengths: {how}")
 
 
 @dataclass

@@ -51,8 +51,8 @@ def corpus(
         length: tokens of a row, L.
         vocabulary: a vocabulary, a tokenizer or where to find one; by default the characters of
             the documents, with a padding symbol.
-        packing: see :func:`pack`; ``documents`` by default for characters,
-            ``stream`` for tokens.
+        packing: see :func:`pack`; by default ``documents`` for characters with a padding symbol,
+            given or found, and ``stream`` for others.
         valid_fraction, test_fraction: of the rows; parts are contiguous blocks.
         cache_folder: where the rows are kept; see :func:`fewjump.data.cache.cached_tokens`.
 
@@ -71,7 +71,6 @@ def corpus(
         return read_documents(source, **options)
 
     if vocabulary is None:
-        packing = packing or "documents"
         symbols = set(chain.from_iterable(documents()))
         if not symbols:
             raise ValueError(f"{source} holds no documents")
@@ -79,9 +78,11 @@ def corpus(
         vocabulary = Characters("".join(sorted(symbols)) + PADDING, PADDING)
     elif not isinstance(vocabulary, Vocabulary):
         vocabulary = TokenizerVocabulary.from_tokenizer(vocabulary)
-    packing = packing or "stream"
     opening, closing = vocabulary.frame
     padding = vocabulary.padding_token
+    if packing is None:
+        padded = padding is not None and not isinstance(vocabulary, TokenizerVocabulary)
+        packing = "documents" if padded else "stream"
     # A separator is kept by noise and seen by networks, wherever it stands.
     fill = vocabulary.separator if padding is None else padding
     shape = Shape(length, opening, closing, vocabulary.separator, fill)

@@ -19,7 +19,7 @@ def one_evaluation_nlls(
 
     Exact for every law whose :meth:`~fewjump.law.base.Law.log_prob` is (a normal latent has a
     bound). Under a process whose noise is not one state, it is the likelihood given one draw of the
-    noise for each sequence: on average an upper bound.
+    noise for each sequence: on average an upper bound. Kept tokens, such as padding, are given.
 
     Args:
         denoiser: whose law at t = 1 is asked.
@@ -32,7 +32,9 @@ def one_evaluation_nlls(
     with eval_mode(denoiser):
         for rows in x0.split(256):
             noise = denoiser.process.prior_sample(rows.shape, generator, denoiser.device)
-            if denoiser.process.absorbing:
+            if denoiser.process.kept:
+                noise = denoiser.process.with_kept(noise, rows)
+            elif denoiser.process.absorbing:
                 # All rows are masks: the law is one.
                 noise = noise[:1]
             law = denoiser(noise, 1.0)

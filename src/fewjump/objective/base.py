@@ -250,33 +250,35 @@ class MatchingObjective(Objective, MatchingOptions):
             self.times.take_up(state)
 
 
-def draw_known(name: KnownName, share: float, x0: Tensor, generator: Generator = None) -> Tensor:
+def draw_known(name: KnownName, share: float, real: Tensor, generator: Generator = None) -> Tensor:
     """Which positions of a batch are given: boolean, (B, L). At least one of each row is not.
 
-    * ``prefix``: the first p, p uniform on {0..m} with m = ⌊share·L⌋.
-    * ``infill``: all but a stretch of L − p, p as above, which lies anywhere.
+    Of the n real positions of a row, in their order:
+
+    * ``prefix``: the first p, p uniform on {0..m} with m = ⌊share·n⌋.
+    * ``infill``: all but a stretch of n − p, p as above, which lies anywhere.
     * ``scattered``: each on its own, with a probability that is uniform on (0, share) by row.
 
     Args:
         name: the rule.
         share: largest share of positions that is given (``scattered``: on average).
-        x0: (B, L), for its shape.
+        real: (B, L) boolean, positions that are no kept token, such as padding: others are never
+            given, for they are never hidden.
         generator: see :mod:`fewjump.random`.
     """
-    batch, length = x0.shape
-    place = torch.arange(length, device=x0.device)
-    most = int(share * length)
-    first = uniform((batch,), generator, x0.device)[:, None]
+    place, size = real.cumsum(-1) - 1, real.sum(-1, keepdim=True)
+    most = (share * size.double()).long()
+    first = uniform(real.shape[:1], generator, real.device)[:, None]
     if name == "scattered":
-        known = uniform((batch, length), generator, x0.device) < share * first
+        known = (uniform(real.shape, generator, real.device) < share * first) & real
         # Should all be given by chance, the last is not.
-        return known & ~(known.all(-1, keepdim=True) & (place == length - 1))
-    count = (first * (most + 1)).long().clamp_(max=most)
+        return known & ~((known == real).all(-1, keepdim=True) & (place == size - 1))
+    count = (first * (most + 1)).long().minimum(most)
     if name == "prefix":
-        return place < count
-    second = uniform((batch,), generator, x0.device)[:, None]
+        return real & (place < count)
+    second = uniform(real.shape[:1], generator, real.device)[:, None]
     start = (second * (count + 1)).long().minimum(count)
-    return (place < start) | (place >= start + length - count)
+    return real & ((place < start) | (place >= start + size - count))
 
 
 class Given:
@@ -303,7 +305,7 @@ class Given:
         generator: Generator = None,
     ) -> Given:
         """By rule (see :func:`draw_known`); without one nothing is given, and nothing is drawn."""
-        known = None if name is None else draw_known(name, share, x0, generator)
+        known = None if name is None else draw_known(name, share, ~process.is_kept(x0), generator)
         return cls(x0, known, process)
 
     def pin(self, x: Tensor) -> Tensor:
@@ -316,10 +318,7 @@ class Given:
 
     def asked(self, x_t: Tensor) -> Tensor:
         """Positions of x_t that are neither visible nor given, counted row-major: (N,) int64."""
-        hidden = self.process.masked(x_t)
-        if hidden is None:
-            hidden = self.open(torch.ones_like(x_t, dtype=torch.bool))
-        return hidden.reshape(-1).nonzero()[:, 0]
+        return self.open(self.process.hidden(x_t)).reshape(-1).nonzero()[:, 0]
 
     def condition(self, law: Law, rows: Tensor | None = None) -> Law:
         """The law of the batch (or of its ``rows``) given those positions."""

@@ -192,7 +192,7 @@ class SamplerDistillation(Objective, WholeJumpOptions, LearnedSamplerOptions):
         if self.relaxed:
             redrawn = bernoulli(torch.full_like(x, self.relaxed, dtype=torch.float64), generator)
             other = integers(teacher.clean_vocab_size, x.shape, generator, x.device)
-            x = torch.where(redrawn, other, x)
+            x = torch.where(redrawn & ~process.is_kept(other), other, x)
         loss = torch.zeros((), dtype=torch.float64, device=x.device)
         scale = torch.zeros_like(loss)
         for multiplier, (t, s) in zip(learned.multipliers(), pairwise(learned.times())):

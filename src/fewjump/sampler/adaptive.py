@@ -95,7 +95,7 @@ class EntropyBounded(_ByMarginals):
         if not bool(hidden.any()):
             yield StayMove(x, denoiser.process.vocab_size)
             return
-        law = denoiser(x, _time_of(denoiser, start, hidden))
+        law = denoiser(x, _time_of(denoiser, start, x))
         show = hidden if last else self._choose(law, hidden)
         yield UnmaskMove(law, x, denoiser.process, show)
 
@@ -291,10 +291,14 @@ def _settled(score: Tensor) -> Tensor:
     return (score * (1 << 16)).round() / (1 << 16)
 
 
-def _time_of(denoiser: Denoiser, start: Tensor, hidden: Tensor) -> Tensor:
-    """The time at which as many positions are masked as are, on average: (B,) float64."""
-    schedule = denoiser.process.schedule
-    share = hidden.double().mean(-1) * schedule.one_minus_alpha(start)
+def _time_of(denoiser: Denoiser, start: Tensor, x: Tensor) -> Tensor:
+    """The time at which as many positions are masked as are, on average: (B,) float64.
+
+    Of those that noise can mask.
+    """
+    process, schedule = denoiser.process, denoiser.process.schedule
+    noisy = (~process.is_kept(x)).sum(-1).clamp(min=1)
+    share = process.hidden(x).sum(-1) / noisy.double() * schedule.one_minus_alpha(start)
     return schedule.time_of_sigma_bar(-torch.log1p(-share)).minimum(start)
 
 

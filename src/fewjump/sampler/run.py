@@ -233,7 +233,8 @@ def run(
     vocab_size, mask = denoiser.clean_vocab_size, denoiser.process.mask
     given = make_prompt(prompt, fixed, num_samples, length, vocab_size, device, mask)
     deaf = not (denoiser.process.absorbing or denoiser.joint)
-    if deaf and given is not None and bool(given.fixed.any()):
+    kept = denoiser.process.is_kept
+    if deaf and given is not None and bool((given.fixed & ~kept(given.x0)).any()):
         warnings.warn(
             f"under {denoiser.process} a product law hears little of a prompt in few steps, unless "
             "its network was trained with known=… (--known), which tells given tokens from noisy "
