@@ -15,7 +15,7 @@ from fewjump.law.product import ProductLaw
 from fewjump.objective import ConditionalMatching, JointConditionalMatching, freeze
 from fewjump.objective.intermediate import bridge_path, forward_path, rollout_path
 from fewjump.objective.teacher_time import ADAPTIVE_SHARES, choose_target
-from fewjump.problem import EnumeratedJoint, joint_target, mixture_bias
+from fewjump.problem import EnumeratedJoint, FiniteSupport, joint_target, mixture_bias
 from fewjump.process import Absorbing, Process, ResetToPrior, Uniform, gidd
 from fewjump.random import SampleStreams, categorical, generator_for
 from fewjump.sampler.exact import exact_output_law
@@ -338,6 +338,31 @@ def test_the_adaptive_choice_keeps_the_mixture_and_its_bound(process):
         law = problem.posterior(path[level][here], time, process)
         slack = target.bias_bound[here] - law.total_correlation()
         assert float(slack.min()) > -1e-9
+
+
+def test_padding_does_not_loosen_the_adaptive_choice(monkeypatch) -> None:
+    """The tolerance is per position, and what noise never hides is none: at every length the bounds
+    of what is chosen are within that of the two tokens that are hidden."""
+    process, tolerance = Uniform(4, LogLinear(), kept=(3,)), 0.02
+    found: list[Tensor] = []
+
+    def spied(*arguments):
+        target = choose_target(*arguments)
+        found.append(target.bias_bound[target.s > 0.05])
+        return target
+
+    monkeypatch.setattr("fewjump.objective.joint.choose_target", spied)
+    pairs = torch.tensor([[0, 0], [1, 1], [2, 2], [0, 1]])
+    for length in (2, 8, 32):
+        rows = torch.full((4, length), 3)
+        rows[:, :2] = pairs
+        problem = FiniteSupport(rows, torch.tensor([0.3, 0.3, 0.3, 0.1]), vocab_size=4)
+        teacher, student = (problem.denoiser(process, joint=joint) for joint in (False, True))
+        objective = JointConditionalMatching("forward", near="adaptive", tolerance=tolerance)
+        objective(student, freeze(teacher), problem.sample(500, generator_for(0)), generator_for(1))
+    for bound in found:
+        assert len(bound) > 50
+        assert float(bound.max()) <= 2 * tolerance
 
 
 # -- the whole objective ------------------------------------------------------------------------

@@ -141,7 +141,8 @@ class JointConditionalMatching(MatchingObjective, JointOptions):
             if self.consistency:
                 own = given.condition(student(states[-1], u))
                 states, times = states[:-1], times[:-1]
-            target = choose_target(teacher, states, times, self.tolerance * length)
+            positions = (~student.process.is_kept(x_t)).sum(-1).double()
+            target = choose_target(teacher, states, times, self.tolerance * positions)
             target = target._replace(law=given.condition(target.law))
         entropy = self._cross_entropy(law, target.law, generator)
         metrics = self._metrics(entropy.detach(), target, teacher, x_t, t, given)

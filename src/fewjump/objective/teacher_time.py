@@ -65,7 +65,9 @@ class Target(NamedTuple):
     bias_bound: Tensor
 
 
-def choose_target(teacher: Denoiser, states: Tensor, times: Tensor, tolerance: float) -> Target:
+def choose_target(
+    teacher: Denoiser, states: Tensor, times: Tensor, tolerance: float | Tensor
+) -> Target:
     """The teacher's law at the latest time whose bias bound is within ``tolerance``.
 
     The bound is Σᵢ H(x₀ⁱ|x_s) − maxᵢ H(x₀ⁱ|x_s) ≥ TC(x₀|x_s). The choice for a row depends on the
@@ -77,7 +79,7 @@ def choose_target(teacher: Denoiser, states: Tensor, times: Tensor, tolerance: f
         teacher: asked at each time for the rows that are left.
         states: (K, B, L) a path, later times first.
         times: (K, B).
-        tolerance: largest bound, in nats per sequence.
+        tolerance: largest bound, in nats per sequence: one, or (B,).
     """
     first = _judge(teacher, states[0], times[0])
     if len(states) == 1 or first.entropy is None:
