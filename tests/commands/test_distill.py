@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -283,17 +282,12 @@ def test_sequences_are_not_drawn_from_a_teacher_of_framed_texts(
     fewjump.save(NetworkDenoiser.from_config(config), tmp_path / "teacher", vocabulary=vocabulary)
     monkeypatch.setattr(Characters, "frame", ((0,), (0,)))
     words = ["distill", "--teacher", str(tmp_path / "teacher"), "--out", str(tmp_path / "run")]
-    for method in ("redi", "lsd"):
+    for method, why in (("redi", "--method redi draws"), ("lsd", "rollouts within a training")):
         assert cli.main([*words, "--method", method]) == cli.USAGE
-        assert f"between special tokens, and --method {method}" in capsys.readouterr().err
-    np.save(tmp_path / "x.npy", torch.zeros(9, 4, dtype=torch.int64).numpy())
-    own = ["--data", str(tmp_path / "x.npy"), "--matching", "teacher-rollout"]
-    assert cli.main([*words, *own]) == cli.USAGE
-    assert "match forward on its file" in capsys.readouterr().err
+        assert f"between special tokens, and {why}" in capsys.readouterr().err
     refined = ["refine", "--student", words[2], "--out", words[4], "--teacher", words[2]]
-    for more in ([], [*own[:2], "--source", "student"]):
-        assert cli.main([*refined, *more]) == cli.USAGE
-        assert "between special tokens, and its own samples" in capsys.readouterr().err
+    assert cli.main(refined) == cli.USAGE
+    assert "between special tokens, and its own samples" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
@@ -313,13 +307,19 @@ def test_what_watches_a_framed_teacher_draws_within_its_frame(tmp_path: Path, ca
     looked = ["inspect", folder, "--length", "8", "--samples", "4", "--steps", "2"]
     assert cli.main(looked) == cli.OK
     assert "verdict: finite and normalised" in capsys.readouterr().out
+    # What is learned from the model's own samples takes frames from data.
+    rolled = [*words, "--matching", "teacher-rollout", "--rollout-steps", "2"]
+    for more in (rolled, [*words, "--method", "dimo", "--auxiliary-steps", "0"]):
+        assert cli.main([*student, *more, "--out", str(tmp_path / more[-3])]) == cli.OK
     # Its own samples, too: those of the guard and those that a reward is tried on.
     (tmp_path / "rule.py").write_text(
         "def r(x):\n    assert (x[:, 0] == 2).all() and (x[:, -1] == 3).all()\n    return x[:, 1]\n"
     )
     refined = ["refine", "--student", str(tmp_path / "run"), "--reward", f"{tmp_path}/rule.py:r"]
-    refined += ["--guard-samples", "8", "--out", str(tmp_path / "refined")]
-    assert cli.main([*refined, *words]) == cli.OK, capsys.readouterr().err
+    refined += ["--guard-samples", "8"]
+    for source in ("forward", "student"):
+        mine = ["--source", source, "--out", str(tmp_path / source)]
+        assert cli.main([*refined, *words, *mine]) == cli.OK, capsys.readouterr().err
 
 
 def test_another_length_than_the_teachers_is_refused_without_data_too(

@@ -13,13 +13,14 @@ from fewjump.objective import (
     CrossEntropyELBO,
     JointConditionalMatching,
     LatentMatching,
+    RewardRefinement,
     ScoreEntropy,
     freeze,
 )
 from fewjump.objective.base import Given, draw_known
 from fewjump.problem import EnumeratedJoint
 from fewjump.process import Absorbing, Process, Uniform
-from fewjump.random import SampleStreams
+from fewjump.random import SampleStreams, generator_for
 from fewjump.schedule import LogLinear
 from fewjump.train.setup import describe
 
@@ -324,3 +325,47 @@ def test_nothing_given_changes_nothing() -> None:
     x, law = torch.ones(2, 3).long(), Spy(process, 0)(torch.zeros(2, L).long(), 0.5)
     assert given.pin(x) is x
     assert given.condition(law) is law
+
+
+# -- what a process keeps ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        ConditionalMatching("teacher-rollout", rollout_steps=2),
+        JointConditionalMatching("teacher-rollout", near=0.3, rollout_steps=2),
+        RewardRefinement("student", reward=lambda x0: x0[:, 0].double(), steps=2),
+        RewardRefinement("forward", reward=lambda x0: x0[:, 0].double()),
+    ],
+    ids=["conditional", "joint", "own states", "noised data"],
+)
+@pytest.mark.parametrize(
+    "process",
+    [Absorbing(5, LogLinear(), kept=(0, 3)), Uniform(5, LogLinear(), kept=(0, 3))],
+    ids=["masked", "uniform"],
+)
+def test_states_of_ones_own_show_what_data_keep(objective, process: Process) -> None:
+    """Wherever sequences end in the data, they end in what is drawn, at every time."""
+    trunk = {"hidden": 8, "blocks": 1, "heads": 2, "condition_dim": 4}
+    joint = {"kind": "any-order", "width": 8, "heads": 2}
+    heads = {
+        ConditionalMatching: ({"kind": "product"}, {"kind": "product"}),
+        JointConditionalMatching: ({"kind": "product"}, joint),
+        RewardRefinement: (joint, joint),
+    }
+    torch.manual_seed(0)
+    described = {"process": process.config(), "trunk": trunk, "length": 6}
+    teacher, student = (
+        NetworkDenoiser.from_config({**described, "head": head}) for head in heads[type(objective)]
+    )
+    seen: list[torch.Tensor] = []
+    student.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
+    batch = torch.tensor([[0, 1, 2, 1, 3, 3], [0, 2, 3, 3, 3, 3], [0, 1, 1, 2, 1, 3]]).repeat(20, 1)
+    objective(student, freeze(teacher), batch, generator_for(0))
+    kept = process.is_kept(batch)
+    whole = [x_t for x_t in seen if len(x_t) == len(batch)]
+    assert whole
+    for x_t in whole:
+        assert torch.equal(process.is_kept(x_t), kept)
+        assert torch.equal(x_t[kept], batch[kept])

@@ -195,7 +195,7 @@ def run(
     else:
         teacher = given.teacher
     framed = any(teacher.vocabulary.frame)
-    if framed and options.method != "matching" and not METHODS[options.method].needs_data:
+    if framed and options.method != "matching" and METHODS[options.method].coupled:
         raise ValueError(
             f"this teacher knows texts between special tokens, and --method {options.method} draws "
             "its sequences without them; use --method matching"
@@ -226,12 +226,7 @@ def run(
         raise ValueError("--label-dropout is for teachers with classes, and this one has none")
     guided = options.guidance is not None and (data is None or not data.scales)
     objective = objective_of(options, guided)
-    if framed and not objective.needs_data:
-        raise ValueError(
-            "this teacher knows texts between special tokens, and --matching teacher-rollout draws "
-            "its sequences without them; run `fewjump rollouts`, and match forward on its file"
-        )
-    if not objective.needs_data:
+    if not objective.needs_data and (data is None or objective.coupled):
         tell_of_lengths(
             teacher.denoiser,
             "those that this training draws are full ones, and the student learns of them alone; "

@@ -102,17 +102,17 @@ def run(options: Options) -> int:
                 "different vocabularies; give the teacher the student was distilled from"
             )
     data = None
-    if any(student.vocabulary.frame) and (options.data is None or options.source == "student"):
+    if options.data is None and any(student.vocabulary.frame):
         raise ValueError(
             "this student knows texts between special tokens, and its own samples within a "
-            "training begin without them: give --data, whose texts have them, and leave --source "
-            "student out; `fewjump rollouts` draws texts where there are none"
+            "training begin without them: give --data, whose texts have them; `fewjump rollouts` "
+            "draws some"
         )
-    if options.data is None or options.source == "student":
+    if options.data is None:
         tell_of_lengths(
             student.denoiser,
-            "its own samples within a training are full ones, and it is refined on those; --data, "
-            "with --source forward, show every length",
+            "its own samples within a training are full ones, and it is refined on those; --data "
+            "show every length",
         )
     if options.data is not None:
         source = [*teachers, student][0]

@@ -34,7 +34,8 @@ class Objective(ABC):
 
     Attributes:
         needs_teacher: whether ``teacher`` must be given.
-        needs_data: whether the *contents* of ``batch`` are read; its shape always is.
+        needs_data: whether more of ``batch`` is read than its shape and the tokens that the process
+            keeps, which say how long sequences are.
         coupled: whether a batch holds pairs of the teacher's samples and the noise that they began
             from, side by side: (B, 2L).
         keeps_network: whether the student is the teacher itself, sampled in another way.
@@ -61,7 +62,8 @@ class Objective(ABC):
             student: the denoiser that is trained.
             teacher: the denoiser it learns from, frozen (see :func:`freeze`); None for objectives
                 that learn from data.
-            batch: (B, L) int64 clean tokens on the student's device.
+            batch: (B, L) int64 clean tokens on the student's device; without data, any token that
+                the process does not keep.
             generator: source of every random draw (see :mod:`fewjump.random`).
 
         Returns:

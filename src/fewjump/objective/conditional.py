@@ -106,7 +106,7 @@ class ConditionalMatching(MatchingObjective, GapOptions):
                 x_t = given.pin(process.corrupt(x_s, s, t, generator))
             elif self.intermediate == "teacher-rollout":
                 start = torch.ones_like(t)
-                x_t = given.pin(process.prior_sample(batch.shape, generator, batch.device))
+                x_t = given.pin(process.noise_for(batch, generator))
                 # In the one-step form every t is 1 and there is nothing to run.
                 if bool((t < 1).any()):
                     x_t = roll_down(teacher, x_t, start, t, self.teacher_steps, generator, given)

@@ -202,7 +202,7 @@ class JointConditionalMatching(MatchingObjective, JointOptions):
             if self.intermediate == "student":
                 x_t = given.pin(process.corrupt(batch, 0.0, t, generator))
             else:
-                x_t = given.pin(process.prior_sample(batch.shape, generator, batch.device))
+                x_t = given.pin(process.noise_for(batch, generator))
                 # In the one-step form every t is 1 and there is nothing to run.
                 if bool((t < 1).any()):
                     start = torch.ones_like(t)

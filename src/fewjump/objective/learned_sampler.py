@@ -138,7 +138,7 @@ class SamplerDistillation(Objective, WholeJumpOptions, LearnedSamplerOptions):
         teacher, learned = require_frozen(teacher, student), _learned(student)
         times = torch.linspace(1, 0, self.path_steps + 1, dtype=torch.float64, device=batch.device)
         with torch.no_grad():
-            x = teacher.process.prior_sample(batch.shape, generator, batch.device)
+            x = teacher.process.noise_for(batch, generator)
             states = [x]
             for step in trajectory(Ancestral(), teacher, x, times):
                 states.append(draw_step(step(states[-1]), generator))

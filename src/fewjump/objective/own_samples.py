@@ -70,7 +70,7 @@ class OwnSamples(Objective, OwnSamplesOptions):
 
         Args:
             student: whose sampler it is.
-            batch: (B, L) clean tokens; from the student's own steps its shape is read alone.
+            batch: (B, L) clean tokens; from the student's own steps those are read that are kept.
             k: (B,) step of the grid at which each row is wanted.
             t: (B,) its time.
             generator: source of randomness.
@@ -78,10 +78,9 @@ class OwnSamples(Objective, OwnSamplesOptions):
         """
         process, grid = student.process, self.few_step_times()
         given = Given(batch, None, process) if given is None else given
-        x = given.pin(process.prior_sample(batch.shape, generator, batch.device))
+        # At the noisiest time too, data show what noise never touches: where they end, say.
+        x = given.pin(process.noise_for(batch, generator))
         if self.source == "forward":
-            # At the noisiest time too, data show what noise never touches: where they end, say.
-            x = process.with_kept(x, batch)
             noised = given.pin(process.corrupt(batch, 0.0, t, generator))
             return torch.where((k == 0)[:, None], x, noised)
         for now, after, step in zip(grid, grid[1:-1], range(len(grid))):

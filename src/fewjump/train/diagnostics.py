@@ -33,8 +33,8 @@ class Diagnostics:
         teacher: frozen.
         length: L.
         seed: of every draw.
-        data: (N, L) clean tokens for the teacher's calibration; None uses its own samples. Draws
-            have the tokens that the process keeps where these have them.
+        data: (N, L) clean tokens for the teacher's calibration; None uses its own samples.
+        rows: (N, L) clean tokens, from which draws have those that the process keeps.
         samples: sequences in every set that is compared.
         batch_size: sequences at a time, which changes no number; all by default.
 
@@ -50,6 +50,7 @@ class Diagnostics:
         length: int,
         seed: int,
         data: Tensor | None = None,
+        rows: Tensor | None = None,
         samples: int = 32,
         batch_size: int | None = None,
     ) -> None:
@@ -61,7 +62,7 @@ class Diagnostics:
         self.student, self.teacher = student, teacher
         self.length, self.seed, self.samples = length, seed, samples
         self.data = data
-        self.rows = rows_of(data, samples)
+        self.rows = rows_of(rows, samples)
         self._drawn: Tensor | None = None
         self._reference: dict[str, float] | None = None
 

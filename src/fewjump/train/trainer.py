@@ -211,8 +211,11 @@ class Trainer:
         """Sequences and their classes, for places in the step's whole batch."""
         device, positions = self.world.device, index + step * self.config.batch_size
         if self.source is None:
+            # Nothing is read of it, and nothing in it is kept.
+            kept = self.student.process.kept
+            blank = next(token for token in range(len(kept) + 1) if token not in kept)
             shape = (index.shape[0], self.width)
-            batch = torch.zeros(shape, dtype=torch.int64, device=device)
+            batch = torch.full(shape, blank, dtype=torch.int64, device=device)
         else:
             batch = self.source.batch(positions).to(device, non_blocking=True)
         if self.conditions is None:
@@ -249,16 +252,17 @@ class Trainer:
             student = ConditionedDenoiser(student, condition)
             teacher = ConditionedDenoiser(teacher, condition)
         samples = max(2, min(32, self.config.batch_size))
-        data = None
-        if self.source is not None and self.objective.needs_data:
-            data = self.source.batch(torch.arange(4 * samples))
+        rows = None
+        if self.source is not None and not self.objective.coupled:
+            rows = self.source.batch(torch.arange(4 * samples))
         share = self.config.batch_size // (self.world.size * self.config.accumulate)
         return Diagnostics(
             student,
             teacher,
             length=self.width,
             seed=fold_seed(self.config.seed, MONITOR_STREAM),
-            data=data,
+            data=rows if self.objective.needs_data else None,
+            rows=rows,
             samples=samples,
             # What fits the memory in a training step fits it here.
             batch_size=min(samples, share),
