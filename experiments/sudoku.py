@@ -97,9 +97,7 @@ class Sizes:
         if source == "teacher":
             return sizes
         sizes.heads["any-order"]["blocks"] = 4
-        return replace(
-            sizes, blocks=3, student_steps=9_000, student_lr=2e-3, refining=300, refining_batch=64
-        )
+        return replace(sizes, blocks=3, student_steps=9_000, student_lr=2e-3, refining_batch=64)
 
 
 def boards(count: int, seed: int, runs: Path) -> Tensor:

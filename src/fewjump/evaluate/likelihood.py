@@ -31,10 +31,8 @@ def one_evaluation_nlls(
     total = []
     with eval_mode(denoiser):
         for rows in x0.split(256):
-            noise = denoiser.process.prior_sample(rows.shape, generator, denoiser.device)
-            if denoiser.process.kept:
-                noise = denoiser.process.with_kept(noise, rows)
-            elif denoiser.process.absorbing:
+            noise = denoiser.process.noise_for(rows, generator)
+            if denoiser.process.absorbing and not denoiser.process.kept:
                 # All rows are masks: the law is one.
                 noise = noise[:1]
             law = denoiser(noise, 1.0)

@@ -134,11 +134,11 @@ class DataMeter(Meter):
         Returns:
             ``length``, and ``prompt`` and ``fixed`` where the process keeps tokens.
         """
-        index = torch.arange(num_samples) % len(self.dataset.test)
-        return {
-            "length": self.length,
-            **prompt_of_kept(denoiser.process, self.dataset.batch(index, "test")),
-        }
+        rows = None
+        if denoiser.process.kept:
+            index = torch.arange(num_samples) % len(self.dataset.test)
+            rows = self.dataset.batch(index, "test")
+        return {"length": self.length, **prompt_of_kept(denoiser.process, rows)}
 
 
 class ChainMeter(Meter):

@@ -78,13 +78,10 @@ class Process(ABC):
         """Where a state shows a kept token: boolean, same shape as ``x``."""
         return torch.isin(x, torch.tensor(self.kept, dtype=torch.int64, device=x.device))
 
-    def with_kept(self, x_t: Tensor, x0: Tensor) -> Tensor:
-        """A state that shows the kept tokens of clean ones ``x0``, of the same shape."""
-        return torch.where(self.is_kept(x0), x0, x_t)
-
     def noise_for(self, x0: Tensor, generator: Generator = None) -> Tensor:
         """Pure noise in place of clean tokens (B, L), which shows those of them that are kept."""
-        return self.with_kept(self.prior_sample(x0.shape, generator, x0.device), x0)
+        noise = self.prior_sample(x0.shape, generator, x0.device)
+        return torch.where(self.is_kept(x0), x0, noise) if self.kept else noise
 
     def masked(self, x: Tensor) -> Tensor | None:
         """Where a state of an absorbing process is masked: boolean, same shape as ``x``.

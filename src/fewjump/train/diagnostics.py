@@ -78,10 +78,8 @@ class Diagnostics:
         with _watching(self.student) as student:
             for index in torch.arange(self.samples).split(self.batch_size):
                 streams = SampleStreams(fold_seed(self.seed, _STUDENT), index)
-                shape = (index.shape[0], self.length)
-                x = student.process.prior_sample(shape, streams, student.device)
-                if self.rows is not None:
-                    x = student.process.with_kept(x, self.rows[index].to(x.device))
+                rows = None if self.rows is None else self.rows[index]
+                x = pure_noise(student, rows, (index.shape[0], self.length), streams)
                 drawn.append(student(x, 1.0).sample(streams))
         mine = variety(torch.cat(drawn))
         if self._reference is None:
@@ -141,6 +139,15 @@ class Diagnostics:
                     **prompt_of_kept(teacher.process, self.rows),
                 )
         return self._drawn
+
+
+def pure_noise(
+    denoiser: Denoiser, rows: Tensor | None, shape: tuple[int, int], streams: SampleStreams
+) -> Tensor:
+    """States (B, L) at time 1, which show what the process keeps of clean ``rows``, if any."""
+    if rows is None:
+        return denoiser.process.prior_sample(shape, streams, denoiser.device)
+    return denoiser.process.noise_for(rows.to(denoiser.device), streams)
 
 
 def rows_of(data: Tensor | None, count: int) -> Tensor | None:

@@ -16,7 +16,7 @@ from fewjump.objective.elbo import nelbo
 from fewjump.random import SampleStreams, fold_seed
 from fewjump.sampler import sample
 from fewjump.sampler.run import prompt_of_kept
-from fewjump.train.diagnostics import entropy_of, rows_of, runs_of
+from fewjump.train.diagnostics import entropy_of, pure_noise, rows_of, runs_of
 from fewjump.train.distributed import local
 from fewjump.train.state import STATE_FILE
 
@@ -254,10 +254,8 @@ class DiversityGuard:
             for first in range(0, self.samples, _BATCH):
                 streams = self._streams(first, _STATES)
                 shape = (streams.batch_size, self.length)
-                x = student.process.prior_sample(shape, streams, student.device)
-                if self.rows is not None:
-                    rows = self.rows[first : first + streams.batch_size]
-                    x = student.process.with_kept(x, rows.to(x.device))
+                rows = None if self.rows is None else self.rows[first : first + shape[0]]
+                x = pure_noise(student, rows, shape, streams)
                 law = student(x, 1.0)
                 total -= float(law.log_prob(law.sample(streams)).double().sum())
         return {**_plug_in(drawn), "joint": total / self.samples / self.length}

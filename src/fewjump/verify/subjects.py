@@ -53,8 +53,7 @@ def tokens_for(model: Model, source: str | None, count: int, seed: int) -> Tenso
     """
     if source is None:
         given = read_conditions(model.vocabulary, count, model.denoiser.length)
-        framed = {"length": given.length, "prompt": given.prompt, "fixed": given.fixed}
-        return sample(model.denoiser, count, 64, generator=seed, **framed)
+        return sample(model.denoiser, count, 64, generator=seed, **vars(given))
     data = open_data_like(model, source)
     rows = torch.randperm(len(data.test), generator=generator_for(seed, 3))[:count]
     return data.batch(rows, "test")
