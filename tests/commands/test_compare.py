@@ -31,6 +31,8 @@ STUDENTS = {
     "halved": {"method": "sdtt", "rounds": 2, "jumps-before": 4, "sampler": "first-hitting"},
 }
 
+TWO = {"sampler": "scaled", "sampler-options": ["multipliers=[1.0, 0.5]"]}
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -336,6 +338,8 @@ def test_plans_for_published_weights_run(name: str, tmp_path: Path) -> None:
         ({"students": {"a": {"tokenizer": "x"}}}, "tokenizer of a is for the plan to say"),
         ({"samplers": {"b": {"sampler": "none"}}}, "none"),
         ({"samplers": {"b": {"top-p": 0.5}}}, "a sampler has sampler"),
+        ({"samplers": {"b": {"of": "halvd"}}}, "b is of 'halvd', which is neither the teacher"),
+        ({"samplers": {"b": {"of": ["halved"]}}}, "give one of teacher, halved, shared chain"),
         ({"samplers": {"b": {"sampler-options": "gamma=1"}}}, "sampler_options: must be a list"),
         ({"samplers": {"b": {"sampler": "first-hitting", "grid": "cosine"}}}, "b: first-hitting"),
         ({"data": "no-such-file.txt"}, "no-such-file.txt"),
@@ -450,10 +454,7 @@ def test_other_data_of_the_same_name_are_measured_anew(made: Path, tmp_path: Pat
         ({"student": "any-order", "sampler": "entropy-bounded"}, "b: entropy-bounded ranks"),
         ({"student": "mixture", "sampler": "held-latent"}, "b: held-latent is for latent students"),
         ({"student": "mixture", "grid": "fitted"}, "b: a grid is fitted to what drawing"),
-        (
-            {"sampler": "scaled", "sampler-options": ["multipliers=[1.0, 0.5]"]},
-            "b: 2 multipliers are for 3 steps",
-        ),
+        (TWO, "b: 2 multipliers are for 3 steps"),
     ],
 )
 def test_a_student_that_its_teacher_cannot_have_is_refused_before_any_is_trained(
@@ -467,6 +468,51 @@ def test_a_student_that_its_teacher_cannot_have_is_refused_before_any_is_trained
     assert compare(path, tmp_path / "out") == cli.USAGE
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_sampler_that_its_student_cannot_have_is_refused_before_any_is_trained(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Of the teacher, which is judged at three steps, it is right.
+    for of, code in (("teacher", cli.OK), ("halved", cli.USAGE)):
+        path = plan(made, samplers={"b": {"of": of, **TWO}}, **{"matched-entropy": False})
+        assert compare(path, tmp_path / of) == code
+    assert "plan.yaml: b: 2 multipliers are for 3 steps" in capsys.readouterr().err
+    assert not (tmp_path / "halved").exists()
+
+
+def test_one_student_is_judged_with_several_samplers(made: Path, tmp_path: Path) -> None:
+    students = {"any order": {"student": "any-order", "head": ["width=8"]}}
+    ways = {
+        "by chance": {"of": "any order", "sampler": "ancestral"},
+        "surest": {"of": "any order", "sampler": "confidence"},
+        "same": {"of": "any order"},
+        "again": {"of": "other", "sampler": "first-hitting"},
+        "of teacher": {"of": "teacher", "sampler": "first-hitting"},
+    }
+    changes = {"students": students, "samplers": ways, "models": {"other": str(made / "teacher")}}
+    path = plan(made, **changes, **{"matched-entropy": False})
+    assert compare(path, tmp_path) == cli.OK
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    nll = {(r["model"], r["seed"], r["steps"]): r for r in rows if r["metric"] == "nll"}
+    for name, label in (
+        ("any order", "ancestral(block=1)"),
+        ("by chance", "ancestral"),
+        ("surest", "confidence"),
+        ("same", "ancestral(block=1)"),
+        ("again", "first-hitting"),
+    ):
+        cells = [nll[name, seed, steps] for seed in (0, 1) for steps in (1, 2)]
+        assert {row["sampler"] for row in cells} == {label}
+    assert nll["of teacher", 1, 3]["sampler"] == "first-hitting"
+    # One student each seed, and its samples are those of its default.
+    for seed in (0, 1):
+        assert nll["same", seed, 2]["value"] == nll["any order", seed, 2]["value"]
+        assert nll["by chance", seed, 2]["value"] != nll["any order", seed, 2]["value"]
+    assert len({nll["same", seed, 2]["value"] for seed in (0, 1)}) == 2
+    assert {p.name for p in (tmp_path / "students").iterdir()} == {"any order"}
+    costs = json.loads((tmp_path / "results.json").read_text())["costs"]
+    assert [(c["model"], c["seed"]) for c in costs] == [("any order", 0), ("any order", 1)]
 
 
 def test_a_changed_student_is_refused_before_another_is_trained(

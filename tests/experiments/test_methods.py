@@ -19,8 +19,9 @@ TINY = methods.Sizes(
     steps=(1, 2),
     teacher_grid=(1, 2),
 )
-#: A second network, pairs drawn first, and no teacher: what is not a number of its answers.
-SOME = {"masked": ("IDLM shared-chain", "VADD"), "uniform": ("ReDi", "E-MoE")}
+#: A second network, pairs drawn first, and no teacher: what is not a number of its answers. And
+#: one that is drawn in two ways.
+SOME = {"masked": ("IDLM shared-chain", "VADD", "joint any-order"), "uniform": ("ReDi", "E-MoE")}
 #: What these two may ask: its pairs, or nothing.
 MOST = {"ReDi": 2 * 3 * 32, "VADD": 0, "E-MoE": 0}
 
@@ -54,13 +55,17 @@ def test_methods_are_trained_within_the_budget_and_judged(name, tmp_path, monkey
     cells = {(r["model"], r["steps"]) for r in found["rows"] if r["metric"] == "nll"}
     known = {"exact posterior"} if small.problem else set()
     real = "exact samples" if small.problem else "test data"
-    several = {"teacher", *known, *ways, *students}
+    walked = {f"{one} from the left" for one in students if one in methods.WALKING}
+    assert len(walked) == (noise == "masked" and not small.data)
+    several = {"teacher", *known, *ways, *students, *walked}
     once = {("autoregressive network", 1), (real, None)}
     assert cells == {(name, k) for name in several for k in (1, 2)} | once
     for cost in found["costs"]:
         if cost["model"] in students:
             most = MOST.get(cost["model"], 200)
             assert most / 2 <= cost["teacher_evaluations"] <= most, cost
+    label = {r["model"]: r["sampler"] for r in found["rows"]}
+    assert {label[one] for one in walked} <= {"ancestral(block=1)"}
     again = methods.measure(config, TINY)
 
     def kept(content):

@@ -81,7 +81,7 @@ class Opened(NamedTuple):
         data: of it.
         meter: the judge.
         alike: a network of the size that the autoregressive one gets.
-        others: the plan's models.
+        others: the plan's models, by name.
         given: teacher and data of `fewjump distill`, if no files hold them.
         exact: the exact posterior of a problem.
     """
@@ -90,7 +90,7 @@ class Opened(NamedTuple):
     data: Dataset
     meter: DataMeter
     alike: Denoiser
-    others: list[Model]
+    others: dict[str, Denoiser]
     given: distill.Given | None
     exact: Denoiser | None
 
@@ -149,28 +149,31 @@ def _opened(options: Options, contents: Contents) -> Opened:
     if problem is not None:
         with told_of(f"{options.plan}: problem"):
             given, meter, exact, alike = open_problem(problem, plan.samples)
-        teacher, others = given.teacher, open_models(places, options.device)
-        opened = Opened(teacher, given.data, meter, alike, others, given, exact)
+        teacher, models = given.teacher, open_models(places, options.device)
+        data = given.data
     else:
         places = [Path(plan.teacher), *places]
-        teacher, *others = open_models(places, options.device, reading_values(plan))
+        given = exact = None
+        teacher, *models = open_models(places, options.device, reading_values(plan))
         documents = document_values(plan)
         data = open_data_like(teacher, plan.data, plan.kind, plan.length, **documents)
-        meter = meter_for(data, plan, options.device)
-        opened = Opened(teacher, data, meter, teacher.denoiser, others, None, None)
-    check_alike([opened.teacher, *others], opened.data)
-    return opened
+        meter, alike = meter_for(data, plan, options.device), teacher.denoiser
+    check_alike([teacher, *models], data)
+    others = {name: model.denoiser for name, model in zip(contents.models, models)}
+    return Opened(teacher, data, meter, alike, others, given, exact)
 
 
 def _check(options: Options, contents: Contents, opened: Opened, ways: Ways) -> None:
     """Refuse samplers that do not fit the teacher, and an autoregressive network that cannot be."""
     from fewjump.sampler.arguments import check_budgets
 
-    denoiser, data = opened.teacher.denoiser, opened.data
+    data, plan = opened.data, contents.plan
     for name, (way, grid) in ways.items():
-        if name not in contents.students:
+        if (model := contents.drawn_by(name)) not in contents.students:
+            denoiser = opened.others.get(model, opened.teacher.denoiser)
+            steps = plan.steps if model in opened.others else plan.long
             with told_of(f"{options.plan}: {name}"):
-                check_budgets(denoiser, contents.plan.long, way, grid, data.length)
+                check_budgets(denoiser, steps, way, grid, data.length)
     if contents.network is not None:
         with told_of(f"{options.plan}: autoregressive"):
             places = {seed: _alone(options, seed) for seed in contents.plan.seeds}
@@ -189,7 +192,7 @@ def _taught(options: Options, contents: Contents, opened: Opened, made: Made, wa
             with told_of(f"{options.plan}: {name}"):
                 student = made[name, contents.plan.seeds[0]]
                 check_student(student, opened.given, _stand_in(name, contents, opened, made))
-                _check_way(name, contents, opened, made, *ways[name])
+            _check_ways(options, name, contents, opened, made, ways)
     given = trained(opened.given, options.here(training), place)
     return opened._replace(given=given, teacher=given.teacher)
 
@@ -261,7 +264,7 @@ def _check_students(
                 spent[name] = before + asks(made[mine[0]], asked)
             for key in _unlike({key: made[key].out for key in mine}):
                 check_student(made[key], given, _stand_in(name, contents, opened, made, key[1]))
-            _check_way(name, contents, opened, made, *ways[name])
+        _check_ways(options, name, contents, opened, made, ways)
     return found
 
 
@@ -292,21 +295,23 @@ def _untrained(name: str, contents: Contents, opened: Opened, made: Made) -> Den
     return untrained(student, opened.teacher.denoiser, opened.data.length, sizes)
 
 
-def _check_way(
-    name: str, contents: Contents, opened: Opened, made: Made, way: Sampler | None, grid: Any
+def _check_ways(
+    options: Options, student: str, contents: Contents, opened: Opened, made: Made, ways: Ways
 ) -> None:
-    """Refuse a sampler of its own that does not fit a student."""
+    """Refuse samplers that do not fit the student that they draw from."""
     from fewjump.sampler.arguments import check_budgets
 
-    if (way, grid) != (None, None):
-        begun = _untrained(name, contents, opened, made)
-        check_budgets(begun, contents.plan.steps, way, grid, opened.data.length)
+    for name, (way, grid) in ways.items():
+        if contents.drawn_by(name) == student and (way, grid) != (None, None):
+            with told_of(f"{options.plan}: {name}"):
+                begun = _untrained(student, contents, opened, made)
+                check_budgets(begun, contents.plan.steps, way, grid, opened.data.length)
 
 
 def _entries(
     options: Options, contents: Contents, opened: Opened, made: Made, ways: Ways
 ) -> list[Entry]:
-    """Teacher, its other samplers, models, students, and the autoregressive network."""
+    """Teacher, models, students, other samplers of each, and the autoregressive network."""
     from fewjump.publish.models import open_model
 
     plan, students = contents.plan, contents.students
@@ -329,13 +334,23 @@ def _entries(
     entries = [Entry(TEACHER, None, None, plan.long, teacher)]
     if opened.exact is not None and opened.exact is not opened.teacher.denoiser:
         entries.append(Entry(EXACT, None, None, plan.long, known(opened.exact)))
-    own = {name: way for name, way in ways.items() if name not in students}
-    entries += [Entry(name, *way, plan.long, teacher) for name, way in own.items()]
-    entries += [
-        Entry(name, None, None, plan.steps, known(model.denoiser))
-        for name, model in zip(contents.models, opened.others)
-    ]
-    entries += [Entry(name, *ways[name], plan.steps, student(name)) for name in students]
+
+    def more(model: str, steps: list[int], make: Making) -> list[Entry]:
+        """Other samplers of a model, which cost no training of their own."""
+        own = [name for name in contents.samplers if name not in students]
+        return [
+            Entry(name, *ways[name], steps, lambda seed: (make(seed)[0], {}))
+            for name in own
+            if contents.drawn_by(name) == model
+        ]
+
+    entries += more(TEACHER, plan.long, teacher)
+    for name, model in opened.others.items():
+        entries += [Entry(name, None, None, plan.steps, known(model))]
+        entries += more(name, plan.steps, known(model))
+    for name in students:
+        entries += [Entry(name, *ways[name], plan.steps, student(name))]
+        entries += more(name, plan.steps, student(name))
     if contents.network is not None:
         network = contents.network._replace(training=options.here(contents.network.training))
 

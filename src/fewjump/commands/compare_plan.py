@@ -115,6 +115,7 @@ class Contents(NamedTuple):
         students: options by name.
         models: places by name.
         samplers: of the teacher, and of students that name one, by name.
+        sampled: the student or model that such a sampler draws from, if not the teacher, by name.
         starts: the student that a student starts at, by name.
         budgets: what a student may ask of the teacher, where that is its own, by name.
         network: the autoregressive one, if it is wanted.
@@ -125,10 +126,16 @@ class Contents(NamedTuple):
     students: dict[str, dict[str, Any]]
     models: dict[str, str]
     samplers: dict[str, SamplerOptions]
+    sampled: dict[str, str]
     starts: dict[str, str]
     budgets: dict[str, int]
     network: Network | None
     problem: ProblemPlan | None
+
+    def drawn_by(self, sampler: str) -> str:
+        """The model that a sampler draws from."""
+        own = sampler if sampler in self.students else TEACHER
+        return self.sampled.get(sampler, own)
 
 
 def read_plan(content: Any, where: str) -> Contents:
@@ -199,14 +206,21 @@ def read_plan(content: Any, where: str) -> Contents:
         raise ValueError(
             f"{where} names no students:, models:, samplers: or autoregressive: to compare"
         )
-    samplers = {}
+    samplers, sampled = {}, {}
     for name, own in parts["samplers"].items():
         one = _normal(own, where, name)
-        if unknown := set(one) - set(_SAMPLER):
+        if unknown := set(one) - {*_SAMPLER, "of"}:
             raise ValueError(
                 f"{where}: {name} has {', '.join(sorted(unknown))}; a sampler has sampler, "
-                "sampler-options and grid"
+                "sampler-options, grid and of"
             )
+        if (of := one.pop("of", TEACHER)) != TEACHER:
+            if of not in (known := [*students, *models]):
+                raise ValueError(
+                    f"{where}: {name} is of {of!r}, which is neither the teacher nor a student or "
+                    f"model of the plan; give one of {', '.join([TEACHER, *known])}"
+                )
+            sampled[name] = of
         samplers[name] = _sampler(one, where, name)
     starts, budgets = _starts(students, where), {}
     for name, own in students.items():
@@ -217,7 +231,7 @@ def read_plan(content: Any, where: str) -> Contents:
             raise ValueError(f"{where}: {', '.join(shared)} of {name} is for the plan to say")
         mine = {key: own.pop(key) for key in _SAMPLER if key in own}
         samplers[name] = _sampler(mine, where, name)
-    return Contents(plan, students, models, samplers, starts, budgets, network, problem)
+    return Contents(plan, students, models, samplers, sampled, starts, budgets, network, problem)
 
 
 def _starts(students: Mapping[str, dict[str, Any]], where: str) -> dict[str, str]:
