@@ -184,6 +184,12 @@ def test_cuda_without_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
         ("shared-chain", "table-rate=.inf", "table_rate takes a number; got inf"),
         ("autoregressive", "neighbours=1", "a list, such as [1, 8] (one or more, each a whole"),
         ("any-order", "neighbours=0", "neighbours takes a list, such as [1, 8]"),
+        (
+            "any-order",
+            "order=coarse",
+            "order takes one of ascending, coarse-to-fine or one or more",
+        ),
+        ("any-order", "order=[0, 2]", "or name each of the positions 0, 1, … once; got [0, 2]"),
         ("any-order", "lookahead=true", "there is no 'lookahead'; it has width"),
         ("autoregressive", "lookahead=maybe", "lookahead takes true or false; got 'maybe'"),
         ("latent", "particles=a", "particles takes a whole number"),

@@ -14,6 +14,7 @@ import torch
 
 from fewjump.denoiser.network import NetworkDenoiser
 from fewjump.process import Absorbing, ResetToPrior, Uniform
+from fewjump.random import generator_for
 from fewjump.sampler import (
     Ancestral,
     Confidence,
@@ -242,16 +243,23 @@ def test_ancestral_in_blocks_is_its_enumeration(steps: int, block: int) -> None:
     assert chi_square_p(drawn_ones, expected, V) > 1e-4
 
 
+HEADS = [
+    {"kind": "autoregressive", "width": 8},
+    {"kind": "any-order", "width": 8, "heads": 2},
+    {"kind": "any-order", "width": 8, "heads": 2, "order": [2, 0, 1]},
+    {"kind": "any-order", "width": 8, "heads": 2, "order": "coarse-to-fine"},
+]
+
+
 @pytest.mark.parametrize("sampler", [FirstHitting(1), Ancestral(1), None])
-@pytest.mark.parametrize("kind", ["autoregressive", "any-order"])
-def test_blocks_from_the_left_let_a_left_to_right_law_go_on(
-    kind: str, sampler: Sampler | None
+@pytest.mark.parametrize("head", HEADS)
+def test_blocks_of_one_let_a_law_go_on_in_its_order(
+    head: dict[str, Any], sampler: Sampler | None
 ) -> None:
     """A law that knows each token given those before it alone: in any number of steps its own.
 
     Such laws are drawn so where no sampler is named.
     """
-    head = {"kind": kind, "width": 8} | ({"heads": 2} if kind == "any-order" else {})
     trunk = {"hidden": 8, "blocks": 1, "heads": 2, "condition_dim": 4, "time_conditioned": False}
     process = Absorbing(V + 1, SCHEDULE)
     torch.manual_seed(1)
@@ -272,6 +280,12 @@ def test_blocks_from_the_left_let_a_left_to_right_law_go_on(
     found = run(model, 20_000, 2, sampler, generator=0)
     assert chi_square_p(found.samples, whole, V) > 1e-4
     assert found.sampler == ("ancestral(block=1)" if sampler is None else sampler.label)
+    ranks, one = model.drawn_in.ranks(L), torch.ones((), dtype=torch.float64)
+    (move,) = Ancestral(1).moves(model, torch.full((400, L), MASK), one, one / 2)
+    shown = (move.sample(generator_for(0)) != MASK).long()
+    number = shown.sum(1, keepdim=True)
+    assert set(number.flatten().tolist()) == set(range(L + 1))
+    assert torch.equal(shown, (ranks < number).long())
 
 
 def test_only_masked_walks_are_drawn_from_the_left_unasked() -> None:

@@ -13,6 +13,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from fewjump.denoiser.position_order import LEFT_TO_RIGHT, PositionOrder
 from fewjump.law.base import Law, whole_numbers
 from fewjump.process import Process
 from fewjump.process.kernel import checked_times
@@ -31,6 +32,7 @@ _INHERITED = (
     "latent",
     "mixture",
     "closed_marginals",
+    "drawn_in",
 )
 
 
@@ -94,6 +96,7 @@ class Denoiser(nn.Module, ABC):
         latent: whether its laws draw a latent that :meth:`~fewjump.law.base.Law.held` keeps.
         mixture: whether its laws are known to be mixtures of few components.
         closed_marginals: whether its laws' marginals have a closed form; others are estimated.
+        drawn_in: the order in which its laws draw positions, for samplers that go by one.
         classes: K, where the law may be asked for by class (:mod:`fewjump.denoiser.condition`):
             the labels are {0..K−1}, and K stands for no class. None without classes.
         guidance_range: least and largest guidance scale of a network that takes it as an input.
@@ -122,6 +125,7 @@ class Denoiser(nn.Module, ABC):
     latent: bool = False
     mixture: bool = False
     closed_marginals: bool = True
+    drawn_in: PositionOrder = LEFT_TO_RIGHT
     classes: int | None = None
     guidance_range: tuple[float, float] | None = None
     condition: Condition | None = None
@@ -225,7 +229,9 @@ class Denoiser(nn.Module, ABC):
         return self
 
     def check_length(self, length: int) -> None:
-        """Raise ValueError for sequences longer than the network has positions for."""
+        """Raise ValueError for sequences longer than the network has positions for, or of another
+        length than its laws' order."""
+        self.drawn_in.ranks(length)
         if self.longest is not None and length > self.longest:
             raise ValueError(
                 f"this model takes at most {self.longest} tokens (its positions end there), not "

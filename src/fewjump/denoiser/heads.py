@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from fewjump.config import checked_options, parameters_of
 from fewjump.denoiser.base import Condition
 from fewjump.denoiser.constrain import LeftOneOut, linear_law
+from fewjump.denoiser.position_order import LEFT_TO_RIGHT, PositionOrder
 from fewjump.denoiser.transformer import zero_linear
 from fewjump.law.base import Law
 from fewjump.law.product import ProductLaw
@@ -123,6 +124,7 @@ class Head(nn.Module, ABC):
         mixture: whether its law is a mixture of few components
             (:meth:`~fewjump.law.base.Law.component_logits`).
         closed_marginals: whether the law's marginals have a closed form; others are estimated.
+        drawn_in: the order in which the law draws positions.
     """
 
     kind: ClassVar[str]
@@ -132,6 +134,7 @@ class Head(nn.Module, ABC):
     latent: ClassVar[bool] = False
     mixture: bool = False
     closed_marginals: bool = True
+    drawn_in: PositionOrder = LEFT_TO_RIGHT
 
     def __init__(self, hidden: int, vocab_size: int) -> None:
         super().__init__()

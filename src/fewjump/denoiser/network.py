@@ -74,7 +74,7 @@ class NetworkDenoiser(Denoiser):
         self.time_conditioned = config.time_conditioned
         self.autoregressive, self.joint = head.autoregressive, head.joint
         self.kind, self.mixture, self.latent = head.kind, head.mixture, head.latent
-        self.closed_marginals = head.closed_marginals
+        self.closed_marginals, self.drawn_in = head.closed_marginals, head.drawn_in
         self.padding = config.padding
         self.classes = getattr(config, "classes", None)
         self.guidance_range = getattr(config, "guidance", None)

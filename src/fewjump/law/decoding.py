@@ -45,7 +45,8 @@ class DraftAndVerify(Decoding[AutoregressiveLaw]):
     autoregressive law whatever the draft says; a good draft makes it quick.
 
     The draft is ``law.draft``, which must leave every continuation possible (a network's law does,
-    a truncated one may not); without one, the product of what the head says of each position
+    a truncated one may not), and draws positions independently or from left to right as the law
+    does; without one, the product of what the head says of each position
     before it reads any token (self-speculation, SSMD: arXiv 2510.03929).
 
     Attributes:
@@ -65,7 +66,8 @@ class DraftAndVerify(Decoding[AutoregressiveLaw]):
     def draw(self, law: AutoregressiveLaw, generator: Generator = None) -> Tensor:
         # How much is drawn depends on what is drawn.
         source = forked(generator)
-        law.check_left_to_right()
+        if not law.drafting().independent:
+            law.check_left_to_right()
         x0, settled = (part.clone() for part in law.pinned())
         passes = torch.zeros(law.batch_size, dtype=torch.int64, device=law.device)
         rows, part = torch.arange(law.batch_size, device=law.device), law
@@ -92,11 +94,12 @@ class DraftAndVerify(Decoding[AutoregressiveLaw]):
         ratio = token_log_prob(own, guess).double() - token_log_prob(drafted, guess).double()
         keep = settled | (uniform(guess.shape, generator, guess.device).log() < ratio)
         u = uniform(guess.shape[:1], generator, guess.device)
-        # Positions that are not settled come in ascending order, so that the first is leftmost.
-        before = keep.long().cumprod(1).bool()
-        refused = ~before & before.roll(1, 1).index_fill(
-            1, torch.zeros(1, dtype=torch.int64, device=guess.device), True
-        )
+        order = law.conditionals.order
+        if order is None:
+            order = torch.arange(law.length, device=guess.device).expand_as(guess)
+        number = keep.gather(1, order).long().cumprod(1).sum(1, keepdim=True)
+        rank = order.argsort(1)
+        before, refused = rank < number, rank == number
         self.accepted += int((before & ~settled).sum())
         self.examined += int((before & ~settled).sum()) + int(refused.sum())
         out = torch.where(before, guess, x0)

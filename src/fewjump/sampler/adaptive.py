@@ -96,14 +96,14 @@ class EntropyBounded(_ByMarginals):
             yield StayMove(x, denoiser.process.vocab_size)
             return
         law = denoiser(x, _time_of(denoiser, start, x))
-        show = hidden if last else self._choose(law, hidden)
+        show = hidden if last else self._choose(denoiser, law, hidden)
         yield UnmaskMove(law, x, denoiser.process, show)
 
-    def _choose(self, law: Law, hidden: Tensor) -> Tensor:
+    def _choose(self, denoiser: Denoiser, law: Law, hidden: Tensor) -> Tensor:
         """Where to unmask: (B, L) boolean."""
         product = as_product(law.untempered or law)
         entropy = product.entropy().double()
-        turn = turns(hidden, self.block)
+        turn = turns(denoiser, hidden, self.block)
         hidden = hidden & (turn == turn.amin(-1, keepdim=True))
         doubt = _doubt(product, self.by, hidden).masked_fill(~hidden, torch.inf)
         order = _settled(doubt).argsort(stable=True, dim=-1)
@@ -131,8 +131,8 @@ class Confidence(_ByMarginals):
         by: ``token``, ``entropy``, ``peak`` or ``margin``.
         noise: scale, ≥ 0, of Gumbel noise added to the scores, times 1 − α(s) (MaskGIT's choice
             temperature, which falls to 0); with a large one positions are chosen at random.
-        block: length of the blocks that are filled from left to right (LLaDA's block length,
-            counted from the first position); None for no order.
+        block: length of the blocks that are filled one after another, in the denoiser's order
+            (LLaDA's block length); None for no order.
 
     Raises:
         ValueError: for options outside these.
@@ -167,7 +167,7 @@ class Confidence(_ByMarginals):
         left = (number * (left_s / left_t) + 1e-9).floor().long()
         count = (number - left).clamp(min=1).minimum(number)
         scale = (self.noise * left_s).expand(x_t.shape[0])
-        turn = turns(hidden, self.block)
+        turn = turns(denoiser, hidden, self.block)
         yield PickMove(x_t, x0, process.vocab_size, turn, score, count, scale)
 
 

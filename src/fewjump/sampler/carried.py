@@ -175,8 +175,8 @@ def chosen_sampler(
 
     None, or ``scaled`` without multipliers, is the one that the model carries for this number of
     steps, with its own times, where neither a grid nor an end without the final draw is asked for.
-    Else None is ``ancestral``, from left to right (``block=1``) of a masked model whose laws are
-    autoregressive, and ``scaled`` is what would be scaled.
+    Else None is ``ancestral``, position by position in their order (``block=1``) of a masked model
+    whose laws are autoregressive, and ``scaled`` is what would be scaled.
 
     Raises:
         TypeError: for something else than a denoiser.

@@ -25,11 +25,12 @@ class FirstHitting(Sampler):
 
     With ``block`` the positions are those of the first block of so many that still has masks,
     chosen uniformly there, and then those of the next (semi-autoregressive: LLaDA, block
-    diffusion); 1 goes from left to right. An exact denoiser that ignores time keeps the data law
-    then too, and a student that draws from left to right continues its own prefix.
+    diffusion); 1 goes from left to right, or in the order of a denoiser that has another. An exact
+    denoiser that ignores time keeps the data law then too, and a student that draws in this order
+    continues its own prefix.
 
     Args:
-        block: length of the blocks, counted from the first position; None for no order.
+        block: length of the blocks, in the denoiser's order; None for no order.
 
     Evaluations: min(steps, masked positions), and no final step. The grid only sets the number of
     steps and the start.
@@ -92,7 +93,7 @@ class EventMove(RevealMove):
     def __init__(
         self, denoiser: Denoiser, x: Tensor, time: Tensor, rounds_left: int, block: int | None
     ) -> None:
-        super().__init__(denoiser.process, x, block)
+        super().__init__(denoiser, x, block)
         self.denoiser = denoiser
         self.count = -(-self.number // rounds_left)
         self.start = time

@@ -1,4 +1,4 @@
-"""Moves that unmask some of the masked positions, in blocks from left to right or wherever."""
+"""Moves that unmask some of the masked positions, block after block or wherever."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from fewjump.config import check_count
+from fewjump.denoiser import Denoiser
 from fewjump.law import Law
 from fewjump.law.posterior import outer
-from fewjump.process import Process
 from fewjump.random import Generator, permutation_keys, uniform
 from fewjump.sampler.base import Move
 from fewjump.sampler.moves import fill, law_table
@@ -25,15 +25,15 @@ class RevealMove(Move):
     chosen uniformly there, and then those of the next.
 
     Args:
-        process: an absorbing one.
+        denoiser: of an absorbing process.
         x: (B, L) int64.
-        block: length of the blocks, counted from the first position; None for one of all.
+        block: length of the blocks; see :func:`turns`.
     """
 
-    def __init__(self, process: Process, x: Tensor, block: int | None) -> None:
-        self.process, self.x = process, x
-        self.masked = x == process.mask
-        self.turn = turns(self.masked, block)
+    def __init__(self, denoiser: Denoiser, x: Tensor, block: int | None) -> None:
+        self.process, self.x = denoiser.process, x
+        self.masked = x == denoiser.process.mask
+        self.turn = turns(denoiser, self.masked, block)
         self.number = self.masked.sum(-1)
 
     @abstractmethod
@@ -87,19 +87,16 @@ class AncestralRevealMove(RevealMove):
     number is binomial; here the number is the same, and which they are is for the blocks to say.
 
     Args:
-        law: p(x₀|x_t).
-        process: an absorbing one.
+        denoiser: of an absorbing process; it is asked at t.
         x: (B, L) int64.
         t, s: () or (B,) float64.
-        block: see :class:`RevealMove`.
+        block: see :func:`turns`.
     """
 
-    def __init__(
-        self, law: Law, process: Process, x: Tensor, t: Tensor, s: Tensor, block: int
-    ) -> None:
-        super().__init__(process, x, block)
-        self.law = law
-        left_s, left_t = (process.schedule.one_minus_alpha(time) for time in (s, t))
+    def __init__(self, denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, block: int) -> None:
+        super().__init__(denoiser, x, block)
+        self.law = denoiser(x, t)
+        left_s, left_t = (self.process.schedule.one_minus_alpha(time) for time in (s, t))
         self.leave = (1 - left_s / left_t).expand(x.shape[0])
 
     def sample(self, generator: Generator = None) -> Tensor:
@@ -124,14 +121,16 @@ def checked_block(block: int | None) -> int | None:
     return block
 
 
-def turns(masked: Tensor, block: int | None) -> Tensor:
+def turns(denoiser: Denoiser, masked: Tensor, block: int | None) -> Tensor:
     """The turn of each masked position of (B, L), by its block; after all of them where it is none.
 
-    Without blocks all positions have the first turn.
+    Blocks are so many positions that follow each other in the order in which the denoiser's laws
+    draw them: from left to right for most. Without blocks all positions have the first turn.
     """
-    place = torch.arange(masked.shape[-1], device=masked.device)
+    length = masked.shape[-1]
+    place = denoiser.drawn_in.ranks(length, masked.device)
     number = torch.zeros_like(place) if block is None else place // block
-    return number.expand_as(masked).masked_fill(~masked, masked.shape[-1])
+    return number.expand_as(masked).masked_fill(~masked, length)
 
 
 def _keep_only(joint: Tensor, here: Tensor, chosen: tuple[bool, ...]) -> Tensor:

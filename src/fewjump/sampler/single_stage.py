@@ -51,12 +51,13 @@ class Ancestral(JumpSampler):
 
     With ``block``, of an absorbing process, as many masks are drawn as without, but those of the
     first block of so many positions that still has masks, and then those of the next; 1 goes from
-    left to right. An exact joint law that ignores time keeps the data law then too. It is what an
-    autoregressive law is drawn by where no sampler is named: it continues its own prefix, where by
-    chance it would have to meet what stands to the right.
+    left to right, or in the order of a denoiser that has another. An exact joint law that ignores
+    time keeps the data law then too. It is what an autoregressive law is drawn by where no sampler
+    is named: it continues its own prefix, where by chance it would have to meet what stands to the
+    right.
 
     Args:
-        block: length of the blocks, counted from the first position; None for no order.
+        block: length of the blocks, in the denoiser's order; None for no order.
     """
 
     name: ClassVar[str] = "ancestral"
@@ -67,11 +68,10 @@ class Ancestral(JumpSampler):
         self.masked_only = block is not None
 
     def moves(self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor) -> Moves:
-        law, process = denoiser(x_t, t), denoiser.process
         if self.block is None:
-            yield reverse_move(law, process, x_t, t, s)
+            yield reverse_move(denoiser(x_t, t), denoiser.process, x_t, t, s)
         else:
-            yield AncestralRevealMove(law, process, x_t, t, s, self.block)
+            yield AncestralRevealMove(denoiser, x_t, t, s, self.block)
 
     def jump(self, law: Law, process: Process, x_t: Tensor, t: Tensor, s: Tensor) -> Jump:
         return Jump(reverse_step(as_product(law), process, x_t, t, s), 1.0, "linear")

@@ -92,6 +92,14 @@ CASES: list[Any] = [
         ),
         id="any-order-2d",
     ),
+    pytest.param(
+        lambda **k: AnyOrderHead(HIDDEN, V, 16, heads=2, order="coarse-to-fine", **k),
+        id="any-order-coarse",
+    ),
+    pytest.param(
+        lambda **k: AnyOrderHead(HIDDEN, V, 16, heads=2, order=(2, 0, 3, 1), **k),
+        id="any-order-given",
+    ),
 ]
 every_head = pytest.mark.parametrize("make", CASES)
 every_process = pytest.mark.parametrize(
@@ -277,8 +285,9 @@ def test_low_rank_chain_is_the_dense_chain() -> None:
     )
 
 
-WALKS = ("gru", "gru-2d", "attention", "lookahead", "any-order", "any-order-2d", "tensor-train")
-ANY_SET = [c for c in CASES if c.id in ("lookahead", "tensor-train", "any-order", "any-order-2d")]
+ANY_LENGTH = ("any-order", "any-order-2d", "any-order-coarse", "tensor-train")
+WALKS = ("gru", "gru-2d", "attention", "lookahead", "any-order-given", *ANY_LENGTH)
+ANY_SET = [c for c in CASES if c.id in ("lookahead", "any-order-given", *ANY_LENGTH)]
 
 
 @pytest.mark.parametrize("make", [c for c in CASES if c.id in WALKS])
@@ -313,7 +322,7 @@ def test_step_by_step_equals_all_at_once(
                 seen = seen.scatter(1, at, x0.gather(1, at))
 
 
-@pytest.mark.parametrize("make", [c for c in CASES if c.id in WALKS])
+@pytest.mark.parametrize("make", [c for c in CASES if c.id in WALKS and c.id != "any-order-given"])
 def test_the_fixed_point_is_the_walk(make: Any) -> None:
     """The same uniform numbers give the same samples, in fewer passes than positions."""
     torch.manual_seed(12)
@@ -372,6 +381,8 @@ def test_given_any_known_positions_a_law_is_left(make: Any, process: Process) ->
         (lambda: AutoregressiveHead(HIDDEN, V, neighbours=(8,)), "include 1"),
         (lambda: AutoregressiveHead(HIDDEN, V, width=18, causal="attention"), "multiple"),
         (lambda: AnyOrderHead(HIDDEN, V, neighbours=(0,)), "neighbours are distances"),
+        (lambda: AnyOrderHead(HIDDEN, V, order="random"), "known: ascending"),  # type: ignore[arg-type]
+        (lambda: AnyOrderHead(HIDDEN, V, order=(0, 2)), "each of the positions"),
     ],
 )
 def test_bad_options_are_refused(build: Any, message: str) -> None:
@@ -379,10 +390,24 @@ def test_bad_options_are_refused(build: Any, message: str) -> None:
         build()
 
 
-def test_neighbours_are_as_far_as_embeddings_are_small() -> None:
-    def default(size: int, columns: int | None = None) -> tuple[int, ...] | None:
-        return AnyOrderHead(HIDDEN, size, width=32, heads=4, columns=columns).neighbours
+def test_known_positions_come_first_and_all_in_the_order() -> None:
+    known = torch.tensor([[False] * 4, [True, True, False, False], [False, True, False, True]])
+    for order, expected in (
+        ("ascending", [[0, 1, 2, 3], [0, 1, 2, 3], [1, 3, 0, 2]]),
+        ("coarse-to-fine", [[0, 2, 1, 3], [0, 1, 2, 3], [1, 3, 0, 2]]),
+        ((3, 1, 0, 2), [[3, 1, 0, 2], [1, 0, 3, 2], [3, 1, 0, 2]]),
+    ):
+        head = AnyOrderHead(HIDDEN, V, 16, heads=2, order=order)  # type: ignore[arg-type]
+        assert head.order_of(known).tolist() == expected
 
+
+def test_neighbours_are_as_far_as_embeddings_are_small() -> None:
+    def default(size: int, columns: int | None = None, **more: Any) -> tuple[int, ...] | None:
+        return AnyOrderHead(HIDDEN, size, width=32, heads=4, columns=columns, **more).neighbours
+
+    assert default(V, order="coarse-to-fine") == (1, 2, 4, 8)
+    assert default(V, 8, order="coarse-to-fine") == (1, 2, 4, 8, 16, 32)
+    assert default(4097, 8, order="coarse-to-fine") == (1, 8)
     assert default(V) == (1, 2, 3, 4)
     assert default(V, 8) == (1, 2, 8, 16)
     assert default(4097) == (1,)
@@ -553,3 +578,20 @@ def test_sequences_that_a_law_cannot_be_asked_about_are_refused(kind: str) -> No
     # What is not known is not read.
     assert law.given(NO_TOKEN, FIRST).sample(generator_for(0))[:, 0].tolist() == [0, 0]
     assert law.given(zero.int(), FIRST).log_prob(zero.int()).shape == (2,)
+
+
+def test_an_order_of_another_length_is_refused_before_anything_is_asked() -> None:
+    def network(length: int) -> NetworkDenoiser:
+        return NetworkDenoiser.from_config(
+            {
+                "process": Absorbing(V, LogLinear()).config(),
+                "trunk": {"hidden": HIDDEN, "blocks": 1, "heads": 2},
+                "head": {"kind": "any-order", "width": 16, "heads": 2, "order": [2, 0, 3, 1]},
+                "length": length,
+            }
+        )
+
+    with pytest.raises(ValueError, match="an order of 4, and was asked about 5"):
+        network(5)
+    with pytest.raises(ValueError, match="an order of 4, and was asked about 6"):
+        network(4).check_length(6)

@@ -1,8 +1,9 @@
 """A head that reads whatever is visible first: causal attention along any order of the positions.
 
 After any-order autoregressive models and self-speculative masked diffusion (arXiv 2510.03929): the
-visible tokens come first, then the holes, each from left to right. It reads tokens to the right of
-a hole itself, where a left-to-right head learns of them through the trunk alone.
+visible tokens come first, then the holes, each from left to right or in another order. It reads
+tokens to the right of a hole itself, where a left-to-right head learns of them through the trunk
+alone.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from fewjump.denoiser.constrain import certain_positions
 from fewjump.denoiser.heads import JointHead
 from fewjump.denoiser.joint_heads.autoregressive import CausalAttention
 from fewjump.denoiser.joint_heads.states import TokenFactor
+from fewjump.denoiser.position_order import Order, PositionOrder
 from fewjump.law.autoregressive import AutoregressiveLaw, Conditionals, RowsAhead, Walk
 from fewjump.law.batched import SHARED
 from fewjump.law.logits import Logits
@@ -32,7 +34,7 @@ _FAR_UP_TO = 4096
 
 
 class AnyOrderHead(JointHead):
-    """p(x₀^{σ(k)} | x₀^{σ(<k)}, x_t) along σ = visible positions, then holes, each ascending.
+    """p(x₀^{σ(k)} | x₀^{σ(<k)}, x_t) along σ = visible positions, then holes, each in one order.
 
     The element that predicts σ(k) carries the token at σ(k−1) with that position's features, the
     features of σ(k), and the tokens next to σ(k) that come before it in the order. Queries stand
@@ -51,8 +53,11 @@ class AnyOrderHead(JointHead):
             an embedding of its own: what the attention would be long in finding. (1, W) are the
             pixels around one in an image of W columns. By default four to either side (in an image:
             two in each direction); of vocabularies beyond 4,096 tokens, whose embeddings are large,
-            one.
+            one. With ``coarse-to-fine`` the distances are powers of two up to 8 (in an image: up to
+            4 in each direction), as its coarse positions stand apart.
         columns: W, for positions on an image of W columns; None for a sequence.
+        order: ``ascending``, ``coarse-to-fine``, or all positions in the order in which they are
+            drawn (:class:`~fewjump.denoiser.position_order.PositionOrder`).
     """
 
     kind = "any-order"
@@ -68,14 +73,13 @@ class AnyOrderHead(JointHead):
         blocks: int = 1,
         neighbours: tuple[int, ...] | None = None,
         columns: int | None = None,
+        order: Order = "ascending",
     ) -> None:
         super().__init__(hidden, vocab_size)
         check_counts(width=width, heads=heads, blocks=blocks)
+        self.order, self.drawn_in = order, PositionOrder(order, columns)
         if neighbours is None:
-            far = vocab_size <= _FAR_UP_TO
-            neighbours = (1, 2, 3, 4) if far else (1,)
-            if columns is not None:
-                neighbours = (1, 2, columns, 2 * columns) if far else (1, columns)
+            neighbours = _neighbours(vocab_size <= _FAR_UP_TO, columns, order)
         if neighbours and min(neighbours) < 1:
             raise ValueError(
                 f"neighbours are distances, such as (1,) or (1, 8); got {tuple(neighbours)}"
@@ -106,17 +110,28 @@ class AnyOrderHead(JointHead):
             layer(features).to(layer.weight.dtype) for layer in (self.last, self.next, self.mix)
         )
         visible = certain_positions(x_t, process)
-        conditionals = AnyOrderConditionals(self, base, last, following, mix, order_of(visible))
+        conditionals = AnyOrderConditionals(
+            self, base, last, following, mix, self.order_of(visible)
+        )
         return AutoregressiveLaw(conditionals, certain=torch.where(visible, x_t, -1))
+
+    def order_of(self, known: Tensor) -> Tensor:
+        """Known positions, then the others, each in the head's order: (B, L) → (B, L) int64."""
+        length = known.shape[-1]
+        return (self.drawn_in.ranks(length, known.device) + length * ~known).argsort(1)
 
     def factors(self, states: Tensor, mix: Tensor) -> Tensor:
         """What, times the token factor, is added to the product logits: (..., width)."""
         return functional.gelu(self.read(self.norm(states)) + mix, approximate="tanh")
 
 
-def order_of(known: Tensor) -> Tensor:
-    """Known positions, then the others, each ascending: (B, L) boolean → (B, L) int64."""
-    return (~known).long().argsort(dim=1, stable=True)
+def _neighbours(far: bool, columns: int | None, order: Order) -> tuple[int, ...]:
+    """Distances at which tokens are read where none are given."""
+    if not far:
+        return (1,) if columns is None else (1, columns)
+    if order == "coarse-to-fine":
+        return (1, 2, 4, 8) if columns is None else (1, 2, 4, columns, 2 * columns, 4 * columns)
+    return (1, 2, 3, 4) if columns is None else (1, 2, columns, 2 * columns)
 
 
 @dataclass(eq=False)
@@ -143,7 +158,7 @@ class AnyOrderConditionals(Conditionals):
 
     def given(self, x0: Tensor, known: Tensor) -> AnyOrderConditionals:
         del x0
-        return replace(self, order=order_of(known))
+        return replace(self, order=self.head.order_of(known))
 
     @cached_property
     def rank(self) -> Tensor:
