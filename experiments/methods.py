@@ -47,8 +47,8 @@ SAMPLERS: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 
-#: Students that draw position by position: of masked noise also judged from left to right.
-WALKING = ("joint any-order", "joint autoregressive")
+#: Students that draw position by position, also judged from left to right: of masked noise.
+WALKING = {f"{name} from the left": name for name in ("joint any-order", "joint autoregressive")}
 #: What is kept of what was measured: means over seeds.
 METRICS = (
     *("kl", "kl_rate", "missed", "tv", "bigram_tv", "valid", "nll", "entropy", "copied"),
@@ -209,8 +209,8 @@ def methods(task: Task, sizes: Sizes) -> dict[str, dict[str, Any]]:
 def plan_of(task: Task, sizes: Sizes, config: Config, folder: Path) -> dict[str, Any]:
     """The plan of `fewjump compare`; of data, its teacher is trained in ``folder``."""
     students = methods(task, sizes)
-    walking = [name for name in WALKING if name in students] if task.noise == "masked" else []
-    from_the_left = {f"{name} from the left": {"of": name} for name in walking}
+    walking = WALKING if task.noise == "masked" else {}
+    walking = {name: {"of": of} for name, of in walking.items() if of in students}
     plan = {
         "steps": list(sizes.steps),
         "teacher-steps": list(sizes.teacher_grid),
@@ -220,7 +220,7 @@ def plan_of(task: Task, sizes: Sizes, config: Config, folder: Path) -> dict[str,
         "teacher-evaluations": sizes.evaluations,
         "shared": {"batch-size": sizes.batch_size, "lr": 0.001},
         "students": students,
-        "samplers": {**SAMPLERS[task.noise], **from_the_left},
+        "samplers": {**SAMPLERS[task.noise], **walking},
         "autoregressive": sizes.training(),
     }
     if task.problem is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from experiments.methods import SAMPLERS
+from experiments.methods import SAMPLERS, WALKING
 from experiments.pages.markdown import MISSING, Row, mean, pivot, steps_head, table, where
 from experiments.pages.road import Content, load
 
@@ -62,8 +62,8 @@ def across(steps: str, *tasks: str) -> str:
             if row["model"] not in found:
                 found.insert(place, row["model"])
             place = found.index(row["model"]) + 1
-    # One step of another sampler is one of the teacher's own.
-    same = [name for own in SAMPLERS.values() for name in own] if int(steps) == 1 else []
+    # One step of another sampler is one of the model's own.
+    same = [name for own in (*SAMPLERS.values(), WALKING) for name in own if int(steps) == 1]
     places = {name: (name, int(steps)) for name in found if name not in same}
     places |= {f"teacher, {MOST} steps": ("teacher", MOST), REAL: (REAL, None)}
     lines = [[name, *(_shown(task, *at) for task in tasks)] for name, at in places.items()]
