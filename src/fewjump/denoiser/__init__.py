@@ -17,6 +17,7 @@ from fewjump.denoiser.latent import LatentHead
 from fewjump.denoiser.left_to_right import left_to_right
 from fewjump.denoiser.logits import LogitDenoiser, from_logits, from_masked_lm
 from fewjump.denoiser.network import NetworkDenoiser, parameter_counts
+from fewjump.denoiser.position_order import PositionOrder
 from fewjump.denoiser.recovered import RecoveryReport
 from fewjump.denoiser.score import ScoreDenoiser, ScoreNetwork
 from fewjump.denoiser.transformer import Transformer, TransformerConfig
@@ -35,6 +36,7 @@ __all__ = [
     "MixtureHead",
     "MixtureOfChainsHead",
     "NetworkDenoiser",
+    "PositionOrder",
     "ProductHead",
     "RecoveryReport",
     "ScoreDenoiser",

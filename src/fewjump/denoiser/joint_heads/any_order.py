@@ -57,7 +57,7 @@ class AnyOrderHead(JointHead):
             4 in each direction), as its coarse positions stand apart.
         columns: W, for positions on an image of W columns; None for a sequence.
         order: ``ascending``, ``coarse-to-fine``, or all positions in the order in which they are
-            drawn (:class:`~fewjump.denoiser.position_order.PositionOrder`).
+            drawn (:class:`~fewjump.denoiser.PositionOrder`).
     """
 
     kind = "any-order"
