@@ -69,6 +69,21 @@ def lower_halves() -> str:
     return table(header, lines)
 
 
+def orders() -> str:
+    """Digits by the order of their pixels: exact scores of test pictures, and what is drawn."""
+    cells = []
+    for row in load("position_orders")["rows"]:
+        if "hidden" in row:
+            place, key, low, high = f"−log p, {row['hidden']}", "nll", "nll_low", "nll_high"
+        elif row["metric"] == "frechet":
+            place, key, low, high = f"Fréchet, {steps_head(row['steps'])}", "value", "low", "high"
+        else:
+            continue
+        value = {"value": row[key], "value_low": row[low], "value_high": row[high]}
+        cells.append({"order": row["order"], "column": place, **value})
+    return pivot(cells, {"order": "order"}, "column", lambda found: seeds_cell(found, "value"))
+
+
 def alone() -> str:
     """Half of one picture, drawn alone: what an evaluation of each student takes, in turns."""
     lines = []

@@ -54,8 +54,9 @@ def test_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_bad_choices_are_refused_before_anything_changes() -> None:
-    with pytest.raises(ValueError, match="rank"):
-        adapt(make(), make(), 0)
+    for rank in (0, 2.5, True):
+        with pytest.raises(ValueError, match=f"lora must be a rank from 1.*got {rank}"):
+            adapt(make(), make(), rank)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="teacher's network"):
         adapt(make(hidden=16), make(), RANK)
     with pytest.raises(ValueError, match="warm_start"):

@@ -42,7 +42,7 @@ def test_an_order_may_be_given() -> None:
     order = PositionOrder((2, 0, 1))
     assert order.ranks(3).tolist() == [1, 2, 0]
     assert not order.ascending
-    with pytest.raises(ValueError, match="an order of 3, and was asked about 4"):
+    with pytest.raises(ValueError, match="names 3 positions, and sequences have 4 here"):
         order.ranks(4)
     assert LEFT_TO_RIGHT.ranks(4).tolist() == [0, 1, 2, 3]
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
 
 import pytest
 import torch
@@ -172,6 +174,30 @@ def test_each_round_learns_from_the_last_and_resumes_exactly(trained, tmp_path, 
     for own, other in zip(
         fewjump.load(tmp_path / "cut" / "teacher").parameters(), teacher.parameters()
     ):
+        assert torch.equal(own, other)
+
+
+def test_ctrl_c_in_the_last_step_of_a_round_begins_no_other(trained, tmp_path, monkeypatch):
+    tokens, teacher = trained
+    objective = SelfDistillation(jumps_before=8, rounds=2)
+    rounds, plain = [], SelfDistillation.__call__
+
+    def watched(self, student, teacher, batch, generator):
+        rounds.append(self.round)
+        if len(rounds) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return plain(self, student, teacher, batch, generator)
+
+    def run(out):
+        return fewjump.distill(teacher, tokens, objective=objective, steps=4, out=out, **OPTIONS)
+
+    whole = run(tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(SelfDistillation, "__call__", watched)
+        with pytest.raises(TrainingInterrupted, match="after step 2 of 2"):
+            run(tmp_path / "cut")
+    assert rounds == [1, 1]
+    for own, other in zip(whole.parameters(), run(tmp_path / "cut").parameters()):
         assert torch.equal(own, other)
 
 

@@ -131,13 +131,14 @@ def no_private_options(monkeypatch):
 
 
 @pytest.mark.usefixtures("no_private_options")
-def test_ctrl_c_saves_and_says_how_to_resume(tmp_path):
+@pytest.mark.parametrize("at", [7, 12])
+def test_ctrl_c_saves_and_says_how_to_resume(at, tmp_path):
     whole = make_student()
     train(whole, StopAt(), make_data(), config(), out=tmp_path / "whole")
     before = signal.getsignal(signal.SIGINT)
     student = make_student()
-    with pytest.raises(TrainingInterrupted, match=r"after step 7 of 12.*same command"):
-        train(student, StopAt(7), make_data(), config(), out=tmp_path / "run")
+    with pytest.raises(TrainingInterrupted, match=rf"after step {at} of 12.*same command"):
+        train(student, StopAt(at), make_data(), config(), out=tmp_path / "run")
     # The handler of the caller is back in place.
     assert signal.getsignal(signal.SIGINT) is before
     fresh = make_student()
@@ -145,6 +146,15 @@ def test_ctrl_c_saves_and_says_how_to_resume(tmp_path):
     assert result.step == 12
     assert_same_state(final_state(tmp_path / "whole"), final_state(tmp_path / "run"))
     assert not fresh.training
+
+
+@pytest.mark.usefixtures("no_private_options")
+def test_ctrl_c_in_the_last_step_does_not_lose_what_no_folder_keeps():
+    whole = train(make_student(), StopAt(), make_data(), config())
+    result = train(make_student(), StopAt(12), make_data(), config())
+    assert result.step == 12
+    for a, b in zip(whole.student.parameters(), result.student.parameters()):
+        assert torch.equal(a, b)
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path):

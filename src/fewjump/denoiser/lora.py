@@ -43,7 +43,8 @@ def adapt(student: WithTrunk, teacher: WithTrunk, rank: int, seed: int = 0) -> N
         ModuleNotFoundError: without ``peft``.
     """
     trunk, source = _trunk(student), _trunk(teacher)
-    if not 1 <= rank < source.config.hidden:
+    whole = isinstance(rank, int) and not isinstance(rank, bool)
+    if not (whole and 1 <= rank < source.config.hidden):
         raise ValueError(
             f"lora must be a rank from 1 to less than the network's width {source.config.hidden}, "
             f"got {rank}"

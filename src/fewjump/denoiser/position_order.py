@@ -60,8 +60,8 @@ class PositionOrder:
         """
         if not isinstance(self.order, str) and len(self.order) != length:
             raise ValueError(
-                f"this model draws its positions in an order of {len(self.order)}, and was asked "
-                f"about {length} of them"
+                f"the head's order names {len(self.order)} positions, and sequences have {length} "
+                f"here: name each of them, or take {' or '.join(_NAMES)}"
             )
         return _ranks(self, length).to(device)
 

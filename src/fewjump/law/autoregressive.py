@@ -311,8 +311,9 @@ class AutoregressiveLaw(Law):
         later = order.masked_fill(self.pinned()[1].gather(1, order), -1)
         if bool(((later >= 0) & (later < later.cummax(1).values)).any()):
             raise ValueError(
-                "this law does not draw its unknown positions from left to right, as drafts are "
-                "drawn; use decoding='fixed-point', which follows any order"
+                "this law does not draw its unknown positions from left to right, as a joint draft "
+                "does; leave the draft out, give a product model, whose positions are independent, "
+                "or use decoding='fixed-point'"
             )
 
     def decoded(self, decoding: Decoding, draft: Law | None = None) -> AutoregressiveLaw:

@@ -161,7 +161,10 @@ class Trainer:
                 last = self.step == config.steps
                 if last or stopping or timed_out or self.step % config.save_every == 0:
                     self._save()
-                if stopping and not last:
+                # Another training may follow. Without a folder the result is nowhere else.
+                if last:
+                    stopping = self.folder is not None and self._asked(stop)
+                if stopping:
                     raise TrainingInterrupted(self._how_to_resume())
         finally:
             progress.close()
@@ -169,6 +172,11 @@ class Trainer:
         if early and self.step > first and self.files is not None:
             self.files.log({"step": self.step, "event": "stopped by max_seconds: not reproducible"})
         return TrainResult(self.student, self.ema, self.step, self.last, early)
+
+    def _asked(self, stop: StopRequest) -> bool:
+        """Whether a signal reached one of the processes; all of them must call this."""
+        flag = torch.tensor([float(stop.requested)], dtype=torch.float64, device=self.world.device)
+        return bool(self.world.mean(flag) > 0)
 
     def _step(self, stop: StopRequest) -> tuple[Tensor, Tensor, dict[str, Tensor], bool]:
         config, world, n = self.config, self.world, self.step

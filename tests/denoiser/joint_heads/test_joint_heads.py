@@ -591,7 +591,7 @@ def test_an_order_of_another_length_is_refused_before_anything_is_asked() -> Non
             }
         )
 
-    with pytest.raises(ValueError, match="an order of 4, and was asked about 5"):
+    with pytest.raises(ValueError, match="names 4 positions, and sequences have 5 here"):
         network(5)
-    with pytest.raises(ValueError, match="an order of 4, and was asked about 6"):
+    with pytest.raises(ValueError, match="names 4 positions, and sequences have 6 here"):
         network(4).check_length(6)
