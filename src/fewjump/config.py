@@ -184,9 +184,8 @@ def checked_options(
         except ConfigError:
             asked = "true or false" if hints[name] is bool else type_in_words(hints[name])
             kinds = (hints[name], *get_args(hints[name]))
-            if any(get_origin(kind) is Literal for kind in kinds[1:]):
-                asked = f"{asked}, such as [1, 8]"
-            elif any(get_origin(kind) in (list, tuple) for kind in kinds):
+            origins = [get_origin(kind) for kind in kinds]
+            if (list in origins or tuple in origins) and Literal not in origins:
                 asked = f"a list, such as [1, 8] ({asked})"
             raise ValueError(f"{say}: {name} takes {asked}; got {value!r}") from None
     return out

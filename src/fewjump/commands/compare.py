@@ -319,14 +319,15 @@ def _entries(
     def known(denoiser: Denoiser) -> Making:
         return lambda _: (denoiser, {})
 
+    def finished(name: str) -> Making:
+        places = {seed: made[name, seed].out / "model" for seed in plan.seeds}
+        return lambda seed: (open_model(places[seed], options.device).denoiser, {})
+
     def student(name: str) -> Making:
         def make(seed: int) -> tuple[Denoiser, dict[str, Any]]:
             distill.run(made[name, seed], given=opened.given)
-            line = _line(name, contents)
-            costs = [cost_of(made[each, seed].out) for each in line]
-            return open_model(made[name, seed].out / "model", options.device).denoiser, sum_of(
-                costs
-            )
+            costs = [cost_of(made[each, seed].out) for each in _line(name, contents)]
+            return finished(name)(seed)[0], sum_of(costs)
 
         return make
 
@@ -336,13 +337,10 @@ def _entries(
         entries.append(Entry(EXACT, None, None, plan.long, known(opened.exact)))
 
     def more(model: str, steps: list[int], make: Making) -> list[Entry]:
-        """Other samplers of a model, which cost no training of their own."""
-        own = [name for name in contents.samplers if name not in students]
-        return [
-            Entry(name, *ways[name], steps, lambda seed: (make(seed)[0], {}))
-            for name in own
-            if contents.drawn_by(name) == model
-        ]
+        """Other samplers of a model."""
+        own = [name for name in ways if name not in students]
+        mine = [name for name in own if contents.drawn_by(name) == model]
+        return [Entry(name, *ways[name], steps, make) for name in mine]
 
     entries += more(TEACHER, plan.long, teacher)
     for name, model in opened.others.items():
@@ -350,7 +348,7 @@ def _entries(
         entries += more(name, plan.steps, known(model))
     for name in students:
         entries += [Entry(name, *ways[name], plan.steps, student(name))]
-        entries += more(name, plan.steps, student(name))
+        entries += more(name, plan.steps, finished(name))
     if contents.network is not None:
         network = contents.network._replace(training=options.here(contents.network.training))
 
