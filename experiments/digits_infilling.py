@@ -50,19 +50,25 @@ class Config(Options):
 
 
 def student(
-    kind: str, teacher: Denoiser, data: Dataset, config: Config, seed: int, out: Path
+    kind: str,
+    head: dict[str, Any],
+    teacher: Denoiser,
+    data: Dataset,
+    sizes: Sizes,
+    steps: int,
+    seed: int,
+    out: Path,
 ) -> Denoiser:
     """One student of the teacher by joint matching, distilled or loaded."""
-    sizes = config.sizes
     return made_once(
         out,
         lambda folder: distill(
             teacher,
             data,
-            student=sizes.joint if kind == JOINT else kind,
+            student=kind,
             objective=JointConditionalMatching(near=sizes.near, steps=4),
-            head=sizes.head(data.length) if kind == JOINT else HEADS[kind],
-            steps=config.steps,
+            head=head,
+            steps=steps,
             batch_size=sizes.batch_size,
             lr=3e-3,
             ema=0.99,
@@ -101,10 +107,12 @@ def measure(config: Config) -> Content:
         with clock.part("training the teacher"):
             teacher = teacher_for(data, sizes, seed, base)
         rows += fillings.rows(TEACHER, teacher)
-        for kind in (*HEADS, JOINT):
-            with clock.part(f"distilling {kind}"):
-                model = student(kind, teacher, data, config, seed, folder(kind))
-            rows += fillings.rows(kind, model)
+        kinds = {kind: (kind, head) for kind, head in HEADS.items()}
+        kinds[JOINT] = sizes.joint, sizes.head(data.length)
+        for name, kind in kinds.items():
+            with clock.part(f"distilling {name}"):
+                model = student(*kind, teacher, data, sizes, config.steps, seed, folder(name))
+            rows += fillings.rows(name, model)
     reference = {k: v.value for k, v in meter.measure(x0).items()}
     reference |= {k: v.value for k, v in meter.of_classes(x0, labels).items()}
     return {

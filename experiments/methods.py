@@ -209,8 +209,8 @@ def methods(task: Task, sizes: Sizes) -> dict[str, dict[str, Any]]:
 def plan_of(task: Task, sizes: Sizes, config: Config, folder: Path) -> dict[str, Any]:
     """The plan of `fewjump compare`; of data, its teacher is trained in ``folder``."""
     students = methods(task, sizes)
-    walking = WALKING if task.noise == "masked" else {}
-    walking = {name: {"of": of} for name, of in walking.items() if of in students}
+    walked = students if task.noise == "masked" else {}
+    walking = {name: {"of": of} for name, of in WALKING.items() if of in walked}
     plan = {
         "steps": list(sizes.steps),
         "teacher-steps": list(sizes.teacher_grid),

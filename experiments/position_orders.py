@@ -11,16 +11,15 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from experiments.digits import folders
+from experiments.digits_infilling import student
 from experiments.filling import filling, holes
 from experiments.harness import Content, Options, Rows, kept, main, place, with_ends
-from fewjump.api import distill
 from fewjump.data import load_data
 from fewjump.demo.digits import Sizes
-from fewjump.demo.parts import TEACHER, Clock, made_once, teacher_for
+from fewjump.demo.parts import TEACHER, Clock, teacher_for
 from fewjump.evaluate.bootstrap import bootstrap, mean
 from fewjump.evaluate.image import ImageMeter
 from fewjump.evaluate.meter import quality
-from fewjump.objective import JointConditionalMatching
 from fewjump.random import generator_for
 
 #: Options of the head beside those that all have.
@@ -61,23 +60,7 @@ def measure(config: Config) -> Content:
             label = f"position-orders-{options['order']}-{seed}"
             folder = place(config.runs, label, asdict(sizes), config.steps, head)
             with clock.part(f"distilling, {order}"):
-                model = made_once(
-                    folder,
-                    lambda out, head=head, seed=seed, teacher=teacher: distill(
-                        teacher,
-                        data,
-                        student="any-order",
-                        objective=JointConditionalMatching(near=sizes.near, steps=4),
-                        head=head,
-                        steps=config.steps,
-                        batch_size=sizes.batch_size,
-                        lr=3e-3,
-                        ema=0.99,
-                        seed=seed,
-                        out=out,
-                        save_every=200,
-                    ),
-                )
+                model = student("any-order", head, teacher, data, sizes, config.steps, seed, folder)
             about = {"order": order, "seed": seed}
 
             def judged(model=model, seed=seed) -> Rows:
